@@ -102,7 +102,7 @@ def test_outcomes_are_checked():
         bt.games([0], [1], [0.7], ["a"], 2)
     with pytest.raises(ValueError, match="itself"):
         bt.games([1], [1], [1], ["a"], 2)
-    with pytest.raises(ValueError, match="there is none"):
+    with pytest.raises(ValueError, match="there are none"):
         bt.strengths(two(3, 1), "davidson")
 
 

@@ -1,8 +1,8 @@
 """Agreement between annotators, corrected for chance or not, with intervals over prompts.
 
-Shapes: N items, R annotators, K classes. Labels are ``[N, R]`` int, from 0 to K - 1, and -1 where an annotator said
-nothing: a missing label is never a class. ``repeats`` ``[N]`` says how often an item counts, which is how whole
-prompts are resampled. All coefficients are 1 for perfect agreement and 0 for what chance would give.
+Shapes: N items, R annotators, K classes. Labels are ``[N, R]`` int, from 0 to K - 1, and -1 for a missing label, which
+is never a class. ``repeats`` ``[N]`` says how often an item counts; whole prompts are resampled by it. All coefficients
+are 1 for perfect agreement and 0 for chance agreement.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ def counts(labels: np.ndarray, n_classes: int) -> np.ndarray:
 
 
 def raw_sums(table: np.ndarray) -> np.ndarray:
-    """``[N, 2]`` pairs of labels of an item, and how many of them are equal, from counts ``[N, K]``."""
+    """``[N, 2]`` the number of label pairs of each item and of equal ones among them, from counts ``[N, K]``."""
     n = table.sum(1)
     return np.stack([n * (n - 1), (table * (table - 1)).sum(1)], 1)
 
 
 def raw_of(sums: np.ndarray) -> np.ndarray:
-    """The share of pairs of labels that are equal, of ``[..., 2]`` sums."""
+    """The share of equal label pairs, from ``[..., 2]`` sums."""
     return sums[..., 1] / sums[..., 0]
 
 
 def raw(table: np.ndarray, repeats: np.ndarray | None = None) -> float:
-    """Share of pairs of labels of one item that are equal, pooled over items: not corrected for chance.
+    """Share of equal label pairs within items, pooled over items; not corrected for chance.
 
     Args:
         table: ``[N, K]`` counts; items with fewer than two labels have no pair.
@@ -47,7 +47,7 @@ def raw(table: np.ndarray, repeats: np.ndarray | None = None) -> float:
 
 
 def cohen(first: np.ndarray, second: np.ndarray, repeats: np.ndarray | None = None) -> float:
-    """Cohen's kappa (1960) of two annotators ``[N]`` on the items that both labelled; NaN where chance explains all.
+    """Cohen's kappa (1960) of two annotators ``[N]`` on the items that both labelled; NaN if expected agreement is 1.
 
     Raises:
         ValueError: there is no such item.
@@ -60,7 +60,7 @@ def cohen(first: np.ndarray, second: np.ndarray, repeats: np.ndarray | None = No
     a, b, w = first[both], second[both], weights[both]
     size, n = int(max(a.max(), b.max())) + 1, float(w.sum())
     observed = float(w[a == b].sum())
-    # of counts, not of shares: shares that sum to nearly 1 would give a kappa where both say one thing only
+    # from counts, not shares: shares whose sum is rounded would give a kappa even if both use only one class
     expected = float(np.bincount(a, w, size) @ np.bincount(b, w, size)) / n
     return (observed - expected) / (n - expected) if expected < n else float("nan")
 
@@ -69,7 +69,7 @@ def fleiss(table: np.ndarray, repeats: np.ndarray | None = None) -> float:
     """Fleiss' kappa (1971) of counts ``[N, K]``.
 
     Raises:
-        ValueError: items have different numbers of labels, for which it is not defined (:func:`krippendorff` is).
+        ValueError: items have different numbers of labels; use :func:`krippendorff` then.
     """
     table, repeats = _usable(table, repeats)
     n = table.sum(1)
@@ -79,42 +79,42 @@ def fleiss(table: np.ndarray, repeats: np.ndarray | None = None) -> float:
 
 
 def gwet_sums(table: np.ndarray) -> np.ndarray:
-    """``[N, K + 2]`` per item with two labels: 1, the share of equal pairs, the shares of the classes; else 0."""
+    """``[N, K + 2]`` per item with at least two labels: 1, the share of equal pairs, the class shares; else 0."""
     n = table.sum(1)
-    kept = n >= 2
+    paired = n >= 2
     observed = (table * (table - 1)).sum(1) / np.maximum(n * (n - 1), 1)
-    return np.column_stack([np.ones(len(table)), observed, table / np.maximum(n, 1)[:, None]]) * kept[:, None]
+    return np.column_stack([np.ones(len(table)), observed, table / np.maximum(n, 1)[:, None]]) * paired[:, None]
 
 
 def gwet_of(sums: np.ndarray) -> np.ndarray:
-    """Gwet's AC1 of ``[..., K + 2]`` sums."""
+    """Gwet's AC1 from ``[..., K + 2]`` sums."""
     observed, shares = sums[..., 1] / sums[..., 0], sums[..., 2:] / sums[..., :1]
     expected = (shares * (1 - shares)).sum(-1) / (shares.shape[-1] - 1)
     return np.where(expected < 1, (observed - expected) / (1 - expected), np.nan)
 
 
 def gwet(table: np.ndarray, repeats: np.ndarray | None = None) -> float:
-    """Gwet's AC1 (2008) of counts ``[N, K]``: steadier than kappa where one class is rare."""
+    """Gwet's AC1 (2008) of counts ``[N, K]``: more stable than kappa if one class is rare."""
     table, repeats = _usable(table, repeats)
     return float(gwet_of(repeats @ gwet_sums(table)))
 
 
 def fleiss_of(sums: np.ndarray) -> np.ndarray:
-    """Fleiss' kappa of the sums of :func:`gwet_sums`, where every item has the same number of labels."""
+    """Fleiss' kappa from the sums of :func:`gwet_sums`, for items with the same number of labels each."""
     observed, shares = sums[..., 1] / sums[..., 0], sums[..., 2:] / sums[..., :1]
     expected = (shares**2).sum(-1)
     return np.where(expected < 1, (observed - expected) / (1 - expected), np.nan)
 
 
 def alpha_sums(table: np.ndarray) -> np.ndarray:
-    """``[N, K * K]`` coincidences of an item with two labels or more: what Krippendorff's alpha adds up."""
+    """``[N, K * K]`` coincidences of each item with two labels or more, the summands of Krippendorff's alpha."""
     n = table.sum(1)
     pairs = table[:, :, None] * table[:, None, :] - table[:, :, None] * np.eye(table.shape[1])
     return (pairs / np.where(n >= 2, n - 1, np.inf)[:, None, None]).reshape(len(table), -1)
 
 
 def alpha_of(sums: np.ndarray, level: Level = "nominal", values: Sequence[float] = ()) -> np.ndarray:
-    """Krippendorff's alpha of ``[..., K * K]`` sums of coincidences."""
+    """Krippendorff's alpha from ``[..., K * K]`` sums of coincidences."""
     size = round(sums.shape[-1] ** 0.5)
     pairs = sums.reshape(*sums.shape[:-1], size, size)
     totals = pairs.sum(-2)
@@ -129,11 +129,11 @@ def alpha_of(sums: np.ndarray, level: Level = "nominal", values: Sequence[float]
 def krippendorff(
     table: np.ndarray, level: Level = "nominal", values: Sequence[float] = (), repeats: np.ndarray | None = None
 ) -> float:
-    """Krippendorff's alpha of counts ``[N, K]``; any number of labels per item, those of single labels left out.
+    """Krippendorff's alpha of counts ``[N, K]``, with any number of labels per item; items with one label do not count.
 
     Args:
-        level: of the classes. ``ordinal`` reads their order alone, ``interval`` the distance of their ``values`` too.
-            An ordinal scale taken as nominal makes near misses as bad as opposites.
+        level: scale of the classes. ``ordinal`` uses only their order, ``interval`` the distances of their ``values``.
+            An ordinal scale treated as nominal makes near misses as bad as opposites.
         values: ``[K]``, for ``interval``.
 
     Raises:
@@ -144,7 +144,7 @@ def krippendorff(
 
 
 def _distances(level: Level, totals: np.ndarray, values: Sequence[float]) -> np.ndarray:
-    """``[K, K]`` squared distances of the classes; ``[..., K, K]`` where they follow from the totals ``[..., K]``."""
+    """``[K, K]`` squared class distances; ``[..., K, K]`` if they depend on the totals ``[..., K]``."""
     size = totals.shape[-1]
     if level == "nominal":
         return 1.0 - np.eye(size)
@@ -153,16 +153,16 @@ def _distances(level: Level, totals: np.ndarray, values: Sequence[float]) -> np.
             raise ValueError(f"alpha on an interval scale needs the value of each of {size} classes")
         at = np.asarray(values, np.float64)
         return (at[:, None] - at[None]) ** 2
-    # how many labels lie between two classes, the ends by half
+    # the number of labels between two classes, with half of the labels at both ends
     upto = totals.cumsum(-1) - totals / 2
     return (upto[..., :, None] - upto[..., None, :]) ** 2
 
 
 def agreement_with_rest(labels: np.ndarray, n_classes: int) -> np.ndarray:
-    """``[N, R]``: the chance that each label equals the mode of the item's other labels, drawn among equal modes.
+    """``[N, R]``: the probability that each label equals the mode of the item's other labels, drawn among tied modes.
 
-    The ceiling of people: what a judge can be measured against only on the same reference, the mode of the others. NaN
-    where a label is missing or stands alone.
+    This is the ceiling of people. A judge must be measured against the same reference, the mode of the others. NaN if a
+    label is missing or the only one of its item.
     """
     labels = np.asarray(labels)
     at = np.nonzero(labels >= 0)
@@ -172,8 +172,8 @@ def agreement_with_rest(labels: np.ndarray, n_classes: int) -> np.ndarray:
 
 
 def credit_with_rest(labels: np.ndarray, n_classes: int) -> np.ndarray:
-    """The same of the labels alone, in the order of ``np.nonzero(labels >= 0)``: of thousands of annotators most have
-    said nothing of most items."""
+    """The same for the given labels only, in the order of ``np.nonzero(labels >= 0)``, since tables of thousands of
+    annotators are mostly empty."""
     labels = np.asarray(labels)
     rows, columns = np.nonzero(labels >= 0)
     said = labels[rows, columns]
@@ -182,9 +182,9 @@ def credit_with_rest(labels: np.ndarray, n_classes: int) -> np.ndarray:
 
 
 def judge_with_rest(judged: np.ndarray, labels: np.ndarray, n_classes: int) -> np.ndarray:
-    """``[N, R]``: the same for a judge ``[N]`` in the place of each annotator; a missing verdict agrees with nobody.
+    """``[N, R]``: the same for a judge ``[N]`` in place of each annotator; a missing verdict agrees with nobody.
 
-    NaN where the annotator said nothing, so that judge and people are measured on the same references.
+    NaN without a label of the annotator, so that judge and people are measured on the same references.
     """
     judged, labels = np.asarray(judged), np.asarray(labels)
     own = (labels[:, :, None] == np.arange(n_classes)).astype(np.float64)
@@ -195,7 +195,7 @@ def judge_with_rest(judged: np.ndarray, labels: np.ndarray, n_classes: int) -> n
 
 
 def _credit(others: np.ndarray, labels: np.ndarray, given: np.ndarray) -> np.ndarray:
-    """1 / (number of modes) where a label is among the modes of the others ``[N, R, K]``, else 0."""
+    """1 / (number of modes) if a label is among the modes of the others ``[N, R, K]``, else 0."""
     modes = others == others.max(-1, keepdims=True)
     hit = np.take_along_axis(modes, labels[:, :, None], -1)[:, :, 0]
     credit = hit / modes.sum(-1)
@@ -203,10 +203,10 @@ def _credit(others: np.ndarray, labels: np.ndarray, given: np.ndarray) -> np.nda
 
 
 def _usable(table: np.ndarray, repeats: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Items with at least two labels that count, and how often they do."""
+    """The counted items with at least two labels, and how often each counts."""
     table = np.asarray(table, np.float64)
     weights = np.ones(len(table)) if repeats is None else np.asarray(repeats, np.float64)
-    kept = (table.sum(1) >= 2) & (weights > 0)
-    if not kept.any():
+    usable = (table.sum(1) >= 2) & (weights > 0)
+    if not usable.any():
         raise ValueError("agreement needs an item with at least two labels")
-    return table[kept], weights[kept]
+    return table[usable], weights[usable]

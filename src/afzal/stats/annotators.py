@@ -1,11 +1,11 @@
-"""From the labels of several annotators to one distribution per item, with or without items whose truth is known.
+"""From several annotators' labels to one distribution per item, with or without items of known truth.
 
-Shapes: N items, R annotators, K classes; labels ``[N, R]`` int with -1 where an annotator said nothing, gold ``[N]``
-int with -1 where the truth is not known.
+Shapes: N items, R annotators, K classes; labels ``[N, R]`` int with -1 for a missing label, gold ``[N]`` int with -1
+for an unknown truth.
 
-Unsupervised aggregation trusts those who agree with the crowd. Annotators with shared errors (language models are the
-rule and not the exception) agree with each other, so it can turn the answer round: on 24 judges of LLMBar the majority
-is right on 64 % of items and Dawid-Skene on 53 %. Ten items of known truth repair that (:func:`log_odds_vote`).
+Unsupervised aggregation trusts annotators who agree with the crowd. Annotators with shared errors, which language
+models usually have, agree with each other, so it can reverse the answer: on 24 judges of LLMBar the majority is right
+on 64 % of items and Dawid-Skene on 53 %. Ten items of known truth repair that (:func:`log_odds_vote`).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from afzal.stats.agreement import counts
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DawidSkene:
-    """What Dawid and Skene's model makes of labels.
+    """A fit of Dawid and Skene's model.
 
     Attributes:
         posterior: ``[N, K]``, the probability of each class for each item.
-        confusion: ``[R, K, K]``, the probability that an annotator says l where the truth is c, at ``[r, c, l]``.
-        prior: ``[K]``, shares of the classes.
+        confusion: ``[R, K, K]``, the probability that annotator r says l if the truth is c, at ``[r, c, l]``.
+        prior: ``[K]``, class shares.
         log_likelihood: of the labels, nats.
         iterations: of the expectation-maximisation.
     """
@@ -38,19 +38,19 @@ class DawidSkene:
 
     @property
     def accuracy(self) -> np.ndarray:
-        """``[R]``: how often each annotator is right, by the model's own estimate. Not to be believed without gold."""
+        """``[R]``: each annotator's accuracy by the model's own estimate, which is not reliable without gold."""
         return np.einsum("c,rcc->r", self.prior, self.confusion)
 
 
 def vote_shares(labels: np.ndarray, n_classes: int) -> np.ndarray:
-    """``[N, K]`` shares of the labels of each item; NaN where it has none."""
+    """``[N, K]`` label shares of each item; NaN without labels."""
     table = counts(labels, n_classes)
     with np.errstate(invalid="ignore"):
         return table / table.sum(1, keepdims=True)
 
 
 def majority(labels: np.ndarray, n_classes: int) -> np.ndarray:
-    """``[N]`` the most frequent class of each item; -1 where several are equally frequent, or none was given."""
+    """``[N]`` the most frequent class of each item; -1 for a draw or without labels."""
     table = counts(labels, n_classes)
     top = table.max(1)
     alone = ((table == top[:, None]).sum(1) == 1) & (top > 0)
@@ -69,16 +69,16 @@ def dawid_skene(
     """Dawid and Skene's model (1979): a confusion matrix per annotator, by expectation-maximisation from vote shares.
 
     Args:
-        gold: items whose truth is known are held at it.
-        smoothing: added to every expected count of a confusion matrix, so that nobody is certain.
-        tolerance: relative change of the log-likelihood at which it stops.
+        gold: known truths, at which the items' posteriors are fixed.
+        smoothing: added to every expected count of a confusion matrix, so that no annotator is certain.
+        tolerance: relative change of the log-likelihood at which the fit stops.
 
     Raises:
         ValueError: it did not converge within ``iterations``.
     """
     labels = np.asarray(labels)
     truths = np.full(len(labels), -1) if gold is None else np.asarray(gold)
-    # items with the same labels and the same truth are one kind: few annotators make few kinds of many items
+    # items with the same labels and truth are pooled: few annotators give many items few distinct rows
     rows = np.column_stack([labels, truths.astype(labels.dtype)])
     kinds, place, times = np.unique(rows, axis=0, return_inverse=True, return_counts=True)
     known = np.flatnonzero(kinds[:, -1] >= 0)
@@ -105,7 +105,7 @@ def dawid_skene(
 
 
 def _indicators(labels: np.ndarray, n_classes: int) -> Any:
-    """``[N, R * K]`` 1 where an annotator said a class; sparse where few said anything of an item."""
+    """``[N, R * K]`` 1 if an annotator gave a class; sparse if few labels are given."""
     from scipy.sparse import csr_array
 
     n, r = labels.shape
@@ -116,11 +116,11 @@ def _indicators(labels: np.ndarray, n_classes: int) -> Any:
 
 
 def log_odds_weights(labels: np.ndarray, gold: np.ndarray, n_classes: int) -> np.ndarray:
-    """``[R]`` what each annotator's label counts, by their accuracy on the items of known truth.
+    """``[R]`` the weight of each annotator's labels, from their accuracy on the items of known truth.
 
-    The weight is log((K - 1) a / (1 - a)), a = (right + 1) / (labelled + K): the optimal one where annotators err
-    independently and evenly over classes (Nitzan and Paroush 1982). Somebody who is wrong more often than chance counts
-    against what they say.
+    The weight is log((K - 1) a / (1 - a)), a = (right + 1) / (labelled + K). It is optimal if annotators err
+    independently and evenly over classes (Nitzan and Paroush 1982). Labels of annotators who are wrong more often than
+    chance get a negative weight.
 
     Raises:
         ValueError: no item of known truth was labelled by anybody.
@@ -135,7 +135,7 @@ def log_odds_weights(labels: np.ndarray, gold: np.ndarray, n_classes: int) -> np
 
 
 def weighted_vote(labels: np.ndarray, weights: np.ndarray, n_classes: int) -> np.ndarray:
-    """``[N, K]`` distributions from labels whose weights ``[R]`` are log-odds; uniform without a label."""
+    """``[N, K]`` distributions from labels with log-odds weights ``[R]``; uniform without labels."""
     labels = np.asarray(labels)
     row, column = np.nonzero(labels >= 0)
     scores = np.zeros((len(labels), n_classes))
@@ -145,7 +145,7 @@ def weighted_vote(labels: np.ndarray, weights: np.ndarray, n_classes: int) -> np
 
 
 def log_odds_vote(labels: np.ndarray, gold: np.ndarray, n_classes: int) -> np.ndarray:
-    """``[N, K]`` distributions from a vote with :func:`log_odds_weights`; items of known truth have it.
+    """``[N, K]`` distributions from a vote with :func:`log_odds_weights`; items of known truth keep that truth.
 
     Raises:
         ValueError: no item of known truth was labelled by anybody.
@@ -158,9 +158,9 @@ def log_odds_vote(labels: np.ndarray, gold: np.ndarray, n_classes: int) -> np.nd
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CrowdBT:
-    """Strengths ``theta`` ``[M]`` nats (sum 0), and ``eta`` ``[R]``: how often each annotator says what they see.
+    """Strengths ``theta`` ``[M]`` in nats (sum 0), and the annotators' reliabilities ``eta`` ``[R]``.
 
-    An eta of 1/2 is a coin, below it the annotator's labels are reversed.
+    An eta of 1/2 is a coin; below it the annotator's labels are reversed.
     """
 
     theta: np.ndarray
@@ -183,11 +183,11 @@ def crowd_bt(
     Chen et al. 2013, "Pairwise ranking aggregation in a crowdsourced setting", WSDM.
 
     Args:
-        first, second: ``[V]`` the two that were compared.
+        first, second: ``[V]`` the compared models.
         outcome: ``[V]`` 1 the first, 0 the second, 0.5 a tie (half of each).
-        annotator: ``[V]``.
-        ridge: > 0, weight of the squared strengths. Without it they run away: eta takes up what differs between
-            prompts, and larger strengths pay for it.
+        annotator: ``[V]`` the annotator's number.
+        ridge: > 0, weight of the squared strengths. Without it they diverge: eta absorbs differences between prompts,
+            and larger strengths compensate.
 
     Raises:
         ValueError: the ridge is not above 0, or the fit did not converge.
@@ -195,8 +195,8 @@ def crowd_bt(
     from scipy.optimize import minimize
 
     if not ridge > 0:
-        raise ValueError("Crowd-BT needs a ridge above 0: without one its strengths run away")
-    # votes that say the same of the same two by the same annotator are counted once, with their number
+        raise ValueError("Crowd-BT needs a ridge above 0: without one its strengths diverge")
+    # equal votes of one annotator on the same two models are pooled, with their number
     columns = np.stack([np.asarray(a, np.float64) for a in (first, second, annotator, outcome)])
     (first, second, annotator, outcome), times = np.unique(columns, axis=1, return_counts=True)
     first, second, annotator = (a.astype(np.int64) for a in (first, second, annotator))

@@ -1,11 +1,11 @@
-"""Strengths of models from comparisons: Bradley and Terry's model with ties, and what its numbers are worth.
+"""Strengths of models from comparisons: Bradley and Terry's model with ties, and intervals for its estimates.
 
 Shapes: M models, C comparisons, R resamples. A strength theta is in nats: P(i beats j) = sigma(theta_i - theta_j)
 without ties. Strengths sum to 0.
 
-A finite maximum exists only where the comparisons are strongly connected: for every division of the models in two, a
-model of each side has beaten one of the other (Ford 1957). Otherwise there is no number to give, and
-:func:`connection` says which models are to blame.
+A finite maximum exists only if the comparisons are strongly connected: for every division of the models in two, a
+model of each side has beaten one of the other (Ford 1957). Otherwise there are no estimates, and :func:`connection`
+says which models are the reason.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from afzal.stats.resampling import draws, numbered, percentiles
 
 Ties = Literal["half", "davidson", "rao_kupper"]
 ELO_PER_NAT = 400 / math.log(10)
-_ROUNDING = 1e-12  # relative, of a sum over all comparisons: a smaller loss of height is none
+_ROUNDING = 1e-12  # relative rounding error of a sum over all comparisons; a smaller decrease is ignored
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Games:
-    """Comparisons, those that are alike pooled.
+    """Comparisons; equal ones are pooled.
 
     Attributes:
-        first, second: ``[C]`` int, the models compared.
+        first, second: ``[C]`` int, the compared models.
         outcome: ``[C]`` 1 the first won, 0 the second, 0.5 a tie.
-        weight: ``[C]`` how often.
-        prompt: ``[C]`` int, the prompt they were compared on, from 0.
+        weight: ``[C]`` multiplicity.
+        prompt: ``[C]`` int, number of the prompt, from 0.
         n_models: M.
     """
 
@@ -46,14 +46,14 @@ class Games:
 
     @property
     def n_prompts(self) -> int:
-        """Prompts, which are what is independent."""
+        """The number of prompts, which are the independent units."""
         return int(self.prompt.max()) + 1 if len(self.prompt) else 0
 
 
 def games(
     first: Sequence[int], second: Sequence[int], outcome: Sequence[float], prompts: Sequence[Hashable], n_models: int
 ) -> Games:
-    """Comparisons with what is alike pooled: same prompt, same two models, same outcome.
+    """Pool comparisons with the same prompt, models and outcome.
 
     Raises:
         ValueError: an outcome is not 0, 0.5 or 1, or a model is compared with itself.
@@ -74,13 +74,12 @@ def games(
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """Why there is no finite strength, where there is none.
+    """How comparisons connect the models, which explains missing finite strengths.
 
     Attributes:
-        groups: models never compared with those of another group, even over others; one group is as it must be.
-        parts: models that beat each other in turn; within a group the models of different parts met, but one side
-            never won.
-        unbeaten, winless: single models that never lost to, or never won against, anybody they met.
+        groups: weakly connected components; models of different groups are not compared, not even through others.
+        parts: strongly connected components; models of different parts of a group met, but one side never won.
+        unbeaten, winless: single models that never lost, or never won, against any model they met.
     """
 
     groups: tuple[tuple[int, ...], ...]
@@ -95,7 +94,7 @@ class Connection:
 
 
 def connection(played: Games) -> Connection:
-    """How the comparisons connect the models; a tie connects both ways."""
+    """The connection of the models by comparisons; a tie connects both ways."""
     beats = _table(played, played.weight) > 0
     met = beats | beats.T
     unbeaten = np.flatnonzero(met.any(1) & ~beats.any(0))
@@ -112,7 +111,7 @@ def _components(beats: np.ndarray, kind: Literal["weak", "strong"]) -> tuple[tup
 
 
 def _table(played: Games, weight: np.ndarray) -> np.ndarray:
-    """``[M, M]`` wins of the row over the column, a tie half a win each way."""
+    """``[M, M]`` wins of the row model over the column model; a tie is half a win each way."""
     size = played.n_models
     at = played.first * size + played.second
     won = np.bincount(at, weight * played.outcome, size * size).reshape(size, size)
@@ -122,7 +121,7 @@ def _table(played: Games, weight: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Strengths:
-    """``theta`` ``[M]`` nats, sum 0; the tie parameter (None for half ties), and the log-likelihood in nats."""
+    """``theta`` ``[M]`` in nats (sum 0), the tie parameter (None for half ties), and the log-likelihood in nats."""
 
     theta: np.ndarray
     tie: float | None
@@ -135,8 +134,8 @@ def strengths(played: Games, ties: Ties = "half", *, ridge: float = 0.0) -> Stre
     Args:
         ties: ``half`` counts a tie as half a win each way; ``davidson`` (1970), P(tie) = 2 nu / Z with
             Z = e^(d/2) + e^(-d/2) + 2 nu, and ``rao_kupper`` (1967), P(win) = sigma(d - ln nu), give ties a
-            probability of their own, and their log-likelihoods can be compared.
-        ridge: weight of the squared strengths; above 0 there is always a finite answer, drawn towards 0.
+            separate probability, and their log-likelihoods can be compared.
+        ridge: weight of the squared strengths; above 0 there is always a finite solution, shrunk towards 0.
 
     Raises:
         ValueError: there is no finite maximum (see :func:`connection`) and no ridge, or the fit did not converge.
@@ -156,7 +155,7 @@ def _half_likelihood(played: Games, theta: np.ndarray) -> float:
 
 
 def _newton(wins: np.ndarray, ridge: float) -> np.ndarray:
-    """Strengths from ``[M, M]`` wins by Newton's steps, halved until they climb."""
+    """Strengths from ``[M, M]`` wins by Newton's method with step halving."""
     size = len(wins)
     both = wins + wins.T
 
@@ -183,7 +182,7 @@ def _with_ties(played: Games, ties: Ties, ridge: float) -> Strengths:
     from scipy.optimize import minimize
 
     if not (played.outcome == 0.5).any():
-        raise ValueError(f"{ties} needs a tie to fit: there is none, so that half ties say the same")
+        raise ValueError(f"{ties} needs ties to fit: there are none, so half ties give the same")
     size, y, w = played.n_models, played.outcome, played.weight
 
     def value(x: np.ndarray) -> tuple[float, np.ndarray]:
@@ -205,7 +204,7 @@ def _with_ties(played: Games, ties: Ties, ridge: float) -> Strengths:
 
 
 def _davidson(d: np.ndarray, log_tie: float, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Log-likelihood of each outcome, and its slopes in d and in the logarithm of 2 nu."""
+    """Log-likelihood of each outcome, and its derivatives in d and in log 2 nu."""
     log_z = np.logaddexp(np.logaddexp(d / 2, -d / 2), log_tie)
     first, second, tied = (np.exp(part - log_z) for part in (d / 2, -d / 2, np.full_like(d, log_tie)))
     each = np.where(y == 0.5, log_tie, np.where(y == 1, d / 2, -d / 2)) - log_z
@@ -214,7 +213,7 @@ def _davidson(d: np.ndarray, log_tie: float, y: np.ndarray) -> tuple[np.ndarray,
 
 
 def _rao_kupper(d: np.ndarray, log_a: float, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The same with a = ln nu = e^log_a; slopes in d and in log_a."""
+    """The same for a = ln nu = e^log_a, with derivatives in d and in log_a."""
     a = np.exp(log_a)
     won, lost = -np.logaddexp(0, a - d), -np.logaddexp(0, a + d)
     short, far = 1 - np.exp(won), 1 - np.exp(lost)  # sigma(a - d) and sigma(a + d)
@@ -241,14 +240,14 @@ class Place:
 
     @property
     def elo(self) -> float:
-        """On the scale of chess, with a mean of 1000."""
+        """The strength on the Elo scale, with a mean of 1000."""
         return 1000 + ELO_PER_NAT * self.theta.value
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Board:
-    """A leaderboard: its places, best first, and the resamples ``[R, M]`` of the strengths, from which differences of
-    any two models are read. ``unconnected`` resamples had no finite strengths and are left out."""
+    """A leaderboard: its places, best first, and the resampled strengths ``[R, M]``, which give the differences of any
+    two models. ``unconnected`` resamples had no finite strengths and are left out."""
 
     places: tuple[Place, ...]
     drawn: np.ndarray
@@ -261,15 +260,17 @@ class Board:
         return self.fit.theta
 
     def difference(self, first: int, second: int) -> Interval:
-        """theta of one model less that of another, with a paired interval: both from the same resamples of prompts."""
+        """One model's theta less another's, with a paired interval over the same resamples."""
         gaps = self.drawn[:, first] - self.drawn[:, second]
         value = float(self.theta[first] - self.theta[second])
         return percentiles(value, gaps, self.places[0].theta.n)
 
 
 def leaderboard(played: Games, ties: Ties = "half", *, resamples: int = 500, seed: int = 0) -> Board:
-    """Strengths with percentile intervals over resamples of whole prompts, since votes on one prompt are not
-    independent: intervals from single votes are two to three times too narrow on real votes.
+    """A leaderboard with percentile intervals over resamples of whole prompts.
+
+    Votes on one prompt are not independent: on real votes, intervals over single votes are two to three times too
+    narrow.
 
     Raises:
         ValueError: as for :func:`strengths`.
@@ -293,7 +294,7 @@ def leaderboard(played: Games, ties: Ties = "half", *, resamples: int = 500, see
 
 
 def _resampled(played: Games, ties: Ties, resamples: int, seed: int) -> tuple[np.ndarray, int]:
-    """Strengths ``[R, M]`` of resamples of whole prompts, and how many resamples had none."""
+    """Strengths ``[R, M]`` of resamples of whole prompts, and the number of resamples without finite strengths."""
     size, rows, without = played.n_prompts, [], 0
     for times in draws(size, resamples=resamples if size > 1 else 0, seed=seed):
         theta = _finite_strengths(replace(played, weight=played.weight * times[played.prompt]), ties)

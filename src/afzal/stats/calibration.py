@@ -1,4 +1,4 @@
-"""Calibration of stated preferences, and the pull of length on scores. Pure functions of arrays; T pairs, N points."""
+"""Calibration of stated preferences, and linear trends. Pure functions of arrays; T pairs, N points."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _MANY = 500  # pairs in a bin
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """Pairs whose confidence lies in [``low``, ``high``): their number, mean confidence, and the share that was right
-    with its 95 % interval over prompts."""
+    """Pairs with confidence in [``low``, ``high``): their number, mean confidence, and accuracy with its 95 % interval
+    over prompts."""
 
     low: float
     high: float
@@ -34,9 +34,9 @@ class Bin:
 class Calibration:
     """How well ``n`` pairs of ``prompts`` prompts are predicted.
 
-    ``ece`` in [0, 0.5]: mean distance of confidence from being right, over bins by weight; 0 is best. Chance alone
-    makes it positive: a perfectly calibrated model would show ``null`` here, and above ``null_high`` once in 40 times.
-    ``ece_low`` and ``ece_high`` are its 95 % interval, None with a single prompt.
+    ``ece`` in [0, 0.5]: weighted mean distance between confidence and accuracy over bins; 0 is best. Chance alone makes
+    it positive: a perfectly calibrated model has ``null`` on average, and exceeds ``null_high`` once in 40 times.
+    ``ece_low`` and ``ece_high`` are its 95 % interval, None for a single prompt.
     ``brier`` in [0, 1]: mean squared distance of the stated probability from the label; 0.25 is a coin. ``brier_low``
     and ``brier_high`` are its interval, see :func:`brier_score`.
     ``log_loss`` in nats; ln 2 is a coin.
@@ -64,21 +64,20 @@ def calibration(
     *,
     n_bins: int = 10,
 ) -> Calibration:
-    """How well sigma(gap) states the probability that the first response is better.
+    """How well sigma(gap) predicts that the first response is better.
 
-    A prediction's confidence is max(sigma, 1 - sigma) in [0.5, 1], and it is right by the label's probability for the
-    response it favours, so that which of a pair stands first plays no part (Guo et al. 2017, arXiv 1706.04599).
-
-    Draws are by a fixed seed, so that equal input gives equal figures.
+    A prediction's confidence is max(sigma, 1 - sigma) in [0.5, 1]. It is right with the label's probability for the
+    favoured response, so the order within a pair has no effect (Guo et al. 2017, arXiv 1706.04599). Draws use a fixed
+    seed, so that equal input gives equal figures.
 
     Args:
-        gaps: ``[T]`` score of the first less score of the second response.
+        gaps: ``[T]`` score of the first response less score of the second.
         p: ``[T]`` label: probability that the first is better; 0.5 is a tie.
         prompts: ``[T]``, the prompt of each pair; pairs of one prompt are not independent. Default: all different.
         weights: ``[T]`` of each pair; default 1.
 
     Raises:
-        ValueError: there are no pairs of any weight.
+        ValueError: no pair has a positive weight.
     """
     pairs = _pairs(gaps, p, prompts, weights, n_bins)
     edges = np.linspace(0.5, 1.0, n_bins + 1)
@@ -131,7 +130,7 @@ def _pairs(
     gaps, p, weight = gaps[counted], p[counted], weight[counted]
     confidence = 1 / (1 + np.exp(-np.abs(gaps)))
     right = np.where(gaps > 0, p, np.where(gaps < 0, 1 - p, 0.5))
-    # not from confidence and right: a pair that is called even is half right, and still 1/2 away from its label
+    # not from confidence and right: a pair predicted as even is half right, but 1/2 away from its label
     squared = (np.where(gaps > 0, confidence, 1 - confidence) - p) ** 2
     losses = np.logaddexp(0, -gaps) * p + np.logaddexp(0, gaps) * (1 - p)
     edges = np.linspace(0.5, 1.0, n_bins + 1)
@@ -142,22 +141,22 @@ def _pairs(
 def brier_score(losses: np.ndarray, prompts: Sequence[Hashable], weights: np.ndarray | None = None) -> Interval:
     """The mean of squared distances ``[T]`` of probabilities from labels, with its interval over prompts.
 
-    It is Student's, within 0 and 1. Where predictions are certain, so that the score is a share of errors (a tie
-    counting a quarter), or where all losses are alike, so that their spread says nothing, it is that of a share, which
-    is wide enough for any losses. A single prompt has none.
+    The interval is Student's, clipped to [0, 1]. It is that of a share, which is wide enough for any losses, if all
+    predictions are certain, so that the score is a share of errors (a tie counts a quarter), or if all losses are
+    equal, so that their spread is uninformative. A single prompt has no interval.
 
     Args:
         prompts: ``[T]``, the prompt of each; those of one prompt are not independent.
         weights: ``[T]``; default 1.
     """
     clusters = clustered(prompts, losses.tolist(), () if weights is None else weights.tolist())
-    found, n = mean(clusters), len(set(prompts))
+    estimate, n = mean(clusters), len(set(prompts))
     if n < 2:
-        return Interval(found.mean, None, None, n)
+        return Interval(estimate.mean, None, None, n)
     if np.isin(np.round(losses, 9), (0.0, 0.25, 1.0)).all() or np.ptp(losses) < 1e-9:
         return share(clusters)
-    low, high = found.ends
-    return Interval(found.mean, max(0.0, low), min(1.0, high), n)
+    low, high = estimate.ends
+    return Interval(estimate.mean, max(0.0, low), min(1.0, high), n)
 
 
 def _ece(pairs: _Pairs, n_bins: int) -> float:
@@ -166,16 +165,16 @@ def _ece(pairs: _Pairs, n_bins: int) -> float:
 
 
 def _chance(pairs: _Pairs, n_bins: int, rng: np.random.Generator) -> np.ndarray:
-    """Expected calibration errors ``[_DRAWS]`` of these predictions if each were right as often as it says.
+    """Expected calibration errors ``[_DRAWS]`` of these predictions if they were perfectly calibrated.
 
-    Drawn with independent, certain labels; where prompts repeat or labels are soft, scaled by how much more or less the
-    observed ones vary over prompts.
+    They are drawn with independent, certain labels. If prompts repeat or labels are soft, they are scaled by the
+    observed variance over prompts.
     """
     drawn = np.zeros((_DRAWS, n_bins))
     for k in np.unique(pairs.bin).tolist():
         inside = pairs.bin == k
         w, c = pairs.weight[inside], pairs.confidence[inside]
-        if len(c) > _MANY:  # the normal distribution is close enough, and its draws cost nothing
+        if len(c) > _MANY:  # the normal distribution is close enough and cheap to draw
             drawn[:, k] = math.sqrt(w * w @ (c * (1 - c))) * rng.normal(size=_DRAWS)
         else:
             drawn[:, k] = (c - (rng.random((_DRAWS, len(c))) < c)) @ w
@@ -183,7 +182,7 @@ def _chance(pairs: _Pairs, n_bins: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _effect(pairs: _Pairs, n_bins: int) -> float:
-    """Variance over prompts of how far bins are off, by that of independent and certain labels (a design effect)."""
+    """The design effect: variance over prompts of the bins' errors, relative to that of independent, certain labels."""
     certain = np.isin(pairs.right, (0.0, 1.0)).all()
     if certain and len(np.unique(pairs.prompt)) == len(pairs.prompt):
         return 1.0
@@ -205,11 +204,11 @@ def _effect(pairs: _Pairs, n_bins: int) -> float:
 def _interval(
     pairs: _Pairs, ece: float, null_high: float, n_bins: int, rng: np.random.Generator
 ) -> tuple[float | None, float | None]:
-    """95 % interval of the error that more and more pairs would show; None with a single prompt.
+    """95 % interval of the calibration error in the limit of many pairs; None for a single prompt.
 
-    The observed error exceeds the true one by chance, by no more than perfect calibration would show: that is the lower
-    end, which is 0 unless the model is clearly off. The upper one is 1.96 standard deviations of resampled prompts
-    above. Coverage is at least the nominal one (``benchmarks/coverage.py``).
+    Chance makes the observed error exceed the true one, by at most the error of perfect calibration. Subtracting that
+    gives the lower end, which is 0 unless the model is clearly miscalibrated. The upper end is 1.96 standard deviations
+    of resampled prompts above the observed error. Coverage is at least nominal (``benchmarks/coverage.py``).
     """
     n = int(pairs.prompt.max()) + 1
     if n < 2:
@@ -236,12 +235,11 @@ class Trend:
 
 
 def trend(x: np.ndarray, y: np.ndarray, prompts: Sequence[Hashable] | None = None) -> Trend | None:
-    """The linear pull of x ``[N]`` on y ``[N]``; None with fewer than 3 points or prompts, or where one never varies.
+    """The linear trend of y ``[N]`` on x ``[N]``; None for fewer than 3 points or prompts, or without variation.
 
     Args:
-        prompts: ``[N]``, the prompt of each point; the standard error is then that over prompts, by leaving out one
-            after another (the jackknife, Tukey 1958; CR3 of MacKinnon, Nielsen and Webb 2023). Default: points are
-            independent and equally scattered.
+        prompts: ``[N]``, the prompt of each point; the standard error is then over prompts, by the jackknife (Tukey
+            1958; CR3 of MacKinnon, Nielsen and Webb 2023). Default: points are independent with equal variance.
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
@@ -262,7 +260,7 @@ def trend(x: np.ndarray, y: np.ndarray, prompts: Sequence[Hashable] | None = Non
 
 
 def _slopes_without(x: np.ndarray, y: np.ndarray, prompts: Sequence[Hashable]) -> np.ndarray | None:
-    """Slopes with one prompt after another left out; None with fewer than 3, or where what is left does not vary."""
+    """Slopes with each prompt left out in turn; None for fewer than 3 prompts, or if x no longer varies."""
     numbers: dict[Hashable, int] = {}
     place = np.array([numbers.setdefault(prompt, len(numbers)) for prompt in prompts])
     if len(numbers) < 3:

@@ -1,4 +1,4 @@
-"""How closely two differences between the answers of a pair go together, over pairs that share prompts."""
+"""Correlation of two differences between a pair's answers, over pairs that share prompts."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from afzal.stats.intervals import Interval, t95
 def paired_correlation(
     keys: Sequence[Hashable], x: Sequence[float], y: Sequence[float], weights: Sequence[float]
 ) -> Interval | None:
-    """Correlation of two differences between the answers of a pair, from -1 to 1, with a 95 % interval over prompts.
+    """Correlation of two differences between a pair's answers, from -1 to 1, with a 95 % interval over prompts.
 
-    Each pair counts both ways round, (x, y) and (-x, -y), so that it does not matter which answer is listed first:
+    Each pair counts in both orders, (x, y) and (-x, -y), so that it does not matter which answer is listed first:
     sum w x y / sqrt(sum w x^2 sum w y^2), which is Pearson's over pairs in a random order. The interval is that of a
     function of sums over prompts (delta method) in Fisher's atanh, with Student's t.
 
     Args:
         keys: the prompt of each pair.
         x, y: differences, first less second answer.
-        weights: what each pair counts.
+        weights: of each pair.
 
     Returns:
-        None where either difference is 0 throughout, or fewer than three prompts have pairs that count. ``n`` counts
-        the prompts.
+        None if either difference is always 0, or fewer than three prompts have pairs with a weight. ``n`` counts the
+        prompts.
     """
     sums: dict[Hashable, tuple[float, float, float]] = {}
     for key, a, b, w in zip(keys, x, y, weights, strict=True):

@@ -1,7 +1,7 @@
-"""Which policies are best at what they cost: Pareto front, hypervolume and knee.
+"""The best policies for their cost: Pareto front, hypervolume and knee.
 
-Pure functions of arrays. The cost (a KL in nats) is better the smaller it is, the value (a reward, a win rate, an
-accuracy) the larger. N points, in any order; a point with a NaN or an infinity is unknown and stands nowhere.
+Pure functions of arrays. A smaller cost (a KL in nats) and a larger value (a reward, a win rate, an accuracy) are
+better. N points, in any order; a point with a NaN or an infinity is unknown and never counts.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import numpy as np
 def on_front(cost: np.ndarray, value: np.ndarray) -> np.ndarray:
     """``[N]`` bool: the points that no other point dominates, in O(N log N).
 
-    A point dominates another one if it costs no more and is worth no less, and differs in one of the two. So equal
-    points stand on the front together (Deb 2001, Multi-Objective Optimization, definition 2.5).
+    A point dominates another one if its cost is no higher and its value no lower, and they differ in one of the two. So
+    equal points are on the front together (Deb 2001, Multi-Objective Optimization, definition 2.5).
 
     Raises:
         ValueError: the arrays differ in length.
@@ -33,24 +33,24 @@ def hypervolume(cost: np.ndarray, value: np.ndarray, *, at: tuple[float, float])
     """The area between the front and a reference point, in units of cost times value; larger is better.
 
     It is the part of the plane that some point dominates, up to the reference point (Zitzler and Thiele 1999, IEEE
-    Trans. Evol. Comput. 3); 0 where no point is better than that in both.
+    Trans. Evol. Comput. 3); 0 if no point is better than the reference in both.
 
     Args:
-        at: cost and value of the reference point, such as the largest cost that is allowed and the value at no cost.
+        at: cost and value of the reference point, such as the largest allowed cost and the value at no cost.
     """
     costs, values, _ = _known(cost, value)
     most, least = at
-    kept = on_front(costs, values) & (costs < most) & (values > least)
-    steps = sorted(set(zip(costs[kept].tolist(), values[kept].tolist(), strict=True)))
+    counted = on_front(costs, values) & (costs < most) & (values > least)
+    steps = sorted(set(zip(costs[counted].tolist(), values[counted].tolist(), strict=True)))
     ends = [*(c for c, _ in steps[1:]), most][: len(steps)]
     return float(sum((end - c) * (v - least) for (c, v), end in zip(steps, ends, strict=True)))
 
 
 def knee(cost: np.ndarray, value: np.ndarray) -> int | None:
-    """The place of the front's point farthest above the chord between its two ends, each axis scaled to the ends.
+    """The index of the front's point farthest above the chord between its two ends, each axis scaled to the ends.
 
-    Beyond it, more cost buys less value than on the whole (Das 1999, Structural Optimization 18). Of equals it is the
-    cheapest. None where no point of the front stands above the chord, as with fewer than three of them.
+    Beyond it, additional cost buys less value than on average (Das 1999, Structural Optimization 18). Of equal points
+    the cheapest is taken. None if no point of the front is above the chord, as with fewer than three points.
     """
     costs, values, _ = _known(cost, value)
     places = np.flatnonzero(on_front(costs, values))
@@ -65,5 +65,5 @@ def knee(cost: np.ndarray, value: np.ndarray) -> int | None:
 def _known(cost: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     costs, values = (np.asarray(a, np.float64).reshape(-1) for a in (cost, value))
     if len(costs) != len(values):
-        raise ValueError(f"{len(costs)} costs and {len(values)} values are no points")
+        raise ValueError(f"{len(costs)} costs and {len(values)} values do not make points")
     return costs, values, np.isfinite(costs) & np.isfinite(values)

@@ -1,6 +1,6 @@
-"""Intervals at 95 %: of a proportion, of a mean over clusters, of a mean over seeds. Pure functions of numbers.
+"""95 % intervals of a proportion, of a mean over clusters and of a mean over seeds. Pure functions of numbers.
 
-A cluster is a prompt with all of its rows. Rows of one cluster may depend on each other in any way; clusters are
+A cluster is a prompt with all its rows. Rows of a cluster may depend on each other in any way; clusters are
 independent. Values are in the caller's units.
 """
 
@@ -18,14 +18,14 @@ _MANY_DF = 1000
 Z95 = 1.959963984540054
 """97.5 % quantile of the standard normal distribution."""
 
-_BISECTIONS = 60  # halve the unit interval until its doubles end
+_BISECTIONS = 60  # halve the unit interval down to the precision of doubles
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A figure with its 95 % interval; ``low`` and ``high`` are None where nothing is known of it.
+    """A figure with its 95 % interval; ``low`` and ``high`` are None if it is unknown.
 
-    ``n`` counts what is independent: seeds, prompts, or rows that share nothing.
+    ``n`` counts the independent units: seeds, prompts, or unrelated rows.
     """
 
     value: float
@@ -38,7 +38,7 @@ class Interval:
         """Low and high.
 
         Raises:
-            ValueError: nothing is known of them.
+            ValueError: they are unknown.
         """
         if self.low is None or self.high is None:
             raise ValueError("a single value has no interval")
@@ -47,8 +47,8 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """The rows of one prompt, added up: ``total`` is weight times value, ``weight`` and ``square`` the sums of weights
-    and of squared weights. Clusters of parts of the data add up field by field."""
+    """Sums over the rows of one prompt: ``total`` of weight times value, ``weight`` of weights, ``square`` of squared
+    weights. Clusters of parts of the data add up field by field."""
 
     total: float
     weight: float
@@ -57,8 +57,8 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean, ``total`` over ``count``; ``se`` is its standard error over so many ``prompts``, NaN where there is only
-    one. ``stated`` is its 95 % interval where it has a better one than the standard error's."""
+    """A mean, ``total`` over ``count``; ``se`` is its standard error over ``prompts`` prompts, NaN for a single one.
+    ``stated`` is its 95 % interval if a better one than the standard error's is known."""
 
     total: float
     count: float
@@ -68,13 +68,13 @@ class Estimate:
 
     @property
     def mean(self) -> float:
-        """In the units of what was added up."""
+        """The mean, in the units of the values."""
         return self.total / self.count
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The 95 % interval: stated, else by Student's t over the prompts, by the normal distribution where nobody says
-        how many there are; the mean twice where nothing is known of its error."""
+        """The 95 % interval: ``stated``, else Student's t over the prompts, or normal if their number is unknown; the
+        mean twice if its error is unknown."""
         if self.stated is not None:
             return self.stated
         if not math.isfinite(self.se):
@@ -94,25 +94,25 @@ def wilson(hits: float, n: float, z: float = Z95) -> tuple[float, float]:
     Wilson 1927; unlike p ± z·se it stays within [0, 1] and keeps its coverage for small n and extreme p.
 
     Args:
-        hits: how many of ``n`` hit; half hits are ties.
-        n: independent rows; of rows that share prompts, see :func:`share`.
+        hits: number of hits among ``n``; ties are half hits.
+        n: number of independent rows; for rows that share prompts, see :func:`share`.
     """
     if n == 0:
         return 0.0, 1.0
     p, z2 = hits / n, z * z
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = z * math.sqrt(max(0.0, p * (1 - p)) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    # exact at the ends, where rounding would leave 5e-17
+    # exact at the ends, where rounding would give 5e-17
     return 0.0 if p <= 0 else max(0.0, centre - half), 1.0 if p >= 1 else min(1.0, centre + half)
 
 
 def clustered(keys: Iterable[Hashable], values: Iterable[float], weights: Iterable[float] = ()) -> list[Cluster]:
-    """Rows added up by the prompt that each belongs to, in order of first appearance.
+    """Sums of rows by prompt, in order of first appearance.
 
     Args:
         keys: the prompt of each row.
         values: of each row.
-        weights: of each row; 1 for all where none are given.
+        weights: of each row; default 1.
     """
     rows = list(zip(keys, values, strict=True))
     sums: dict[Hashable, tuple[float, float, float]] = {}
@@ -134,28 +134,28 @@ def mean(clusters: Sequence[Cluster]) -> Estimate:
 def share(clusters: Sequence[Cluster]) -> Interval:
     """The weighted share of rows that hit, with a score interval over prompts.
 
-    Like Wilson's, it holds every share P that the data do not contradict, with the variance that P itself would give:
+    Like Wilson's, the interval contains every share P that the data do not contradict, with the variance implied by P:
     (share - P)^2 <= P (1 - P) / rows times the design effect times a squared quantile. The design effect is the
-    variance over prompts by that of independent rows (Kish 1965; Rao and Scott 1992, Biometrics 48), both taken around
-    P, as in a generalised score test (Boos 1992, The American Statistician 46). So it tends to that of rows which are
-    all alike in their prompt where P is far from what was seen, and needs no prior where every row hits. The quantile
-    is Student's (:func:`_squared_quantile`), and the normal one where rows of a prompt are all alike: there the design
-    effect is the greatest there is, and nothing is estimated.
+    variance over prompts relative to that of independent rows (Kish 1965; Rao and Scott 1992, Biometrics 48), both
+    taken around P, as in a generalised score test (Boos 1992, The American Statistician 46). So for P far from the
+    observed share it tends to the design effect of rows that are identical within prompts, and no prior is needed if
+    every row hits. The quantile is Student's (:func:`_squared_quantile`), or the normal one if rows are identical
+    within prompts: the design effect is then at its maximum, and nothing is estimated.
 
-    The interval is never narrower than Wilson's of so many independent rows, nor wider than Wilson's of so many
-    prompts (Kish's numbers of both, where weights differ). With one row per prompt, or rows that are all alike in
-    their prompt, it is Wilson's own. Simulated in ``benchmarks/coverage.py``.
+    The interval is never narrower than Wilson's for as many independent rows, nor wider than Wilson's for as many
+    prompts (Kish's effective numbers if weights differ). With one row per prompt, or rows that are identical within
+    prompts, it is Wilson's. Simulated in ``benchmarks/coverage.py``.
 
     Args:
-        clusters: the rows by prompt, values from 0 to 1; at a half they are ties.
+        clusters: the rows by prompt, with values from 0 to 1; one half is a tie.
 
     Raises:
-        ValueError: there is no row of any weight.
+        ValueError: no row has a positive weight.
     """
     known = [c for c in clusters if c.weight]
     if not known:
         raise ValueError("a share needs at least one row")
-    # a million prompts of one row each are a few objects: what is made of them is made once for all that are the same
+    # a million prompts of one row each are often only a few distinct objects, so figures are computed once for each
     each, times = list({id(c): c for c in known}.values()), list(Counter(map(id, known)).values())
     weight, square = _sum((c.weight for c in each), times), _sum((c.square for c in each), times)
     rows, prompts = weight**2 / square, weight**2 / _sum((c.weight**2 for c in each), times)
@@ -163,13 +163,13 @@ def share(clusters: Sequence[Cluster]) -> Interval:
     if len(known) == 1:  # its rows may be all alike
         return Interval(value, *wilson(value, 1), 1)
     rest = [(c.total - c.weight * value) / weight for c in each]
-    own = _sum((r * r for r in rest), times)
+    squared_rest = _sum((r * r for r in rest), times)
     both = _sum((r * c.weight for r, c in zip(rest, each, strict=True)), times) / weight
     quantile = _squared_quantile(rest, times, prompts)
 
     def holds(p: float) -> bool:
         off = value - p
-        spread, free = own + 2 * off * both + off * off / prompts, value * (1 - value) + off * off
+        spread, free = squared_rest + 2 * off * both + off * off / prompts, value * (1 - value) + off * off
         alike = min(1.0, prompts * spread / free) if free else 1.0
         squared = quantile + max(0.0, Z95**2 - quantile) * alike**2
         seen = min(Z95**2 / prompts * free, max(Z95**2 / rows * free, squared * spread))
@@ -181,21 +181,21 @@ def share(clusters: Sequence[Cluster]) -> Interval:
 
 
 def _sum(values: Iterable[float], times: Iterable[int]) -> float:
-    """The sum of numbers of which each stands for so many of its kind, rounded once."""
+    """The sum of values with multiplicities, rounded once."""
     return math.fsum(chain.from_iterable(map(repeat, values, times)))
 
 
 def _squared_quantile(rest: Sequence[float], times: Sequence[int], prompts: float) -> float:
-    """The square of the 97.5 % quantile for a score whose variance is taken around the share that is tested.
+    """The squared 97.5 % quantile for a score whose variance is taken around the tested share.
 
-    P t^2 / (P - 1 + t^2), with t of Student, since a variance around the tested share holds the difference that is
-    tested. The degrees of freedom are those of the variance over prompts: three times the square of the sum of squares
-    by the sum of fourth powers, which is P where prompts are normal, and 3 where one of them makes up all of it; at
+    It is P t^2 / (P - 1 + t^2) with Student's t, since a variance around the tested share contains the tested
+    difference. The degrees of freedom are those of the variance over prompts: three times the square of the sum of
+    squares, divided by the sum of fourth powers. That is P for normal prompts and 3 if one prompt dominates; it is at
     most prompts less one.
 
     Args:
-        rest: what each prompt adds to the share beyond its part, summing to 0; each stands for ``times`` prompts.
-        prompts: P, where weights differ Kish's number.
+        rest: each prompt's deviation from its part of the share, summing to 0; each represents ``times`` prompts.
+        prompts: P; Kish's effective number if weights differ.
     """
     squares, most = [r * r for r in rest], sum(times) - 1.0
     fourth = _sum((s * s for s in squares), times)
@@ -205,7 +205,7 @@ def _squared_quantile(rest: Sequence[float], times: Sequence[int], prompts: floa
 
 
 def _edge(holds: Callable[[float], bool], inside: float, outside: float) -> float:
-    """Where ``holds`` ends between a number at which it holds and one at which it need not."""
+    """The last number, going from ``inside`` to ``outside``, at which ``holds`` is true."""
     if holds(outside):
         return outside
     for _ in range(_BISECTIONS):
@@ -215,7 +215,7 @@ def _edge(holds: Callable[[float], bool], inside: float, outside: float) -> floa
 
 
 def over_seeds(values: Sequence[float]) -> Interval:
-    """Mean of ``[S]`` independent values with Student's t interval. A single value says nothing of its spread.
+    """Mean of ``[S]`` independent values with Student's t interval, which is unknown for a single value.
 
     Raises:
         ValueError: there is no value.
@@ -235,7 +235,7 @@ def t95(df: float) -> float:
     """97.5 % quantile of Student's t distribution.
 
     From a thousand degrees of freedom on, the expansion in 1/df (Abramowitz and Stegun 1964, 26.7.5) is exact to the
-    last digits, so that the audit of a data file loads no scipy.
+    last digits, so the audit of a data file need not load scipy.
     """
     if df >= _MANY_DF:
         z = NormalDist().inv_cdf((1 + LEVEL) / 2)

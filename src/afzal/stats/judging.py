@@ -1,9 +1,9 @@
-"""How good a judge is: its two games of each pair, agreement beside the ceiling of people, and what it adds to a few
-labels.
+"""The quality of a judge: its two games of each pair, agreement compared with the ceiling of people, and its value
+added to a few labels.
 
-Verdicts name the better of two responses by the item's own numbering: 1 the first, 2 the second, 0 a tie, and -1 no
-verdict, which is a separate class and never silently a tie or a loss. In the second game of a pair the responses
-were shown in the other order.
+Verdicts name the better of two responses in the item's numbering: 1 the first, 2 the second, 0 a tie, and -1 no
+verdict, which is a separate class and never silently a tie or a loss. In the second game of a pair the responses are
+shown in the other order.
 
 Shapes: N pairs of responses, J judges, R annotators.
 """
@@ -21,24 +21,24 @@ from afzal.stats.intervals import Interval, clustered, share, t95, wilson
 from afzal.stats.resampling import draws, numbered, percentiles, prompt_resamples
 
 FIRST, SECOND, TIE = 1, 2, 0
-_ROUNDING = 1e-12  # relative, of a sum over all rows: a smaller loss of height is none
+_ROUNDING = 1e-12  # relative rounding error of a sum over all rows; a smaller decrease is ignored
 
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """What a judge does when the same two responses change places.
+    """A judge's behaviour when two responses change places.
 
     Attributes:
         pairs: N.
         no_verdict: games without a verdict, of 2 N.
-        contradictions: pairs in which both games named a winner, and not the same.
-        consistent: share of pairs in which both games gave a verdict, and the same, of all pairs.
-        first_slot: share of the games with a winner in which the response shown first won.
-        slot_bias: share of pairs that always went to the first slot less that of those that always went to the second,
-            of the pairs with two verdicts: 0 is fair, 1 always the first.
-        slot_p: exact binomial p-value of no slot bias; None where no pair went to one slot twice.
+        contradictions: pairs whose games named different winners.
+        consistent: share of all pairs whose two games gave the same verdict.
+        first_slot: share of games with a winner in which the response shown first won.
+        slot_bias: share of pairs won by the first slot in both games less the share won by the second, among pairs with
+            two verdicts: 0 is fair, 1 means always the first.
+        slot_p: exact binomial p-value of no slot bias; None if no pair went to the same slot twice.
         always_first, always_second: pairs whose winner was shown first, or second, in both games.
-        kappa: Cohen's between the two games, over the pairs with two verdicts; NaN where chance explains all.
+        kappa: Cohen's kappa between the two games, over pairs with two verdicts; NaN if expected agreement is 1.
     """
 
     pairs: int
@@ -54,7 +54,7 @@ class Orders:
 
 
 def both_orders(first_game: np.ndarray, second_game: np.ndarray) -> Orders:
-    """The two games ``[N]`` of each pair, verdicts in the item's numbering.
+    """The figures of the two games ``[N]`` of each pair, with verdicts in the item's numbering.
 
     Raises:
         ValueError: there are no pairs.
@@ -84,37 +84,37 @@ def both_orders(first_game: np.ndarray, second_game: np.ndarray) -> Orders:
 
 
 def agreed(first_game: np.ndarray, second_game: np.ndarray) -> np.ndarray:
-    """``[N]`` the verdict of both games together: what they agree on; a tie where they do not, or -1 where a game has
-    no verdict."""
+    """``[N]`` the verdict of both games together: their common verdict, a tie if they differ, -1 if a game has no
+    verdict."""
     one, two = np.asarray(first_game), np.asarray(second_game)
     return np.where((one < 0) | (two < 0), MISSING, np.where(one == two, one, TIE))
 
 
 def accuracy(verdicts: np.ndarray, gold: np.ndarray) -> np.ndarray:
-    """``[N]`` 1 where a verdict is the known truth, else 0: no verdict is never right."""
+    """``[N]`` 1 if a verdict is the known truth, else 0; a missing verdict is never right."""
     return (np.asarray(verdicts) == np.asarray(gold)).astype(np.float64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Means:
-    """Means ``[J]`` of J columns of one table, and resamples of them ``[S, J]`` over whole prompts, all columns
-    together, so that any two columns are compared on the same prompts."""
+    """Means ``[J]`` of a table's J columns, and resamples of them ``[S, J]`` over whole prompts. All columns share the
+    resamples, so that any two are compared on the same prompts."""
 
     values: np.ndarray
     drawn: np.ndarray
     n_prompts: int
 
     def interval(self, column: int) -> Interval:
-        """The mean of a column."""
+        """The mean of a column with its interval."""
         return percentiles(float(self.values[column]), self.drawn[:, column], self.n_prompts)
 
     def difference(self, first: int, second: int) -> Interval:
-        """The mean of one column less that of another, paired."""
+        """The mean of one column less that of another, with a paired interval."""
         gap = float(self.values[first] - self.values[second])
         return _paired(gap, self.drawn[:, first] - self.drawn[:, second], self.n_prompts)
 
     def separable(self) -> int:
-        """How many of the J (J - 1) / 2 paired differences exclude 0."""
+        """The number of the J (J - 1) / 2 paired differences whose interval excludes 0."""
         clear = 0
         for a in range(len(self.values)):
             for b in range(a + 1, len(self.values)):
@@ -126,8 +126,8 @@ class Means:
 def _paired(gap: float, drawn: np.ndarray, n: int) -> Interval:
     """A paired difference with the percentile interval of its resamples ``[S]`` over ``n`` prompts.
 
-    Where all prompts differ alike, so do all resamples. What is not known then is how many prompts would differ the
-    other way: Wilson's interval of a share of 1 says it, so that two prompts tell nobody apart.
+    If all prompts have the same difference, so do all resamples. The number of prompts that would differ the other way
+    is then still unknown; Wilson's interval of a share of 1 bounds it, so that two prompts alone separate nobody.
     """
     known = percentiles(gap, drawn, n)
     if known.low is None or known.high is None or known.high - known.low > _ROUNDING:
@@ -137,34 +137,34 @@ def _paired(gap: float, drawn: np.ndarray, n: int) -> Interval:
 
 
 def mean_difference(gaps: np.ndarray, prompts: Sequence[Hashable], *, resamples: int, seed: int) -> Interval:
-    """The mean of paired differences ``[N]``, of rows with their prompts; NaN where a row does not count."""
+    """The mean of paired differences ``[N]`` over prompts; rows with NaN do not count."""
     use = np.flatnonzero(np.isfinite(gaps)).tolist()
     means = column_means(gaps[use][:, None], [prompts[k] for k in use], resamples=resamples, seed=seed)
     return _paired(float(means.values[0]), means.drawn[:, 0], means.n_prompts)
 
 
 def column_shares(values: np.ndarray, prompts: Sequence[Hashable]) -> list[Interval]:
-    """The mean of each column of shares ``[N, J]`` with a score interval over prompts; NaN where a row does not count.
+    """The mean of each column of shares ``[N, J]`` with a score interval over prompts; NaN entries do not count.
 
     Raises:
         ValueError: a column has no row.
     """
     table = np.asarray(values, np.float64)
-    found = []
+    shares = []
     for column in table.T:
         use = np.flatnonzero(np.isfinite(column)).tolist()
-        found.append(share(clustered([prompts[k] for k in use], column[use].tolist())))
-    return found
+        shares.append(share(clustered([prompts[k] for k in use], column[use].tolist())))
+    return shares
 
 
 def column_means(values: np.ndarray, prompts: Sequence[Hashable], *, resamples: int = 2000, seed: int = 0) -> Means:
-    """Means of the columns of ``[N, J]``; NaN where a row does not count for a column."""
+    """Means of the columns of ``[N, J]``; NaN entries do not count."""
     table = np.asarray(values, np.float64)
     known = np.isfinite(table)
     filled = np.where(known, table, 0.0)
     place, columns = numbered(prompts), range(table.shape[1])
     n = int(place.max()) + 1 if len(place) else 0
-    # rows of a prompt are drawn together, so that their sums are all that a draw needs
+    # rows of a prompt are drawn together, so only their sums are needed
     totals = np.stack([np.bincount(place, filled[:, c], n) for c in columns], 1)
     counts = np.stack([np.bincount(place, known[:, c], n) for c in columns], 1)
     weights = np.array(list(draws(n, resamples=resamples, seed=seed)))
@@ -176,9 +176,9 @@ def column_means(values: np.ndarray, prompts: Sequence[Hashable], *, resamples: 
 
 @dataclass(frozen=True, slots=True)
 class AltTest:
-    """May the judge stand in for an annotator? ``winning_rate`` is the share of annotators it beats at the allowed
-    margin, and it passes at a half; ``advantages`` ``[R]`` the share of items on which it is at least as good as the
-    annotator left out, and ``p_values`` ``[R]`` of the tests."""
+    """Whether the judge can stand in for an annotator. ``winning_rate`` is the share of annotators that it beats at the
+    allowed margin; it passes at one half. ``advantages`` ``[R]`` are the shares of items on which it is at least as
+    good as the left-out annotator, and ``p_values`` ``[R]`` are those of the tests."""
 
     winning_rate: float
     advantages: tuple[float, ...]
@@ -186,7 +186,7 @@ class AltTest:
 
     @property
     def advantage(self) -> float:
-        """The mean over the annotators."""
+        """The mean advantage over the annotators."""
         return float(np.mean(self.advantages))
 
     @property
@@ -197,16 +197,17 @@ class AltTest:
 def alt_test(judged: np.ndarray, labels: np.ndarray, *, epsilon: float = 0.2, level: float = 0.05) -> AltTest:
     """The alternative-annotator test (Calderon, Reichart and Dror 2025, arXiv 2501.10970).
 
-    On each item judge and annotator are scored by their agreement with the remaining annotators. One-sided t-tests ask
-    for each annotator whether they are better by less than ``epsilon``, with Benjamini and Yekutieli's correction.
+    On each item, judge and annotator are scored by their agreement with the remaining annotators. A one-sided t-test
+    per annotator asks whether the annotator is better by less than ``epsilon``, with Benjamini and Yekutieli's
+    correction.
 
     Args:
         judged: ``[N]`` verdicts.
         labels: ``[N, R]``.
-        epsilon: what a judge may be worse by, since it is cheaper: 0.2 where annotators are experts, 0.1 for crowds.
+        epsilon: margin by which a judge may be worse, since it is cheaper: 0.2 for experts, 0.1 for crowds.
 
     Raises:
-        ValueError: an annotator has fewer than two items with another annotator and a verdict.
+        ValueError: an annotator has fewer than two items with a verdict and another annotator's label.
     """
     from scipy.stats import ttest_1samp
 
@@ -214,18 +215,18 @@ def alt_test(judged: np.ndarray, labels: np.ndarray, *, epsilon: float = 0.2, le
     p_values, advantages = [], []
     for a in range(labels.shape[1]):
         rest = np.delete(labels, a, 1)
-        given = rest >= 0
-        use = (labels[:, a] >= 0) & (judged >= 0) & given.any(1)
+        voted = rest >= 0
+        use = (labels[:, a] >= 0) & (judged >= 0) & voted.any(1)
         if use.sum() < 2:
-            raise ValueError(f"annotator {a} has fewer than two items that another annotator and the judge have too")
-        rest, given = rest[use], given[use]
-        ours = ((rest == judged[use][:, None]) & given).sum(1) / given.sum(1)
-        theirs = ((rest == labels[use, a][:, None]) & given).sum(1) / given.sum(1)
+            raise ValueError(f"annotator {a} has fewer than two items in common with the judge and another annotator")
+        rest, voted = rest[use], voted[use]
+        ours = ((rest == judged[use][:, None]) & voted).sum(1) / voted.sum(1)
+        theirs = ((rest == labels[use, a][:, None]) & voted).sum(1) / voted.sum(1)
         gap = (theirs >= ours).astype(float) - (ours >= theirs)
         advantages.append(float((ours >= theirs).mean()))
         p_values.append(_one_sided(gap, epsilon, ttest_1samp))
-    kept = _benjamini_yekutieli(p_values, level)
-    return AltTest(sum(kept) / len(kept), tuple(advantages), tuple(p_values))
+    rejected = _benjamini_yekutieli(p_values, level)
+    return AltTest(sum(rejected) / len(rejected), tuple(advantages), tuple(p_values))
 
 
 def _one_sided(gap: np.ndarray, epsilon: float, test: object) -> float:
@@ -235,21 +236,21 @@ def _one_sided(gap: np.ndarray, epsilon: float, test: object) -> float:
 
 
 def _benjamini_yekutieli(p_values: Sequence[float], level: float) -> list[bool]:
-    """Which hypotheses are rejected with a false-discovery rate of ``level`` under any dependence (2001)."""
+    """Which hypotheses are rejected at a false-discovery rate of ``level`` under any dependence (2001)."""
     m = len(p_values)
     harmonic = sum(1 / k for k in range(1, m + 1))
     order = np.argsort(p_values, kind="stable")
     last = max((k for k in range(1, m + 1) if p_values[order[k - 1]] <= k * level / (m * harmonic)), default=0)
-    kept = [False] * m
+    rejected = [False] * m
     for place in order[:last]:
-        kept[place] = True
-    return kept
+        rejected[place] = True
+    return rejected
 
 
 @dataclass(frozen=True, slots=True)
 class Corrected:
-    """A mean over all rows from a few labels and a judge on everything; ``power`` in [0, 1] is the weight of the judge
-    (0: labels alone), and ``people`` the estimate from the labels alone."""
+    """A mean over all rows from a few labels and a judge's scores of all; ``power`` in [0, 1] is the judge's weight (0:
+    labels alone), and ``people`` the estimate from the labels alone."""
 
     value: Interval
     people: Interval
@@ -258,16 +259,16 @@ class Corrected:
 
 def prediction_powered(labelled: np.ndarray, judged: np.ndarray, everything: np.ndarray) -> Corrected:
     """PPI++ (Angelopoulos et al. 2023, arXiv 2311.01453): the judge's mean on all rows, corrected by its error on the
-    labelled ones. Unbiased however wrong the judge is, if the labelled rows were drawn at random.
+    labelled ones. It is unbiased for any judge if the labelled rows were drawn at random.
 
-    The paper draws labelled and unlabelled rows apart. Here the labelled rows are some of all rows. So the judge's
-    weight is the slope of a regression on its score, without the paper's 1 / (1 + n / N), and the error holds the
+    In the paper, labelled and unlabelled rows are disjoint. Here the labelled rows are among all rows. So the judge's
+    weight is the slope of a regression on its score, without the paper's 1 / (1 + n / N), and the error includes the
     covariance of the judge's mean with its correction. With every row labelled, the result is that of the labels.
 
     Args:
-        labelled: ``[n]`` people's score of the labelled rows, one row per prompt (1 first better, 0.5 tie, 0).
-        judged: ``[n]`` the judge's score of the same rows.
-        everything: ``[N]`` the judge's score of all rows, the labelled ones among them.
+        labelled: ``[n]`` people's scores of the labelled rows, one row per prompt (1 first better, 0.5 tie, 0).
+        judged: ``[n]`` the judge's scores of the same rows.
+        everything: ``[N]`` the judge's scores of all rows, including the labelled ones.
 
     Raises:
         ValueError: fewer than three rows are labelled.
@@ -287,7 +288,7 @@ def prediction_powered(labelled: np.ndarray, judged: np.ndarray, everything: np.
 
 
 def _by_t(value: float, error: float, n: int) -> Interval:
-    """By Student's t over the labelled rows: a few of them do not know their own spread well."""
+    """An interval by Student's t over the labelled rows, since a few of them do not determine their spread well."""
     half = t95(n - 1) * error
     return Interval(value, value - half, value + half, n)
 
@@ -300,8 +301,7 @@ class LengthControl:
         raw, controlled: win rates, with intervals over prompts.
         slope: log-odds that the longer response gains, per unit of tanh(difference / deviation).
         deviation: standard deviation of the difference in length, in the unit of the lengths.
-        overlap: share of pairs in which the shorter response is at most a tenth shorter, or the sides take turns at
-            being longer: twice the smaller of the shares of pairs in which either side is longer.
+        overlap: twice the smaller of the two shares of pairs in which either side is longer.
         extrapolated: one side is longer in more than nine pairs of ten, so that the controlled figure says more about
             the model of lengths than about the responses.
     """
@@ -378,11 +378,11 @@ def length_controlled(
 
 
 def _logistic(x: np.ndarray, y: np.ndarray, w: np.ndarray, ridge: float, towards: float) -> np.ndarray:
-    """Coefficients of a logistic fit by Newton's steps, halved until they climb; the last is drawn to ``towards``."""
+    """Coefficients of a logistic fit by Newton's method with step halving; the last is shrunk to ``towards``."""
     from scipy.special import expit
 
     pull = np.zeros(x.shape[1])
-    pull[-1] = ridge / 4  # an observation at even odds has the information 1 / 4
+    pull[-1] = ridge / 4  # an observation at even odds has information 1 / 4
     centre = np.zeros(x.shape[1])
     centre[-1] = towards
 

@@ -1,7 +1,7 @@
-"""Agreement of annotators who give scores, where the distance between two scores means something.
+"""Agreement of annotators who give scores with meaningful distances.
 
-Shapes: N units (answers), R annotators. Values are ``[N, R]`` float, NaN where an annotator said nothing. Every figure
-is a function of sums over units, so that whole prompts are resampled by one product per resample.
+Shapes: N units (answers), R annotators. Values are ``[N, R]`` float, NaN without a score. Every figure is a function of
+sums over units, so that whole prompts are resampled by one product per resample.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Literal
 import numpy as np
 
 Scale = Literal["two values", "whole numbers", "numbers"]
-MOST_CLASSES = 21  # whole numbers: more of them are a scale whose single values nobody counts
+MOST_CLASSES = 21  # whole numbers; with more of them single values are not counted
 
 
 def scale_of(values: np.ndarray) -> Scale:
-    """Which scale the scores are on: two values are classes, a few whole numbers have an order and distances."""
+    """The scale of the scores: two values are classes, a few whole numbers have an order and distances."""
     used = np.unique(values[np.isfinite(values)])
     if len(used) <= 2:
         return "two values"
@@ -24,38 +24,38 @@ def scale_of(values: np.ndarray) -> Scale:
 
 
 def class_counts(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """``[N, K]`` how many annotators gave each value, and the ``[K]`` values in ascending order."""
+    """``[N, K]`` counts of annotators per value, and the ``[K]`` values in ascending order."""
     used = np.unique(values[np.isfinite(values)])
     return np.stack([(values == v).sum(1) for v in used], 1).astype(np.float64), used
 
 
 def alpha_sums(values: np.ndarray) -> np.ndarray:
-    """``[N, 4]`` of units with two scores or more: scores, their sum, their squares, and what they differ by."""
-    given = np.isfinite(values)
-    n = given.sum(1).astype(np.float64)
-    first = np.where(given, values, 0.0).sum(1)
-    second = np.where(given, values**2, 0.0).sum(1)
+    """``[N, 4]`` for units with two scores or more: number of scores, sum, sum of squares, and squared differences."""
+    known = np.isfinite(values)
+    n = known.sum(1).astype(np.float64)
+    first = np.where(known, values, 0.0).sum(1)
+    second = np.where(known, values**2, 0.0).sum(1)
     within = 2 * (n * second - first**2) / np.maximum(n - 1, 1)
     return np.stack([n, first, second, within], 1) * (n >= 2)[:, None]
 
 
 def alpha_of(sums: np.ndarray) -> np.ndarray:
-    """Krippendorff's alpha on an interval scale, by squared differences, of ``[..., 4]`` sums.
+    """Krippendorff's alpha on an interval scale, by squared differences, from ``[..., 4]`` sums.
 
-    Equal to :func:`afzal.stats.agreement.krippendorff` of the counts of each value, without the counts.
+    Equal to :func:`afzal.stats.agreement.krippendorff` on the counts of each value, without computing the counts.
     """
     n, first, second, within = np.moveaxis(sums, -1, 0)
     return 1 - (n - 1) * within / (2 * (n * second - first**2))
 
 
 def rest_sums(values: np.ndarray) -> np.ndarray:
-    """``[N, R, 7]`` of every score and the mean of the other annotators on its unit; 0 where nobody else rated it.
+    """``[N, R, 7]`` summands from every score and the mean of the others on its unit; 0 if nobody else rated it.
 
     They are: 1, own, theirs, own squared, theirs squared, own times theirs, and whether both have the same sign.
     """
-    given = np.isfinite(values)
-    total, n = np.where(given, values, 0.0).sum(1, keepdims=True), given.sum(1, keepdims=True)
-    both = given & (n > 1)
+    known = np.isfinite(values)
+    total, n = np.where(known, values, 0.0).sum(1, keepdims=True), known.sum(1, keepdims=True)
+    both = known & (n > 1)
     x = np.where(both, values, 0.0)
     y = np.where(both, (total - x) / np.maximum(n - 1, 1), 0.0)
     same = both & (np.sign(x) == np.sign(y))
@@ -63,13 +63,13 @@ def rest_sums(values: np.ndarray) -> np.ndarray:
 
 
 def correlation_of(sums: np.ndarray) -> np.ndarray:
-    """Pearson's correlation with the mean of the others, the ceiling of people on a scale, of ``[..., 7]`` sums."""
+    """Pearson's correlation with the mean of the others, the ceiling of people on a scale, from ``[..., 7]`` sums."""
     n, x, y, xx, yy, xy, _ = np.moveaxis(sums, -1, 0)
     return (n * xy - x * y) / np.sqrt((n * xx - x * x) * (n * yy - y * y))
 
 
 def same_sign_of(sums: np.ndarray) -> np.ndarray:
-    """The share of scores with the sign of the mean of the others."""
+    """The share of scores with the same sign as the mean of the others."""
     return sums[..., 6] / sums[..., 0]
 
 
@@ -79,12 +79,12 @@ def above_of(sums: np.ndarray) -> np.ndarray:
 
 
 def reliability(one: float, raters: float) -> float:
-    """Reliability of a mean of so many raters, of whom one has this reliability (Spearman 1910, Brown 1910)."""
+    """Reliability of the mean of ``raters`` raters with reliability ``one`` each (Spearman 1910, Brown 1910)."""
     return raters * one / (1 + (raters - 1) * one)
 
 
 def spread(values: np.ndarray) -> float:
-    """Mean over units of the standard deviation of their scores (N - 1), in the unit of the scores.
+    """Mean over units of their scores' standard deviation (N - 1), in the unit of the scores.
 
     Raises:
         ValueError: no unit has two scores.
@@ -97,7 +97,7 @@ def spread(values: np.ndarray) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Pairwise:
-    """What pairs of scores of one unit say: the share that are equal, and the share within 1 of each other."""
+    """Shares of score pairs of one unit that are equal, and that are within 1 of each other."""
 
     equal: float
     within_one: float

@@ -14,30 +14,30 @@ from afzal.stats.intervals import LEVEL, Interval
 
 
 def numbered(prompts: Sequence[Hashable]) -> np.ndarray:
-    """``[N]`` int: the prompt of each row from 0, in sorted order, so that the order of the rows plays no part."""
+    """``[N]`` int: the number of each row's prompt, from 0 in sorted order, so that the order of rows has no effect."""
     number = {prompt: k for k, prompt in enumerate(sorted(set(prompts), key=lambda p: (type(p).__name__, p)))}
     return np.array([number[prompt] for prompt in prompts], np.int64)
 
 
 def draws(n_prompts: int, *, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each prompt ``[P]`` counts when P prompts are drawn with replacement."""
+    """Yield how often each prompt ``[P]`` counts when P prompts are drawn with replacement."""
     generator = np.random.default_rng(seed)
     for _ in range(resamples):
         yield np.bincount(generator.integers(n_prompts, size=n_prompts), minlength=n_prompts).astype(np.float64)
 
 
 def prompt_resamples(prompts: Sequence[Hashable], *, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each row ``[N]`` counts when as many prompts as there are have been drawn with replacement."""
+    """Yield how often each row ``[N]`` counts when all prompts are resampled with replacement."""
     place = numbered(prompts)
     for times in draws(int(place.max()) + 1 if len(place) else 0, resamples=resamples, seed=seed):
         yield times[place]
 
 
 def percentiles(value: float, drawn: np.ndarray, n: int) -> Interval:
-    """A figure with the percentile interval of its resamples ``[S]``; those that are not finite are left out.
+    """A figure with the percentile interval of its finite resamples among ``[S]``.
 
     Args:
-        n: prompts. With fewer than two, or fewer than two finite resamples, nothing is known of the ends.
+        n: prompts. With fewer than two, or fewer than two finite resamples, the ends are None.
     """
     drawn = drawn[np.isfinite(drawn)]
     if n < 2 or len(drawn) < 2:
@@ -49,10 +49,10 @@ def percentiles(value: float, drawn: np.ndarray, n: int) -> Interval:
 def resampled(
     figure: Callable[[np.ndarray], float], prompts: Sequence[Hashable], *, resamples: int = 1000, seed: int = 0
 ) -> Interval:
-    """A figure of rows with the percentile interval of resamples of whole prompts.
+    """A figure of rows with the percentile interval over resamples of whole prompts.
 
     Args:
-        figure: from how often each row counts ``[N]`` to the figure.
+        figure: computes the figure from how often each row counts ``[N]``.
         prompts: of each row.
     """
     weights = prompt_resamples(prompts, resamples=resamples, seed=seed)
@@ -69,15 +69,16 @@ class Sums:
     prompts: int
 
     def interval(self, figure: Callable[[np.ndarray], np.ndarray]) -> Interval:
-        """A figure of the sums, from ``[..., F]`` to ``[...]``, with its percentile interval; NaN where it has none."""
+        """A figure of the sums, from ``[..., F]`` to ``[...]``, with its percentile interval; NaN if it is
+        undefined."""
         with np.errstate(invalid="ignore", divide="ignore"):
             return percentiles(float(figure(self.total)), np.asarray(figure(self.drawn)), self.prompts)
 
 
 def sums(quantities: np.ndarray, prompts: Sequence[Hashable], *, resamples: int = 1000, seed: int = 0) -> Sums:
-    """Quantities of rows ``[N, F]`` added up, and added up over the prompts of each resample.
+    """Sums of rows' quantities ``[N, F]``, overall and over the prompts of each resample.
 
-    The same resamples as :func:`resampled` makes; for figures that are functions of sums it is many times faster.
+    The resamples are those of :func:`resampled`; for figures that are functions of sums this is many times faster.
     """
     place = numbered(prompts)
     n = int(place.max()) + 1 if len(place) else 0

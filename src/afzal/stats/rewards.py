@@ -1,7 +1,8 @@
-"""How far an inferred reward is the known one: distances that no scale and no constant per prompt can change.
+"""The distance of an inferred reward from the known one, invariant to scale and to a constant per prompt.
 
-A reward that is inferred from behaviour is known up to a constant per prompt, and its scale only where the strength of
-the pull to the reference is. So correlations over prompts pooled mean nothing; every figure here is within prompts.
+A reward inferred from behaviour is known only up to a constant per prompt, and its scale only if the strength of the
+pull to the reference is known. So correlations pooled over prompts are meaningless; every figure here is within
+prompts.
 
 Shapes: N responses, each with its prompt; X prompts with Y responses each. Rewards are larger for better responses.
 """
@@ -21,7 +22,7 @@ from afzal.stats.resampling import numbered, sums
 def epic(
     truth: np.ndarray, inferred: np.ndarray, prompts: Sequence[Hashable], coverage: np.ndarray | None = None
 ) -> Interval:
-    """EPIC distance of two rewards ``[N]`` in its form for bandits, from 0 to 1, with an interval over prompts.
+    """EPIC distance of two rewards ``[N]`` in its bandit form, from 0 to 1, with an interval over prompts.
 
     Each reward is centred within its prompt, C(r) = r - E[r | x], and the distance is sqrt((1 - rho) / 2) with
     Pearson's rho under the coverage distribution (Gleave et al. 2021, arXiv 2006.13900, definition 4.7 for one step).
@@ -30,10 +31,10 @@ def epic(
 
     Args:
         prompts: of each response.
-        coverage: ``[N]`` what each response counts, 0 or more; default: all the same.
+        coverage: ``[N]`` weight of each response, 0 or more; default: equal weights.
 
     Returns:
-        NaN where one of the rewards is constant within every prompt.
+        NaN if one of the rewards is constant within every prompt.
     """
     place = numbered(prompts)
     weight = np.ones(len(place)) if coverage is None else np.asarray(coverage, np.float64)
@@ -48,10 +49,10 @@ def epic(
 
 
 def _centred(values: np.ndarray, place: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Values less the weighted mean of their prompt; exact zeros where a prompt's values are all the same."""
+    """Values less the weighted mean of their prompt; exactly zero if a prompt's values are all equal."""
     total = np.bincount(place, weight)
     first = np.zeros(len(total))
-    first[place[::-1]] = values[::-1]  # so that a constant is taken away exactly, whatever its size
+    first[place[::-1]] = values[::-1]  # removes a constant of any size exactly
     from_first = values - first[place]
     means = np.bincount(place, weight * from_first) / np.where(total > 0, total, 1.0)
     return from_first - means[place]
@@ -59,14 +60,14 @@ def _centred(values: np.ndarray, place: np.ndarray, weight: np.ndarray) -> np.nd
 
 @dataclass(frozen=True, slots=True)
 class Ordering:
-    """How a reward orders the responses of each prompt beside another one: means over prompts, with 95 % intervals.
+    """How a reward orders the responses of each prompt compared with another: means over prompts, with 95 % intervals.
 
     Attributes:
         kendall, spearman: rank correlations within a prompt (tau-b; mean ranks), from -1 to 1, averaged over the
-            prompts in which both rewards differ somewhere; None where there is no such prompt.
-        accuracy: of the pairs of one prompt that the truth orders, the share ordered alike; equal inferred rewards
-            count a half. None where the truth orders none.
-        prompts: those that are averaged over.
+            prompts in which both rewards vary; None without such prompts.
+        accuracy: share of pairs ordered alike, among pairs of one prompt that the truth orders; equal inferred rewards
+            count half. None if the truth orders no pair.
+        prompts: number of prompts averaged over.
     """
 
     kendall: Interval | None
@@ -97,8 +98,8 @@ def ordering(truth: np.ndarray, inferred: np.ndarray, prompts: Sequence[Hashable
 def pooled_spearman(truth: np.ndarray, inferred: np.ndarray, prompts: Sequence[Hashable]) -> Interval:
     """Spearman's rank correlation over all responses ``[N]``, with an interval over resamples of whole prompts.
 
-    Only for rewards whose constants per prompt are known to be alike, such as those of one prompt, or of texts that
-    are all scored alike; :func:`ordering` needs no such thing. Ranks are those among all responses.
+    Only for rewards known to have the same constant for all prompts, such as those of one prompt, or of texts scored
+    independently of a prompt; :func:`ordering` does not need this. Ranks are among all responses.
     """
     a, b = _ranks(np.asarray(truth, np.float64)), _ranks(np.asarray(inferred, np.float64))
     parts = np.stack([np.ones(len(a)), a, b, a * b, a * a, b * b], 1)
@@ -111,7 +112,7 @@ def pooled_spearman(truth: np.ndarray, inferred: np.ndarray, prompts: Sequence[H
 
 
 def regret(log_base: np.ndarray, truth: np.ndarray, inferred: np.ndarray, beta: float) -> Interval:
-    """What the policy of an inferred reward, pi_ref exp(r / beta) / Z, falls short of the best one at the same beta.
+    """The regret of an inferred reward's policy, pi_ref exp(r / beta) / Z, relative to the best one at the same beta.
 
     The measure is E[truth] - beta KL(policy || pi_ref), so the regret of a prompt is beta KL(induced || optimal): at
     least 0, and 0 only for the same reward up to a constant per prompt. In the units of the truth.
@@ -122,15 +123,15 @@ def regret(log_base: np.ndarray, truth: np.ndarray, inferred: np.ndarray, beta: 
         beta: strength of the pull to the reference, above 0.
 
     Returns:
-        the mean over prompts with its 95 % interval.
+        The mean over prompts with its 95 % interval.
     """
     best, induced = (_log_normalised(log_base + r / beta) for r in (truth, inferred))
     p = np.exp(induced)
     gap = np.where(p > 0, induced, 0.0) - np.where(p > 0, best, 0.0)
     each = beta * (p * gap).sum(1)
-    found = _mean(each.tolist())
-    assert found is not None
-    return found
+    regrets = _mean(each.tolist())
+    assert regrets is not None
+    return regrets
 
 
 def _log_normalised(scores: np.ndarray) -> np.ndarray:
@@ -139,13 +140,13 @@ def _log_normalised(scores: np.ndarray) -> np.ndarray:
 
 
 def _differences(values: np.ndarray) -> np.ndarray:
-    """``[K (K - 1) / 2]`` of every pair, the lower index first."""
+    """``[K (K - 1) / 2]`` differences of all pairs, the lower index first."""
     i, j = np.triu_indices(len(values), 1)
     return values[i] - values[j]
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    """Mean ranks from 0; equal values share theirs."""
+    """Mean ranks from 0; equal values share a rank."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     below = np.cumsum(counts) - counts
     return (below + (counts - 1) / 2)[inverse]
@@ -157,7 +158,7 @@ def _pearson(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _mean(values: Sequence[float]) -> Interval | None:
-    """The mean over prompts ``[P]`` with its 95 % interval; None without any."""
+    """The mean over prompts ``[P]`` with its 95 % interval; None without values."""
     if not values:
         return None
     known = mean(clustered(range(len(values)), values))
