@@ -1,4 +1,4 @@
-"""``afzal compare``: methods trained on the same data from the same start, measured on the same prompts."""
+"""``afzal compare``: methods trained on the same data from the same start, and measured on the same prompts."""
 
 from .run import compare, plan
 

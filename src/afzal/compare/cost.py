@@ -1,4 +1,4 @@
-"""What the policies of a comparison cost to make: seconds, tokens trained on, and tokens generated to train on."""
+"""The cost of a comparison's policies: seconds, tokens trained on, and tokens generated for training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from afzal.config import CompareConfig, Entry, entries
 
 
 def needed(config: CompareConfig, entry: Entry, seed: int) -> Cost:
-    """The cost of every run that an entry is built on, each counted once."""
+    """The total cost of the runs that an entry is built on, each counted once."""
     known = {e.name: e for e in entries(config)}
     names, waiting = [], list(entry.needs)
     while waiting:
@@ -24,10 +24,10 @@ def needed(config: CompareConfig, entry: Entry, seed: int) -> Cost:
 
 
 def cost_at(config: CompareConfig, entry: Entry, seed: int, step: int | None) -> Cost:
-    """What a run had cost by a step or round (or by its end), without the runs it is built on.
+    """The cost of a run up to a step or round (or its end), without the runs it is built on.
 
-    Seconds of a training are those of its log, evaluations included. A run of rounds logs no seconds: those it took
-    here are shared out evenly over its rounds.
+    A training's seconds come from its log and include evaluations. A run of rounds logs no seconds, so its total time
+    here is spread evenly over its rounds.
     """
     run = folder_of(config, entry.name, seed)
     if not (run / "run.json").exists():
@@ -40,7 +40,7 @@ def cost_at(config: CompareConfig, entry: Entry, seed: int, step: int | None) ->
 
 
 def _rolled_out(run: Path, step: int | None) -> int:
-    """Tokens of the answers of all rollouts before a step; none of other methods."""
+    """Answer tokens of all rollouts before a step; 0 for methods without rollouts."""
     opened = runs.open_run(run)
     settings = opened.facts().get("config", {})
     answers = settings.get("batch_size", 0) * settings.get("n", 0)
@@ -50,13 +50,13 @@ def _rolled_out(run: Path, step: int | None) -> int:
 
 def _of_rounds(run: Path, ledger: Path, last: int | None) -> Cost:
     made = [r["number"] for r in runs.read_json(run / "rounds.json")["rounds"] if r["steps"]]
-    found = Cost()
+    cost = Cost()
     for k in (k for k in made if last is None or k <= last):
         folder = run / "rounds" / f"{k:03d}"
         logged = runs.open_run(folder / "run").metrics("train")
         lines = (folder / "samples.jsonl").read_text("utf-8").splitlines()
         drawn = sum(json.loads(line)["tokens"] for line in lines)
-        found += Cost(0.0, int(logged[-1]["tokens"]) if logged else 0, drawn)
-    whole = float(runs.read_json(ledger).get("seconds", 0.0)) if ledger.exists() else 0.0
+        cost += Cost(0.0, int(logged[-1]["tokens"]) if logged else 0, drawn)
+    seconds = float(runs.read_json(ledger).get("seconds", 0.0)) if ledger.exists() else 0.0
     share = 1.0 if last is None or not made else sum(k <= last for k in made) / len(made)
-    return found + Cost(seconds=whole * share)
+    return cost + Cost(seconds=seconds * share)

@@ -1,4 +1,4 @@
-"""The folder of a study (a comparison or a sweep): one process writes it, and all its trainings share one date."""
+"""The folder of a study (a comparison or a sweep): one process writes it, and all its trainings use the same date."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from afzal.recipes.runtime import fixed_date
 
 
 def study_date(out: str | Path) -> AbstractContextManager[str]:
-    """Inside the block chat templates see the date at which the study in ``out`` began."""
+    """Inside the block, chat templates see the date on which the study in ``out`` began."""
     return fixed_date(_date_file(Path(out)), resume=True)
 
 
 @contextmanager
 def claimed(out: Path, name: str, settings: str, date: str) -> Iterator[None]:
-    """Inside the block no other process may write to ``out``, which then holds its settings and its date.
+    """Claim ``out`` against other processes inside the block, and write the study's settings and date.
 
     Args:
-        name: the file of the settings, such as ``compare.yaml``.
-        date: what :func:`study_date` yielded.
+        name: name of the settings file, such as ``compare.yaml``.
+        date: the date yielded by :func:`study_date`.
 
     Raises:
-        AfzalError: another process writes there.
+        AfzalError: another process is writing there.
     """
     runs.make_folder(out)
     with runs.Run(out) as claim:

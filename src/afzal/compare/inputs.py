@@ -1,4 +1,4 @@
-"""What a comparison names, opened before anything is trained: hours of training must not end at a missing file."""
+"""Check of a comparison's inputs before anything is trained, so that hours of training do not end at a missing file."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from afzal.servers.client import key_from
 _DATA = ("data", "prompts", "eval_data", "held_out_prompts", "constraint_data")
 _MODELS = ("model", "reference", "value_model")
 _REWARDS = ("reward", "watch_reward", "cost")
-_WORDS = (*REFERENCES, PEOPLE, "initial", "previous")  # values that name no folder
+_WORDS = (*REFERENCES, PEOPLE, "initial", "previous")  # values that do not name a folder
 
 
 def open_inputs(config: CompareConfig, stages: Sequence[Stage]) -> None:
-    """Make sure that every file, folder and function that a comparison names can be read. Loads no weights.
+    """Check that every file, folder and function that a comparison names can be read; loads no weights.
 
-    What one of its own trainings will make is left to that training.
+    Outputs of the comparison's own trainings are not checked.
 
     Raises:
-        AfzalError: something cannot be read; names it.
+        AfzalError: an input cannot be read; the error names it.
     """
     read_prompts(config, open_speaker(config.model))
     generator_of(config)
@@ -41,28 +41,28 @@ def open_inputs(config: CompareConfig, stages: Sequence[Stage]) -> None:
             given(stage)
             if (stage.folder / "run.json").exists():
                 finished(stage.folder)
-    own = [str(stage.folder) for stage in stages if stage.config is not None]
+    made_here = [str(stage.folder) for stage in stages if stage.config is not None]
     best_of = [e.settings["reward"] for e in entries(config) if e.kind == "best_of" and "reward" in e.settings]
     rewards = {spec: "rewards" for spec in [*config.rewards.values(), *best_of] if not variables(spec)}
     models: dict[str, None] = {}
     for stage in stages:
         if stage.config is not None:
-            rewards |= {spec: key for key, spec in _settings_that_name(stage.config, _REWARDS, own)}
-            models |= dict.fromkeys(name for _, name in _settings_that_name(stage.config, _MODELS, own))
+            rewards |= {spec: key for key, spec in _settings_that_name(stage.config, _REWARDS, made_here)}
+            models |= dict.fromkeys(name for _, name in _settings_that_name(stage.config, _MODELS, made_here))
     for spec, key in rewards.items():
         _open_reward(spec, key)
     for name in models:
         context_tokens(name)
     for name, spec in config.judges.items():
         _open_judge(name, spec)
-    _open_data(stages, own)
+    _open_data(stages, made_here)
 
 
-def _settings_that_name(settings: Any, keys: Iterable[str], own: Sequence[str]) -> Iterable[tuple[str, str]]:
-    """(setting, value) of those that name something that is there before the comparison begins."""
+def _settings_that_name(settings: Any, keys: Iterable[str], made_here: Sequence[str]) -> Iterable[tuple[str, str]]:
+    """(setting, value) of the settings that name inputs existing before the comparison."""
     for key in keys:
         value = getattr(settings, key, None)
-        if isinstance(value, str) and value not in _WORDS and not _below(value, own):
+        if isinstance(value, str) and value not in _WORDS and not _below(value, made_here):
             yield key, value
 
 
@@ -78,7 +78,7 @@ def _open_reward(spec: str, key: str) -> None:
 
 
 def _open_judge(name: str, spec: str) -> None:
-    """Its files are there, and a server's key is known."""
+    """Check that a judge's files exist and that a server's key is known."""
     try:
         settings = named(spec).settings
     except AfzalError as error:
@@ -87,12 +87,12 @@ def _open_judge(name: str, spec: str) -> None:
         key_from(settings.key_env)
 
 
-def _open_data(stages: Sequence[Stage], own: Sequence[str]) -> None:
-    """Every source of data once for each way of reading it."""
+def _open_data(stages: Sequence[Stage], made_here: Sequence[str]) -> None:
+    """Read every data source once for each way of reading it."""
     seen = set()
     for stage in stages:
         settings: Any = stage.config
-        for key, source in _settings_that_name(settings, _DATA, own):
+        for key, source in _settings_that_name(settings, _DATA, made_here):
             plain = key in ("held_out_prompts", "constraint_data")
             columns = None if plain else getattr(settings, "columns", None)
             shape = None if plain else getattr(settings, "data_format", None)

@@ -1,4 +1,4 @@
-"""Judges beside the true reward: the answers of every two policies to the same prompts, and who says which is better.
+"""Judges compared with the true reward, on the answers of every two policies to the same prompts.
 
 Shapes: N pairs of answers, S seeds, X prompts. Outcomes are coded as in :mod:`afzal.stats.judging`: 1 the first answer,
 2 the second, 0 a tie, -1 no verdict.
@@ -29,12 +29,12 @@ from afzal.stats.intervals import clustered, share
 
 Say = Callable[[str], None]
 Chosen = Mapping[str, Mapping[int, Point | None]]
-"""The point that each policy is judged by, by its name and seed; the start last."""
+"""The point at which each policy is judged, by name and seed; the start is last."""
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """Two policies on one prompt (by its number) with one seed, and the numbers of their answers that are compared."""
+    """Two policies on one prompt (by number) with one seed, and the numbers of the compared answers."""
 
     ours: str
     theirs: str
@@ -50,11 +50,11 @@ def judged(
     say: Say,
     columns: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """What each judge says of every two policies, and how far the judges agree with each other, with people and with
+    """Each judge's verdicts on every two policies, and the agreement of judges with each other, with people and with
     the true reward. Verdicts are kept in ``judged/`` under a hash of judge and answers.
 
     Args:
-        columns: of the row of each prompt, for functions that ask for them.
+        columns: columns of each prompt's row, for functions that ask for them.
 
     Raises:
         AfzalError: as for :func:`afzal.judging.run.judge_items`.
@@ -69,19 +69,20 @@ def judged(
     data.write(items, folder / "pairs.jsonl", "afzal")
     judges = {name: named(spec) for name, spec in config.judges.items()}
     people = next((n.votes for n in judges.values() if n.votes), None)
-    said, found = {}, []
+    outcomes_of, lines = {}, []
     for name, spec in config.judges.items():
         say(f"judge {name}: {len(items)} pairs of answers")
         outcomes, figures = _verdicts(folder, name, spec, items, None if judges[name].votes else people, say)
-        said[name] = outcomes
+        outcomes_of[name] = outcomes
         facts = {"name": name, **_facts(judges[name]), "wins": list(_wins(config, matches, outcomes))}
-        found.append(facts | {"summary": figures})
-    said[next(iter(config.rewards))] = _by_reward(config, matches, chosen)
-    return {"judges": found, "judge_agreement": list(_agreement(said, matches))}
+        lines.append(facts | {"summary": figures})
+    outcomes_of[next(iter(config.rewards))] = _by_reward(config, matches, chosen)
+    return {"judges": lines, "judge_agreement": list(_agreement(outcomes_of, matches))}
 
 
 def _matches(chosen: Chosen, prompts: int) -> Iterator[Match]:
-    """Every two policies of the same seed on each prompt, by the first answers that share no random numbers."""
+    """Matches of every two policies of the same seed on each prompt, by the first answers without shared random
+    numbers."""
     for (ours, mine), (theirs, other) in combinations(chosen.items(), 2):
         for seed, a in mine.items():
             b = other.get(seed)
@@ -104,21 +105,21 @@ def _item(m: Match, chosen: Chosen, prompts: Sequence[Turns]) -> Item:
 def _verdicts(
     folder: Path, name: str, spec: str, items: Sequence[Item], people: str | None, say: Say
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """``[N]`` outcomes of one judge and its summary, from an earlier call's file where judge and answers are the same.
+    """``[N]`` outcomes of one judge and its summary, from an earlier call's file if judge and answers are the same.
 
     Args:
-        people: file of people's votes to set the judge beside.
+        people: file of people's votes to compare the judge with.
     """
     texts = [[turns_to_json(item.prompt), *(turns_to_json(r.turns) for r in item.responses)] for item in items]
-    texts += [dict(item.extra) for item in items if item.extra]  # what a function reads beside them
+    texts += [dict(item.extra) for item in items if item.extra]  # columns that a function reads too
     key = key_of(named(spec).fingerprint, texts, None if people is None else named(f"people:{people}").fingerprint)
     path = folder / f"{name}.json"
     body = kept(path, key)
     if body is None:
         voted = None if people is None else votes_on(items, people)
-        made = judge_items(spec, items, cache=folder / REPLIES, voted=voted, say=say)
-        together = codes(made.pairs, made.games, made.rulings)[1]
-        body = {"outcomes": together.tolist(), "summary": made.summary}
+        judging = judge_items(spec, items, cache=folder / REPLIES, voted=voted, say=say)
+        together = codes(judging.pairs, judging.games, judging.rulings)[1]
+        body = {"outcomes": together.tolist(), "summary": judging.summary}
         keep(path, key, body)
     return np.asarray(body["outcomes"]), body["summary"]
 
@@ -129,7 +130,7 @@ def _facts(judge: Named) -> dict[str, Any]:
 
 
 def _wins(config: CompareConfig, matches: Sequence[Match], outcomes: np.ndarray) -> Iterator[dict[str, Any]]:
-    """Win, tie, loss, no verdict and win rate of each ordered pair of policies."""
+    """Wins, ties, losses, missing verdicts and win rate of each ordered pair of policies."""
     points = points_of(outcomes)
     at: dict[tuple[str, str], list[int]] = {}
     for k, m in enumerate(matches):
@@ -151,20 +152,20 @@ def _won(points: np.ndarray) -> dict[str, Any]:
 
 
 def _by_reward(config: CompareConfig, matches: Sequence[Match], chosen: Chosen) -> np.ndarray:
-    """``[N]`` what the true reward says of the same pairs."""
-    chief, said = next(iter(config.rewards)), []
+    """``[N]`` outcomes by the true reward on the same pairs."""
+    chief, outcomes = next(iter(config.rewards)), []
     for m in matches:
         points = (chosen[m.ours][m.seed], chosen[m.theirs][m.seed])
         a, b = (p.answers.rewards[chief][m.prompt, k] for p, k in zip(points, m.answers, strict=True) if p is not None)
-        said.append(1 if a > b else 2 if b > a else 0)
-    return np.array(said)
+        outcomes.append(1 if a > b else 2 if b > a else 0)
+    return np.array(outcomes)
 
 
-def _agreement(said: Mapping[str, np.ndarray], matches: Sequence[Match]) -> Iterator[dict[str, Any]]:
-    """Of every two judges, and each with the true reward (the last of ``said``): how often both say the same of a pair
-    that both gave a verdict on, and the same where both name a winner. Intervals are over prompts."""
+def _agreement(outcomes_of: Mapping[str, np.ndarray], matches: Sequence[Match]) -> Iterator[dict[str, Any]]:
+    """The agreement of every two judges, the true reward included (last in ``outcomes_of``): over pairs with two
+    verdicts, and over pairs on which both name a winner. Intervals are over prompts."""
     prompts = [m.prompt for m in matches]
-    for (one, a), (two, b) in combinations(said.items(), 2):
+    for (one, a), (two, b) in combinations(outcomes_of.items(), 2):
         spoke = (a >= 0) & (b >= 0)
         yield {
             "first": one,

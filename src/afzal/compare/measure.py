@@ -1,4 +1,5 @@
-"""What the policies of a comparison say to the same prompts with the same random numbers, and what it is worth."""
+"""Measurement of a comparison's policies: answers to the same prompts with the same random numbers, and their
+rewards."""
 
 from __future__ import annotations
 
@@ -43,11 +44,11 @@ class Answers:
 
     Attributes:
         texts: ``[X][n]``.
-        tokens: ``[X, n]`` int, tokens of each answer with its EOS.
-        unended: ``[X, n]`` bool, answers that the length limit ended.
+        tokens: ``[X, n]`` int, tokens of each answer including EOS.
+        unended: ``[X, n]`` bool, answers cut at the length limit.
         kl: ``[X, n]`` nats, whose mean estimates the KL to the start per answer.
-        rewards: ``[X, n]`` by name of the reward.
-        drawn: tokens that had to be drawn for one answer, as a mean; n times as many for best-of-n.
+        rewards: ``[X, n]`` by reward name.
+        drawn: mean number of tokens drawn per answer; n times as many for best-of-n.
     """
 
     texts: list[list[str]]
@@ -60,7 +61,7 @@ class Answers:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bench:
-    """What is the same for every policy of a comparison."""
+    """Everything that all policies of a comparison share."""
 
     start: Any
     speaker: Speaker
@@ -77,8 +78,8 @@ class Bench:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A policy on its way: a checkpoint of a run, or (without one) the run's finished model. ``step`` counts updates,
-    or the rounds of an iteration."""
+    """A policy along a run: a checkpoint, or (without one) the run's finished model. ``step`` counts updates, or the
+    rounds of an iteration."""
 
     run: Path
     step: int
@@ -87,9 +88,9 @@ class Snapshot:
 
 
 def set_up(config: CompareConfig) -> Bench:
-    """The start model, the prompts and how answers are drawn.
+    """Load the start model and the prompts, and fix how answers are drawn.
 
-    Answers end by the start model's rule, whatever the model folders of the methods say.
+    Answers end by the start model's rule, regardless of the methods' model folders.
 
     Raises:
         AfzalError: the model or the prompts cannot be read, or there are fewer than two prompts.
@@ -109,7 +110,7 @@ def set_up(config: CompareConfig) -> Bench:
 
 
 def read_prompts(config: CompareConfig, speaker: Speaker) -> tuple[list[Item], list[list[int]], list[dict[str, Any]]]:
-    """The items of the held-out prompts, the prompts' token ids, and the columns of their rows that rewards ask for.
+    """The items of the held-out prompts, their token ids, and the columns of their rows that rewards ask for.
 
     Raises:
         AfzalError: they cannot be read, there are fewer than two, one of them leaves no room for an answer, or a reward
@@ -119,14 +120,14 @@ def read_prompts(config: CompareConfig, speaker: Speaker) -> tuple[list[Item], l
     asks = asked_by_rewards(*config.rewards.values(), *best_of, *config.judges.values())
     items = data.read(config.prompts, asked=data.union_of(asks)).items
     names = columns_for(asks, items, config.prompts)
-    found = distinct_prompts(items, names)[: config.max_prompts]
-    refuse_media(found, config.prompts, "a comparison or a sweep", _INSTEAD)
-    if len(found) < 2:
-        raise AfzalError(f"{len(found)} prompts are too few to compare on", where=config.prompts, remedy="at least 2")
+    asked = distinct_prompts(items, names)[: config.max_prompts]
+    refuse_media(asked, config.prompts, "a comparison or a sweep", _INSTEAD)
+    if len(asked) < 2:
+        raise AfzalError(f"{len(asked)} prompts are too few to compare on", where=config.prompts, remedy="at least 2")
     room = speaker.room(config.max_tokens) - config.sample_tokens
     if room < 1:
         raise AfzalError("sample_tokens leaves no room for a prompt", remedy="lower sample_tokens, or raise max_tokens")
-    ids = [p.tolist() for p in speaker.encode_prompts(found)]
+    ids = [p.tolist() for p in speaker.encode_prompts(asked)]
     long = [k for k, prompt in enumerate(ids) if len(prompt) > room]
     if long:
         raise AfzalError(
@@ -135,14 +136,14 @@ def read_prompts(config: CompareConfig, speaker: Speaker) -> tuple[list[Item], l
             why=f"the first of them is prompt {long[0]}, with {len(ids[long[0]])} tokens",
             remedy="leave them out, lower sample_tokens, or raise max_tokens as far as the model has positions",
         )
-    return found, ids, data.columns_of(found, names)
+    return asked, ids, data.columns_of(asked, names)
 
 
 def finished(run: Path) -> runs.Run:
-    """A run that came to its end.
+    """Open a finished run.
 
     Raises:
-        AfzalError: it did not.
+        AfzalError: the run is not finished.
     """
     opened = runs.open_run(run)
     if opened.status() != "finished":
@@ -151,12 +152,12 @@ def finished(run: Path) -> runs.Run:
 
 
 def snapshots(run: Path, most: int) -> list[Snapshot]:
-    """At most ``most`` policies along a run, evenly spread, by step; the last is its finished model.
+    """At most ``most`` policies along a run, evenly spaced, in order of step; the last is its finished model.
 
     Raises:
         AfzalError: the run did not finish.
     """
-    if not (run / "run.json").exists():  # a model folder that no run made
+    if not (run / "run.json").exists():  # a model folder that is not a run
         return [Snapshot(run, 1, None, content_hash(str(run)))]
     facts = finished(run).facts()
     if (run / "rounds.json").exists():
@@ -165,17 +166,17 @@ def snapshots(run: Path, most: int) -> list[Snapshot]:
         return _thinned([Snapshot(path, k, None, content_hash(str(path))) for k, path in folders.items()], most)
     end = int(facts.get("kept_step", facts.get("step", 0)))
     weights = content_hash(str(run))
-    found = [
+    along = [
         Snapshot(run, step, path, f"{weights} {checkpoint.fingerprint(path, 'model')}")
         for step, path in checkpoint.listed(run / "checkpoints")
         if step < end
     ]
-    return _thinned([*found, Snapshot(run, end, None, weights)], most)
+    return _thinned([*along, Snapshot(run, end, None, weights)], most)
 
 
-def _thinned(found: Sequence[Snapshot], most: int) -> list[Snapshot]:
-    places = np.linspace(0, len(found), min(most, len(found)) + 1)[1:].round().astype(int) - 1
-    return [found[k] for k in places]
+def _thinned(snaps: Sequence[Snapshot], most: int) -> list[Snapshot]:
+    places = np.linspace(0, len(snaps), min(most, len(snaps)) + 1)[1:].round().astype(int) - 1
+    return [snaps[k] for k in places]
 
 
 def measured(
@@ -186,36 +187,36 @@ def measured(
     seed: int,
     name: str,
 ) -> Iterator[tuple[Snapshot, Answers]]:
-    """The answers of each snapshot, drawn and scored now or read from an earlier call's file.
+    """Yield the answers of each snapshot, drawn and scored now or read from an earlier call's file.
 
     Args:
-        keys: for each reward, the hash of what gives it.
-        seed: of the draws: with the same seed every policy answers a prompt by the same random numbers.
-        name: of the files.
+        keys: for each reward, the hash of its source.
+        seed: of the draws; with the same seed every policy answers a prompt with the same random numbers.
+        name: stem of the files.
     """
     model = None
     for snap in snaps:
         path = Path(bench.config.out) / "measured" / f"{name}-step-{snap.step:08d}.json"
         key = key_of(bench.key, snap.key, dict(sorted(keys.items())), seed)
-        found = _read(path, key)
-        if found is None:
+        answers = _read(path, key)
+        if answers is None:
             model = _with_weights(model, snap, bench)
             with _source(bench, model, snap, path, key) as source:
-                found = _measure(bench, model, rewarders, seed, source)
-            _write(path, key, found, source)
-        yield snap, found
+                answers = _measure(bench, model, rewarders, seed, source)
+            _write(path, key, answers, source)
+        yield snap, answers
 
 
 def start_answers(bench: Bench, rewarders: Mapping[str, Rewarder], keys: Mapping[str, str], seed: int) -> Answers:
-    """Those of the start model itself, whose KL is 0."""
+    """The answers of the start model itself, whose KL is 0."""
     path = Path(bench.config.out) / "measured" / f"start-{seed}.json"
     key = key_of(bench.key, dict(sorted(keys.items())), seed)
-    found = _read(path, key)
-    if found is None:
+    answers = _read(path, key)
+    if answers is None:
         source = _of_start(bench, path, key)
-        found = _measure(bench, bench.start, rewarders, seed, source)
-        _write(path, key, found, source)
-    return found
+        answers = _measure(bench, bench.start, rewarders, seed, source)
+        _write(path, key, answers, source)
+    return answers
 
 
 def best_of_answers(
@@ -228,9 +229,9 @@ def best_of_answers(
     seed: int,
     name: str,
 ) -> list[tuple[int, Answers]]:
-    """For each n, answers that are the best of n answers of the start by ``ranking``; their KL is its upper bound.
+    """For each n, the best of n answers of the start by ``ranking``; their KL is the upper bound.
 
-    Smaller n use the first of the candidates of larger n.
+    Smaller n use the first candidates of larger n.
     """
     places = {n: Path(bench.config.out) / "measured" / f"{name}-best-of-{n:05d}.json" for n in numbers}
     hashes = {n: key_of(bench.key, ranking_key, dict(sorted(keys.items())), seed, n) for n in numbers}
@@ -257,17 +258,17 @@ def _chosen(bench: Bench, drawn: Answers, take: np.ndarray, n: int, rewarders: M
 
 
 def _of_start(bench: Bench, path: Path, key: str) -> served.Source | None:
-    """Where the start's answers come from, where a server writes them."""
+    """The server source of the start's answers; None without a generator."""
     folder = served.place_of(bench.config.model)
     return served.Source(bench.generator, folder, _replies(path, key)) if bench.generator is not None else None
 
 
 @contextmanager
 def _source(bench: Bench, model: Any, snap: Snapshot, path: Path, key: str) -> Iterator[served.Source | None]:
-    """Where the answers of a snapshot come from, where a server writes them; it is a folder as long as the block lasts.
+    """The server source of a snapshot's answers, or None without a generator; its folder exists within the block.
 
     Args:
-        path, key: of the measurement.
+        path, key: file and key of the measurement.
     """
     if bench.generator is None:
         yield None
@@ -279,7 +280,7 @@ def _source(bench: Bench, model: Any, snap: Snapshot, path: Path, key: str) -> I
 
 
 def _replies(path: Path, key: str) -> Path:
-    """Of the weights that the key names, and no others."""
+    """The file of replies, for exactly the weights that the key identifies."""
     return path.with_name(f"{path.stem}-{key[:16]}.replies.sqlite")
 
 
@@ -291,15 +292,15 @@ def _measure(
 
 
 def _draw(bench: Bench, model: Any, n: int, seed: int, source: served.Source | None = None) -> Answers:
-    """``n`` answers to each prompt with their KL to the start; no rewards yet."""
+    """``n`` answers to each prompt with their KL to the start, without rewards."""
     if source is None:
         more = {"n": n, "sampling": bench.sampling, "seed": seed, "rows_per_batch": bench.config.rows_per_batch}
         drawn = sample(model, bench.ids, eos=bench.eos, **more)
-        said = bench.speaker.continuations([(bench.ids[s.prompt_index], s.answer.tolist()) for s in drawn])
+        flat = bench.speaker.continuations([(bench.ids[s.prompt_index], s.answer.tolist()) for s in drawn])
     else:
-        drawn, said = served.ask(source, Asked(bench.prompts, n, bench.sampling, seed, bench.speaker, bench.ids))
+        drawn, flat = served.ask(source, Asked(bench.prompts, n, bench.sampling, seed, bench.speaker, bench.ids))
     shape = (len(bench.prompts), n)
-    texts = [said[k * n : (k + 1) * n] for k in range(len(bench.prompts))]
+    texts = [flat[k * n : (k + 1) * n] for k in range(len(bench.prompts))]
     tokens = np.array([len(s.ids) for s in drawn]).reshape(shape)
     unended = np.array([s.stop == "length" for s in drawn]).reshape(shape)
     kl = np.zeros(shape)
@@ -319,14 +320,14 @@ def _rewards(
 def _flat(
     bench: Bench, texts: list[list[str]], unended: np.ndarray
 ) -> tuple[list[Turns], list[str], list[bool], list[Mapping[str, Any]]]:
-    """What a rewarder is asked about these answers."""
+    """The arguments for a rewarder about these answers."""
     prompts = [p for p, row in zip(bench.prompts, texts, strict=True) for _ in row]
     columns = [c for c, row in zip(bench.columns, texts, strict=True) for _ in row]
     return prompts, [text for row in texts for text in row], (~unended).ravel().tolist(), columns
 
 
 def _with_weights(model: Any, snap: Snapshot, bench: Bench) -> Any:
-    """The model of a snapshot: loaded for the finished one, else the run's model with the checkpoint's weights."""
+    """The model of a snapshot: loaded if it is the finished one, else the run's model with the checkpoint's weights."""
     if model is None or snap.checkpoint is None:
         what = f"the run {snap.run}"
         refuse_another_tokenizer(bench.speaker.tokenizer, str(snap.run), what)
@@ -338,7 +339,7 @@ def _with_weights(model: Any, snap: Snapshot, bench: Bench) -> Any:
 
 
 def _fill(model: Any, path: Path) -> None:
-    """Give the model the weights of a checkpoint, which must hold all that trained."""
+    """Copy a checkpoint's weights into the model; the checkpoint must hold all trained weights."""
     tensors = checkpoint.load(path)[0]["model"]
     parameters = dict(model.named_parameters())
     misfits = [n for n, t in tensors.items() if n not in parameters or parameters[n].shape != t.shape]

@@ -1,4 +1,4 @@
-"""One comparison of several methods: train or reuse each, measure all alike, and set them side by side."""
+"""A comparison of several methods: train or reuse each, measure all in the same way, and compare them."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ Say = Callable[[str], None]
 def compare(config: CompareConfig, *, say: Say = print) -> Path:
     """Run the comparison that ``config`` describes and return its page.
 
-    What is finished already is reused if its settings and inputs are the same, and refused by name if not; so
-    the same command resumes where it was stopped.
+    Finished work is reused if its settings and inputs are the same, and refused by name if not, so the same command
+    resumes where it stopped.
 
     Raises:
         AfzalError: a fault of the input; :class:`~afzal.recipes.train.Stopped` when a signal ended a training.
@@ -66,7 +66,7 @@ def _compare(config: CompareConfig, say: Say, date: str) -> Path:
 
 
 def plan(config: CompareConfig) -> list[str]:
-    """What a comparison would do: each training with its state, then what is measured. Nothing is trained."""
+    """The steps of a comparison: each training with its state, then the measurements. Nothing is trained."""
     lines = []
     for stage in stages_of(config):
         there = (stage.folder / "run.json").exists()
@@ -104,10 +104,10 @@ def _measured(
                 courses[entry.name, seed] = _best_of(bench, entry, seed, give, keys)
             elif (stage := by_name.get((entry.name, seed))) is not None:
                 snaps = snapshots(stage.folder, config.snapshots)
-                found = measured(bench, snaps, give, keys, seed, stage.name)
+                measurements = measured(bench, snaps, give, keys, seed, stage.name)
                 before = needed(config, entry, seed)
                 courses[entry.name, seed] = [
-                    Point(s.step, answers, cost_at(config, entry, seed, s.step) + before) for s, answers in found
+                    Point(s.step, answers, cost_at(config, entry, seed, s.step) + before) for s, answers in measurements
                 ]
         say(f"seed {seed}: measured on {len(bench.prompts)} prompts, {config.samples} answers each")
     return starts, courses
@@ -116,13 +116,13 @@ def _measured(
 def _best_of(
     bench: Bench, entry: Entry, seed: int, give: Mapping[str, Rewarder], keys: Mapping[str, str]
 ) -> list[Point]:
-    """Best-of-n for each n; it costs nothing to train but its reward model, and n answers for each one given."""
+    """Best-of-n for each n. It costs only the training of its reward model, and n draws per answer."""
     config = bench.config
     spec = substituted(entry.settings.get("reward", next(iter(config.rewards.values()))), folders(config, seed))
     known = {substituted(s, folders(config, seed)): give[n] for n, s in config.rewards.items()}
     ranking = known[spec] if spec in known else _rewarder(bench, spec)
-    found = best_of_answers(bench, entry.value, ranking, content_hash(spec), give, keys, seed, f"{entry.name}-{seed}")
-    return [Point(n, answers, needed(config, entry, seed), draws=n) for n, answers in found]
+    best = best_of_answers(bench, entry.value, ranking, content_hash(spec), give, keys, seed, f"{entry.name}-{seed}")
+    return [Point(n, answers, needed(config, entry, seed), draws=n) for n, answers in best]
 
 
 def _rewarder(bench: Bench, spec: str) -> Rewarder:

@@ -1,8 +1,8 @@
-"""Answers of a comparison that a server writes in place of this process, as tokens by which their KL is taken here.
+"""Answers of a comparison that a server generates, tokenised here to compute their KL.
 
-A server gives texts. Their KL to the start needs tokens and the log-probs of both models, so the texts become tokens as
-training data do, and the models score them here. Where a tokenizer writes a text in another way than the policy did, it
-is the KL along the other way. What stands before the last token alone matters, and not which token ended the answer.
+A server returns texts. Their KL to the start needs tokens and both models' log-probs, so the texts are tokenised like
+training data and scored here. If the tokenizer splits a text differently than the policy did, the KL is that along the
+tokenizer's split. Only the tokens before the last one matter, not which token ended the answer.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from afzal.tokens import ENDLESS, Speaker
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A server that answers with the weights of ``folder``; ``replies`` keeps what it said until all is measured."""
+    """A server that answers with the weights of ``folder``; ``replies`` keeps its replies until all is measured."""
 
     settings: ServerConfig
     folder: str
@@ -37,32 +37,32 @@ class Source:
 
 
 def generator_of(config: CompareConfig) -> ServerConfig | None:
-    """The server that writes the answers, where one does.
+    """The server that generates the answers; None without ``generator``.
 
     Raises:
-        AfzalError: it would answer with the same weights for every policy; or its key is not known.
+        AfzalError: it would answer with the same weights for every policy, or its key is not known.
     """
     if config.generator is None:
         return None
     several = any(e.is_policy and e.kind != "best_of" for e in entries(config))
-    found = follower(
+    server = follower(
         config.generator,
         "the answers of all policies" if several else "",
         why="the start and each method are compared by the answers of their own weights",
         instead="leave generator out",
     )
-    key_from(found.key_env)
-    return found
+    key_from(server.key_env)
+    return server
 
 
 def place_of(folder: str | Path) -> str:
-    """A model's folder as a server is to find it; a hub id as it is."""
+    """The absolute path of a model's folder for a server; a hub id is returned unchanged."""
     return str(Path(folder).resolve()) if Path(folder).exists() else str(folder)
 
 
 @contextmanager
 def written(model: Any, speaker: Speaker, path: Path) -> Iterator[str]:
-    """A folder of the model as it is, for as long as the block lasts: a checkpoint of a run is none that is served."""
+    """A temporary model folder within the block, since a run's checkpoint cannot be served directly."""
     try:
         save_model(model, speaker.files, path)
         yield place_of(path)
@@ -71,10 +71,10 @@ def written(model: Any, speaker: Speaker, path: Path) -> Iterator[str]:
 
 
 def ask(source: Source, asked: Asked) -> tuple[list[Sample], list[str]]:
-    """The answers as tokens, with the end marker where one ended by itself, and as texts; in order of their prompts.
+    """The answers as tokens (with EOS if the model emitted it) and as texts, in order of their prompts.
 
     Raises:
-        AfzalError: as for :func:`afzal.generate.served.answers_from`; or the server withheld an answer.
+        AfzalError: as for :func:`afzal.generate.served.answers_from`, or the server withheld an answer.
     """
     reload(source.settings, source.folder)
     source.replies.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def ask(source: Source, asked: Asked) -> tuple[list[Sample], list[str]]:
         raise AfzalError(
             f"the server ended answer {withheld.sample} to prompt {withheld.prompt_index} by {withheld.stop!r}",
             where=source.settings.url,
-            why="a policy is measured by all of its answers, and this one is not whole",
+            why="a policy is measured by all its answers, and this one is incomplete",
             remedy="leave the prompt out, or serve the model without a filter",
         )
     assert asked.speaker is not None
@@ -91,19 +91,19 @@ def ask(source: Source, asked: Asked) -> tuple[list[Sample], list[str]]:
 
 
 def forget(source: Source) -> None:
-    """Remove the replies, once what was made of them is on disk."""
+    """Remove the replies once the measurement is on disk."""
     source.replies.unlink(missing_ok=True)
 
 
 def _samples(answers: Sequence[Answer], asked: Asked, speaker: Speaker) -> list[Sample]:
     items = [Item(str(k), asked.prompts[a.prompt_index], (Response(a.text),)) for k, a in enumerate(answers)]
     ids = {t.item_id: t.branches[0].ids for t in speaker.encode(items, max_tokens=ENDLESS).trees}
-    found = []
+    samples = []
     for k, a in enumerate(answers):
-        # an answer without a text is its end marker alone, which no row of data is
+        # an empty answer is only its end marker, which no data row can be
         end = np.array([speaker.response_end(chat=not isinstance(asked.prompts[a.prompt_index], str))], dtype=np.int32)
-        own = ids.get(str(k), end)
-        own = own if a.stop == "eos" or len(own) == 1 else own[:-1]
+        tokens = ids.get(str(k), end)
+        tokens = tokens if a.stop == "eos" or len(tokens) == 1 else tokens[:-1]
         stop = "eos" if a.stop == "eos" else "length"
-        found.append(Sample(a.prompt_index, own, stop, np.full(len(own), np.nan, dtype=np.float32)))
-    return found
+        samples.append(Sample(a.prompt_index, tokens, stop, np.full(len(tokens), np.nan, dtype=np.float32)))
+    return samples

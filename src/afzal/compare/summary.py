@@ -1,8 +1,8 @@
-"""The figures of a comparison, from the measured answers: intervals over seeds, matched KL, win rates, cost.
+"""The figures of a comparison from its measured answers: intervals over seeds, matched KL, win rates, cost.
 
-The result is plain values; page, picture and tables are drawn from it alone, so that all of them say the same.
-Every mean is a sum over a count within a seed; seeds weigh the same. Seeds answer the same prompts, and so do methods:
-whatever sets two of them against each other is a difference of the same seed on the same prompt.
+The result is plain values; page, picture and tables are made only from it, so that they agree. Every mean is a sum over
+a count within a seed; seeds have equal weight. All seeds and methods answer the same prompts, so comparisons of two of
+them use differences of the same seed on the same prompt.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from afzal.stats.intervals import Interval, over_seeds
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What it took to come this far, with the stages it needs: seconds on this machine, tokens trained on, and tokens
+    """The cost up to a point, including required stages: seconds on this machine, tokens trained on, and tokens
     generated for training."""
 
     seconds: float = 0.0
@@ -48,8 +48,8 @@ class Cost:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Point:
-    """A policy on the way of a method: ``step`` counts updates, or is the n of best-of-n. Each answer was made of
-    ``draws`` draws: n for best-of-n."""
+    """A policy along a method's training: ``step`` counts updates, or is the n of best-of-n. Each answer took ``draws``
+    draws: n for best-of-n."""
 
     step: int
     answers: Answers
@@ -58,7 +58,7 @@ class Point:
 
 
 Course = Sequence[Point]
-"""The points of one method and seed, by step."""
+"""The points of one method and seed, in order of step."""
 
 
 def summary(
@@ -71,15 +71,15 @@ def summary(
     """All figures.
 
     Args:
-        policies: the entries that are compared, in order.
+        policies: the compared entries, in order.
         starts: the start model's answers by seed.
-        courses: by entry's name and seed; an entry may lack seeds.
-        prompts: the words of the prompts that are shown.
+        courses: by entry name and seed; an entry may lack seeds.
+        prompts: texts of the shown prompts.
     """
     chief = next(iter(config.rewards))
     by_seed = {e.name: {s: courses[e.name, s] for s in config.seeds if (e.name, s) in courses} for e in policies}
     chosen = chosen_points(config, policies, courses)
-    ways = {name: {s: _way(starts[s], c) for s, c in found.items()} for name, found in by_seed.items()}
+    ways = {name: {s: _way(starts[s], c) for s, c in of_entry.items()} for name, of_entry in by_seed.items()}
     levels = config.matched_kl or matched_levels([min(map(_reach, w.values()), default=0.0) for w in ways.values()])
     methods = [
         {
@@ -117,7 +117,7 @@ def summary(
 def chosen_points(
     config: CompareConfig, policies: Sequence[Entry], courses: Mapping[tuple[str, int], Course]
 ) -> dict[str, dict[int, Point | None]]:
-    """The point that each policy is judged by, by its name and seed; None where no point is within the budget."""
+    """The point at which each policy is judged, by name and seed; None if no point is within the budget."""
     return {
         e.name: {s: _judged(courses[e.name, s], config.kl_budget) for s in config.seeds if (e.name, s) in courses}
         for e in policies
@@ -130,7 +130,7 @@ def start_points(starts: Mapping[int, Answers]) -> dict[int, Point]:
 
 
 def _judged(course: Course, budget: float | None) -> Point | None:
-    """The last point, or the last within the budget; never one that was picked for its reward."""
+    """The last point, or the last one within the budget; it is never selected by reward."""
     inside = [p for p in course if budget is None or total(p.answers.kl).mean <= budget]
     return inside[-1] if inside else None
 
@@ -148,14 +148,14 @@ def _reach(way: Sequence[Point]) -> float:
 
 
 def _won(ours: Point, theirs: Point, chief: str) -> np.ndarray:
-    """``[X]`` win rates on each prompt, of pairs of answers that share no random numbers: within a seed all policies
-    draw by the same ones."""
+    """``[X]`` win rates on each prompt, over answer pairs without shared random numbers (within a seed all policies
+    draw with the same ones)."""
     a, b = ours.answers.rewards[chief], theirs.answers.rewards[chief]
     return wins(a, b, same_draws(a.shape[1], b.shape[1], ours.draws, theirs.draws))
 
 
 def _record(config: CompareConfig, seed: int, point: Point, start: Answers, chief: str) -> dict[str, Any]:
-    """One policy of one seed: sums and counts, and intervals over its prompts."""
+    """The record of one policy and seed: sums, counts, and intervals over prompts."""
     a = point.answers
     shares = _won(point, Point(0, start, Cost()), chief)
     gain = bootstrap(differences(a.rewards[chief], start.rewards[chief]), resamples=config.resamples, seed=seed)
@@ -176,14 +176,14 @@ def _record(config: CompareConfig, seed: int, point: Point, start: Answers, chie
 
 
 def _total(values: np.ndarray) -> dict[str, float]:
-    found: Total = total(values)
-    return {"sum": found.sum, "count": found.count, "mean": found.mean}
+    amount: Total = total(values)
+    return {"sum": amount.sum, "count": amount.count, "mean": amount.mean}
 
 
-def _curve(found: Mapping[int, Course], starts: Mapping[int, Answers], chief: str) -> list[dict[str, Any]]:
-    """Means over seeds at each step, with the start as step 0."""
-    at: dict[int, dict[int, Point | None]] = {0: {s: Point(0, starts[s], Cost()) for s in found}}
-    for seed, course in found.items():
+def _curve(courses: Mapping[int, Course], starts: Mapping[int, Answers], chief: str) -> list[dict[str, Any]]:
+    """Figures over seeds at each step, with the start as step 0."""
+    at: dict[int, dict[int, Point | None]] = {0: {s: Point(0, starts[s], Cost()) for s in courses}}
+    for seed, course in courses.items():
         for point in course:
             at.setdefault(point.step, {})[seed] = point
     return [{"step": step, **_figures(points, starts, chief)} for step, points in sorted(at.items())]
@@ -191,24 +191,24 @@ def _curve(found: Mapping[int, Course], starts: Mapping[int, Answers], chief: st
 
 def _figures(points: Mapping[int, Point | None], starts: Mapping[int, Answers], chief: str) -> dict[str, Any]:
     """Intervals over the seeds that have a point; empty without any."""
-    there = {s: p for s, p in points.items() if p is not None}
-    if not there:
+    present = {s: p for s, p in points.items() if p is not None}
+    if not present:
         return {"seeds": 0}
 
     def over(figure: Callable[[int, Point], float]) -> dict[str, Any]:
-        found: Interval = over_seeds([figure(s, p) for s, p in there.items()])
-        return asdict(found)
+        interval: Interval = over_seeds([figure(s, p) for s, p in present.items()])
+        return asdict(interval)
 
     def paired(by_prompt: Callable[[int, Point], np.ndarray]) -> dict[str, Any]:
-        return asdict(over_seeds_and_prompts(np.stack([by_prompt(s, p) for s, p in there.items()])))
+        return asdict(over_seeds_and_prompts(np.stack([by_prompt(s, p) for s, p in present.items()])))
 
     def mean(name: str) -> dict[str, Any]:
         return over(lambda _, p: total(getattr(p.answers, name)).mean)
 
-    names = next(iter(there.values())).answers.rewards
+    names = next(iter(present.values())).answers.rewards
     return {
-        "seeds": len(there),
-        "steps": [p.step for p in there.values()],
+        "seeds": len(present),
+        "steps": [p.step for p in present.values()],
         "rewards": {n: over(lambda _, p, n=n: total(p.answers.rewards[n]).mean) for n in names},
         "gain": paired(lambda s, p: differences(p.answers.rewards[chief], starts[s].rewards[chief])),
         "win": paired(lambda s, p: _won(p, Point(0, starts[s], Cost()), chief)),
@@ -223,8 +223,8 @@ def _figures(points: Mapping[int, Point | None], starts: Mapping[int, Answers], 
 
 
 def _matched(level: float, ways: Mapping[int, Sequence[Point]], chief: str) -> dict[str, Any]:
-    """The reward at a KL, over the seeds. ``reached`` of ``of`` seeds come to it; where some do not there is no value,
-    since those that do are not a fair draw of all."""
+    """The reward at a KL over the seeds, of which ``reached`` of ``of`` get there. If some do not, there is no value,
+    since the others are not a fair sample."""
     values = [rewards.mean() for way in ways.values() if (rewards := _rewards_at(level, way, chief)) is not None]
     facts = {"kl": level, "reached": len(values), "of": len(ways)}
     if not values or len(values) < len(ways):
@@ -233,35 +233,37 @@ def _matched(level: float, ways: Mapping[int, Sequence[Point]], chief: str) -> d
 
 
 def _rewards_at(level: float, way: Sequence[Point], chief: str) -> np.ndarray | None:
-    """``[X]`` mean rewards on each prompt where a training comes to a KL; None where it does not."""
+    """``[X]`` mean rewards on each prompt at the KL; None if the training does not reach it."""
     weights = at_kl(_kls(way), level)
     return None if weights is None else weights @ np.stack([p.answers.rewards[chief].mean(1) for p in way])
 
 
 def _differences(level: float, ways: Mapping[str, Mapping[int, Sequence[Point]]], chief: str) -> list[dict[str, Any]]:
-    """Reward at a KL of each method less that of each later one, paired by seed and prompt, where all seeds of both
-    come to it."""
-    at = {name: {s: _rewards_at(level, way, chief) for s, way in found.items()} for name, found in ways.items()}
-    whole = {name: found for name, found in at.items() if found and all(r is not None for r in found.values())}
+    """Each method's reward at a KL less that of each later method, paired by seed and prompt, if all seeds of both
+    reach it."""
+    at = {name: {s: _rewards_at(level, way, chief) for s, way in of_method.items()} for name, of_method in ways.items()}
+    complete = {
+        name: rewards for name, rewards in at.items() if rewards and all(r is not None for r in rewards.values())
+    }
     rows = []
-    for (ours, mine), (theirs, other) in combinations(whole.items(), 2):
+    for (ours, mine), (theirs, other) in combinations(complete.items(), 2):
         pairs = [(mine[s], other[s]) for s in mine if s in other]
         if pairs:
-            found = over_seeds_and_prompts(np.stack([a - b for a, b in pairs if a is not None and b is not None]))
-            rows.append({"kl": level, "ours": ours, "theirs": theirs, **asdict(found)})
+            gap = over_seeds_and_prompts(np.stack([a - b for a, b in pairs if a is not None and b is not None]))
+            rows.append({"kl": level, "ours": ours, "theirs": theirs, **asdict(gap)})
     return rows
 
 
-def _turned(found: Mapping[int, Course], chief: str) -> list[dict[str, Any]]:
-    """Rewards that kept rising while the true one fell, from its best point to the last, both clearly.
+def _turned(courses: Mapping[int, Course], chief: str) -> list[dict[str, Any]]:
+    """Rewards that clearly rose from the true reward's best point to the last one, while the true reward clearly fell.
 
-    The best point is the one of the highest mean on every other prompt; what came after it is measured on the prompts
-    between, so that a peak by chance is not followed by a fall by choice.
+    The best point has the highest mean on every other prompt; the changes since then are measured on the remaining
+    prompts. Otherwise choosing a chance peak would itself produce a fall.
     """
-    if not found or any(len(c) < 2 for c in found.values()):
+    if not courses or any(len(c) < 2 for c in courses.values()):
         return []
     ends = []
-    for course in found.values():
+    for course in courses.values():
         height = [float(p.answers.rewards[chief][::2].mean()) for p in course]
         ends.append((course[max(range(len(course)), key=height.__getitem__)].answers, course[-1].answers))
     if any(peak is last or len(peak.rewards[chief]) < 4 for peak, last in ends):
@@ -284,14 +286,14 @@ def _turned(found: Mapping[int, Course], chief: str) -> list[dict[str, Any]]:
 
 
 def _table_of_wins(chosen: Mapping[str, Mapping[int, Point | None]], chief: str) -> list[dict[str, Any]]:
-    """Every ordered pair of policies: how often the first's answer has the higher true reward, ties half."""
+    """For every ordered pair of policies, how often the first's answer has the higher true reward; ties count half."""
     rows = []
     for ours, mine in chosen.items():
         for theirs, other in chosen.items():
             pairs = [(p, q) for s, p in mine.items() if p is not None and (q := other.get(s)) is not None]
             if ours != theirs and pairs:
-                found = over_seeds_and_prompts(np.stack([_won(p, q, chief) for p, q in pairs]))
-                rows.append({"ours": ours, "theirs": theirs, **asdict(found)})
+                interval = over_seeds_and_prompts(np.stack([_won(p, q, chief) for p, q in pairs]))
+                rows.append({"ours": ours, "theirs": theirs, **asdict(interval)})
     return rows
 
 
@@ -302,7 +304,7 @@ def _side_by_side(
     starts: Mapping[int, Answers],
     prompts: Sequence[str],
 ) -> list[dict[str, Any]]:
-    """The first answer of every policy to the first prompts, of the first seed."""
+    """Every policy's first answer to the first prompts, for the first seed."""
     seed = config.seeds[0]
     labelled = [("the start", starts[seed])]
     for e in policies:

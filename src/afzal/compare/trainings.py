@@ -1,4 +1,4 @@
-"""The trainings of a comparison: what each one is, and whether it is trained, resumed or reused."""
+"""The trainings of a comparison, and whether each is trained, resumed or reused."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ Settings = TrainConfig | IterateConfig
 
 
 class MadeOtherwise(AfzalError):  # noqa: N818 - a state of a folder
-    """A run that is there was made with other settings or of other inputs; nothing was overwritten."""
+    """An existing run was made with other settings or from other inputs; nothing was overwritten."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One entry with one seed. ``folder`` holds its run; ``config`` is None for a run that was there before."""
+    """One entry with one seed. ``folder`` holds its run; ``config`` is None for a run that existed before."""
 
     entry: Entry
     seed: int
@@ -55,22 +55,22 @@ class Stage:
 
     @property
     def name(self) -> str:
-        """The entry's name and the seed, which names the folder too."""
+        """The entry's name and the seed; the folder has the same name."""
         return f"{self.entry.name}-{self.seed}"
 
     @property
     def in_rounds(self) -> bool:
-        """Whether it is a run of rounds, and not one training."""
+        """Whether it is a run of rounds rather than one training."""
         return self.entry.kind == "iterate"
 
 
 def stages_of(config: CompareConfig) -> list[Stage]:
-    """Every training and every given run of a comparison, each behind those it needs; best-of-n trains nothing.
+    """Every training and every given run of a comparison, each after those it needs; best-of-n trains nothing.
 
     Raises:
-        AfzalError: settings of an entry are wrong, or ``common`` has one that no entry knows.
+        AfzalError: an entry's settings are wrong, or ``common`` has one that no entry knows.
     """
-    found: list[Stage] = []
+    stages: list[Stage] = []
     used: set[str] = set()
     for entry in ordered(entries(config)):
         if entry.kind == "best_of":
@@ -79,14 +79,14 @@ def stages_of(config: CompareConfig) -> list[Stage]:
         for seed in config.seeds if several else config.seeds[:1]:
             stage = _stage(config, entry, seed)
             used |= config.common.keys() & (stage.config.model_fields_set if stage.config else set())
-            found.append(stage)
+            stages.append(stage)
     if unknown := config.common.keys() - used:
         raise AfzalError(f"common: {min(unknown)!r} has no effect on any entry of methods", remedy="leave it out")
-    return found
+    return stages
 
 
 def folder_of(config: CompareConfig, name: str, seed: int) -> Path:
-    """Where the run of an entry is."""
+    """The run folder of an entry."""
     entry = next(e for e in entries(config) if e.name == name)
     if entry.kind == "run":
         return Path(entry.value.replace("{seed}", str(seed)))
@@ -94,7 +94,7 @@ def folder_of(config: CompareConfig, name: str, seed: int) -> Path:
 
 
 def folders(config: CompareConfig, seed: int) -> dict[str, str]:
-    """What ``${name}`` stands for, for every entry that has a folder; ``${start}`` is the start model."""
+    """The values of ``${name}`` for every entry with a folder; ``${start}`` is the start model."""
     names = [e.name for e in entries(config) if e.kind != "best_of"]
     return {START: config.model, **{name: str(folder_of(config, name, seed)) for name in names}}
 
@@ -118,11 +118,11 @@ def _stage(config: CompareConfig, entry: Entry, seed: int) -> Stage:
 
 
 def ensure(stage: Stage, config: CompareConfig, say: Say) -> State:
-    """The stage finished: trained now, resumed, or reused because settings and inputs are the same.
+    """Make sure that a stage is finished: train it, resume it, or reuse it if settings and inputs are the same.
 
     Raises:
-        AfzalError: the training fails; :class:`MadeOtherwise` where its folder holds a run with other settings or of
-            other inputs (names them), or no run of this comparison.
+        AfzalError: the training fails; :class:`MadeOtherwise` if its folder holds a run with other settings or from
+            other inputs (named in the error), or a run that this comparison did not make.
     """
     if stage.config is None:
         return given(stage)
@@ -152,10 +152,10 @@ def ensure(stage: Stage, config: CompareConfig, say: Say) -> State:
 
 
 def refuse_other(stage: Stage, config: CompareConfig) -> None:
-    """Make sure that a run in the stage's folder was made with its settings, of its inputs.
+    """Check that a run in the stage's folder was made with its settings and from its inputs.
 
     Raises:
-        MadeOtherwise: it was not; names what differs.
+        MadeOtherwise: it was not; the error names the differences.
     """
     if stage.config is not None and (stage.folder / "run.json").exists():
         made_of = _made_of(stage, stage.config, config)[1]
@@ -163,10 +163,10 @@ def refuse_other(stage: Stage, config: CompareConfig) -> None:
 
 
 def given(stage: Stage) -> State:
-    """A run that was there before the comparison.
+    """Check a run that existed before the comparison.
 
     Raises:
-        AfzalError: it is not there.
+        AfzalError: it does not exist.
     """
     if not stage.folder.is_dir():
         raise AfzalError(
@@ -178,12 +178,12 @@ def given(stage: Stage) -> State:
 
 
 def ledger_of(config: CompareConfig, name: str, seed: int) -> Path:
-    """The file that says what a run was made of, and how many seconds its making took."""
+    """The file with a run's settings, input hashes and training time in seconds."""
     return Path(config.out) / "stages" / f"{name}-{seed}.json"
 
 
 def _clear_unborn(folder: Path) -> None:
-    """Take away the settings of a run that was killed before its first facts were written: nothing was trained."""
+    """Remove the settings of a run that was killed before its first facts were written; nothing was trained."""
     if folder.is_dir() and {path.name for path in folder.iterdir()} - {lock.NAME} == {"run.yaml"}:
         (folder / "run.yaml").unlink()
 
@@ -194,9 +194,9 @@ def _keep(ledger: Path, body: Mapping[str, Any]) -> None:
 
 
 def with_snapshots(settings: TrainConfig, config: CompareConfig) -> TrainConfig:
-    """The settings with checkpoints at ``config.snapshots`` even distances, the last of which is the end.
+    """The settings with checkpoints at ``config.snapshots`` evenly spaced steps, the last of which is the end.
 
-    The distance is that of the first seed, so that all seeds are measured at the same steps.
+    The spacing is that of the first seed, so that all seeds are measured at the same steps.
     """
     if settings.policy is None:
         return settings
@@ -211,9 +211,9 @@ def with_snapshots(settings: TrainConfig, config: CompareConfig) -> TrainConfig:
 
 
 def _made_of(stage: Stage, settings: Settings, config: CompareConfig) -> tuple[Settings, dict[str, Any]]:
-    """The settings with their snapshots, and what a run is that was made of them."""
-    whole = settings if stage.in_rounds else with_snapshots(cast(TrainConfig, settings), config)
-    return whole, {"settings": _plain(whole), "inputs": _inputs(whole)}
+    """The settings with their snapshots, and the record of a run made from them."""
+    final = settings if stage.in_rounds else with_snapshots(cast(TrainConfig, settings), config)
+    return final, {"settings": _plain(final), "inputs": _inputs(final)}
 
 
 def _plain(settings: Settings) -> dict[str, Any]:
@@ -222,7 +222,7 @@ def _plain(settings: Settings) -> dict[str, Any]:
 
 
 def _inputs(settings: Settings) -> dict[str, Any]:
-    """The content of everything that the settings name, as hashes."""
+    """Content hashes of everything that the settings name."""
     data = {key: getattr(settings, key, None) for key in ("data", "prompts")}
     return {key: content_hash(value) for key, value in data.items() if value is not None} | input_hashes(settings)
 
