@@ -207,6 +207,20 @@ def test_a_model_against_itself_is_at_a_half_at_equal_lengths_too():
         assert figure["low"] < 0.5 < figure["high"]
 
 
+def test_a_length_difference_is_taken_between_models_and_not_between_places():
+    """The first model is always five characters longer, but not always the first answer; then the reverse."""
+    long, short = "a" * 9, "a" * 4
+    constant = [(("x", long), ("y", short)), (("y", short), ("x", long))]
+    varying = [(("x", long), ("y", short)), (("y", long), ("x", short))]
+    for rows, controlled in ((constant, False), (varying, True)):
+        items = [Item(str(k), f"q{k}", tuple(Response(t, n) for n, t in rows[k % 2])) for k in range(8)]
+        pairs = pairs_of(items)
+        rulings = [Ruling("first" if k < 4 else "second") for k in range(8)]
+        models = summary.summary("j", items, pairs, games_of(pairs, "first"), rulings, resamples=20)["models"]
+        assert ("length_controlled" in models) is controlled
+        assert "lengths_decide" not in models
+
+
 def test_no_verdict_is_counted_and_is_neither_a_tie_nor_a_loss():
     items = [Item(str(k), f"q{k}", (Response(f"a{k}", "x"), Response(f"b{k}", "y"))) for k in range(4)]
     pairs = pairs_of(items)

@@ -138,7 +138,7 @@ def test_length_control_finds_what_is_left_of_a_win():
 
 def test_a_ridge_draws_the_slope_where_lengths_do_not_overlap():
     gap = np.linspace(1, 2, 60)
-    score = np.concatenate([np.ones(50), np.zeros(10)])
+    score = np.concatenate([np.ones(45), [0, 1, 0, 1, 0], np.zeros(10)])
     free = judging.length_controlled(score, gap, range(60), resamples=10)
     held = judging.length_controlled(score, gap, range(60), ridge=100, expected_slope=1.0, resamples=10)
     assert free.extrapolated
@@ -171,8 +171,12 @@ def test_resamples_that_lengths_separate_end_in_silence():
         ([0, 0, 1, 1], [-3, 1, 1, 2], True),  # these do not, though pairs of one other difference do
     ],
 )
-def test_lengths_alone_tell_who_won(score, gap, separated):
+def test_lengths_alone_decide_who_won(score, gap, separated):
     assert judging.separated_by_length(np.array(score), np.array(gap)) is separated
+    if np.ptp(gap) > 0:
+        fit = lambda **ridge: judging.length_controlled(np.array(score), np.array(gap), range(len(gap)), **ridge)  # noqa: E731
+        assert (fit(resamples=2) is None) is separated
+        assert fit(resamples=2, ridge=1.0) is not None
 
 
 def test_equal_lengths_cannot_be_controlled():

@@ -90,8 +90,8 @@ def of_models(verdicts: Verdicts, ties: bt.Ties = "half", *, resamples: int = 50
 
 @dataclass(frozen=True, slots=True)
 class AtEqualLengths:
-    """One model against all others: pairs of answers, and its win rate by their mean verdicts; None where lengths alone
-    tell who won, so that nothing is known of equal ones."""
+    """One model against all others: number of pairs, and its win rate by their mean verdicts; None if lengths alone
+    decide who won, so that nothing is known about equal lengths."""
 
     model: str
     pairs: int
@@ -123,9 +123,7 @@ def at_equal_lengths(verdicts: Verdicts, *, resamples: int = 500, seed: int = 0)
     for model, rows in sides.items():
         scores, gaps, prompts = zip(*rows.values(), strict=True)
         means, longer = np.array([float(np.mean(s)) for s in scores]), np.array(gaps)
-        if judging.separated_by_length(means, longer):
-            lines.append(AtEqualLengths(model, len(rows), None))
-        elif len(set(gaps)) > 1:
+        if len(set(gaps)) > 1:
             control = judging.length_controlled(means, longer, prompts, resamples=resamples, seed=seed)
             lines.append(AtEqualLengths(model, len(rows), control))
     return sorted(lines, key=lambda line: -line.control.controlled.value if line.control else 1.0)

@@ -221,25 +221,27 @@ def _models(
     }
     if not spoke.any():
         return figures
-    judged_prompts = [p for p, s in zip(prompts, spoke, strict=True) if s]
+    longer_by = (gap * side)[spoke]
     longest = np.where(gap * side > 0, 1.0, np.where(gap * side < 0, 0.0, 0.5))
     figures |= {"win_rate": share_of(points, spoke, prompts), "win_rate_of_the_longer": float(longest.mean())}
-    if judging.separated_by_length(points[spoke], (gap * side)[spoke]):
-        figures["lengths_decide"] = True
-    elif np.ptp(gap[spoke]) > 0:
-        controlled = judging.length_controlled(
-            points[spoke], (gap * side)[spoke], judged_prompts, resamples=min(resamples, 500), seed=seed
-        )
-        figures["length_controlled"] = figure(controlled.controlled) | {
-            "slope": figure(controlled.slope),
-            "deviation": controlled.deviation,
-            "overlap": controlled.overlap,
-            "extrapolated": controlled.extrapolated,
-        }
+    if np.ptp(longer_by) > 0:
+        judged_prompts = [p for p, s in zip(prompts, spoke, strict=True) if s]
+        drawn = {"resamples": min(resamples, 500), "seed": seed}
+        control = judging.length_controlled(points[spoke], longer_by, judged_prompts, **drawn)
+        figures |= {"lengths_decide": True} if control is None else {"length_controlled": _at_equal_lengths(control)}
     if human is not None:
         corrected = beside.corrected(points, np.where(side > 0, human, 1 - human), prompts)
         figures |= {} if corrected is None else {"with_people": corrected}
     return figures
+
+
+def _at_equal_lengths(control: judging.LengthControl) -> dict[str, Any]:
+    return figure(control.controlled) | {
+        "slope": figure(control.slope),
+        "deviation": control.deviation,
+        "overlap": control.overlap,
+        "extrapolated": control.extrapolated,
+    }
 
 
 def flat(figures: Mapping[str, Any], prefix: str = "") -> dict[str, float]:

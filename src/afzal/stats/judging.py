@@ -315,10 +315,10 @@ class LengthControl:
 
 
 def separated_by_length(score: np.ndarray, longer_by: np.ndarray) -> bool:
-    """Whether lengths alone tell who won: up to some difference one side always won, and beyond it the other.
+    """Whether lengths alone decide who won: up to some difference one side always won, and beyond it the other.
 
-    The fit of :func:`length_controlled` has no maximum then: verdicts that follow the lengths say nothing of what would
-    be said at equal ones. Where pairs of equal lengths were won by both sides, these say it.
+    Then a logistic fit on the difference has no maximum: verdicts that follow the lengths say nothing about equal
+    lengths. Pairs of equal lengths that were won by both sides rule this out.
 
     Args:
         score: ``[N]`` 1 ours won, 0.5 tie, 0 lost; a mean of votes is allowed.
@@ -340,11 +340,11 @@ def length_controlled(
     expected_slope: float = 1.0,
     resamples: int = 500,
     seed: int = 0,
-) -> LengthControl:
-    """Win rate had both sides the same lengths: a logistic fit of the score on tanh(difference / its deviation).
+) -> LengthControl | None:
+    """The win rate at equal lengths: a logistic fit of the score on tanh(difference / its deviation).
 
-    After AlpacaEval 2 (Dubois et al. 2024, arXiv 2404.04475). Where lengths hardly overlap a free fit is off by up to
-    28 points; a ridge towards the slope that judges usually have brings it back.
+    After AlpacaEval 2 (Dubois et al. 2024, arXiv 2404.04475). If lengths hardly overlap, a free fit is off by up to 28
+    points; a ridge towards the usual slope of judges corrects that.
 
     Args:
         score: ``[N]`` 1 ours won, 0.5 tie, 0 lost; a mean of votes is allowed.
@@ -352,13 +352,18 @@ def length_controlled(
         ridge: pseudo-observations in favour of ``expected_slope``.
         expected_slope: log-odds per deviation that a longer response gains.
 
+    Returns:
+        None if lengths alone decide who won (:func:`separated_by_length`) and no ridge bounds the fit.
+
     Raises:
-        ValueError: all lengths are the same, so that nothing can be controlled.
+        ValueError: the difference in length is the same for all pairs, so nothing can be controlled.
     """
     y, d = np.asarray(score, np.float64), np.asarray(longer_by, np.float64)
     deviation = float(d.std(ddof=1)) if len(d) > 1 else 0.0
     if not deviation > 0:
         raise ValueError("length control needs pairs that differ in length")
+    if not ridge > 0 and separated_by_length(y, d):
+        return None
     from scipy.special import expit  # exact at log-odds of any size, which separated resamples reach
 
     x = np.stack([np.ones(len(d)), np.tanh(d / deviation)], 1)
