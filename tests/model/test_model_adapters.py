@@ -286,9 +286,7 @@ def test_sampling_with_virtual_tokens_switched_off_is_that_of_the_base_model():
 
 
 def test_a_prefix_longer_than_a_sliding_window_is_refused():
-    with pytest.raises(
-        AfzalError, match=r"(?s)adapter prefix does not fit(.*)6 virtual tokens do not fit in its slid"
-    ):
+    with pytest.raises(AfzalError, match=r"(?s)adapter prefix does not fit(.*)6 virtual tokens do not fit in its slid"):
         add_adapter(make("gemma2"), Adapter("prefix", virtual_tokens=6))
 
 

@@ -187,7 +187,7 @@ def test_other_columns_are_another_run(world: Path):
         (world / "rows.jsonl").write_text(rows.replace('"solution": "03"', '"solution": "04"'))
         with pytest.raises(AfzalError, match="columns") as caught:
             recipes.train(given, resume=True)
-    assert "columns: what the rows say to functions has changed" in caught.value.why
+    assert "columns: the row fields that functions read has changed" in caught.value.why
 
 
 LACKING = "functions.py:lacking"

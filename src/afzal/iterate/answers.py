@@ -1,4 +1,4 @@
-"""A policy's answers as rows of a file, and how far each is from another policy's: what a round writes down."""
+"""A policy's answers as rows of a round's files, and their KL to another policy."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from afzal.train.feed import Layout
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A loaded policy, and the ids that end its answers."""
+    """A loaded policy and the ids that end its answers."""
 
     model: Any
     ends: Sequence[int]
@@ -35,7 +35,7 @@ class Policy:
 
     @classmethod
     def load(cls, path: str, config: IterateConfig, ends: Sequence[int]) -> Policy:
-        """The policy saved at ``path``, on the device and in the number format of the settings."""
+        """Load the policy saved at ``path``, on the device and in the dtype of the settings."""
         device = pick_device(ranks.own_device(config.device))
         dtype = torch.bfloat16 if dtype_of(config, device) == "bf16" else torch.float32
         model = load_model(path, device=device, dtype=dtype)
@@ -47,8 +47,8 @@ class Policy:
         """``n`` answers to every question, in order.
 
         Args:
-            part: the numbers of the questions to answer; default: all. The answer to a question is the same in any
-                part, but for the last bit of the logits.
+            part: the numbers of the questions to answer; default: all. A question's answer is the same in any part,
+                except for the last bit of the logits.
         """
         numbers = range(len(questions)) if part is None else part
         drawn = sample(
@@ -65,7 +65,7 @@ class Policy:
 
 
 def rows_of(drawn: Sequence[Sample], questions: Sequence[Question], speaker: Speaker) -> list[dict[str, Any]]:
-    """Answers as JSON values: ``prompt_index``, ``sample`` (its number among those of the prompt), ``prompt``,
+    """Answers as JSON values: ``prompt_index``, ``sample`` (its number among the prompt's answers), ``prompt``,
     ``text`` without its end marker, ``tokens`` with it, and ``stop``."""
     texts = speaker.continuations([(questions[s.prompt_index].ids, s.answer.tolist()) for s in drawn])
     rows: list[dict[str, Any]] = []
@@ -78,15 +78,15 @@ def rows_of(drawn: Sequence[Sample], questions: Sequence[Question], speaker: Spe
 
 
 def served_rows(answers: Sequence[Answer], questions: Sequence[Question], speaker: Speaker) -> list[dict[str, Any]]:
-    """A server's answers as :func:`rows_of` writes those of a model; tokens that it does not count are counted here."""
+    """A server's answers in the format of :func:`rows_of`; tokens that the server does not count are counted here."""
     rows: list[dict[str, Any]] = []
     for a in answers:
-        own = (
+        tokens = (
             len(speaker.codec.encode([a.text], markers=False)[0]) + (a.stop == "eos") if a.tokens is None else a.tokens
         )
         about = {"prompt_index": a.prompt_index, "sample": a.sample}
         prompt = turns_to_row(questions[a.prompt_index].prompt)
-        rows.append({**about, "prompt": prompt, "text": a.text, "tokens": own, "stop": a.stop})
+        rows.append({**about, "prompt": prompt, "text": a.text, "tokens": tokens, "stop": a.stop})
     return rows
 
 
@@ -98,16 +98,16 @@ def sequence_kl(
     budget: int,
     temperature: float = 1.0,
 ) -> list[float]:
-    """KL(policy || first) along each answer, in nats: :func:`~afzal.recipes.divergence.kl_along` of two models.
+    """KL(policy || first) along each answer, in nats, by :func:`~afzal.recipes.divergence.kl_along`.
 
     Args:
-        drawn: the policy's answers, in order of their prompts; every token counts, the end marker included.
-        prompts: token ids of the prompts that the samples count in.
+        drawn: the policy's answers, in order of their prompts; every token counts, including the end marker.
+        prompts: token ids of the prompts, by the samples' prompt index.
         budget: tokens per forward pass.
         temperature: of both policies.
 
     Raises:
-        AfzalError: the KL is infinite: the policy gives mass to a token that ``first`` never writes.
+        AfzalError: the KL is infinite: the policy gives probability to a token that ``first`` never writes.
     """
     longest = max((len(prompts[s.prompt_index]) + len(s.ids) for s in drawn), default=0)
     layout = Layout(choose_common_sharing((policy, first), longest), budget, next(policy.parameters()).device)

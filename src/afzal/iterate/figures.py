@@ -1,7 +1,7 @@
-"""What a round of iteration came to: figures of a policy's own answers to held-out prompts, when to stop, what to say.
+"""The results of a round: figures of a policy's answers to held-out prompts, when to stop, and the report's texts.
 
-Pure functions of the rows that were written. Every figure is a sum and a count over answers with a standard error over
-prompts, so that figures of parts add up; nothing is a mean of means.
+Pure functions of the written rows. Every figure is a sum and a count over answers with a standard error over prompts,
+so that figures of parts add up; nothing is a mean of means.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from afzal.text import plural
 
 Rows = Sequence[Mapping[str, Any]]
 
-_LENGTH_ALARM = 1.5  # ratio of mean lengths to the first policy's, either way
-_ENDS_ALARM = 0.2  # absolute fall of the share that ends by itself
-_LOST_ALARM = 0.05  # absolute rise of the share of answers that are rejected as empty or unfinished
+_LENGTH_ALARM = 1.5  # ratio of mean lengths to the first policy's, in either direction
+_ENDS_ALARM = 0.2  # absolute fall of the share of answers that end with EOS
+_LOST_ALARM = 0.05  # absolute rise of the share of answers rejected as empty or unfinished
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One round, or with ``number`` 0 the first policy. ``policy`` is the place of its model in the run's folder.
+    """One round, or the first policy for ``number`` 0. ``policy`` is the path of its model in the run's folder.
 
-    ``lost`` counts what was rejected by reason; ``steps`` are the updates of its training, ``margin`` the gap in reward
-    of its pairs, ``measured`` the policy's figures (``reward``, ``watch_reward``, ``kl`` in nats per response to the
-    first policy, ``cost``, ``length`` in tokens, ``ended``, ``win_rate`` against the first policy by the reward) and
-    empty where the round was not measured. ``parted`` says how the reward and the watched one part, if they do;
-    ``multiplier`` is what a unit of cost took from an answer's reward in the round's pairs.
+    ``lost`` counts rejections by reason; ``steps`` is the number of training updates, ``margin`` the reward gap of the
+    pairs. ``measured`` holds the policy's figures: ``reward``, ``watch_reward``, ``kl`` in nats per response to the
+    first policy, ``cost``, ``length`` in tokens, ``ended``, ``win_rate`` against the first policy by the reward; it is
+    empty for an unmeasured round. ``parted`` says how the reward and the watched one part, if they do; ``multiplier``
+    is the reward subtracted per unit of cost in the round's pairs.
     """
 
     number: int
@@ -48,58 +48,58 @@ class Round:
     multiplier: float | None = None
 
     def mean(self, name: str) -> float | None:
-        """The mean of a figure, or None where it was not measured."""
-        found = self.measured.get(name)
-        return None if found is None else found.mean
+        """The mean of a figure; None if it was not measured."""
+        known = self.measured.get(name)
+        return None if known is None else known.mean
 
 
 def estimate(values: Sequence[tuple[Any, float]]) -> Estimate:
-    """(prompt, value) of every answer as one figure; answers to one prompt are not independent, so its error is that
-    over prompts."""
+    """One figure from the (prompt, value) of every answer; answers to one prompt are not independent, so its standard
+    error is over prompts."""
     return _plain_count(mean(_clusters(values)))
 
 
 def proportion(values: Sequence[tuple[Any, float]]) -> Estimate:
-    """As :func:`estimate`, of values from 0 to 1, with an interval that keeps its coverage where all are 0 or 1."""
-    found = _clusters(values)
-    return replace(_plain_count(mean(found)), stated=share(found).ends)
+    """As :func:`estimate`, for values from 0 to 1, with an interval that keeps its coverage even if all are 0 or 1."""
+    clusters = _clusters(values)
+    return replace(_plain_count(mean(clusters)), stated=share(clusters).ends)
 
 
 def _clusters(values: Sequence[tuple[Any, float]]) -> list[Cluster]:
     return clustered([prompt for prompt, _ in values], [value for _, value in values])
 
 
-def _plain_count(found: Estimate) -> Estimate:
-    return replace(found, count=int(found.count))
+def _plain_count(figure: Estimate) -> Estimate:
+    return replace(figure, count=int(figure.count))
 
 
 def figures(rows: Rows, first: Rows, *, common: bool = True) -> dict[str, Estimate]:
-    """The figures of a policy from its answers to the held-out prompts, and those of the first policy.
+    """The figures of a policy from its answers to the held-out prompts and the first policy's.
 
     Args:
-        rows, first: ``prompt_index``, ``sample``, ``tokens``, ``stop``, ``kl`` and, where known, ``reward``,
+        rows, first: ``prompt_index``, ``sample``, ``tokens``, ``stop``, ``kl`` and, if known, ``reward``,
             ``watch_reward`` and ``cost``.
-        common: whether both were drawn by the same random numbers.
+        common: whether both were drawn with the same random numbers.
     """
-    found = {}
+    named = {}
     keys = {"reward": "reward", "watch_reward": "watch_reward", "cost": "cost", "kl": "kl", "length": "tokens"}
     for name, key in keys.items():
         if rows and rows[0].get(key) is not None:
-            found[name] = estimate([(r["prompt_index"], float(r[key])) for r in rows])
+            named[name] = estimate([(r["prompt_index"], float(r[key])) for r in rows])
     if rows:
-        found["ended"] = proportion([(r["prompt_index"], float(r["stop"] == "eos")) for r in rows])
-    if "reward" in found and (won := won_by(rows, first, common=common)):
-        found["win_rate"] = proportion(won)
-    return found
+        named["ended"] = proportion([(r["prompt_index"], float(r["stop"] == "eos")) for r in rows])
+    if "reward" in named and (won := won_by(rows, first, common=common)):
+        named["win_rate"] = proportion(won)
+    return named
 
 
 def won_by(rows: Rows, first: Rows, *, common: bool = True) -> list[tuple[Any, float]]:
-    """(prompt, 1, 0 or for equal rewards a half) of every answer against every answer of the first policy to the same
-    prompt that was drawn independently of it.
+    """(prompt, 1, 0, or one half for equal rewards) of every answer against every independently drawn answer of the
+    first policy to the same prompt.
 
-    Policies answer by the same random numbers, which makes differences of means sharper. But answers of the same number
-    then resemble each other, and their pairs would draw a win rate away from that of independent answers; so they are
-    left out, and with a single answer per prompt no win rate is known.
+    Policies answer with the same random numbers, which makes differences of means more precise. But answers with the
+    same number then resemble each other, and their pairs would bias the win rate. They are left out, so with a single
+    answer per prompt there is no win rate.
     """
     others: dict[Any, list[Mapping[str, Any]]] = {}
     for row in first:
@@ -113,12 +113,12 @@ def won_by(rows: Rows, first: Rows, *, common: bool = True) -> list[tuple[Any, f
 
 
 def stop_reason(rounds: Sequence[Round], *, kl_budget: float | None, patience: int | None, min_gain: float) -> str:
-    """Why no further round should be made, or an empty text.
+    """The reason to stop before another round; empty if there is none.
 
     Args:
         rounds: the first policy and the rounds so far.
         kl_budget: nats per response; stop above it.
-        patience: measurements in a row without a held-out reward more than ``min_gain`` above the best before them.
+        patience: consecutive measurements without a held-out reward more than ``min_gain`` above the previous best.
     """
     known = [r for r in rounds if r.measured]
     last = rounds[-1]
@@ -136,8 +136,7 @@ def stop_reason(rounds: Sequence[Round], *, kl_budget: float | None, patience: i
 
 
 def sound_rounds(rounds: Sequence[Round], kl_budget: float | None) -> list[Round]:
-    """The measured rounds within the KL budget before the first that :func:`alarms` speaks against, the first policy
-    among them."""
+    """The measured rounds within the KL budget before the first alarm of :func:`alarms`, including the first policy."""
     sound = []
     for k, r in enumerate(rounds):
         if not r.measured:
@@ -150,9 +149,9 @@ def sound_rounds(rounds: Sequence[Round], kl_budget: float | None) -> list[Round
 
 
 def within_bound(rounds: Sequence[Round], bound: float | None) -> list[Round]:
-    """The rounds whose held-out cost is at most ``bound``, or where none is, the one with the lowest.
+    """The rounds whose held-out cost is at most ``bound``; if there are none, the one with the lowest cost.
 
-    All of them where there is no bound.
+    All rounds if there is no bound.
     """
     if bound is None or not rounds:
         return list(rounds)
@@ -163,10 +162,9 @@ def within_bound(rounds: Sequence[Round], bound: float | None) -> list[Round]:
 def best_round(rounds: Sequence[Round], kl_budget: float | None, cost_bound: float | None = None) -> Round:
     """The round to use: the last sound one whose held-out reward is not clearly below that of an earlier sound one.
 
-    With a bound on the cost only rounds that keep it count, or where none does, the one with the lowest cost.
-
-    Rewards that rise while an alarm speaks are what the alarm is about, so the highest reward is not what is asked for.
-    Its figure must be measured again, since it was chosen by the one there is.
+    With a bound on the cost only rounds that keep it count, or the one with the lowest cost if none does. A reward that
+    rises during an alarm may be hacked, so the highest reward is not the criterion. The chosen round's figures must be
+    measured again, since the existing ones selected it.
     """
     sound = within_bound(sound_rounds(rounds, kl_budget), cost_bound) or [rounds[0]]
     best = sound[0]
@@ -178,24 +176,24 @@ def best_round(rounds: Sequence[Round], kl_budget: float | None, cost_bound: flo
 
 
 def alarms(rounds: Sequence[Round]) -> list[str]:
-    """What speaks for a hacked reward: it rises while another falls, answers change length, or no longer end; and for
-    answers that get worse unseen, since what is rejected is never trained against."""
+    """Signs of a hacked reward (it rises while another falls, answers change length or no longer emit EOS), and of
+    rejected answers that become more frequent, since they are never trained against."""
     known = [r for r in rounds if r.measured]
     first, last = known[0].measured, known[-1].measured
-    found = []
+    signs = []
     if known[-1].parted:
-        found.append(known[-1].parted)
+        signs.append(known[-1].parted)
     elif "reward" in last and last["reward"].mean > first["reward"].mean and "watch_reward" in last:
         before, after = first["watch_reward"], last["watch_reward"]
         if before.mean - after.mean > 2 * math.hypot(before.se, after.se):
-            found.append(
+            signs.append(
                 f"the reward rose from {first['reward'].mean:.3g} to {last['reward'].mean:.3g} while the watched one "
                 f"fell from {before.mean:.3g} to {after.mean:.3g}: the reward is being hacked"
             )
         tops = [r.mean("watch_reward") or 0.0 for r in known]
         top = max(range(len(tops)), key=tops.__getitem__)
-        if not found and tops[top] - after.mean > 2 * math.hypot(known[top].measured["watch_reward"].se, after.se):
-            found.append(
+        if not signs and tops[top] - after.mean > 2 * math.hypot(known[top].measured["watch_reward"].se, after.se):
+            signs.append(
                 f"the watched reward was highest, {tops[top]:.3g}, in round {known[top].number} and is {after.mean:.3g}"
                 ": stop there"
             )
@@ -203,35 +201,35 @@ def alarms(rounds: Sequence[Round]) -> list[str]:
     ratio = after.mean / before.mean if before.mean > 0 else 1.0
     clear = abs(after.mean - before.mean) > 2 * math.hypot(before.se, after.se)
     if clear and not 1 / _LENGTH_ALARM <= ratio <= _LENGTH_ALARM:
-        found.append(f"answers went from {before.mean:.3g} to {after.mean:.3g} tokens: part of the reward is length")
+        signs.append(f"answers went from {before.mean:.3g} to {after.mean:.3g} tokens: part of the reward is length")
     if first["ended"].mean - last["ended"].mean > _ENDS_ALARM:
-        found.append(f"only {last['ended'].mean:.0%} of the answers end by themselves, from {first['ended'].mean:.0%}")
-    return [*found, *_unseen(rounds)]
+        signs.append(f"only {last['ended'].mean:.0%} of the answers end with EOS, down from {first['ended'].mean:.0%}")
+    return [*signs, *_unseen(rounds)]
 
 
 def _unseen(rounds: Sequence[Round]) -> list[str]:
-    """Kinds of rejected answers whose share of all answers has grown."""
+    """Alarms for kinds of rejected answers whose share of all answers has grown."""
     asked = [r for r in rounds if r.samples]
-    found = []
+    signs = []
     for reason, words in (("empty", "are empty"), ("no_eos", "do not end")):
         shares = [r.lost.get(reason, 0) / r.samples for r in asked]
         if shares and shares[-1] - shares[0] > _LOST_ALARM:
-            found.append(
+            signs.append(
                 f"{shares[-1]:.0%} of the answers {words}, from {shares[0]:.0%}: left out of the pairs, they are "
                 "never trained against"
             )
-    return found
+    return signs
 
 
 def line(r: Round, with_error: Sequence[str] = ("reward", "watch_reward", "cost", "kl")) -> str:
-    """A round in one line: counts, what was lost, and the figures with 95 % intervals."""
+    """A round as one line: counts, rejections, and figures with 95 % intervals."""
     lost = ", ".join(f"{n} {reason}" for reason, n in r.lost.items())
     counts = f"{plural(r.prompts, 'prompt')}, {plural(r.samples, 'answer')}, {plural(r.pairs, 'pair')}"
     counts += f" (lost: {lost})" if lost else ""
     counts += "" if r.multiplier is None else f", multiplier {r.multiplier:.3g}"
     head = f"round {r.number}: {counts}" if r.number else "first policy"
-    said = [_figure(name, r.measured[name], name in with_error) for name in _SHOWN if name in r.measured]
-    return "; ".join([head, ", ".join(said) if said else "not measured"])
+    shown = [_figure(name, r.measured[name], name in with_error) for name in _SHOWN if name in r.measured]
+    return "; ".join([head, ", ".join(shown) if shown else "not measured"])
 
 
 _SHOWN = {
@@ -240,7 +238,7 @@ _SHOWN = {
     "cost": ("cost {}", "{:.3f}"),
     "kl": ("KL to the first policy {} nats", "{:.3f}"),
     "length": ("{} tokens", "{:.1f}"),
-    "ended": ("{} end by themselves", "{:.0%}"),
+    "ended": ("{} end with EOS", "{:.0%}"),
     "win_rate": ("{} win against the first policy", "{:.0%}"),
 }
 
@@ -254,7 +252,7 @@ def _figure(name: str, value: Estimate, with_error: bool) -> str:
 
 
 def to_json(r: Round) -> dict[str, Any]:
-    """A round as plain values, sums and counts beside the means."""
+    """A round as plain values, with sums and counts as well as means."""
     body: dict[str, Any] = {k: getattr(r, k) for k in ("number", "policy", "prompts", "samples", "pairs", "steps")}
     body["lost"] = dict(r.lost)
     body |= {} if r.multiplier is None else {"multiplier": r.multiplier}
@@ -273,7 +271,7 @@ _MEANS = ("reward", "kl", "length", "ended", "win_rate")
 
 
 def csv(rounds: Sequence[Round]) -> str:
-    """One line per round: counts, then mean and standard error of every figure; empty where not measured."""
+    """CSV with one line per round: counts, then mean and standard error of every figure; empty if not measured."""
     costs = any(r.multiplier is not None for r in rounds)
     names = ["reward", "watch_reward", *(["cost"] if costs else []), "kl", "length", "ended", "win_rate", "margin"]
     more = ["multiplier"] if costs else []
@@ -295,7 +293,7 @@ def lost_counts(lost: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def sections(rounds: Sequence[Round], words: str, cost_bound: float | None = None) -> list[Section]:
-    """The part of the report page that is about rounds: reward against KL, then cost, length, ends and wins."""
+    """The report's sections on rounds: reward against KL, then cost, length, ends and wins."""
     known = [r for r in rounds if r.measured]
     text = "\n\n".join([words, *alarms(rounds)])
     return [
@@ -308,7 +306,7 @@ def sections(rounds: Sequence[Round], words: str, cost_bound: float | None = Non
 
 
 def _costs(known: Sequence[Round], rounds: Sequence[Round], bound: float) -> list[Section]:
-    """Held-out cost beside its bound, and the multiplier that holds it, by round."""
+    """Held-out cost with its bound, and the multiplier that enforces it, by round."""
     cost = LineChart((_series("cost", "cost", HELD_OUT, known),), "round", "cost", (Rule(bound, "bound"),))
     steps = tuple((float(r.number), r.multiplier) for r in rounds if r.multiplier is not None)
     multiplier = LineChart((Series("multiplier", steps, OTHER),), "round", "reward per cost")
@@ -316,7 +314,7 @@ def _costs(known: Sequence[Round], rounds: Sequence[Round], bound: float) -> lis
 
 
 _REWARDS = (("reward", "reward", HELD_OUT), ("watch_reward", "watched reward", REJECTED))
-_SHARES = (("ended", "end by themselves", OTHER), ("win_rate", "win against the first policy", CHOSEN))
+_SHARES = (("ended", "end with EOS", OTHER), ("win_rate", "win against the first policy", CHOSEN))
 
 
 def _table(rounds: Sequence[Round]) -> Table:
@@ -328,7 +326,7 @@ def _table(rounds: Sequence[Round]) -> Table:
 
 
 def _path(known: Sequence[Round]) -> FrontierChart | LineChart:
-    """Reward against KL, each round a point; KL by round where no reward is known."""
+    """Reward against KL with one point per round; KL by round if no reward is known."""
     if known[0].mean("reward") is None:
         series = (_series("kl", "KL to the first policy", HELD_OUT, known),)
         return LineChart(series, x_label="round", y_label="nats")

@@ -1,7 +1,7 @@
-"""From scored answers to preference pairs: what is rejected, and which answers are set against each other.
+"""From scored answers to preference pairs: rejection of answers and choice of pairs.
 
-Pure functions of texts, rewards and random numbers that depend on names alone, so that a round replays exactly.
-Rewards are in the source's own units; larger is better.
+Pure functions of texts, rewards and random numbers that depend only on names, so that a round replays exactly.
+Rewards are in their source's units; larger is better.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ Pairing = Literal["best_worst", "best_random", "all", "rso"]
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One sampled answer. ``ended``: by an EOS, not by the token limit; ``reward`` is NaN where nothing scored it;
-    ``withheld``: how it ended where a server gave it up in another way, such as a filter."""
+    """One sampled answer. ``ended``: with EOS, not at the token limit; ``reward``: NaN if it was not scored;
+    ``withheld``: the finish reason if a server ended it in another way, such as by a filter."""
 
     text: str
     reward: float = math.nan
@@ -32,7 +32,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """What was left out and why: one answer, one pair, or the whole prompt (``unit``)."""
+    """A rejected answer, pair or prompt (``unit``), with the reason."""
 
     reason: str
     detail: str
@@ -41,7 +41,7 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Answer ``better`` over answer ``worse`` (their numbers), by ``margin`` > 0 in units of the reward."""
+    """Answer ``better`` preferred to answer ``worse`` (numbers), by ``margin`` > 0 in units of the reward."""
 
     better: int
     worse: int
@@ -51,13 +51,13 @@ class Pair:
 def rejected(
     candidates: Sequence[Candidate], *, require_eos: bool = True, repeats: Literal["reject", "keep"] = "reject"
 ) -> tuple[list[int], list[Rejection]]:
-    """Numbers of the answers that may be paired, and why the others may not.
+    """The numbers of the answers that can be paired, and the rejections of the others.
 
-    Answers that a server withheld go (``withheld``), empty ones (``empty``), answers that the token limit ended
-    (``no_eos``, with ``require_eos``), and answers with the text of an earlier one (``duplicate``), white space at the
-    ends aside. Rejection sampling keeps repeats: how often an answer was drawn is its probability.
+    Rejected are answers withheld by a server (``withheld``), empty ones (``empty``), answers cut at the token limit
+    (``no_eos``, with ``require_eos``), and repeats of an earlier answer's text (``duplicate``), ignoring surrounding
+    white space. Rejection sampling keeps repeats: an answer's frequency reflects its probability.
     """
-    kept: list[int] = []
+    usable: list[int] = []
     lost: list[Rejection] = []
     seen: dict[str, int] = {}
     for k, candidate in enumerate(candidates):
@@ -72,8 +72,8 @@ def rejected(
             lost.append(Rejection("duplicate", f"answer {k} is answer {seen[text]} again"))
         else:
             seen.setdefault(text, k)
-            kept.append(k)
-    return kept, lost
+            usable.append(k)
+    return usable, lost
 
 
 def pairs_of(
@@ -86,11 +86,11 @@ def pairs_of(
     rso_beta: float = 0.5,
     rso_accepted: int = 8,
 ) -> tuple[list[Pair], list[Rejection]]:
-    """Pairs of the answers ``kept``, and what was rejected on the way (``margin``, ``duplicate``, ``too_few``).
+    """Pairs of the answers ``kept``, and rejections (``margin``, ``duplicate``, ``too_few``).
 
     Args:
         uniform: numbers in [0, 1), for the random choices of ``best_random`` and ``rso``.
-        min_margin: pairs whose rewards differ by this or less are left out, so that 0 leaves out equal rewards.
+        min_margin: pairs whose rewards differ by at most this are left out; 0 leaves out equal rewards.
         rso_beta, rso_accepted: as for :func:`rejection_sample`.
     """
     if len(kept) < 2:
@@ -113,7 +113,7 @@ def pairs_of(
 def _matches(
     rewards: Sequence[float], pairing: Pairing, uniform: Iterator[float], rso_beta: float, rso_accepted: int
 ) -> list[tuple[int, int]]:
-    """Which of two or more rewards meet."""
+    """The index pairs to compare, among two or more rewards."""
     numbers = range(len(rewards))
     if pairing == "all":
         return list(combinations(numbers, 2))
@@ -130,20 +130,20 @@ def _matches(
 def acceptance(rewards: Sequence[float], beta: float) -> list[float]:
     """exp((r - max r) / beta) of each reward: the probability that rejection sampling accepts it (RSO).
 
-    Answers drawn from pi_ref and accepted so are distributed as pi_ref exp(r / beta) / Z, where the maximum is that of
-    all answers; over a sample's own maximum this holds nearly (Liu et al. 2023, arXiv 2309.06657).
+    Answers drawn from pi_ref and accepted in this way are distributed as pi_ref exp(r / beta) / Z if the maximum is
+    that of all possible answers; with a sample's maximum this holds approximately (Liu et al. 2023, arXiv 2309.06657).
     """
     top = max(rewards)
     return [math.exp((r - top) / beta) for r in rewards]
 
 
 def rejection_sample(rewards: Sequence[float], wanted: int, beta: float, uniform: Iterator[float]) -> list[int]:
-    """Numbers of the answers accepted, in order, until there are ``wanted`` or none is left (RSO's Algorithm 1).
+    """Numbers of the accepted answers, in order, until there are ``wanted`` or none is left (RSO's Algorithm 1).
 
-    One pass after another over what is left, each with the maximum of what is left, so that every pass accepts.
+    Each pass goes over the remaining answers with their maximum, so that every pass accepts at least one.
 
     Args:
-        beta: > 0, in units of the reward; smaller accepts the best alone, larger accepts all alike.
+        beta: > 0, in units of the reward; a small value accepts only the best, a large one accepts all alike.
     """
     left, accepted = list(range(len(rewards))), []
     while left and len(accepted) < wanted:
@@ -158,10 +158,10 @@ def rejection_sample(rewards: Sequence[float], wanted: int, beta: float, uniform
 
 
 def dual_steps(means: Sequence[float], bound: float, lr: float, start: float = 0.0) -> float:
-    """The multiplier after one step lambda <- max(0, lambda + lr (mean cost - bound)) for each mean cost, in order.
+    """The multiplier after a step lambda <- max(0, lambda + lr (mean cost - bound)) for each mean cost, in order.
 
     Args:
-        lr: reward per cost, per unit of cost above the bound.
+        lr: step size: reward per cost, per unit of cost above the bound.
         start: >= 0, the multiplier before the first step.
     """
     value = start
@@ -171,14 +171,14 @@ def dual_steps(means: Sequence[float], bound: float, lr: float, start: float = 0
 
 
 def uniforms(name: str) -> Iterator[float]:
-    """Numbers in [0, 1) that depend on the name alone: the same on every machine, in every version."""
+    """Yield numbers in [0, 1) that depend only on the name, the same on every machine and in every version."""
     for k in count():
         digest = hashlib.sha256(f"{name}/{k}".encode()).digest()
         yield (int.from_bytes(digest[:8], "big") >> 11) * 2.0**-53
 
 
 def paired_item(item_id: str, prompt: Turns, candidates: Sequence[Candidate], pairs: Sequence[Pair]) -> Item:
-    """The pairs of one prompt as an item; margins are the strengths of its votes, answers keep their numbers."""
+    """The pairs of one prompt as an item; margins become the strengths of its votes, and answers keep their numbers."""
     used = sorted({k for p in pairs for k in (p.better, p.worse)})
     at = {k: n for n, k in enumerate(used)}
     responses = tuple(Response(answer(prompt, candidates[k].text), f"answer {k}") for k in used)
@@ -189,9 +189,9 @@ def paired_item(item_id: str, prompt: Turns, candidates: Sequence[Candidate], pa
 def against_own(
     item_id: str, prompt: Turns, demonstration: str, candidates: Sequence[Candidate], kept: Sequence[int]
 ) -> tuple[Item | None, list[Rejection]]:
-    """The data's answer over each of the policy's own (SPIN, Chen et al. 2024, arXiv 2401.01335).
+    """The data's answer preferred to each of the policy's own (SPIN, Chen et al. 2024, arXiv 2401.01335).
 
-    An answer that says the same is left out (``duplicate``); None where no other is left (``too_few``).
+    An answer with the same text is left out (``duplicate``); None if no other is left (``too_few``).
     """
     same = [k for k in kept if candidates[k].text.strip() == demonstration.strip()]
     lost = [Rejection("duplicate", f"answer {k} is the data's own") for k in same]
@@ -205,5 +205,5 @@ def against_own(
 
 
 def answer(prompt: Turns, text: str) -> Turns:
-    """A text as an answer of the prompt's kind: a continuation, or the assistant's message."""
+    """A text as an answer to this kind of prompt: a continuation, or an assistant message."""
     return text if isinstance(prompt, str) else reply(text)

@@ -1,6 +1,6 @@
-"""Whether the reward of a run of rounds and the one that is watched beside it part: one rises while the other falls.
+"""Detects whether a run's reward and its watched reward part: one rises while the other falls.
 
-Pure functions of the measured rows. The watched one is what is believed, such as a judge that people agree with, a
+Pure functions of the measured rows. The watched reward is the trusted one, such as a judge that people agree with, a
 reward model trained on people's votes, or a known truth.
 """
 
@@ -13,16 +13,16 @@ from afzal.stats.intervals import Estimate, clustered, mean
 
 
 def parted(measured: Mapping[int, Rows]) -> str:
-    """In words, where the reward of the last round is clearly above and its watched reward clearly below those of the
-    round of the highest watched reward; empty where they are not, or nothing is watched.
+    """A sentence if, compared with the round of the highest watched reward, the last round's reward is clearly higher
+    and its watched reward clearly lower; else empty, also without a watched reward.
 
-    The highest round is chosen on one half of the held-out prompts and both changes are measured on the other, answers
-    of equal prompt and number against each other, so that a peak by chance is not followed by a fall by choice; and the
-    same has to hold with the halves exchanged. Of runs whose watched reward does not change it names fewer than 1 in
-    100 (simulated in ``tests/iterate/test_iterate_parting.py``).
+    The peak round is chosen on one half of the held-out prompts, and both changes are measured on the other, pairing
+    answers of equal prompt and number; otherwise choosing a chance peak would itself produce a fall. The same must hold
+    with the halves exchanged. Among runs with an unchanged watched reward fewer than 1 in 100 are flagged (simulated in
+    ``tests/iterate/test_iterate_parting.py``).
 
     Args:
-        measured: by the round's number, the rows of its held-out answers, the first policy's as 0.
+        measured: rows of held-out answers by round number; 0 is the first policy.
     """
     last = max(measured)
     if last == 0 or any(row.get(name) is None for rows in measured.values() for row in rows for name in _NAMES):
@@ -41,8 +41,8 @@ _NAMES = ("reward", "watch_reward")
 
 
 def _half(measured: Mapping[int, Rows], last: int, parity: int) -> tuple[int, Estimate, Estimate] | None:
-    """The peak chosen on the prompts of one parity, and both changes since on those of the other, where they are
-    clear."""
+    """The peak chosen on the prompts of one parity, and both changes since then on the other prompts; None if they are
+    not clear."""
     prompts = sorted({row["prompt_index"] for row in measured[last]})
     chosen, other = set(prompts[parity::2]), set(prompts[1 - parity :: 2])
     heights = {k: _mean(rows, chosen) for k, rows in measured.items()}
@@ -59,8 +59,8 @@ def _mean(rows: Rows, prompts: set[int]) -> float:
 
 
 def _change(before: Rows, after: Rows, prompts: set[int], name: str) -> Estimate:
-    """The mean change of the answers to some prompts, with its error over prompts."""
+    """The mean change over the answers to some prompts, with its standard error over prompts."""
     was = {(row["prompt_index"], row["sample"]): row[name] for row in before}
-    kept = [row for row in after if row["prompt_index"] in prompts]
-    changes = [row[name] - was[row["prompt_index"], row["sample"]] for row in kept]
-    return mean(clustered([row["prompt_index"] for row in kept], changes))
+    rows = [row for row in after if row["prompt_index"] in prompts]
+    changes = [row[name] - was[row["prompt_index"], row["sample"]] for row in rows]
+    return mean(clustered([row["prompt_index"] for row in rows], changes))

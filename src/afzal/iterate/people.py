@@ -1,4 +1,4 @@
-"""People as the judges of a round: the file they are asked to label, and what they said about it."""
+"""People as a round's judges: the file to label, and the labels they give."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Waiting(Exception):  # noqa: N818 - a request, not a fault
 def questionnaire(
     item_id: str, prompt: Turns, candidates: Sequence[Candidate], *, require_eos: bool
 ) -> tuple[Item | None, list[Rejection]]:
-    """One prompt with the answers worth asking about; None when fewer than two are left."""
+    """One prompt with the answers to ask about; None if fewer than two are left."""
     kept, lost = rejected(candidates, require_eos=require_eos)
     if len(kept) < 2:
         return None, [*lost, Rejection("too_few", f"{len(kept)} of {len(candidates)} answers are left", "item")]
@@ -30,13 +30,13 @@ def questionnaire(
 
 
 def labelled_items(folder: Path, asked: Sequence[Item], go_on: str) -> tuple[list[Item], list[tuple[str, Rejection]]]:
-    """What people said: items with at least one opinion that orders two answers, and those without (``undecided``).
+    """The labelled items with at least one opinion that orders two answers, and those without (``undecided``).
 
-    The labelled file may be in any format that training data may have, and need not cover every prompt.
+    The labelled file may have any training data format and need not cover every prompt.
 
     Raises:
         Waiting: there is no labelled file yet.
-        AfzalError: it holds an answer that nobody was asked about.
+        AfzalError: the file holds an answer that was not asked about.
     """
     path = folder / LABELLED
     if not path.exists():
@@ -45,7 +45,7 @@ def labelled_items(folder: Path, asked: Sequence[Item], go_on: str) -> tuple[lis
             f"save the labelled file as {path}, then: {go_on}"
         )
     known = {(item.prompt, response.turns): item.extra for item in asked for response in item.responses}
-    said: list[Item] = []
+    labelled: list[Item] = []
     undecided: list[tuple[str, Rejection]] = []
     for item in data.read(str(path)).items:
         strange = [r for r in item.responses if (item.prompt, r.turns) not in known]
@@ -53,11 +53,11 @@ def labelled_items(folder: Path, asked: Sequence[Item], go_on: str) -> tuple[lis
             raise AfzalError(
                 f"this answer was not asked about: {str(strange[0].turns)[:80]!r}",
                 where=item.where or item.id,
-                remedy=f"label the answers of {TO_LABEL} as they stand",
+                remedy=f"label the answers of {TO_LABEL} without changing them",
             )
         if any(p.p != 0.5 and p.weight > 0 for p in preferences(item)):
-            # a file of labels need not repeat what the row of the prompt says to the chat template
-            said.append(replace(item, extra={**item.extra, **known[item.prompt, item.responses[0].turns]}))
+            # a file of labels need not repeat the prompt's fields for the chat template
+            labelled.append(replace(item, extra={**item.extra, **known[item.prompt, item.responses[0].turns]}))
         else:
             undecided.append((item.id, Rejection("undecided", "no opinion orders two answers", "item")))
-    return said, undecided
+    return labelled, undecided

@@ -1,4 +1,4 @@
-"""The prompts of an iteration: which are trained on in which round, and which only measure. Loads no model."""
+"""The prompts of an iteration: those trained on in each round, and the held-out ones. Loads no model."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ T = TypeVar("T")
 
 _MOST_HELD_OUT = 64
 _INSTEAD = (
-    "take the steps of a round by hand: afzal generate twice, afzal judge ONE --against OTHER, afzal train dpo on its "
+    "run the steps of a round yourself: afzal generate twice, afzal judge ONE --against OTHER, afzal train dpo on its "
     "rows.jsonl; or leave such prompts out"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A prompt with its token ids, and where the data has one the answer to imitate.
+    """A prompt with its token ids, and the answer to imitate if the data has one.
 
-    ``stated`` is what its row says to the chat template; the items made of its answers say it too. ``columns`` are the
-    other columns of its row that rewards ask for.
+    ``stated`` are its row's fields for the chat template, which are copied to the items made from its answers.
+    ``columns`` are the other columns of its row that rewards ask for.
     """
 
     prompt: Turns
@@ -45,9 +45,9 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Questions:
-    """``groups`` holds the questions of each prompt, in the order in which rounds take them; ``held_out`` are never
-    trained on. ``chat`` says whether some are conversations, ``notes`` what was left out; ``fingerprint`` is that of
-    the source's content, and ``columns`` the hash of what rewards read beside the texts, where they ask for it."""
+    """``groups`` holds the questions of each prompt, in the order in which rounds use them; ``held_out`` are never
+    trained on. ``chat`` says whether any are conversations; ``notes`` list omissions. ``fingerprint`` identifies the
+    source's content; ``columns`` is the hash of the columns that rewards ask for, empty if they ask for none."""
 
     groups: list[list[Question]]
     held_out: list[Question]
@@ -59,7 +59,8 @@ class Questions:
 
 
 def ask(config: IterateConfig, speaker: Speaker) -> Questions:
-    """Read the prompts of a run, hold some out, and put the rest in an order fixed by the seed.
+    """Read the prompts of a run, hold some out, and shuffle the rest by the seed.
+
 
     Prompts that differ only in white space or case count as one, so that no round sees another's prompts.
 
@@ -76,7 +77,7 @@ def ask(config: IterateConfig, speaker: Speaker) -> Questions:
     chat = any_chat([*dataset.items, *others])
     notes = [speaker.notice] if chat and speaker.notice else []
     remarks: Counter[str] = Counter()
-    found = _groups(dataset.items, config, speaker, notes, remarks, names)
+    by_key = _groups(dataset.items, config, speaker, notes, remarks, names)
     apart = _groups(others, config.model_copy(update={"pairing": "best_worst"}), speaker, notes, remarks, names)
     notes += remark_texts(remarks)
     if config.held_out_prompts and not apart:
@@ -85,23 +86,23 @@ def ask(config: IterateConfig, speaker: Speaker) -> Questions:
             where=config.held_out_prompts,
             remedy="a larger max_tokens, or shorter prompts",
         )
-    order = sorted(found, key=lambda key: place(key, config.seed))
+    order = sorted(by_key, key=lambda key: place(key, config.seed))
     if apart:
         shared = [key for key in order if key in apart]
         notes += [f"{len(shared)} prompts are held out too, and so not trained on"] if shared else []
         held, order = list(apart.values()), [key for key in order if key not in apart]
     else:
         n_held = config.held_out or max(1, min(_MOST_HELD_OUT, len(order) // 5))
-        held, order = [found[key] for key in order[:n_held]], order[n_held:]
+        held, order = [by_key[key] for key in order[:n_held]], order[n_held:]
     if not order:
         raise AfzalError(
-            f"no prompt is left to train on: {len(found)} were read, {len(held)} are held out",
+            f"no prompt is left to train on: {len(by_key)} were read, {len(held)} are held out",
             where=config.prompts,
             remedy="give more prompts, or a smaller held_out",
         )
     per_round = config.prompts_per_round or max(1, len(order) // config.rounds)
     notes += _supply(len(order), per_round, config)
-    groups = [found[key] for key in order]
+    groups = [by_key[key] for key in order]
     held_out = [q[0] for q in held]
     rows = [q.columns for q in (*(q for group in groups for q in group), *held_out)]
     columns = data.columns_hash(rows) if names else ""
@@ -109,16 +110,17 @@ def ask(config: IterateConfig, speaker: Speaker) -> Questions:
 
 
 def place(key: str, seed: int) -> str:
-    """What the prompt of a key (:func:`afzal.records.prompt_key`) is sorted by.
+    """The sort key of a prompt, from its :func:`afzal.records.prompt_key`.
 
-    It is what a split draws (`data.splitting`): the first prompts, which are held out, are those that trainings on the
-    same rows with this seed hold out too.
+    It is the one used by splits (`data.splitting`): the first prompts, which are held out, are also held out by
+    trainings on the same rows with this seed.
     """
     return hashlib.sha256(f"{seed}:{key}".encode()).hexdigest()
 
 
 def slice_of(groups: Sequence[T], number: int, size: int, *, again: bool) -> list[T]:
-    """The part of round ``number`` (from 1): fresh ones until none is left; with ``again`` then the first once more."""
+    """The groups of round ``number`` (from 1): fresh ones until none are left; with ``again``, then from the start
+    again."""
     first = (number - 1) * size
     if again:
         return [groups[(first + i) % len(groups)] for i in range(min(size, len(groups)))]
@@ -126,14 +128,14 @@ def slice_of(groups: Sequence[T], number: int, size: int, *, again: bool) -> lis
 
 
 def _supply(n: int, per_round: int, config: IterateConfig) -> list[str]:
-    """The note for prompts that will run out."""
+    """The note if prompts will run out."""
     if n >= per_round * config.rounds:
         return []
     last = n // per_round + 1
-    said = f"{n} prompts at {per_round} per round run out in round {last} of {config.rounds}"
+    sentence = f"{n} prompts at {per_round} per round run out in round {last} of {config.rounds}"
     if config.reuse_prompts:
-        return [f"{said}: from there on they are reused"]
-    return [f"{said}: the run will end there (reuse_prompts, a smaller prompts_per_round, or more prompts)"]
+        return [f"{sentence}: from there on they are reused"]
+    return [f"{sentence}: the run will end there (reuse_prompts, a smaller prompts_per_round, or more prompts)"]
 
 
 def _groups(
@@ -144,38 +146,38 @@ def _groups(
     remarks: Counter[str],
     names: Sequence[str],
 ) -> dict[str, list[Question]]:
-    """Questions by prompt: one each, or for spin one for every answer that the data has."""
+    """Questions by prompt: one each, or for spin one per answer in the data."""
     asked: list[tuple[str, Item, str]] = []
     seen: set[tuple[str, str, str]] = set()
     without = 0
     for item in items:
-        own = own_answer(item) if config.pairing == "spin" else ""
-        without += own is None
+        answer = own_answer(item) if config.pairing == "spin" else ""
+        without += answer is None
         key = prompt_key(item)
-        said = [template_fields(item), *({name: item.extra.get(name)} for name in names)]
-        this = (key, own or "", json.dumps(said, sort_keys=True, default=str))
-        if own is not None and this not in seen:
+        facts = [template_fields(item), *({name: item.extra.get(name)} for name in names)]
+        this = (key, answer or "", json.dumps(facts, sort_keys=True, default=str))
+        if answer is not None and this not in seen:
             seen.add(this)
-            asked.append((key, item, own))
+            asked.append((key, item, answer))
     if without:
         notes.append(f"{without} rows have no answer to imitate and are left out")
     prompts = [item for _, item, _ in asked]
     ids = speaker.encode_prompts(prompts, remarks=remarks) if prompts else []
     room = speaker.room(config.max_tokens) - config.max_new_tokens
-    long = sum(len(found) > room for found in ids)
+    long = sum(len(tokens) > room for tokens in ids)
     if long:
         notes.append(f"{long} prompts are left out: they leave less than max_new_tokens of max_tokens to an answer")
     groups: dict[str, list[Question]] = {}
-    for (key, item, own), found in zip(asked, ids, strict=True):
-        if len(found) <= room:
+    for (key, item, answer), tokens in zip(asked, ids, strict=True):
+        if len(tokens) <= room:
             (columns,) = data.columns_of([item], names)
-            question = Question(item.prompt, tuple(found.tolist()), own, template_fields(item), columns)
+            question = Question(item.prompt, tuple(tokens.tolist()), answer, template_fields(item), columns)
             groups.setdefault(key, []).append(question)
     return groups
 
 
 def own_answer(item: Item) -> str | None:
-    """The data's answer to a prompt: the only one, or the one that is called good; None where there is none."""
+    """The data's answer to a prompt: the only one, or the one labelled good; None if there is none."""
     if not item.responses:
         return None
     good = 0 if not item.votes else next((k for k, label in enumerate(labels(item)) if label), None)

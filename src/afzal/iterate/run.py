@@ -1,7 +1,7 @@
 """Iterative preference optimisation: rounds of generating, scoring, rejecting, pairing and training, in one folder.
 
-A run that was stopped anywhere resumes, and ends with the bytes of one that was not: stages meet in files. What a round
-came to is read off its files.
+Stages communicate through files, so a run stopped anywhere resumes and ends with the same bytes as an uninterrupted
+one. A round's results are read from its files.
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ from afzal.train.callbacks import Callbacks
 def iterate(
     config: IterateConfig, *, resume: bool = False, command: str = "", callbacks: Callbacks | None = None
 ) -> Path:
-    """Run the rounds that ``config`` describes and return the folder; its report says which policy is the best.
+    """Run the rounds that ``config`` describes and return the folder; its report names the best policy.
 
-    Where people are to label answers the folder comes back with the status ``waiting``, and continues with ``resume``.
+    If people are to label answers, the run stops with the status ``waiting`` and continues with ``resume``.
 
     Args:
         resume: continue the run in ``config.out`` where it stopped.
-        command: what the person typed, for the record.
-        callbacks: called while a round trains; one that asks to stop ends the rounds.
+        command: the command line, for the record.
+        callbacks: called during a round's training; a request to stop ends the rounds.
 
-    Under ``torchrun`` all ranks call this alike. Rank 0 runs the rounds and writes the folder; the others join it where
-    answers are drawn, where a model scores them, and in the trainings.
+        Under ``torchrun`` all ranks call this. Rank 0 runs the rounds and writes the folder; the others join it for
+        drawing answers, scoring by a model, and training.
 
-    Raises:
+        Raises:
         AfzalError: a fault of the input or the set-up; ``Stopped`` when a signal ended a round's training.
     """
     parallel.refuse(training(config, 1, config.model, config.prompts, config.out), None)
@@ -83,10 +83,10 @@ def _iterate(config: IterateConfig, resume: bool, command: str, date: str, callb
     if not ranks.leads():
         job.calls.answer(job)
         return run.path
-    begun = {"command": command, "launch": launched.launch()}
+    launch_facts = {"command": command, "launch": launched.launch()}
     with run:
         try:
-            run.update(template_date=date, **{name: said for name, said in begun.items() if said})
+            run.update(template_date=date, **{name: fact for name, fact in launch_facts.items() if fact})
             _all_rounds(job)
         except Stopped as stop:
             run.update(status="stopped", stop_reason=stop.signal, finished=now())
@@ -95,7 +95,7 @@ def _iterate(config: IterateConfig, resume: bool, command: str, date: str, callb
             run.update(status="stopped", stop_reason="SIGINT", finished=now())
             raise
         except BaseException as error:
-            with suppress(AfzalError):  # on a full disk even this may fail; the first error is the one to tell
+            with suppress(AfzalError):  # on a full disk even this can fail; report the first error
                 run.update(status="failed", stop_reason=f"{type(error).__name__}: {error}", finished=now())
             raise
         finally:
@@ -107,47 +107,47 @@ def _all_rounds(job: Job) -> None:
     for note in (*job.asked.notes, *_notes(job.config, job.recipe)):
         _say(f"note: {note}")
     first = measure(job, 0)
-    found = [Round(0, measured=figures.figures(first, first))]
-    _say(figures.line(found[0]))
+    rounds = [Round(0, measured=figures.figures(first, first))]
+    _say(figures.line(rounds[0]))
     while True:
-        number = len(found)
-        if reason := job.callbacks.requested() or _ended(job, found):
+        number = len(rounds)
+        if reason := job.callbacks.requested() or _ended(job, rounds):
             break
         try:
-            found.append(_with_parting(job, found, one_round(job, number, first)))
+            rounds.append(_with_parting(job, rounds, one_round(job, number, first)))
         except Waiting as waiting:
-            finish(job, found, "waiting", "labels")
+            finish(job, rounds, "waiting", "labels")
             _say(str(waiting))
             return
-        _say(figures.line(found[-1]))
-        if found[-1].parted:
-            _say(f"warning: {found[-1].parted}")
-        job.run.update(step=sum(r.steps for r in found))
-    last = max((r.number for r in found if r.steps), default=0)
-    if not found[last].measured:
-        found[last] = _with_parting(job, found[:last], round_of(job, last, measure(job, last), first))
-        _say(figures.line(found[last]))
-    for said in finish(job, found, "finished", reason):
-        _say(said)
+        _say(figures.line(rounds[-1]))
+        if rounds[-1].parted:
+            _say(f"warning: {rounds[-1].parted}")
+        job.run.update(step=sum(r.steps for r in rounds))
+    last = max((r.number for r in rounds if r.steps), default=0)
+    if not rounds[last].measured:
+        rounds[last] = _with_parting(job, rounds[:last], round_of(job, last, measure(job, last), first))
+        _say(figures.line(rounds[last]))
+    for line in finish(job, rounds, "finished", reason):
+        _say(line)
 
 
 def _with_parting(job: Job, before: Sequence[Round], last: Round) -> Round:
-    """The round, with a warning (``parted``) where the reward rises while the watched one falls."""
+    """The round, with a warning (``parted``) if the reward rises while the watched one falls."""
     known = [r.number for r in (*before, last) if r.measured]
     if job.watch is None or not last.measured:
         return last
     return replace(last, parted=parted({k: measure(job, k) for k in known}))
 
 
-def _ended(job: Job, found: Sequence[Round]) -> str:
-    """Why there is no further round; empty when there is one."""
-    config, number = job.config, len(found)
-    if number > 1 and not found[-1].pairs:
+def _ended(job: Job, rounds: Sequence[Round]) -> str:
+    """The reason why there is no further round; empty if there is one."""
+    config, number = job.config, len(rounds)
+    if number > 1 and not rounds[-1].pairs:
         return "no_pairs"
-    if found[-1].parted and config.on_parting == "stop":
+    if rounds[-1].parted and config.on_parting == "stop":
         return "parted"
     limits = {"patience": config.patience, "min_gain": config.min_gain}
-    if reason := figures.stop_reason(found, kl_budget=config.kl_budget, **limits):
+    if reason := figures.stop_reason(rounds, kl_budget=config.kl_budget, **limits):
         return reason
     if number > config.rounds:
         return "finished"
@@ -156,7 +156,7 @@ def _ended(job: Job, found: Sequence[Round]) -> str:
 
 
 def _notes(config: IterateConfig, recipe: Recipe) -> list[str]:
-    """What a person should know before the first round."""
+    """Notes for the user before the first round."""
     if config.reference != "previous" or config.rounds == 1:
         return []
     beta = next((term.parameters["beta"] for term in recipe.terms if "beta" in term.parameters), None)
@@ -175,7 +175,7 @@ def _refuse_reference(config: IterateConfig, recipe: Recipe) -> None:
 
 
 def _begin(config: IterateConfig, asked: Questions, resume: bool) -> None:
-    """Make the run's folder, or take it up; it stays claimed."""
+    """Create or resume the run's folder, and keep it claimed."""
     plain = config.model_dump(mode="json")
     facts = {"source": config.prompts, "fingerprint": asked.fingerprint}
     facts |= {"train": len(asked.groups), "eval": len(asked.held_out)}
@@ -194,7 +194,7 @@ def _begin(config: IterateConfig, asked: Questions, resume: bool) -> None:
         seen = {
             "fingerprint": ("prompts: the content of the file", asked.fingerprint),
             "tokens": ("tokens: what the prompts become (tokenizer, chat template, versions)", facts["tokens"]),
-            "columns": ("columns: what the rows say to functions", asked.columns),
+            "columns": ("columns: the row fields that functions read", asked.columns),
         }
         refuse_changes(run, plain, files, seen, other)
         run.update(status="running", method="iterate", config=plain, data=facts, files=files)
@@ -204,7 +204,7 @@ def _begin(config: IterateConfig, asked: Questions, resume: bool) -> None:
 
 
 def _tokens(asked: Questions) -> str:
-    """The hash of all prompts as tokens, in the order in which rounds take them."""
+    """The hash of all prompts' tokens, in the order in which rounds use them."""
     groups = [*asked.groups, asked.held_out]
     return tokens_hash([[tree(q.demonstration, q.ids, ()) for q in group] for group in groups])
 
@@ -223,10 +223,10 @@ def _source(spec: str | None, config: IterateConfig) -> Rewarder | None:
 
 
 def _generator(config: IterateConfig) -> ServerConfig | None:
-    """The server that writes the rounds' answers.
+    """The server that generates the rounds' answers.
 
     Raises:
-        AfzalError: it would answer with the weights of the first round in later ones, or for another folder.
+        AfzalError: it would answer with the first round's weights in later rounds, or for another folder.
     """
     if config.generator is None:
         return None

@@ -136,7 +136,7 @@ def lengths_as_plain(lines: Sequence[AtEqualLengths]) -> dict[str, Any]:
         c = line.control
         if c is None:
             plain.append({"model": line.model, "pairs": line.pairs, "controlled": None})
-            rows.append([line.model, f"{line.pairs:,}", "", "not known", "they alone tell who won"])
+            rows.append([line.model, f"{line.pairs:,}", "", "not known", "lengths alone decide who won"])
             continue
         known = {"raw": interval(c.raw), "controlled": interval(c.controlled), "slope": interval(c.slope)}
         about = {"deviation": c.deviation, "overlap": c.overlap, "extrapolated": c.extrapolated}

@@ -63,7 +63,7 @@ def _models(m: Plain) -> list[str]:
         marked = " (extrapolated: one side is nearly always longer)" if c["extrapolated"] else ""
         lines.append(f"  at equal lengths {percent(c)}, lengths overlap on {c['overlap']:.0%}{marked}")
     if m.get("lengths_decide"):
-        lines.append("  at equal lengths: not known, since lengths alone tell who won")
+        lines.append("  at equal lengths: not known, since lengths alone decide who won")
     if (w := m.get("with_people")) is not None:
         lines.append(
             f"  with people's labels on {w['prompts']} prompts {percent(w['corrected'])}; "

@@ -1,4 +1,4 @@
-"""The report on pairs that were made from principles: coverage, length, refusals, and what was left out and why."""
+"""The report on pairs made from principles: coverage, lengths, refusals, and skipped prompts with the reasons."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from afzal.stats.intervals import Interval, clustered, mean, share
 from afzal.text import interval, number, plural
 
 _LONGER = 1.2
-"""Ratio of mean lengths from which a report warns."""
+"""Ratio of mean lengths above which a report warns."""
 _TELLING = 5
 """Rows per principle below which a report warns."""
 
@@ -26,14 +26,14 @@ def report_body(
     steps: Sequence[Sequence[Row]],
     pairs: int,
 ) -> dict[str, Any]:
-    """All that a run comes to, as plain values for :func:`afzal.report.write_board`.
+    """The results of a run as plain values, for :func:`afzal.report.write_board`.
 
     Args:
-        answers, steps: the rows of the stages; ``steps`` has one list for each round, or the labels.
-        pairs: how many were written.
+        answers, steps: the rows of the stages; ``steps`` has one list per round, or the labels.
+        pairs: number of pairs written.
     """
-    whole = list(zip(*[answers, *steps], strict=True))
-    own, twins = ([row for row in whole if row[0]["twin"] is twin] for twin in (False, True))
+    complete = list(zip(*[answers, *steps], strict=True))
+    own, twins = ([row for row in complete if row[0]["twin"] is twin] for twin in (False, True))
     labels = config.mode == "label"
     body: dict[str, Any] = {
         "title": "Labels under principles" if labels else "Revisions under principles",
@@ -75,17 +75,17 @@ def _of_revisions(
     tables = [
         {
             "title": "Steps",
-            "words": "What came of each step: an answer under one principle.",
+            "words": "The outcome of each step: one answer under one principle.",
             "columns": ["outcome", "steps"],
             "rows": [[name, str(n)] for name, n in sorted(why.items())],
         }
     ]
     if lists:
-        words = "Share of answers that break them, with 95 % intervals over prompts. They were known to the revisions."
+        words = "Share of answers that break them, with 95 % intervals over prompts. The revisions used the same lists."
         columns = ["principle", "answers", "after the last revision"]
         tables.append({"title": "Word lists", "words": words, "columns": columns, "rows": lists})
     return {"unit": "share of its steps that revised", "lines": lines, "figures": figures, "tables": tables} | {
-        "figures_words": "Refusals are answers that begin with one of the phrases of the settings. Intervals are 95 % "
+        "figures_words": "Refusals are answers that begin with one of the phrases in the settings. Intervals are 95 % "
         "over prompts."
     }
 
@@ -116,8 +116,8 @@ def _of_labels(principles: PrinciplesConfig, own: Sequence[Sequence[Row]], findi
         if longer:
             hit = _share(list(enumerate(longer)), lambda h: h[1], lambda h: h[0])
             figures.append({"name": "Share of labels for the longer answer"} | hit)
-        told = [(e, _gap(principles, e)) for e in known]
-        right = [(e[2]["p"] > 0.5) == (gap > 0) for e, gap in told if gap and e[2]["p"] != 0.5]
+        gaps = [(e, _gap(principles, e)) for e in known]
+        right = [(e[2]["p"] > 0.5) == (gap > 0) for e, gap in gaps if gap and e[2]["p"] != 0.5]
         if right:
             hit = _share(list(enumerate(right)), lambda h: h[1], lambda h: h[0])
             figures.append({"name": "Share of labels that agree with the principle's word lists"} | hit)
@@ -126,14 +126,14 @@ def _of_labels(principles: PrinciplesConfig, own: Sequence[Sequence[Row]], findi
 
 
 def _gap(principles: PrinciplesConfig, entry: tuple[int, Row, Row]) -> int:
-    """How many findings the word lists of its principle have on the second answer more than on the first."""
+    """Violations of the principle's word lists in the second answer less those in the first."""
     principle = next(p for p in principles.principles if p.id == entry[2]["principle"])
     one, two = entry[1]["answers"]
     return breaches([principle], two) - breaches([principle], one)
 
 
 def _lengths(own: Sequence[Sequence[Row]], findings: list[str]) -> list[dict[str, Any]]:
-    """Characters of revisions beside those of the answers that they stand for."""
+    """Lengths of revisions in characters, compared with the answers that they replace."""
     both = [(len(_first(row)), len(_last(row))) for row in own if any(not step["why"] for step in row[1:])]
     if not both:
         return []
@@ -150,7 +150,7 @@ def _lengths(own: Sequence[Sequence[Row]], findings: list[str]) -> list[dict[str
 
 
 def _scores(own: Sequence[Sequence[Row]]) -> list[dict[str, Any]]:
-    """The matched score of the last revisions beside that of the first answers."""
+    """The matched score of the last revisions less that of the first answers."""
     last = [next((step for step in reversed(row[1:]) if not step["why"]), {}) for row in own]
     gaps = [step["score_gap"] for step in last if "score_gap" in step]
     return [{"name": "Matched score, revision less answer"} | _mean(gaps)] if gaps else []
@@ -159,7 +159,7 @@ def _scores(own: Sequence[Sequence[Row]]) -> list[dict[str, Any]]:
 def _refused(
     principles: PrinciplesConfig, own: Sequence[Sequence[Row]], twins: Sequence[Sequence[Row]], findings: list[str]
 ) -> list[dict[str, Any]]:
-    """Refusals among answers and after the last revision; those of twins are refusals of harmless prompts."""
+    """Refusals before and after revision, for prompts and for their harmless twins."""
     figures = []
     for rows, whose in ((own, "prompts"), (twins, "benign twins")):
         for text, when in ((_first, "answers"), (_last, "after revision")):
@@ -175,8 +175,8 @@ def _refused(
 def _coverage(lines: Sequence[dict[str, Any]], findings: list[str]) -> None:
     few = [line for line in lines if line["sampled"] < _TELLING]
     if few:
-        said = ", ".join(f"{line['name']} ({line['sampled']})" for line in few)
-        findings.append(f"Principles that were hardly sampled: {said}.")
+        names = ", ".join(f"{line['name']} ({line['sampled']})" for line in few)
+        findings.append(f"Principles that were hardly sampled: {names}.")
 
 
 def _first(row: Sequence[Row]) -> str:
@@ -184,7 +184,7 @@ def _first(row: Sequence[Row]) -> str:
 
 
 def _last(row: Sequence[Row]) -> str:
-    """The answer as it stands after the last step."""
+    """The answer after the last step."""
     return next((step["revision"] for step in reversed(row[1:]) if not step["why"]), _first(row))
 
 
@@ -195,7 +195,7 @@ def _share(rows: Sequence[Any], hit: Callable[[Any], Any], prompt: Callable[[Any
 
 
 def _mean(values: Sequence[float]) -> dict[str, float | None]:
-    """A mean over prompts, one value each."""
+    """A mean over prompts, with one value per prompt."""
     known = mean(clustered(range(len(values)), values))
     low, high = known.ends if known.prompts > 1 else (None, None)
     return {"value": known.mean, "low": low, "high": high}

@@ -1,4 +1,4 @@
-"""Labels of a judge that sees a principle: both orders averaged, and held away from certainty."""
+"""Labels by a judge that sees a principle: averaged over both orders and clamped away from certainty."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from afzal.servers.cache import REPLIES, Cache, Reply
 
 @dataclass(frozen=True, slots=True)
 class Labelling:
-    """What labels are made with; the replies of a server are kept in ``out``."""
+    """The settings for labelling; a server's replies are kept in ``out``."""
 
     config: ReviseConfig
     principles: PrinciplesConfig
@@ -32,13 +32,13 @@ class Labelling:
 
 
 def label_rows(labelling: Labelling, items: Sequence[Item], answers: Sequence[Row]) -> list[Row]:
-    """One label for each prompt's two answers, under one principle each.
+    """One label per prompt's two answers, each under one principle.
 
-    ``p`` is the probability that the first answer is better: the mean over both orders, within ``clamp`` and
-    1 - ``clamp``. It is None, with ``why``, where the answers are the same or an order gave no verdict.
+    ``p`` is the probability that the first answer is better: the mean over both orders, clamped to ``clamp`` and
+    1 - ``clamp``. It is None, with the reason ``why``, if the answers are the same or an order gave no verdict.
 
     Raises:
-        AfzalError: the judge cannot be had, or its server does not answer; replies that came before are kept.
+        AfzalError: the judge cannot be opened, or its server does not answer; earlier replies are kept.
     """
     config, principles = labelling.config, labelling.principles
     judge = _judge(config)
@@ -52,23 +52,23 @@ def label_rows(labelling: Labelling, items: Sequence[Item], answers: Sequence[Ro
             games += [Game(pair, turned, transcript=principle.text) for turned in (False, True)]
     with Cache(labelling.out / REPLIES) as replies:
         rulings = decides(settings, replies, judge.name, labelling.say)(games)
-    said = {(game.pair.item, game.turned): ruling for game, ruling in zip(games, rulings, strict=True)}
+    ruling_of = {(game.pair.item, game.turned): ruling for game, ruling in zip(games, rulings, strict=True)}
     asked = Words(Asking(settings.system, settings.prompt, _unread))
     rows = []
     for k, (item, row, principle) in enumerate(zip(items, answers, turn, strict=True)):
         one, two = row["answers"]
         texts = {"prompt": full_text(item.prompt), "first": one, "second": two, "transcript": principle.text}
-        label = labelled(said.get((k, False)), said.get((k, True)), config.clamp)
+        label = labelled(ruling_of.get((k, False)), ruling_of.get((k, True)), config.clamp)
         about = {"id": row["id"], "principle": principle.id, "judge": judge.name, "model": config.model}
         rows.append({**about, "prompts": {"label": asked.messages(**texts)[-1]["content"]}, **label})
     return rows
 
 
 def labelled(first: Ruling | None, turned: Ruling | None, clamp: float) -> Row:
-    """The label from the rulings on both orders, both in the numbering of the pair; None where nothing was asked.
+    """The label from the rulings in both orders, in the numbering of the pair; its ``p`` is None if nothing was asked.
 
-    ``p_shown_first`` and ``p_shown_second`` are the probabilities of the first answer where it was shown first, and
-    second: a judge that goes by the place alone says p and 1 - p, and its label is a half.
+    ``p_shown_first`` and ``p_shown_second`` are the first answer's probabilities when shown first and second. A judge
+    that decides by position alone says p and 1 - p, so its label is one half.
     """
     if first is None or turned is None:
         return {"p": None, "p_shown_first": None, "p_shown_second": None, "why": "the answers are the same"}
@@ -76,8 +76,8 @@ def labelled(first: Ruling | None, turned: Ruling | None, clamp: float) -> Row:
     why = next((r.why or "no verdict" for r in (first, turned) if _p(r) is None), "")
     known = [value for value in p if value is not None]
     mean = sum(known) / 2 if len(known) == 2 else None
-    held = None if mean is None else min(1 - clamp, max(clamp, mean))
-    return {"p": held, "p_shown_first": p[0], "p_shown_second": p[1], "why": why}
+    clamped = None if mean is None else min(1 - clamp, max(clamp, mean))
+    return {"p": clamped, "p_shown_first": p[0], "p_shown_second": p[1], "why": why}
 
 
 def _p(ruling: Ruling) -> float | None:
@@ -85,10 +85,10 @@ def _p(ruling: Ruling) -> float | None:
 
 
 def _judge(config: ReviseConfig) -> Named:
-    """The judge that is named, or the model itself.
+    """The named judge, or the model itself.
 
     Raises:
-        AfzalError: it is not one that is asked in words about two answers.
+        AfzalError: the judge is not asked in words about two answers.
     """
     if config.judge is not None:
         judge = named(config.judge)
@@ -107,10 +107,10 @@ def _judge(config: ReviseConfig) -> Named:
 
 
 def _shown_principle(judge: Named, prompt: str) -> JudgeConfig:
-    """The settings of the judge with the prompt for labels; what a game holds beside its answers is the principle."""
+    """The judge's settings with the prompt for labels, in which a game's transcript is the principle."""
     assert judge.settings is not None
     return judge.settings.model_copy(update={"prompt": "{% set principle = transcript %}" + prompt})
 
 
 def _unread(reply: Reply) -> Reading:
-    raise NotImplementedError("a question that is only written down has no reply")
+    raise NotImplementedError("a question that is only recorded has no reply")

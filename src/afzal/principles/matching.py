@@ -1,4 +1,4 @@
-"""A score that revisions must keep, so that a pair differs in the principle and not in the score."""
+"""A score that revisions must preserve, so that a pair differs in the principle and not in the score."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from afzal.servers.cache import REPLIES
 
 
 def sources_of(match: str | None) -> list[str]:
-    """What decides the score: the function, folder or judge that is named, and what the judge's file names."""
+    """The sources of the score: the named function, folder or judge, and those named in the judge's file."""
     return [] if match is None else [match, *named_in(match)]
 
 
 def scored(config: ReviseConfig, tasks: Sequence[tuple[Turns, str, Sequence[str]]]) -> list[list[float | None]]:
-    """How much more each candidate scores than the first answer, in units of the score.
+    """Each candidate's score less the first answer's, in units of the score.
 
     Args:
         tasks: (prompt, first answer, candidates).
@@ -34,9 +34,9 @@ def scored(config: ReviseConfig, tasks: Sequence[tuple[Turns, str, Sequence[str]
     score = reward_or_judge(config.match, device=pick_device("auto"), replies=Path(config.out) / REPLIES)
     asked = [(prompt, text) for prompt, first, texts in tasks for text in (first, *texts) if text.strip()]
     values = iter(score([prompt for prompt, _ in asked], [text for _, text in asked]))
-    found = []
+    gaps = []
     for _, first, texts in tasks:
         origin = next(values) if first.strip() else None
         known = [next(values) if text.strip() else None for text in texts]
-        found.append([None if value is None or origin is None else value - origin for value in known])
-    return found
+        gaps.append([None if value is None or origin is None else value - origin for value in known])
+    return gaps

@@ -1,6 +1,6 @@
-"""Preference pairs from principles: answer, critique, revision, or two answers and a label.
+"""Preference pairs from principles: answer, critique and revision, or two answers and a label.
 
-Bai et al. 2022, arXiv 2212.08073. Every stage is a file of the folder, so that a stopped program repeats at most one.
+Bai et al. 2022, arXiv 2212.08073. Every stage is a file in the folder, so that a stopped program repeats at most one.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _SPARED = {"out", "timeout", "attempts", "concurrency", "batch_size", "key_env"}
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One prompt of a run. ``twin`` marks a harmless look-alike, which is measured and enters no pair."""
+    """One prompt of a run. ``twin`` marks a harmless look-alike, which is only measured and enters no pair."""
 
     id: str
     item: Item
@@ -44,14 +44,14 @@ class Asked:
 
 
 def revise(config: ReviseConfig, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
-    """Make the pairs and the report; returns the report as plain values.
+    """Make the pairs and the report, and return the report as plain values.
 
-    Leaves ``pairs.jsonl`` (Afzal rows; none where no pair was made), ``revise.json``, ``.html``, ``.md``, ``.csv`` and
-    the stages in ``config.out``.
+    Writes ``pairs.jsonl`` (Afzal rows; only if there are pairs), ``revise.json``, ``.html``, ``.md``, ``.csv`` and the
+    stages to ``config.out``.
 
     Raises:
         AfzalError: prompts, principles or model cannot be read, the folder holds a run with other settings, or a server
-            does not answer; what was done before is kept.
+            does not answer; finished work is kept.
     """
     principles = read_principles(config.principles)
     asked = _prompts(config)
@@ -78,27 +78,27 @@ def revise(config: ReviseConfig, say: Callable[[str], None] = lambda line: None)
 
 
 def read_principles(path: str) -> PrinciplesConfig:
-    """The principles of a file, with its templates tried on plain texts.
+    """Read a file of principles and test its templates on plain texts.
 
     Raises:
-        AfzalError: the file is not one of principles, or a template does not render.
+        AfzalError: the file does not hold principles, or a template does not render.
     """
-    found = settings.build(PrinciplesConfig, settings.read_file(path))
+    principles = settings.build(PrinciplesConfig, settings.read_file(path))
     names = ("prompt", "answer", "principle", "critique", "request")
-    given = {
+    variables = {
         "critique_prompt": tuple(n for n in names if n != "critique"),
         "revision_prompt": names,
         "label_prompt": ("prompt", "first", "second", "principle"),
     }
-    for key, values in given.items():
+    for key, values in variables.items():
         try:
-            _words("", getattr(found, key)).messages(**dict.fromkeys(values, "text"))
+            _words("", getattr(principles, key)).messages(**dict.fromkeys(values, "text"))
         except AfzalError as error:
             why = error.what.partition(": ")[2]
             raise AfzalError(
-                f"{key} does not render: {why}", where=path, remedy=f"it is Jinja, with {', '.join(values)}"
+                f"{key} does not render: {why}", where=path, remedy=f"it is a Jinja template with {', '.join(values)}"
             ) from None
-    return found
+    return principles
 
 
 def _words(system: str, prompt: str) -> Words:
@@ -106,22 +106,22 @@ def _words(system: str, prompt: str) -> Words:
 
 
 def _unread(reply: Reply) -> Reading:
-    raise NotImplementedError("no verdict is read out of a revision")
+    raise NotImplementedError("a revision holds no verdict")
 
 
 def _prompts(config: ReviseConfig) -> list[Asked]:
-    """The different prompts of the file in order, each followed by its twin where it has one."""
+    """The distinct prompts of the file in order, each followed by its twin if it has one."""
     rows = list(data.read(config.prompts).items)
     paired = config.mode == "label" and all(len(item.responses) == 2 for item in rows)
-    found = []
+    prompts = []
     for k, item in enumerate(rows if paired else distinct_prompts(rows)):
-        found.append(Asked(f"{k}", item))
+        prompts.append(Asked(f"{k}", item))
         twin = item.extra.get("twin")
         if twin is not None and config.mode == "revision":
-            found.append(Asked(f"{k}/twin", Item(f"{item.id}/twin", _twin(twin, item), ()), twin=True))
-    if not found:
+            prompts.append(Asked(f"{k}/twin", Item(f"{item.id}/twin", _twin(twin, item), ()), twin=True))
+    if not prompts:
         raise AfzalError("there are no prompts", where=config.prompts, remedy="afzal check shows what the file holds")
-    return found
+    return prompts
 
 
 def _twin(value: Any, item: Item) -> Turns:
@@ -131,10 +131,10 @@ def _twin(value: Any, item: Item) -> Turns:
 
 
 def _claim(config: ReviseConfig, out: Path) -> None:
-    """Take the folder for these settings.
+    """Claim the folder for these settings.
 
     Raises:
-        AfzalError: it holds a run with others, or something else.
+        AfzalError: it holds a run with other settings, or other files.
     """
     what = config.model_dump(mode="json", exclude=_SPARED)
     sources = [config.prompts, config.principles, *([config.model] if config.url is None else [])]
@@ -155,7 +155,7 @@ def _claim(config: ReviseConfig, out: Path) -> None:
 
 
 def _answers(config: ReviseConfig, asked: Sequence[Asked], write: Write) -> list[Row]:
-    """One answer to each prompt, two in mode label; those that a row holds already are taken."""
+    """One answer to each prompt, two in mode label; answers that a row already holds are used."""
     n = 2 if config.mode == "label" else 1
     open_ = [(a, k) for a in asked for k in range(n) if len(a.item.responses) != n or config.mode != "label"]
     written = iter(write([Wanted(a.item.prompt, f"{a.id} answer {k}") for a, k in open_]))
@@ -183,7 +183,7 @@ def _revised(
     speaks: Callable[[], bool],
     say: Callable[[str], None],
 ) -> list[list[Row]]:
-    """The revisions of every round, one row per prompt in each."""
+    """The revisions of every round, with one row per prompt."""
     out, steps = Path(config.out), []
     current = [row["answers"][0] for row in answers]
     for step in range(config.rounds):
@@ -207,7 +207,7 @@ def _revised(
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """An answer as it stands, the principle under which it is looked at in a step, and the answer it came from."""
+    """The current answer, the principle applied to it in a step, and the first answer."""
 
     asked: Asked
     principle: PrincipleConfig
@@ -238,7 +238,7 @@ def _critiques(
     for t in tasks:
         default = f"Principle: {t.principle.text}\nSay where the answer does not follow the principle."
         sent.append(t.request(principles.critique_prompt, principles.system, default, t.principle.critique))
-    said = write(
+    written = write(
         [
             Wanted(asked_as(m, chat=speaks()), f"{t.asked.id} critique {t.step}")
             for t, m in zip(tasks, sent, strict=True)
@@ -246,7 +246,7 @@ def _critiques(
     )
     return [
         {"id": t.asked.id, "principle": t.principle.id, "critique_asked": m[-1]["content"], "critique": r.text.strip()}
-        for t, m, r in zip(tasks, sent, said, strict=True)
+        for t, m, r in zip(tasks, sent, written, strict=True)
     ]
 
 
@@ -259,11 +259,11 @@ def _revisions(
     speaks: Callable[[], bool],
 ) -> list[Row]:
     sent = []
-    for t, said in zip(tasks, critiques, strict=True):
+    for t, critique in zip(tasks, critiques, strict=True):
         default = f"Principle: {t.principle.text}\nRewrite the answer so that it follows the principle."
-        known = {"critique": said["critique"]}
+        known = {"critique": critique["critique"]}
         sent.append(t.request(principles.revision_prompt, principles.system, default, t.principle.revision, **known))
-    open_ = [k for k, said in enumerate(critiques) if said["critique"]]
+    open_ = [k for k, critique in enumerate(critiques) if critique["critique"]]
     wanted = [
         Wanted(asked_as(sent[k], chat=speaks()), f"{tasks[k].asked.id} revision {tasks[k].step} {c}")
         for k in open_
@@ -281,13 +281,13 @@ def _revisions(
             best, why, gap = chosen(
                 t.answer, texts[k], t.principle, principles.principles, apart[k], config.match_within
             )
-        found = {"broken_before": broken(t.principle, t.answer), "broken_after": broken(t.principle, best)}
+        breaks = {"broken_before": broken(t.principle, t.answer), "broken_after": broken(t.principle, best)}
         ends = [reply.finish for reply in drawn.get(k, ())]
         if why == "empty" and ends and set(ends) == {"no room"}:
             why = "no room in the model's context"
         sent_as = sent[k][-1]["content"] if k in texts else ""
         row = {"id": t.asked.id, "principle": t.principle.id, "revision_asked": sent_as, "answer": t.answer}
-        row |= {"revision": best, "why": why, "ends": ends, **found}
+        row |= {"revision": best, "why": why, "ends": ends, **breaks}
         rows.append(row if config.match is None else row | {"score_gap": gap})
     return rows
 
@@ -297,7 +297,7 @@ def _unasked(principles: PrinciplesConfig) -> str:
 
 
 def _pair(config: ReviseConfig, asked: Asked, place: int, answer: Row, steps: Sequence[Sequence[Row]]) -> Item | None:
-    """The pair of one prompt: its last revision over its first answer; None where nothing was revised."""
+    """The pair of one prompt: its last revision preferred to its first answer; None if nothing was revised."""
     made = [step[place] for step in steps if not step[place]["why"]]
     first = answer["answers"][0]
     if not made or made[-1]["revision"].strip() == first.strip() or not first.strip():
@@ -317,7 +317,7 @@ def _pair(config: ReviseConfig, asked: Asked, place: int, answer: Row, steps: Se
 
 
 def _labelled(asked: Asked, answer: Row, label: Row) -> list[Item]:
-    """The pair of one prompt with its label; nothing where the judge gave no verdict or the answers are the same."""
+    """The pair of one prompt with its label; empty if the judge gave no verdict or the answers are the same."""
     if label["p"] is None:
         return []
     p, (one, two) = label["p"], answer["answers"]
@@ -331,7 +331,7 @@ def _labelled(asked: Asked, answer: Row, label: Row) -> list[Item]:
 
 
 def _others(asked: Asked) -> dict[str, Any]:
-    """What the row of a prompt held beside it."""
+    """The other fields of a prompt's row."""
     return dict(asked.item.extra)
 
 

@@ -1,4 +1,4 @@
-"""Principles without a model: which comes when, what word lists find, and what is a refusal."""
+"""Principles without a model: their order, violations of word lists, and refusals."""
 
 from __future__ import annotations
 
@@ -10,37 +10,38 @@ from functools import lru_cache
 from afzal.config.revise import PrincipleConfig
 
 _HEAD = 80
-"""Characters at the start of an answer among which a refusal begins."""
+"""Characters at the start of an answer within which a refusal begins."""
 
 
 def in_turn(principles: Sequence[PrincipleConfig], seed: int, about: str, step: int) -> PrincipleConfig:
     """The principle of a step (from 0) for one prompt: a random order without repeats, from the seed and the prompt.
 
     Args:
-        about: names the prompt. The order depends on it and on the ids alone, whatever other prompts there are.
+        about: identifies the prompt. The order depends only on it, the seed and the principles' ids.
     """
     ordered = sorted(principles, key=lambda p: hashlib.sha256(f"{seed} {about} {p.id}".encode()).digest())
     return ordered[step % len(ordered)]
 
 
 def broken(principle: PrincipleConfig, answer: str) -> list[str]:
-    """What the word lists find: each word of ``avoid`` that occurs, and ``need`` as a whole where none of it occurs.
+    """Violations of the word lists: each word of ``avoid`` that occurs, and one for ``need`` if none of its words
+    occurs.
 
-    Whole words count, in either case; a star at the start or the end of a word stands for any letters.
+    Whole words count, ignoring case; a star at the start or end of a word matches any letters.
     """
-    said = [word for word in principle.avoid if _pattern(word).search(answer)]
+    violations = [word for word in principle.avoid if _pattern(word).search(answer)]
     if principle.need and not any(_pattern(word).search(answer) for word in principle.need):
-        said.append("none of " + ", ".join(principle.need))
-    return said
+        violations.append("none of " + ", ".join(principle.need))
+    return violations
 
 
 def breaches(principles: Sequence[PrincipleConfig], answer: str) -> int:
-    """How many findings the word lists of all principles have; 0 is best."""
+    """The number of violations of all principles' word lists; 0 is best."""
     return sum(len(broken(principle, answer)) for principle in principles)
 
 
 def by_words(principle: PrincipleConfig, answer: str) -> str:
-    """A critique of what the word lists find; empty where they find nothing."""
+    """A critique that lists the violations of the word lists; empty if there are none."""
     avoided = [word for word in principle.avoid if _pattern(word).search(answer)]
     parts = [f"It has the words: {', '.join(avoided)}."] if avoided else []
     if len(broken(principle, answer)) > len(avoided):
@@ -49,16 +50,16 @@ def by_words(principle: PrincipleConfig, answer: str) -> str:
 
 
 def refuses(answer: str, phrases: Sequence[str]) -> bool:
-    """Whether one of the phrases begins within the first 80 characters; typographic apostrophes count as plain ones."""
+    """Whether one of the phrases begins within the first 80 characters; typographic apostrophes match plain ones."""
     head = " ".join(answer.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").split())
     return any(0 <= head.find(phrase.lower()) < _HEAD for phrase in phrases)
 
 
 def better(current: str, candidate: str, principle: PrincipleConfig, principles: Sequence[PrincipleConfig]) -> str:
-    """Why a candidate is not taken as the revision of the current answer under a principle; empty where it is taken.
+    """Why a candidate is not accepted as the revision of the current answer under a principle; empty if it is accepted.
 
-    Word lists decide only what they know of: where the answer breaks those of the principle, its revision must break
-    fewer, and in no case may the findings of all principles together become more.
+    If the answer violates the principle's word lists, its revision must have fewer violations; and the violations of
+    all principles together must never increase.
     """
     if not candidate.strip():
         return "empty"
@@ -80,12 +81,12 @@ def chosen(
     gaps: Sequence[float | None],
     within: float | None,
 ) -> tuple[str, str, float | None]:
-    """The candidate that breaks the fewest word lists, why it is not taken (empty where it is), and its score gap.
+    """The candidate with the fewest violations, why it is rejected (empty if it is not), and its score gap.
 
     Args:
-        gaps: how much more each candidate scores than the first answer; None where that is not known.
-        within: the largest gap that is taken, either way. Among candidates with equally few findings the nearest score
-            wins. None leaves scores aside.
+        gaps: each candidate's score less the first answer's; None if unknown.
+        within: the largest accepted gap in either direction. Among candidates with equally few violations the closest
+            score wins. None ignores scores.
     """
     near = [within is None or (gap is not None and abs(gap) <= within) for gap in gaps]
 

@@ -1,4 +1,4 @@
-"""Texts that a model writes when it is asked in words: a local model, many at a time, or a server through the cache."""
+"""Texts written by a model on request: a local model in batches, or a server through the cache."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from afzal.servers.client import opened
 from afzal.servers.requests import Request, answered
 
 NO_ROOM = "no room"
-"""How a text ended that could not begin, since what is asked fills the model's context."""
+"""The finish of a text that could not begin because its prompt fills the model's context."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One text that is asked for: ``turns`` are read, and ``about`` is what its draws depend on beside the seed."""
+    """A requested text: the model reads ``turns``, and the draws depend on ``about`` and the seed."""
 
     turns: Turns
     about: str
 
 
 Write = Callable[[Sequence[Wanted]], list[Reply]]
-"""The text that is written for each request, in order."""
+"""Writes a text for each request, in order."""
 
 
 def writer(config: ReviseConfig, replies: Path) -> tuple[Write, Callable[[], bool]]:
-    """Whoever writes, and whether it reads conversations; a local model is loaded when it is first needed.
+    """The writer, and whether it reads conversations; a local model is loaded on first use.
 
     Args:
-        replies: file of a server's replies, each asked for once.
+        replies: file of a server's replies; each request is sent once.
     """
     return (_local(config), lambda: _speaks(config.model)) if config.url is None else (_served(config, replies), _chat)
 
@@ -53,14 +53,14 @@ def _speaks(model: str) -> bool:
 
 
 def asked_as(messages: Sequence[Mapping[str, str]], *, chat: bool) -> Turns:
-    """A request as a model reads it: a conversation, or one text that is continued."""
+    """A request as a model reads it: a conversation, or one text to continue."""
     if chat:
         return tuple(Message(m["role"], m["content"]) for m in messages)
     return "\n\n".join(m["content"] for m in messages)
 
 
 def number_of(*words: Any) -> int:
-    """A hash in [0, 2^31): the same for the same words."""
+    """A hash of the words in [0, 2^31)."""
     return int.from_bytes(hashlib.sha256(repr(words).encode()).digest()[:4], "big") >> 1
 
 
@@ -110,8 +110,8 @@ def _served(config: ReviseConfig, replies: Path) -> Write:
         server = opened(config, "writer")
         requests = [_request(config, w) for w in wanted]
         with Cache(replies) as known:
-            said = answered(requests, server.ask, known, name=config.model, concurrency=config.concurrency)
-        return [said[r.key] for r in requests]
+            reply_of = answered(requests, server.ask, known, name=config.model, concurrency=config.concurrency)
+        return [reply_of[r.key] for r in requests]
 
     return write
 

@@ -230,7 +230,7 @@ def _begin(config: TrainConfig, prepared: Prepared, model: Any, resume: bool) ->
         seen = {
             "fingerprint": ("data: the content of the training data", prepared.facts["fingerprint"]),
             "tokens": ("tokens: what the data becomes (tokenizer, chat template, versions)", prepared.facts["tokens"]),
-            "columns": ("columns: what the rows say to functions", prepared.facts.get("columns", "")),
+            "columns": ("columns: the row fields that functions read", prepared.facts.get("columns", "")),
         }
         refuse_changes(run, plain, inputs, seen)
         if outputs.is_done(run):
