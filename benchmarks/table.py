@@ -79,8 +79,8 @@ def summary(found: Sequence[Figures]) -> str:
             *([""] if lines else []),
             f"{machine}:",
             "",
-            "| shape (prompt + response tokens) | weights | pairs/s | than TRL | than TRL at its best "
-            "| than a plain loop | of the matmul peak | executed / minimum |",
+            "| shape (prompt + response tokens) | weights | pairs/s | vs. TRL | vs. TRL at its best "
+            "| vs. a plain loop | of the matmul peak | executed / minimum |",
             "|---|---|---|---|---|---|---|---|",
             *_summary_rows(files),
         ]
@@ -115,7 +115,7 @@ def growth(content: Mapping[str, Any]) -> str:
 
 def startup(content: Mapping[str, Any]) -> str:
     """The processor time of commands."""
-    lines = [heading(content["about"]), "| command | processor seconds (median, lowest to highest) |", "|---|---|"]
+    lines = [heading(content["about"]), "| command | CPU seconds (median, lowest to highest) |", "|---|---|"]
     for name, found in content["processor_seconds"].items():
         low, high = min(found["seconds"]), max(found["seconds"])
         lines.append(f"| {name} | {found['median']:.2f} ({low:.2f} to {high:.2f}) |")
@@ -162,10 +162,10 @@ versions, date and the command that repeats it. Benchmarks refuse to run on a bu
 | `python -m benchmarks.attention` | attention kernels for trees on a GPU, and whether each is correct |
 | `python -m benchmarks.growth` | how time and memory grow with lengths, responses, prompts and vocabulary |
 | `python -m benchmarks.large_model` | memory of each of two ranks while a large sharded model is loaded |
-| `python -m benchmarks.ranks` | memory of each of two ranks, processor time and wall time of an update |
-| `python -m benchmarks.startup` | processor time of `afzal --help` and `afzal check` |
-| `python -m benchmarks.asking` | processor time of `afzal ask` on 10,000 pairs |
-| `python -m benchmarks.aggregating` | processor time of aggregating 75,200 votes and scores of ten people |
+| `python -m benchmarks.ranks` | memory of each of two ranks, CPU time and wall-clock time of an update |
+| `python -m benchmarks.startup` | CPU time of `afzal --help` and `afzal check` |
+| `python -m benchmarks.asking` | CPU time of `afzal ask` on 10,000 pairs |
+| `python -m benchmarks.aggregating` | CPU time of aggregating 75,200 votes and scores of ten people |
 | `python -m benchmarks.generation` | sampling against `transformers.generate` |
 | `python -m benchmarks.annotate` | the annotation page: simultaneous votes of many people, start-up time |
 | `python -m benchmarks.objectives_lab OUT` | objectives, measured exactly: [results](results/lab/objectives-lab.md) |
@@ -187,7 +187,7 @@ masks.
 
 In `benchmarks.methods_step` each side is a process that runs `afzal.fit` or TRL's trainer. The sides of a method take
 turns, update by update, on the same rows. Times are measured between two updates, so they exclude imports and set-up;
-the first update of a side is not timed. Processor seconds are user and system time; peak memory is the largest
+the first update of a side is not timed. CPU seconds are user plus system time; peak memory is the largest
 resident set of the process. *TRL* recomputes activations, which is its default; *TRL at its best* recomputes nothing,
 and its SFT packs rows without padding. TRL splits updates of more than 8 items into passes of 8, its default.
 References are computed online on all sides. KTO starts from a policy that differs from its reference, so that its

@@ -176,11 +176,11 @@ def page(found: Mapping[str, Any]) -> list[str]:
         "",
         "`python -m benchmarks.two_domains OUT --page benchmarks/results/tasks`: stories260k, DPO with beta 0.1 and lr "
         f"3e-4, {found['updates']} updates of {found['batch']} pairs on both tasks with temperature "
-        f"{found['temperature']}; alone, as many examples of the task as in the mixture. Held-out accuracy of the "
-        "implicit reward in percent, and the difference to the run alone on the same prompts, in points. "
+        f"{found['temperature']}; a run alone uses as many examples of the task as the mixture. Held-out accuracy of "
+        "the implicit reward in percent, and the difference from the run alone on the same prompts, in points. "
         f"95 % intervals over prompts{seeds}.",
         "",
-        "| task | trained on | held out | run | accuracy | less alone | |",
+        "| task | trained on | held out | run | accuracy | minus alone | |",
         "|---|---|---|---|---|---|---|",
     ]
     for task, about in found["tasks"].items():

@@ -27,7 +27,7 @@ def heading(about: Mapping[str, Any]) -> str:
 def markdown(about: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> str:
     """Every figure of a run of the bench."""
     stated = about.get("stated_peak")
-    columns = ["shape (prompt, responses)", "side", "pairs/s", "tokens/s", "Afzal is faster by", "share of matmul peak"]
+    columns = ["shape (prompt, responses)", "side", "pairs/s", "tokens/s", "Afzal's speedup", "share of matmul peak"]
     columns += [f"MFU of {stated / 1e12:.0f} TFLOP/s"] if stated else []
     columns += ["executed / minimum", "peak memory"]
     lines = [heading(about), f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]

@@ -19,8 +19,8 @@ def markdown(content: Mapping[str, Any]) -> str:
     """Every method of a run: medians over its updates, and ratios update by update."""
     about = content["about"]
     peers = [side for side in about["sides"] if side in PEERS]
-    columns = ["method", "updates timed", "Afzal, processor s / clock s"]
-    columns += [f"than {PEERS[side]}, processor / clock" for side in peers]
+    columns = ["method", "timed updates", "Afzal, CPU s / wall-clock s"]
+    columns += [f"speedup over {PEERS[side]}, CPU / wall-clock" for side in peers]
     names = ", ".join(["Afzal", *(PEERS[side] for side in peers)])
     columns += [f"peak memory: {names}", f"first loss: {names}"]
     lines = [heading(about), note(about), "", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
@@ -49,10 +49,10 @@ def markdown(content: Mapping[str, Any]) -> str:
 def note(about: Mapping[str, Any]) -> str:
     """What an update is."""
     return (
-        f"{about['items']} items per update at the lengths of HH-RLHF ({about['lengths']}); items are pairs, "
-        f"demonstrations, labelled responses, or answers of {about['tokens']} tokens, {about['answers']} to a prompt, "
-        "written and learned from. First losses agree to "
-        f"{about['tolerance']:g} of their size where both sides have the same loss."
+        f"{about['items']} items per update with HH-RLHF lengths ({about['lengths']}); items are pairs, "
+        f"demonstrations, labelled responses, or sampled answers of {about['tokens']} tokens, {about['answers']} per "
+        "prompt. If all sides have the same loss, first losses agree within a relative error of "
+        f"{about['tolerance']:g}."
     )
 
 

@@ -42,7 +42,7 @@ class Kind:
     bf16_rounding: float = 1.0
 
 
-DRAWN = "each side learns from answers of its own"
+DRAWN = "each side learns from its own answers"
 METHODS = {
     "sft": Kind("demonstrations"),
     "reward": Kind("pairs"),
@@ -54,19 +54,19 @@ METHODS = {
     "online-dpo": Kind(
         "prompts",
         answers=2,
-        remark="2 answers to a prompt, given ones in the first update. Afzal's update is a whole round of "
-        "`afzal iterate --preset online`, which writes its files and its model; TRL in its default decodes without a "
-        "cache.",
+        remark="2 answers per prompt, given in the first update. Afzal's update is a complete round of "
+        "`afzal iterate --preset online`, including writing its files and model; TRL decodes without a cache by "
+        "default.",
         in_rounds=True,
     ),
     "ppo": Kind(
         "prompts",
         answers=1,
         sides=("afzal", "plain"),
-        remark="1 answer to a prompt, given ones in the first update. On both sides an update is an iteration: answers "
-        "are written and scored once and passed over 4 times, with an optimiser step each; value models compute as "
-        "policies do. Its first loss is the mean of these passes; in bf16 first losses may be 0.05 of their size "
-        "apart, since the terms of a policy loss nearly cancel.",
+        remark="1 answer per prompt, given in the first update. On both sides an update is an iteration: answers are "
+        "sampled and scored once, followed by 4 passes with an optimiser step each; value models compute in the "
+        "policy's dtype. The first loss is the mean over these passes; in bf16 first losses may differ by a relative "
+        "0.05, since the terms of a policy loss nearly cancel.",
         bf16_rounding=2.5,
     ),
 }

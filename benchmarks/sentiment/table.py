@@ -26,7 +26,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
     versions = ", ".join(f"{name} {found['versions'][name]}" for name in ("afzal", "python", "torch", "transformers"))
     grid, methods = found["matched_kl"], found["methods"]
     return [
-        "# Controlled sentiment in small",
+        "# Controlled sentiment at a small scale",
         "",
         f"{date.today()}, one thread of {os.cpu_count()} cores of {processor()}; {versions}. Made by "
         "`python -m benchmarks.sentiment OUT`.",
