@@ -48,8 +48,8 @@ CASES = (
         "learns",
         "DPO that learns",
         folder="demo/dpo",
-        note="The run that the others change. By the true reward of this language longer answers are better, up to "
-        "three tokens, so what the check on length says is right, and no fault.",
+        note="The baseline for the runs below. In this language the true reward favours longer answers, up to three "
+        "tokens, so the finding on length is correct and not a fault.",
     ),
     Case("still", "A learning rate that is too low", settings={"lr": 1e-7}),
     Case("diverged", "A learning rate that is too high", settings={"lr": 0.3, "max_grad_norm": 0}),
