@@ -112,7 +112,7 @@ def write(out: Path, to: Path) -> None:
     ]
     body = {
         "title": "From votes to a better model",
-        "subtitle": "three simulated annotators, one of them turned round",
+        "subtitle": "three simulated annotators, one with reversed votes",
         "findings": findings(out),
         "facts": [["judge", "summed word valence (VADER)"], ["model", "stories260k"]],
         "unit": "mean summed valence of the answers",
@@ -120,7 +120,7 @@ def write(out: Path, to: Path) -> None:
         "lines": [{"name": name, **f["valence"][key]} for key, name in _NAMES.items()],
         "differences": [],
         "tables": [
-            {"title": "Parts", "words": "Beside this page's folder.", "columns": ["part", "file"], "rows": parts}
+            {"title": "Parts", "words": "Next to this page's folder.", "columns": ["part", "file"], "rows": parts}
         ],
     }
     write_board(to, body, "people")

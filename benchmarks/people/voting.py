@@ -52,7 +52,7 @@ def vote(source: Path, gold: Path | None, folder: Path, out: Path, worth: Mappin
 
 
 def outcome(name: str, asked: Mapping[str, Any], worth: Mapping[tuple[str, str], float]) -> str:
-    """``first`` or ``second`` of what is shown: the truth, wrong with probability ``NOISE``, turned round for one."""
+    """The vote, ``first`` or ``second``: the truth, wrong with probability ``NOISE``, reversed for one annotator."""
     prompt = asked["prompt"][0]["parts"][0]["text"]
     first, second = (turns[0]["parts"][0]["text"] for turns in asked["responses"])
     digest = hashlib.sha256("\n".join((name, prompt)).encode()).digest()
