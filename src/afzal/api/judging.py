@@ -81,7 +81,7 @@ def judge(
     from afzal import judging
     from afzal.judge import text
     from afzal.judge.against import lines as board_lines
-    from afzal.judge.people import votes_on
+    from afzal.judge.people import votes_on, without_verdicts
     from afzal.judging.against import judged_against
     from afzal.runs import refuse_unwritable
     from afzal.text import visible
@@ -122,8 +122,11 @@ def judge(
     else:
         items = judging.read_items(sources[0], specs=judges, prompts=rows)
         voted = votes_on(items, votes) if votes is not None else None
-        if voted is None and any(item.votes for item in items):
-            voted = items
+        if voted is None:
+            own, earlier = without_verdicts(items)
+            if earlier:
+                say(f"note: the verdicts of {', '.join(earlier)} in the rows are not people's votes")
+            voted = own if any(item.votes for item in own) else None
         found = judging.judged(items, judges, folder, voted=voted, **how)
         body = {"judges": found}
     lines = [visible(line) for each in found for line in text.lines(each)]

@@ -10,6 +10,7 @@ from typing import Any
 
 from afzal import data
 from afzal.judge.games import Game, Ruling
+from afzal.judge.people import JUDGED_BY, judges_of
 from afzal.records import Comparison, Item
 
 VERDICTS, ROWS, SUMMARY, TRANSCRIPTS = "verdicts.jsonl", "rows.jsonl", "summary.json", "transcripts.jsonl"
@@ -71,7 +72,10 @@ def _both(game: Game) -> str:
 
 
 def with_votes(items: Sequence[Item], judge: str, games: Sequence[Game], rulings: Sequence[Ruling]) -> list[Item]:
-    """The rows with each verdict added as a vote under the judge's name; a game without a verdict adds none."""
+    """The rows with each verdict added as a vote under the judge's name; a game without a verdict adds none.
+
+    The field :data:`~afzal.judge.people.JUDGED_BY` lists these judges, so that nobody takes their votes for people's.
+    """
     votes: dict[int, list[Comparison]] = {}
     for game, ruling in zip(games, rulings, strict=True):
         pair = game.pair
@@ -82,7 +86,13 @@ def with_votes(items: Sequence[Item], judge: str, games: Sequence[Game], rulings
             pair.first, pair.second, ruling.outcome, probability=ruling.p_first, annotator=judge, shown_first=shown
         )
         votes.setdefault(pair.item, []).append(vote)
-    return [replace(item, votes=(*item.votes, *votes.get(k, ()))) for k, item in enumerate(items)]
+    rows = []
+    for k, item in enumerate(items):
+        if verdicts := votes.get(k):
+            names = [*judges_of(item), judge]
+            item = replace(item, votes=(*item.votes, *verdicts), extra={**item.extra, JUDGED_BY: sorted(set(names))})
+        rows.append(item)
+    return rows
 
 
 def write(

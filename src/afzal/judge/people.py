@@ -14,6 +14,30 @@ from afzal.judge.labels import Labels, of_items
 from afzal.judge.verdicts import from_probability
 from afzal.records import Comparison, Item, comparisons, pooled_axes, prompt_key, turns_to_json
 
+JUDGED_BY = "judged_by"
+"""Field of ``Item.extra`` that names the judges whose verdicts are among an item's votes."""
+
+
+def judges_of(item: Item) -> list[str]:
+    """The names of the judges whose verdicts are among an item's votes."""
+    names = item.extra.get(JUDGED_BY)
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def without_verdicts(items: Sequence[Item]) -> tuple[list[Item], list[str]]:
+    """The rows with people's votes only, and the names of the judges whose verdicts were among the votes.
+
+    ``afzal judge`` writes verdicts as votes under the judge's name and records that name in the row. Compared with
+    another judge, these votes would count as people's.
+    """
+    rows, names = [], set[str]()
+    for item in items:
+        if judges := judges_of(item):
+            item = replace(item, votes=tuple(vote for vote in item.votes if vote.annotator not in judges))
+        rows.append(item)
+        names |= {*judges}
+    return rows, sorted(names)
+
 
 def votes_on(items: Sequence[Item], path: str) -> list[Item]:
     """The rows with their votes replaced by a file's comparisons of the same prompts and answers.
