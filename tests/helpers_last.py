@@ -22,11 +22,11 @@ class Reached(BaseException):
 
 def proposed(output: str) -> list[list[str]]:
     """The words of the commands in the last lines of an output; all other lines stand before them."""
-    found = [shlex.split(command) for command in _STEP.findall(output)]
-    assert len(found) <= MOST
-    last = output.strip().splitlines()[-len(found) :] if found else []
+    commands = [shlex.split(command) for command in _STEP.findall(output)]
+    assert len(commands) <= MOST
+    last = output.strip().splitlines()[-len(commands) :] if commands else []
     assert all(line.startswith("next") for line in last), output
-    return found
+    return commands
 
 
 def parse(words: Sequence[str]) -> None:

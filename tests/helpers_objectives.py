@@ -29,14 +29,14 @@ def of_each_kind(names: Iterable[str]) -> list[Any]:
     Two are of a kind where the loop asks the same of them. What each of them computes has tests of its own.
     """
     seen: set[Any] = set()
-    found = []
+    params = []
     for name in names:
         o = objectives.get(name)
         asked = (o.unit, o.scores, o.needs_reference, o.couples_batch, o.length_normalised, o.statistics, o.extras)
         kind = (*asked, o.statistic is None, o.initial_state is None, not o.learnable)
-        found.append(pytest.param(name, marks=[pytest.mark.slow] if kind in seen else []))
+        params.append(pytest.param(name, marks=[pytest.mark.slow] if kind in seen else []))
         seen.add(kind)
-    return found
+    return params
 
 
 def scored(logps: Any, lengths: list[int] | None = None, **extras: Any) -> Scored:

@@ -143,7 +143,7 @@ def sft_metrics(seed: int = 0, *, steps: int = 120, every: int = 12) -> list[Rec
 def facts(method: str = "dpo", **changes: Any) -> Record:
     """Contents of run.json."""
     at_reference = {"dpo": LN2, "kto": 0.5, "ipo": 25.0}.get(method)
-    found = {
+    defaults = {
         "afzal": "0.1.0",
         "method": method,
         "status": "finished",
@@ -177,19 +177,26 @@ def facts(method: str = "dpo", **changes: Any) -> Record:
         "seed": 0,
         "stop_reason": "finished",
     }
-    return {**found, **changes}
+    return {**defaults, **changes}
 
 
 def config(method: str = "dpo", **changes: Any) -> Record:
     """Contents of run.yaml."""
-    found = {
+    defaults = {
         "method": method,
         "model": "models/stories260k",
         "data": "stories_valence_pairs.jsonl",
         "out": "runs/stories",
     }
-    found |= {"lr": 1e-4, "batch_size": 16, "epochs": 3.0, "max_grad_norm": 10.0, "seed": 0, "sample_temperature": 1.0}
-    return {**found, **({} if method == "sft" else {"beta": 0.1}), **changes}
+    defaults |= {
+        "lr": 1e-4,
+        "batch_size": 16,
+        "epochs": 3.0,
+        "max_grad_norm": 10.0,
+        "seed": 0,
+        "sample_temperature": 1.0,
+    }
+    return {**defaults, **({} if method == "sft" else {"beta": 0.1}), **changes}
 
 
 def samples(
@@ -259,21 +266,21 @@ def write_run(folder: Path, method: str = "dpo", metrics: list[Record] | None = 
     """A run folder. ``parts`` replace facts, config, samples, audit or losses; None leaves the file out."""
     makers = {"dpo": dpo_metrics, "kto": kto_metrics, "sft": sft_metrics}
     folder.mkdir(parents=True, exist_ok=True)
-    found = {
+    content = {
         "facts": facts(method),
         "config": config(method),
         "samples": samples(),
         "audit": audit(),
         "losses": losses(),
     }
-    found |= parts
-    _json(folder / "run.json", found["facts"])
-    _json(folder / "data.json", found["audit"])
+    content |= parts
+    _json(folder / "run.json", content["facts"])
+    _json(folder / "data.json", content["audit"])
     _lines(folder / "metrics.jsonl", makers[method]() if metrics is None else metrics)
-    _lines(folder / "samples.jsonl", found["samples"])
-    _lines(folder / "dropped.jsonl", found["losses"])
-    if found["config"] is not None:
-        (folder / "run.yaml").write_text(yaml.safe_dump(found["config"], sort_keys=False), "utf-8")
+    _lines(folder / "samples.jsonl", content["samples"])
+    _lines(folder / "dropped.jsonl", content["losses"])
+    if content["config"] is not None:
+        (folder / "run.yaml").write_text(yaml.safe_dump(content["config"], sort_keys=False), "utf-8")
     return folder
 
 

@@ -49,12 +49,12 @@ FUNCTIONS = ["Run", *sorted(_ROUTINES - {"train"})]  # train is fit
 def test_the_example_of_a_function_runs(name: str, workplace: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(workplace)
     fn = getattr(api, name)
-    found = doctest.DocTestFinder(recurse=False).find(fn, name, globs={"afzal": afzal}, module=False)
-    examples = [example for test in found for example in test.examples]
+    tests = doctest.DocTestFinder(recurse=False).find(fn, name, globs={"afzal": afzal}, module=False)
+    examples = [example for test in tests for example in test.examples]
     assert examples, f"afzal.api.{name} has no example"
     said: list[str] = []
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
-    for test in found:
+    for test in tests:
         runner.run(test, out=said.append, clear_globs=False)
     assert not runner.failures, "".join(said)
 

@@ -20,11 +20,13 @@ def samples(prompt: str, answer: str) -> float:
 
 
 def test_rows_become_a_file_wherever_a_setting_names_rows(tmp_path: Path):
-    found = plain({"data": ROWS, "methods": [{"name": "dpo", "data": ROWS}], "beta": 0.1, "eval_data": None}, tmp_path)
-    assert Path(found["data"]).read_text().count("\n") == 1
-    assert found["methods"][0]["data"] == found["data"], "the same rows are the same file"
-    assert found["beta"] == 0.1
-    assert "eval_data" not in found
+    settings = plain(
+        {"data": ROWS, "methods": [{"name": "dpo", "data": ROWS}], "beta": 0.1, "eval_data": None}, tmp_path
+    )
+    assert Path(settings["data"]).read_text().count("\n") == 1
+    assert settings["methods"][0]["data"] == settings["data"], "the same rows are the same file"
+    assert settings["beta"] == 0.1
+    assert "eval_data" not in settings
 
 
 def test_a_count_under_a_name_of_rows_stays_a_number(tmp_path: Path):
@@ -41,9 +43,9 @@ def test_values_of_an_axis_are_files_not_rows(tmp_path: Path):
 
 
 def test_a_function_that_is_named_as_rows_are_is_a_function(tmp_path: Path):
-    found = plain({"rewards": {"samples": samples, "data": samples}}, tmp_path)["rewards"]
-    assert found["samples"] == found["data"]
-    assert found["samples"].endswith(":samples")
+    rewards = plain({"rewards": {"samples": samples, "data": samples}}, tmp_path)["rewards"]
+    assert rewards["samples"] == rewards["data"]
+    assert rewards["samples"].endswith(":samples")
 
 
 @pytest.mark.parametrize("key", ["data", "held_out_prompts", "constraint_data", "gold"])

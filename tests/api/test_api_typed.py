@@ -52,9 +52,9 @@ def faults(folder: Path, program: str, package: Path = ROOT / "src") -> list[str
     words = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable, "-p", str(folder)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.stdout.startswith("{"), done.stderr
-    found = json.loads(done.stdout)
-    assert found["summary"]["filesAnalyzed"] == 1
-    return [f"{one.get('rule')}: {one['message']}" for one in found["generalDiagnostics"]]
+    output = json.loads(done.stdout)
+    assert output["summary"]["filesAnalyzed"] == 1
+    return [f"{one.get('rule')}: {one['message']}" for one in output["generalDiagnostics"]]
 
 
 @pytest.mark.slow

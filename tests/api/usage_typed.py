@@ -38,13 +38,13 @@ def train(rows: Sequence[dict[str, Any]]) -> Run:
 
 def measure(run: Run) -> bool:
     """Whether it is better, by a function of two texts."""
-    found: Result = afzal.api.check("prefs.jsonl")
+    checked: Result = afzal.api.check("prefs.jsonl")
     judged = afzal.api.judge(run, against="my-model", judge=short, prompts="prompts.jsonl", n=2)
     answers = afzal.api.generate(model=run, prompts=["Hello"], max_new_tokens=8)
     first: str = answers[0]["completion"]
     table = afzal.api.compare({"model": "my-model"}, out="study", dry_run=True)
     print(first, judged["judges"], table, afzal.api.report(run).page, afzal.api.env())
-    return found.ok and judged.ok
+    return checked.ok and judged.ok
 
 
 def rounds() -> Run | None:

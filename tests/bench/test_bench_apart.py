@@ -37,18 +37,18 @@ def test_a_side_that_fails_is_left_out_and_one_that_is_done_is_not_done_again(tm
     assert "afzal is done" in said
     assert "trl ended early: ImportError: no trl" in said
     (tmp_path / "side.py").write_text("raise SystemExit(f'called again')")
-    found: dict = {}
-    assert apart.gather(["afzal", "trl"], tmp_path / "parts", line, found.update)
-    assert found["afzal"]["shapes"] == {"hh": {}}
-    assert found["trl"]["failed"] == {apart.THE_REST: "called again"}
+    sides: dict = {}
+    assert apart.gather(["afzal", "trl"], tmp_path / "parts", line, sides.update)
+    assert sides["afzal"]["shapes"] == {"hh": {}}
+    assert sides["trl"]["failed"] == {apart.THE_REST: "called again"}
 
 
 def test_what_is_not_done_in_time_is_left_out(tmp_path):
-    found: dict = {}
-    sound = apart.gather(["plain", "afzal"], tmp_path / "parts", _command(tmp_path), found.update, seconds=1.0)
+    sides: dict = {}
+    sound = apart.gather(["plain", "afzal"], tmp_path / "parts", _command(tmp_path), sides.update, seconds=1.0)
     assert not sound
     late = {"losses": {}, "shapes": {}, "failed": {apart.THE_REST: "the time was up"}}
-    assert found == {"plain": late, "afzal": late}
+    assert sides == {"plain": late, "afzal": late}
 
 
 def test_losses_that_differ_are_told():
@@ -63,17 +63,17 @@ def test_losses_that_differ_are_told():
 def test_a_shape_of_all_sides_has_one_peak_and_the_reasons_of_what_is_missing():
     own = {"seconds": [1.0, 3.0], "least_flops": [6.0, 10.0], "peak": 8.0}
     peer = {"seconds": [2.0], "least_flops": [4.0], "peak": 10.0}
-    found = {
+    sides = {
         "afzal": {"shapes": {"hh": own}, "failed": {}},
         "trl": {"shapes": {"hh": peer}, "failed": {"uf": "OutOfMemoryError"}},
         "plain": {"shapes": {}, "failed": {apart.THE_REST: "the time was up"}},
     }
-    hh = apart.merged(found, "hh", {"pairs": 2})
+    hh = apart.merged(sides, "hh", {"pairs": 2})
     assert (hh["shape"], hh["peak"], hh["pairs"]) == ("hh", 10.0, 2)
     assert hh["afzal"]["flops_per_second"] == 4.0
     assert hh["afzal"]["roofline"] == pytest.approx(0.4)
     assert hh["left_out"] == {"plain": "the time was up"}
-    assert apart.merged(found, "uf", {})["left_out"] == {"trl": "OutOfMemoryError", "plain": "the time was up"}
+    assert apart.merged(sides, "uf", {})["left_out"] == {"trl": "OutOfMemoryError", "plain": "the time was up"}
 
 
 @pytest.mark.parametrize("side", ["afzal", pytest.param("afzal-cached", marks=pytest.mark.slow)])
@@ -89,14 +89,14 @@ def test_a_side_writes_every_shape_of_one_run(side, tmp_path):
     work = sides.Work(config, rows, 2, "fp32", device, cached=sides.is_cached(side))
     file = tmp_path / "side.json"
     apart.run_side(side, work, drawn, {"fp32": work}, file)
-    found = json.loads(file.read_text())
-    assert list(found["shapes"]) == ["hh", "uf"]
-    assert found["failed"] == {}
-    for name, figures in found["shapes"].items():
+    result = json.loads(file.read_text())
+    assert list(result["shapes"]) == ["hh", "uf"]
+    assert result["failed"] == {}
+    for name, figures in result["shapes"].items():
         assert len(figures["seconds"]) == len(figures["losses"]) == 2
         assert figures["tokens_per_second"] == pytest.approx(drawn[name].sum() / sum(figures["seconds"]))
         assert figures["executed_over_minimum"] >= 1.0
-    assert found["losses"]["fp32"] == pytest.approx(0.693, abs=0.1)
+    assert result["losses"]["fp32"] == pytest.approx(0.693, abs=0.1)
 
 
 def test_a_side_that_stops_keeps_the_shapes_before(tmp_path, monkeypatch):
@@ -115,6 +115,6 @@ def test_a_side_that_stops_keeps_the_shapes_before(tmp_path, monkeypatch):
     monkeypatch.setattr(sides, "loop_of", lambda side, work: breaking)
     drawn = {"hh": np.full((2, 1, 3), 5), "uf": np.full((2, 1, 3), 7)}
     apart.run_side("plain", work, drawn, {}, tmp_path / "plain.json")
-    found = json.loads((tmp_path / "plain.json").read_text())
-    assert list(found["shapes"]) == ["hh"]
-    assert found["failed"] == {"uf": "MemoryError: no room"}
+    result = json.loads((tmp_path / "plain.json").read_text())
+    assert list(result["shapes"]) == ["hh"]
+    assert result["failed"] == {"uf": "MemoryError: no room"}

@@ -20,8 +20,8 @@ def test_the_unshared_path_is_attention_by_definition(window, softcap):
     layout = TreeLayout(choose._TRIAL, 467, job.device)
     torch.manual_seed(0)
     q, k, v = (torch.randn(467, n, 16) for n in (4, 2, 2))
-    found = attention.unshared(*(t.transpose(0, 1) for t in (q, k, v)), layout, job)
-    torch.testing.assert_close(found, choose.plain(q, k, v, layout, job), atol=1e-5, rtol=1e-5)
+    actual = attention.unshared(*(t.transpose(0, 1) for t in (q, k, v)), layout, job)
+    torch.testing.assert_close(actual, choose.plain(q, k, v, layout, job), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("shape", ["hh", "long"])

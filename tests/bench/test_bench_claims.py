@@ -29,7 +29,7 @@ def body(value: Any) -> Iterator[tuple[float, ...]]:
     elif isinstance(value, dict):
         if {"value", "low", "high"} <= value.keys():
             yield value["value"], value["low"], value["high"]
-        yield from (found for part in value.values() for found in body(part))
+        yield from (figures for part in value.values() for figures in body(part))
     elif isinstance(value, list):
         if value and all(isinstance(part, dict) for part in value):
             for key in value[0]:
@@ -38,7 +38,7 @@ def body(value: Any) -> Iterator[tuple[float, ...]]:
                     mean = sum(numbers) / len(numbers)
                     yield mean, min(numbers), max(numbers)
                     yield (mean,)
-        yield from (found for part in value for found in body(part))
+        yield from (figures for part in value for figures in body(part))
 
 
 def stated(text: str) -> list[tuple[str, ...]]:
@@ -59,8 +59,8 @@ def is_known(claim: tuple[str, ...], numbers: set[tuple[float, ...]]) -> bool:
     at = [float(n) for n in claim]
     turned = [at, [-at[0], *(-n for n in at[:0:-1])]]
     return any(
-        len(found) == len(at) and all(abs(a - b) <= h for a, b, h in zip(found, wanted, half, strict=True))
-        for found in numbers
+        len(figures) == len(at) and all(abs(a - b) <= h for a, b, h in zip(figures, wanted, half, strict=True))
+        for figures in numbers
         for wanted in turned
     )
 
@@ -68,7 +68,7 @@ def is_known(claim: tuple[str, ...], numbers: set[tuple[float, ...]]) -> bool:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_figure_is_one_of_a_committed_run(page):
     folder = ROOT / "benchmarks" / "results"
-    numbers = {found for name in PAGES[page] for found in body(json.loads((folder / f"{name}.json").read_text()))}
+    numbers = {figures for name in PAGES[page] for figures in body(json.loads((folder / f"{name}.json").read_text()))}
     claims = stated((ROOT / "docs" / f"{page}.md").read_text("utf-8"))
     assert len(claims) >= 5
     assert [claim for claim in claims if not is_known(claim, numbers)] == []

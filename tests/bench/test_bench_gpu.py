@@ -36,17 +36,17 @@ def _device_of(arguments: tuple[str, ...]) -> str:
 
 @pytest.mark.parametrize("tiny", [True, False])
 def test_the_parts_are_there_the_most_important_first(tiny):
-    found = parts.parts("cuda", tiny=tiny)
-    names = [part.name for part in found]
+    plan = parts.parts("cuda", tiny=tiny)
+    names = [part.name for part in plan]
     assert names[:3] == ["dpo-step-cuda-1b", "dpo-step-cuda-8b-lora", "parity-cuda"]
     assert len(set(names)) == len(names)
-    assert all(importlib.util.find_spec(part.module) for part in found)
-    assert all(_device_of(p.arguments) == "cuda" for p in found if p.module != "benchmarks.gpu.parity")
-    assert ("--width" in found[0].arguments) == tiny
-    quick = [part.name for part in found if command.wanted(part, True, [])]
+    assert all(importlib.util.find_spec(part.module) for part in plan)
+    assert all(_device_of(p.arguments) == "cuda" for p in plan if p.module != "benchmarks.gpu.parity")
+    assert ("--width" in plan[0].arguments) == tiny
+    quick = [part.name for part in plan if command.wanted(part, True, [])]
     assert quick[:2] == names[:2]
     assert len(quick) < len(names)
-    assert [p.name for p in found if command.wanted(p, True, ["growth-cuda"])] == ["growth-cuda"]
+    assert [p.name for p in plan if command.wanted(p, True, ["growth-cuda"])] == ["growth-cuda"]
 
 
 @pytest.mark.parametrize("tiny", [True, False])
@@ -119,9 +119,9 @@ def test_tests_for_the_gpu_are_counted(tmp_path):
     out = tmp_path / "parity.json"
     line = [sys.executable, "-m", "benchmarks.gpu.parity", "--out", str(out), "--tests", str(tmp_path)]
     subprocess.run(line, cwd=install.ROOT, check=True, capture_output=True)
-    found = json.loads(out.read_text())
-    assert found["tests"] == {"passed": 1, "failed": 1, "skipped": 1}
-    assert [name.rpartition("::")[2] for name in found["failed"]] == ["test_does_not"]
+    counts = json.loads(out.read_text())
+    assert counts["tests"] == {"passed": 1, "failed": 1, "skipped": 1}
+    assert [name.rpartition("::")[2] for name in counts["failed"]] == ["test_does_not"]
 
 
 def test_pip_keeps_torch_and_asks_no_index_when_there_are_wheels():

@@ -15,12 +15,12 @@ FALSE_ALARMS, FOUND = 0.02, 0.95
 
 
 def test_the_figures_on_file_hold_what_is_claimed_and_are_of_the_worlds_there_are():
-    found = json.loads(RESULTS.read_text("utf-8"))
-    assert found["runs"] >= 1000
-    assert set(found["healthy"]) == set(simulated.HEALTHY)
-    assert set(found["sick"]) == set(simulated.SICK)
-    assert {name: row for name, row in found["healthy"].items() if row["false_alarms"] > FALSE_ALARMS} == {}
-    assert {name: row for name, row in found["sick"].items() if row["found"] < FOUND} == {}
+    results = json.loads(RESULTS.read_text("utf-8"))
+    assert results["runs"] >= 1000
+    assert set(results["healthy"]) == set(simulated.HEALTHY)
+    assert set(results["sick"]) == set(simulated.SICK)
+    assert {name: row for name, row in results["healthy"].items() if row["false_alarms"] > FALSE_ALARMS} == {}
+    assert {name: row for name, row in results["sick"].items() if row["found"] < FOUND} == {}
 
 
 @pytest.mark.parametrize("name", simulated.HEALTHY)

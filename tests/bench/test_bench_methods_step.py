@@ -165,24 +165,24 @@ def test_sides_take_turns_and_what_they_print_is_kept_apart(tmp_path):
     for name in "ab":
         body = "".join(f"    {line}\n" for line in code.format(order, name).split("\n"))
         sides[name] = side(tmp_path, f"for k in range(9):\n{body}", name)
-    found = pacing.take_turns(sides, updates=3, share=60, until=time.monotonic() + 60)
+    figures = pacing.take_turns(sides, updates=3, share=60, until=time.monotonic() + 60)
     for one in sides.values():
         one.stop()
     text = (tmp_path / "order").read_text()
     assert sorted(text[:2]) == ["a", "b"]  # both were set up at once; then they went one after the other
     assert text[2:] == "ababab"
-    assert found["left_out"] == {}
-    assert found["a"]["first_loss"] == 0.0
-    assert len(found["a"]["clock"]) == len(found["b"]["processor"]) == 3
-    assert found["a"]["peak_bytes"] > 1e6
+    assert figures["left_out"] == {}
+    assert figures["a"]["first_loss"] == 0.0
+    assert len(figures["a"]["clock"]) == len(figures["b"]["processor"]) == 3
+    assert figures["a"]["peak_bytes"] > 1e6
     assert "noise" in (tmp_path / "a.log").read_text()
 
 
 def test_a_share_that_is_spent_ends_the_rounds_after_the_first(tmp_path):
     one = side(tmp_path, "while True: pace.ended(0.5)")
-    found = pacing.take_turns({"a": one}, updates=5, share=0, until=time.monotonic() + 60)
+    figures = pacing.take_turns({"a": one}, updates=5, share=0, until=time.monotonic() + 60)
     one.stop()
-    assert len(found["a"]["clock"]) == 1
+    assert len(figures["a"]["clock"]) == 1
 
 
 def test_sides_that_fail_or_are_late_are_left_out_with_their_reason(tmp_path):
@@ -191,15 +191,15 @@ def test_sides_that_fail_or_are_late_are_left_out_with_their_reason(tmp_path):
         "bad": side(tmp_path, "raise ValueError('no room')", "bad"),
         "falls": side(tmp_path, "pace.ended(1.0)\nraise ValueError('later')", "falls"),
     }
-    found = pacing.take_turns(sides, updates=2, share=60, until=time.monotonic() + 60)
+    figures = pacing.take_turns(sides, updates=2, share=60, until=time.monotonic() + 60)
     for one in sides.values():
         one.stop()
-    assert found["left_out"] == {"bad": "ValueError: no room", "falls": "ValueError: later"}
-    assert "falls" not in found
-    assert len(found["good"]["clock"]) == 2
+    assert figures["left_out"] == {"bad": "ValueError: no room", "falls": "ValueError: later"}
+    assert "falls" not in figures
+    assert len(figures["good"]["clock"]) == 2
     late = side(tmp_path, "time.sleep(60)", "late")
-    found = pacing.take_turns({"late": late}, updates=1, share=1, until=time.monotonic())
-    assert found == {"left_out": {"late": "the time was up"}}
+    figures = pacing.take_turns({"late": late}, updates=1, share=1, until=time.monotonic())
+    assert figures == {"left_out": {"late": "the time was up"}}
     assert late.process.returncode is not None
 
 
@@ -242,14 +242,14 @@ ABOUT = {
 
 def content(**methods) -> dict:
     empty = {"left_out": {}, "differs": "", "disagreement": ""}
-    return {"about": ABOUT, "methods": {name: empty | found for name, found in methods.items()}}
+    return {"about": ABOUT, "methods": {name: empty | sides for name, sides in methods.items()}}
 
 
 def test_the_table_has_medians_and_ratios_of_the_same_updates():
     peer = taken(8.0, 10, 8, 30, memory=3e9)
     peer["processor"] = [4, 4, 80]
-    found = content(sft={"afzal": taken(8.0, 1, 2, 4), "trl": peer, "left_out": {"trl-best": "no room"}})
-    text = table.markdown(found)
+    results = content(sft={"afzal": taken(8.0, 1, 2, 4), "trl": peer, "left_out": {"trl-best": "no room"}})
+    text = table.markdown(results)
     wanted = "| SFT | 3 | 4.00 / 2.00 | 2.0x / 7.5x |  | 1.00, 3.00, - GB | 8, 8, - |"
     assert wanted in text.splitlines()
     assert "Left out: SFT, trl-best: no room" in text
@@ -290,11 +290,11 @@ def test_a_small_run_gives_every_method_s_figures_and_the_losses_agree(tmp_path,
     command += ["--updates", "1", "--minutes", "60", "--threads", "1", "--sides", "afzal", *peers]
     done = subprocess.run([*command, "--out", str(out)], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(out.read_text())
-    assert list(found["methods"]) == list(work.METHODS)
-    for method, figures in found["methods"].items():
+    results = json.loads(out.read_text())
+    assert list(results["methods"]) == list(work.METHODS)
+    for method, figures in results["methods"].items():
         assert figures["left_out"] == {}, method
         for name in {"afzal", *peers} & set(work.METHODS[method].sides):
             assert figures[name]["processor"][0] > 0
-    assert found["methods"]["kto"]["afzal"]["first_loss"] != pytest.approx(0.5, abs=1e-3)  # policy is not reference
-    assert done.stdout.rstrip().endswith(table.markdown(found))
+    assert results["methods"]["kto"]["afzal"]["first_loss"] != pytest.approx(0.5, abs=1e-3)  # policy is not reference
+    assert done.stdout.rstrip().endswith(table.markdown(results))

@@ -39,12 +39,12 @@ def test_violations_fall_by_half_without_loss_of_valence_and_twins_are_answered(
 
 
 def test_with_matched_pairs_violence_falls_by_half_at_equal_valence_and_without_them_it_does_not():
-    found = json.loads((FOLDER / "principles-matched.json").read_text())
-    figures = found["figures"]
-    for arm, known in found["holds"].items():
+    results = json.loads((FOLDER / "principles-matched.json").read_text())
+    figures = results["figures"]
+    for arm, known in results["holds"].items():
         assert known == principles_matched.holds(figures, arm)
-    assert found["holds"]["matched"] == {"violence halved": True, "valence equal": True}
-    assert found["holds"]["not matched"] == {"violence halved": True, "valence equal": False}
+    assert results["holds"]["matched"] == {"violence halved": True, "valence equal": True}
+    assert results["holds"]["not matched"] == {"violence halved": True, "valence equal": False}
     assert figures["twins: refused or hardly answered"]["matched"]["value"] == 0
 
 
@@ -69,8 +69,8 @@ def test_fresh_scenes_and_names_are_in_no_training():
 
 
 def test_on_the_language_all_stay_below_the_optimum_and_sacpo_and_the_multiplier_keep_the_bound():
-    found = json.loads((FOLDER / "principles-lab.json").read_text())
-    arms, bound = found["arms"], found["bound"]
+    results = json.loads((FOLDER / "principles-lab.json").read_text())
+    arms, bound = results["arms"], results["bound"]
     assert all(seed["shortfall"] > -1e-9 for arm in arms.values() for seed in arm)
     (start,), (best,) = arms["start"], arms["constrained optimum"]
     assert best["cost"] == pytest.approx(bound, abs=1e-6)
@@ -104,6 +104,6 @@ def test_the_stories_run_quickly_and_again_to_the_same_figures(shared, tmp_path,
 
 @pytest.mark.slow
 def test_the_language_runs_quickly_and_nothing_beats_the_constrained_optimum(tmp_path):
-    found = principles_lab.measured(tmp_path, principles_lab.QUICK)
-    assert all(seed["shortfall"] > -1e-9 for arm in found["arms"].values() for seed in arm)
-    assert found["arms"]["constrained optimum"][0]["cost"] == pytest.approx(principles_lab.BOUND, abs=1e-6)
+    results = principles_lab.measured(tmp_path, principles_lab.QUICK)
+    assert all(seed["shortfall"] > -1e-9 for arm in results["arms"].values() for seed in arm)
+    assert results["arms"]["constrained optimum"][0]["cost"] == pytest.approx(principles_lab.BOUND, abs=1e-6)

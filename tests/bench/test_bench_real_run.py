@@ -13,10 +13,10 @@ from benchmarks.real_run import data
 
 
 def test_made_pairs_share_all_but_the_ending():
-    found = data.material(None, stories=20, pairs=20)
-    assert found.source == "made stories"
-    assert found == data.material(None, stories=20, pairs=20)
-    for row in found.pairs:
+    material = data.material(None, stories=20, pairs=20)
+    assert material.source == "made stories"
+    assert material == data.material(None, stories=20, pairs=20)
+    for row in material.pairs:
         assert row["chosen"] != row["rejected"]
         glad, sad = (row[side].split(". ") for side in ("chosen", "rejected"))
         assert glad[:-1] == sad[:-1]
@@ -26,11 +26,11 @@ def test_made_pairs_share_all_but_the_ending():
 
 @pytest.mark.shared
 def test_real_stories_are_taken_where_they_are(shared):
-    found = data.material(shared / "data")
-    assert found.source == "real stories"
-    assert len(found.pairs) == 497
-    assert len(found.stories) > 600
-    assert all(row["prompt"].endswith(".") and row["completion"].startswith(" ") for row in found.stories)
+    material = data.material(shared / "data")
+    assert material.source == "real stories"
+    assert len(material.pairs) == 497
+    assert len(material.stories) > 600
+    assert all(row["prompt"].endswith(".") and row["completion"].startswith(" ") for row in material.stories)
 
 
 @pytest.mark.slow
@@ -40,11 +40,11 @@ def test_the_run_in_small_learns_and_is_not_repeated(tmp_path):
     line += ["--shared", str(tmp_path)]
     first = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
     assert first.returncode == 0, first.stderr[-3000:]
-    found = json.loads(out.read_text())
+    results = json.loads(out.read_text())
     for method in ("sft", "dpo"):
-        assert found[method]["held-out loss after"] < found[method]["held-out loss before"]
-        assert (tmp_path / "run.runs" / method / "report.html").stat().st_size == found[method]["report"]
-    assert found["dpo"]["held-out loss before"] == pytest.approx(0.6931, abs=1e-3)
+        assert results[method]["held-out loss after"] < results[method]["held-out loss before"]
+        assert (tmp_path / "run.runs" / method / "report.html").stat().st_size == results[method]["report"]
+    assert results["dpo"]["held-out loss before"] == pytest.approx(0.6931, abs=1e-3)
     again = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
     assert again.returncode == 0
-    assert json.loads(out.read_text())["dpo"]["loop seconds"] == found["dpo"]["loop seconds"]
+    assert json.loads(out.read_text())["dpo"]["loop seconds"] == results["dpo"]["loop seconds"]

@@ -22,9 +22,9 @@ def test_the_bench_runs_and_its_sides_agree(tmp_path):
     command += ["--repeats", "1", "--force", "--no-memory", "--out", str(out)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(out.read_text())
-    (hh,) = found["shapes"]
-    assert done.stdout.rstrip().endswith(table.markdown(found["about"], found["shapes"]))
+    results = json.loads(out.read_text())
+    (hh,) = results["shapes"]
+    assert done.stdout.rstrip().endswith(table.markdown(results["about"], results["shapes"]))
     losses = hh["losses"]["fp32"]
     assert losses["afzal"] == pytest.approx(losses["plain"], rel=1e-5)
     assert 0.4 < losses["afzal"] < 1.0
@@ -111,9 +111,9 @@ def test_the_least_work_of_an_adapter_lacks_the_gradients_of_frozen_weights():
     config = models.known("llama-3.1-8b")
     assert flops.parameters(config) == 8_030_261_248
     counts = np.array([[121, 288, 288], [10, 20, 30]])
-    shape, found = flops._shape(config), lengths(counts)
-    assert flops.minimum(counts, config, reference_online=True) == least_flops(shape, found, reference_online=True)
-    forward = body_flops(shape, found) + head_flops(shape, found)
+    shape, counted = flops._shape(config), lengths(counts)
+    assert flops.minimum(counts, config, reference_online=True) == least_flops(shape, counted, reference_online=True)
+    forward = body_flops(shape, counted) + head_flops(shape, counted)
     assert 2 * forward < flops.minimum(counts, config, reference_online=False, rank=16) < 2.1 * forward
 
 

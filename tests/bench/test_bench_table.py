@@ -38,11 +38,11 @@ def shape(name: str) -> dict:
 
 
 def test_the_readme_shows_what_the_files_hold():
-    found = table.read(table.RESULTS)
+    results = table.read(table.RESULTS)
     readme = (table.ROOT / "README.md").read_text(encoding="utf-8")
-    assert table.replaced(readme, table.claim(found)) == readme, "run: python -m benchmarks.table"
+    assert table.replaced(readme, table.claim(results)) == readme, "run: python -m benchmarks.table"
     page = (table.ROOT / "benchmarks/README.md").read_text(encoding="utf-8")
-    assert page == table.page(found), "run: python -m benchmarks.table"
+    assert page == table.page(results), "run: python -m benchmarks.table"
 
 
 def test_the_claim_is_the_range_of_the_rows(tmp_path):
@@ -102,10 +102,10 @@ def test_growth_names_what_four_responses_cost():
         {"varied": "responses", "value": k, "seconds": s, "kept_bytes": 1e6, "flops": 2e9, "share": 0.5}
         for k, s in ((2, 2.0), (4, 3.0))
     ]
-    found = {"about": ABOUT | {"width": 256, "layers": 4}, "peak": 4e9, "rows": rows, "groups": growth.groups(rows)}
-    assert found["groups"] == {"k4_in_pair_steps": 1.5, "bound": 2.0}
-    assert "4 responses per prompt cost 1.50 times a pair" in table.growth(found)
-    assert "| responses | 4 | 3.000 | 1 MB | 2.0 GFLOP | 50% |" in table.growth(found)
+    results = {"about": ABOUT | {"width": 256, "layers": 4}, "peak": 4e9, "rows": rows, "groups": growth.groups(rows)}
+    assert results["groups"] == {"k4_in_pair_steps": 1.5, "bound": 2.0}
+    assert "4 responses per prompt cost 1.50 times a pair" in table.growth(results)
+    assert "| responses | 4 | 3.000 | 1 MB | 2.0 GFLOP | 50% |" in table.growth(results)
 
 
 def test_the_cases_of_growth_vary_one_part_each():
@@ -128,8 +128,8 @@ def test_files_of_any_other_kind_are_listed_figure_by_figure():
 
 
 def test_start_up_gives_median_and_spread():
-    found = {"about": ABOUT, "processor_seconds": {"afzal --help": {"median": 0.16, "seconds": [0.15, 0.16, 0.2]}}}
-    assert "| afzal --help | 0.16 (0.15 to 0.20) |" in table.startup(found)
+    results = {"about": ABOUT, "processor_seconds": {"afzal --help": {"median": 0.16, "seconds": [0.15, 0.16, 0.2]}}}
+    assert "| afzal --help | 0.16 (0.15 to 0.20) |" in table.startup(results)
 
 
 def test_a_text_without_the_markers_is_refused():

@@ -28,8 +28,8 @@ UF = {
 
 
 def test_every_target_is_said_to_be_met_or_not():
-    found = list(targets.targets(Figures("dpo-step-cuda-8b-lora", {"about": ABOUT, "shapes": [UF]})))
-    assert [(t.wanted, t.found, t.met) for t in found] == [
+    results = list(targets.targets(Figures("dpo-step-cuda-8b-lora", {"about": ABOUT, "shapes": [UF]})))
+    assert [(t.wanted, t.found, t.met) for t in results] == [
         (">= 2x", "1.90x (1.80 to 2.10)", False),
         ("<= 50%", "44% (40.0 GB of 90.0 GB)", True),
         (">= 1.25x", "OutOfMemoryError: no room", None),

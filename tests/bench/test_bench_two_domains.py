@@ -13,9 +13,9 @@ FOLDER = Path(__file__).parents[2] / "benchmarks/results/tasks"
 
 
 def test_the_page_is_drawn_from_the_figures():
-    found = json.loads((FOLDER / "two-domains.json").read_text("utf-8"))
-    assert (FOLDER / "two-domains.md").read_text("utf-8") == "\n".join(two_domains.page(found)) + "\n"
-    for task in found["tasks"].values():
+    results = json.loads((FOLDER / "two-domains.json").read_text("utf-8"))
+    assert (FOLDER / "two-domains.md").read_text("utf-8") == "\n".join(two_domains.page(results)) + "\n"
+    for task in results["tasks"].values():
         for run in task["runs"][1:]:
             _, low, high = run["less alone"]
             assert run["verdict"] == ("lost" if high < 0 else "gained" if low > 0 else "within its interval")

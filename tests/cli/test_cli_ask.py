@@ -226,10 +226,10 @@ def test_heads_of_a_reward_model_are_an_ensemble(folder, tmp_path):
     source = pool(tmp_path, n=12)
     items = data.read(source).items
     settings = AskConfig(data=source, by="bald", reward=[str(folder / "rm")])
-    found = scored(settings, items)
-    assert found.members is not None
-    assert [m.shape for m in found.members] == [(2, 3)] * 12
-    margins = ask.pool_of(items).differences(found.members).T
+    ensemble = scored(settings, items)
+    assert ensemble.members is not None
+    assert [m.shape for m in ensemble.members] == [(2, 3)] * 12
+    margins = ask.pool_of(items).differences(ensemble.members).T
     scores = rules.disagreement(margins)
     assert main(["ask", source, "--by", "bald", "--reward", str(folder / "rm"), "--n", "12"]) == 0
     ours = [row for row in asked(tmp_path / "to_label.jsonl") if row["extra"]["asked"]["rule"] == "bald"]
@@ -243,10 +243,10 @@ def test_mean_heads_are_the_scores_of_afzal_score(folder, tmp_path):
 
     source = pool(tmp_path, n=5)
     settings = AskConfig(data=source, by="entropy", reward=[str(folder / "rm")])
-    found = scored(settings, data.read(source).items)
+    scores = scored(settings, data.read(source).items)
     assert main(["score", "--model", str(folder / "rm"), "--data", source, "--out", "scores.jsonl"]) == 0
     wanted = [json.loads(line)["score"] for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
-    assert np.concatenate([m.mean(1) for m in found.members]) == pytest.approx(wanted, abs=1e-5)
+    assert np.concatenate([m.mean(1) for m in scores.members]) == pytest.approx(wanted, abs=1e-5)
 
 
 def test_d_optimal_by_a_reward_model_goes_by_its_hidden_states(folder, tmp_path):
@@ -255,12 +255,12 @@ def test_d_optimal_by_a_reward_model_goes_by_its_hidden_states(folder, tmp_path)
 
     source = pool(tmp_path, n=6)
     items = data.read(source).items
-    found = scored(AskConfig(data=source, reward=[str(folder / "rm")]), items)
-    assert found.hidden
-    assert found.features is not None
-    assert found.features[0].shape == (2, 32)
+    scores = scored(AskConfig(data=source, reward=[str(folder / "rm")]), items)
+    assert scores.hidden
+    assert scores.features is not None
+    assert scores.features[0].shape == (2, 32)
     heads = load_reward_model(str(folder / "rm")).score.weight.detach().double().numpy()
-    for features, members in zip(found.features, found.members, strict=True):
+    for features, members in zip(scores.features, scores.members, strict=True):
         assert features @ heads.T == pytest.approx(members, abs=1e-4)  # a head is linear in them; no shift is stated
     assert main(["ask", source, "--reward", str(folder / "rm"), "--n", "3"]) == 0
     assert main(["ask", source, "--features", str(folder / "lm"), "--n", "3", "--force"]) == 0

@@ -17,29 +17,29 @@ ROUNDS, ROUNDS_END = "<!-- rounds: generated -->\n", "<!-- end of rounds -->"
 
 def table() -> str:
     """The settings of all methods under their headings."""
-    found: dict[str, dict[str, list[str]]] = {heading: {} for heading in HEADINGS}
+    rows: dict[str, dict[str, list[str]]] = {heading: {} for heading in HEADINGS}
     for method in config.METHODS:
         kind = config.CONFIGS[method]
         for key, field in kind.model_fields.items():
             if key != "method":
                 line = sentence(field).replace("|", "\\|")
-                found[config.section(kind, key)].setdefault(f"| `{key}` | {line} |", []).append(method)
-    return "\n".join(_part(heading, found[heading]) for heading in HEADINGS)
+                rows[config.section(kind, key)].setdefault(f"| `{key}` | {line} |", []).append(method)
+    return "\n".join(_part(heading, rows[heading]) for heading in HEADINGS)
 
 
 def rounds() -> str:
     """The settings of ``afzal iterate`` that training does not have under the same name and words."""
     kind = config.IterateConfig
     known = {(key, field.description) for c in config.CONFIGS.values() for key, field in c.model_fields.items()}
-    found: dict[str, list[str]] = {}
+    rows: dict[str, list[str]] = {}
     for key, field in kind.model_fields.items():
         if (key, field.description) not in known or config.section(kind, key) in ("Rounds", "Objective"):
             line = sentence(field).replace("|", "\\|")
-            found.setdefault(config.section(kind, key), []).append(f"| `{key}` | {line} |")
+            rows.setdefault(config.section(kind, key), []).append(f"| `{key}` | {line} |")
     order = ("Rounds", "Generation", "Pairs", "Cost", "Objective", "Stopping", "Run")
-    parts = (["### " + h + "\n", "| setting | what it is |", "|---|---|", *found.pop(h), ""] for h in order)
+    parts = (["### " + h + "\n", "| setting | what it is |", "|---|---|", *rows.pop(h), ""] for h in order)
     text = "\n".join(line for part in parts for line in part)
-    assert not found, f"no place for {sorted(found)}"
+    assert not rows, f"no place for {sorted(rows)}"
     return text
 
 

@@ -19,15 +19,15 @@ FLAGS = ["iterate", "--model", "M", "--prompts", "P.jsonl", "--reward", "r.py:f"
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[IterateConfig, bool, str]]:
     """What the recipe is asked for, in its place."""
-    found: list[tuple[IterateConfig, bool, str]] = []
+    calls: list[tuple[IterateConfig, bool, str]] = []
 
     def iterate(made: IterateConfig, *, resume: bool, command: str) -> Path:
-        found.append((made, resume, command))
+        calls.append((made, resume, command))
         return Path(made.out)
 
     fake: Any = SimpleNamespace(iterate=iterate)
     monkeypatch.setitem(sys.modules, "afzal.iterate", fake)
-    return found
+    return calls
 
 
 def test_flags_and_overrides_become_settings(asked, capsys):

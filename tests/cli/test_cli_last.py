@@ -117,10 +117,10 @@ def test_names_are_quoted_for_a_shell_and_cannot_forge_a_line():
 )
 def test_the_verdict_and_commands_that_run(place, capsys, words: str, verdict: str, runs: list[str]):
     out = said(capsys, *words.split())
-    found = proposed(out)
-    assert [" ".join(command) for command in found] == runs
-    assert verdict in out.splitlines()[-1 - len(found)]
-    for command in found:
+    commands = proposed(out)
+    assert [" ".join(command) for command in commands] == runs
+    assert verdict in out.splitlines()[-1 - len(commands)]
+    for command in commands:
         parse(command)
         if command[0] in ("check", "aggregate", "leaderboard", "convert"):
             assert main([*command, "--debug"]) in (0, 1), capsys.readouterr()  # 1: a model that never lost
@@ -231,7 +231,7 @@ def test_an_upload_prints_its_address_alone_and_the_next_step_beside_it(capsys, 
 def test_the_demo_ends_with_its_runs(capsys, monkeypatch):
     monkeypatch.setattr("afzal.lab.demo.run", lambda **given: Path("demo/dpo"))
     assert main(["demo"]) == 0
-    found = proposed(capsys.readouterr().out)
-    assert found == [["board", "demo"], ["report", "demo/dpo"]]
-    for command in found:
+    commands = proposed(capsys.readouterr().out)
+    assert commands == [["board", "demo"], ["report", "demo/dpo"]]
+    for command in commands:
         parse(command)

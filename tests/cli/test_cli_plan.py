@@ -40,14 +40,14 @@ def test_the_table_says_what_is_needed(capsys: pytest.CaptureFixture[str]):
 
 
 def test_json_adds_up(capsys: pytest.CaptureFixture[str]):
-    found = json.loads(out(capsys, "--model", "llama-3.1-8b", "--lora-rank", "16", "--json"))
-    assert sum(found["memory"]["terms"].values()) == pytest.approx(found["memory"]["total"])
-    assert found["memory"]["fits"] is True
-    assert found["layout"]["devices"] == 1
-    assert found["trained_parameters"] == 41_943_040
-    assert found["data"]["tokens"] == 10_000 * 768
-    assert found["flops_per_update"]["executed"] >= found["flops_per_update"]["useful"]
-    assert found["cost"] is None
+    plan = json.loads(out(capsys, "--model", "llama-3.1-8b", "--lora-rank", "16", "--json"))
+    assert sum(plan["memory"]["terms"].values()) == pytest.approx(plan["memory"]["total"])
+    assert plan["memory"]["fits"] is True
+    assert plan["layout"]["devices"] == 1
+    assert plan["trained_parameters"] == 41_943_040
+    assert plan["data"]["tokens"] == 10_000 * 768
+    assert plan["flops_per_update"]["executed"] >= plan["flops_per_update"]["useful"]
+    assert plan["cost"] is None
 
 
 def test_what_does_not_fit_is_shown_and_refused(capsys: pytest.CaptureFixture[str]):
@@ -87,10 +87,10 @@ def test_an_iteration_of_rewards_has_its_own_lines(capsys: pytest.CaptureFixture
     said = out(capsys, *asked)
     for words in ("one iteration", "64 answers to 64 prompts", "rewards, values", "8 of them", "value model"):
         assert words in said
-    found = json.loads(out(capsys, *asked, "--json"))["iteration"]
-    assert (found["prompts"], found["answers"], found["updates"]) == (64, 64, 8)
-    assert sum(found["shares"].values()) == pytest.approx(1)
-    assert found["seconds"]["total"] == pytest.approx(sum(list(found["seconds"].values())[:-1]))
+    iteration = json.loads(out(capsys, *asked, "--json"))["iteration"]
+    assert (iteration["prompts"], iteration["answers"], iteration["updates"]) == (64, 64, 8)
+    assert sum(iteration["shares"].values()) == pytest.approx(1)
+    assert iteration["seconds"]["total"] == pytest.approx(sum(list(iteration["seconds"].values())[:-1]))
     assert json.loads(out(capsys, "--model", "llama-3.2-1b", "--json"))["iteration"] is None
 
 
@@ -107,9 +107,9 @@ def test_hardware_can_be_given_in_numbers(capsys: pytest.CaptureFixture[str]):
         "--inter-gbs",
         "6",
     ]
-    found = json.loads(out(capsys, "--model", "llama-3.2-1b", *numbers, "--json"))["hardware"]
-    assert (found["memory"], found["bf16"], found["bandwidth"]) == (50e9, 100e12, 900e9)
-    assert (found["intra"], found["inter"]) == (60e9, 6e9)
+    hardware = json.loads(out(capsys, "--model", "llama-3.2-1b", *numbers, "--json"))["hardware"]
+    assert (hardware["memory"], hardware["bf16"], hardware["bandwidth"]) == (50e9, 100e12, 900e9)
+    assert (hardware["intra"], hardware["inter"]) == (60e9, 6e9)
 
 
 def test_a_file_is_measured_by_its_tokenizer(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -120,11 +120,11 @@ def test_a_file_is_measured_by_its_tokenizer(tmp_path: Path, capsys: pytest.Capt
     ]
     (tmp_path / "prefs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = ["--data", str(tmp_path / "prefs.jsonl"), "--tokenizer", str(tmp_path / "tokenizer")]
-    found = json.loads(out(capsys, "--model", "llama-3.2-1b", *source, "--json"))["data"]
-    ends = found["scored"] - (2 + 3 + 1 + 8)
+    counts = json.loads(out(capsys, "--model", "llama-3.2-1b", *source, "--json"))["data"]
+    ends = counts["scored"] - (2 + 3 + 1 + 8)
     assert ends == 4  # one end per response
-    assert found["items"] == 2
-    assert found["tokens"] - found["scored"] >= 4 + 6
+    assert counts["items"] == 2
+    assert counts["tokens"] - counts["scored"] >= 4 + 6
     online = json.loads(out(capsys, "rloo", "--model", "llama-3.2-1b", *source, "--json"))["data"]
     assert online["scored"] == 4 * (2 + 1 + 2)  # the good answers stand for each of the four that will be written
 

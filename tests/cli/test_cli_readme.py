@@ -137,12 +137,12 @@ def test_the_commands_and_the_python_lines_run(
 def _learned_what_it_should() -> None:
     """The example's page says that it learned; the same with a learning rate of 0, that it did not."""
     for name, least in (("sft", 0.3), ("dpo", 0.3)):
-        found = json.loads(Path("runs", name, "report.json").read_text("utf-8"))
-        assert found["verdict"]["word"] == "healthy", found["verdict"]
-        losses = [m["loss"] for m in found["metrics"] if m["kind"] == "eval"]
+        report = json.loads(Path("runs", name, "report.json").read_text("utf-8"))
+        assert report["verdict"]["word"] == "healthy", report["verdict"]
+        losses = [m["loss"] for m in report["metrics"] if m["kind"] == "eval"]
         assert losses[-1] < (1 - least) * losses[0]
-        assert any(d["check"] == "learning" and d["severity"] == "good" for d in found["diagnoses"])
-        assert found["next"].startswith("afzal ")
+        assert any(d["check"] == "learning" and d["severity"] == "good" for d in report["diagnoses"])
+        assert report["next"].startswith("afzal ")
     assert main(["train", "runs/dpo/run.yaml", "lr=0", "max_steps=2", "out=runs/still", "--debug"]) == 0
     still = json.loads(Path("runs/still/report.json").read_text("utf-8"))
     assert still["verdict"]["word"] == "not healthy"

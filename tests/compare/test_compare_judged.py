@@ -50,22 +50,22 @@ def chosen() -> dict[str, dict[int, Point | None]]:
 PROMPTS = ["one", "two", "three"]
 
 
-def row(found: dict[str, Any], ours: str, theirs: str, judge: int = 0) -> dict[str, Any]:
-    return next(w for w in found["judges"][judge]["wins"] if (w["ours"], w["theirs"]) == (ours, theirs))
+def row(summary: dict[str, Any], ours: str, theirs: str, judge: int = 0) -> dict[str, Any]:
+    return next(w for w in summary["judges"][judge]["wins"] if (w["ours"], w["theirs"]) == (ours, theirs))
 
 
 def test_wins_by_a_judge_are_those_of_counting_by_hand(tmp_path):
     """a against b, seed 0 only: longer > long, longer < longest, same = came; against the start a wins all six."""
-    found = judged(settings(tmp_path), chosen(), PROMPTS, lambda line: None)
-    ab, ba = row(found, "a", "b"), row(found, "b", "a")
+    summary = judged(settings(tmp_path), chosen(), PROMPTS, lambda line: None)
+    ab, ba = row(summary, "a", "b"), row(summary, "b", "a")
     assert [ab[k] for k in ("win", "tie", "loss", "no_verdict", "value", "n")] == [1, 1, 1, 0, 0.5, 3]
     assert [ba[k] for k in ("win", "tie", "loss")] == [1, 1, 1]
     assert (ba["low"], ba["high"]) == pytest.approx((1 - ab["high"], 1 - ab["low"]))
-    start = row(found, "a", "start")
+    start = row(summary, "a", "start")
     assert [start[k] for k in ("win", "loss", "value", "high")] == [6, 0, 1.0, 1.0]
-    assert [row(found, "start", "a")[k] for k in ("win", "loss", "value", "low")] == [0, 6, 0.0, 0.0]
+    assert [row(summary, "start", "a")[k] for k in ("win", "loss", "value", "low")] == [0, 6, 0.0, 0.0]
     assert start["low"] == pytest.approx(0.4385, abs=1e-4)  # Wilson's of 3 of 3: the seeds answer the same prompts
-    assert found["judges"][0]["summary"]["pairs"] == 3 + 6 + 3
+    assert summary["judges"][0]["summary"]["pairs"] == 3 + 6 + 3
 
 
 def test_the_true_reward_is_a_judge_of_the_same_pairs(tmp_path):
@@ -95,15 +95,15 @@ def test_people_are_a_judge_and_stand_beside_the_others(tmp_path):
     said = [Comparison(0, 1, "first", annotator="ali"), Comparison(0, 1, "first", annotator="umi")]
     data.write([type(i)(i.id, i.prompt, i.responses, tuple(said)) for i in items[:3]], votes, "afzal")
     made = settings(tmp_path / "out", judges={"long": "rule:longest", "people": f"people:{votes}"})
-    found = judged(made, chosen(), PROMPTS, lambda line: None)
-    people = row(found, "a", "b", 1)
+    summary = judged(made, chosen(), PROMPTS, lambda line: None)
+    people = row(summary, "a", "b", 1)
     assert [people[k] for k in ("win", "tie", "loss", "no_verdict", "value")] == [3, 0, 0, 0, 1.0]
-    nobody = row(found, "b", "start", 1)
+    nobody = row(summary, "b", "start", 1)
     assert (nobody["no_verdict"], nobody["value"], nobody["low"]) == (3, None, None)
-    beside = found["judges"][0]["summary"]["people"]
+    beside = summary["judges"][0]["summary"]["people"]
     assert (beside["agreement"]["value"], beside["ceiling"]["value"]) == (pytest.approx(1 / 3), 1.0)
-    assert "people" not in found["judges"][1]["summary"]
-    pair = next(r for r in found["judge_agreement"] if (r["first"], r["second"]) == ("long", "people"))
+    assert "people" not in summary["judges"][1]["summary"]
+    pair = next(r for r in summary["judge_agreement"] if (r["first"], r["second"]) == ("long", "people"))
     assert (pair["same"]["value"], pair["same"]["pairs"]) == (pytest.approx(1 / 3), 3)
 
 

@@ -121,10 +121,10 @@ def test_reward_and_kl_of_every_snapshot_agree_with_the_exact_ones(place, made):
         log_pi = log_policy(folder, PROMPTS, p["step"] if p["step"] < 20 else None)
         assert p["kl"]["mean"] == pytest.approx(exact.kl(log_pi, log_ref), abs=4 * p["kl_se"])
         assert p["kl"]["mean"] > 0.05
-        found = p["rewards"]["gold"]
-        assert found["mean"] == pytest.approx(exact.expected(log_pi, rewards), abs=4 * p["reward_se"])
-        assert found["count"] == 12 * 32
-        assert found["sum"] / found["count"] == found["mean"]
+        gold = p["rewards"]["gold"]
+        assert gold["mean"] == pytest.approx(exact.expected(log_pi, rewards), abs=4 * p["reward_se"])
+        assert gold["count"] == 12 * 32
+        assert gold["sum"] / gold["count"] == gold["mean"]
         assert p["win"]["value"] == pytest.approx(exact.win_rate(log_pi, log_ref, rewards), abs=0.08)
 
 

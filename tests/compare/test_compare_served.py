@@ -90,14 +90,14 @@ def test_each_policy_answers_with_its_own_weights_and_its_kl_is_that_of_the_text
     assert len(set(weights.values())) == 3, "each step has weights of its own"
     assert not Path(step).exists()
     assert not list((out / "measured").glob("*.sqlite"))
-    found = kept(out, "dpo-0-step-00000002")
-    assert all(text.startswith("said ") for texts in found["texts"] for text in texts)
+    trained = kept(out, "dpo-0-step-00000002")
+    assert all(text.startswith("said ") for texts in trained["texts"] for text in texts)
     by_hand = torch.tensor(
-        [[kl(final, start, f"q{k}", text) for text in texts] for k, texts in enumerate(found["texts"])]
+        [[kl(final, start, f"q{k}", text) for text in texts] for k, texts in enumerate(trained["texts"])]
     )
-    torch.testing.assert_close(torch.tensor(found["kl"]), by_hand, atol=2e-5, rtol=0)
+    torch.testing.assert_close(torch.tensor(trained["kl"]), by_hand, atol=2e-5, rtol=0)
     assert by_hand.min() > 1e-3
-    assert not any(any(row) for row in found["unended"])
+    assert not any(any(row) for row in trained["unended"])
     assert kept(out, "start-0")["kl"] == [[0.0] * SAMPLES] * PROMPTS
 
 
@@ -121,10 +121,10 @@ def test_an_answer_that_was_cut_is_told_from_one_that_ended(script, place, tmp_p
     script.finish, out = "length", tmp_path / "out"
     server = server_file(tmp_path / "s.yaml", script, kind="vllm")
     run(place, out, server, methods=[{"name": "bon", "best_of": [2]}], data=None, common=None, snapshots=None)
-    found = kept(out, "start-0")
-    assert all(all(row) for row in found["unended"])
+    answers = kept(out, "start-0")
+    assert all(all(row) for row in answers["unended"])
     # bytes, and no end marker
-    assert found["tokens"] == [[len(text) for text in texts] for texts in found["texts"]]
+    assert answers["tokens"] == [[len(text) for text in texts] for texts in answers["texts"]]
 
 
 def test_weights_that_stay_the_same_are_refused_where_policies_differ(script, place, tmp_path):
@@ -168,13 +168,13 @@ def test_a_comparison_by_transformers_serve(place, tmp_path):
     with serving() as (url, _):
         server = server_file(tmp_path / "s.yaml", url, kind="transformers", model="{policy}")
         run(place, out, server, common=common | {"eval_fraction": 0.0, "sample_prompts": 0}, snapshots=1)
-    start, found = kept(out, "start-0"), kept(out, "dpo-0-step-00000002")
+    start, trained = kept(out, "start-0"), kept(out, "dpo-0-step-00000002")
     assert start["kl"] == [[0.0] * SAMPLES] * PROMPTS
-    assert start["texts"] != found["texts"]  # of the same seeds
-    ended = [[not cut for cut in row] for row in found["unended"]]
+    assert start["texts"] != trained["texts"]  # of the same seeds
+    ended = [[not cut for cut in row] for row in trained["unended"]]
     final, first = str(out / "runs" / "dpo-0"), str(place / "model")
-    for k, texts in enumerate(found["texts"]):
+    for k, texts in enumerate(trained["texts"]):
         for n, text in enumerate(texts):
             by_hand = kl(final, first, f"q{k}", text, ended=ended[k][n])
-            assert found["kl"][k][n] == pytest.approx(by_hand, abs=1e-3)
+            assert trained["kl"][k][n] == pytest.approx(by_hand, abs=1e-3)
     assert (out / "compare.html").is_file()

@@ -137,10 +137,10 @@ def test_over_optimisation_is_named_where_it_is_clear_and_not_where_noise_makes_
         way = [Point(k, answers(g + noise(), k, p + noise()), Cost()) for k, (g, p) in points]
         return figures(both, {0: start}, {("a", 0): way})["methods"][0]["turned"]
 
-    (found,) = turned([1.0, 3.0, 1.0], [1.0, 2.0, 4.0])
-    assert found["reward"] == "proxy"
-    assert found["before"] == pytest.approx([3.0, 2.0], abs=0.4)
-    assert found["after"] == pytest.approx([1.0, 4.0], abs=0.4)
+    (turn,) = turned([1.0, 3.0, 1.0], [1.0, 2.0, 4.0])
+    assert turn["reward"] == "proxy"
+    assert turn["before"] == pytest.approx([3.0, 2.0], abs=0.4)
+    assert turn["after"] == pytest.approx([1.0, 4.0], abs=0.4)
     assert turned([1.0, 2.0, 3.0], [1.0, 2.0, 4.0]) == []  # still rising
     assert turned([1.0, 3.0, 1.0], [1.0, 4.0, 2.0]) == []  # both fell
     flat = [turned([1.0] * 8, [1.0] * 8) for _ in range(150)]
@@ -157,7 +157,7 @@ def test_a_fall_counts_on_the_prompts_that_did_not_choose_the_peak_and_where_it_
         wide = lambda values: np.repeat(np.broadcast_to(values, 40)[:, None], 2, 1)  # noqa: E731
         way = [Point(k, answers(wide(g), k, wide(p)), Cost()) for k, (g, p) in enumerate(points, 1)]
         start = {0: answers(wide(0.0), 0.0, wide(0.0))}
-        return [found["reward"] for found in figures(both, start, {("a", 0): way})["methods"][0]["turned"]]
+        return [turn["reward"] for turn in figures(both, start, {("a", 0): way})["methods"][0]["turned"]]
 
     flat = np.zeros(40)
     assert turned((flat + 2, flat), (flat + 1, flat + 1)) == ["proxy"]
@@ -198,8 +198,8 @@ def test_answers_and_their_kl_are_drawn_at_the_temperature_of_the_settings(monke
     made = settings(temperature=0.7, sample_tokens=5)
     sampling = measure.Sampling(made.sample_tokens, made.temperature)
     bench = measure.Bench("first", speaker, ["p", "q"], [[1], [2]], [0], sampling, None, made, "key", [{}, {}])
-    found = measure._draw(bench, "policy", 2, 3)
+    drawn = measure._draw(bench, "policy", 2, 3)
     assert (seen["policy"], seen["first"], seen["temperature"]) == ("policy", "first", 0.7)
     assert (seen["model"], seen["sampling"].temperature, seen["sampling"].max_new_tokens) == ("policy", 0.7, 5)
-    assert found.kl.tolist() == [[0.25, 0.25], [0.25, 0.25]]
+    assert drawn.kl.tolist() == [[0.25, 0.25], [0.25, 0.25]]
     assert measure._draw(bench, "first", 2, 3).kl.tolist() == [[0.0, 0.0], [0.0, 0.0]]

@@ -22,17 +22,17 @@ def make(*methods: dict[str, Any], **settings: Any) -> config.CompareConfig:
 
 def test_entries_keep_their_order_their_settings_and_what_they_need():
     best = {"name": "bon", "best_of": [4, 2], "reward": "${rm}", "label": "best of n"}
-    found = config.entries(make(DPO, REWARD, best, {"name": "old", "run": "runs/old-{seed}"}))
-    assert [(e.name, e.kind, e.value) for e in found] == [
+    entries = config.entries(make(DPO, REWARD, best, {"name": "old", "run": "runs/old-{seed}"}))
+    assert [(e.name, e.kind, e.value) for e in entries] == [
         ("dpo", "train", "dpo"),
         ("rm", "train", "reward"),
         ("bon", "best_of", (2, 4)),
         ("old", "run", "runs/old-{seed}"),
     ]
-    assert [e.label for e in found] == ["dpo", "rm", "best of n", "old"]
-    assert [e.is_policy for e in found] == [True, False, True, True]
-    assert found[0].settings == {"beta": 0.1}
-    assert found[2].needs == ("rm",)
+    assert [e.label for e in entries] == ["dpo", "rm", "best of n", "old"]
+    assert [e.is_policy for e in entries] == [True, False, True, True]
+    assert entries[0].settings == {"beta": 0.1}
+    assert entries[2].needs == ("rm",)
 
 
 def test_entries_are_ordered_by_what_they_need():

@@ -19,30 +19,30 @@ def made(**settings: Any) -> IterateConfig:
 
 
 def test_five_answers_best_against_worst_and_a_reference_that_stays():
-    found = made()
-    assert (found.n, found.pairing, found.reference, found.rounds, found.objective) == (
+    settings = made()
+    assert (settings.n, settings.pairing, settings.reference, settings.rounds, settings.objective) == (
         5,
         "best_worst",
         "initial",
         3,
         "dpo",
     )
-    assert found.out == "runs/iterate-prompts"
+    assert settings.out == "runs/iterate-prompts"
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_sets_what_it_names_and_gives_way_to_what_is_given(name: str):
-    found = made(preset=name)
-    assert {key: getattr(found, key) for key in PRESETS[name]} == PRESETS[name]
+    settings = made(preset=name)
+    assert {key: getattr(settings, key) for key in PRESETS[name]} == PRESETS[name]
     other = made(preset=name, rounds=7, lr=1e-3)
-    assert (other.rounds, other.lr, other.pairing) == (7, 1e-3, found.pairing)
+    assert (other.rounds, other.lr, other.pairing) == (7, 1e-3, settings.pairing)
 
 
 @pytest.mark.parametrize("name", [None, *PRESETS])
 def test_the_resolved_settings_read_back_to_an_equal_object(name: str | None, tmp_path: Path):
-    found = made(preset=name, rounds=9, objective_arg={"beta": 0.3}, top_k=None, columns={"prompt": "q"})
-    (tmp_path / "run.yaml").write_text(config.dump(found))
-    assert config.build(IterateConfig, config.read_file(tmp_path / "run.yaml")) == found
+    settings = made(preset=name, rounds=9, objective_arg={"beta": 0.3}, top_k=None, columns={"prompt": "q"})
+    (tmp_path / "run.yaml").write_text(config.dump(settings))
+    assert config.build(IterateConfig, config.read_file(tmp_path / "run.yaml")) == settings
 
 
 def test_adapters_have_their_own_learning_rate():

@@ -102,8 +102,8 @@ def damaged(rng, kind):
     made[at] = MUTATIONS[kind][0](made[at], rng)
     field = ""
     if kind in FIELD_KINDS:
-        found = json.loads(made[at])
-        (field,) = (name for name in sound if name not in found or found[name] != sound[name])
+        row = json.loads(made[at])
+        (field,) = (name for name in sound if name not in row or row[name] != sound[name])
     end = rng.choice([b"\n", b"\r\n"])
     return rng.choice([b"", b"\xef\xbb\xbf"]) + end.join(made) + rng.choice([b"", end, end * 3]), at + 1, field
 

@@ -51,8 +51,8 @@ def test_an_item_counts_once_however_many_responses_were_compared_or_rated(k):
 
 def test_of_some_pairs_each_weighs_its_share_of_its_votes():
     """Two pairs, one voted on twice with 1 and 3, the other once with 1: (2, 1) / 2."""
-    found = preferences(item(3, said(0, 1), said(0, 1, weight=3.0), said(2, 0)))
-    assert [(p.i, p.j, p.weight) for p in found] == [(0, 1, 1.0), (2, 0, 0.5)]
+    pairs = preferences(item(3, said(0, 1), said(0, 1, weight=3.0), said(2, 0)))
+    assert [(p.i, p.j, p.weight) for p in pairs] == [(0, 1, 1.0), (2, 0, 0.5)]
     assert [p.weight for p in preferences(item(3, said(0, 1), said(1, 2, weight=0.0)))] == [1.0]
 
 

@@ -419,8 +419,8 @@ def run(folder, files, seed, capsys):
                 continue
             became["read"] += 1
             assert dataset.rows == dataset.kept + sum(drop.whole for drop in dataset.drops)
-            found = list(flips(dataset, judged))
-            assert not found, (n, base.__name__, names, kind, on_error, dataset.format, found[:3])
+            wrong = list(flips(dataset, judged))
+            assert not wrong, (n, base.__name__, names, kind, on_error, dataset.format, wrong[:3])
             clean(dataset.items)
             if n % 4 == 0:
                 audit(dataset)

@@ -103,8 +103,8 @@ def test_stories_keep_their_scores_as_margins():
 def test_anthropic_confidences_become_probabilities():
     path = shared("pref/anthropic_evals_agreeableness.jsonl")
     raw = [json.loads(line) for line in path.open(encoding="utf-8")]
-    found = [(i.responses[p.i].turns, p.p) for i in read(path).items for p in preferences(i)]
-    assert found == [(row["answer_matching_behavior"], row["label_confidence"]) for row in raw]
+    labels = [(i.responses[p.i].turns, p.p) for i in read(path).items for p in preferences(i)]
+    assert labels == [(row["answer_matching_behavior"], row["label_confidence"]) for row in raw]
 
 
 def test_oasst_ranks_order_all_siblings():
@@ -141,10 +141,10 @@ def test_pandalm_votes_and_agreement():
     raw = json.loads(path.read_text(encoding="utf-8"))
     said = [[r[f"annotator{k}"] for k in (1, 2, 3)] for r in raw]
     same = sum((a == b) + (a == c) + (b == c) for a, b, c in said)
-    found = audit(read(path))
-    agreement = next(f for f in found.findings if f.code == "agreement")
+    report = audit(read(path))
+    agreement = next(f for f in report.findings if f.code == "agreement")
     assert (agreement.count, agreement.total) == (same, 3 * len(raw)) == (1520, 1650)
-    assert found.annotators == 3
+    assert report.annotators == 3
     for item, row in zip(read(path).items, raw, strict=True):
         ones = sum(row[f"annotator{k}"] == 1 for k in (1, 2, 3))
         ties = sum(row[f"annotator{k}"] == 0 for k in (1, 2, 3))

@@ -73,8 +73,8 @@ def place(good, tmp_path) -> Path:
 
 
 def edit(file: Path, **changes) -> None:
-    found = json.loads(file.read_text()) if file.exists() else {}
-    file.write_text(json.dumps(found | changes))
+    content = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps(content | changes))
 
 
 def pickled(file: Path, canary: Path) -> None:

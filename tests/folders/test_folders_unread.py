@@ -33,17 +33,17 @@ def saved(folder: Path, family: str, dtype: torch.dtype = torch.bfloat16, **over
 
 def filled(model: torch.nn.Module, of: unread.Unread) -> dict[str, torch.Tensor]:
     """Every weight in four parts, cut along its rows and columns."""
-    found, wanted = {}, {}
+    tensors, wanted = {}, {}
     for name, p in model.named_parameters():
-        found[name] = torch.full(p.shape, torch.nan)
+        tensors[name] = torch.full(p.shape, torch.nan)
         place = of.place(p)
         assert place is not None
         halves = [(slice(0, (n + 1) // 2), slice((n + 1) // 2, n)) for n in p.shape[:2]]
         for cut in product(*halves):
             part = [*cut, *(slice(0, n) for n in p.shape[len(cut) :])]
-            wanted[f"{name} {cut}"] = (place, part, found[name][tuple(part)])
+            wanted[f"{name} {cut}"] = (place, part, tensors[name][tuple(part)])
     unread.fill(wanted)
-    return found
+    return tensors
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -200,9 +200,9 @@ def test_what_is_stacked_may_be_joined_again(tmp_path):
 
     _, of = blank_causal_model(folder)
     with of.joining():
-        found = joined(of.tensors)
-    assert of.is_unread(found)
-    assert torch.equal(of.read(found), joined(whole))
+        stacked = joined(of.tensors)
+    assert of.is_unread(stacked)
+    assert torch.equal(of.read(stacked), joined(whole))
 
 
 def test_small_tensors_that_are_joined_are_read_at_once(tmp_path, monkeypatch):
@@ -213,10 +213,10 @@ def test_small_tensors_that_are_joined_are_read_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(unread, "_SMALL", 1000)
     of = unread.Unread(folder)
     with of.joining():
-        found = torch.stack([of.tensors[name]])
-    assert not of.is_unread(found)
-    assert of.place(found) is not None
-    assert torch.equal(found, whole[None])
+        stacked = torch.stack([of.tensors[name]])
+    assert not of.is_unread(stacked)
+    assert of.place(stacked) is not None
+    assert torch.equal(stacked, whole[None])
     with of.joining():
         many = torch.stack([of.tensors[name]] * 40)
     assert of.is_unread(many)

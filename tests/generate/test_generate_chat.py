@@ -31,7 +31,7 @@ TEMPLATE = (
 @pytest.mark.parametrize("decoding", ["shared", "stock"])
 def test_what_is_heard_is_what_is_sampled(decoding):
     heard: dict[tuple[int, int], list[int]] = {}
-    found = sample(
+    samples = sample(
         make("llama"),
         PROMPTS,
         eos=list(range(2, 12)),  # so that rows end at different steps
@@ -40,8 +40,8 @@ def test_what_is_heard_is_what_is_sampled(decoding):
         decoding=decoding,
         heard=lambda row, token: heard.setdefault((row.prompt, row.sample), []).append(token),
     )
-    assert len({len(s.ids) for s in found}) > 1
-    assert [heard[s.prompt_index, k % 3] for k, s in enumerate(found)] == [s.ids.tolist() for s in found]
+    assert len({len(s.ids) for s in samples}) > 1
+    assert [heard[s.prompt_index, k % 3] for k, s in enumerate(samples)] == [s.ids.tolist() for s in samples]
 
 
 def test_who_listens_may_end_the_decoding_and_the_model_is_as_before():

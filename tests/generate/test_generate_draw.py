@@ -67,8 +67,8 @@ def test_limits_are_those_of_transformers(temperature, top_k, top_p):
         expected = TopKLogitsWarper(top_k)(None, expected)
     if top_p < 1:
         expected = TopPLogitsWarper(top_p)(None, expected)
-    found = kept(scores, Sampling(temperature=temperature, top_p=top_p, top_k=top_k))
-    assert torch.equal(found, expected)
+    actual = kept(scores, Sampling(temperature=temperature, top_p=top_p, top_k=top_k))
+    assert torch.equal(actual, expected)
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.6, top_k=3), Sampling(temperature=0)])

@@ -24,22 +24,22 @@ def adapted(family: str) -> Any:
 
 
 def answers(model: Any) -> list[tuple[list[int], list[float]]]:
-    found = sample(model, [[5, 6, 7], [9, 8]], eos=(1,), n=3, sampling=Sampling(8, 1.0), seed=3)
-    return [(s.ids.tolist(), s.logps.tolist()) for s in found]
+    samples = sample(model, [[5, 6, 7], [9, 8]], eos=(1,), n=3, sampling=Sampling(8, 1.0), seed=3)
+    return [(s.ids.tolist(), s.logps.tolist()) for s in samples]
 
 
 @pytest.fixture
 def sums(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often experts and adapters have been added up."""
-    found: Counter[str] = Counter()
+    gradients: Counter[str] = Counter()
     original = ParamWrapper._activate_lora
 
     def counted(self: Any, names: list[str]) -> Any:
-        found[self.parameter_name] += 1
+        gradients[self.parameter_name] += 1
         return original(self, names)
 
     monkeypatch.setattr(ParamWrapper, "_activate_lora", counted)
-    return found
+    return gradients
 
 
 @pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])

@@ -226,7 +226,7 @@ def test_attention_of_the_next_token_is_that_by_hand(dtype, group, window, softc
     cache.filling = None
     for step in range(steps):
         own = (t[step].transpose(0, 1)[None] for t in suffixes)
-        found = decode_attention(layer, query.transpose(0, 1)[None], *own, None, **how)[0][0]
+        actual = decode_attention(layer, query.transpose(0, 1)[None], *own, None, **how)[0][0]
         cache.written += 1
         if step in (0, 15, 16, steps - 1):
             for row, prompt in enumerate(group):
@@ -240,7 +240,7 @@ def test_attention_of_the_next_token_is_that_by_hand(dtype, group, window, softc
                     weights = (softcap * torch.tanh(scores / softcap) if softcap else scores).exp()
                     total = weights.sum() + (sinks[head].double().exp() if sunk else 0)
                     expected = weights @ values[head // each] / total
-                    gap = (found[row, head].double() - expected).abs().max()
+                    gap = (actual[row, head].double() - expected).abs().max()
                     assert gap < (1e-5 if dtype == torch.float32 else 3e-2)
 
 

@@ -171,7 +171,7 @@ def scripted_vllm(streams, model_eos, *, length_first):
         def generate(self, prompts, sampling_params=None, *, use_tqdm=True, lora_request=None):
             assert all(0 <= p.seed < 2**31 for p in sampling_params)
             assert len({p.seed for p in sampling_params}) == len(prompts)
-            found = []
+            requests = []
             for own, params in zip(streams, sampling_params, strict=True):
                 outputs = []
                 for index in range(params.n):
@@ -180,8 +180,8 @@ def scripted_vllm(streams, model_eos, *, length_first):
                     steps = [{t: SimpleNamespace(logprob=-1.0, rank=1, decoded_token=None)} for t in ids]
                     about = {"text": "", "cumulative_logprob": None, "finish_reason": reason, "stop_reason": stop}
                     outputs.append(SimpleNamespace(index=index, token_ids=ids, logprobs=steps, **about))
-                found.append(SimpleNamespace(outputs=outputs, finished=True))
-            return found
+                requests.append(SimpleNamespace(outputs=outputs, finished=True))
+            return requests
 
     return SimpleNamespace(LLM=LLM, SamplingParams=Params, TokensPrompt=lambda prompt_token_ids: prompt_token_ids)
 
@@ -197,16 +197,16 @@ def test_vllm_stops_where_our_own_engine_stops(monkeypatch, length_first):
     own = sample(model, prompts, eos=ends, n=8, sampling=plain, seed=3)
     module = scripted_vllm(streams, model_eos=streams[0][0][0], length_first=length_first)
     monkeypatch.setitem(sys.modules, "vllm", module)
-    found = sample_with_vllm(module.LLM(), prompts, eos=ends, n=8, sampling=plain, seed=3)
-    assert [(s.prompt_index, s.ids.tolist(), s.stop) for s in found] == [
+    samples = sample_with_vllm(module.LLM(), prompts, eos=ends, n=8, sampling=plain, seed=3)
+    assert [(s.prompt_index, s.ids.tolist(), s.stop) for s in samples] == [
         (s.prompt_index, s.ids.tolist(), s.stop) for s in own
     ]
     assert {s.stop for s in own} == {"eos", "length"}
     longest = max(len(s.ids) for s in own if s.stop == "eos")
     cut = Sampling(longest)  # the end is the last token allowed
     own = sample(model, prompts, eos=ends, n=8, sampling=cut, seed=3)
-    found = sample_with_vllm(module.LLM(), prompts, eos=ends, n=8, sampling=cut, seed=3)
-    assert [(s.ids.tolist(), s.stop) for s in found] == [(s.ids.tolist(), s.stop) for s in own]
+    samples = sample_with_vllm(module.LLM(), prompts, eos=ends, n=8, sampling=cut, seed=3)
+    assert [(s.ids.tolist(), s.stop) for s in samples] == [(s.ids.tolist(), s.stop) for s in own]
     assert any(len(s.ids) == longest and s.stop == "eos" for s in own)
 
 

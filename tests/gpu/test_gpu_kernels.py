@@ -71,8 +71,8 @@ def test_in_float32_a_shared_row_equals_the_unshared_path(family, cuda):
     trees = random_trees(6, k=3)
     unshared = run(model, collate(trees, "unshared", cuda))
     assert choose_sharing(model)[0] == "shared"
-    for found, expected in zip(run(model, collate(trees, "shared", cuda)), unshared, strict=True):
-        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    for actual, expected in zip(run(model, collate(trees, "shared", cuda)), unshared, strict=True):
+        torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -93,10 +93,10 @@ def test_in_bf16_every_kernel_is_as_near_to_float32_as_the_unshared_path(family,
     choose_sharing(model)
     shared, model = collate(trees, "shared", cuda), model.to(torch.bfloat16)
     with kernels.forced(kernel):
-        found = run(model, shared)
+        shared_bf16 = run(model, shared)
     model.set_attn_implementation("eager" if family == "gemma2" else "sdpa")
     unshared = run(model, collate(trees, "unshared", cuda))
-    for ours, theirs, true in zip(found, unshared, exact, strict=True):
+    for ours, theirs, true in zip(shared_bf16, unshared, exact, strict=True):
         assert far(ours, true) <= 1.5 * far(theirs, true) + 1e-3
 
 
@@ -140,5 +140,5 @@ def test_compiled_blocks_give_the_same_numbers(cuda):
     plain = [run(model, b) for b in batches]
     compile_layers(model)
     for batch, expected in zip(batches, plain, strict=True):
-        for found, wanted in zip(run(model, batch), expected, strict=True):
-            torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+        for actual, wanted in zip(run(model, batch), expected, strict=True):
+            torch.testing.assert_close(actual, wanted, atol=1e-4, rtol=1e-4)

@@ -108,7 +108,7 @@ def test_shared_greedy_answers_are_those_of_transformers(cuda):
     model = make("llama").to(cuda)
     prompts = [[5, 6, 7, 8, 9, 10, 11], [12], [5, 6, 7], [20, 21, 22, 23, 24]]
     drawn = sample(model, prompts, eos=[2], sampling=Sampling(12, temperature=0))
-    for prompt, found in zip(prompts, drawn, strict=True):
+    for prompt, answer in zip(prompts, drawn, strict=True):
         given = torch.tensor([prompt], device=cuda)
         out = model.generate(given, max_new_tokens=12, do_sample=False, eos_token_id=2)
-        assert out[0, len(prompt) :].tolist() == found.ids.tolist()
+        assert out[0, len(prompt) :].tolist() == answer.ids.tolist()

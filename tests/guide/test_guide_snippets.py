@@ -85,13 +85,13 @@ def places() -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", SNIPPETS)
 def test_the_snippet_runs(name, capsys):
-    found = places()
-    exec(compile(SNIPPETS[name], f"guide:{name}", "exec"), found)
-    trainer = found.get("dpo_trainer", found.get("trainer"))
+    namespace = places()
+    exec(compile(SNIPPETS[name], f"guide:{name}", "exec"), namespace)
+    trainer = namespace.get("dpo_trainer", namespace.get("trainer"))
     if name == "trainer":
         assert capsys.readouterr().out.startswith(f"Loss: {LN2:.4f}"[:10])
     if name == "probabilistic":
-        loss, rewards = found["loss"]
+        loss, rewards = namespace["loss"]
         assert float(loss) == pytest.approx(LN2)
         assert rewards.shape == (6,)
     before = [trainer.train_step(batch()) for _ in range(2)]

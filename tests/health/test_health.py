@@ -88,12 +88,12 @@ PLANTED = {
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("disease", PLANTED)
 def test_a_planted_disease_fires_exactly_its_alarm(disease, seed):
-    found = alarms(diagnose(PLANTED[disease](seed), told()))
-    assert [d.code for d in found] == [disease]
-    assert found[0].remedy
-    assert found[0].explanation
-    assert found[0].rule
-    assert verdict(found).word == ("not healthy" if found[0].severity == "bad" else "watch")
+    fired = alarms(diagnose(PLANTED[disease](seed), told()))
+    assert [d.code for d in fired] == [disease]
+    assert fired[0].remedy
+    assert fired[0].explanation
+    assert fired[0].rule
+    assert verdict(fired).word == ("not healthy" if fired[0].severity == "bad" else "watch")
 
 
 def test_the_alarm_names_the_step_of_the_best_held_out_loss():
@@ -156,8 +156,8 @@ def test_a_number_that_is_not_finite_is_found(value):
     metrics = rr.dpo_metrics()
     broken = next(m for m in metrics if m["kind"] == "train" and m["step"] == 30)
     broken["grad_norm"] = value
-    found = alarms(diagnose(metrics, told()))
-    assert [(d.code, d.step) for d in found] == [("diverged", 30)]
+    fired = alarms(diagnose(metrics, told()))
+    assert [(d.code, d.step) for d in fired] == [("diverged", 30)]
 
 
 def test_another_model_as_reference_has_no_known_first_loss():

@@ -64,10 +64,10 @@ PLANTED = {
 def test_healthy_rollouts_raise_no_alarm(seed):
     metrics = [*rollouts(seed), *updates(), *held_out(0.0, 2.0)]
     assert signs(rollouts(seed)) == {}
-    found = diagnose(metrics, FACTS)
-    assert [d.code for d in alarms(found)] == []
-    assert verdict(found).word == "healthy"
-    assert {"reward", "conduct of the policy", "size of the updates"} <= {d.check for d in found}
+    diagnoses = diagnose(metrics, FACTS)
+    assert [d.code for d in alarms(diagnoses)] == []
+    assert verdict(diagnoses).word == "healthy"
+    assert {"reward", "conduct of the policy", "size of the updates"} <= {d.check for d in diagnoses}
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -133,11 +133,11 @@ def test_rounds_are_told_of_settings_that_they_have():
     cut = {**last, "kl": 2.0, "kl_cut": 0.5}
     told = FACTS | {"method": "iterate", "config": {"lr": 1e-5, "rounds": 3}}
     for metrics in (lines, held_out(1.0, 0.0), [lines[0], lines[-1] | last], [lines[0], lines[-1] | cut]):
-        for found in diagnose(metrics, told):
-            words = set(re.findall(r"\w+", found.remedy))
-            assert not words & {"kl_coef", "sample_tokens", "early_stop_patience", "iterations"}, found
+        for diagnosis in diagnose(metrics, told):
+            words = set(re.findall(r"\w+", diagnosis.remedy))
+            assert not words & {"kl_coef", "sample_tokens", "early_stop_patience", "iterations"}, diagnosis
     assert {"kl_large", "kl_of_cut_answers"} <= {
-        found.code for more in (last, cut) for found in diagnose([lines[0], lines[-1] | more], told)
+        diagnosis.code for more in (last, cut) for diagnosis in diagnose([lines[0], lines[-1] | more], told)
     }
 
 

@@ -42,21 +42,21 @@ def test_nothing_learned_in_few_steps_is_called_so():
                 "rewards/accuracies": 0.5 if not moved else 0.9,
                 "logps/chosen": -30 + moved,
             }
-    found = diagnose(metrics, told())
-    assert [d.code for d in alarms(found)] == ["nothing_moved"]
-    assert verdict(found).word == "not healthy"
-    assert verdict(found).sentence.startswith("Nothing was learned")
-    assert found[0].change == {"lr": 1e-3}  # tenfold
-    assert "about tenfold" in found[0].remedy
+    diagnoses = diagnose(metrics, told())
+    assert [d.code for d in alarms(diagnoses)] == ["nothing_moved"]
+    assert verdict(diagnoses).word == "not healthy"
+    assert verdict(diagnoses).sentence.startswith("Nothing was learned")
+    assert diagnoses[0].change == {"lr": 1e-3}  # tenfold
+    assert "about tenfold" in diagnoses[0].remedy
 
 
 def test_a_rate_that_was_far_too_small_is_raised_by_more_than_tenfold():
     """As the note before the run has it: 6 updates at 1e-6 on 10,000 weights have a pace of 6e-4, and need 1."""
     metrics = [{**m, **({"lr": 1e-6} if m["kind"] == "train" else {})} for m in curve("loss", LN2, 0.6925)]
     facts = told(config=rr.config("dpo", lr=1e-6), model={"trainable": 10_000}, step=6)
-    found = [d for d in diagnose(metrics, facts) if d.code == "nothing_moved"]
-    assert found[0].change == {"lr": 2e-3}
-    assert "raise lr (now 1e-6) to about 0.002" in found[0].remedy
+    unmoved = [d for d in diagnose(metrics, facts) if d.code == "nothing_moved"]
+    assert unmoved[0].change == {"lr": 2e-3}
+    assert "raise lr (now 1e-6) to about 0.002" in unmoved[0].remedy
 
 
 def test_weights_that_did_not_move_are_called_so():
@@ -79,9 +79,9 @@ def test_a_loss_that_fell_a_little_is_not_called_one_that_did_not():
     for m in metrics:
         if m["kind"] == "eval":
             m["logps/chosen"] = -40 * m["loss"]
-    found = by_check(metrics, told("sft"))["learning"]
-    assert (found.code, found.severity) == ("little_learned", "watch")
-    assert found.title == "little was learned: the held-out loss fell only from 1.958 to 1.953"
+    learning = by_check(metrics, told("sft"))["learning"]
+    assert (learning.code, learning.severity) == ("little_learned", "watch")
+    assert learning.title == "little was learned: the held-out loss fell only from 1.958 to 1.953"
 
 
 @pytest.mark.parametrize(
@@ -117,10 +117,10 @@ def fitted(train: float, held_out: float, accuracy: float = 0.9) -> Lines:
 
 
 def test_rows_that_are_fitted_far_better_than_held_out_rows_are_called_so():
-    found = by_check(fitted(0.068, 0.292))["overfitting"]
-    assert (found.code, found.severity) == ("rows_fitted", "watch")
-    assert "0.068" in found.title
-    assert "0.292" in found.title
+    overfitting = by_check(fitted(0.068, 0.292))["overfitting"]
+    assert (overfitting.code, overfitting.severity) == ("rows_fitted", "watch")
+    assert "0.068" in overfitting.title
+    assert "0.292" in overfitting.title
     assert by_check(fitted(0.15, 0.292))["overfitting"].title == "no sign of memorised rows"
 
 
@@ -135,9 +135,9 @@ def test_half_the_held_out_loss_and_a_sixth_of_the_first_are_fitting_rows(train:
 
 def test_gradients_that_were_all_clipped_are_not_called_even():
     metrics = rr.dpo_metrics(steps=56, grad=lambda t: 60.0)  # six times the limit of 10
-    found = by_check(metrics)["gradients"]
-    assert found.title == "no gradient spikes, and 100% of the steps were clipped"
-    assert found.severity == "good"
+    gradients = by_check(metrics)["gradients"]
+    assert gradients.title == "no gradient spikes, and 100% of the steps were clipped"
+    assert gradients.severity == "good"
     quiet = by_check(rr.dpo_metrics(steps=56, grad=lambda t: 2.0))["gradients"]
     assert quiet.title == "no gradient spikes"
 
@@ -145,8 +145,8 @@ def test_gradients_that_were_all_clipped_are_not_called_even():
 def test_a_run_without_a_limit_clipped_nothing():
     """max_grad_norm=0 is no limit, and nothing is divided by it."""
     unlimited = rr.facts("dpo") | {"config": rr.config("dpo") | {"max_grad_norm": 0.0}}
-    (found,) = [d for d in diagnose(rr.dpo_metrics(grad=lambda t: 400.0), unlimited) if d.check == "gradients"]
-    assert found.title == "no gradient spikes"
+    (gradients,) = [d for d in diagnose(rr.dpo_metrics(grad=lambda t: 400.0), unlimited) if d.check == "gradients"]
+    assert gradients.title == "no gradient spikes"
 
 
 @pytest.mark.parametrize(("size", "code"), [(19.0, "gradients"), (21.0, "always_clipped")])
@@ -164,15 +164,15 @@ def kl(value: float, **more: float) -> Diagnosis:
 
 
 def test_a_kl_below_zero_is_not_known():
-    found = kl(-20.0)
-    assert (found.code, found.severity) == ("kl_unknown", "open")
-    assert "within bounds" not in found.title
+    diagnosis = kl(-20.0)
+    assert (diagnosis.code, diagnosis.severity) == ("kl_unknown", "open")
+    assert "within bounds" not in diagnosis.title
 
 
 def test_a_kl_of_cut_answers_is_a_lower_bound_and_never_within_bounds():
-    found = kl(2.0, kl_cut=0.25)
-    assert (found.code, found.severity) == ("kl_of_cut_answers", "open")
-    assert found.title == "KL to the reference is 2.00 nats or more: 25% of the answers were cut"
+    diagnosis = kl(2.0, kl_cut=0.25)
+    assert (diagnosis.code, diagnosis.severity) == ("kl_of_cut_answers", "open")
+    assert diagnosis.title == "KL to the reference is 2.00 nats or more: 25% of the answers were cut"
     assert kl(2.0, kl_cut=0.0).title.endswith("within bounds")
     assert kl(30.0, kl_cut=0.25).code == "kl_large"
 
@@ -187,8 +187,8 @@ def test_a_kl_of_cut_answers_is_a_lower_bound_and_never_within_bounds():
     ],
 )
 def test_the_lower_end_of_the_interval_decides(value: float, low: float, code: str, severity: str):
-    found = kl(value, kl_low=low, kl_high=2 * value - low, kl_cut=0.0)
-    assert (found.code, found.severity) == (code, severity)
+    diagnosis = kl(value, kl_low=low, kl_high=2 * value - low, kl_cut=0.0)
+    assert (diagnosis.code, diagnosis.severity) == (code, severity)
 
 
 def test_ten_nats_are_not_far_however_short_the_answers():
@@ -208,8 +208,8 @@ def test_ten_nats_are_not_far_however_short_the_answers():
     ],
 )
 def test_what_the_kl_is_measured_to_is_named(facts: dict[str, Any], name: str):
-    found = by_check(rr.dpo_metrics(noise=0.0), told(**facts))
-    assert found["distance to the start"].title.startswith(name)
+    diagnoses = by_check(rr.dpo_metrics(noise=0.0), told(**facts))
+    assert diagnoses["distance to the start"].title.startswith(name)
 
 
 @pytest.mark.parametrize(
@@ -238,9 +238,9 @@ def test_how_far_the_first_loss_may_be_off(first: float, code: str):
 def test_a_moving_reference_leaves_the_training_loss_unjudged():
     """It returns to ln 2 at every move, which is neither divergence nor a held-out loss that turns upwards."""
     metrics = rr.dpo_metrics(noise=0.0, loss=lambda t: 0.5 + 0.19 * (t > 0.6), held_out_loss=lambda t: LN2 - 0.2 * t)
-    found = by_check(metrics, told(reference_moves=True))
-    assert "overfitting" not in found
-    assert found["finite numbers"].severity == "good"
+    diagnoses = by_check(metrics, told(reference_moves=True))
+    assert "overfitting" not in diagnoses
+    assert diagnoses["finite numbers"].severity == "good"
     risen = rr.dpo_metrics(noise=0.0, loss=lambda t: LN2 + t, held_out_loss=lambda t: LN2 - 0.4 * t + 0.45 * t * t)
     assert by_check(risen, told(reference_moves=True))["held-out loss"].code == "held_out_loss_rises"
 
@@ -266,18 +266,18 @@ def test_batches_that_differ_are_no_divergence():
 def test_a_run_is_healthy_only_where_something_shows_that_it_learned():
     silent = [m | {k: None for k in m if "/" in k} for m in rr.dpo_metrics(noise=0.0)]
     held_out = [{"kind": "eval", "step": 0, "n": 9.0, "loss": LN2}, *(m for m in silent if m["kind"] == "train")]
-    found = diagnose(held_out, told())
-    assert alarms(found) == []
-    assert verdict(found).word == "watch"
-    assert verdict(found).sentence == "Nothing was measured that shows whether anything was learned."
+    diagnoses = diagnose(held_out, told())
+    assert alarms(diagnoses) == []
+    assert verdict(diagnoses).word == "watch"
+    assert verdict(diagnoses).sentence == "Nothing was measured that shows whether anything was learned."
 
 
 def test_scores_that_ranked_pairs_before_training_prove_nothing():
     """Methods without a reference begin at any accuracy; without growth of the margin nothing was learned."""
     metrics = rr.dpo_metrics(noise=0.0, margin=lambda t: 0.4 - 0.1 * t, accuracy=lambda t: 0.8)
-    found = by_check(metrics)["learning"]
-    assert (found.code, found.severity) == ("not_learning", "bad")
-    assert found.title == "the margin did not grow: 0.4000 to 0.3000"
+    learning = by_check(metrics)["learning"]
+    assert (learning.code, learning.severity) == ("not_learning", "bad")
+    assert learning.title == "the margin did not grow: 0.4000 to 0.3000"
 
 
 def test_a_reward_models_page_speaks_of_no_policy_and_misses_no_samples(tmp_path):
@@ -310,8 +310,8 @@ def test_a_reward_models_page_speaks_of_no_policy_and_misses_no_samples(tmp_path
 def test_how_much_longer_or_shorter_is_a_drift(before: float, after: float, error: float, code: str):
     values = {"length_se": error, "eos_rate": 1.0, "eos_rate_se": 0.01}
     samples = {"before": {"length": before} | values, "after": {"length": after} | values}
-    found = by_check(rr.dpo_metrics(), told(samples=samples))["length of responses"]
-    assert found.code == code
+    lengths = by_check(rr.dpo_metrics(), told(samples=samples))["length of responses"]
+    assert lengths.code == code
 
 
 @pytest.mark.parametrize(

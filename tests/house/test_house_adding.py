@@ -78,16 +78,16 @@ def test_no_other_file_names_a_method():
     names = set(config.METHODS) - OTHER_WORDS - set(REGISTRY)
     assert {"reinforce", "grpo"} <= set(config.METHODS)
     named = {path: sorted(words(tree) & names) for path, tree in sources().items() if path not in RUNS_OF_ITS_OWN}
-    assert not {path: found for path, found in named.items() if found}
+    assert not {path: hits for path, hits in named.items() if hits}
 
 
 def test_no_room_asks_which_settings_it_was_given():
     asked = re.compile(r"isinstance\([^()]*\w+Config\b|\bconfig\.method (==|!=|in)\b|get\(\"method\"\) (==|!=|in)")
     paths = [p for p in PACKAGE.rglob("*.py") if p.relative_to(PACKAGE).parts[0] != "config"]
-    found = {
+    uses = {
         str(p.relative_to(PACKAGE)): m.group(0) for p in paths if (m := asked.search(p.read_text(encoding="utf-8")))
     }
-    assert not found
+    assert not uses
 
 
 VERB = '''"""``afzal hello``."""

@@ -89,17 +89,17 @@ def _base(node: ast.ImportFrom, package: str) -> str:
 def faults(room_name: str, package: str, source: str, where: str = "") -> list[str]:
     """What in a file breaks the table."""
     allowed, strict = TABLE[room_name], room_name == "objectives"
-    found = []
+    breaches = []
     for entry in imports(parsed(source), package):
         top, _, rest = entry.module.partition(".")
         if top == "afzal":
             target = rest.partition(".")[0]
             lazy = entry.in_function and room_name in ANYWHERE_INSIDE_FUNCTIONS
             if target in TABLE and target not in {room_name, *allowed.rooms} and not (lazy or entry.for_types_only):
-                found.append(f"{where}:{entry.line}: {room_name} may not import the room {target}")
+                breaches.append(f"{where}:{entry.line}: {room_name} may not import the room {target}")
         elif top not in sys.stdlib_module_names and top not in allowed.packages and (strict or not entry.deferred):
-            found.append(f"{where}:{entry.line}: {room_name} may not load {top} at module level")
-    return found
+            breaches.append(f"{where}:{entry.line}: {room_name} may not load {top} at module level")
+    return breaches
 
 
 def files() -> list[tuple[str, str, Path]]:
@@ -174,7 +174,7 @@ def test_no_module_is_in_a_circle():
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "found"),
+    ("first", "second", "circular"),
     [
         ("from afzal.b import f", "def g():\n    from afzal import a", True),
         ("from afzal import b", "if TYPE_CHECKING:\n    from afzal.a import T", True),
@@ -183,9 +183,9 @@ def test_no_module_is_in_a_circle():
         ("from afzal.b import a", "import c", False),
     ],
 )
-def test_the_search_for_circles_sees_one(first, second, found):
+def test_the_search_for_circles_sees_one(first, second, circular):
     sources = {"afzal.a": ("afzal", first), "afzal.b": ("afzal", second), "afzal.c": ("afzal", "")}
-    assert bool(circle(arrows(sources))) is found
+    assert bool(circle(arrows(sources))) is circular
 
 
 def test_the_fixed_points_of_the_design():
@@ -220,8 +220,8 @@ def test_the_fixed_points_of_the_design():
     ],
 )
 def test_the_check_sees_a_breach(name, source, said):
-    (found,) = faults(name, f"afzal.{name}", source)
-    assert said in found
+    (breach,) = faults(name, f"afzal.{name}", source)
+    assert said in breach
 
 
 @pytest.mark.parametrize(

@@ -46,8 +46,8 @@ def test_imports_of_the_package_are_dependencies_or_extras():
     of_others = {"triton", "pyarrow", "tokenizers", "markupsafe", "pydantic_core"}  # which dependencies bring along
     of_others |= {"pandas", "matplotlib"}  # only where a person hands over, or asks for, one of its objects
     modules = {"yaml": "pyyaml", "PIL": "pillow", "markdown_it": "markdown_it_py"}
-    found = {name.split(".")[0] for file in PACKAGE.rglob("*.py") for name in imports(file)} - {"afzal"}
-    outside = {modules.get(n, n) for n in found - set(sys.stdlib_module_names)}
+    imported = {name.split(".")[0] for file in PACKAGE.rglob("*.py") for name in imports(file)} - {"afzal"}
+    outside = {modules.get(n, n) for n in imported - set(sys.stdlib_module_names)}
     assert not outside - names - optional - of_others, "an import that nothing installs"
 
 

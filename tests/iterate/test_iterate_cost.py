@@ -68,12 +68,12 @@ def whole(folder: Path) -> Path:
 
 def multipliers(out: Path) -> list[float]:
     """By hand from what each round sampled."""
-    value, found = 0.0, []
+    value, values = 0.0, []
     for number in ("001", "002"):
         costs = [row["cost"] for row in lines(out / "rounds" / number / "scores.jsonl")]
         value = max(0.0, value + 4.0 * (fmean(costs) - 0.3))
-        found.append(value)
-    return found
+        values.append(value)
+    return values
 
 
 def best_of(out: Path, number: str, multiplier: float) -> dict[int, tuple[float, float]]:
@@ -96,11 +96,11 @@ def test_pairs_are_labelled_by_reward_less_multiplier_times_cost_under_the_newes
     assert first > 0
     assert second != first
     for path, multiplier in (("001/pairs.jsonl", first), ("002/pairs.jsonl", second), ("002/train.jsonl", second)):
-        found = margins(whole / "rounds" / path)
-        assert len(found) > 5
+        labelled = margins(whole / "rounds" / path)
+        assert len(labelled) > 5
         for number in ("001", "002"):
             best = best_of(whole, number, multiplier)
-            own = {name: value for name, value in found.items() if name.startswith(f"r{number}")}
+            own = {name: value for name, value in labelled.items() if name.startswith(f"r{number}")}
             for name, value in own.items():
                 high, low = best[int(name.rpartition("-")[2])]
                 assert value == pytest.approx(high - low)
@@ -109,10 +109,10 @@ def test_pairs_are_labelled_by_reward_less_multiplier_times_cost_under_the_newes
 
 
 def test_cost_and_multiplier_are_in_the_summary_the_table_and_the_page(whole):
-    found = json.loads((whole / "rounds.json").read_text())["rounds"]
-    assert [r.get("multiplier") for r in found] == [None, *map(pytest.approx, multipliers(whole))]
+    rounds = json.loads((whole / "rounds.json").read_text())["rounds"]
+    assert [r.get("multiplier") for r in rounds] == [None, *map(pytest.approx, multipliers(whole))]
     costs = lines(whole / "rounds" / "002" / "measured.jsonl")
-    assert found[2]["cost"]["mean"] == pytest.approx(fmean(r["cost"] for r in costs))
+    assert rounds[2]["cost"]["mean"] == pytest.approx(fmean(r["cost"] for r in costs))
     head, *table = (whole / "rounds.csv").read_text().splitlines()
     assert head.endswith(",multiplier")
     assert {len(line.split(",")) for line in table} == {len(head.split(","))}

@@ -46,17 +46,17 @@ def reason(*known: Round, kl_budget=None, patience=None, min_gain=0.0) -> str:
 
 def test_a_mean_is_one_sum_over_one_count_however_unequal_the_prompts():
     """Three answers to one prompt, one to another: (1 + 2 + 3 + 10) / 4, not the mean of 2 and 10."""
-    found = figures.estimate([("a", 1.0), ("a", 2.0), ("a", 3.0), ("b", 10.0)])
-    assert (found.total, found.count, found.mean) == (16.0, 4, 4.0)
+    reward = figures.estimate([("a", 1.0), ("a", 2.0), ("a", 3.0), ("b", 10.0)])
+    assert (reward.total, reward.count, reward.mean) == (16.0, 4, 4.0)
     # residual sums (1 - 4) + (2 - 4) + (3 - 4) = -6 and 10 - 4 = 6; sqrt((36 + 36) * 2 / 1) / 4
-    assert found.se == pytest.approx(3.0)
+    assert reward.se == pytest.approx(3.0)
 
 
 def test_with_one_answer_per_prompt_the_error_is_that_of_a_mean():
     values = [1.0, 4.0, 2.0, 7.0]
-    found = figures.estimate(list(enumerate(values)))
+    reward = figures.estimate(list(enumerate(values)))
     mean = sum(values) / 4
-    assert found.se == pytest.approx(math.sqrt(sum((v - mean) ** 2 for v in values) / 3 / 4))
+    assert reward.se == pytest.approx(math.sqrt(sum((v - mean) ** 2 for v in values) / 3 / 4))
     assert math.isnan(figures.estimate([("a", 1.0), ("a", 2.0)]).se)
 
 
@@ -73,8 +73,8 @@ def test_wins_compare_every_answer_with_the_first_policys_to_the_same_prompt():
     assert figures.won_by(now, first, common=False) == [(0, 1.0), (0, 0.5), (0, 0.0), (0, 0.0), (1, 1.0), (1, 0.0)]
     # common draws: answers of the same number are left out
     assert figures.won_by(now, first) == [(0, 0.5), (0, 0.0), (1, 0.0)]
-    found = figures.figures(now, first)["win_rate"]
-    assert (found.total, found.count) == (0.5, 3)
+    win_rate = figures.figures(now, first)["win_rate"]
+    assert (win_rate.total, win_rate.count) == (0.5, 3)
 
 
 def test_a_policy_wins_half_of_the_time_against_itself():
@@ -102,9 +102,9 @@ def test_the_win_rate_agrees_with_the_exact_one_of_the_enumerable_language(sampl
         return [row(k, float(rewards[k % 8, min(y, rewards.shape[1] - 1)]), sample=s) for k, s, y in answers]
 
     now, first = drawn(better), drawn(start)
-    found, truth = figures.figures(now, first)["win_rate"], exact.win_rate(better, start, rewards)
-    assert found.mean == pytest.approx(truth, abs=0.03)
-    assert found.ends[0] < truth < found.ends[1]
+    win_rate, truth = figures.figures(now, first)["win_rate"], exact.win_rate(better, start, rewards)
+    assert win_rate.mean == pytest.approx(truth, abs=0.03)
+    assert win_rate.ends[0] < truth < win_rate.ends[1]
     same = [(n["reward"] > f["reward"]) + 0.5 * (n["reward"] == f["reward"]) for n, f in zip(now, first, strict=True)]
     assert abs(np.mean(same) - truth) > 0.03
 
@@ -112,8 +112,8 @@ def test_the_win_rate_agrees_with_the_exact_one_of_the_enumerable_language(sampl
 def test_the_figures_of_a_policy():
     first = [row(0, 1.0), row(1, 2.0)]
     now = [row(0, 2.0, tokens=4, kl=0.5), row(1, 1.0, tokens=6, kl=1.5, stop="length")]
-    found = figures.figures(now, first)
-    assert {name: e.mean for name, e in found.items()} == {
+    by_name = figures.figures(now, first)
+    assert {name: e.mean for name, e in by_name.items()} == {
         "reward": 1.5,
         "kl": 1.0,
         "length": 5.0,
@@ -186,17 +186,17 @@ def test_a_reward_that_is_a_little_lower_by_chance_is_no_reason_to_go_back():
 
 
 def test_a_share_has_a_width_where_all_answers_end():
-    found = figures.figures([row(k, 1.0, sample=s) for k in range(20) for s in range(2)], [])["ended"]
-    assert (found.mean, found.se) == (1.0, 0.0)
-    assert found.ends[0] == pytest.approx(wilson(20, 20)[0], abs=0.02)
-    assert found.ends[1] == pytest.approx(1.0)
+    ended = figures.figures([row(k, 1.0, sample=s) for k in range(20) for s in range(2)], [])["ended"]
+    assert (ended.mean, ended.se) == (1.0, 0.0)
+    assert ended.ends[0] == pytest.approx(wilson(20, 20)[0], abs=0.02)
+    assert ended.ends[1] == pytest.approx(1.0)
 
 
 def test_a_figure_is_shown_with_students_interval_over_its_prompts():
-    found = figures.estimate([(k, float(k)) for k in range(5)])
+    reward = figures.estimate([(k, float(k)) for k in range(5)])
     half = scipy.stats.t.ppf(0.975, 4) * math.sqrt(2.5 / 5)
-    assert found.ends == pytest.approx((2 - half, 2 + half))
-    said = figures.line(Round(1, prompts=5, samples=5, pairs=5, measured={"reward": found}))
+    assert reward.ends == pytest.approx((2 - half, 2 + half))
+    said = figures.line(Round(1, prompts=5, samples=5, pairs=5, measured={"reward": reward}))
     assert f"reward 2.000 ± {half:.3f}" in said
 
 
@@ -204,8 +204,8 @@ def test_error_bars_lie_inside_the_picture():
     """Two policies with a small and a large error in both directions: the axes make room for them."""
     drawing = frontier_svg([Spot("start", 0.0, 1.0), Spot("round 1", 2.0, 1.1, 3.0, 2.0)], ())
     number = r"([\d.-]+)"
-    (found,) = re.findall(rf"M{number} {number}H{number}M{number} {number}V{number}", drawing)
-    left, _, right, _, bottom, top = map(float, found)
+    (bars,) = re.findall(rf"M{number} {number}H{number}M{number} {number}V{number}", drawing)
+    left, _, right, _, bottom, top = map(float, bars)
     assert 44 <= left < right <= 440 - 14
     assert 24 <= top < bottom <= 330 - 40
 

@@ -159,9 +159,9 @@ def test_rounds_learn_from_a_server_as_from_the_function_that_it_computes(tmp_pa
     with one_thread():
         served = iterate(settings(tmp_path, tmp_path / "a", judge(tmp_path, scoring(url))))
         plain = iterate(settings(tmp_path, tmp_path / "b", f"{tmp_path / 'words.py'}:words"))
-    found = sorted(p.relative_to(served) for p in served.rglob("scores.jsonl"))
-    assert found
-    assert all((served / n).read_bytes() == (plain / n).read_bytes() for n in found)
+    files = sorted(p.relative_to(served) for p in served.rglob("scores.jsonl"))
+    assert files
+    assert all((served / n).read_bytes() == (plain / n).read_bytes() for n in files)
     assert asked
     assert (served / "replies.sqlite").is_file()
 

@@ -144,8 +144,8 @@ def test_accepted_answers_follow_the_closed_form_by_enumeration():
     accepted = []
     for p, probability in zip(REFERENCE, acceptance(REWARDS, BETA), strict=True):
         accepted.append(p * sum((k + 0.5) / cells < probability for k in range(cells)) / cells)
-    found = [a / sum(accepted) for a in accepted]
-    assert found == pytest.approx(target(), abs=1e-4)
+    shares = [a / sum(accepted) for a in accepted]
+    assert shares == pytest.approx(target(), abs=1e-4)
 
 
 def test_the_best_answer_is_always_accepted_and_beta_rules_the_rest():

@@ -41,8 +41,8 @@ def folder(tmp_path_factory) -> Path:
 
 def fingerprint(out: Path) -> dict[str, bytes]:
     """Every byte that must be the same whether or not the run was interrupted."""
-    found = {str(p.relative_to(out)): p.read_bytes() for p in sorted((out / "rounds").rglob("*.jsonl"))}
-    kept = {name: body for name, body in found.items() if "/run/" not in name}
+    files = {str(p.relative_to(out)): p.read_bytes() for p in sorted((out / "rounds").rglob("*.jsonl"))}
+    kept = {name: body for name, body in files.items() if "/run/" not in name}
     weights = {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.glob("rounds/*/run/model.safetensors"))}
     return kept | weights | {name: (out / name).read_bytes() for name in ("rounds.json", "rounds.csv", "samples.jsonl")}
 
@@ -56,14 +56,14 @@ def whole(folder) -> Path:
 def test_a_round_leaves_its_stages_and_the_run_its_summary(whole):
     for number in ("001", "002"):
         assert all((whole / "rounds" / number / name).exists() for name in ROUND)
-    found = json.loads((whole / "rounds.json").read_text())
-    assert found["stop_reason"] == "finished"
-    assert [r["number"] for r in found["rounds"]] == [0, 1, 2]
-    assert all(r["kl"]["count"] == 8 for r in found["rounds"])
-    assert found["rounds"][0]["kl"]["mean"] == 0.0
-    assert found["rounds"][2]["kl"]["mean"] > 0.0
-    assert (found["rounds"][0]["win_rate"]["mean"], found["rounds"][0]["win_rate"]["count"]) == (0.5, 8)
-    assert [r["steps"] for r in found["rounds"]] == [0, 2, 2]
+    summary = json.loads((whole / "rounds.json").read_text())
+    assert summary["stop_reason"] == "finished"
+    assert [r["number"] for r in summary["rounds"]] == [0, 1, 2]
+    assert all(r["kl"]["count"] == 8 for r in summary["rounds"])
+    assert summary["rounds"][0]["kl"]["mean"] == 0.0
+    assert summary["rounds"][2]["kl"]["mean"] > 0.0
+    assert (summary["rounds"][0]["win_rate"]["mean"], summary["rounds"][0]["win_rate"]["count"]) == (0.5, 8)
+    assert [r["steps"] for r in summary["rounds"]] == [0, 2, 2]
     facts = runs.open_run(whole).facts()
     assert (facts["status"], facts["method"], facts["steps"]) == ("finished", "iterate", 4)
     page = (whole / "report.html").read_text()
@@ -82,10 +82,10 @@ def test_scores_are_the_rewards_and_pairs_are_the_best_and_the_worst(whole):
     for item in items:
         index = int(item.id.rpartition("-")[2])
         (p,) = preferences(item)
-        found = [worth[index, item.responses[k].turns] for k in (p.i, p.j)]
+        pair_rewards = [worth[index, item.responses[k].turns] for k in (p.i, p.j)]
         all_of_it = [r for (i, text), r in worth.items() if i == index and text.strip()]
-        assert found == [max(all_of_it), min(all_of_it)]
-        assert p.margin == found[0] - found[1] > 0
+        assert pair_rewards == [max(all_of_it), min(all_of_it)]
+        assert p.margin == pair_rewards[0] - pair_rewards[1] > 0
 
 
 def test_no_prompt_is_in_two_rounds_nor_held_out(whole):
@@ -180,8 +180,8 @@ def test_a_training_that_was_cut_goes_on_from_its_checkpoint(folder, whole, monk
     monkeypatch.undo()
     assert runs.open_run(out / "rounds" / "001" / "run").facts()["status"] == "failed"
     assert not (out / "rounds" / "001" / "run" / "model.safetensors").exists()
-    found = fingerprint(run(folder, out, resume=True, save_every_steps=1))
-    assert found == fingerprint(whole)
+    resumed = fingerprint(run(folder, out, resume=True, save_every_steps=1))
+    assert resumed == fingerprint(whole)
 
 
 def _cut_short(train):
@@ -255,8 +255,8 @@ def test_a_watched_reward_is_only_reported(folder, whole, tmp_path):
     out = run(folder, tmp_path / "run", watch_reward=f"{folder / 'rewards.py'}:shortness")
     rows = lines(out / "rounds" / "002" / "measured.jsonl")
     assert all(row["watch_reward"] == -len(row["text"]) for row in rows)
-    found = json.loads((out / "rounds.json").read_text())["rounds"][2]
-    assert found["watch_reward"]["sum"] == sum(row["watch_reward"] for row in rows)
+    last = json.loads((out / "rounds.json").read_text())["rounds"][2]
+    assert last["watch_reward"]["sum"] == sum(row["watch_reward"] for row in rows)
     weights = "rounds/002/run/model.safetensors"
     assert (out / weights).read_bytes() == (whole / weights).read_bytes()
 
@@ -265,9 +265,9 @@ def test_a_watched_reward_is_only_reported(folder, whole, tmp_path):
 def test_prompts_that_run_out_end_the_run_or_are_used_again(folder, tmp_path, capsys):
     out = run(folder, tmp_path / "run", rounds=3, prompts_per_round=15)
     assert "20 prompts at 15 per round run out in round 2 of 3: the run will end there" in capsys.readouterr().err
-    found = json.loads((out / "rounds.json").read_text())
-    assert [r["prompts"] for r in found["rounds"]] == [0, 15, 5]
-    assert found["stop_reason"] == "no_prompts"
+    summary = json.loads((out / "rounds.json").read_text())
+    assert [r["prompts"] for r in summary["rounds"]] == [0, 15, 5]
+    assert summary["stop_reason"] == "no_prompts"
     out = run(folder, tmp_path / "again", prompts_per_round=15, reuse_prompts=True)
     assert "reused" in capsys.readouterr().err
     asked = [[row["prompt"] for row in lines(out / "rounds" / n / "samples.jsonl")][::4] for n in ("001", "002")]
@@ -281,16 +281,16 @@ def _others(used: list[str], out: Path) -> list[str]:
 
 def test_no_pairs_left_ends_the_run_and_keeps_the_first_policy(folder, tmp_path):
     out = run(folder, tmp_path / "run", min_margin=1000.0)
-    found = json.loads((out / "rounds.json").read_text())
-    assert (found["stop_reason"], found["best"], found["rounds"][1]["pairs"]) == ("no_pairs", 0, 0)
-    assert found["rounds"][1]["lost"]["margin"] == 10
+    summary = json.loads((out / "rounds.json").read_text())
+    assert (summary["stop_reason"], summary["best"], summary["rounds"][1]["pairs"]) == ("no_pairs", 0, 0)
+    assert summary["rounds"][1]["lost"]["margin"] == 10
     assert not (out / "rounds" / "001" / "run").exists()
 
 
 def test_a_kl_budget_ends_the_run_and_the_best_round_is_within_it(folder, tmp_path):
     out = run(folder, tmp_path / "run", kl_budget=1e-9)
-    found = json.loads((out / "rounds.json").read_text())
-    assert (found["stop_reason"], found["best"], len(found["rounds"])) == ("kl_budget", 0, 2)
+    summary = json.loads((out / "rounds.json").read_text())
+    assert (summary["stop_reason"], summary["best"], len(summary["rounds"])) == ("kl_budget", 0, 2)
 
 
 def test_missing_ends_are_rejected_unless_they_may_stay(folder, tmp_path):
@@ -303,8 +303,8 @@ def test_missing_ends_are_rejected_unless_they_may_stay(folder, tmp_path):
 
 def test_rejection_sampling_as_a_preset(folder, tmp_path):
     out = run(folder, tmp_path / "run", preset="rso", n=8, rso_accepted=4, rso_beta=2.0, top_k=None)
-    found = json.loads((out / "rounds.json").read_text())
-    assert (found["rounds"][1]["samples"], len(found["rounds"])) == (10 * 8, 3)
+    summary = json.loads((out / "rounds.json").read_text())
+    assert (summary["rounds"][1]["samples"], len(summary["rounds"])) == (10 * 8, 3)
     facts = runs.open_run(out / "rounds" / "001" / "run").facts()
     assert facts["objective"]["name"] == "hinge"
     items = data.read(str(out / "rounds" / "001" / "pairs.jsonl")).items
@@ -324,9 +324,9 @@ def test_online_dpo_as_a_preset_and_a_callback_that_hears_its_updates_and_ends_t
         ended = api.iterate(on_step=enough, **{name: getattr(made, name) for name in made.model_fields_set})
     assert heard == [(f"00{number}", 1, True) for number in (1, 2, 3, 4)]
     summary = json.loads((out / "rounds.json").read_text())
-    found = summary["rounds"]
-    assert [r["steps"] for r in found] == [0, 1, 1, 1, 1]
-    assert [r["number"] for r in found if "kl" in r] == [0, 3, 4]
+    rounds = summary["rounds"]
+    assert [r["steps"] for r in rounds] == [0, 1, 1, 1, 1]
+    assert [r["number"] for r in rounds if "kl" in r] == [0, 3, 4]
     assert summary["stop_reason"] == "callback"
     assert ended.status() == "finished"
     assert "a callback asked to stop" in (out / "report.html").read_text()
@@ -347,9 +347,9 @@ def test_self_play_as_a_preset(folder, tmp_path):
             assert item.responses[0].turns == own[item.prompt]
             assert all((item.prompt, r.turns) in drawn for r in item.responses[1:])
         assert "frozen copy" in runs.open_run(out / "rounds" / number / "run").facts()["reference"]
-    found = json.loads((out / "rounds.json").read_text())
-    assert "reward" not in found["rounds"][0]
-    assert found["best"] == 2
+    summary = json.loads((out / "rounds.json").read_text())
+    assert "reward" not in summary["rounds"][0]
+    assert summary["best"] == 2
 
 
 def test_an_objective_without_a_reference(folder, tmp_path):
@@ -415,8 +415,8 @@ def test_people_label_a_file_and_the_run_goes_on(folder, tmp_path, capsys):
         assert all(vote.annotator == "ann" for item in items for vote in item.votes)
         reasons = [row["reason"] for row in lines(out / "rounds" / number / "rejected.jsonl")]
         assert reasons.count("undecided") == 9 - len(items)
-    found = json.loads((out / "rounds.json").read_text())
-    assert (found["stop_reason"], found["best"]) == ("finished", 2)
+    summary = json.loads((out / "rounds.json").read_text())
+    assert (summary["stop_reason"], summary["best"]) == ("finished", 2)
 
 
 def test_labels_of_answers_that_nobody_was_asked_about_are_refused(folder, tmp_path):

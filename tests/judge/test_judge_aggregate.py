@@ -161,10 +161,10 @@ def test_an_even_split_is_a_tie_and_both_bad_orders_nothing():
             item(2, vote("both_bad", "a"), vote("first", "b"), vote("first", "c")),
         ]
     )
-    found = aggregate.aggregate(said, "majority").p_first
-    assert found[0] == 0.5
-    assert np.isnan(found[1])
-    assert found[2] == 1.0
+    p_first = aggregate.aggregate(said, "majority").p_first
+    assert p_first[0] == 0.5
+    assert np.isnan(p_first[1])
+    assert p_first[2] == 1.0
 
 
 def test_one_who_is_turned_round_is_found_and_used():
@@ -326,13 +326,13 @@ def shared_errors(n: int) -> tuple[list[Item], list[Item]]:
 def test_rankings_are_aggregated_pair_by_pair():
     said = (Ranking(((0,), (1,), (2,)), annotator="ali"), Ranking(((0,), (1, 2)), None, 1.0, "dil", seconds=9.0))
     row = Item("x", "p", tuple(map(Response, "abc")), (*said, Rating(0, 5.0, "score")))
-    found = labels.of_items([row])
-    assert found.pairs == ((0, 0, 1, None), (0, 0, 2, None), (0, 1, 2, None))
-    assert found.table.tolist() == [[0, 0], [0, 0], [0, 2]]
-    assert [s.seconds for s in found.said if s.annotator == 1] == [9.0, None, None]
+    labelled = labels.of_items([row])
+    assert labelled.pairs == ((0, 0, 1, None), (0, 0, 2, None), (0, 1, 2, None))
+    assert labelled.table.tolist() == [[0, 0], [0, 0], [0, 2]]
+    assert [s.seconds for s in labelled.said if s.annotator == 1] == [9.0, None, None]
     told = labels.of_items([replace(row, votes=(replace(said[1], shown=(2, 1, 0)),))]).said
     assert [s.first_shown_first for s in told] == [False, False, False]
-    (kept,) = aggregate.as_items([row], found, aggregate.aggregate(found), "mean")
+    (kept,) = aggregate.as_items([row], labelled, aggregate.aggregate(labelled), "mean")
     assert [(q.i, q.j, q.p) for q in preferences(kept)] == [(0, 1, 1.0), (0, 2, 1.0), (1, 2, 0.75)]
     assert kept.votes[-1] == Rating(0, 5.0, "score")
 
@@ -404,9 +404,9 @@ def test_a_doubtful_answer_is_not_written(tmp_path, capsys):
         votes = [vote(names[truth if generator.random() < 0.7 else 1 - truth], f"good {j}") for j in range(7)]
         rows.append(item(k, *votes, *(vote(names[shared], f"like {j}") for j in range(4))))
     source, out = write(tmp_path / "votes.jsonl", rows), tmp_path / "one.jsonl"
-    found = aggregate.aggregate(labels.of_items(rows), "dawid_skene")
-    assert found.doubtful
-    assert found.moved == found.dawid_skene_moved > 0.05 * found.decided
+    aggregated = aggregate.aggregate(labels.of_items(rows), "dawid_skene")
+    assert aggregated.doubtful
+    assert aggregated.moved == aggregated.dawid_skene_moved > 0.05 * aggregated.decided
     asked = ["aggregate", source, "--by", "dawid_skene", "--out", str(out), "--resamples", "10"]
     assert (main(asked), out.exists()) == (1, False)
     assert "--gold FILE" in capsys.readouterr().out

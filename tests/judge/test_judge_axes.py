@@ -48,8 +48,8 @@ def test_nobody_repeats_himself_on_another_axis(tmp_path):
     people = annotators.people_of(labels.of_items(on_two_axes()))
     assert [(person.labels, person.consistent, person.repeats) for person in people] == [(50, None, 0)] * 3
     data.write(on_two_axes(), tmp_path / "votes.jsonl", "afzal")
-    found = afzal.api.aggregate(tmp_path / "votes.jsonl", resamples=10)
-    (table,) = [table for table in found["tables"] if table["title"] == "By axis"]
+    result = afzal.api.aggregate(tmp_path / "votes.jsonl", resamples=10)
+    (table,) = [table for table in result["tables"] if table["title"] == "By axis"]
     assert [row[:3] for row in table["rows"]] == [["harmless", "25", "25"], ["helpful", "25", "25"]]
     assert [row[3].split()[0] for row in table["rows"]] == ["0.333", "1.000"]
 
@@ -111,13 +111,13 @@ def test_thousands_of_annotators_take_memory_for_their_votes_alone():
     ]
     said = labels.of_items(rows)
     tracemalloc.start()
-    agreed, found = annotators.agreement_of(said, resamples=5), annotators.people_of(said)
+    agreed, summaries = annotators.agreement_of(said, resamples=5), annotators.people_of(said)
     p_first = aggregate.aggregate(said).p_first
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 20e6, peak
     assert agreed is not None
-    assert len(found) == len(said.annotators) > 1700
+    assert len(summaries) == len(said.annotators) > 1700
     assert p_first.tolist() == pytest.approx([np.mean(own % 3 > 0) for own in people])
 
 
@@ -145,8 +145,8 @@ def test_prompts_that_belong_together_are_counted_once_as_check_counts_groups(tm
     texts = ["Hello there", "hello  THERE", "Bye", "Bye"]
     rows = [replace(item(k, said_by("ali", "first", None)), prompt=text) for k, text in enumerate(texts)]
     data.write(rows, tmp_path / "votes.jsonl", "afzal")
-    found = afzal.api.aggregate(tmp_path / "votes.jsonl", resamples=5)
-    assert ("groups of prompts", "2") in found["facts"]
+    result = afzal.api.aggregate(tmp_path / "votes.jsonl", resamples=5)
+    assert ("groups of prompts", "2") in result["facts"]
     assert "items: 4 over 3 prompts in 2 groups" in str(afzal.api.check(tmp_path / "votes.jsonl"))
 
 
@@ -156,8 +156,8 @@ def test_people_as_a_judge_keep_what_one_of_them_said_on_each_axis(tmp_path):
     data.write([item(k, *votes) for k in range(20)], tmp_path / "votes.jsonl", "afzal")
     told: list[str] = []
     how = {"judge": "rule:longest", "out": tmp_path / "out", "resamples": 5, "say": told.append}
-    found = afzal.api.judge(tmp_path / "votes.jsonl", **how)
-    assert "of 80 labels" in str(found)
+    result = afzal.api.judge(tmp_path / "votes.jsonl", **how)
+    assert "of 80 labels" in str(result)
     assert [line for line in told if "votes on harmless, helpful are pooled" in line]
 
 

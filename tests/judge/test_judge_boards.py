@@ -214,12 +214,12 @@ def test_annotators_are_weighed_on_pandalm(shared, tmp_path, capsys, turned):
 def test_two_games_by_hand():
     """Truth 1, 1, 2, 2: right twice; the first slot twice; no verdict and right; a tie twice."""
     table = np.array([[1, 1], [1, 2], [-1, 2], [0, 0]])
-    found = two_games(table, np.array([1, 1, 2, 2]))
-    assert (found.first_order, found.second_order, found.both_right) == (0.5, 0.5, 0.25)
-    assert (found.consistent, found.consistent_of_two) == (0.5, 2 / 3)
-    assert (found.right_where_consistent, found.right_by_halves) == (0.5, 0.375)
-    assert found.none_as_label[0] == 0.5
-    assert (found.orders.always_first, found.orders.always_second) == (1, 0)
+    result = two_games(table, np.array([1, 1, 2, 2]))
+    assert (result.first_order, result.second_order, result.both_right) == (0.5, 0.5, 0.25)
+    assert (result.consistent, result.consistent_of_two) == (0.5, 2 / 3)
+    assert (result.right_where_consistent, result.right_by_halves) == (0.5, 0.375)
+    assert result.none_as_label[0] == 0.5
+    assert (result.orders.always_first, result.orders.always_second) == (1, 0)
     assert two_games(np.array([[1, -2]]), np.array([1])) is None
 
 

@@ -193,9 +193,9 @@ def test_the_judges_own_model_is_known_by_name(tmp_path):
 def test_cost_by_hand():
     items = [item(0), item(1)]
     pairs, games, rulings = said_by(items, "fs", tokens=(1_000_000, 500_000))
-    found = summary.summary("j", items, pairs, games, rulings, summary.Known(prices=(0.5, 2.0)), resamples=5)
-    assert found["cost"] == pytest.approx(2 * 0.5 + 1 * 2.0)
-    assert "tokens: 2,000,000 asked, 1,000,000 answered, cost 3.00" in text.lines(found)[-1]
+    body = summary.summary("j", items, pairs, games, rulings, summary.Known(prices=(0.5, 2.0)), resamples=5)
+    assert body["cost"] == pytest.approx(2 * 0.5 + 1 * 2.0)
+    assert "tokens: 2,000,000 asked, 1,000,000 answered, cost 3.00" in text.lines(body)[-1]
     free = summary.summary("j", items, pairs, games, rulings, resamples=5)
     assert "cost" not in free
 
@@ -207,10 +207,10 @@ def test_calibration_of_stated_probabilities():
     games = games_of(pairs, "first")
     rulings = [Ruling("first" if k % 2 else "second", 0.9 if k % 2 else 0.1) for k in range(8)]
     known = summary.Known(labels_on(items, pairs))
-    found = summary.summary("j", items, pairs, games, rulings, known, resamples=5)["calibration"]
-    assert found["brier"] == pytest.approx(0.01)
-    assert found["ece"] == pytest.approx(0.1)
-    assert [(b["n"], b["right"]) for b in found["bins"]] == [(8, 1.0)]
+    calibration = summary.summary("j", items, pairs, games, rulings, known, resamples=5)["calibration"]
+    assert calibration["brier"] == pytest.approx(0.01)
+    assert calibration["ece"] == pytest.approx(0.1)
+    assert [(b["n"], b["right"]) for b in calibration["bins"]] == [(8, 1.0)]
     hard = summary.summary("j", items, pairs, games, [Ruling(r.outcome) for r in rulings], known, resamples=5)
     assert "calibration" not in hard
 
@@ -218,12 +218,12 @@ def test_calibration_of_stated_probabilities():
 def test_categories_add_up():
     items = [item(0, "f", "code"), item(1, "s", "code"), item(2, "f", "chat")]
     pairs, games, rulings = said_by(items, "fff")
-    found = summary.summary("j", items, pairs, games, rulings, summary.Known(labels_on(items, pairs)), resamples=5)
-    lines = {line["category"]: line for line in found["by_category"]}
+    body = summary.summary("j", items, pairs, games, rulings, summary.Known(labels_on(items, pairs)), resamples=5)
+    lines = {line["category"]: line for line in body["by_category"]}
     assert {name: line["pairs"] for name, line in lines.items()} == {"chat": 1, "code": 2}
     assert (lines["chat"]["agreement"]["value"], lines["code"]["agreement"]["value"]) == (1.0, 0.5)
     assert lines["code"]["win_rate"]["value"] == 1.0
-    assert "code: 2 pairs, win rate 100.0 %" in "\n".join(text.lines(found))
+    assert "code: 2 pairs, win rate 100.0 %" in "\n".join(text.lines(body))
 
 
 def test_pairs_to_read_come_with_both_orders_and_what_people_said():
@@ -261,8 +261,10 @@ def test_the_card_holds_every_part_in_all_of_its_forms(tmp_path):
 def test_a_card_of_nothing_but_silence():
     items = [item(0, "fff")]
     pairs, games, rulings = said_by(items, "n")
-    found = summary.summary("j", items, pairs, games, rulings, summary.Known(labels_on(items, pairs)), resamples=5)
-    body = card(found, {"kind": "rule"}, pairs_to_read(pairs, games, rulings, None))
+    body_of_silence = summary.summary(
+        "j", items, pairs, games, rulings, summary.Known(labels_on(items, pairs)), resamples=5
+    )
+    body = card(body_of_silence, {"kind": "rule"}, pairs_to_read(pairs, games, rulings, None))
     assert body["findings"] == ["Not judged: j gave no verdict in 1 game."]
     assert beside.own_answers(np.array([1]), np.array([np.nan]), {}, ["q"], resamples=5, seed=0) is None
 
@@ -290,15 +292,15 @@ def seated(turned: bool) -> dict:
 
 def test_the_win_rate_at_equal_lengths_by_hand():
     """Two gaps alone, so that the fit meets both shares: log-odds ln 3 and 0, halfway between them ln 3 / 2."""
-    found = seated(turned=False)
-    models = found["models"]
+    body = seated(turned=False)
+    models = body["models"]
     assert (models["win"], models["loss"], models["win_rate"]["value"]) == (5, 3, 5 / 8)
     assert models["length_controlled"]["value"] == pytest.approx(3**0.5 / (1 + 3**0.5))
     reach = math.tanh(4 / (4 * (8 / 7) ** 0.5))
     assert models["length_controlled"]["slope"]["value"] == pytest.approx(math.log(3) / 2 / reach)
     assert models["win_rate_of_the_longer"] == 0.5
-    assert (found["longer_wins"]["value"], found["longer_wins"]["pairs"]) == (5 / 8, 8)
-    rates = {line["category"]: line["win_rate"]["value"] for line in found["by_category"]}
+    assert (body["longer_wins"]["value"], body["longer_wins"]["pairs"]) == (5 / 8, 8)
+    rates = {line["category"]: line["win_rate"]["value"] for line in body["by_category"]}
     assert rates == {"longer": 3 / 4, "shorter": 2 / 4}
 
 
@@ -324,8 +326,8 @@ def test_the_probability_of_a_pair_is_the_mean_over_its_games():
     games = games_of(pairs, "both")
     rulings = [Ruling("first", 0.7 if game.turned else 0.9) for game in games]
     known = summary.Known(labels_on(items, pairs))
-    found = summary.summary("j", items, pairs, games, rulings, known, resamples=5)["calibration"]
-    assert found["brier"] == pytest.approx(0.04)
+    calibration = summary.summary("j", items, pairs, games, rulings, known, resamples=5)["calibration"]
+    assert calibration["brier"] == pytest.approx(0.04)
 
 
 def test_what_is_left_out_of_shares_of_winners():
@@ -334,9 +336,9 @@ def test_what_is_left_out_of_shares_of_winners():
     longer = replace(item(1, "ttt"), responses=(Response("longer", "a"), Response("long", "b")))
     items = [even, longer, item(2, "sss")]
     pairs, games, rulings = said_by(items, "fff")
-    found = summary.summary("j", items, pairs, games, rulings, summary.Known(labels_on(items, pairs)), resamples=5)
-    assert (found["longer_wins"]["value"], found["longer_wins"]["pairs"]) == (1.0, 1)
-    majority = found["people"]["with_the_majority"]
+    body = summary.summary("j", items, pairs, games, rulings, summary.Known(labels_on(items, pairs)), resamples=5)
+    assert (body["longer_wins"]["value"], body["longer_wins"]["pairs"]) == (1.0, 1)
+    majority = body["people"]["with_the_majority"]
     assert (majority["without_ties"]["value"], majority["without_ties"]["pairs"]) == (0.5, 2)
     assert majority["agreement"]["value"] == pytest.approx(1 / 3)
     # of three classes one alone is said: three times, and right once of its one time

@@ -35,27 +35,27 @@ TWO = {"ann": 0, "ben": 0, "cat": 0, "dil": 1, "eve": 1}
 
 
 def test_two_tastes_are_found_and_measured_on_other_prompts():
-    found = groups.found(labels.of_items(rows(300, TWO)), resamples=200)
-    assert found is not None
-    assert len({found.of[n] for n in ("ann", "ben", "cat")}) == len({found.of[n] for n in ("dil", "eve")}) == 1
-    assert found.of["ann"] != found.of["dil"]
-    assert found.within.value == pytest.approx(0.9**2 + 0.1**2, abs=0.05)
-    assert found.between.value == pytest.approx(0.5, abs=0.05)
-    assert found.gap.low > 0.2
-    assert "The disagreement has a pattern" in groups.in_words(found)
+    split = groups.found(labels.of_items(rows(300, TWO)), resamples=200)
+    assert split is not None
+    assert len({split.of[n] for n in ("ann", "ben", "cat")}) == len({split.of[n] for n in ("dil", "eve")}) == 1
+    assert split.of["ann"] != split.of["dil"]
+    assert split.within.value == pytest.approx(0.9**2 + 0.1**2, abs=0.05)
+    assert split.between.value == pytest.approx(0.5, abs=0.05)
+    assert split.gap.low > 0.2
+    assert "The disagreement has a pattern" in groups.in_words(split)
 
 
 def test_no_groups_are_found_among_people_of_one_taste():
     one = dict.fromkeys(TWO, 0)
     known = [groups.found(labels.of_items(rows(120, one, 0.75, seed)), resamples=100) for seed in range(40)]
-    assert sum(found is not None for found in known) == 0
+    assert sum(split is not None for split in known) == 0
 
 
 def test_groups_that_chance_made_do_not_hold_on_other_prompts():
     """Twelve people of twelve tastes: on the prompts where they were found, two groups would always seem to agree."""
     own = {f"p{k}": k for k in range(12)}
     known = [groups.found(labels.of_items(rows(60, own, seed=seed)), resamples=100) for seed in range(10)]
-    assert sum(found is not None for found in known) == 0
+    assert sum(split is not None for split in known) == 0
 
 
 def test_one_alone_is_no_group():

@@ -34,15 +34,15 @@ def judged(k: int, *, good: bool, poor: bool) -> Item:
 
 def test_judges_are_compared_on_the_same_prompts(tmp_path: Path) -> None:
     source = rows(tmp_path / "rows.jsonl", [judged(k, good=k > 0, poor=k % 2 == 0) for k in range(40)])
-    found = afzal.api.leaderboard(source, of="judges", resamples=200)
-    by_name = {line["name"]: line["value"] for line in found["lines"]}
+    board = afzal.api.leaderboard(source, of="judges", resamples=200)
+    by_name = {line["name"]: line["value"] for line in board["lines"]}
     assert by_name == {"good": 39 / 40, "poor": 0.5}
-    (gap,) = found["differences"]
+    (gap,) = board["differences"]
     assert (gap["first"], gap["second"]) == ("good", "poor")
     assert gap["value"] == pytest.approx(0.475)
     assert 0 < gap["low"] < gap["value"] < gap["high"]
-    assert "good over poor: 47.5 [" in str(found)
-    assert "points, told apart" in str(found)
+    assert "good over poor: 47.5 [" in str(board)
+    assert "points, told apart" in str(board)
 
 
 def test_judges_that_always_agree_are_not_told_apart(tmp_path: Path) -> None:

@@ -29,10 +29,10 @@ def reference(request) -> dict[str, Any]:
 
 
 def _shared(request) -> Path:
-    found = Path(__file__).parents[2] / "../shared"
-    if not found.is_dir():
+    shared = Path(__file__).parents[2] / "../shared"
+    if not shared.is_dir():
         pytest.skip("the shared folder is not there")
-    return found.resolve()
+    return shared.resolve()
 
 
 def said(capsys, *arguments: object) -> Any:
@@ -40,22 +40,22 @@ def said(capsys, *arguments: object) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
-def points(found: dict, expected: dict, **names: str) -> None:
+def points(body: dict, expected: dict, **names: str) -> None:
     """Figures by our names are those of the reference, by its names."""
-    got = {theirs: found[ours] for ours, theirs in names.items()}
+    got = {theirs: body[ours] for ours, theirs in names.items()}
     assert got == pytest.approx({theirs: expected[theirs] for theirs in names.values()}, abs=POINT)
 
 
-def ends(found: dict, expected: list[float], tolerance: float) -> None:
-    assert [found["low"], found["high"]] == pytest.approx(expected, abs=tolerance)
+def ends(interval: dict, expected: list[float], tolerance: float) -> None:
+    assert [interval["low"], interval["high"]] == pytest.approx(expected, abs=tolerance)
 
 
 def test_a_judge_beside_people_on_pandalm(annot, reference, capsys, tmp_path):
     source, expected = annot / "pandalm_human3.json", reference["pandalm"]["judges"]["gpt35"]
     flags = ("--judge", f"verdicts:{annot}/pandalm_judges.jsonl:gpt35", "--out", tmp_path, "--resamples", 400)
-    (found,) = said(capsys, "judge", source, *flags)
-    assert found["no_verdict"] == expected["no_verdict"]
-    people, single = found["people"], expected["agreement_with_single_people"]
+    (summary,) = said(capsys, "judge", source, *flags)
+    assert summary["no_verdict"] == expected["no_verdict"]
+    people, single = summary["people"], expected["agreement_with_single_people"]
     assert people["agreement"]["value"] == pytest.approx(single["with_ties"], abs=POINT)
     ends(people["agreement"], single["with_ties_interval"], MEAN)
     assert people["without_ties"]["pairs"] == single["without_ties_pairs"]
@@ -74,8 +74,8 @@ def test_models_on_pandalm(annot, reference, capsys):
 
 
 def test_judges_on_llmbar(annot, reference, capsys):
-    found = said(capsys, "leaderboard", annot / "llmbar_gold_vs_judges.jsonl", "--of", "judges")
-    lines = {line["name"]: line for line in found["judges"]}
+    board = said(capsys, "leaderboard", annot / "llmbar_gold_vs_judges.jsonl", "--of", "judges")
+    lines = {line["name"]: line for line in board["judges"]}
     for name, theirs in reference["llmbar"]["judges"].items():
         points(lines[name], theirs, value="acc", consistent="consistent", slot_bias="slot_bias", kappa="kappa_orders")
-    assert (found["separable"], found["pairs"]) == (218, 276)
+    assert (board["separable"], board["pairs"]) == (218, 276)

@@ -73,10 +73,10 @@ LEFT_OUT = {
 
 @pytest.fixture(scope="module")
 def place() -> Path:
-    found = Path(__file__).parents[2] / "../shared"
-    if not found.is_dir():
+    shared = Path(__file__).parents[2] / "../shared"
+    if not shared.is_dir():
         pytest.skip("the shared folder is not there")
-    return found.resolve()
+    return shared.resolve()
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +103,9 @@ def leaves(tree: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield path, tree
 
 
-def compare(found: dict[str, Any], expected: dict[str, Any], section: str) -> int:
+def compare(actual: dict[str, Any], expected: dict[str, Any], section: str) -> int:
     """Both trees have the same leaves, but for those left out; returns how many are equal."""
-    ours, theirs = dict(leaves(found, section)), dict(leaves(expected, section))
+    ours, theirs = dict(leaves(actual, section)), dict(leaves(expected, section))
     reasons = [pattern for pattern in LEFT_OUT if pattern.startswith(f"{section}.")]
     unused = [pattern for pattern in reasons if not any(fnmatch(path, pattern) for path in theirs)]
     assert not unused
@@ -155,16 +155,16 @@ def judges_of_pandalm(place: Path, out: Path, said) -> dict[str, Any]:
         "majority_of_people": f"people:{annot}/pandalm_human3.json",
     }
     flags = [part for spec in specs.values() for part in ("--judge", spec)]
-    found = said("judge", annot / "pandalm_human3.json", *flags, "--out", out, "--resamples", 2000)
-    return dict(zip(specs, found, strict=True))
+    summaries = said("judge", annot / "pandalm_human3.json", *flags, "--out", out, "--resamples", 2000)
+    return dict(zip(specs, summaries, strict=True))
 
 
-def one_judge(found: dict[str, Any], *, with_alt_test: bool) -> dict[str, Any]:
-    people, words = found["people"], {"0": "tie", "1": "first", "2": "second"}
+def one_judge(body: dict[str, Any], *, with_alt_test: bool) -> dict[str, Any]:
+    people, words = body["people"], {"0": "tie", "1": "first", "2": "second"}
     majority, single, without = people["with_the_majority"], people["agreement"], people["without_ties"]
     tree = {
-        "no_verdict": found["no_verdict"],
-        "labels": {key: found["outcomes"][word] for key, word in words.items()},
+        "no_verdict": body["no_verdict"],
+        "labels": {key: body["outcomes"][word] for key, word in words.items()},
         "agreement_with_single_people": {
             "with_ties": single["value"],
             "with_ties_interval": ends(single),
@@ -185,8 +185,8 @@ def one_judge(found: dict[str, Any], *, with_alt_test: bool) -> dict[str, Any]:
         "minus_human_ceiling": people["minus_ceiling"]["value"],
         "minus_human_ceiling_interval": ends(people["minus_ceiling"]),
         "against_majority_macro": {key: majority[key] for key in ("precision", "recall", "f1")},
-        "prefers_longer": [found["longer_wins"][key] for key in ("value", "pairs")],
-        "prefers_response1": [found["first_wins"][key] for key in ("value", "pairs")],
+        "prefers_longer": [body["longer_wins"][key] for key in ("value", "pairs")],
+        "prefers_response1": [body["first_wins"][key] for key in ("value", "pairs")],
     }
     if with_alt_test:
         names = {"advantage_per_annotator": "advantages"}
@@ -290,15 +290,15 @@ def models_of_pandalm(source: Path, rows: Path, said) -> dict[str, Any]:
         fit = fitted["fit"]
         tree["leaderboard_tie_parameters"] |= {f"{name}_nu": fit["tie"], f"{name}_loglik": fit["log_likelihood"]}
     for key, judge in (("gpt35", "gpt35"), ("pandalm7b", "pandalm7b"), ("", "people (pandalm_human3)")):
-        found = said("leaderboard", rows, "--judge", judge, "--resamples", 2, "--beside", source)
-        scores = {line["name"]: line["value"] for line in found["lines"]}
+        board = said("leaderboard", rows, "--judge", judge, "--resamples", 2, "--beside", source)
+        scores = {line["name"]: line["value"] for line in board["lines"]}
         if key:
-            ranks = {f"{name}_with_people": found["beside"][name] for name in ("spearman", "kendall")}
+            ranks = {f"{name}_with_people": board["beside"][name] for name in ("spearman", "kendall")}
             tree[f"leaderboard_by_{key}"] = {"scores": scores, **ranks}
         else:
             tree["leaderboard_from_majority"] = scores
             tree["majority_first_second_tie_by_pair"] = {
-                f"{met['first']}_{met['second']}": [met["won"], met["lost"], met["tied"]] for met in found["met"]
+                f"{met['first']}_{met['second']}": [met["won"], met["lost"], met["tied"]] for met in board["met"]
             }
     line = board["at_equal_lengths"][0]
     tree["length_control"] = {
@@ -316,29 +316,29 @@ def models_of_pandalm(source: Path, rows: Path, said) -> dict[str, Any]:
 
 
 def weighed(body: dict[str, Any]) -> dict[str, Any]:
-    found = body["weighed"]
+    fit = body["weighed"]
     return {
-        "theta": found["strengths"],
-        "eta": [found["reliability"][f"annotator{k}"] for k in (1, 2, 3)],
-        "loglik_minus_penalty": found["log_likelihood"],
+        "theta": fit["strengths"],
+        "eta": [fit["reliability"][f"annotator{k}"] for k in (1, 2, 3)],
+        "loglik_minus_penalty": fit["log_likelihood"],
     }
 
 
 def test_pandalm(place, reference, said, tmp_path):
     source, expected = place / "data/annot/pandalm_human3.json", reference["pandalm"]
     judges = judges_of_pandalm(place, tmp_path, said)
-    found = people_of_pandalm(source, said) | models_of_pandalm(source, tmp_path / "rows.jsonl", said)
-    truth = found["prediction_powered_share_response1"].pop("truth")
+    actual = people_of_pandalm(source, said) | models_of_pandalm(source, tmp_path / "rows.jsonl", said)
+    truth = actual["prediction_powered_share_response1"].pop("truth")
     for name in ("gpt35", "pandalm7b"):
         given = judges[name]["outcomes"]
         half = (given["tie"] + given["none"]) / 2
         alone = (given["first"] + half) / judges[name]["pairs"]
-        found["prediction_powered_share_response1"][name] = {"truth": truth, "judge_alone": alone}
+        actual["prediction_powered_share_response1"][name] = {"truth": truth, "judge_alone": alone}
     tested = ("gpt35", "pandalm7b", "longest")
-    found["judges"] = {name: one_judge(body, with_alt_test=name in tested) for name, body in judges.items()}
+    actual["judges"] = {name: one_judge(body, with_alt_test=name in tested) for name, body in judges.items()}
     ceiling = judges["longest"]["people"]["ceiling"]
     people = said("aggregate", source, "--resamples", 1000)
-    found["human_ceiling"] = {
+    actual["human_ceiling"] = {
         "one_vs_mode_of_the_other_two": ceiling["value"],
         "one_vs_mode_of_the_other_two_interval": ends(ceiling),
         "per_annotator": [line["value"] for line in people["lines"]],
@@ -347,11 +347,11 @@ def test_pandalm(place, reference, said, tmp_path):
     turned = [row | {"annotator3": (0, 2, 1)[row["annotator3"]]} for row in json.loads(source.read_text())]
     (tmp_path / "turned.json").write_text(json.dumps(turned))
     mirrored = said("leaderboard", tmp_path / "turned.json", "--resamples", 2)
-    found["crowd_bt_models_as_players"] = {
+    actual["crowd_bt_models_as_players"] = {
         "as given, ridge 1.0": weighed(said("leaderboard", source, "--resamples", 2)),
         "annotator3 turned round, ridge 1.0": weighed(mirrored),
     }
-    assert compare(found, expected, "pandalm") > 450
+    assert compare(actual, expected, "pandalm") > 450
     assert none_is_printed(expected, [judges, people, said("leaderboard", source)]) > 70
     assert not any(math.isclose(figure["value"], 0.9606, abs_tol=1e-4) for figure in people["figures"])
 
@@ -474,7 +474,7 @@ def test_llmbar(place, reference, said, tmp_path):
     longest = said("judge", source, "--judge", "rule:longest", "--out", tmp_path, "--resamples", 2)[0]
     right = longest["people"]["agreement"]["value"] + longest["outcomes"]["tie"] / longest["pairs"] / 2
     codes = {"1": "first", "2": "second"}
-    found = {
+    actual = {
         "n": whole(dict(voted["facts"])["pairs of known truth"]),
         "subsets": {name.rpartition("/")[2]: share["pairs"] for name, share in voted["by_category"].items()},
         "gold": {code: voted["truths"][word] for code, word in codes.items()},
@@ -487,8 +487,8 @@ def test_llmbar(place, reference, said, tmp_path):
     # judges of equal accuracy have no order between them
     theirs = expected["leaderboard_of_judges"]["order"]
     rank = {place["judge"]: k for k, place in enumerate(theirs)}
-    found["leaderboard_of_judges"]["order"].sort(key=lambda place: (-round(place["acc"], 4), rank[place["judge"]]))
-    assert compare(found, expected, "llmbar") > 900
+    actual["leaderboard_of_judges"]["order"].sort(key=lambda place: (-round(place["acc"], 4), rank[place["judge"]]))
+    assert compare(actual, expected, "llmbar") > 900
 
 
 # ---------- scores, counts and ranks ----------
@@ -499,7 +499,7 @@ def test_prometheus(place, reference, said):
     scores, board = said("aggregate", source, "--resamples", 50), said("leaderboard", source, "--resamples", 2000)
     known, facts = {name: f["value"] for name, f in figures(scores).items()}, dict(scores["facts"])
     answers, repeats = whole(facts["answers"]), whole(facts["annotators"])
-    found = {
+    actual = {
         "answers": answers,
         "repeats": repeats,
         "questions": whole(facts["prompts"]),
@@ -520,7 +520,7 @@ def test_prometheus(place, reference, said):
         },
         "leaderboard_bt_half": {line["name"]: [line["value"], ends(line)] for line in board["lines"]},
     }
-    assert compare(found, reference["prometheus_vicuna"], "prometheus_vicuna") == 34
+    assert compare(actual, reference["prometheus_vicuna"], "prometheus_vicuna") == 34
 
 
 def test_vader(place, reference, said, tmp_path):
@@ -537,7 +537,7 @@ def test_vader(place, reference, said, tmp_path):
     value = {name: figure["value"] for name, figure in known.items()}
     people = whole(facts["annotators"])
     low, high = (int(part) for part in facts["scale"].rpartition(", ")[2].split(" to "))
-    found = {
+    actual = {
         "items": whole(facts["answers"]),
         "ratings": whole(facts["scores"]),
         "raters_per_item": {str(people): whole(facts["scores"]) // people},
@@ -558,7 +558,7 @@ def test_vader(place, reference, said, tmp_path):
         },
         "split_half": {"spearman_brown": value["reliability of a mean of 10"]},
     }
-    assert compare(found, reference["vader_lexicon"], "vader_lexicon") == 34
+    assert compare(actual, reference["vader_lexicon"], "vader_lexicon") == 34
 
 
 def test_voters_and_ranks(place, reference, said):

@@ -109,17 +109,17 @@ def test_how_answers_are_drawn_is_refused_where_none_are(tmp_path, capsys, words
 def test_a_win_rate_without_an_interval_tells_nothing_apart(low, high, word):
     rate = {"value": 1.0, "low": low, "high": high}
     models = {"ours": "A", "theirs": "B", "win_rate": rate}
-    found = {"models": models, "prompts": 1, "judge": "j", "no_verdict_share": 0.0}
-    assert verdict(found).startswith(word)
+    summary = {"models": models, "prompts": 1, "judge": "j", "no_verdict_share": 0.0}
+    assert verdict(summary).startswith(word)
     assert side(rate) == {"better": 1, "worse": -1}.get(word, 0)
 
 
 def test_a_few_wins_are_not_certain(tmp_path):
     ours, theirs = ([{"prompt": f"Q{k}", "completion": said} for k in range(2)] for said in ("Long.", "S."))
-    found = api.judge(ours, against=theirs, judge="rule:longest", out=tmp_path / "a")
-    rate = found["judges"][0]["models"]["win_rate"]
+    result = api.judge(ours, against=theirs, judge="rule:longest", out=tmp_path / "a")
+    rate = result["judges"][0]["models"]["win_rate"]
     assert (rate["value"], rate["low"]) == (1.0, pytest.approx(wilson(2, 2)[0]))
-    assert found.lines[-1].startswith("not told apart")
+    assert result.lines[-1].startswith("not told apart")
     card = json.loads((tmp_path / "a" / "judge_card.json").read_text())
     assert card["findings"][0].startswith("Not told apart: ours wins 100.0 % [34.2, 100.0] against theirs")
     rows = [{"prompt": f"Q{k}", "chosen": "Long.", "rejected": "S."} for k in range(2)]

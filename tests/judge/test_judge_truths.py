@@ -47,22 +47,22 @@ def test_half_a_vote_on_each_side():
 def test_distance_from_the_truth_by_hand():
     p, gold = np.array([1.0, 0.25, np.nan, 0.9]), np.array([labels.FIRST, labels.SECOND, labels.FIRST, -1])
     said = replace(labels.of_items(crowd(4, ann=1.0)), gold=gold)
-    found = truths.brier(p, said)
-    assert found is not None
+    score = truths.brier(p, said)
+    assert score is not None
     losses = np.array([0, 0.25**2, 0.5**2])
-    assert found.value == pytest.approx(losses.mean())
+    assert score.value == pytest.approx(losses.mean())
     half = 4.302653 * losses.std(ddof=1) / 3**0.5  # Student's, within 0 and 1
-    assert (found.low, found.high) == pytest.approx((0.0, losses.mean() + half))
+    assert (score.low, score.high) == pytest.approx((0.0, losses.mean() + half))
     assert truths.brier(p, replace(said, gold=np.full(4, -1))) is None
 
 
 @pytest.mark.parametrize(("p", "n"), [(1.0, 10), (0.9, 10)])
 def test_a_brier_score_without_spread_has_an_interval(p: float, n: int):
     """Ten certain answers that are right are 10 of 10: Wilson's interval of a share of errors. So are ten alike."""
-    found = brier_score(np.full(n, (1 - p) ** 2), range(n))
-    assert found.value == pytest.approx((1 - p) ** 2)
-    low, high = wilson(n * found.value, n)
-    assert found.ends == pytest.approx((low, high))
+    score = brier_score(np.full(n, (1 - p) ** 2), range(n))
+    assert score.value == pytest.approx((1 - p) ** 2)
+    low, high = wilson(n * score.value, n)
+    assert score.ends == pytest.approx((low, high))
     assert high > 0.2
     assert brier_score(np.full(n, 0.01), [0] * n).low is None  # one prompt
 
@@ -70,8 +70,8 @@ def test_a_brier_score_without_spread_has_an_interval(p: float, n: int):
 def test_right_by_category():
     rows = crowd(20, ann=1.0)
     said = labels.of_items([row if k % 2 == 0 else Item(**_turned(row)) for k, row in enumerate(rows)])
-    found = truths.by_category(aggregate.aggregate(said, "mean").p_first, said)
-    assert {name: (own.pairs, own.right) for name, own in found.items()} == {"even": (10, 1.0), "odd": (10, 0.0)}
+    categories = truths.by_category(aggregate.aggregate(said, "mean").p_first, said)
+    assert {name: (own.pairs, own.right) for name, own in categories.items()} == {"even": (10, 1.0), "odd": (10, 0.0)}
     one = labels.of_items(rows[::2])
     assert truths.by_category(aggregate.aggregate(one, "mean").p_first, one) == {}
 
@@ -88,13 +88,13 @@ def test_more_truths_find_out_who_is_turned_round():
     """One good annotator, two who are usually wrong: the majority is wrong, and weights learn it from few truths."""
     said = labels.of_items(crowd(300, good=0.85, bad=0.2, worse=0.2))
     assert aggregate.aggregate(said, "mean").right(said.gold) < 0.35
-    found = truths.curve(said, (5, 60))
-    few, many = found.by_size[5]["gold"], found.by_size[60]["gold"]
-    assert found.truths == 300
+    curve = truths.curve(said, (5, 60))
+    few, many = curve.by_size[5]["gold"], curve.by_size[60]["gold"]
+    assert curve.truths == 300
     assert 0.6 < few.right < many.right
     assert many.least > 0.8
     assert many.rank_correlation > 0.6
-    assert found.in_sample == pytest.approx(many.right, abs=0.03)
+    assert curve.in_sample == pytest.approx(many.right, abs=0.03)
 
 
 def test_whole_prompts_are_held_out():
@@ -116,15 +116,15 @@ def test_the_share_that_is_right_has_an_interval_over_prompts():
     alone, shared = (labels.of_items(crowd(60, prompts=n, ann=0.7)) for n in (60, 3))
     wide = []
     for said in (alone, shared):
-        found = truths.right_on(aggregate.aggregate(said, "majority").p_first, said, said.gold >= 0)
-        assert found.pairs == 60
-        assert found.low < found.right < found.high
-        wide.append(found.high - found.low)
+        share = truths.right_on(aggregate.aggregate(said, "majority").p_first, said, said.gold >= 0)
+        assert share.pairs == 60
+        assert share.low < share.right < share.high
+        wide.append(share.high - share.low)
     assert wide[0] < wide[1]
     sure = labels.of_items(crowd(10, ann=1.0))
-    found = truths.right_on(aggregate.aggregate(sure, "majority").p_first, sure, sure.gold >= 0)
-    assert (found.right, found.high) == pytest.approx((1.0, 1.0))
-    assert found.low == pytest.approx(10 / (10 + 1.959964**2))  # Wilson's of 10 in 10
+    share = truths.right_on(aggregate.aggregate(sure, "majority").p_first, sure, sure.gold >= 0)
+    assert (share.right, share.high) == pytest.approx((1.0, 1.0))
+    assert share.low == pytest.approx(10 / (10 + 1.959964**2))  # Wilson's of 10 in 10
 
 
 @pytest.mark.parametrize("size", [0, 4, 9])

@@ -172,9 +172,9 @@ def test_people_count_for_the_named_model_whichever_side_it_stands_on():
     turned = Item("b", "r", (Response("y", "theirs"), Response("x", "ours")), (Comparison(0, 1, "first"),))
     items = [first, turned]
     pairs = pairs_of(items)
-    found = against.of_people(items, pairs, labels_on(items, pairs))
-    assert found is not None
-    assert found["win_rate"]["value"] == 0.5
+    result = against.of_people(items, pairs, labels_on(items, pairs))
+    assert result is not None
+    assert result["win_rate"]["value"] == 0.5
     alone = against.of_people([first], pairs_of([first]), labels_on([first], pairs_of([first])))
     assert alone is not None
     assert (alone["win_rate"]["value"], alone["agreement"]) == (1.0, None)
@@ -208,8 +208,10 @@ def test_a_judge_that_follows_the_slot_or_says_nothing_is_told():
     games = games_of(pairs, "both")
     slot = [Ruling("second" if game.turned else "first") for game in games]
     mute = [Ruling("first") if game.pair.item else Ruling("none", why="the reply is empty") for game in games]
-    found = [summary(name, items, pairs, games, said, resamples=20) for name, said in (("slot", slot), ("mute", mute))]
-    board = against.table([against.Column("a", found, None)], "b")
+    summaries = [
+        summary(name, items, pairs, games, said, resamples=20) for name, said in (("slot", slot), ("mute", mute))
+    ]
+    board = against.table([against.Column("a", summaries, None)], "b")
     rows = {row[0]: row[1] for row in board["tables"][0]["rows"]}
     assert rows["both orders agree by slot"] == "0.0 %"
     assert rows["games without a verdict by mute"] == "10.0 %"

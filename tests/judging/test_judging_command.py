@@ -37,7 +37,7 @@ def judge(source: str, out: Path, *more: str) -> int:
     return main(["judge", source, "--out", str(out), "--resamples", "50", *more])
 
 
-def found(out: Path) -> dict:
+def summary_in(out: Path) -> dict:
     return json.loads((out / "summary.json").read_text())[0]
 
 
@@ -68,7 +68,7 @@ def test_longest_and_shortest_are_each_others_opposite(tmp_path):
     source = rows(tmp_path / "rows.jsonl")
     for name in ("longest", "shortest"):
         judge(source, tmp_path / name, "--judge", f"rule:{name}")
-    one, two = (found(tmp_path / name)["models"] for name in ("longest", "shortest"))
+    one, two = (summary_in(tmp_path / name)["models"] for name in ("longest", "shortest"))
     assert (one["win"], one["loss"]) == (two["loss"], two["win"])
 
 
@@ -76,13 +76,13 @@ def test_a_function_of_ones_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("taste.py").write_text("def yes(prompt, answer):\n    return answer.startswith('yes')\n")
     assert judge(rows(tmp_path / "rows.jsonl"), tmp_path / "out", "--judge", "taste.py:yes") == 0
-    assert found(tmp_path / "out")["models"]["win"] == 12
+    assert summary_in(tmp_path / "out")["models"]["win"] == 12
 
 
 def test_people_as_a_judge_and_beside_one(tmp_path):
     source = rows(tmp_path / "rows.jsonl")
     assert judge(source, tmp_path / "out", "--judge", f"people:{source}") == 0
-    seen = found(tmp_path / "out")
+    seen = summary_in(tmp_path / "out")
     assert (seen["models"]["win"], seen["models"]["loss"]) == (9, 3)
     assert seen["people"]["agreement"]["value"] == 1.0
     assert seen["people"]["minus_ceiling"]["value"] == 0.0
@@ -91,7 +91,7 @@ def test_people_as_a_judge_and_beside_one(tmp_path):
 def test_votes_of_another_file_belong_to_the_same_texts(tmp_path, capsys):
     bare, voted = rows(tmp_path / "bare.jsonl", votes=False), rows(tmp_path / "voted.jsonl")
     assert judge(bare, tmp_path / "out", "--judge", "rule:longest", "--people", voted) == 0
-    assert found(tmp_path / "out")["people"]["labels"] == 36
+    assert summary_in(tmp_path / "out")["people"]["labels"] == 36
     other = tmp_path / "other.jsonl"
     data.write(
         [Item("x", "another question", (Response("a"), Response("b")), (Comparison(0, 1, "first"),))], other, "afzal"
@@ -106,7 +106,7 @@ def test_answers_of_two_models_side_by_side(tmp_path):
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
     sources = str(tmp_path / "dpo.jsonl"), str(tmp_path / "sft.jsonl")
     assert judge(sources[0], tmp_path / "out", "--against", sources[1], "--judge", "rule:longest") == 0
-    seen = found(tmp_path / "out")
+    seen = summary_in(tmp_path / "out")
     assert (seen["pairs"], seen["prompts"]) == (6, 3)
     assert (seen["models"]["ours"], seen["models"]["theirs"], seen["models"]["win"]) == ("dpo", "sft", 6)
 
@@ -238,8 +238,8 @@ def test_no_verdict_is_counted_and_is_neither_a_tie_nor_a_loss():
 
 
 def test_shares_of_the_verdict_words():
-    found = local.shares([np.log(0.2), np.log(0.1), np.log(0.1)], ["first", "second", "tie"])
-    assert found == pytest.approx({"first": 0.5, "second": 0.25, "tie": 0.25})
+    shares = local.shares([np.log(0.2), np.log(0.1), np.log(0.1)], ["first", "second", "tie"])
+    assert shares == pytest.approx({"first": 0.5, "second": 0.25, "tie": 0.25})
     assert local.shares([-1e4, -1e4], ["first", "second"])["first"] == pytest.approx(0.5)
 
 

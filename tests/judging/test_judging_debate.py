@@ -146,21 +146,21 @@ def items() -> list[Item]:
 
 
 def test_a_debate_gives_ordinary_verdicts_with_its_controls_beside(place):
-    found = judging.judge_items("debate.yaml", items(), cache=place / "replies.sqlite", voted=items(), resamples=20)
-    by_order = {(g.pair.item, g.turned): r for g, r in zip(found.games, found.rulings, strict=True)}
+    result = judging.judge_items("debate.yaml", items(), cache=place / "replies.sqlite", voted=items(), resamples=20)
+    by_order = {(g.pair.item, g.turned): r for g, r in zip(result.games, result.rulings, strict=True)}
     for k in range(5):  # orders swapped give 1 - p
         one, two = by_order[k, False], by_order[k, True]
         assert one.p_first == pytest.approx(two.p_first)
     assert by_order[0, False].outcome == "second"
     assert by_order[2, False].p_first == 0.5  # identical answers
     assert by_order[2, False].outcome == "tie"
-    controls = found.summary["controls"]
+    controls = result.summary["controls"]
     assert set(controls) == {"quotes", "alone", "consultant"}
     assert controls["quotes"] == {"verified": 20, "unverified": 20}  # each claims what is not there
-    assert found.summary["people"]["agreement"]["value"] == 1.0
+    assert result.summary["people"]["agreement"]["value"] == 1.0
     assert controls["alone"]["agreement"]["value"] == 0.0  # it says that all are equal
     assert controls["alone"]["difference"]["value"] == 1.0
-    assert [v.annotator for v in found.rows[0].votes] == ["p", "debate", "debate"]  # controls do not vote
+    assert [v.annotator for v in result.rows[0].votes] == ["p", "debate", "debate"]  # controls do not vote
 
 
 def test_a_win_by_half_in_the_order_of_a_judge_that_goes_by_place(place):
@@ -168,17 +168,17 @@ def test_a_win_by_half_in_the_order_of_a_judge_that_goes_by_place(place):
     settings = json.loads(Path("debate.yaml").read_text())
     settings["judge"]["function"] = "place.py:decide"
     Path("by_place.yaml").write_text(json.dumps(settings))
-    found = judging.judge_items("by_place.yaml", items(), cache=place / "replies.sqlite", resamples=20)
-    assert {round(r.p_first or 0, 3) for r in found.rulings} == {0.9, 0.1}
-    assert found.summary["orders"]["consistent"] == 0.0
+    result = judging.judge_items("by_place.yaml", items(), cache=place / "replies.sqlite", resamples=20)
+    assert {round(r.p_first or 0, 3) for r in result.rulings} == {0.9, 0.1}
+    assert result.summary["orders"]["consistent"] == 0.0
 
 
 def test_an_assistant_criticises_and_the_unassisted_judge_runs_beside(place):
-    found = judging.judge_items("assisted.yaml", items(), cache=place / "replies.sqlite", voted=items(), resamples=20)
-    assert set(found.summary["controls"]) == {"quotes", "alone"}
-    assert found.games[0].transcript == "[Criticism]\n  The first has 3, the second 12."
-    assert found.summary["people"]["agreement"]["value"] == 0.75  # people go by the larger digit, not by the sum
-    assert found.summary["controls"]["alone"]["agreement"]["value"] == 0.0
+    result = judging.judge_items("assisted.yaml", items(), cache=place / "replies.sqlite", voted=items(), resamples=20)
+    assert set(result.summary["controls"]) == {"quotes", "alone"}
+    assert result.games[0].transcript == "[Criticism]\n  The first has 3, the second 12."
+    assert result.summary["people"]["agreement"]["value"] == 0.75  # people go by the larger digit, not by the sum
+    assert result.summary["controls"]["alone"]["agreement"]["value"] == 0.0
 
 
 def test_transcripts_are_on_the_page_in_a_file_and_in_the_cache(place, capsys):
@@ -211,11 +211,11 @@ def test_a_local_model_argues_and_decides(tmp_path):
     (tmp_path / "debate.yaml").write_text(json.dumps(settings))
     with one_thread():
         spec = str(tmp_path / "debate.yaml")
-        found = [judging.judge_items(spec, items()[:2], cache=tmp_path / name, resamples=20) for name in ("a", "b")]
-    assert found[0].games == found[1].games
-    assert found[0].rulings == found[1].rulings
-    assert all(0 < (r.p_first or 0) < 1 for r in found[0].rulings)
-    assert "round 2" in found[0].games[0].transcript
+        results = [judging.judge_items(spec, items()[:2], cache=tmp_path / name, resamples=20) for name in ("a", "b")]
+    assert results[0].games == results[1].games
+    assert results[0].rulings == results[1].rulings
+    assert all(0 < (r.p_first or 0) < 1 for r in results[0].rulings)
+    assert "round 2" in results[0].games[0].transcript
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [

@@ -44,8 +44,8 @@ TRAINING = {"max_steps": 250, "batch_size": 64, "epochs": 9, "lr": 1e-3, "eval_f
 def block(kind: str) -> str:
     """The one block of a kind in the page's part on the ladder."""
     ladder = PAGE.read_text("utf-8").partition("## The ladder")[2].partition("\n## ")[0]
-    (found,) = re.findall(rf"```{kind}\n(.*?)```", ladder, re.DOTALL)
-    return found
+    (text,) = re.findall(rf"```{kind}\n(.*?)```", ladder, re.DOTALL)
+    return text
 
 
 def pairs(prompts: np.ndarray, n: int, seed: int, path: str) -> None:

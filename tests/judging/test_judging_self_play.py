@@ -42,8 +42,8 @@ def test_the_self_play_of_debaters_killed_in_any_stage_resumes_to_the_same_bytes
     part = PAGE.read_text("utf-8").partition("## Training debaters")[2]
     (moved,) = re.findall(r"```python\n(.*?)```", part, re.DOTALL)
     (tmp_path / "debate.py").write_text(moved + DECIDE)  # a judge in the place of the page's
-    (found,) = re.findall(r"```json\n(.*?)```", part, re.DOTALL)
-    row, turned = map(json.loads, found.splitlines())
+    (block,) = re.findall(r"```json\n(.*?)```", part, re.DOTALL)
+    row, turned = map(json.loads, block.splitlines())
     assert (row["own"], row["other"]) == (turned["other"], turned["own"])
     rows = []
     for k in range(16):  # both sides of each question
