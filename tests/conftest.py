@@ -1,4 +1,4 @@
-"""Shared fixtures, the optional data folder beside the checkout, and no waiting for the disk."""
+"""Shared fixtures, the optional data folder next to the checkout, and no waiting for the disk."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-os.fsync = lambda descriptor: None  # a quarter of a small run is waiting for the disk; tests of order watch the calls
+os.fsync = lambda descriptor: None  # a quarter of a small run is disk waits; tests of write order watch the calls
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 @pytest.fixture
 def shared() -> Path:
-    """The folder of real data and models; tests that need it are skipped where it is absent."""
+    """The folder of real data and models; tests that need it are skipped if it is absent."""
     if not SHARED.is_dir():
         pytest.skip("the optional data folder ../shared is absent")
     return SHARED
@@ -25,7 +25,7 @@ def shared() -> Path:
 
 @pytest.fixture
 def cuda():
-    """The CUDA device; tests that need it are skipped where there is none."""
+    """The CUDA device; tests that need it are skipped if there is none."""
     import torch
 
     if not torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""Somebody at the keyboard of a page in a real browser."""
+"""A person at the keyboard of a page in a real browser."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ for (const kind of ["mousedown", "mouseup", "click", "pointerdown", "touchstart"
   addEventListener(kind, (event) => { if (event.pointerType !== "" || kind !== "click") window.pointers += 1; }, true);
 """
 
-# Texts whose contrast with the nearest opaque background is below WCAG's 4.5; what is switched off is exempt.
+# Texts whose contrast with the nearest opaque background is below WCAG's 4.5; disabled elements are exempt.
 CONTRAST = """() => {
   const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
   const light = ([r, g, b]) => [r, g, b].map((c) => c / 255)
@@ -38,7 +38,7 @@ CONTRAST = """() => {
 
 
 class Person:
-    """Somebody at the keyboard of a page."""
+    """A person at the keyboard of a page."""
 
     def __init__(self, page: Any, address: str) -> None:
         self.page, self.faults, self.asked = page, [], []
@@ -63,7 +63,7 @@ class Person:
         return self.page.evaluate("document.body.dataset.phase")
 
     def votes(self, n: int, *keys: str, says: str) -> None:
-        """Press the keys; the answer is saved as number n, and the next question shows."""
+        """Press the keys; the answer is saved as number n, and the next question appears."""
         self.phase("ask")
         self.press(*keys)
         self.says(f"saved {n}: {says}")
@@ -72,7 +72,7 @@ class Person:
 
 @contextmanager
 def person(chromium: Any, address: str, **context: Any) -> Iterator[Person]:
-    """A person on a page of their own. Nothing fails there, no pointer moves, no request leaves the machine."""
+    """A person on a new page. No script fails, no pointer moves, no request leaves the machine."""
     opened = chromium.new_context(**context)
     try:
         one = Person(opened.new_page(), address)

@@ -1,4 +1,4 @@
-"""Models to talk to that are a list of words, and a page of a chat with two of them: ``python helpers_chat.py OUT``."""
+"""Chat models that answer from a list of words, and a chat page with two of them: ``python helpers_chat.py OUT``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Said(NamedTuple):
 
 
 class Words:
-    """A model whose answers are its name and the number of turns, and that takes ``pause`` seconds over a word."""
+    """A model that answers with its name and the number of turns, and takes ``pause`` seconds per word."""
 
     def __init__(self, name: str, pause: float = 0.0, words: str = "") -> None:
         self.name, self._pause, self._words = name, pause, words

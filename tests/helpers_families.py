@@ -1,4 +1,4 @@
-"""Chat templates of the current families of models: their structure in our own words (``fixtures/templates``)."""
+"""Chat templates of the current model families: their structure, rewritten (``fixtures/templates``)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ TEMPLATES = Path(__file__).parent / "fixtures" / "templates"
 
 @dataclass(frozen=True)
 class Family:
-    """The tokens that a template writes, and what is particular to it.
+    """The tokens that a template writes, and its peculiarities.
 
-    ``end`` is what follows an answer; ``thinks`` says whether the template writes ``reasoning_content``;
-    ``opens_thoughts`` whether its generation prompt does; ``options`` are sets of switches to try.
+    ``end`` follows an answer; ``thinks``: the template writes ``reasoning_content``; ``opens_thoughts``: its generation
+    prompt opens the thoughts; ``options`` are sets of switches to try.
     """
 
     markers: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Model folders that are broken, hostile, or fit nothing: each is a good folder with one thing done to it."""
+"""Model folders that are broken, hostile, or misfits: each is a good folder with one modification."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def bases(place: Path) -> None:
 
 
 def copy(place: Path, base: str, name: str, hurt: Hurt) -> Path:
-    """A copy of a good folder with one thing done to it."""
+    """A copy of a good folder with one modification."""
     shutil.rmtree(place / name, ignore_errors=True)
     shutil.copytree(place / base, place / name)
     hurt(place / name)
@@ -51,12 +51,12 @@ def edit(folder: Path, file: str = "config.json", **changes: Any) -> None:
 
 
 def says(file: str = "config.json", **changes: Any) -> Hurt:
-    """Keys of a JSON file are set."""
+    """Modification: set keys of a JSON file."""
     return lambda folder: edit(folder, file, **changes)
 
 
 def weights(change: Callable[[Tensors], Tensors | None]) -> Hurt:
-    """The tensors of a folder are changed, in place or as a whole."""
+    """Modification: change the tensors of a folder, in place or by replacing all."""
 
     def hurt(folder: Path) -> None:
         (file,) = folder.glob("*model.safetensors")
@@ -68,12 +68,12 @@ def weights(change: Callable[[Tensors], Tensors | None]) -> Hurt:
 
 
 def without(*parts: str) -> Hurt:
-    """Tensors are missing whose names hold one of the parts."""
+    """Modification: remove tensors whose names contain one of the parts."""
     return weights(lambda w: {k: v for k, v in w.items() if not any(part in k for part in parts)})
 
 
 def with_value(name: str, value: float) -> Hurt:
-    """A number of a tensor is another one."""
+    """Modification: change one value of a tensor."""
 
     def change(tensors: Tensors) -> None:
         tensors[next(k for k in tensors if name in k)].view(-1)[7] = value
@@ -82,7 +82,7 @@ def with_value(name: str, value: float) -> Hurt:
 
 
 def reshaped(name: str) -> Hurt:
-    """A tensor lacks its last row."""
+    """Modification: remove a tensor's last row."""
 
     def change(tensors: Tensors) -> None:
         key = next(k for k in tensors if name in k)
@@ -92,12 +92,12 @@ def reshaped(name: str) -> Hurt:
 
 
 def added(name: str) -> Hurt:
-    """There is a tensor too many."""
+    """Modification: add an extra tensor."""
     return weights(lambda w: {**w, name: torch.zeros(3, 3)})
 
 
 def more_tokens(folder: Path) -> None:
-    """The tokenizer learns two tokens that the embedding has no rows for."""
+    """Modification: give the tokenizer two tokens without rows in the embedding."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -106,7 +106,7 @@ def more_tokens(folder: Path) -> None:
 
 
 def other_tokens(folder: Path) -> None:
-    """Two tokens exchange their ids."""
+    """Modification: swap the ids of two tokens."""
     path = folder / "tokenizer.json"
     about = json.loads(path.read_text())
     vocabulary = about["model"]["vocab"]
@@ -115,18 +115,18 @@ def other_tokens(folder: Path) -> None:
     path.write_text(json.dumps(about))
 
 
-# --- folders that no library may be given ---
+# --- folders that no library must open ---
 
 DEEP = b'{"a":' * 100_000 + b"1" + b"}" * 100_000
 
 
 def writes(file: str, content: bytes) -> Hurt:
-    """A file has this content."""
+    """Modification: write a file with this content."""
     return lambda folder: bool((folder / file).write_bytes(content))
 
 
 def header(change: Callable[[dict[str, Any]], Any]) -> Hurt:
-    """The header of the weights is changed, and the bytes behind it stay."""
+    """Modification: change the header of the weights but not the bytes after it."""
 
     def hurt(folder: Path) -> None:
         (file,) = folder.glob("*model.safetensors")
@@ -141,7 +141,7 @@ def header(change: Callable[[dict[str, Any]], Any]) -> Hurt:
 
 
 def in_tokenizer(change: Callable[[dict[str, Any]], Any]) -> Hurt:
-    """``tokenizer.json`` is changed."""
+    """Modification: change ``tokenizer.json``."""
 
     def hurt(folder: Path) -> None:
         path = folder / "tokenizer.json"
@@ -153,12 +153,12 @@ def in_tokenizer(change: Callable[[dict[str, Any]], Any]) -> Hurt:
 
 
 def shaped(*shape: int) -> Hurt:
-    """The header gives a tensor another shape."""
+    """Modification: give a tensor another shape in the header."""
     return header(lambda about: about["model.norm.weight"].update(shape=list(shape)))
 
 
 def as_gpt2(folder: Path) -> None:
-    """A GPT-2 whose masks, which no file holds, would fill the memory."""
+    """A GPT-2 whose masks, which are in no file, would fill the memory."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     sizes = {"vocab_size": 259, "n_embd": 8, "n_layer": 1, "n_head": 1, "n_positions": 16}
@@ -167,14 +167,14 @@ def as_gpt2(folder: Path) -> None:
 
 
 def adapted(**changes: Any) -> Hurt:
-    """Keys of an adapter's configuration are set."""
+    """Modification: set keys of an adapter's configuration."""
     return says("adapter_config.json", **changes)
 
 
 ENDLESS = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
 WORDS = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "[UNK]"}
 ROPE = {"rope_theta": 10000.0, "rope_type": "default"}
-# name: (the good folder, what is done to it)
+# name: (the good folder, its modification)
 BROKEN: dict[str, tuple[str, Hurt]] = {
     "deep configuration": ("model", writes("config.json", DEEP)),
     "deep generation settings": ("model", writes("generation_config.json", DEEP)),

@@ -1,4 +1,4 @@
-"""A stand-in for the hub on this machine: repositories made, files taken and given by the real client."""
+"""A stand-in for the hub on this machine: the real client creates repositories, uploads and downloads files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COMMIT = "a" * 40
 
 
 class Hub:
-    """Repositories as ``files[repo_id][path] -> bytes``; ``requests`` notes method, path and token of each request."""
+    """Repositories as ``files[repo_id][path] -> bytes``; ``requests`` lists method, path and token of each request."""
 
     def __init__(self) -> None:
         self.files: dict[str, dict[str, bytes]] = {}

@@ -1,4 +1,4 @@
-"""Stand-ins for kernels that exist on a GPU only, by definition and in plain torch."""
+"""Stand-ins for GPU-only kernels: their definition in plain torch."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def flash_by_definition(
     enable_gqa: bool = False,
     aligned: str = "bottom-right",
 ) -> Tensor:
-    """What flash attention for sequences of unequal lengths is documented to give.
+    """Flash attention for sequences of unequal lengths, as documented.
 
-    The last query stands at the last key (``aligned``); window (l, r) lets a query see l keys before and r after it,
-    -1 all of them.
+    The last query is aligned with the last key (``aligned``); window (l, r) lets a query see l keys before and r after
+    it; -1 means all.
     """
     assert q.dim() == k.dim() == 3
     assert (q.shape[1] == k.shape[1]) or q.shape[1] % k.shape[1] == 0

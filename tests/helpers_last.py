@@ -1,4 +1,4 @@
-"""The commands that a command proposes, and the real parser for them."""
+"""The follow-up commands that a command proposes, parsed by the real command line."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _WITH_SETTINGS = ("train", "iterate", "generate", "chat", "score", "export", "co
 
 
 class Reached(BaseException):
-    """The command line was understood, and the work would begin."""
+    """The command line was parsed, and the work would begin."""
 
 
 def proposed(output: str) -> list[list[str]]:
-    """The words of the commands in the last lines of an output; all other lines stand before them."""
+    """The words of the commands in the last lines of an output; all other lines come before them."""
     commands = [shlex.split(command) for command in _STEP.findall(output)]
     assert len(commands) <= MOST
     last = output.strip().splitlines()[-len(commands) :] if commands else []
@@ -30,7 +30,7 @@ def proposed(output: str) -> list[list[str]]:
 
 
 def parse(words: Sequence[str]) -> None:
-    """Let the real command line read the words, up to where work would begin; raises what it would print."""
+    """Parse the words with the real command line, up to the start of its work; raise what it would print."""
     if words[0] in _WITH_SETTINGS:
         with pytest.MonkeyPatch.context() as patch:
 

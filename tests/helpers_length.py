@@ -1,8 +1,8 @@
-"""A reward of answers that is no good one: their length."""
+"""A bad reward for answers: their length."""
 
 from __future__ import annotations
 
 
 def length(prompt: str, answer: str) -> float:
-    """Content tokens of an answer of the enumerable language."""
+    """Number of content tokens in an answer of the enumerable language."""
     return float(len(answer.removesuffix(".")))

@@ -1,4 +1,4 @@
-"""Tiny images and sounds for tests, drawn by their arguments."""
+"""Tiny images and sounds for tests, determined by their arguments."""
 
 import io
 import math

@@ -16,7 +16,7 @@ from afzal import objectives
 from afzal.objectives import Pairs, Scored, pairs
 
 F64 = torch.float64
-# those on data; losses on rollouts have tests of their own
+# objectives on data; losses on rollouts have separate tests
 EVERY = [name for name, o in objectives.REGISTRY.items() if o.scores != "rollout"]
 WITH_REFERENCE = [name for name in EVERY if objectives.get(name).needs_reference]
 ON_PAIRS = [name for name in EVERY if objectives.get(name).unit == "pair"]
@@ -24,9 +24,9 @@ EXTRAS = ("log_sum_p2", "kl_ref_policy", "logp_away", "logp_towards", "piece_log
 
 
 def of_each_kind(names: Iterable[str]) -> list[Any]:
-    """The names as parameters of a test of what surrounds an objective: the first of each kind, the others when slow.
+    """Names as parameters of a test of the code around an objective: the first of each kind, the others marked slow.
 
-    Two are of a kind where the loop asks the same of them. What each of them computes has tests of its own.
+    Two are of a kind if the loop treats them alike. What each of them computes has separate tests.
     """
     seen: set[Any] = set()
     params = []
@@ -40,7 +40,7 @@ def of_each_kind(names: Iterable[str]) -> list[Any]:
 
 
 def scored(logps: Any, lengths: list[int] | None = None, **extras: Any) -> Scored:
-    """Responses of the given summed log-probs, spread evenly over their tokens; extras are given per token."""
+    """Responses with the given summed log-probs, spread evenly over their tokens; extras are given per token."""
     logps = torch.as_tensor(logps, dtype=F64)
     lengths = lengths or [1] * len(logps)
     tokens = torch.cat([(value / n).repeat(n) for value, n in zip(logps, lengths, strict=True)])
@@ -77,7 +77,7 @@ def _real(given: Any, default: list[float]) -> Tensor:
 
 
 def fill(name: str, policy: Scored, **given: Any) -> dict[str, Any]:
-    """The arguments that the loop would fill in, unless they are given."""
+    """Fill in the arguments that the loop would, unless they are given."""
     objective = objectives.get(name)
     if objective.statistic is not None:
         given.setdefault("statistic", torch.zeros((), dtype=policy.token_logps.dtype))
@@ -99,7 +99,7 @@ def run(name: str, policy: Scored, reference: Scored | None, given: Pairs, **par
 
 
 def mean_loss(name: str, policy: Scored, reference: Scored | None, given: Pairs, **parameters: Any) -> Tensor:
-    """What the loop makes of the losses: the weighted sum over the count."""
+    """The loop's reduction of the losses: the weighted sum over the count."""
     losses, _ = run(name, policy, reference, given, **parameters)
     weights = objectives.unit_weights(objectives.get(name).unit, given, policy.response_of).to(losses.dtype)
     return (losses * weights).sum() / weights.sum()
@@ -108,7 +108,7 @@ def mean_loss(name: str, policy: Scored, reference: Scored | None, given: Pairs,
 def random_case(name: str, seed: int, *, groups: int = 3, dtype: torch.dtype = F64) -> tuple[Scored, Scored, Pairs]:
     """A policy, a reference and opinions on 2 to 4 responses of 1 to 6 tokens for each of some prompts.
 
-    Log-probs are multiples of 2^-12, so that their sums are exact in float32. What an objective does not use is
+    Log-probs are multiples of 2^-12, so their sums are exact in float32. Fields that an objective does not use are
     neutral: p and weight 1.
     """
     rng = torch.Generator().manual_seed(seed)
@@ -127,7 +127,7 @@ def random_case(name: str, seed: int, *, groups: int = 3, dtype: torch.dtype = F
         "logp_towards": policy + exact(0.1 * rand(m) - 0.05),
     }
     wanted = set(objectives.get(name).all_extras)
-    if wanted & {"piece_log_ratio", "changed"}:  # drawn only here, so that all else is drawn as it always was
+    if wanted & {"piece_log_ratio", "changed"}:  # drawn only here, so that all other draws stay the same
         extras |= {"piece_log_ratio": exact(rand(m) - 0.5), "changed": (rand(m) < 0.5).to(dtype)}
     starts = torch.cumsum(sizes, 0) - sizes
     index = torch.cat([_pairs_of(int(s), int(n)) for s, n in zip(starts, sizes, strict=True)])
@@ -163,7 +163,7 @@ def _pairs_of(start: int, size: int) -> Tensor:
 
 
 def with_numbers(name: str, trees: list[Any]) -> list[Any]:
-    """Trees with the numbers that an objective asks of their tokens, made up: every second token is a changed one."""
+    """Trees with invented values for an objective's per-token inputs: every second token is a changed one."""
     if "changed" not in objectives.get(name).extras:
         return trees
     marked = lambda b: replace(b, numbers={"changed": np.arange(int(b.scored.sum()), dtype=np.float32) % 2})  # noqa: E731

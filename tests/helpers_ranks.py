@@ -20,7 +20,7 @@ def start_ranks(arguments: list[str], n: int, **environment: str) -> list[Any]:
 
 
 def start_group(target: Any, n: int, argument: Any, **environment: str) -> list[Any]:
-    """``n`` processes that call ``target(argument, environment)``, and that ranks of one group would be."""
+    """``n`` processes that call ``target(argument, environment)`` as ranks of one group."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,4 +1,4 @@
-"""What a stand-in for an OpenAI-compatible server says."""
+"""Replies of a stand-in for an OpenAI-compatible server."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def send_reply(handler: BaseHTTPRequestHandler, said: str, **more: Any) -> None:
-    """Answer a request with one finished message; ``more`` stands beside it, such as ``usage``."""
+    """Answer a request with one finished message; ``more`` adds other fields, such as ``usage``."""
     reply = {"choices": [{"message": {"content": said}, "finish_reason": "stop"}], **more}
     handler.send_response(200)
     handler.end_headers()

@@ -1,4 +1,4 @@
-"""Makes run folders that look like real ones: metrics with noise, samples, losses, audit, configuration."""
+"""Realistic run folders: metrics with noise, samples, losses, audit, configuration."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def dpo_metrics(
     for step in range(steps + 1):
         t = step / steps
         if step:
-            before = (step - 1) / steps  # a step's metrics are of the weights before its update
+            before = (step - 1) / steps  # a step's metrics describe the weights before its update
             lines.append(
                 _train_line(rng, step, before, (loss, margin, train_accuracy, chosen_fall, gap, grad), tokens, noise)
             )
@@ -295,14 +295,14 @@ def stopped_run(folder: Path) -> Path:
 
 
 def empty_run(folder: Path) -> Path:
-    """A run that failed before its first step: facts alone."""
+    """A run that failed before its first step: only facts."""
     told = facts(status="failed", stop_reason="AfzalError: no such model", step=0)
     del told["data"], told["model"]
     return write_run(folder, metrics=[], facts=told, config=None, samples=None, audit=None, losses=None)
 
 
 def comparison() -> dict[str, Any]:
-    """What ``compare.json`` holds of two methods."""
+    """Contents of ``compare.json`` for two methods."""
     figure = lambda v: {"value": v, "low": v - 0.1, "high": v + 0.1, "n": 2}  # noqa: E731
     total = {"sum": 4.0, "count": 2, "mean": 2.0}
     cost = {"seconds": 1.0, "tokens": 10, "generated": 0}

@@ -1,4 +1,4 @@
-"""Small rounds of ``afzal iterate``: two of two updates each, about two seconds."""
+"""A small run of ``afzal iterate``: two rounds of two updates each, about two seconds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from afzal.iterate import iterate
 
 
 def settings(folder: Path, out: Path, **overrides: Any) -> IterateConfig:
-    """Of rounds of ``folder/model`` on ``folder/pairs.jsonl``, which the reward ``letters`` of the overrides judges."""
+    """Settings of rounds of ``folder/model`` on ``folder/pairs.jsonl``, judged by the reward ``letters``."""
     small: dict[str, Any] = {"n": 4, "max_new_tokens": 6, "max_tokens": 64, "require_eos": False, "held_out": 4}
     small |= {"held_out_samples": 2, "rounds": 2, "batch_size": 4, "lr": 1e-3, "max_steps": 2, "eval_fraction": 0.0}
     base = {"model": str(folder / "model"), "prompts": str(folder / "pairs.jsonl"), "out": str(out)}
@@ -22,7 +22,7 @@ def settings(folder: Path, out: Path, **overrides: Any) -> IterateConfig:
 
 
 def run(folder: Path, out: Path, *, resume: bool = False, **overrides: Any) -> Path:
-    """The folder of the rounds, which have run."""
+    """Run the rounds; return their folder."""
     with one_thread():
         return iterate(settings(folder, out, **overrides), resume=resume)
 

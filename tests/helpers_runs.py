@@ -19,7 +19,7 @@ _CONTEXT.set_forkserver_preload(
 
 
 def model_folder(path: Path, kind: str = "LlamaConfig", **overrides: Any) -> Path:
-    """A random two-layer Llama over bytes, or another kind of model, with its tokenizer, as a folder."""
+    """A folder with a random two-layer Llama over bytes, or another model, and its tokenizer."""
     import torch
     import transformers
     from helpers_tokenizers import byte_tokenizer
@@ -45,7 +45,7 @@ def model_folder(path: Path, kind: str = "LlamaConfig", **overrides: Any) -> Pat
 
 
 def pair_file(path: Path, n: int = 48) -> Path:
-    """Pairs whose preferred answers are polite: something a tiny model can learn."""
+    """Pairs whose preferred answers are polite, which a tiny model can learn."""
     rng = random.Random(0)
     rows = []
     for i in range(n):
@@ -74,7 +74,7 @@ def settings(folder: Path, out: Path, **overrides: Any) -> dict[str, Any]:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Bytes are compared only between runs on equal numbers of threads: another number is another order of sums."""
+    """Use one thread: bytes can be compared only between runs with equal thread counts, which fix the order of sums."""
     import torch
 
     threads = torch.get_num_threads()
@@ -86,7 +86,7 @@ def one_thread() -> Iterator[None]:
 
 
 def command_line(method: str, given: dict[str, Any], *more: str) -> list[str]:
-    """``afzal train METHOD`` with these settings as flags; None stands for a setting that is left out."""
+    """``afzal train METHOD`` with these settings as flags; None leaves a setting out."""
     flags = [(f"--{name.replace('_', '-')}", str(value)) for name, value in given.items() if value is not None]
     return ["train", method, *(part for pair in flags for part in pair), *more]
 
@@ -99,12 +99,12 @@ def _run(arguments: list[str]) -> None:
 
 
 def start(method: str, given: dict[str, Any], *, resume: bool = False) -> Any:
-    """The command line in a process of its own, forked from a server in which everything is imported already."""
+    """Start the command line in a separate process, forked from a server that has already imported everything."""
     return start_command(command_line(method, given, *(["--resume"] if resume else [])))
 
 
 def start_command(arguments: list[str]) -> Any:
-    """Any command line of Afzal, likewise."""
+    """Start any command line of Afzal in the same way."""
     process = _CONTEXT.Process(target=_run, args=(arguments,), daemon=True)
     process.start()
     return process
@@ -117,9 +117,9 @@ def finished(process: Any, seconds: float = 300) -> int:
 
 
 def kill_at(arguments: list[str], path: Path, *, after: float = 0.0, patience: float = 300) -> int:
-    """Start a command line, kill it so many seconds after a file or folder is there, and return its exit code.
+    """Start a command line, kill it ``after`` seconds after a file or folder appears, and return its exit code.
 
-    It is that of SIGKILL unless the command had ended before.
+    The code is that of SIGKILL unless the command ended first.
     """
     process = start_command(arguments)
     while process.is_alive() and not path.exists():
@@ -130,7 +130,7 @@ def kill_at(arguments: list[str], path: Path, *, after: float = 0.0, patience: f
 
 
 def fingerprint(out: Path) -> dict[str, str]:
-    """What must be the same whether or not a run was interrupted: weights, metrics (but for time), samples."""
+    """What must not depend on interruptions: weights, metrics (except times), samples."""
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     metrics = [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
     return {
@@ -142,7 +142,7 @@ def fingerprint(out: Path) -> dict[str, str]:
 
 
 def interrupt_after(monkeypatch: Any, n: int, key: str) -> None:
-    """Let runs end as by Ctrl+C when they have logged ``n`` records with ``key``; ``monkeypatch.undo()`` ends it."""
+    """Interrupt runs as by Ctrl+C after ``n`` logged records with ``key``, until ``monkeypatch.undo()``."""
     from afzal import runs
 
     seen, append = [], runs.Run.log
@@ -157,5 +157,5 @@ def interrupt_after(monkeypatch: Any, n: int, key: str) -> None:
 
 
 def dropped_lines(prepared: Any) -> list[dict[str, Any]]:
-    """What ``dropped.jsonl`` would say of prepared data."""
+    """The lines of ``dropped.jsonl`` for prepared data."""
     return [drop.line() for drop in prepared.dropped]

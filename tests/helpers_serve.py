@@ -1,4 +1,4 @@
-"""``transformers serve`` as a real OpenAI-compatible server that is not ours."""
+"""``transformers serve`` as a real third-party OpenAI-compatible server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ START_S = 180
 
 @contextmanager
 def serving(model: Path | None = None) -> Iterator[tuple[str, subprocess.Popen]]:
-    """Its address and the process; with ``model`` it serves that folder alone, else whichever a request names."""
+    """The server's address and process; it serves only the folder ``model`` if given, else any that a request names."""
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         pytest.skip(f"transformers serve needs {', '.join(missing)}: pip install 'afzal[serve]'")
     with socket.socket() as free:

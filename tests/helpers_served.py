@@ -1,4 +1,4 @@
-"""A server of answers whose replies are written by hand, and what every test with one needs."""
+"""A server with scripted answers, and helpers for the tests that use it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from afzal.servers import client
 
 
 class Scripted(ThreadingHTTPServer):
-    """Answers ``said N`` with seed N; of each question the faults in ``plan`` come first."""
+    """A server that answers ``said N`` to seed N; the faults in ``plan`` come first for each question."""
 
     def __init__(self) -> None:
         self.plan: list[str] = []
@@ -91,7 +91,7 @@ def scripted() -> Iterator[Scripted]:
 
 
 def wait_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the waits between tries of a request, which are counted elsewhere."""
+    """Skip the waits between tries of a request, which other tests count."""
     start = client.Server.__init__
     assert start.__defaults__ is not None
     quick = tuple((lambda seconds: None) if d is time.sleep else d for d in start.__defaults__)

@@ -1,4 +1,4 @@
-"""The syntax trees of source files, of which many tests of the house ask something."""
+"""The syntax trees of source files, used by many tests of the house."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ast
 from functools import lru_cache
 
 
-@lru_cache(maxsize=1024)  # all of the package, once per process; nobody changes a tree
+@lru_cache(maxsize=1024)  # the complete package, once per process; nobody changes a tree
 def parsed(source: str) -> ast.Module:
     """The tree of a file's text."""
     return ast.parse(source)

@@ -1,4 +1,4 @@
-"""Tiny tokenizers built on the spot: no download, each with one of the quirks that real ones have."""
+"""Tiny tokenizers built on the fly, without downloads, each with a quirk of real ones."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def byte_tokenizer(
     """One token per UTF-8 byte (ids 0-255 are the byte values), then ``<pad>`` 256, ``<bos>`` 257, ``<eos>`` 258.
 
     Args:
-        add_bos: the tokenizer puts BOS before a text by itself.
+        add_bos: the tokenizer itself puts BOS before a text.
         template: chat template; its special markers get ids from 259 on.
     """
     vocab = {character: byte for byte, character in _byte_characters().items()}
@@ -80,7 +80,7 @@ def bpe_tokenizer(
     pre_split: bool = True,
     corpus: Sequence[str] = CORPUS,
 ) -> PreTrainedTokenizerFast:
-    """Byte-level BPE (GPT-2 style) trained on the spot.
+    """Byte-level BPE (GPT-2 style) trained on the fly.
 
     Args:
         pre_split: split into words first, as GPT-2 does; without it merges cross spaces, newlines and thus the
@@ -107,7 +107,7 @@ def merging_tokenizer(merges: Iterable[tuple[str, str]], **options: Any) -> PreT
 
 
 def llama_tokenizer(*, template: str | None = None, vocab_size: int = 600) -> PreTrainedTokenizerFast:
-    """SentencePiece-like BPE as Llama 2 has it: U+2581 prepended to every text, byte fall-back, BOS added."""
+    """SentencePiece-like BPE as in Llama 2: U+2581 prepended to every text, byte fall-back, BOS added."""
     trained = Tokenizer(models.BPE())
     trained.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     specials = ["<unk>", "<s>", "</s>"] + [f"<0x{b:02X}>" for b in range(256)]

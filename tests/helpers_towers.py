@@ -1,4 +1,4 @@
-"""Tiny models of the multimodal families with their processors, made from configurations, and media to show them."""
+"""Tiny models of the multimodal families with their processors, built from configurations, and media for them."""
 
 from __future__ import annotations
 
@@ -198,8 +198,8 @@ VOXTRAL_SPECIALS += ["[AUDIO]", "[BEGIN_AUDIO]", *(f"<SPECIAL_{k}>" for k in ran
 
 @cache
 def voxtral_files() -> TemporaryDirectory[str]:
-    """A folder with a vocabulary and settings of sounds as Voxtral's: 35 special tokens, the 256 bytes and five pieces
-    of words, and sounds in lengths of 2 s, which are 25 tokens each."""
+    """A folder with a Voxtral-like vocabulary (35 special tokens, the 256 bytes, five word pieces) and audio settings
+    (chunks of 2 s, 25 tokens each)."""
     import transformers as T
 
     folder = TemporaryDirectory(prefix="voxtral-")
@@ -252,7 +252,7 @@ FAMILIES: dict[str, tuple[str, Callable[[], tuple[Any, Any]]]] = {
     "qwen2_audio": ("audio", qwen2_audio),
     "voxtral": ("audio", voxtral),
 }
-"""Family: the kind of media that it reads, and what makes a model and its processor."""
+"""Per family: its kind of media, and the function that makes a model and its processor."""
 
 
 def made(family: str, seed: int = 0) -> tuple[Any, Any]:
@@ -260,7 +260,7 @@ def made(family: str, seed: int = 0) -> tuple[Any, Any]:
     torch.manual_seed(seed)
     model, processor = FAMILIES[family][1]()
     for name, weights in model.named_parameters():
-        if "mm_input_projection" in name:  # which begins at 0, so that no picture would make a difference
+        if "mm_input_projection" in name:  # it starts at 0, so images would have no effect
             torch.nn.init.normal_(weights, std=0.1)
     return model.eval(), processor
 

@@ -1,4 +1,4 @@
-"""TRL set up as its peers are here: rows in the given order, nothing but the gradient, float32 on the CPU."""
+"""TRL configured like its peers: rows in the given order, plain gradients, float32 on the CPU."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def trl_arguments(out: Path, batch_size: int, lr: float, **more: Any) -> Any:
-    """TRL's settings of one epoch."""
+    """TRL's settings for one epoch."""
     import trl
 
     return trl.DPOConfig(
@@ -32,7 +32,7 @@ def trl_arguments(out: Path, batch_size: int, lr: float, **more: Any) -> Any:
 
 
 def in_order() -> Any:
-    """TRL's trainer, which takes rows as they come."""
+    """TRL's trainer with rows in the given order."""
     import trl
     from torch.utils.data import SequentialSampler
 

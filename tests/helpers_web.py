@@ -1,4 +1,4 @@
-"""A page without a network: rows on disk, an open folder with a clock that is turned by hand, and a served one."""
+"""Annotation pages without a network: rows on disk, an open folder with a manual clock, and a served one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SOURCE = str(Path(afzal.__file__).parents[1])
 
 
 class Clock:
-    """Seconds since the epoch, turned by hand."""
+    """Seconds since the epoch, advanced manually."""
 
     def __init__(self) -> None:
         self.now = 1_800_000_000.0
@@ -63,7 +63,7 @@ _ids = iter(range(10**9))
 
 
 def answer(desk: Desk, name: str, folder: Folder | None = None, **said: Any) -> dict[str, Any]:
-    """Answer the person's question, and return the line of the journal."""
+    """Answer the person's question, and return the journal line."""
     asked = desk.next(name)
     assert asked["state"] == "ask", asked
     body = {"id": f"id{next(_ids):08d}", "question": asked["question"], "position": asked["position"]}
@@ -77,7 +77,7 @@ def answer(desk: Desk, name: str, folder: Folder | None = None, **said: Any) -> 
 
 @contextmanager
 def served(*arguments: str, cwd: Path) -> Iterator[tuple[list[str], subprocess.Popen[str]]]:
-    """``afzal annotate ... --headless`` in a process of its own: the addresses, and the process, which is killed."""
+    """``afzal annotate ... --headless`` in a separate process: the addresses, and the process, which is killed."""
     process = _headless("annotate", *arguments, cwd=cwd)
     try:
         assert process.stdout is not None
@@ -92,7 +92,7 @@ def served(*arguments: str, cwd: Path) -> Iterator[tuple[list[str], subprocess.P
 
 @contextmanager
 def page_of(verb: str, *arguments: str, cwd: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """``afzal VERB ... --headless`` of a page with one address, which is the first line of the process's output."""
+    """``afzal VERB ... --headless`` for a page with one address, the first line of the process's output."""
     process = _headless(verb, *arguments, cwd=cwd)
     try:
         assert process.stdout is not None
@@ -114,12 +114,12 @@ def _headless(verb: str, *arguments: str, cwd: Path) -> subprocess.Popen[str]:
 
 
 def first_text(question: dict[str, Any], place: int = 0) -> str:
-    """The text of the response in a place on the screen."""
+    """The text of the response at a position on the screen."""
     return question["responses"][place][0]["parts"][0]["text"]
 
 
 def vote_all(client: Client, choose: Any) -> int:
-    """Answer until there is nothing to answer; the number of answers."""
+    """Answer until no question is left; return the number of answers."""
     asked, count = client.next(), 0
     while asked["state"] == "ask":
         asked, count = client.vote(asked, **choose(asked))["next"], count + 1
@@ -134,7 +134,7 @@ def lines_of(folder: Path) -> list[dict[str, Any]]:
 def raw(
     address: str, method: str, path: str, body: bytes | None = None, **headers: str
 ) -> tuple[int, dict[str, str], bytes]:
-    """A request as a stranger would send it; ``_`` in a name of a header stands for ``-``."""
+    """A request as a stranger would send it; ``_`` in a header name means ``-``."""
     connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=20)
     try:
         connection.putrequest(method, path, skip_host="Host" in headers, skip_accept_encoding=True)

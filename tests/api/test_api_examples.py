@@ -21,7 +21,7 @@ from benchmarks import guide
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the examples assume: ``my-model``, ``prefs.jsonl``, ``rewards.py``, ``principles.yaml`` and two runs."""
+    """Files of the examples: ``my-model``, ``prefs.jsonl``, ``rewards.py``, ``principles.yaml`` and two runs."""
     place = tmp_path_factory.mktemp("examples")
     model_folder(place / "my-model")
     pair_file(place / "prefs.jsonl", 40)

@@ -87,7 +87,7 @@ def test_rows_that_json_cannot_say_are_named(tmp_path: Path):
     assert "images and sounds are given by path" in raised.value.why
     with pytest.raises(AfzalError, match="data holds no rows"):
         keep([], tmp_path, "data")
-    assert list(tmp_path.iterdir()) == []  # no half of a file stays
+    assert list(tmp_path.iterdir()) == []  # no partial file is left
     splits = datasets.DatasetDict(a=datasets.Dataset.from_list([{"x": 1}]), b=datasets.Dataset.from_list([{"x": 1}]))
     with pytest.raises(AfzalError, match="several splits: a, b"):
         keep(splits, tmp_path, "data")
@@ -144,7 +144,7 @@ def test_a_callback_stops_the_run_which_is_then_whole(given: dict[str, Any]):
     facts = run.facts()
     assert (run.status(), facts["step"], facts["steps"]) == ("finished", 1, 3)
     assert facts["stop_reason"].endswith("enough: the loss is low enough")
-    assert run.latest("eval")["step"] == 1  # what was trained is also measured
+    assert run.latest("eval")["step"] == 1  # the trained model is also evaluated
     assert (run.path / "model.safetensors").is_file()
 
 
@@ -175,7 +175,7 @@ def test_a_run_draws_itself_for_a_notebook(given: dict[str, Any]):
     assert shown.count("data:image/svg+xml;base64,") == 2
     assert "finished" in shown
     assert "<script" not in shown
-    assert "<style" not in shown  # nothing that reaches the rest of the notebook
+    assert "<style" not in shown  # nothing that affects the rest of the notebook
     plot = run.plot("loss", "tokens")
     assert list(plot.drawings) == ["loss", "tokens"]
     files = plot.save("drawings")

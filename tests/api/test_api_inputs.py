@@ -1,4 +1,4 @@
-"""What Python gives becomes settings: rows become files, and nothing else that bears the name of rows does."""
+"""Python arguments become settings: rows become files, other values under the same names do not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROWS = [{"prompt": "Hi", "chosen": "Hello.", "rejected": "No."}]
 
 
 def samples(prompt: str, answer: str) -> float:
-    """A reward that is named as a setting of rows is."""
+    """A reward with the name of a setting that takes rows."""
     return float(len(answer) - len(prompt))
 
 

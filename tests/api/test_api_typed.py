@@ -1,4 +1,4 @@
-"""The package says that it is typed: a program that uses it is checked strictly, and a wrong use is found."""
+"""The package is marked as typed: pyright checks a program that uses it strictly and reports a wrong use."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ run.nothing()
 
 @pytest.fixture
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder into which the built wheel was unpacked: what a person who installs Afzal has."""
+    """The folder into which the built wheel was unpacked, as after an installation."""
     folder = tmp_path_factory.mktemp("wheel")
     offline = ["--no-build-isolation"] if find_spec("hatchling") else []
     words = [sys.executable, "-m", "pip", "wheel", "--no-deps", *offline, "-w", str(folder), str(ROOT)]
@@ -40,7 +40,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def faults(folder: Path, program: str, package: Path = ROOT / "src") -> list[str]:
-    """The rules that pyright, strict, finds broken in a program; of its own lines only.
+    """The rules that a program's own lines break under strict pyright.
 
     Args:
         package: the folder that holds ``afzal``.
@@ -59,7 +59,7 @@ def faults(folder: Path, program: str, package: Path = ROOT / "src") -> list[str
 
 @pytest.mark.slow
 def test_the_wheel_says_that_it_is_typed(installed: Path, tmp_path: Path):
-    """From the wheel alone: without its mark, or a file of its types, the program would have faults."""
+    """From the wheel alone: without ``py.typed``, or with a module missing, pyright would report faults."""
     assert (installed / "afzal" / "py.typed").is_file()
     assert faults(tmp_path, USAGE.read_text("utf-8"), installed) == []
     # the check is of these files, and not of another Afzal beside them

@@ -1,4 +1,4 @@
-"""Afzal as a typed program uses it; checked by pyright in test_api_typed.py, never run."""
+"""A typed program that uses Afzal; checked by pyright in test_api_typed.py, never run."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def short(prompt: str, answer: str) -> float:
 
 
 def watch(progress: Progress) -> None:
-    """A callback that may end the run."""
+    """A callback that can end the run."""
     if progress.step > 10:
         progress.stop("enough")
 
 
 def train(rows: Sequence[dict[str, Any]]) -> Run:
-    """A run on rows in memory, with callbacks, and what it came to."""
+    """A run on rows in memory, with callbacks; returns its result."""
     run = afzal.fit("dpo", model="my-model", data=list(rows), out="runs/dpo", lr=1e-4, beta=0.1, on_step=watch)
     status: str = run.status()
     folder: Path = run.path
@@ -37,7 +37,7 @@ def train(rows: Sequence[dict[str, Any]]) -> Run:
 
 
 def measure(run: Run) -> bool:
-    """Whether it is better, by a function of two texts."""
+    """Whether the model is better, judged by a function of two texts."""
     checked: Result = afzal.api.check("prefs.jsonl")
     judged = afzal.api.judge(run, against="my-model", judge=short, prompts="prompts.jsonl", n=2)
     answers = afzal.api.generate(model=run, prompts=["Hello"], max_new_tokens=8)
@@ -48,7 +48,7 @@ def measure(run: Run) -> bool:
 
 
 def rounds() -> Run | None:
-    """Rounds with a Python reward; an error says what, where and how to mend it."""
+    """Rounds with a Python reward; an error says what, where and how to fix it."""
     try:
         return afzal.api.iterate(model="my-model", prompts="prompts.jsonl", reward=short, rounds=2)
     except AfzalError as error:

@@ -1,4 +1,4 @@
-"""Sides in processes of their own: what each writes, what is done again, and how their files become one."""
+"""Sides in separate processes: what each writes, what is repeated, and how their files are merged."""
 
 from __future__ import annotations
 

@@ -17,11 +17,11 @@ PAGES = {
     "inverse-rl": ("inverse-rl/inverse-rl",),
 }
 TOLERANCES = "## Where everything is known"
-"""A section whose figures are the tolerances of tests."""
+"""A section whose figures are test tolerances."""
 
 
 def body(value: Any) -> Iterator[tuple[float, ...]]:
-    """Every number of a run, and every value with its interval; of seeds the mean, the lowest and the highest."""
+    """Every number of a run, every value with its interval, and the mean, minimum and maximum over seeds."""
     if isinstance(value, bool):
         return
     if isinstance(value, int | float):
@@ -42,7 +42,7 @@ def body(value: Any) -> Iterator[tuple[float, ...]]:
 
 
 def stated(text: str) -> list[tuple[str, ...]]:
-    """Values with intervals, and other numbers with two decimals or more; links, code and papers' numbers aside."""
+    """Values with intervals, and other numbers with two decimals or more; except in links, code and paper numbers."""
     before, head, rest = text.partition(TOLERANCES)
     text = before + (rest.partition("\n## ")[2] if head else "")
     text = text.partition("\n## What was measured")[2] or text
@@ -54,7 +54,7 @@ def stated(text: str) -> list[tuple[str, ...]]:
 
 
 def is_known(claim: tuple[str, ...], numbers: set[tuple[float, ...]]) -> bool:
-    """Whether a run has these numbers to the stated decimals; a fall may be stated without its sign."""
+    """Whether a run has these numbers to the stated decimals; a decrease may be stated without its sign."""
     half = [0.5000001 * 10 ** -len(n.partition(".")[2]) for n in claim]
     at = [float(n) for n in claim]
     turned = [at, [-at[0], *(-n for n in at[:0:-1])]]

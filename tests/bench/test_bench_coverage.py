@@ -1,4 +1,4 @@
-"""The figures of coverage: what is committed meets its bounds, its table says the same, and a small run agrees."""
+"""Coverage figures: the committed ones meet their bounds, the table matches them, and a small run agrees."""
 
 import json
 from pathlib import Path
@@ -23,8 +23,8 @@ def test_the_table_is_made_of_the_figures(committed):
 def test_intervals_over_prompts_hold_the_truth(committed):
     """With clustered prompts 93 to 97 % on average and in nine of ten cells; by rows it was as low as 34 %.
 
-    What lies above is near 1, where few prompts hold an error and only one end can miss. The one cell below, 93.0 % in
-    40,000 data sets, has 50 prompts of 28 rows that nearly all agree, at .97.
+    The cells above that are near 1, where few prompts contain an error and only one end can miss. The one cell below,
+    93.0 % in 40,000 data sets, has 50 prompts of 28 rows that nearly all agree, at .97.
     """
     rows = [r for r in committed["tables"]["accuracy"] if r["dependence"] > 0]
     cover = [r["coverage"] for r in rows]

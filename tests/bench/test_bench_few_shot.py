@@ -1,4 +1,4 @@
-"""The few-shot comparison: what its page says follows from the figures; labels and examples are what they should be."""
+"""The few-shot comparison: its page follows from the figures; labels and examples are correct."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LABELS = (4, 16, 64)
 
 
 def results(**curves: list[float]) -> list[dict[str, Any]]:
-    """Three seeds whose regrets lie round these curves; the reference's is 2."""
+    """Three seeds whose regrets lie around these curves; the reference's is 2."""
     flat = {name: [1.0] * 4 for name in seeds.METHODS} | curves
     return [
         {"seed": k, "start": 2.0, "processor_seconds": {"adapting": 1.0}}
@@ -75,7 +75,7 @@ def test_labels_are_votes_of_the_task(family: w.Family):
         gaps.append(rewards[x, better] - rewards[x, worse])
     assert np.mean(gaps) > 0.5 * family.scale
     sure = np.mean(1 / (1 + np.exp(-np.abs(gaps))))
-    assert np.mean(np.asarray(gaps) > 0) == pytest.approx(sure, abs=0.06)  # 300 votes, ties counted as lost
+    assert np.mean(np.asarray(gaps) > 0) == pytest.approx(sure, abs=0.06)  # 300 votes, ties counted as losses
     best = exact.optimum(world.log_ref, tasks.reward(task, w.HELD_OUT), family.beta)
     assert w.regret_of(best, task, world) == pytest.approx(0, abs=1e-9)
     assert w.start_regret(task, world) > 0.1

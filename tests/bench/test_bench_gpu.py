@@ -1,4 +1,4 @@
-"""The command for a GPU: what it needs, what it runs, and what it does without."""
+"""The GPU benchmark command: its requirements, what it runs, and what it can do without."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_the_parts_are_there_the_most_important_first(tiny):
 
 @pytest.mark.parametrize("tiny", [True, False])
 def test_every_part_s_arguments_are_understood(tiny, monkeypatch, tmp_path):
-    """Parsed by the commands' own parsers: a slip here would cost a session on the GPU."""
+    """Parsed by the commands' own parsers: a typo here would waste a GPU session."""
     from benchmarks import generation, growth
     from benchmarks.dpo_step import __main__ as step
     from benchmarks.real_run import __main__ as real_run

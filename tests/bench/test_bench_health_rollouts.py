@@ -1,5 +1,5 @@
-"""The health checks of policies that learn from rewards fail as seldom as they claim: on simulated runs, here few of
-each kind, in the file 1,000."""
+"""The health checks of policies that learn from rewards fail as rarely as they claim, on simulated runs: a few of each
+kind here, 1,000 in the results file."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def test_the_figures_on_file_hold_what_is_claimed_and_are_of_the_worlds_there_ar
 
 @pytest.mark.parametrize("name", simulated.HEALTHY)
 def test_healthy_runs_raise_few_alarms(name: str):
-    """At most one of 20."""
+    """At most one alarm in 20 runs."""
     said = simulated.raised(simulated.HEALTHY[name], 20, 10_000)
     assert sum(map(bool, said)) <= 1, [[d.code for d in each] for each in said]
 
 
 @pytest.mark.parametrize("name", simulated.SICK)
 def test_sick_runs_are_found_and_named(name: str):
-    """At least 18 of 20."""
+    """In at least 18 of 20 runs."""
     wanted, pattern, world = simulated.SICK[name]
     assert sum(simulated.names(each, wanted, pattern) for each in simulated.raised(world, 20, 10_000)) >= 18
 

@@ -1,4 +1,4 @@
-"""The health checks fail as seldom as they claim: on simulated runs, here few of each kind, in the file 1,000."""
+"""The health checks fail as rarely as they claim, on simulated runs: a few of each kind here, 1,000 in the file."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def test_the_figures_on_file_hold_what_is_claimed_and_are_of_the_worlds_there_ar
 
 @pytest.mark.parametrize("name", health_sim.HEALTHY)
 def test_healthy_runs_raise_few_alarms(name: str):
-    """At most one of 30."""
+    """At most one alarm in 30 runs."""
     codes = health_sim.codes_of(health_sim.HEALTHY[name], 30, 10_000)
     assert sum(map(bool, codes)) <= 1, codes
 
 
 @pytest.mark.parametrize("name", health_sim.SICK)
 def test_sick_runs_are_found(name: str):
-    """At least 28 of 30."""
+    """In at least 28 of 30 runs."""
     wanted, world = health_sim.SICK[name]
     assert sum(bool(wanted & set(each)) for each in health_sim.codes_of(world, 30, 10_000)) >= 28
 

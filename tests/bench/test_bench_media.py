@@ -1,4 +1,4 @@
-"""`make media`: what is drawn and played, the figures, and the stages with their resumption."""
+"""`make media`: the pictures and sounds, the figures, and resumable stages."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _truths(size: world.Size) -> list[str]:
 
 
 def _digests(out: Path) -> dict[str, str]:
-    """Of what has no time of day in it: rows, answers, weights, measurements and the page."""
+    """Digests of everything that contains no time of day: rows, answers, weights, measurements and the page."""
     kept = [*out.glob("*/*.jsonl"), *out.glob("*/*.json"), *out.glob("page/*"), *out.glob("*/*/model.safetensors")]
     return {str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest() for p in kept}
 
@@ -128,7 +128,7 @@ def test_a_quick_run_that_is_killed_ends_in_the_same_bytes_and_its_page_plays(tm
         def cut(stage: Stage) -> Stage:
             def make(to: Path) -> None:
                 stage.make(to)
-                if left and stage.name == left[0]:  # all is written, nothing has its name yet
+                if left and stage.name == left[0]:  # everything is written, nothing has been renamed yet
                     left.pop(0)
                     raise Killed
 

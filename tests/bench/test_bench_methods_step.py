@@ -1,4 +1,4 @@
-"""The bench of all methods: its rows, its pace, its table, and a whole run on a small model."""
+"""The benchmark of all methods: its rows, pacing and table, and a complete run on a small model."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_words_below_two_are_never_written_and_the_reward_is_the_share_of_even_w
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch) -> work.Work:
-    """Work on a tiny model, with steps that can be seen in the losses; what a side replaces is put back."""
+    """Work on a tiny model, with steps large enough to show in the losses; whatever a side patches is restored."""
     from afzal.iterate import answers
     from afzal.recipes import rollout
     from benchmarks.methods_step import plain, sides
@@ -124,13 +124,13 @@ def test_the_rounds_take_the_prompts_in_the_order_of_the_other_sides_and_start_f
         sides.rounds(tiny, heard)
     rows = [row["prompt"] for row in work.examples("online-dpo", tiny)]
     assert len(rows) == 4
-    assert asked[:3] == [" 2 3", *rows[2:]]  # what is held out is measured first, and the first round has given answers
+    assert asked[:3] == [" 2 3", *rows[2:]]  # held-out prompts are measured first; the first round has given answers
     assert losses[0] == pytest.approx(0.6931, abs=1e-4)
     assert losses[1] != losses[0]
 
 
 class _Enough(BaseException):
-    """Ends rounds at once."""
+    """Ends the rounds immediately."""
 
 
 @pytest.mark.slow
@@ -153,7 +153,7 @@ def test_online_dpo_and_trl_have_the_same_losses_on_the_same_answers(tiny, monke
 
 
 def side(tmp_path, code: str, name: str = "side") -> pacing.Side:
-    """A process that runs ``code``, in which ``pace`` is its pace."""
+    """A process that runs ``code``, in which ``pace`` is its pacing object."""
     whole = f"from benchmarks.methods_step import pacing\nimport time\npace = pacing.of_this_process()\n{code}"
     return pacing.Side([sys.executable, "-c", whole], tmp_path / f"{name}.log", {**os.environ, "PYTHONPATH": str(ROOT)})
 
@@ -169,7 +169,7 @@ def test_sides_take_turns_and_what_they_print_is_kept_apart(tmp_path):
     for one in sides.values():
         one.stop()
     text = (tmp_path / "order").read_text()
-    assert sorted(text[:2]) == ["a", "b"]  # both were set up at once; then they went one after the other
+    assert sorted(text[:2]) == ["a", "b"]  # both were set up first; then they took turns
     assert text[2:] == "ababab"
     assert figures["left_out"] == {}
     assert figures["a"]["first_loss"] == 0.0
@@ -214,7 +214,7 @@ def test_a_pace_gives_the_processor_s_seconds_of_an_update_and_none_of_the_first
     first, second = map(json.loads, said.getvalue().splitlines())
     assert "clock" not in first
     assert first["loss"] == 2.0
-    assert 0.03 <= second["processor"] < 5  # the processor's own clock ticks in hundredths
+    assert 0.03 <= second["processor"] < 5  # the CPU clock ticks in hundredths of a second
     assert second["clock"] > 0.04
 
 
@@ -296,5 +296,5 @@ def test_a_small_run_gives_every_method_s_figures_and_the_losses_agree(tmp_path,
         assert figures["left_out"] == {}, method
         for name in {"afzal", *peers} & set(work.METHODS[method].sides):
             assert figures[name]["processor"][0] > 0
-    assert results["methods"]["kto"]["afzal"]["first_loss"] != pytest.approx(0.5, abs=1e-3)  # policy is not reference
+    assert results["methods"]["kto"]["afzal"]["first_loss"] != pytest.approx(0.5, abs=1e-3)  # policy != reference
     assert done.stdout.rstrip().endswith(table.markdown(results))

@@ -73,7 +73,7 @@ def test_without_the_stories_it_says_so(monkeypatch, tmp_path: Path, capsys):
 
 
 def _digests(out: Path) -> dict[str, str]:
-    """Of what has no time of day in it: rows, which say where they are from, votes, answers, weights and the page."""
+    """Digests of everything without a time of day: rows with their sources, votes, answers, weights and the page."""
     kept = [*out.glob("*.jsonl"), *out.glob("page/*"), *out.glob("*/model.safetensors")]
     here = str(out).encode()
     return {str(p.relative_to(out)): hashlib.sha256(p.read_bytes().replace(here, b"")).hexdigest() for p in kept}
@@ -93,7 +93,7 @@ def test_a_run_that_is_killed_after_and_within_each_stage_ends_in_the_same_bytes
         def cut(stage: people.Stage) -> people.Stage:
             def make(to: Path) -> None:
                 stage.make(to)
-                if stage.name not in made:  # all is written, nothing has its name yet
+                if stage.name not in made:  # everything is written, nothing has been renamed yet
                     made.append(stage.name)
                     raise Killed
 

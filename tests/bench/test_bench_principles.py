@@ -1,4 +1,4 @@
-"""The benchmarks of principles: committed pages are made of committed figures, and small runs come to an end."""
+"""The principles benchmarks: committed pages are generated from committed figures, and small runs finish."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_on_the_language_all_stay_below_the_optimum_and_sacpo_and_the_multiplier
     (start,), (best,) = arms["start"], arms["constrained optimum"]
     assert best["cost"] == pytest.approx(bound, abs=1e-6)
     assert best["kl_to_optimum"] == pytest.approx(0, abs=1e-9)
-    assert all(seed["cost"] > start["cost"] for seed in arms["DPO on votes alone"])  # the reward is against the bound
+    assert all(seed["cost"] > start["cost"] for seed in arms["DPO on votes alone"])  # reward against bound
     assert all(seed["cost"] <= bound for seed in arms["Lagrangian"])
     rounds = [seed["cost"] for seed in arms["C-DPO in rounds"]]  # a bound on the mean of samples: one of three is above
     assert sum(rounds) / len(rounds) <= bound

@@ -1,4 +1,4 @@
-"""The whole training as a person would do it: its material, and the run in small."""
+"""A complete training run as a user would do it: its data, and the run at a small size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bench of the training step, small: it runs, its sides agree on the losses, and Afzal does no work twice."""
+"""The training-step benchmark at a small size: it runs, its sides agree on the losses, and Afzal does no work twice."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def test_the_bench_runs_and_its_sides_agree(tmp_path):
     assert losses["afzal"] == pytest.approx(losses["plain"], rel=1e-5)
     assert 0.4 < losses["afzal"] < 1.0
     assert hh["losses"]["bf16"]["afzal"] == pytest.approx(hh["losses"]["bf16"]["plain"], rel=2e-2)
-    # so narrow a model pays more for one more attention call than for padding: the next test has the bench's own width
-    # (in bf16 on a CPU slots come in multiples of 16 besides: see below for what the same lengths execute in fp32)
+    # so narrow a model pays more for an extra attention call than for padding: the next test has the benchmark's width
+    # (in bf16 on a CPU, slots also come in multiples of 16: see below for what the same lengths execute in fp32)
     assert 1.0 <= hh["afzal"]["executed_over_minimum"] <= 1.4
     assert len(hh["plain"]["seconds"]) == 1
     assert hh["left_out"] == {}
@@ -48,7 +48,7 @@ def test_no_shape_executes_more_than_5_per_cent_above_the_least(name):
 
 
 def executed(name: str, dtype: str, **model: int) -> float:
-    """Over the least work, of lengths as the bench draws them: to count needs no forward pass."""
+    """Executed work over the minimum, for lengths as the benchmark draws them; counting needs no forward pass."""
     import torch
     from transformers import LlamaConfig
 
@@ -68,7 +68,7 @@ def executed(name: str, dtype: str, **model: int) -> float:
 @pytest.mark.parametrize("rank", [0, 4])
 @pytest.mark.parametrize("side", ["afzal", "afzal-cached", "plain"])
 def test_a_side_makes_the_updates_it_is_given_in_their_order(side, rank):
-    """Losses against a model of its own, in float32: the reference's weights, the policy's, and the rows are known."""
+    """Losses against a separate float32 model: the weights of reference and policy and the rows are known."""
     import torch
 
     from benchmarks.dpo_step import models, sides
@@ -99,7 +99,7 @@ def test_a_side_makes_the_updates_it_is_given_in_their_order(side, rank):
         ]
     wanted = [float(-torch.nn.functional.logsigmoid(0.1 * m)) for m in margins]
     assert seen[0] == pytest.approx((wanted[0] + wanted[1]) / 2, rel=1e-5)
-    assert abs(seen[0] - np.log(2)) > 1e-3  # else the comparison would say nothing
+    assert abs(seen[0] - np.log(2)) > 1e-3  # otherwise the comparison would show nothing
     # the second update is taken after a step of 1e-6, and is of the other two rows
     assert seen[1] == pytest.approx((wanted[2] + wanted[3]) / 2, rel=1e-3)
 

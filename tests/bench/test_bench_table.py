@@ -1,4 +1,4 @@
-"""The README's figures are those of the files in benchmarks/results, and the tables say what the files say."""
+"""The README's figures and the tables match the files in benchmarks/results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Targets beside figures, and `afzal plan` beside measurement."""
+"""Targets compared with figures, and `afzal plan` compared with measurements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The committed page of two domains is what its figures say, and the verdicts follow from the intervals."""
+"""The committed two-domains page matches its figures, and the verdicts follow from the intervals."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Command lines are read here with names of models and data that are nowhere."""
+"""Command lines here name models and data that do not exist."""
 
 import pytest
 
 
 @pytest.fixture(autouse=True)
 def nothing_is_looked_up(request, monkeypatch):
-    """What a command does first, with the paths that it is given, has tests of its own: test_cli_start.py."""
+    """Skip the check of paths that a command makes first; test_cli_start.py tests it."""
     if "readme" not in request.module.__name__:
         monkeypatch.setattr("afzal.cli.start.begin", lambda settings, what: None)

@@ -1,4 +1,4 @@
-"""``afzal ask`` from a pool to rows to label: what it writes, says and refuses; scores by functions and models."""
+"""``afzal ask`` from a pool to rows to label: files, messages, refusals, and scores by functions and models."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WORDS = "bird cat dog egg fish good happy ill joy kite".split()  # noqa: SIM905
 
 
 def rows(n: int = 40, *, voted: int = 0, sources: bool = False, features: int = 0, seed: int = 0) -> list[Item]:
-    """Pairs of five words; the answer with more 'good' wins where people voted."""
+    """Pairs of five-word answers; if people voted, the answer with more 'good' wins."""
     rng = np.random.default_rng(seed)
     made = []
     for k in range(n):

@@ -1,4 +1,4 @@
-"""``afzal compare`` at the command line: what a dry run says, and what is refused."""
+"""``afzal compare`` on the command line: the output of a dry run, and refusals."""
 
 from __future__ import annotations
 

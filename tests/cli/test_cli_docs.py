@@ -1,4 +1,4 @@
-"""docs/cli.md lists every verb and every setting as they are. To renew it: ``python tests/cli/test_cli_docs.py``."""
+"""docs/cli.md lists every verb and every setting. To update it: ``python tests/cli/test_cli_docs.py``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROUNDS, ROUNDS_END = "<!-- rounds: generated -->\n", "<!-- end of rounds -->"
 
 
 def table() -> str:
-    """The settings of all methods under their headings."""
+    """The table of all methods' settings under their headings."""
     rows: dict[str, dict[str, list[str]]] = {heading: {} for heading in HEADINGS}
     for method in config.METHODS:
         kind = config.CONFIGS[method]
@@ -28,7 +28,7 @@ def table() -> str:
 
 
 def rounds() -> str:
-    """The settings of ``afzal iterate`` that training does not have under the same name and words."""
+    """The settings of ``afzal iterate`` that training lacks or describes differently."""
     kind = config.IterateConfig
     known = {(key, field.description) for c in config.CONFIGS.values() for key, field in c.model_fields.items()}
     rows: dict[str, list[str]] = {}

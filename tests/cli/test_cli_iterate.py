@@ -1,4 +1,4 @@
-"""``afzal iterate``: flags, files and runs say the same; a run is gone on with by its folder."""
+"""``afzal iterate``: flags, files and run folders are equivalent; a run resumes from its folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FLAGS = ["iterate", "--model", "M", "--prompts", "P.jsonl", "--reward", "r.py:f"
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[IterateConfig, bool, str]]:
-    """What the recipe is asked for, in its place."""
+    """The calls of the recipe, which is replaced."""
     calls: list[tuple[IterateConfig, bool, str]] = []
 
     def iterate(made: IterateConfig, *, resume: bool, command: str) -> Path:

@@ -1,4 +1,4 @@
-"""The last lines of a command: one of verdict, then commands that run as they stand."""
+"""The last lines of a command: a verdict, then commands that run as written."""
 
 from __future__ import annotations
 
@@ -174,13 +174,13 @@ def test_a_word_that_is_not_whole_is_no_error_at_tab(place, capsys, monkeypatch)
     main([])
     assert "".join(capsys.readouterr()) == ""
     monkeypatch.setenv("COMP_WORDS", "afzal train dpo --be")
-    with pytest.raises(SystemExit):  # as a shell is answered
+    with pytest.raises(SystemExit):  # as the shell gets its completions
         main([])
     assert capsys.readouterr().out.split() == ["--beta"]
 
 
 def test_votes_end_with_what_can_be_done_with_them(place, capsys, monkeypatch):
-    """On stderr: addresses alone stand on stdout."""
+    """On stderr: stdout has only the addresses."""
     counts = {"votes": 3, "gold": 0, "skips": 1}
     desk = SimpleNamespace(counts=lambda: counts, queue=SimpleNamespace(is_done=lambda: False))
     folder = SimpleNamespace(desk=desk, sheet=SimpleNamespace(mode="pair"))
@@ -193,7 +193,7 @@ def test_votes_end_with_what_can_be_done_with_them(place, capsys, monkeypatch):
         "aggregate prefs.votes",
         "train dpo --model MODEL --data prefs.votes",
     ]
-    counts["gold"] = 3  # they say how good the annotators are, and train nothing
+    counts["gold"] = 3  # they measure the annotators, and train nothing
     main(["annotate", "prefs.jsonl", "--headless"])
     told = capsys.readouterr().err
     assert "3 votes (3 on rows of known truth, which train nothing)" in told

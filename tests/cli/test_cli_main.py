@@ -1,4 +1,4 @@
-"""The command line: what it imports, what it says when something is wrong, and with which exit code."""
+"""The command line: its imports, its messages when something is wrong, and its exit codes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TRAIN = ["train", "dpo", "--model", "M", "--data", "D"]
 
 
 def install(monkeypatch: pytest.MonkeyPatch, **functions: Any) -> None:
-    """Put a stand-in for the recipes, which need torch and a model, under the command line."""
+    """Replace the recipes, which need torch and a model, by a stand-in."""
     fake = SimpleNamespace(**functions)
     monkeypatch.setitem(sys.modules, "afzal.recipes", fake)
     monkeypatch.setattr(afzal, "recipes", fake, raising=False)
@@ -77,7 +77,7 @@ def test_every_verb_is_in_the_help_and_shows_its_own(capsys: pytest.CaptureFixtu
 
 
 def test_help_shows_what_stands_in_brackets(capsys: pytest.CaptureFixture[str]):
-    """Rich reads ``[png]`` as a style and leaves it out."""
+    """Rich reads ``[png]`` as a style and drops it."""
     assert main(["compare", "--help"]) == 0
     assert "'afzal[png]'" in " ".join(capsys.readouterr().out.split())
 
@@ -138,7 +138,7 @@ def test_a_slip_in_the_path_of_a_run_is_told(tmp_path, monkeypatch, capsys):
 
 
 class OutOfMemoryError(RuntimeError):
-    """Named as torch names its own."""
+    """Has the name of torch's class."""
 
 
 class Stopped(AfzalError):
@@ -225,7 +225,7 @@ def test_no_progress_bars_and_no_telemetry(monkeypatch: pytest.MonkeyPatch, caps
     ],
 )
 def test_a_remedy_names_what_the_command_has(words, said, not_said, tmp_path, capsys, monkeypatch):
-    """Readers do not know which command asks; every one of these has other names for how a file is read, or none."""
+    """Readers do not know which command calls them; each of these has other reading options, or none."""
     monkeypatch.chdir(tmp_path)
     Path("F").write_text('{"q": "hi", "good": "a", "bad": "b"}\n')
     Path("G").write_text('{"prompt": "hi", "text": "a", "x_label": true}\n')

@@ -1,4 +1,4 @@
-"""``afzal objectives``: a list, one of them, and the same as JSON."""
+"""``afzal objectives``: the list, a single objective, and both as JSON."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def test_a_file_is_measured_by_its_tokenizer(tmp_path: Path, capsys: pytest.Capt
     assert counts["items"] == 2
     assert counts["tokens"] - counts["scored"] >= 4 + 6
     online = json.loads(out(capsys, "rloo", "--model", "llama-3.2-1b", *source, "--json"))["data"]
-    assert online["scored"] == 4 * (2 + 1 + 2)  # the good answers stand for each of the four that will be written
+    assert online["scored"] == 4 * (2 + 1 + 2)  # the good answers represent each of the four that will be generated
 
 
 def test_no_model_library_is_loaded(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""The README and the examples are true: their commands run; and the file tree of the documentation is the tree."""
+"""The commands of the README and the examples run, and the file tree in the documentation is complete."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EXAMPLES = README.parent / "docs" / "examples.md"
 PACKAGE = Path(afzal.__file__).parent
 _GENERATED = {"__pycache__"}
 
-# a model that knows little ends no answer by itself; what it is asked for is less, and nothing else is different
+# a barely trained model never emits EOS; it is asked for shorter answers, and nothing else is different
 LESS = {
     ("iterate",): ["--prompts-per-round", "60", "--max-new-tokens", "24"],
     ("train", "rloo"): ["--sample-tokens", "24"],
@@ -33,7 +33,7 @@ LESS = {
 
 
 def listed() -> list[str]:
-    """The files of the page's tree, as paths below the package."""
+    """The files in the page's tree, as paths below the package."""
     block = FILES.read_text(encoding="utf-8").partition("<!-- tree -->")[2].partition("```text\n")[2]
     return list(_paths(block.partition("```")[0].splitlines()[1:]))
 
@@ -63,7 +63,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with what the README assumes: ``my-model``, ``prefs.jsonl`` and the file with a loss."""
+    """A folder with the files that the README assumes: ``my-model``, ``prefs.jsonl`` and the file with a loss."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -87,7 +87,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     (tmp_path / "my_loss.py").write_text(loss)
     monkeypatch.chdir(tmp_path)
     yield tmp_path
-    objectives.REGISTRY.pop("squared_hinge", None)  # other tests ask the registered objectives for what papers say
+    objectives.REGISTRY.pop("squared_hinge", None)  # other tests check the registered objectives against their papers
 
 
 def test_every_link_of_the_readme_leads_to_a_file():
@@ -120,7 +120,7 @@ def test_the_commands_and_the_python_lines_run(
     _learned_what_it_should()
     (python,) = blocks("python")
     capsys.readouterr()
-    # The commands above have imported every room: no room's name may have taken the place of the public function.
+    # The commands above have imported every room: no room's name must replace the public function.
     exec(compile(python, str(README), "exec"), {})
     path, accuracy = capsys.readouterr().out.split()[-2:]
     assert Path(path).is_file()
@@ -135,7 +135,7 @@ def test_the_commands_and_the_python_lines_run(
 
 
 def _learned_what_it_should() -> None:
-    """The example's page says that it learned; the same with a learning rate of 0, that it did not."""
+    """The example's report says that the run learned; with a learning rate of 0, that it did not."""
     for name, least in (("sft", 0.3), ("dpo", 0.3)):
         report = json.loads(Path("runs", name, "report.json").read_text("utf-8"))
         assert report["verdict"]["word"] == "healthy", report["verdict"]

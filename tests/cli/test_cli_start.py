@@ -1,4 +1,4 @@
-"""Wrong paths are told, and the first line is said, before anything heavy is imported."""
+"""Wrong paths are reported, and the first line is printed, before anything heavy is imported."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from afzal import config
 from afzal.cli import main
 from afzal.cli.flags import flag, off
 
-# For every setting: a text as typed, the value it means, and what else must be given for it to have an effect.
+# For every setting: a typed text, its value, and the other flags that it needs to have an effect.
 MASS = ["--constraint", "unsafe_mass", "--constraint-tokens", "a", "--constraint-weight", "1"]
 
 VALUES: dict[str, tuple[str, Any, list[str]]] = {
@@ -142,13 +142,13 @@ VALUES: dict[str, tuple[str, Any, list[str]]] = {
 
 @pytest.fixture(scope="module")
 def before() -> dict[tuple[str, ...], config.TrainConfig]:
-    """Settings of command lines that many tests begin with."""
+    """Flags that many tests begin with."""
     return {}
 
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[config.TrainConfig, bool, str]]:
-    """What the recipe was called with: (config, resume, command)."""
+    """Arguments of the recipe's call: (config, resume, command)."""
     calls: list[tuple[config.TrainConfig, bool, str]] = []
 
     def train(settings: config.TrainConfig, *, resume: bool, command: str) -> Path:
@@ -169,7 +169,7 @@ OTHERS = {("reward", "objective"): ("bradley_terry_margin", "bradley_terry_margi
 OTHERS[("irl", "objective")] = ("airl", "airl", [])
 OTHERS[("irl", "heads")] = ("3", 3, ["--objective", "demonstration_pairs"])
 OTHERS |= {(method, "reference"): ("runs/sft", "runs/sft", []) for method in ONLINE}
-"""Where a method takes other values for a setting of the same name."""
+"""Settings for which a method takes other values than the rest."""
 
 
 def settings_of(method: str) -> list[str]:
@@ -181,7 +181,7 @@ def test_the_table_above_covers_every_setting():
 
 
 def flag_of(key: str) -> str:
-    """How a setting is named on the command line."""
+    """The flag of a setting."""
     field = next(kind.model_fields[key] for kind in config.CONFIGS.values() if key in kind.model_fields)
     return off(key) if field.default is True else flag(key)
 
@@ -196,17 +196,17 @@ FOLLOWS = {
     "constraint": {"constraint_tokens", "constraint_weight"},
 }
 
-# Settings that a method has and takes no other value for; the reasons are in its file.
+# Settings that a method has but accepts only one value for; the reasons are in its file.
 REFUSED = {("meta", key) for key in ("dtype", "learn", "learned_lr", "prior", "prior_labels", "quantize")}
 REFUSED |= {("meta", "reference_sync_steps"), ("meta", "reference_mixup")}
 REFUSED |= {(method, key) for method in ONLINE for key in ("adapter_from", "prior", "prior_labels")}
 
-# Settings that are refused without others.
+# Settings that are refused unless others are given.
 TOGETHER = {"constraint": MASS[2:]}
 
 
 def each_setting() -> list[Any]:
-    """Every setting of every method; slow where another method has the very same field and takes the same values."""
+    """Every setting of every method; slow if another method has the same field and takes the same values."""
     met, cases = set(), []
     for method in config.METHODS:
         for key in settings_of(method):
@@ -269,7 +269,7 @@ def test_a_run_folder_stands_for_its_own_configuration(tmp_path: Path, seen: lis
 
 @pytest.mark.parametrize("named", ["{copy}", "{copy}/", "{copy}/run.yaml"])
 def test_a_copied_run_resumes_in_the_copy(tmp_path: Path, seen: list[Any], named: str):
-    """Its run.yaml still names the folder that it was written for; an --out that is typed counts more than both."""
+    """Its run.yaml still names the original folder; a typed --out overrides both."""
     first, copy = tmp_path / "first", tmp_path / "copy"
     first.mkdir()
     (first / "run.yaml").write_text(config.dump(config.make("ipo", model="M", data="D", out=str(first))))

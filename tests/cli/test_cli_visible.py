@@ -1,4 +1,4 @@
-"""No verb lets data, file names, run folders or the words of a model command the terminal."""
+"""No verb passes terminal control sequences from data, file names, run folders or model output to the terminal."""
 
 import json
 import os
@@ -17,7 +17,7 @@ CASES = Path(__file__).parents[3] / "shared" / "cases"
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 TITLE = "\x1b]0;PWNED\x07"
 EVIL = f"{TITLE}\x1b[2J\x1b[31mRED\x1b[8mhidden\x9b1m\u202eback\x08\r\x7f"
-NAME = EVIL.replace("/", "") + "\nerror: forged"  # a file may be called so
+NAME = EVIL.replace("/", "") + "\nerror: forged"  # a valid file name
 ROWS = [
     {"id": f"{EVIL}{k}", "prompt": f"q{k % 3}{EVIL}", "chosen": f" same{EVIL}", "rejected": f" same{EVIL}", EVIL: EVIL}
     for k in range(20)
@@ -33,7 +33,7 @@ def data(folder, name="a.jsonl", rows=ROWS):
 
 
 def clean(text):
-    """Whether a text holds nothing that a terminal obeys but line feeds and tabs."""
+    """Whether a text contains no control characters but line feeds and tabs."""
     return visible(text) == text
 
 
@@ -114,7 +114,7 @@ def test_settings_with_hostile_names_and_values(tmp_path, capsys):
 
 
 def in_a_terminal(*args, env=None):
-    """What a command writes to a terminal of its own, as bytes."""
+    """The bytes that a command writes to a pseudo-terminal."""
     parent, child = pty.openpty()
     with subprocess.Popen([sys.executable, "-m", "afzal", *map(str, args)], stdout=child, stderr=child, env=env):
         os.close(child)

@@ -1,4 +1,4 @@
-"""Judges in a comparison: against counting by hand, beside people, kept, refused before anything is trained."""
+"""Judges in a comparison: checked by hand, next to people, cached, and refused before anything is trained."""
 
 from __future__ import annotations
 
@@ -69,9 +69,9 @@ def test_wins_by_a_judge_are_those_of_counting_by_hand(tmp_path):
 
 
 def test_the_true_reward_is_a_judge_of_the_same_pairs(tmp_path):
-    """On a against b it says a, b, b, and length a, b, tie: 2 of 3 are the same. On a against the start, in both seeds,
-    a, a, tie and a, a, a: 4 of 6. On b against the start three ties, where length says b: none. So 6 of 12, and all of
-    the 6 with two winners."""
+    """On a against b it says a, b, b, and length a, b, tie: 2 of 3 agree. On a against the start, in both seeds, a, a,
+    tie and a, a, a: 4 of 6. On b against the start it says three ties and length says b: none. So 6 of 12, and all 6
+    for which both name a winner."""
     said = judged(settings(tmp_path), chosen(), PROMPTS, lambda line: None)["judge_agreement"]
     assert [(r["first"], r["second"]) for r in said] == [("long", "gold")]
     assert (said[0]["same"]["value"], said[0]["same"]["pairs"], said[0]["same"]["n"]) == (0.5, 12, 3)
@@ -79,7 +79,7 @@ def test_the_true_reward_is_a_judge_of_the_same_pairs(tmp_path):
 
 
 def test_best_of_n_meets_answers_of_other_draws(tmp_path):
-    """Answer 0 of best-of-2 was made of draws 0 and 1, so the first answer apart from it is number 2 of the other."""
+    """Answer 0 of best-of-2 was chosen from draws 0 and 1, so the first independent answer of the other is number 2."""
     best = point([["b0", "b1"]] * 3, [[0, 0]] * 3, draws=2)
     other = point([["c0", "c1", "c2", "c3"]] * 3, [[0] * 4] * 3)
     judged(settings(tmp_path), {"a": {0: best}, "start": {0: other}}, PROMPTS, lambda line: None)

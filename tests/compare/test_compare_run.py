@@ -1,4 +1,4 @@
-"""A whole comparison on the enumerable language: sampled figures against exact ones, reuse, refusal, resuming."""
+"""A complete comparison on the enumerable language: sampled figures against exact ones, reuse, refusal, resuming."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ def test_other_settings_or_inputs_are_refused_by_name(place, made, tmp_path):
 
 @pytest.mark.slow
 def test_a_comparison_that_was_stopped_goes_on_to_the_same_figures(place, made, tmp_path, monkeypatch):
-    """Stopped inside the second training: the first is used again, the second goes on from its checkpoint."""
+    """Stopped during the second training: the first is reused, the second resumes from its checkpoint."""
     dpo = {"name": "dpo", "label": "DPO <b>", "train": "dpo", "beta": 0.1}
     asked = settings(place, tmp_path / "out", methods=[dpo], rewards={"gold": GOLD})
     real, calls = trainings.train, []
@@ -238,7 +238,7 @@ def test_a_comparison_that_was_stopped_goes_on_to_the_same_figures(place, made, 
 
 
 def _forget_the_end(folder: Path) -> None:
-    """What a run looks like that was stopped by a signal after its last checkpoint, with more steps to go."""
+    """Make a run look as if a signal had stopped it after its last checkpoint, with more steps to go."""
     (folder / "model.safetensors").unlink()
     run = runs.Run(folder)
     facts = run.facts()
@@ -268,7 +268,7 @@ def test_a_finished_run_can_stand_beside_the_others(place, made, tmp_path):
 
 
 def test_a_reward_that_rises_while_the_true_one_falls_is_named(place, made, tmp_path):
-    """The rewards are turned over: judged by minus the gold reward, DPO gets worse, and gold rises."""
+    """The rewards are negated: judged by minus the gold reward, DPO gets worse, and gold rises."""
     minus = tmp_path / "minus.py"
     minus.write_text(
         "from afzal.lab.language import gold\n\ndef loss(prompt, answer):\n    return -gold(prompt, answer)\n"

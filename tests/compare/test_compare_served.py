@@ -1,4 +1,4 @@
-"""Answers of a comparison that a server writes: whose weights are asked, what is measured, and what a stop costs."""
+"""Comparison answers written by a server: whose weights are asked, what is measured, and what an interruption costs."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def kept(out: Path, name: str) -> dict[str, Any]:
 
 
 def test_each_policy_answers_with_its_own_weights_and_its_kl_is_that_of_the_texts(script, place, tmp_path):
-    """Both steps of a run and the start are folders as long as they are asked; the KL is taken along the texts."""
+    """Both steps of a run and the start are folders while they are being asked; the KL is measured along the texts."""
     weights: dict[str, bytes] = {}
 
     def says(body: dict[str, Any]) -> str:
@@ -103,7 +103,7 @@ def test_each_policy_answers_with_its_own_weights_and_its_kl_is_that_of_the_text
 
 @torch.no_grad()
 def kl(policy: str, start: str, prompt: str, text: str, *, ended: bool = True) -> float:
-    """The sum over the answer's tokens and its end, if it has one, of KL(policy || start) of what comes next, nats."""
+    """KL(policy || start) of the next token, nats, summed over the answer's tokens and its end if it has one."""
     tokenizer = open_speaker(policy).tokenizer
     before = tokenizer(prompt)["input_ids"]
     answer = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -123,7 +123,7 @@ def test_an_answer_that_was_cut_is_told_from_one_that_ended(script, place, tmp_p
     run(place, out, server, methods=[{"name": "bon", "best_of": [2]}], data=None, common=None, snapshots=None)
     answers = kept(out, "start-0")
     assert all(all(row) for row in answers["unended"])
-    # bytes, and no end marker
+    # bytes, without an end marker
     assert answers["tokens"] == [[len(text) for text in texts] for texts in answers["texts"]]
 
 
@@ -162,7 +162,7 @@ def test_a_stopped_comparison_asks_only_what_has_no_reply(script, place, tmp_pat
 
 @pytest.mark.slow
 def test_a_comparison_by_transformers_serve(place, tmp_path):
-    """A server that is not ours loads the folder of each policy: the texts are of those weights, and the KL is ours."""
+    """Another project's server loads the folder of each policy: it writes the texts, and we compute the KL."""
     out = tmp_path / "out"
     common = {"batch_size": 8, "lr": 0.03, "lr_schedule": "constant", "warmup": 0, "max_steps": 2}
     with serving() as (url, _):
@@ -170,7 +170,7 @@ def test_a_comparison_by_transformers_serve(place, tmp_path):
         run(place, out, server, common=common | {"eval_fraction": 0.0, "sample_prompts": 0}, snapshots=1)
     start, trained = kept(out, "start-0"), kept(out, "dpo-0-step-00000002")
     assert start["kl"] == [[0.0] * SAMPLES] * PROMPTS
-    assert start["texts"] != trained["texts"]  # of the same seeds
+    assert start["texts"] != trained["texts"]  # with the same seeds
     ended = [[not cut for cut in row] for row in trained["unended"]]
     final, first = str(out / "runs" / "dpo-0"), str(place / "model")
     for k, texts in enumerate(trained["texts"]):

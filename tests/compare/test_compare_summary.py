@@ -1,4 +1,4 @@
-"""The figures of a comparison from answers made by hand: budgets, levels, differences, wins, over-optimisation."""
+"""Comparison figures from hand-made answers: budgets, levels, differences, wins, over-optimisation."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_budget_includes_its_own_value_and_the_last_snapshot_within_it_is_take
 
 
 def test_default_levels_are_those_that_every_seed_reaches():
-    """a comes to 4 and 2 nats, b to 1 and 1: half of the methods reach 1."""
+    """a reaches 4 and 2 nats, b 1 and 1: half of the methods reach 1."""
     made = figures(
         settings(seeds=[0, 1]),
         {0: answers(START), 1: answers(START)},
@@ -77,7 +77,7 @@ def test_a_level_that_a_seed_does_not_reach_has_no_value():
 
 
 def test_methods_are_compared_by_differences_of_the_same_prompt():
-    """b is better by .1 on every prompt; prompts differ by tens, so that the intervals of both overlap."""
+    """b is better by .1 on every prompt; prompts differ by tens, so their intervals overlap."""
     base = 10.0 * np.arange(6)[:, None] + START + np.array([[0.0, 1.0]])
     wobble = 0.01 * np.array([1, -1, 1, -1, 1, -1])[:, None]
     made = figures(
@@ -92,7 +92,7 @@ def test_methods_are_compared_by_differences_of_the_same_prompt():
 
 
 def test_wins_leave_out_answers_of_the_same_draw_and_ties_count_half():
-    """Of the pairs (0, 1) and (1, 0) one is a win and one a tie; the start against a is the rest."""
+    """Of the pairs (0, 1) and (1, 0) one is a win and one a tie; the start's rate against a is the complement."""
     ours, theirs = np.tile([2.0, 1.0], (6, 1)), np.tile([1.0, 1.5], (6, 1))
     made = figures(settings(), {0: answers(theirs)}, {("a", 0): course((1.0, ours))})
     rates = {(w["ours"], w["theirs"]): w["value"] for w in made["wins"]}
@@ -119,7 +119,7 @@ def test_a_gain_is_ours_less_the_starts():
 
 
 def test_a_gain_is_over_the_start_of_the_same_seed():
-    """3 less 1 and 3 less 2; the start of the other seed would make 2 of both, or 1."""
+    """3 - 1 and 3 - 2; with the start of the other seed both would be 2, or 1."""
     starts, way = {0: answers(START + 1), 1: answers(START + 2)}, course((1.0, START + 3))
     made = figures(settings(seeds=[0, 1]), starts, {("a", 0): way, ("a", 1): way})
     assert made["methods"][0]["judged"]["gain"]["value"] == 1.5
@@ -148,10 +148,10 @@ def test_over_optimisation_is_named_where_it_is_clear_and_not_where_noise_makes_
 
 
 def test_a_fall_counts_on_the_prompts_that_did_not_choose_the_peak_and_where_it_is_clear():
-    """The peak is chosen on prompts 0, 2, 4, ... and what came after it is measured on 1, 3, 5, ..."""
+    """The peak is chosen on prompts 0, 2, 4, ...; the fall after it is measured on 1, 3, 5, ..."""
     both = settings(rewards={"gold": "x:y", "proxy": "x:z"})
     even = np.arange(40) % 2 == 0
-    sway = np.where(np.arange(40) // 2 % 2, 1.0, -1.0)  # on either kind of prompts half up and half down
+    sway = np.where(np.arange(40) // 2 % 2, 1.0, -1.0)  # half up and half down on both halves of the prompts
 
     def turned(*points: tuple[np.ndarray, np.ndarray]) -> list[str]:
         wide = lambda values: np.repeat(np.broadcast_to(values, 40)[:, None], 2, 1)  # noqa: E731

@@ -1,4 +1,4 @@
-"""Settings of adapters: which belong to which kind, their defaults, and what is refused by name."""
+"""Adapter settings: which belong to which kind, their defaults, and refusals by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The settings of a comparison: what is understood, and what is refused in words."""
+"""Comparison settings: what is accepted, and clear refusals of the rest."""
 
 from __future__ import annotations
 

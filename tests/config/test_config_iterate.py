@@ -1,4 +1,4 @@
-"""The settings of rounds: presets that give way, impossible combinations, and nothing that would be ignored."""
+"""The settings of rounds: presets that given values override, impossible combinations, and no ignored setting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The words of every refusal, word for word: what, where, and how to fix it."""
+"""Every refusal, word for word: what, where, and how to fix it."""
 
 from __future__ import annotations
 

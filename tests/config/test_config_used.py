@@ -1,4 +1,4 @@
-"""A setting that would be ignored is an error: every setting is read in a room that runs something."""
+"""No setting is ignored: every setting is read in a room that runs something."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOMS = ("prepare", "generate", "recipes", "rewards", "iterate", "compare", "con
 
 @cache
 def read_names() -> set[str]:
-    """Attributes read, and words quoted, in the rooms that settings are for."""
+    """Attributes and string constants in the rooms that use settings."""
     paths = [path for room in ROOMS for path in (Path(afzal.__file__).parent / room).glob("*.py")]
     nodes = [node for path in paths for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
     attributes = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
@@ -28,4 +28,4 @@ OTHERS = (config.GenerateConfig, config.ScoreConfig, config.CompareConfig, confi
 
 @pytest.mark.parametrize("kind", [*config.CONFIGS.values(), *OTHERS])
 def test_every_setting_is_read(kind: type[config.Settings]):
-    assert set(kind.model_fields) - {"preset"} <= read_names()  # a preset is read where settings are resolved
+    assert set(kind.model_fields) - {"preset"} <= read_names()  # presets are read where settings are resolved

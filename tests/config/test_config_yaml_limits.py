@@ -1,4 +1,4 @@
-"""YAML that stands for more than it holds is a person's error, at once."""
+"""YAML that expands to far more than the file contains is an immediate user error."""
 
 from pathlib import Path
 

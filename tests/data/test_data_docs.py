@@ -1,4 +1,4 @@
-"""docs/formats.md is held to what the code does."""
+"""docs/formats.md matches the code."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every format from a hand-made file, with what it must come to: prompt, answers, and above all who won."""
+"""Every format from a hand-made file, with its expected prompt, answers, and above all the winner."""
 
 from pathlib import Path
 
@@ -524,7 +524,7 @@ def winners(name):
 
 
 def test_polarity_traps_reach_the_preferences_the_right_way_round():
-    """In these files the answer that says blue (or azure) is the better one wherever there is an order."""
+    """In these files the answer that says blue (or azure) is the better one whenever there is an order."""
     assert winners("shp") == [[("Blue.", 1.0)], [("Blue!", 1.0)]]
     assert winners("helpsteer3") == [[("Blue.", 1.0)], [("Blue!", 1.0)], [("Azure.", 0.5)]]
     assert winners("arena") == [[("Blue.", 1.0)], [("Green.", 1.0)], [("Blue.", 0.5)], [], [("Blue.", 1.0)]]

@@ -1,4 +1,4 @@
-"""Damaged files: never anything but an AfzalError, always the true line, nothing lost without a count."""
+"""Damaged files: only ever an AfzalError, always the true line, no row lost uncounted."""
 
 import json
 import random
@@ -67,7 +67,7 @@ def setter(value):
     return lambda line, rng: with_field(line, rng, lambda row, name: row.__setitem__(name, value))
 
 
-# Kind of damage -> (mutation of a line, whether the line must be told as unreadable).
+# Kind of damage -> (mutation of a line, whether the line must be reported as unreadable).
 MUTATIONS = {
     "cut": (cut, True),
     "flip": (flip, None),
@@ -116,13 +116,13 @@ def attempt(path, on_error):
 
 
 def check(path, kind, line, field):
-    """Reads the file both ways; whether its fault was told with its true line, and with the field if it has one."""
+    """Read the file both ways; return whether its fault was reported with its true line, and any field."""
     must = MUTATIONS[kind][1]
     dataset, error = attempt(path, "raise")
     if must is not None:
         assert (error is not None) is must, (kind, str(error))
     told = error is not None and error.where == f"{path}:{line}"
-    if error and not told:  # faults of the file as a whole have no line; those of a row never have a wrong one
+    if error and not told:  # faults of the file itself have no line; those of a row never have a wrong one
         assert error.where == str(path), (kind, str(error))
         assert "rows cannot be read" not in error.why
     if told and field:
@@ -137,7 +137,7 @@ def check(path, kind, line, field):
 
 
 def run(folder, files, seed, capsys):
-    """Damaged files of every kind in turn: none may end in anything but a right answer or a true complaint."""
+    """Damaged files of every kind in turn: each must give a correct result or a correct error."""
     rng, told = random.Random(seed), Counter()
     path = folder / "a.jsonl"
     for n in range(files):
@@ -145,14 +145,14 @@ def run(folder, files, seed, capsys):
         data, line, field = damaged(rng, kind)
         path.write_bytes(data)
         told[kind] += check(path, kind, line, field)
-        if n % 5 == 0:  # 5 and the number of kinds have no common factor: every kind has its turn
+        if n % 5 == 0:  # 5 and the number of kinds have no common factor, so every kind has its turn
             command_line(path, capsys)
     each = files // len(MUTATIONS)
     assert {kind: n for kind, n in told.items() if MUTATIONS[kind][1] and n < 0.95 * each} == {}
 
 
 def command_line(path, capsys):
-    """`afzal check` ends with 2 and one short block where a file cannot be read, else with 0 or 1; no traceback."""
+    """`afzal check` exits with 2 and one short block if a file cannot be read, else with 0 or 1; no traceback."""
     error = attempt(path, "raise")[1]
     code = main(["check", str(path)])
     said = capsys.readouterr()

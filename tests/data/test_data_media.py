@@ -1,4 +1,4 @@
-"""Images and sounds of rows: every way to write them, their places, and every reason to refuse one."""
+"""Images and sounds in rows: every way to write them, their positions, and every reason to refuse one."""
 
 import base64
 import hashlib
@@ -47,7 +47,7 @@ def sha(content):
 
 
 def laid_out(turns):
-    """Content as words, with [kind] at each medium."""
+    """Content as text, with [kind] in place of each medium."""
     return [
         m.content
         if isinstance(m.content, str)
@@ -57,7 +57,7 @@ def laid_out(turns):
 
 
 def refused(folder, *rows, **options):
-    """The reason and detail of the one row that is not read."""
+    """The reason and detail for the one unreadable row."""
     path = put(folder, {"prompt": "Fine?", **PAIR, "images": []}, *rows)
     dataset = read(path, on_error="drop", format="conversational", **options)
     assert dataset.kept == len(rows)

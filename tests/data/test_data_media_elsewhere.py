@@ -1,4 +1,4 @@
-"""Media that are not beside their rows, or that are no media at all: what to do is said, and done by ``convert``."""
+"""Media stored away from their rows, or not media at all: the message gives the remedy, and ``convert`` applies it."""
 
 import json
 

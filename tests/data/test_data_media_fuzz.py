@@ -1,4 +1,4 @@
-"""A thousand mutated rows with media: each is read, or refused by row and reason, and nothing hangs."""
+"""A thousand mutated rows with media: each is read or refused by row and reason, and nothing hangs."""
 
 import base64
 import json
@@ -57,7 +57,7 @@ SPREAD = ("\x00", "é", "\ud800", "<image>", "<audio>", "</image>", "<|image|>")
 
 
 def bent(content, rng):
-    """The bytes of a file with one to three accidents."""
+    """The bytes of a file, damaged in one to three places."""
     for _ in range(rng.randint(1, 3)):
         at = rng.randrange(len(content) + 1) if content else 0
         match rng.randrange(5):
@@ -78,7 +78,7 @@ def bent(content, rng):
 
 
 def sound_row(rng, folder, n):
-    """A row that can be read, or one whose file had an accident."""
+    """A readable row, or one whose file is damaged."""
     name, (kind, content) = rng.choice(sorted(FILES.items()))
     if rng.random() < 0.6:
         content = bent(content, rng)
@@ -94,7 +94,7 @@ def sound_row(rng, folder, n):
 
 
 def places(value, path=()):
-    """Every place in nested lists and objects."""
+    """Every position in nested lists and objects."""
     yield path
     if isinstance(value, dict):
         for key, inner in value.items():
@@ -105,7 +105,7 @@ def places(value, path=()):
 
 
 def mutated(row, rng):
-    """The row with another value, without a key, or with other words, somewhere inside."""
+    """The row with a value changed, a key removed, or a text changed, somewhere inside."""
     row = json.loads(json.dumps(row))
     path = rng.choice([p for p in places(row) if p])
     inner = row

@@ -1,4 +1,4 @@
-"""A medium is its bytes: whatever hashes or compares items tells two images under one text apart."""
+"""A medium is identified by its bytes: hashes and comparisons distinguish two images under the same text."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Mixtures: shares by formula, an epoch of exactly these shares, and no prompt on both sides of a split."""
+"""Mixtures: shares by formula, an epoch with exactly these shares, and no prompt on both sides of a split."""
 
 from __future__ import annotations
 

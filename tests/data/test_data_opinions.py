@@ -42,7 +42,7 @@ def test_a_tie_keeps_the_lower_index_first_and_has_no_margin():
 
 @pytest.mark.parametrize("k", [2, 3, 4])
 def test_an_item_counts_once_however_many_responses_were_compared_or_rated(k):
-    """Comparisons of all pairs weigh what the ratings that give the same order do: 1 / C(K, 2) each."""
+    """Comparisons of all pairs weigh the same as ratings that give the same order: 1 / C(K, 2) each."""
     compared = preferences(item(k, *(said(i, j) for i, j in combinations(range(k), 2))))
     rated = preferences(item(k, *(Rating(i, float(k - i), "score") for i in range(k))))
     assert [(p.i, p.j, p.p, p.weight) for p in compared] == [(p.i, p.j, p.p, p.weight) for p in rated]
@@ -57,7 +57,7 @@ def test_of_some_pairs_each_weighs_its_share_of_its_votes():
 
 
 def test_ratings_order_by_score_and_ranks_the_other_way():
-    """A response's score is the mean of its ratings by weight: (3 * 1 + 1 * 5) / 4 = 2 against 3."""
+    """A response's score is the weighted mean of its ratings: (3 * 1 + 1 * 5) / 4 = 2 against 3."""
     by_score = item(2, Rating(0, 1.0, "score", 3.0), Rating(0, 5.0, "score"), Rating(1, 3.0, "score"))
     assert preferences(by_score) == (Preference(1, 0, 1.0, 1.0, 1.0),)
     assert scores(by_score) == (2.0, 3.0)
@@ -68,7 +68,7 @@ def test_ratings_order_by_score_and_ranks_the_other_way():
 
 
 def test_both_bad_says_that_neither_is_good_and_orders_nothing():
-    """Labels for KTO and BCO; no pair. What won elsewhere and was called bad here is not known."""
+    """Labels for KTO and BCO; no pair. A response that won elsewhere and was called bad here has no label."""
     both = said(0, 1, "both_bad")
     assert labels(item(2, both)) == (False, False)
     assert preferences(item(2, both)) == ()

@@ -1,4 +1,4 @@
-"""The annotation page's folder: which votes stand, which train, and what is refused."""
+"""The annotation page's folder: which votes count, which train, and what is refused."""
 
 import json
 
@@ -138,4 +138,4 @@ def test_the_commands_take_the_folder(tmp_path, capsys):
     assert main(["check", source]) == 0
     said = capsys.readouterr().out
     assert "votes.jsonl: 4 votes to train on" in said
-    assert "agree in 0.0% of 1 cases" in said  # the repeat of one person is no agreement of two
+    assert "agree in 0.0% of 1 cases" in said  # one person's repeat is not agreement between two people

@@ -1,7 +1,7 @@
-"""Files whose truth is known from the words of their answers, changed in ways that keep it: never a flipped preference.
+"""Files whose truth is in the words of their answers, mutated in ways that preserve it: never a flipped preference.
 
-Every better answer contains GOOD and every worse one "poor". A changed file may be refused; whatever is read of it must
-not have a worse answer above a better one, a worse answer labelled good, or a judged answer read as one to be learned.
+Every better answer contains GOOD and every worse one "poor". A mutated file may be refused; if it is read, no worse
+answer must rank above a better one or be labelled good, and no judged answer must be read as one to be learned.
 """
 
 import csv
@@ -69,7 +69,7 @@ def shown(rng):
     return (good(rng), bad(rng), first) if first else (bad(rng), good(rng), first)
 
 
-# --- each makes one row; the truth is in its words
+# --- each makes one row; the truth is in its text
 
 
 def standard(rng, k):
@@ -183,7 +183,7 @@ OPINION = {"label", "kto_tag", "labels", "winner", "preference", "answer", "scor
 OPINION |= {"overall_preference", "better_response_id"}
 
 
-# --- each changes rows in place; none changes what the words say
+# --- each changes rows in place; none changes the meaning of the text
 
 
 def one(change):
@@ -221,7 +221,7 @@ def odd_opinion(rng, row):
 
 
 def spell_opinion(rng, row):
-    """The same opinion in other signs; on a scale of its own, the larger number is better."""
+    """The same opinion in another notation; on its own scale, the larger number is better."""
     way = rng.choice(["text", "float", "words", "scale", "centred"])
     for name in OPINION.intersection(row) - {"scores", "ratings"}:
         value = row[name]
@@ -351,7 +351,7 @@ KINDS = {
 
 
 def damage(rng, data):
-    """Bytes cut, put in, or in another order of line ends; never a character changed into another."""
+    """Bytes removed or inserted, or other line endings; never a character replaced by another."""
     at = rng.randrange(len(data))
     return rng.choice(
         [
@@ -371,13 +371,13 @@ def damage(rng, data):
 
 
 def is_good(response):
-    """By the words of an answer; None where a change left neither of them."""
+    """Whether the answer is good by its words; None if a mutation removed both words."""
     text = answer_text(response.turns)
     return True if "GOOD" in text else False if "poor" in text else None
 
 
 def flips(dataset, judged):
-    """What of a data set contradicts the words of its answers; ``judged``: every answer of the file has an opinion."""
+    """Contradictions between a data set and the words of its answers; ``judged``: every answer has an opinion."""
     for item in dataset.items:
         for pair in preferences(item):
             better, worse = item.responses[pair.i], item.responses[pair.j]
@@ -393,7 +393,7 @@ def flips(dataset, judged):
 
 
 def run(folder, files, seed, capsys):
-    """Counts of what became of the changed files; fails at the first flip, and at anything but a right complaint."""
+    """Counts of the mutated files by outcome; fails at the first flip and at any incorrect error."""
     rng, became = random.Random(seed), Counter()
     for n in range(files):
         base = BASES[n % len(BASES)]
@@ -401,7 +401,7 @@ def run(folder, files, seed, capsys):
         names = rng.choices(list(MUTATIONS), k=rng.choice([0, 1, 1, 1, 2, 3]))
         for name in names:
             MUTATIONS[name](rng, rows)
-        # A field of opinions that is gone leaves nothing to tell by, and an odd value may make an answer of a prompt.
+        # Without its opinion field a file has no order, and an odd value can turn a prompt into an answer.
         judged = not any(
             word in name
             for name in names

@@ -1,4 +1,4 @@
-"""Rankings of K responses, what is known beside a vote, and known truths: derived, renumbered, written and read."""
+"""Rankings of K responses, data recorded with a vote, and known truths: derived, renumbered, written and read."""
 
 import json
 from dataclasses import replace
@@ -59,7 +59,7 @@ def test_two_rankings_and_a_comparison_are_pooled_pair_by_pair():
     assert scores(item(3, one, other)) == (-0.5, -0.5, -2.0)
     pooled = {(q.i, q.j): q.p for q in preferences(item(3, one, other, Comparison(1, 0, "first")))}
     assert pooled == {(1, 0): pytest.approx(2 / 3), (0, 2): 1.0, (1, 2): 1.0}
-    # a comparison besides, or rankings of different responses, give no mean place
+    # an extra comparison, or rankings of different responses, give no mean rank
     assert scores(item(3, one, Comparison(0, 1, "first"))) == (2.0, 1.0, 0.0)
     assert scores(item(3, one, Ranking(((1,), (2,))))) == (2.0, 1.0, 0.0)
     assert scores(item(3, one, Ranking(((1,), (0,)), weight=0.0))) == (0.0, -1.0, -2.0)
@@ -124,7 +124,7 @@ def test_afzal_rows_keep_rankings_times_names_and_truths(tmp_path):
 
 
 def test_what_was_not_recorded_does_not_enter_the_hash():
-    # as it was before votes had an id and a time
+    # unchanged since before votes had an id and a time
     plain = item(2, Comparison(0, 1, "first", annotator="a"), Rating(0, 1.0, "score"))
     assert fingerprint([plain]) == ("97fdf0810882cac08d29042b449c6a2e12fe71f1bf9a4742716b64fa098291cb")
 

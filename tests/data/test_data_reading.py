@@ -1,4 +1,4 @@
-"""Files, folders, detection, overrides, and what is said when something is wrong."""
+"""Files, folders, detection, overrides, and the messages when something is wrong."""
 
 import gzip
 import json
@@ -275,7 +275,7 @@ def test_a_slip_beside_a_local_folder_is_no_hub_id(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data" / "stories").mkdir(parents=True)
     with pytest.raises(AfzalError) as said:
-        read("data/storeis")  # without asking the hub, which takes half a minute where there is no network
+        read("data/storeis")  # without asking the hub, which takes half a minute without a network
     assert str(said.value) == "no such file or folder: data/storeis\n  try: did you mean data/stories?"
 
 
@@ -285,7 +285,7 @@ def test_a_slip_in_a_name_of_columns_is_told(tmp_path):
     with pytest.raises(AfzalError) as said:
         read(path, columns={"promt": "q"})
     assert str(said.value) == "columns: no format reads a field 'promt'\n  try: did you mean prompt?"
-    (item,) = read(path, columns={"prompt": "q", "category": "topic"}).items  # names of other uses are free
+    (item,) = read(path, columns={"prompt": "q", "category": "topic"}).items  # names for other purposes are free
     assert item.extra["category"] == "t"
 
 

@@ -1,4 +1,4 @@
-"""Thoughts that stand beside an answer stay with it, by any of their names, through reading, cleaning and writing."""
+"""Thoughts in a field next to an answer stay with it, under any name, through reading, cleaning and writing."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is said of rows and files that cannot be read: under the file's own names, and as what the file is."""
+"""Messages about unreadable rows and files: they use the file's own field names and its true type."""
 
 import bz2
 import gzip
@@ -92,7 +92,7 @@ def test_of_several_fields_that_may_hold_a_vote_columns_names_the_one(tmp_path):
     assert [item.votes[0].outcome for item in items] == ["second"] * 5
 
 
-# --- files that are not what their names say --------------------------------------------------------------------------
+# --- files whose names are wrong about their type --------------------------------------------------------------------
 
 
 def parquet(rows):

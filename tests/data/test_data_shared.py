@@ -136,7 +136,7 @@ def test_kto_labels():
 
 
 def test_pandalm_votes_and_agreement():
-    """Agreement of the three people's votes over all rows, worked out from the file itself."""
+    """Agreement of the three people's votes over all rows, computed from the file itself."""
     path = shared("annot/pandalm_human3.json")
     raw = json.loads(path.read_text(encoding="utf-8"))
     said = [[r[f"annotator{k}"] for k in (1, 2, 3)] for r in raw]

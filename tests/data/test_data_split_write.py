@@ -80,7 +80,7 @@ def groups(*sizes):
     "sizes", [(38, 1, 1), (38, 2), (20, 10, 5, 3, 1, 1), (30, *[1] * 10), (4,) * 10, (9, 9, 9, 9, 4)]
 )
 def test_the_share_is_of_items_not_of_groups(sizes):
-    """Of 40 items a tenth is 4: never a group of more, nor more than 8 in all, and 4 on average where groups allow."""
+    """A tenth of 40 items is 4: never a larger group, never more than 8 in all, and 4 on average where possible."""
     shares = [len(split(groups(*sizes), 0.1, seed)[1]) for seed in range(40)]
     assert max(shares) <= 8
     assert min(shares) >= 1

@@ -1,4 +1,4 @@
-"""Files of any size and kind in little memory, and faults at their true place."""
+"""Files of any size and kind in little memory, and faults at their true position."""
 
 import csv
 import gzip
@@ -79,7 +79,7 @@ def test_the_shared_parquet_is_told_and_skipped(capsys):
         pytest.skip("the shared cases are not here")
     assert main(["check", str(path)]) == 2
     assert f"{path}:1: field 'chosen'" in capsys.readouterr().err
-    assert "2 of 2 rows" in fault(path, on_error="drop").why  # and none is left
+    assert "2 of 2 rows" in fault(path, on_error="drop").why  # and no row is left
 
 
 # --- lines of tables ---
@@ -164,7 +164,7 @@ def test_faults_of_a_document_stand_where_they_stand(step, text):
     assert said(Trickle(text.encode(), step)) == said(io.BytesIO(text.encode()))
 
 
-# --- what unpacks to more than it seems ---
+# --- files that unpack to more than their size suggests ---
 
 
 def test_a_bound_on_unpacked_bytes_that_a_flag_lifts(tmp_path, capsys):
@@ -179,10 +179,10 @@ def test_a_bound_on_unpacked_bytes_that_a_flag_lifts(tmp_path, capsys):
 
 
 def megabytes(folder, name, data, *args):
-    """(exit code, peak resident memory in MB) of ``afzal check`` in a process of its own."""
+    """(exit code, peak resident memory in MB) of ``afzal check`` in a separate process."""
     path = folder / name
     path.write_bytes(data)
-    code = (  # not ru_maxrss, in which a new process has what the one had that it was forked from
+    code = (  # not ru_maxrss, which a new process inherits from the process that it was forked from
         "import sys\nfrom afzal.cli import main\ncode = main(sys.argv[1:])\n"
         "(peak,) = [line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')]\n"
         "print(code, int(peak) / 1024)"

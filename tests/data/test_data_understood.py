@@ -1,4 +1,4 @@
-"""What a file says is read, or the file is refused: nothing that changes who won or what was asked is skipped."""
+"""A file is read completely or refused: nothing that changes who won or what was asked is skipped."""
 
 import csv
 import json
@@ -223,7 +223,7 @@ def test_skip_bad_is_proposed_only_where_a_row_is_left(tmp_path):
     assert "--skip-bad" not in refused(tmp_path, [{**PAIR, "chosen": 1}], format="standard").remedy
 
 
-# --- prompts beside the answers
+# --- prompts next to the answers
 
 ANSWERS = {"chosen": "As it is GOOD.", "rejected": "As it is bad."}
 DIALOGUE = [{"from": "system", "value": "S"}, {"from": "human", "value": "Q"}]
@@ -278,7 +278,7 @@ def test_a_system_message_is_the_first_of_the_prompt_in_every_format(tmp_path, r
     plain, told = load(tmp_path, [row | {name: ""}]), load(tmp_path, [row | {name: "Be brief."}, row])
     assert told.items[0].prompt == (Message("system", "Be brief."), user("Q"))
     assert "Be brief." not in str(plain.items[0].prompt)
-    assert told.items[-1].is_chat  # rows without one are conversations too, not texts among conversations
+    assert told.items[-1].is_chat  # rows without one are also conversations, not texts among conversations
 
 
 def test_two_system_messages_that_differ_are_damage(tmp_path):
@@ -359,7 +359,7 @@ def test_tools_beside_plain_texts_refuse_the_file(tmp_path):
     assert "'tools'" in refused(tmp_path, [PAIR | {"tools": [{"name": "f"}]}]).what
 
 
-# --- structures that arrive as text
+# --- structures in the form of text
 
 SIDE = {side: [*TURN, {"role": "assistant", "content": f'It\'s {side}, "so".\n'}] for side in ("chosen", "rejected")}
 

@@ -1,4 +1,4 @@
-"""Votes as people keep them: sides, names, numbers and signs, in rows of one vote and in a column per annotator."""
+"""Votes as people store them: sides, names, numbers and signs, one vote per row or one column per annotator."""
 
 import csv
 import json
@@ -30,7 +30,7 @@ def test_a_word_that_names_no_side_is_told_with_its_place_and_column(tmp_path):
         read_rows(tmp_path, [BASE | {"winner": word} for word in ("left", "right")])
     assert error.value.where.endswith("votes.jsonl:1")
     assert "format" not in str(error.value)
-    with pytest.raises(AfzalError, match="no known format"):  # where the vote is not all that is odd
+    with pytest.raises(AfzalError, match="no known format"):  # if the vote is not the only odd value
         read_rows(tmp_path, [BASE | {"winner": "left"}, {"prompt": "p", "response_a": "x"}])
 
 
@@ -135,7 +135,7 @@ def test_a_column_of_an_annotator_with_a_damaged_cell_is_not_dropped(tmp_path):
 def test_columns_of_other_things_are_no_annotators(tmp_path):
     rows = [BASE | {"prompt": f"P{k}", "ann": "A", "ben": "B", "judge_model": "A", "language": "uz"} for k in range(3)]
     assert {name for name, _ in said(read_rows(tmp_path, rows))} == {"ann", "ben"}
-    # scores from 1 to 5 are no votes, although 1 and 2 would be
+    # scores from 1 to 5 are not votes, although 1 and 2 alone would be
     rows = [NUMBERED | {"prompt": f"P{k}", "rater_1": 1 + k, "rater_2": 5 - k} for k in range(5)]
     with pytest.raises(AfzalError):
         read_rows(tmp_path, rows)
@@ -229,7 +229,7 @@ def test_argilla_says_best_of_several(tmp_path):
 
 
 def test_no_annotator_is_left_out_for_the_end_of_their_name(tmp_path):
-    """David, Ingrid and Cname end as columns of ids and names do."""
+    """David, Ingrid and Cname end like id and name columns."""
     file = tmp_path / "wide.csv"
     file.write_text(
         "prompt,response_a,response_b,David,Ingrid,cname,user_id,row_name\n"
@@ -240,7 +240,7 @@ def test_no_annotator_is_left_out_for_the_end_of_their_name(tmp_path):
 
 
 def test_blanks_around_a_name_are_not_another_person(tmp_path):
-    """Names in other letters are kept apart, and aggregate asks about them."""
+    """Names that differ in capitalisation stay separate, and aggregate asks about them."""
     lines = [
         f"Q{k},A,B,{won},{who}" for k in range(3) for won, who in (("model_a", "ann "), ("tie", " ann"), ("tie", "Ann"))
     ]

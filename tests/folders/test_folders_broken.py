@@ -1,4 +1,4 @@
-"""Broken and hostile folders: every one is the person's error, in bounded time and memory."""
+"""Broken and hostile folders: every one gives a user error, in bounded time and memory."""
 
 import multiprocessing
 import resource
@@ -75,14 +75,14 @@ def test_a_broken_folder_is_the_persons_error(place, name):
 
 @pytest.mark.parametrize("name", [n for n, (base, _) in make.BROKEN.items() if base == "model"])
 def test_a_plan_never_fails_by_a_configuration(place, name, capsys):
-    """It reads nothing else of a folder, and plans for what it does not need to know."""
+    """It reads nothing else in a folder, and plans without what it does not need."""
     folder = str(make.copy(place, "model", "bad", make.BROKEN[name][1]))
     assert main(["plan", "dpo", "--model", folder]) in (0, 2)
     assert "bug of Afzal" not in capsys.readouterr().err
 
 
 def test_the_good_folders_load(place):
-    """The control: what is refused is what was done to them."""
+    """The control: the modification is what gets refused."""
     for base in ("model", "wide", "adapter", "wide-adapter"):
         assert load_model(str(place / base)).config.vocab_size == len(load_tokenizer(str(place / base)))
         assert is_adapter(place / base) == base.endswith("adapter")
@@ -90,7 +90,7 @@ def test_the_good_folders_load(place):
 
 
 def measured(arguments: list[str], answers: Connection) -> None:
-    """Run a command line; send its exit code, its processor seconds and the most bytes it had in memory."""
+    """Run a command line; send its exit code, CPU seconds and peak memory in bytes."""
     resource.setrlimit(resource.RLIMIT_CPU, (4 * SECONDS, 4 * SECONDS))
     before = resource.getrusage(resource.RUSAGE_SELF)
     code = main(arguments)
@@ -111,7 +111,7 @@ def line_of(place: Path, name: str) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", make.BROKEN)
 def test_and_costs_neither_time_nor_memory(place, name):
-    """In a process of its own, forked where the libraries are imported already: they take four seconds of the ten."""
+    """In a separate process, forked after the libraries were imported, which takes four of the ten seconds."""
     mine, theirs = FORKED.Pipe()
     process = FORKED.Process(target=measured, args=(line_of(place, name), theirs), daemon=True)
     process.start()
@@ -124,7 +124,7 @@ def test_and_costs_neither_time_nor_memory(place, name):
     assert size < BYTES
 
 
-# a process counts as its own what the one had that started it: the tests may have more than is allowed here
+# a process inherits the peak memory of its parent: the tests may use more than is allowed here
 LAUNCHER = """import subprocess, sys
 from resource import RUSAGE_CHILDREN, getrusage
 code = subprocess.call(sys.argv[1:])

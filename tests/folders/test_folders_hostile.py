@@ -1,4 +1,4 @@
-"""Hostile model folders: refused before anything is loaded, by the same functions that load models for every command.
+"""Hostile model folders: refused before anything is loaded, by the functions that load models for every command.
 
 Each variant plants a canary: a pickle or a module whose loading would create a file. It must never appear, and nothing
 may be written anywhere.
@@ -64,7 +64,7 @@ def good(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def place(good, tmp_path) -> Path:
-    """A copy to hurt, in a folder whose other contents are watched."""
+    """A copy to tamper with, in a folder whose other contents are watched."""
     shutil.copytree(good, tmp_path / "model")
     (tmp_path / "outside").mkdir()
     shutil.copy(good / "model.safetensors", tmp_path / "outside")
@@ -78,7 +78,7 @@ def edit(file: Path, **changes) -> None:
 
 
 def pickled(file: Path, canary: Path) -> None:
-    """As a plain pickle, or inside the zip that ``torch.save`` writes."""
+    """The canary as a plain pickle, or inside the zip that ``torch.save`` writes."""
     payload = {"lm_head.weight": Canary(canary)}
     if file.suffix in (".pkl", ".pickle", ".joblib"):
         file.write_bytes(pickle.dumps(payload))
@@ -157,7 +157,7 @@ def renamed_pickle(model: Path, canary: Path) -> None:
 
 
 def explicit_pickle(model: Path, canary: Path) -> None:
-    """transformers takes this one name for the weights although it is a pickle."""
+    """transformers accepts this file name for the weights although it is a pickle."""
     pickled(model / "adapter_model.bin", canary)
     edit(model / "config.json", transformers_weights="adapter_model.bin")
 
@@ -168,7 +168,7 @@ def pipe(model: Path, canary: Path) -> None:
 
 
 LINK_OUT = "../outside/model.safetensors"
-# name: (what is done to a good folder, what the refusal must name)
+# name: (modification of a good folder, what the refusal must name)
 HOSTILE: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     "pickle .bin": (only_pickle("pytorch_model.bin"), "pytorch_model.bin"),
     "pickle .pt": (only_pickle("model.pt"), "model.pt"),
@@ -288,9 +288,9 @@ def test_the_tokenizer_alone_is_refused_too(place, variant):
 
 @pytest.mark.parametrize(
     "variant", sorted(HOSTILE.keys() - {"weights missing"})
-)  # a tokenizer and a configuration: enough
+)  # a tokenizer and a configuration are enough
 def test_a_look_at_the_tokens_opens_no_folder_that_training_refuses(place, variant, monkeypatch):
-    """``afzal check --model`` too, whatever is typed: no question is asked."""
+    """``afzal check --model`` too, whatever is typed: it never prompts."""
     hurt, named = HOSTILE[variant]
     hurt(place / "model", place / "canary")
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question was asked"))
@@ -300,7 +300,7 @@ def test_a_look_at_the_tokens_opens_no_folder_that_training_refuses(place, varia
     assert not (place / "canary").exists()
 
 
-# --- what must still work ---------------------------------------------------------------------------------------------
+# --- folders that must still work -------------------------------------------------------------------------------------
 
 
 def test_a_good_folder_loads(good):
@@ -310,7 +310,7 @@ def test_a_good_folder_loads(good):
 
 
 def test_pickles_beside_safetensors_are_left_alone(place):
-    """Training folders of other tools hold them; they are never opened, because only safetensors is asked for."""
+    """Other tools leave them in training folders; they are never opened, because only safetensors are requested."""
     for name in ("pytorch_model.bin", "optimizer.pt", "rng_state.pth", "training_args.bin", "model.pkl", "x.ckpt"):
         pickled(place / "model" / name, place / "canary")
     weights = load_model(str(place / "model")).state_dict()

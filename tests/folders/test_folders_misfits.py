@@ -1,4 +1,4 @@
-"""Folders that do not fit what they are used with: commands x misfits, each refused by name with exit code 2."""
+"""Folders that do not fit their use: commands x misfits, each refused by name with exit code 2."""
 
 import json
 import shutil
@@ -57,7 +57,7 @@ TOKENS = ["check", "plan"]
 ALL, NAN = [*POLICIES, *SECOND, "reward"], float("nan")
 Q, NORM, HEAD = "layers.1.self_attn.q_proj.weight", "model.norm.weight", "lm_head.weight"
 QB = "layers.1.self_attn.q_proj.lora_B"
-# name: (the good folder, what is done to it, what must be said, the commands)
+# name: (the good folder, its modification, the expected message, the commands)
 MISFITS = {
     "a tensor missing": ("model", make.without(Q), Q, ALL),
     "the head missing": ("model", make.without(HEAD), HEAD, [*POLICIES, *SECOND]),
@@ -135,7 +135,7 @@ def test_good_folders_load_whether_heads_are_tied_or_not(tmp_path, tied):
 
 
 def test_old_buffers_beside_the_weights_are_no_misfit(place):
-    """Llama folders of 2023 hold the rotary frequencies of every layer."""
+    """Llama folders from 2023 contain the rotary frequencies of every layer."""
     old = make.copy(place, "model", "old", make.added("model.layers.0.self_attn.rotary_emb.inv_freq"))
     assert load_model(str(old)).config.model_type == "llama"
 
@@ -144,7 +144,7 @@ def test_old_buffers_beside_the_weights_are_no_misfit(place):
 
 
 def enlarged(place: Path, name: str) -> Path:
-    """An adapter whose base got two more rows before it was trained, as PEFT saves it."""
+    """An adapter whose base was enlarged by two rows before training, as PEFT saves it."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -186,7 +186,7 @@ def test_an_adapter_of_a_smaller_vocabulary_is_refused_with_both_sizes(place):
         load_model(str(smaller))
 
 
-# --- what a folder is, and where its base is ---
+# --- the kind of a folder, and the location of its base ---
 
 
 def test_a_configuration_of_a_model_beside_an_adapter_leaves_it_an_adapter(place):
@@ -217,7 +217,7 @@ def test_a_base_is_found_from_the_adapters_folder_and_from_the_current_one(place
     monkeypatch.chdir(place)
     assert kinds.base_of(typed) == str(place / "model")
     monkeypatch.chdir(tmp_path)
-    assert kinds.base_of(typed) == "model"  # which can be the name of a model of the hub
+    assert kinds.base_of(typed) == "model"  # which could be the name of a hub model
     with pytest.raises(AfzalError, match="no such folder here or next to the adapter"):
         load_model(str(typed))
 
@@ -258,7 +258,7 @@ def test_an_adapter_that_named_its_base_from_its_own_place_is_saved_with_its_who
     ],
 )
 def test_a_copied_adapter_is_looked_at_as_a_merged_one_is(place, hurt, named, tmp_path, capsys):
-    """Virtual tokens cannot be merged, so that export copies them."""
+    """Virtual tokens cannot be merged, so export copies them."""
     from peft import PromptTuningConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
@@ -286,12 +286,12 @@ def test_a_base_from_the_hub_keeps_its_id(path, name):
     assert kinds.stored_name(path) == name
 
 
-# --- what is found out at the end of a run, or not at all ---
+# --- misfits that would show only at the end of a run, or never ---
 
 
 @pytest.mark.parametrize("more", [[], ["--lora-rank", "2"]], ids=["whole", "adapter"])
 def test_generation_settings_that_are_read_and_not_written_do_not_end_a_run(place, more, tmp_path):
-    """As in folders of 2023: a temperature, and no sampling."""
+    """As in folders from 2023: a temperature without sampling."""
     old = make.says("generation_config.json", temperature=0.6, top_p=0.9, do_sample=False)
     folder, out = make.copy(place, "model", "old", old), tmp_path / "run"
     line = ["train", "sft", "--model", str(folder), "--data", str(place / "pairs.jsonl"), "--out", str(out)]
@@ -307,7 +307,7 @@ def test_generation_settings_that_cannot_be_written_are_refused_before_a_run(pla
 
 
 def test_packed_weights_without_a_word_in_the_configuration_are_told_as_such(place):
-    """As GPTQ writes them: other names, whole numbers."""
+    """As GPTQ writes them: other names, integers."""
 
     def pack(tensors):
         return {

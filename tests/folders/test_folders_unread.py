@@ -1,4 +1,4 @@
-"""Weights that are read in parts are those that are read whole, bit for bit, whatever a library calls them."""
+"""Weights read in parts equal those read whole, bit for bit, whatever a library names them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from afzal.errors import AfzalError
 from afzal.folders import limits, unread
 from afzal.folders.load import blank_causal_model, blank_classifier, load_causal_model, load_classifier
 
-MIXTURES = ["mixtral", "qwen2_moe", "qwen3_moe"]  # the experts lie in the files one by one
+MIXTURES = ["mixtral", "qwen2_moe", "qwen3_moe"]  # the files store each expert separately
 FAMILIES = ["llama", "gemma3", "gpt2", "gpt_neox", "phi3", "gpt_oss", "mamba", *MIXTURES]
 
 
@@ -99,7 +99,7 @@ def test_a_blank_model_takes_no_memory(tmp_path):
 
 
 def test_other_numbers_of_a_weight_are_seen(tmp_path):
-    """The control: a weight that changed in the file changes in its part, and in no other."""
+    """The control: a weight changed in the file changes its part, and no other."""
     folder = saved(tmp_path, "llama")
     blank, of = blank_causal_model(folder)
     before = filled(blank, of)
@@ -115,7 +115,7 @@ def test_other_numbers_of_a_weight_are_seen(tmp_path):
 
 
 def test_a_renamed_checkpoint_is_followed(tmp_path):
-    """Names without the prefix of the language model, as a folder of the trunk alone has them."""
+    """Names without the language model's prefix, as in a folder with only the trunk."""
     folder = Path(saved(tmp_path, "llama", tie_word_embeddings=True))
     expected = dict(load_causal_model(str(folder), dtype=torch.float32).named_parameters())
     index = folder / "model.safetensors.index.json"
@@ -134,7 +134,7 @@ def test_a_renamed_checkpoint_is_followed(tmp_path):
 
 @pytest.mark.parametrize("family", MIXTURES)
 def test_experts_that_are_stacked_stay_unread(tmp_path, family):
-    """A tensor of the model is made of two per expert, the gate above the rest; it takes no memory until it is read."""
+    """A model tensor is joined from two per expert, the gate first; it takes no memory until it is read."""
     blank, of = blank_causal_model(saved(tmp_path, family))
     joined = blank.model.layers[1].mlp.experts.gate_up_proj
     place = of.place(joined)
@@ -159,7 +159,7 @@ def test_a_model_of_joined_weights_is_saved_as_one_that_was_loaded_whole(tmp_pat
 
 
 def test_weights_that_are_computed_are_not_mapped(tmp_path, monkeypatch):
-    """Whatever a library does with the tensors but to join them, they would not be read so."""
+    """If a library does anything but join the tensors, reading parts would give other values."""
     folder = saved(tmp_path, "mixtral")
     monkeypatch.setattr(unread, "_JOINS", {"MergeModulelist"})
     with pytest.raises(AfzalError, match="made of the tensors"):
@@ -168,7 +168,7 @@ def test_weights_that_are_computed_are_not_mapped(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("computed", [torch.add, torch.maximum])
 def test_a_weight_that_is_no_tensor_of_the_files_is_not_mapped(tmp_path, monkeypatch, computed):
-    """The control: what the library joins by other means than those that are followed has no place."""
+    """The control: a tensor that the library makes by an untracked operation has no place."""
     folder = saved(tmp_path, "mixtral")
     monkeypatch.setattr(torch, "stack", lambda tensors, dim=0: computed(tensors[0], tensors[1])[None].repeat(4, 1, 1))
     with pytest.raises(AfzalError, match="is not a tensor in"):
@@ -189,7 +189,7 @@ def test_what_is_joined_in_other_ways_is_not_followed(tmp_path):
 
 
 def test_what_is_stacked_may_be_joined_again(tmp_path):
-    """Two layers side by side within a new dimension, before another new one."""
+    """Two layers concatenated along a new dimension, then stacked along another."""
     folder = saved(tmp_path, "llama")
     names = [f"model.layers.{n}.mlp.{part}_proj.weight" for n in (0, 1) for part in ("up", "gate")]
     whole = dict(load_causal_model(folder, dtype=torch.float32).named_parameters())
@@ -206,7 +206,7 @@ def test_what_is_stacked_may_be_joined_again(tmp_path):
 
 
 def test_small_tensors_that_are_joined_are_read_at_once(tmp_path, monkeypatch):
-    """One expert by itself, whose numbers are there already, does not become a number that stands for them."""
+    """A single expert whose values were already read is not replaced by a placeholder."""
     folder = saved(tmp_path, "llama")
     name = "model.norm.weight"
     whole = load_causal_model(folder, dtype=torch.float32).get_parameter(name)
@@ -253,7 +253,7 @@ def test_a_folder_that_lacks_a_tensor_is_refused(tmp_path):
 
 
 def test_a_large_embedding_that_is_tied_counts_once(tmp_path, monkeypatch):
-    """It is built, read, and tied to the head, which was built too: still no more than twice what the file holds."""
+    """It is built, read, and tied to the head, which is also built: at most twice the file's size."""
     monkeypatch.setattr(limits, "_SLACK", 0)
     folder = saved(tmp_path, "llama", vocab_size=5000, tie_word_embeddings=True)
     assert load_causal_model(folder).get_output_embeddings().weight.shape == (5000, 32)

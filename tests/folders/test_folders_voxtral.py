@@ -1,4 +1,4 @@
-"""Voxtral without mistral-common: its conversations, sounds and saved folders are those that mistral-common has."""
+"""Voxtral without mistral-common: its conversations, sounds and saved folders equal those of mistral-common."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def speaker(folder: str) -> Speaker:
 
 
 def spelled(text: str) -> list[int]:
-    """Ids of a text in which no two bytes make a piece."""
+    """Ids of a text in which no two bytes merge."""
     return [len(VOXTRAL_SPECIALS) + byte for byte in text.encode()]
 
 

@@ -1,4 +1,4 @@
-"""Answers token by token: what is heard is what is sampled; a chat's votes go through aggregate and train."""
+"""Answers token by token: streamed tokens equal the samples; a chat's votes work in aggregate and train."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_what_is_heard_is_what_is_sampled(decoding):
     samples = sample(
         make("llama"),
         PROMPTS,
-        eos=list(range(2, 12)),  # so that rows end at different steps
+        eos=list(range(2, 12)),  # rows end at different steps
         n=3,
         sampling=Sampling(max_new_tokens=12),
         decoding=decoding,

@@ -1,4 +1,4 @@
-"""One draw: uniform numbers of their own, the limits of `transformers`, and exact inversion."""
+"""One draw: independent uniform numbers, the truncation of `transformers`, and exact inversion."""
 
 import numpy as np
 import pytest
@@ -93,7 +93,7 @@ def test_barred_ids_are_not_drawn_and_leave_log_probs_as_they_are():
 
 @pytest.mark.parametrize("top_p", [1e-3, 1e-9, 1e-30])
 def test_the_likeliest_token_stays_however_small_top_p_is(top_p):
-    """In float32, 1 - 1e-9 is 1: without a word for the last token, nothing would be left to draw."""
+    """In float32, 1 - 1e-9 is 1: without a rule for the last token, nothing would be left to draw."""
     scores = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, -1.0]])
     left = kept(scores, Sampling(top_p=top_p))
     assert left.isfinite().tolist() == [[False, True, False], [True, False, False]]

@@ -1,4 +1,4 @@
-"""Experts with adapters are added up once while answers are drawn, and the answers are the same."""
+"""Adapters are added to their experts once while answers are sampled, and the answers are the same."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def answers(model: Any) -> list[tuple[list[int], list[float]]]:
 
 @pytest.fixture
 def sums(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often experts and adapters have been added up."""
-    gradients: Counter[str] = Counter()
+    """How often adapters have been added to their experts."""
+    counts: Counter[str] = Counter()
     original = ParamWrapper._activate_lora
 
     def counted(self: Any, names: list[str]) -> Any:
-        gradients[self.parameter_name] += 1
+        counts[self.parameter_name] += 1
         return original(self, names)
 
     monkeypatch.setattr(ParamWrapper, "_activate_lora", counted)
-    return gradients
+    return counts
 
 
 @pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
@@ -48,7 +48,7 @@ def test_answers_are_the_same_bits_and_experts_are_added_up_once(
 ):
     model = adapted(family)
     weights, before = dict(model.named_parameters()), {n: p.clone() for n, p in model.named_parameters()}
-    answers(model)  # the first asks whether prompts can be shared, by passes of its own
+    answers(model)  # the first call checks whether prompts can be shared, in extra forward passes
     sums.clear()
     once = answers(model)
     assert set(sums) == {"gate_up_proj", "down_proj", "weight"}

@@ -1,4 +1,4 @@
-"""Positions: no prompt is cut, no answer goes beyond the model's last position, and what is no number is said so."""
+"""Positions: no prompt is cut, no answer exceeds the model's last position, and NaN logits are reported."""
 
 import json
 import math
@@ -23,7 +23,7 @@ WAYS = ["shared", "stock"]
 
 @pytest.fixture(scope="module")
 def learned() -> GPT2LMHeadModel:
-    """A GPT-2: its positions are rows of a table, so that one too many is an error of the library."""
+    """A GPT-2: its positions are table rows, so one too many is an error in the library."""
     torch.manual_seed(0)
     sizes = {"vocab_size": 31, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": POSITIONS}
     return GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=1)).eval()
@@ -68,7 +68,7 @@ def test_a_prompt_without_room_is_refused_before_anything_is_drawn(learned):
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("way", WAYS)
 def test_logits_that_are_no_numbers_are_the_models_fault(learned, way, temperature):
-    """From the third token on, as of a model that overflows on longer texts."""
+    """From the third token on, as in a model that overflows on longer texts."""
 
     def spoil(_module, arguments, out):
         late = arguments[0].shape[1] == 1 and len(calls) > 2
@@ -76,7 +76,7 @@ def test_logits_that_are_no_numbers_are_the_models_fault(learned, way, temperatu
         return out * math.nan if late else out
 
     calls: list[int] = []
-    sample(learned, [[5]], eos=[], sampling=Sampling(1), decoding=way)  # the trial of the way of decoding is over
+    sample(learned, [[5]], eos=[], sampling=Sampling(1), decoding=way)  # the trial of the decoding method is over
     hook = learned.lm_head.register_forward_hook(spoil)
     try:
         with pytest.raises(AfzalError, match="log-probs are not numbers"):

@@ -1,4 +1,4 @@
-"""Samples: the same text by either way of decoding and at any batch size, of the model's own distribution."""
+"""Samples: the same text with either decoding method and any batch size, from the model's own distribution."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def texts(samples):
 
 
 def flatter(family, seed=0):
-    """A model whose answers end at all lengths: its logits are cooled and the end (2, 3) is made likelier."""
+    """A model whose answers have all lengths: its logits are flattened and the end (2, 3) is made likelier."""
     model = make(family, seed)
     head = model.get_output_embeddings()
     with torch.no_grad():
@@ -212,7 +212,7 @@ def test_bf16_weights():
     ("window", "softcap", "sunk"), [(None, None, False), (None, 2.0, True), (6, None, False), (24, None, True)]
 )
 def test_attention_of_the_next_token_is_that_by_hand(dtype, group, window, softcap, sunk):
-    """Prompts of 3, 9 and 5 tokens and 40 tokens after each: the room for suffixes grows twice."""
+    """Prompts of 3, 9 and 5 tokens and 40 tokens after each: the suffix buffer grows twice."""
     heads, each, width, lengths, steps = 2, 3, 8, [3, 9, 5], 40
     drawn = torch.Generator().manual_seed(len(group))
     prompts = torch.randn(2, len(lengths), heads, max(lengths), width, generator=drawn).to(dtype)
@@ -276,7 +276,7 @@ def test_batches_keep_a_prompts_rows_together_and_sort_by_length():
 
 
 def test_an_answer_loses_the_token_that_ended_it_and_no_other():
-    """Two rows of 3 tokens: the first writes the end (2) at once, the second never does."""
+    """Two rows of 3 tokens: the first writes the end (2) immediately, the second never does."""
     written = Written([Row(0, 0, 0), Row(1, 0, 1)], [2], Sampling(max_new_tokens=3), 0, torch.device("cpu"))
     written.ids[:] = torch.tensor([[4, 2, 0], [5, 6, 7]])
     ended, cut = written.samples()

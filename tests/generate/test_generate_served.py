@@ -1,4 +1,4 @@
-"""Answers written by a server: what is sent to each kind, what each fault costs, and that nothing is asked twice."""
+"""Answers from a server: the request to each kind, the cost of each fault, and nothing asked twice."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _no_waiting(monkeypatch):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A model that talks in chats, plain prompts, and prompts of conversations."""
+    """A model with a chat template, plain prompts, and conversations as prompts."""
     path = tmp_path_factory.mktemp("served")
     chat = byte_tokenizer(template=CHATML)
     model_folder(path / "model", vocab_size=len(chat))
@@ -83,8 +83,8 @@ def test_openai_is_sent_what_every_server_knows(script, folder, tmp_path, capsys
 
 
 def test_other_columns_of_a_prompt_stand_in_its_answers(script, folder, tmp_path):
-    """Those on which all rows of the prompt agree; what the answer says of itself is not overwritten, and what would
-    make its row a conversation is left out."""
+    """Only those on which all rows of the prompt agree. The answer's own columns are not overwritten, and a column that
+    would make the row a conversation is left out."""
     talk = [{"role": "user", "content": "q0"}, {"role": "assistant", "content": "yes"}]
     rows = [
         {"prompt": "q0", "category": "sums", "key": 4, "tokens": 99, "meta": {"a": [1, 2]}, "messages": talk},
@@ -113,7 +113,7 @@ def test_an_answer_key_beside_prompts_alone_is_no_obstacle_and_is_named_where_it
     assert row["reference_solution"] == "17"
     assert "left out of the answers: solution" in capsys.readouterr().err
     assert data.read(str(tmp_path / "out.jsonl")).format == "prompt_completion"
-    prompts.write_text(json.dumps({"prompt": "q0", "context": "all of it"}) + "\n")  # which may be part of the question
+    prompts.write_text(json.dumps({"prompt": "q0", "context": "all of it"}) + "\n")  # maybe part of the question
     with pytest.raises(AfzalError, match="'context' may change what the rows mean"):
         generate(server, folder, tmp_path / "other.jsonl", prompts=str(prompts), n=1)
 
@@ -127,7 +127,7 @@ def test_a_blank_that_transformers_serve_would_drop_is_refused(script, folder, t
     with pytest.raises(AfzalError, match="leave out the blank between a plain prompt and its answer"):
         generate(server, folder, prompts=plain)
     assert not script.seen
-    generate(server, folder, tmp_path / "out.jsonl")  # a conversation has its own marks between
+    generate(server, folder, tmp_path / "out.jsonl")  # a conversation has its own separators
     generate(server_file(tmp_path / "v.yaml", script, kind="vllm", folder=str(model)), folder, prompts=plain)
     other = server_file(tmp_path / "o.yaml", script, kind="transformers", folder=str(folder / "model"))
     generate(other, folder, prompts=plain)
@@ -147,7 +147,7 @@ def test_vllm_is_sent_the_very_tokens_and_the_ids_that_end_an_answer(script, fol
     assert {path for path, _, _ in script.seen} == {"/v1/completions"}
     assert sorted(body["prompt"] for body in script.bodies) == sorted(i for i in ids for _ in range(2))
     for body in script.bodies:
-        assert body["skip_special_tokens"] is False  # a marker that ends nothing is part of the text here too
+        assert body["skip_special_tokens"] is False  # here too, a marker that is not an end is text
         assert body["stop_token_ids"] == speaker.ends(chat=True)
         assert len(body["stop_token_ids"]) == 2
         assert (body["ignore_eos"], body["top_k"], body["min_tokens"], body["repetition_penalty"]) == (True, 3, 2, 1.0)
@@ -178,7 +178,7 @@ def test_transformers_is_sent_its_own_settings_one_request_at_a_time(script, fol
 
 
 def test_the_settings_of_a_folder_do_not_bend_what_transformers_serve_draws(script, folder, tmp_path):
-    """What the server does with a request: what it leaves out comes from the folder's generation_config.json."""
+    """As the server handles a request: missing settings come from the folder's generation_config.json."""
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     generate(server_file(tmp_path / "s.yaml", script, kind="transformers", folder=str(folder / "model")), folder)
@@ -198,7 +198,7 @@ def test_the_settings_of_a_folder_do_not_bend_what_transformers_serve_draws(scri
         )
         heard.append([bent[:1] - plain[:1] for bent, plain in zip(out.scores, out.logits, strict=True)])
     told, untold = ([step.nan_to_num().abs().max().item() for step in steps] for steps in heard)
-    assert max(told) == 0.0  # logits at temperature 1, as they are
+    assert max(told) == 0.0  # unchanged logits at temperature 1
     assert max(untold) > 1.0
 
 
@@ -283,7 +283,7 @@ def test_a_full_disk_leaves_no_part_of_the_answers(script, folder, tmp_path, mon
     with monkeypatch.context() as patched:
         patched.setattr(files, "write_all", full)
         assert main(line) == 2
-    assert main(line) == 0  # nothing is in the way
+    assert main(line) == 0  # no partial file blocks the next run
 
 
 def test_the_key_reaches_the_server_and_no_file(script, folder, tmp_path, monkeypatch):
@@ -442,7 +442,7 @@ def test_what_a_filter_withheld_is_never_trained_on(script, folder, tmp_path):
 def ending_model(path: Path) -> Path:
     """A random model whose greedy answer to ``q0`` ends, after a few tokens, with the template's end of turn.
 
-    Its own generation settings name another end, so that only who is told the template's stops there.
+    Its own generation settings name another end, so only an engine that gets the template's end stops there.
     """
     from transformers import AutoModelForCausalLM
 

@@ -1,4 +1,4 @@
-"""vLLM through its real interface: what is asked of it, and what is made of its answers. vLLM itself is not needed."""
+"""vLLM through its real interface: requests to it, and samples from its answers. vLLM itself is not needed."""
 
 import json
 import sys
@@ -101,7 +101,7 @@ def test_missing_log_probs_and_a_missing_vllm_are_said_plainly(monkeypatch, tmp_
 @pytest.mark.parametrize("lacks", ["nothing", "generation_config.json", "eos in config.json"])
 @pytest.mark.parametrize("adapted", [False, True])
 def test_vllm_is_given_the_ends_of_the_other_engines(monkeypatch, tmp_path, capsys, lacks, adapted):
-    """The model's own ends from wherever the folder, or an adapter's base model, states them."""
+    """The model's own end tokens, wherever the folder or an adapter's base model states them."""
     from afzal import config
     from afzal.generate import run as module
 
@@ -148,10 +148,10 @@ class Params:
 
 
 def scripted_vllm(streams, model_eos, *, length_first):
-    """vLLM whose model says ``streams[prompt][sample]``, and which ends them as vLLM's scheduler does (``check_stop``).
+    """A vLLM whose model writes ``streams[prompt][sample]`` and stops as vLLM's scheduler does (``check_stop``).
 
-    ``token_ids`` hold the token that stopped. Older releases ask for the length before the stop tokens, so that an
-    answer whose last allowed token is an end counts as cut there.
+    ``token_ids`` include the stop token. Older releases check the length before the stop tokens, so an answer whose
+    last allowed token is an end counts as cut there.
     """
 
     def ended(stream, params):
@@ -188,8 +188,8 @@ def scripted_vllm(streams, model_eos, *, length_first):
 
 @pytest.mark.parametrize("length_first", [False, True])
 def test_vllm_stops_where_our_own_engine_stops(monkeypatch, length_first):
-    """The same model, whose tokens vLLM repeats: the same ids and the same endings, with several end marks, none of
-    which is the model's own EOS, and with an end mark at the last token allowed."""
+    """vLLM repeats the model's tokens: the ids and endings are the same, with several end marks other than the model's
+    EOS, and with an end mark as the last token allowed."""
     model, prompts, ends = make("llama"), [[5, 6, 7], [8, 9]], list(range(20, 30))
     plain = Sampling(12)
     endless = sample(model, prompts, eos=[], n=8, sampling=plain, seed=3)

@@ -46,7 +46,7 @@ def test_flex_attention_agrees_with_plain_attention(dtype, window, softcap, head
 
 
 def test_torch_is_not_told_what_it_does_not_know(cuda):
-    """On this machine the kernel for 16 bits is ragged, for soft-caps flex, and nothing was skipped."""
+    """On this machine the 16-bit kernel is ragged, the one for soft-caps is flex, and nothing was skipped."""
     job = choose.Job(cuda, torch.bfloat16, 8, 2, 64, 0.125)
     assert kernels.kernel_for(job) == "ragged", kernels.notes()
     assert kernels.kernel_for(choose.replace(job, softcap=30.0)) == "flex", kernels.notes()
@@ -87,7 +87,7 @@ def test_in_bf16_every_kernel_is_as_near_to_float32_as_the_unshared_path(family,
     model = make(family, **WIDE, sliding_window=40).to(cuda)
     with torch.no_grad():
         for p in model.parameters():
-            p.div_(3 if p.dim() > 1 else 1)  # as large as a trained model's, so that rounding is too
+            p.div_(3 if p.dim() > 1 else 1)  # weights as large as a trained model's, for realistic rounding
     trees = random_trees(8, k=3, longest=LONG // 4)
     exact = run(model, collate(trees, "unshared", cuda))
     choose_sharing(model)
@@ -110,7 +110,7 @@ def test_a_run_in_bf16_is_told_of_no_kernel_that_failed(cuda):
 @pytest.mark.parametrize(("scale", "cap"), [(1.0, None), (0.5, 30.0)])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_the_fused_head_agrees_with_plain_torch(dtype, scale, cap, vocabulary, cuda, monkeypatch):
-    """Kept logits, logits made again in tiles, and plain torch: the same values and gradients."""
+    """Kept logits, logits recomputed in tiles, and plain torch: the same values and gradients."""
     torch.manual_seed(0)
     hidden = torch.randn(300, 64, device=cuda).to(dtype).requires_grad_()
     weight = (0.3 * torch.randn(vocabulary, 64, device=cuda)).to(dtype).requires_grad_()

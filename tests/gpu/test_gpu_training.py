@@ -1,4 +1,4 @@
-"""Whole runs on a GPU: the CPU's first loss, no needless waiting, resuming, and generation: `make test-gpu`."""
+"""Complete runs on a GPU: the CPU's first loss, no needless waiting, resuming, and generation: `make test-gpu`."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_gpu_run_reads_its_updates_ahead(cuda):
 
 @pytest.mark.parametrize("log_every", [1, 4])
 def test_an_update_waits_for_the_gpu_once(log_every, cuda):
-    """Counted by torch itself, after the first updates have compiled and tried what there is to try."""
+    """Counted by torch itself, after the first updates have finished compilation and trials."""
 
     def watch(step):
         if step == 3:
@@ -80,7 +80,7 @@ def test_an_update_waits_for_the_gpu_once(log_every, cuda):
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_a_resumed_run_goes_on_where_it_was(dtype, cuda):
-    """Not bit for bit: gradients of a GPU are summed in no fixed order. Within what two equal runs differ by."""
+    """Within the difference between two equal runs, not bit for bit: a GPU sums gradients in no fixed order."""
     whole, half = Run(cuda, dtype, **WIDE).go(8), Run(cuda, dtype, **WIDE).go(4)
     saved = {k: v.detach().clone().cpu() for k, v in half.weights.masters.items()}
     moments = {k: v.clone().cpu() for k, v in optimizer_tensors(half.optimizer, half.weights.masters).items()}

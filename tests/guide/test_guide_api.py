@@ -1,4 +1,4 @@
-"""The guide's names, with the semantics its errata ask for."""
+"""The guide's names, with the semantics that its errata require."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_sequence_logps_are_shifted_gathered_and_masked():
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_padding_on_either_side_changes_nothing(family):
-    """Absolute and rotary positions alike; what stands at padded places is junk."""
+    """With absolute and rotary positions; padded positions contain junk."""
     model = make(family)
     x = torch.tensor([[5, 6, 7, 8]])
     alone = sequence_logps(model, x)

@@ -32,7 +32,7 @@ def test_the_flat_file_and_afzal_give_the_same_numbers(tmp_path):
     pair_file(tmp_path / "pairs.jsonl", n=44)  # the last update has four pairs
     rows = (tmp_path / "pairs.jsonl").read_text(encoding="utf-8").splitlines()
     order = [k for update in update_order(len(rows), 8, epoch=0, seed=0) for k in update]
-    (tmp_path / "ordered.jsonl").write_text("".join(rows[k] + "\n" for k in order))  # Afzal shuffles, the flat file not
+    (tmp_path / "ordered.jsonl").write_text("".join(rows[k] + "\n" for k in order))  # only Afzal shuffles
     assert len({json.dumps(json.loads(row), sort_keys=True) for row in rows}) == len(rows), "nothing is left out"
     flat = loaded("flat_dpo").main(str(tmp_path / "model"), str(tmp_path / "ordered.jsonl"), str(tmp_path / "flat"))
     ours = loaded("with_afzal").main(str(tmp_path / "model"), str(tmp_path / "pairs.jsonl"), str(tmp_path / "afzal"))

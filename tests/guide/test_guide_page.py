@@ -1,4 +1,4 @@
-"""Every command and snippet of docs/guide.md runs, in order, at a small size; and its results are those of runs."""
+"""Every command and snippet of docs/guide.md runs, in order, at a small size, and its results come from runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIZES = (
 
 
 def small(text: str) -> str:
-    """The text with numbers of updates that take no time."""
+    """The text with few updates, so that it runs quickly."""
     for pattern, by in SIZES:
         put = by if isinstance(by, str) else lambda m, by=by: by[m[1]]
         text = re.sub(pattern, put, text, flags=re.MULTILINE)
@@ -30,7 +30,7 @@ def small(text: str) -> str:
 
 
 def quick(words: list[str]) -> list[str]:
-    """A command in its small size; flags with their values, too."""
+    """A command at its small size, including flags with their values."""
     said = [small(word) for word in words]
     for flag, value in (("--max-steps", "2"), ("--epochs", "1")):
         if flag in said:
@@ -56,12 +56,12 @@ def test_every_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
             for words in block.commands:
                 assert words[0] == "afzal"
                 code = main([*quick(words)[1:], "--debug"])
-                # few pairs have fewer findings than the page's 8,000
+                # a few pairs have fewer findings than the page's 8,000
                 assert code in ({0, block.code} if words[1] == "check" else {block.code}), (words, capsys.readouterr())
 
 
 def test_a_result_stands_below_every_block_that_shows_something():
-    """What `make guide` wrote stands below its block."""
+    """The output that `make guide` wrote is below its block."""
     text = guide.PAGE.read_text(encoding="utf-8")
     results = len(re.findall(r"^```text result$", text, flags=re.MULTILINE))
     silent = [b for b in guide.blocks(text) if b.is_run and not b.show and 'runpy.run_path("crowd.py")' in b.text]

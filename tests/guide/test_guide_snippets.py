@@ -64,7 +64,7 @@ def unsafe_score(model: Any, pi_logps: torch.Tensor, ref_logps: torch.Tensor) ->
 
 
 def places() -> dict[str, Any]:
-    """What the guide leaves open."""
+    """The names that the guide leaves undefined."""
     x, yw, yl = batch()
     model, reference = make("llama"), make("llama")
     return {

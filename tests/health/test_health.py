@@ -102,7 +102,7 @@ def test_the_alarm_names_the_step_of_the_best_held_out_loss():
     alarm = alarms(diagnose(metrics, told()))[0]
     assert alarm.step == best["step"] == 50
     assert "step 50" in alarm.title
-    assert alarm.severity == "bad"  # it ended above where it began
+    assert alarm.severity == "bad"  # it ended above its start
 
 
 def test_sft_that_overfits_is_told_from_the_held_out_loss():
@@ -274,7 +274,7 @@ def train_dpo(features, pairs, seed, *, steps=50, lr=0.5, beta=0.1, lengths=None
 
 
 def near_duplicates(seed):
-    """Chosen and rejected have nearly the same features; what tells them apart points at a third response."""
+    """Chosen and rejected have nearly the same features; their difference points towards a third response."""
     rng = np.random.default_rng(seed)
     features = rng.normal(size=(60, 8))
     features /= np.linalg.norm(features, axis=1, keepdims=True)
@@ -301,7 +301,7 @@ def test_displacement_fires_within_50_steps_of_training_on_near_duplicates(seed)
 
 
 def length_world(seed, by_length):
-    """Responses have a length and a quality; people prefer the longer (planted) or the better (control) one."""
+    """Responses with a length and a quality; people prefer the longer (planted) or the better (control) one."""
     rng = np.random.default_rng(seed)
     lengths, quality = (a.ravel() for a in np.meshgrid(np.arange(1.0, 31.0), np.arange(6.0)))
     features = np.stack([lengths / 10, quality], axis=1)
@@ -343,12 +343,12 @@ def test_a_held_out_loss_that_rises_with_the_training_loss_is_no_over_optimisati
 
 
 def test_late_bumps_of_a_converged_run_are_no_spikes():
-    """Ten times a tiny neighbourhood, but no larger than the gradients of the start."""
+    """Ten times their tiny neighbours, but no larger than the gradients at the start."""
     assert codes(rr.dpo_metrics(grad=lambda t: 3.0 if t < 0.6 else 3.5 if abs(t - 0.9) < 0.004 else 0.2)) == []
 
 
 def test_over_optimisation_names_the_evaluation_that_passed_the_limit():
     metrics = rr.dpo_metrics(chosen_fall=lambda t: 158 * t, gap=lambda t: 91 * t)
-    limit = 48 * math.log(3.0)  # nats for three times the perplexity of 48 tokens
+    limit = 48 * math.log(3.0)  # nats that triple the perplexity of 48 tokens
     expected = next(m["step"] for m in metrics if m["kind"] == "eval" and 158 * m["step"] / 96 >= limit)
     assert alarms(diagnose(metrics, told()))[0].step == expected == 40

@@ -1,4 +1,4 @@
-"""No health rule reads a name that nothing writes: what the checks ask of real runs' records stands in one of them."""
+"""No health rule reads a name that nothing writes: every name that the checks read is in some real run's records."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def rollouts(n: int = 12) -> list[dict[str, Any]]:
 
 
 def asked_for() -> set[tuple[str, str]]:
-    """Every (kind of record, name) that any check asks for, of curves that have all and of curves that lack much."""
+    """Every (kind of record, name) that any check reads, from complete curves and from sparse ones."""
     into: set[tuple[str, str]] = set()
     quiet = [{k: v for k, v in m.items() if not k.startswith("samples")} for m in rr.dpo_metrics()]
     bare = [{k: m[k] for k in ("kind", "step", "loss") if k in m} for m in rr.dpo_metrics()]
@@ -82,7 +82,7 @@ def asked_for() -> set[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> set[tuple[str, str]]:
-    """Every (kind of record, name) that small real runs write: one of each sort of method."""
+    """Every (kind of record, name) that small real runs write: one run per kind of method."""
     folder = tmp_path_factory.mktemp("names")
     base = {"max_steps": 2, "eval_every_steps": 1, "batch_size": 8}
     online = {"reward": "helpers_length:length", "iterations": 2, "sample_tokens": 4}
@@ -116,12 +116,12 @@ def test_every_name_that_a_check_reads_is_written_by_some_run(written: set[tuple
     plain = {(kind, _stem(name)) for kind, name in asked_for()}
     assert ("eval", "rewards/length_correlation") in plain
     assert ("train", "policy/clipfrac") in plain
-    # the check of finite numbers asks evaluations, too, for a norm that only updates have
+    # the check for finite numbers also asks evaluations for a norm that only updates have
     assert plain - written == {("eval", "grad_norm")}
 
 
 def _stem(name: str) -> str:
-    """The figure that a bound or a standard error belongs to; what states none is looked up all the same."""
+    """The figure that a bound or a standard error belongs to; other names stay as they are."""
     return next((name.removesuffix(end) for end in ENDS if name.endswith(end)), name)
 
 

@@ -1,4 +1,4 @@
-"""Before a run: whether its updates can move the weights, and which of its settings are unusual."""
+"""Before a run: whether its updates can move the weights, and which settings are unusual."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_the_pace_is_the_sum_of_the_rates_times_the_root_of_the_weights():
 
 
 def test_too_slow_a_run_is_told_so_with_a_rate_that_moves_it():
-    """4 updates at 1e-6 on 10,000 weights have 4e-4; 1 takes 2.5e-3."""
+    """4 updates at 1e-6 on 10,000 weights give a pace of 4e-4; a pace of 1 takes a rate of 2.5e-3."""
     note = pace_note(4, lambda step: 1e-6, 10_000)
     assert note.startswith("4 updates at lr 1e-6 will hardly move 10,000 weights")
     assert note.endswith(("to about 0.002", "to about 0.003"))
@@ -26,7 +26,7 @@ def test_too_slow_a_run_is_told_so_with_a_rate_that_moves_it():
 
 
 def test_usual_runs_of_large_models_are_fast_enough():
-    """DPO at 1e-6 on 7 billion weights: 15 updates are enough to say nothing."""
+    """DPO at 1e-6 on 7 billion weights: with 15 updates there is no note."""
     assert pace_note(15, lambda step: 0.5e-6, 7_000_000_000) == ""
 
 

@@ -16,7 +16,7 @@ FACTS = {"status": "finished", "step": 40, "steps": 40, "method": "ppo", "config
 
 
 def rollouts(seed: int = 0, **ends: float) -> list[dict]:
-    """Lines of a healthy run, but for the figures that are given, which go there from their healthy start."""
+    """Lines of a healthy run, except that the given figures move from their healthy start to the given values."""
     rng = random.Random(seed)
     start = {"objective/scores": 0.0, "objective/kl_exact": 0.0, "objective/entropy": 40.0, "rollout/length": 30.0}
     start |= {"rollout/eos_rate": 0.9, "rollout/same_reward": 0.1}
@@ -86,13 +86,13 @@ def test_a_fault_without_a_rising_reward_is_no_hacking():
 
 
 def test_prompts_that_are_solved_lack_no_signal():
-    """All answers to a prompt earn one reward at the end of a run that rose, too."""
+    """All answers to a prompt earn the same reward also at the end of a run whose reward rose."""
     assert signs(rollouts(same_reward=0.95)) == {}
     assert set(signs(rollouts(same_reward=0.95, scores=0.0))) == {"signal"}
 
 
 def test_a_reward_that_moves_by_chance_is_no_hacking():
-    """Noise of .3 about 1, and a mean .1 higher at the end than at the beginning: less than 2.5 standard errors."""
+    """Noise of .3 around 1, and a mean .1 higher at the end than at the beginning: less than 2.5 standard errors."""
     lines = rollouts(length=90.0)
     for k, line in enumerate(lines):
         line["objective/scores"] = 1.0 + (0.3, -0.3)[k % 2]
@@ -115,7 +115,7 @@ def test_alarms_are_said_once_and_as_soon_as_they_show():
     assert len(said) == 2
     assert said[0].startswith("warning: the policy runs away from its reference")
     assert said[1].startswith("warning: this may be reward hacking")
-    # a resumed run has said it already
+    # a resumed run has already reported it
     later: list[str] = []
     Alarms(later.append, lines[:-1]).hear(lines[-1])
     assert later == []

@@ -1,4 +1,4 @@
-"""What a run says of itself is so: cases in which it once said otherwise, each with what it must say."""
+"""A report's statements about a run are true: cases that were once described wrongly, with the correct words."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def curve(name: str, first: float, last: float, n: int = 7) -> Lines:
 
 
 def test_nothing_learned_in_few_steps_is_called_so():
-    """The README's DPO of old: seven updates, a loss from .6931 to .6925, a margin of .0013."""
+    """The README's old DPO example: seven updates, a loss from .6931 to .6925, a margin of .0013."""
     metrics = curve("loss", LN2, 0.6925)
     for m in metrics:
         if m["kind"] == "eval":
@@ -51,7 +51,7 @@ def test_nothing_learned_in_few_steps_is_called_so():
 
 
 def test_a_rate_that_was_far_too_small_is_raised_by_more_than_tenfold():
-    """As the note before the run has it: 6 updates at 1e-6 on 10,000 weights have a pace of 6e-4, and need 1."""
+    """As in the note before the run: 6 updates at 1e-6 on 10,000 weights have a pace of 6e-4, and need 1."""
     metrics = [{**m, **({"lr": 1e-6} if m["kind"] == "train" else {})} for m in curve("loss", LN2, 0.6925)]
     facts = told(config=rr.config("dpo", lr=1e-6), model={"trainable": 10_000}, step=6)
     unmoved = [d for d in diagnose(metrics, facts) if d.code == "nothing_moved"]
@@ -143,7 +143,7 @@ def test_gradients_that_were_all_clipped_are_not_called_even():
 
 
 def test_a_run_without_a_limit_clipped_nothing():
-    """max_grad_norm=0 is no limit, and nothing is divided by it."""
+    """max_grad_norm=0 means no limit, and nothing is divided by it."""
     unlimited = rr.facts("dpo") | {"config": rr.config("dpo") | {"max_grad_norm": 0.0}}
     (gradients,) = [d for d in diagnose(rr.dpo_metrics(grad=lambda t: 400.0), unlimited) if d.check == "gradients"]
     assert gradients.title == "no gradient spikes"
@@ -216,7 +216,7 @@ def test_what_the_kl_is_measured_to_is_named(facts: dict[str, Any], name: str):
     "facts",
     [
         {"starts_at_reference": False},
-        {"model": {"path": "m", "adapter": "prompt"}},  # of before there was that fact
+        {"model": {"path": "m", "adapter": "prompt"}},  # from before that fact existed
         {"reference": "the model other/model"},
     ],
 )
@@ -236,7 +236,7 @@ def test_how_far_the_first_loss_may_be_off(first: float, code: str):
 
 
 def test_a_moving_reference_leaves_the_training_loss_unjudged():
-    """It returns to ln 2 at every move, which is neither divergence nor a held-out loss that turns upwards."""
+    """It returns to ln 2 at every move of the reference, which is neither divergence nor a rising held-out loss."""
     metrics = rr.dpo_metrics(noise=0.0, loss=lambda t: 0.5 + 0.19 * (t > 0.6), held_out_loss=lambda t: LN2 - 0.2 * t)
     diagnoses = by_check(metrics, told(reference_moves=True))
     assert "overfitting" not in diagnoses
@@ -257,7 +257,7 @@ def test_a_fifth_above_the_start_is_divergence(last: float, code: str):
 
 
 def test_batches_that_differ_are_no_divergence():
-    """A single first batch that was easy once made healthy runs diverge."""
+    """One easy first batch once made healthy runs count as diverged."""
     metrics = rising(1.0, 1.0)
     metrics[0]["loss"] = 0.7
     assert by_check(metrics, {"method": "sft"})["finite numbers"].code == "finite"
@@ -273,7 +273,7 @@ def test_a_run_is_healthy_only_where_something_shows_that_it_learned():
 
 
 def test_scores_that_ranked_pairs_before_training_prove_nothing():
-    """Methods without a reference begin at any accuracy; without growth of the margin nothing was learned."""
+    """Methods without a reference can start at any accuracy; unless the margin grows, nothing was learned."""
     metrics = rr.dpo_metrics(noise=0.0, margin=lambda t: 0.4 - 0.1 * t, accuracy=lambda t: 0.8)
     learning = by_check(metrics)["learning"]
     assert (learning.code, learning.severity) == ("not_learning", "bad")

@@ -1,6 +1,6 @@
-"""Adding a method, a loss, a format, a verb or a finding, as CONTRIBUTING says: one file, or one entry, and one line.
+"""Adding a method, a loss, a format, a verb or a finding, as CONTRIBUTING says: one file or entry, and one line.
 
-And what makes that so: nothing outside a method's file and the table says its name or asks which method it is.
+And the reason: nothing outside a method's file and the table mentions its name or checks which method it is.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from afzal.objectives import REGISTRY
 
 PACKAGE = Path(afzal.__file__).parent
 RUNS_OF_ITS_OWN = {"lab/demo.py"}  # the demonstration trains by SFT and by DPO: it is a user of the methods
-OTHER_WORDS = {"reward", "prefer", "meta"}  # of a setting, a field of files, a figure and a device as well
+OTHER_WORDS = {"reward", "prefer", "meta"}  # also names of a setting, a field of files, a figure and a device
 
 TOY = '''"""Half of DPO: a method that only a test has."""
 
@@ -64,13 +64,13 @@ METHOD = Method(
 
 @cache
 def sources() -> dict[str, ast.Module]:
-    """The files outside the room of settings, parsed."""
+    """The parsed files outside the room ``config``."""
     paths = [p for p in PACKAGE.rglob("*.py") if p.relative_to(PACKAGE).parts[0] not in ("config", "objectives")]
     return {p.relative_to(PACKAGE).as_posix(): parsed(p.read_text(encoding="utf-8")) for p in paths}
 
 
 def words(tree: ast.AST) -> set[str]:
-    """Texts that stand in the code, its docstrings and messages of several words left out."""
+    """String constants in the code."""
     return {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
 
 
@@ -154,7 +154,7 @@ def changed(path: Path, old: str, new: str) -> None:
 
 @pytest.fixture(scope="module")
 def with_toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the sources with a method, a loss, a format, a verb and a finding more."""
+    """A copy of the sources with an added method, loss, format, verb and finding."""
     root = tmp_path_factory.mktemp("house")
     package = root / "afzal"
     shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -199,7 +199,7 @@ for arguments in json.loads(sys.argv[1]):
 
 
 def run(root: Path, *lines: tuple[str, ...]) -> list[str]:
-    """What each of some command lines says, one after another in one process that imports the copy."""
+    """The outputs of command lines run in sequence in one process that imports the copy."""
     env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "HOME": str(root)}
     command = [sys.executable, "-c", MAIN, json.dumps(lines)]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
@@ -209,7 +209,7 @@ def run(root: Path, *lines: tuple[str, ...]) -> list[str]:
 
 
 def test_a_method_is_one_file_and_one_line(with_toy: Path):
-    """It shows in the help, trains with its own objective, resumes, is planned, reported and has a card."""
+    """It appears in the help, trains with its own objective, resumes, is planned and reported, and has a card."""
     from helpers_runs import model_folder
 
     model_folder(with_toy / "model")

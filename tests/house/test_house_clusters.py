@@ -1,4 +1,4 @@
-"""The files for clusters: the script parses, the manifests fit their schema, and both start commands that exist."""
+"""The cluster files: the script parses, the manifests fit their schema, and both start existing commands."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def manifests() -> list[dict[str, Any]]:
 
 
 def assert_trains(words: list[str]) -> None:
-    """The words are ``train METHOD --SETTING VALUE ...``, all of them known."""
+    """Check that the words are ``train METHOD --SETTING VALUE ...``, with known names."""
     assert words[0] == "train"
     known = {f"--{name.replace('_', '-')}" for name in CONFIGS[words[1]].model_fields}
     assert {word for word in words if word.startswith("--")} <= known
@@ -38,8 +38,8 @@ def test_the_slurm_script_parses_and_its_example_is_a_command():
 
 
 def job(folder: Path, srun: str, number: int = 7) -> tuple[int, str]:
-    """The script's exit code, and what it asked of SLURM, whose commands are stand-ins here; ``srun`` is a line of bash
-    for what the training does to ``run.json`` in the folder ``run``, and its exit code."""
+    """The script's exit code and its SLURM calls, with stand-in commands; ``srun`` is a line of bash for the effect of
+    training on ``run.json`` in the folder ``run``, and its exit code."""
     commands = {
         "srun": f'echo "srun $*" >> said\n{srun}',
         "scontrol": 'if [ "$1" = show ]; then echo node-a; echo node-b; else echo "scontrol $*" >> said; fi',
@@ -58,7 +58,7 @@ def job(folder: Path, srun: str, number: int = 7) -> tuple[int, str]:
 
 
 def record(status: str, step: int) -> str:
-    """A line of bash that leaves this in ``run.json``, as a run does."""
+    """A line of bash that writes this to ``run.json``, as a run does."""
     return f"echo '{json.dumps({'status': status, 'step': step})}' > run/run.json; exit {int(status != 'finished')}"
 
 
@@ -75,7 +75,7 @@ def test_a_job_that_was_stopped_is_queued_again_and_resumes(tmp_path):
 
 @pytest.mark.parametrize("srun", ["exit 1", record("failed", 9)])
 def test_a_job_that_failed_is_not_queued_again(tmp_path, srun):
-    """Neither at its first start nor after a stop, whose record is still there when a start fails before it begins."""
+    """Neither at its first start nor after a stop, whose record remains if a start fails before training."""
     code, said = job(tmp_path, srun)
     assert (code, "requeue" in said) == (1, False)
     assert job(tmp_path, record("stopped", 5))[0] == 0

@@ -34,7 +34,7 @@ def loaded_by(statement: str) -> list[str]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.slow  # the test below says whether any does, this one which
+@pytest.mark.slow  # the test below shows whether any does, this one which
 @pytest.mark.parametrize("room", LIGHT_ROOMS)
 def test_importing_a_light_room_loads_nothing_heavy(room):
     if room and not (SOURCE / f"{room}.py").exists() and not (SOURCE / room / "__init__.py").exists():
@@ -54,7 +54,7 @@ def test_every_module_of_a_light_room_loads_nothing_heavy():
 
 
 def test_help_and_listing_load_nothing_heavy(tmp_path):
-    """One after another in one process: what one of them loads stays loaded."""
+    """In sequence in one process: what one of them loads stays loaded."""
     lines = (["--help"], ["runs", str(tmp_path)], ["env"], ["train", "--help"])
     assert loaded_by(f"from afzal.cli import main\nfor args in {lines!r}: assert main(args) == 0, args") == []
 

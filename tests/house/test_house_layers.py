@@ -1,9 +1,8 @@
 """The layer table: which room may import which, and what may be heavy to import.
 
-The source is parsed, not imported. Rooms of Afzal are held to the table wherever the import stands (a call that imports
-upwards is as wrong as a line at the top); heavy packages are held to it where importing the room would load them: at
-module level, inside ``try`` and ``if`` included, ``if TYPE_CHECKING`` excepted. The table is
-the one in `docs/design.md`.
+The source is parsed, not imported. For rooms of Afzal the table applies to every import (an upward import inside a
+function is as wrong as one at the top); for heavy packages it applies where importing the room would load them: at
+module level, including ``try`` and ``if`` but not ``if TYPE_CHECKING``. The table is the one in `docs/design.md`.
 """
 
 import ast
@@ -26,7 +25,7 @@ WITHOUT_ERRORS = {"errors", "objectives", "__init__", "__main__"}
 
 
 class Room(NamedTuple):
-    """The rooms of Afzal that this one may import, and the packages it may load at module level."""
+    """The rooms of Afzal that this one may import, and the packages that it may load at module level."""
 
     rooms: frozenset[str]
     packages: frozenset[str]
@@ -49,7 +48,7 @@ def _room(name: str, rooms: str, packages: str) -> Room:
 
 
 TABLE = table(DESIGN.read_text(encoding="utf-8"))
-ANYWHERE_INSIDE_FUNCTIONS = {"api", "cli", "__init__"}  # imports lazily whatever a verb or a public name needs
+ANYWHERE_INSIDE_FUNCTIONS = {"api", "cli", "__init__"}  # lazily imports whatever a verb or a public name needs
 
 
 class Import(NamedTuple):
@@ -60,7 +59,7 @@ class Import(NamedTuple):
 
     @property
     def deferred(self) -> bool:
-        """Not run when the file is imported."""
+        """Whether importing the file does not run it."""
         return self.in_function or self.for_types_only
 
 
@@ -87,7 +86,7 @@ def _base(node: ast.ImportFrom, package: str) -> str:
 
 
 def faults(room_name: str, package: str, source: str, where: str = "") -> list[str]:
-    """What in a file breaks the table."""
+    """Imports in a file that break the table."""
     allowed, strict = TABLE[room_name], room_name == "objectives"
     breaches = []
     for entry in imports(parsed(source), package):
@@ -128,7 +127,7 @@ def test_rooms_keep_to_the_table(name):
 
 
 def test_the_table_has_no_circle():
-    """Sorting the rooms so that each stands above what it imports must succeed."""
+    """The rooms can be sorted so that each comes after what it imports."""
     waiting = {name: set(entry.rooms) for name, entry in TABLE.items()}
     while waiting:
         free = {name for name, needs in waiting.items() if not needs & waiting.keys()}
@@ -137,7 +136,7 @@ def test_the_table_has_no_circle():
 
 
 def arrows(sources: Mapping[str, tuple[str, str]]) -> dict[str, set[str]]:
-    """Which modules each module imports, inside functions and for types too.
+    """The modules that each module imports, including inside functions and for types.
 
     Args:
         sources: package and text of every module, by its name.
@@ -149,12 +148,12 @@ def arrows(sources: Mapping[str, tuple[str, str]]) -> dict[str, set[str]]:
 
 
 def _module(imported: str, sources: Collection[str]) -> str:
-    """The module of ``from a import b``: ``a.b`` or, where that is a name in it, ``a``; empty when it is not ours."""
+    """The module of ``from a import b``: ``a.b`` or, if b is a name in a, ``a``; empty if it is not ours."""
     return next((name for name in (imported, imported.rpartition(".")[0]) if name in sources), "")
 
 
 def circle(graph: Mapping[str, set[str]]) -> list[str]:
-    """Modules that import each other in a ring; empty when there is none."""
+    """Modules in an import cycle; empty if there is none."""
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -163,7 +162,7 @@ def circle(graph: Mapping[str, set[str]]) -> list[str]:
 
 
 def test_no_module_is_in_a_circle():
-    """An import that waits inside a function, or that is for types only, closes a circle just as well."""
+    """An import inside a function, or for types only, closes a cycle too."""
     sources = {}
     for _, package, path in files():
         name = package if path.stem == "__init__" else f"{package}.{path.stem}"

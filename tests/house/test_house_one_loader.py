@@ -1,7 +1,7 @@
-"""``from_pretrained`` stands in one file, and every call of it there has the arguments that run nobody's code.
+"""``from_pretrained`` is called in one file only, and always with arguments that run no code from the folder.
 
-An argument that is left out is not safe: transformers asks on the terminal whether to trust a folder's code when
-``trust_remote_code`` is unset, takes pickles where ``use_safetensors`` is, and reaches for the hub where
+A missing argument is not safe: transformers asks on the terminal whether to trust a folder's code if
+``trust_remote_code`` is unset, accepts pickles if ``use_safetensors`` is, and contacts the hub if
 ``local_files_only`` is.
 """
 
@@ -29,7 +29,7 @@ NEEDED = {
 
 
 def findings(source: str, *, is_loader: bool) -> Iterator[str]:
-    """Every ``from_pretrained`` that is not in the loader, not called there at once, or called without an argument."""
+    """Every ``from_pretrained`` outside the loader, not called directly there, or called without an argument."""
     tree = parsed(source)
     called = {id(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
     for node in ast.walk(tree):
@@ -66,7 +66,7 @@ def test_models_and_tokenizers_are_opened_in_one_file_and_safely():
 
 
 def test_the_loader_opens_all_that_the_table_names():
-    """The control: the scan reads the calls that there are."""
+    """The control: the scan sees the existing calls."""
     tree = ast.parse((SOURCE / LOADER).read_text())
     owners = {
         ast.unparse(n.value) for n in ast.walk(tree) if isinstance(n, ast.Attribute) and n.attr == "from_pretrained"

@@ -1,4 +1,4 @@
-"""What is installed: metadata without pins, every file of the package, documented extras, forms for issues."""
+"""The installed package: metadata without pins, every file, documented extras; and issue forms."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def test_dependencies_have_lower_bounds_and_no_pins():
 def test_imports_of_the_package_are_dependencies_or_extras():
     names = {re.split(r"[\[>]", line)[0].lower().replace("-", "_") for line in PROJECT["dependencies"]}
     optional = {re.split(r"[\[>]", line)[0].lower().replace("-", "_") for lines in EXTRAS.values() for line in lines}
-    of_others = {"triton", "pyarrow", "tokenizers", "markupsafe", "pydantic_core"}  # which dependencies bring along
-    of_others |= {"pandas", "matplotlib"}  # only where a person hands over, or asks for, one of its objects
+    of_others = {"triton", "pyarrow", "tokenizers", "markupsafe", "pydantic_core"}  # installed by dependencies
+    of_others |= {"pandas", "matplotlib"}  # only if the user passes, or asks for, one of its objects
     modules = {"yaml": "pyyaml", "PIL": "pillow", "markdown_it": "markdown_it_py"}
     imported = {name.split(".")[0] for file in PACKAGE.rglob("*.py") for name in imports(file)} - {"afzal"}
     outside = {modules.get(n, n) for n in imported - set(sys.stdlib_module_names)}

@@ -35,7 +35,7 @@ FALSE_KEYWORDS = {"weights_only", "autoescape"}
 
 
 def findings(source: str) -> Iterator[str]:
-    """What a file must not have. ``model.eval()`` is a method, not the builtin."""
+    """Forbidden code in a file. ``model.eval()`` is a method, not the builtin."""
     for node in ast.walk(parsed(source)):
         line = getattr(node, "lineno", 0)
         if isinstance(node, ast.Import):
@@ -59,7 +59,7 @@ def findings(source: str) -> Iterator[str]:
 
 def _keywords(call: ast.Call) -> Iterator[str]:
     for keyword in call.keywords:
-        # anything but the literal False: a variable could be true
+        # anything but the literal False, since a variable could be true
         if keyword.arg in TRUE_KEYWORDS and not _is(keyword.value, False):
             yield f"{call.lineno}: {keyword.arg}={ast.unparse(keyword.value)}"
         if keyword.arg in FALSE_KEYWORDS and not _is(keyword.value, True):
@@ -77,7 +77,7 @@ def _is(node: ast.expr, value: bool) -> bool:
 
 
 def _last_name(node: ast.expr) -> str:
-    """The name that is set: of a variable, of a member, or as a constant key."""
+    """The name that is assigned: a variable, a member, or a constant key."""
     if isinstance(node, ast.Subscript):
         node = node.slice
     name = getattr(node, "attr", getattr(node, "id", getattr(node, "value", "")))

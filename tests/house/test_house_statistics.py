@@ -1,6 +1,6 @@
 """One implementation of every interval: no quantile, no Wilson and no standard error outside ``stats``.
 
-Votes and rows that share a prompt are not independent: every interval is over prompts, and that is done in one place.
+Votes and rows that share a prompt are not independent: every interval is over prompts, computed in one place.
 """
 
 import ast
@@ -18,7 +18,7 @@ NAMES = ("wilson", "standard_error", "confidence_interval")
 
 
 def findings(source: str) -> Iterator[str]:
-    """What belongs into ``stats``."""
+    """Code that belongs in ``stats``."""
     for node in ast.walk(parsed(source)):
         line = getattr(node, "lineno", 0)
         if isinstance(node, ast.Constant):
@@ -38,7 +38,7 @@ def _is_quantile(value: object) -> bool:
 
 
 def _is_spread(node: ast.expr) -> bool:
-    """A standard deviation, which is divided for a standard error alone."""
+    """A standard deviation, which is divided only to get a standard error."""
     called = [n.func for n in ast.walk(node) if isinstance(n, ast.Call)]
     return any(getattr(f, "attr", getattr(f, "id", "")) in ("std", "stdev") for f in called)
 

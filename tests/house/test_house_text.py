@@ -1,4 +1,4 @@
-"""Numbers and text as a reader meets them."""
+"""Numbers and text formatted for display."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Uploads to the hub and downloads from it, by the real client, against a stand-in on this machine."""
+"""Uploads to the hub and downloads from it with the real client, against a stand-in on this machine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def there():
 
 
 def afzal(place: Path, address: str, *arguments: str, token: str = TOKEN) -> subprocess.CompletedProcess[str]:
-    """The command line in a process of its own, since the client reads its addresses when it is imported."""
+    """Run the command line in a separate process, since the client reads its addresses on import."""
     names = {"PATH", "LANG", "VIRTUAL_ENV"}
     given = {k: v for k, v in os.environ.items() if k in names}
     given |= {

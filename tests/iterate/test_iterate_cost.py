@@ -67,7 +67,7 @@ def whole(folder: Path) -> Path:
 
 
 def multipliers(out: Path) -> list[float]:
-    """By hand from what each round sampled."""
+    """The multipliers computed by hand from each round's samples."""
     value, values = 0.0, []
     for number in ("001", "002"):
         costs = [row["cost"] for row in lines(out / "rounds" / number / "scores.jsonl")]
@@ -77,7 +77,7 @@ def multipliers(out: Path) -> list[float]:
 
 
 def best_of(out: Path, number: str, multiplier: float) -> dict[int, tuple[float, float]]:
-    """By prompt the highest and the lowest worth of its answers under a multiplier."""
+    """The highest and lowest value of each prompt's answers under a multiplier."""
     worth: dict[int, list[float]] = {}
     place = out / "rounds" / number
     for sample, score in zip(lines(place / "samples.jsonl"), lines(place / "scores.jsonl"), strict=True):

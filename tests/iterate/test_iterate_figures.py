@@ -1,4 +1,4 @@
-"""The figures of a round by hand: sums and counts, errors over prompts, wins, when to stop, what looks like hacking."""
+"""A round's figures by hand: sums and counts, errors over prompts, wins, when to stop, and signs of reward hacking."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_wins_compare_every_answer_with_the_first_policys_to_the_same_prompt():
     now = [row(0, 2.0), row(0, 0.0, sample=1), row(1, 6.0)]
     # independent draws. Prompt 0: 2 > 1, 2 = 2, 0 < 1, 0 < 2; prompt 1: 6 > 5, 6 < 7
     assert figures.won_by(now, first, common=False) == [(0, 1.0), (0, 0.5), (0, 0.0), (0, 0.0), (1, 1.0), (1, 0.0)]
-    # common draws: answers of the same number are left out
+    # common draws: answers with the same number are left out
     assert figures.won_by(now, first) == [(0, 0.5), (0, 0.0), (1, 0.0)]
     win_rate = figures.figures(now, first)["win_rate"]
     assert (win_rate.total, win_rate.count) == (0.5, 3)
@@ -90,7 +90,7 @@ def test_with_one_answer_per_prompt_no_win_rate_is_known():
 
 @pytest.mark.parametrize("samples", [2, 4])
 def test_the_win_rate_agrees_with_the_exact_one_of_the_enumerable_language(samples):
-    """Both policies invert the same uniform numbers, as a run draws; the pairs of one number would say otherwise."""
+    """Both policies invert the same uniform numbers, as in a run; pairs from one number would give another rate."""
     prompts, rng = language.prompts()[1][:8], np.random.default_rng(1)
     start, rewards = np.log(language.sft_policy(prompts)), language.reward(prompts)
     better = exact.optimum(start, rewards, 2.0)
@@ -165,14 +165,14 @@ def test_the_best_round_has_the_highest_reward_within_the_budget():
 
 
 def test_the_round_to_use_is_the_last_sound_one_not_the_most_hacked():
-    """The reward rises for ever; from round 3 on the watched one has fallen clearly."""
+    """The reward keeps rising; from round 3 on the watched one has clearly fallen."""
     watched = (1.0, 1.5, 1.6, 0.5, 0.4)
     known = [policy(k, float(k), watch=w) for k, w in enumerate(watched)]
     assert figures.alarms(known)
     assert figures.best_round(known, None).number == 2
     assert [r.number for r in figures.sound_rounds(known, None)] == [0, 1, 2]
     longer = [policy(k, float(k), length=n) for k, n in enumerate((10.0, 11.0, 20.0, 11.0))]
-    assert figures.best_round(longer, None).number == 1  # what follows an alarm is built on it
+    assert figures.best_round(longer, None).number == 1  # later rounds build on the one with the alarm
     hacked = [policy(0, 1.0, watch=2.0), policy(1, 3.0, watch=1.0)]
     assert figures.best_round(hacked, None).number == 0
     unmeasured = [policy(0, 1.0), Round(1, pairs=5, steps=2), policy(2, 2.0), policy(3, 2.5, ended=0.5)]
@@ -180,7 +180,7 @@ def test_the_round_to_use_is_the_last_sound_one_not_the_most_hacked():
 
 
 def test_a_reward_that_is_a_little_lower_by_chance_is_no_reason_to_go_back():
-    """Standard errors of .01 each: two of their difference are .028."""
+    """Standard errors of .01 each: two standard errors of the difference are .028."""
     assert figures.best_round([policy(0, 1.0), policy(1, 2.0), policy(2, 1.98)], None).number == 2
     assert figures.best_round([policy(0, 1.0), policy(1, 2.0), policy(2, 1.97)], None).number == 1
 
@@ -236,7 +236,7 @@ def test_answers_that_no_longer_end_are_called_so():
 
 @pytest.mark.parametrize(("reason", "words"), [("empty", "are empty"), ("no_eos", "do not end")])
 def test_rejected_answers_that_become_more_are_called_so(reason, words):
-    """What is left out of the pairs is never trained against, and may grow unseen."""
+    """Answers left out of the pairs are never trained against, and their share could grow unnoticed."""
     first = Round(1, samples=100, lost={reason: 4}, measured=policy(1, 2.0).measured)
     later = Round(2, samples=200, lost={reason: 30, "margin": 99}, measured=policy(2, 2.0).measured)
     (said,) = figures.alarms([policy(0, 1.0), first, later])
@@ -280,7 +280,7 @@ def test_the_page_draws_reward_against_kl_and_without_a_reward_the_kl():
 
 
 def test_a_policy_is_measured_by_its_kl_to_the_first_one_and_once_more_by_other_draws(tmp_path, monkeypatch):
-    """Which model is which, and which random numbers: neither shows in the figures of a small run."""
+    """The roles of the models and the random numbers, neither of which shows in the figures of a small run."""
     asked: list[tuple] = []
 
     class Loaded:
@@ -312,5 +312,5 @@ def test_a_policy_is_measured_by_its_kl_to_the_first_one_and_once_more_by_other_
     assert [(a[1], a[2], a[3]) for a in drawn] == [(policy, 2, stages.Sampling(5))] * 2
     assert drawn[0][4] != drawn[1][4]
     stages.measure(job, 0)
-    assert (asked[-1][1], asked[-1][4]) == ("first", drawn[0][4])  # the same draws for every policy
+    assert (asked[-1][1], asked[-1][4]) == ("first", drawn[0][4])  # the same random numbers for every policy
     assert len(fresh) == 2

@@ -1,4 +1,4 @@
-"""A judge where ``afzal iterate`` takes a reward: the same bytes as its reward gives; what is hashed and refused."""
+"""A judge as the reward of ``afzal iterate``: the same bytes as with its reward function; hashing and refusals."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_judge_that_is_asked_in_words_is_refused(tmp_path, kind):
 
 
 class Scores(BaseHTTPRequestHandler):
-    """A server whose score is the number of words of the answer; it keeps what it was asked."""
+    """A server whose score is the answer's word count; it keeps its requests."""
 
     asked: list[str]
 
@@ -136,7 +136,7 @@ def test_a_server_that_scores_each_answer_is_a_reward_and_is_asked_once(tmp_path
     rewards = reward_or_judge(judge(tmp_path, scoring(url)))
     rows = ["why?", "why?", "how?"], ["a b c", "a", "{{ prompt }} a"]
     assert rewards(*rows) == [3.0, 1.0, 4.0]
-    assert "Question: how? Answer: {{ prompt }} a" in asked  # text of an answer is no template
+    assert "Question: how? Answer: {{ prompt }} a" in asked  # an answer's text is not a template
     assert len(asked) == 3
     assert reward_or_judge(judge(tmp_path, scoring(url)))(*rows) == [3.0, 1.0, 4.0]
     assert len(asked) == 3

@@ -1,4 +1,4 @@
-"""Rounds that are killed at any moment and resumed end with the bytes of rounds that never were."""
+"""Rounds that are killed at any moment and resumed end with the same bytes as uninterrupted rounds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def early(prompt, answer):
     return float(sum(c in "abcdefghijkl" for c in answer))
 """
 KILLS = 8
-PATIENCE = 600.0  # seconds for a process, on a machine that has other work
+PATIENCE = 600.0  # seconds for a process, on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +65,12 @@ def test_rounds_killed_at_random_moments_resume_to_the_same_bytes(folder, bound)
     n_stages, expected = len(stage_files(whole)), fingerprint(whole)
     assert len([name for name in expected if name.endswith("safetensors")]) == 2
     rng, killed, stages = random.Random(0), 0, set()
-    for attempt in range(3 * KILLS):  # a run that was over before the signal came is no kill
+    for attempt in range(3 * KILLS):  # a run that finished before the signal does not count as killed
         out = folder / f"killed-{bound}-{attempt}"
         for target in sorted(rng.sample(range(n_stages), 2)):
             process = start_command([*arguments(folder, out, bound), *resumption(out)])
             wait_for(process, out, stages=target)
-            time.sleep(rng.choice([0.0, rng.uniform(0, 0.3)]))  # most stages are over in an instant
+            time.sleep(rng.choice([0.0, rng.uniform(0, 0.3)]))  # most stages take an instant
             if process.is_alive():
                 os.kill(process.pid, signal.SIGKILL)
             killed += finished(process, PATIENCE) == -signal.SIGKILL
@@ -88,13 +88,13 @@ def stage_files(out: Path) -> list[Path]:
 
 
 def wait_for(process: Any, out: Path, *, stages: int) -> None:
-    """Until so many stages have left their files: a measure of progress that a busy machine does not move."""
+    """Wait until ``stages`` stages have left their files: a measure of progress that does not depend on the load."""
     while process.is_alive() and len(stage_files(out)) < stages:
         time.sleep(0.001)
 
 
 def resumption(out: Path) -> list[str]:
-    """The flag that goes on with a run; nothing, and an empty place, where a kill came before there was one."""
+    """The flag that resumes a run; none, after removing the folder, if the kill came before a run existed."""
     if (out / "run.json").exists():
         return ["--resume"]
     shutil.rmtree(out, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What is rejected and which answers meet, by hand; the law of rejection sampling, by enumeration."""
+"""Rejected answers and the pairing of the others, by hand; the law of rejection sampling, by enumeration."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def candidates(*rewards: float) -> list[Candidate]:
 
 
 def matched(pairing, *rewards: float, numbers=(), **settings):
-    """Pairs as (better, worse), and the reasons of what was lost."""
+    """Pairs as (better, worse), and the reasons for lost answers."""
     given = candidates(*rewards)
     pairs, lost = pairs_of(given, range(len(given)), pairing, iter(numbers), **settings)
     return [(p.better, p.worse) for p in pairs], [r.reason for r in lost]
 
 
-# --- what is rejected --------------------------------------------------------------------------------------------
+# --- rejected answers --------------------------------------------------------------------------------------------
 
 
 def test_empty_answers_go():
@@ -75,7 +75,7 @@ def test_a_prompt_with_fewer_than_two_answers_is_lost_whole():
         assert [(r.reason, r.unit) for r in lost] == [("too_few", "item")]
 
 
-# --- which answers meet ------------------------------------------------------------------------------------------
+# --- pairing of answers ------------------------------------------------------------------------------------------
 
 
 def test_best_meets_worst_and_of_equals_the_first():
@@ -133,13 +133,13 @@ BETA = 0.7
 
 
 def target() -> list[float]:
-    """pi_ref exp(r / beta) / Z, written out."""
+    """The target distribution pi_ref exp(r / beta) / Z."""
     weights = [p * math.exp(r / BETA) for p, r in zip(REFERENCE, REWARDS, strict=True)]
     return [w / sum(weights) for w in weights]
 
 
 def test_accepted_answers_follow_the_closed_form_by_enumeration():
-    """Every answer with its probability, every number of a fine grid: what is accepted is pi_ref exp(r/beta) / Z."""
+    """Every answer with its probability, every number of a fine grid: acceptance follows pi_ref exp(r/beta) / Z."""
     cells = 20_000
     accepted = []
     for p, probability in zip(REFERENCE, acceptance(REWARDS, BETA), strict=True):
@@ -155,7 +155,7 @@ def test_the_best_answer_is_always_accepted_and_beta_rules_the_rest():
 
 
 def test_many_samples_of_a_prompt_are_accepted_by_the_closed_form():
-    """64 draws a prompt, 8 accepted, as in the paper: far nearer to the target than the draws; by a fixed seed."""
+    """64 draws per prompt, 8 accepted, as in the paper: far closer to the target than the draws; fixed seed."""
     number, drawn, kept = uniforms("law"), Counter(), Counter()
     edges = list(itertools.accumulate(REFERENCE))
     for _ in range(1500):
@@ -172,7 +172,7 @@ def test_many_samples_of_a_prompt_are_accepted_by_the_closed_form():
 
 
 def test_the_first_accepted_of_many_follows_the_law_within_chance():
-    """One accepted of 64: the maximum is that of all answers nearly always, and the order is that of the draws."""
+    """One accepted of 64: the maximum is nearly always that of all answers, and the order is that of the draws."""
     number, kept = uniforms("first"), Counter()
     edges = list(itertools.accumulate(REFERENCE))
     n = 6000
@@ -194,7 +194,7 @@ def test_rejection_sampling_of_two_by_enumeration():
 
 def test_rejection_sampling_goes_on_until_it_has_enough_or_nothing_is_left():
     assert sorted(rejection_sample([0.0, 5.0, 10.0], 3, 0.01, uniforms("a"))) == [0, 1, 2]
-    assert rejection_sample([0.0, 5.0, 10.0], 3, 0.01, uniforms("a")) == [2, 1, 0]  # each pass has a maximum of its own
+    assert rejection_sample([0.0, 5.0, 10.0], 3, 0.01, uniforms("a")) == [2, 1, 0]  # each pass has its own maximum
     assert len(rejection_sample([1.0] * 10, 4, 0.5, uniforms("b"))) == 4
     assert rejection_sample([1.0], 4, 0.5, uniforms("c")) == [0]
 

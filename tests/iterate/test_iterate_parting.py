@@ -1,4 +1,4 @@
-"""Reward and watched reward that part, or do not: by hand, and in simulated runs with known answers."""
+"""Reward and watched reward that diverge, or do not: by hand, and in simulated runs with known truth."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ RISING = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5)
 
 
 def named(watched: tuple[float, ...], runs: int) -> float:
-    """The share of runs that are stopped in any round."""
+    """The share of runs that are stopped in some round."""
     stopped = 0
     for seed in range(runs):
         known = course(seed, RISING, watched)

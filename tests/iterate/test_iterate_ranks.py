@@ -1,4 +1,4 @@
-"""Rounds of several ranks: as those of one process, also when they are killed, wait for people, or fail."""
+"""Rounds of several ranks equal those of one process, even if they are killed, wait for people, or fail."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def command(folder: Path, out: Path, **changed: Any) -> list[str]:
-    """Two rounds of two updates. Of 10 prompts a round, 5 held out and 4 answers to each, ranks get unequal parts."""
+    """Two rounds of two updates. 10 prompts per round, 5 held out and 4 answers each give ranks unequal shares."""
     given = {"model": folder / "model", "prompts": folder / "pairs.jsonl", "reward": f"{folder / 'rewards.py'}:letters"}
     given |= {"out": out, "n": 4, "max_new_tokens": 6, "max_tokens": 64, "require_eos": False, "held_out": 5}
     given |= {
@@ -64,9 +64,9 @@ def alone(arguments: list[str]) -> int:
 
 
 def assert_same(one: Path, several: Path, numbers: int = 2) -> None:
-    """The same answers and pairs; scores, KLs and weights but for rounding.
+    """Check that answers and pairs are the same, and scores, KLs and weights up to rounding.
 
-    The KL of an answer is made of differences of log-probs of about 4 nats, of which float32 keeps 5e-7, by six tokens.
+    An answer's KL sums differences of log-probs over six tokens; at about 4 nats, float32 keeps 5e-7.
     """
     for number in range(numbers + 1):
         a, b = (path / "rounds" / f"{number:03d}" for path in (one, several))
@@ -88,14 +88,14 @@ def assert_same(one: Path, several: Path, numbers: int = 2) -> None:
 
 
 def bits(out: Path) -> dict[str, bytes]:
-    """Every byte that must be the same whether or not the run was interrupted."""
+    """Every byte that must not depend on interruptions."""
     names = ("rounds.json", "rounds.csv", "samples.jsonl", "dropped.jsonl")
     paths = [*out.glob("rounds/*/*.jsonl"), *out.glob("rounds/*/run/model.safetensors"), *(out / n for n in names)]
     return {str(p.relative_to(out)): p.read_bytes() for p in paths}
 
 
 def test_rounds_of_two_ranks_are_those_of_one_process(folder, tmp_path):
-    """The reward is a function, which rank 0 asks; the model that watches is asked by both."""
+    """The reward is a function that rank 0 calls; both ranks run the watching model."""
     watched = {"watch_reward": folder / "scorer"}
     assert alone(command(folder, tmp_path / "one", **watched)) == 0
     assert run_ranks(command(folder, tmp_path / "two", **watched), 2) == [0, 0]
@@ -154,7 +154,7 @@ def test_what_fails_on_rank_0_ends_all_and_is_written_down(folder, tmp_path):
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("stage", ["measured.jsonl", "samples.jsonl", "pairs.jsonl", "run/checkpoints"])
 def test_ranks_that_are_killed_and_started_again_end_with_the_same_bits(folder, tmp_path, rank, stage):
-    """Started again under the name of the launch, they resume without being asked to."""
+    """Restarted under the same launch name, they resume without --resume."""
     kept = {"save_every_steps": 1}
     if not (folder / "whole").exists():
         assert run_ranks(command(folder, folder / "whole", **kept), 2) == [0, 0]

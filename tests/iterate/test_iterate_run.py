@@ -1,4 +1,4 @@
-"""`afzal iterate` from end to end on a tiny model: what each stage writes, what is said, and resumption after each."""
+"""`afzal iterate` end to end on a tiny model: the files of each stage, messages, and resumption after each."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def fingerprint(out: Path) -> dict[str, bytes]:
-    """Every byte that must be the same whether or not the run was interrupted."""
+    """Every byte that must not depend on interruptions."""
     files = {str(p.relative_to(out)): p.read_bytes() for p in sorted((out / "rounds").rglob("*.jsonl"))}
     kept = {name: body for name, body in files.items() if "/run/" not in name}
     weights = {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.glob("rounds/*/run/model.safetensors"))}
@@ -97,7 +97,7 @@ def test_no_prompt_is_in_two_rounds_nor_held_out(whole):
 
 @pytest.mark.parametrize("held_out", [12, 400])
 def test_every_round_holds_out_its_share_of_pairs(held_out):
-    """The order of prompts is what a split by the run's own seed draws, so a round's training splits by another one."""
+    """The run's own seed already fixes the order of prompts, so a round's training splits with another seed."""
     items = {prompt_key(item): item for k in range(2000) if (item := Item(str(k), f"prompt {k}", ()))}
     order = [items[key] for key in sorted(items, key=lambda key: place(key, 0))][held_out:]
     given = config.IterateConfig(model="m", prompts="p", reward="r:f")
@@ -117,7 +117,7 @@ def test_every_answer_is_paired_or_rejected_with_a_reason(whole):
 
 
 def test_the_pairs_are_read_by_check(whole, capsys):
-    assert main(["check", str(whole / "rounds" / "001" / "pairs.jsonl")]) in (0, 1)  # 1: findings, as in so few pairs
+    assert main(["check", str(whole / "rounds" / "001" / "pairs.jsonl")]) in (0, 1)  # 1: findings, usual for few pairs
     said = capsys.readouterr().out
     assert "format afzal" in said
     assert "pairs:" in said
@@ -137,11 +137,11 @@ def test_the_same_command_gives_the_same_bytes(folder, whole):
 
 
 class _Killed(BaseException):
-    """Stands for a kill: nothing catches it."""
+    """Simulates a kill: nothing catches it."""
 
 
 def _writes(folder, monkeypatch, out: Path, before: int | None) -> int:
-    """Run until the write number ``before`` of a stage's file, which does not happen; how many there were."""
+    """Run until just before the stage-file write number ``before``; return the number of writes."""
     count = 0
     write = stage.atomic_write
 
@@ -185,7 +185,7 @@ def test_a_training_that_was_cut_goes_on_from_its_checkpoint(folder, whole, monk
 
 
 def _cut_short(train):
-    """A training that is killed after its first update, once."""
+    """Kill a training after its first update, once."""
     from afzal.train import checkpoint
 
     def cut(settings, *, resume=False, callbacks=None):
@@ -332,7 +332,7 @@ def test_online_dpo_as_a_preset_and_a_callback_that_hears_its_updates_and_ends_t
     assert "a callback asked to stop" in (out / "report.html").read_text()
     assert all(row["sample"] in (0, 1) for row in lines(out / "rounds" / "001" / "samples.jsonl"))
     made = settings(folder, out, preset="online")
-    assert (made.max_steps, made.lr_schedule, made.warmup) == (2, "constant", 0.0)  # what is given wins over a preset
+    assert (made.max_steps, made.lr_schedule, made.warmup) == (2, "constant", 0.0)  # given values override a preset
 
 
 def test_self_play_as_a_preset(folder, tmp_path):
@@ -388,7 +388,7 @@ def test_a_reward_model_scores_the_answers(folder, tmp_path):
 
 
 def _label(folder: Path) -> list[dict[str, Any]]:
-    """Labels of everything but the first prompt, which is a tie: the longer answer is better."""
+    """Label all prompts for the longer answer, except the first, which is a tie."""
     rows = lines(folder / "to_label.jsonl")
     for k, row in enumerate(rows):
         sizes = [len(r["turns"]) for r in row["responses"]]

@@ -1,4 +1,4 @@
-"""Annotators and their aggregation: planted people are found, doubtful answers refused, rows keep what was said."""
+"""Annotators and aggregation: planted annotators are found, doubtful answers refused, and rows keep their votes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def item(number: int, *votes, answers: tuple[str, str] = ("a", "b")) -> Item:
 
 
 def crowd(n: int = 120, seed: int = 0, **right: float) -> tuple[list[Item], list[Item]]:
-    """Rows on which each named person is right with a given probability, and the truth as gold rows."""
+    """Rows on which each named person is right with a given probability, and gold rows with the truth."""
     generator, rows, gold = np.random.default_rng(seed), [], []
     for k in range(n):
         truth = "first" if generator.random() < 0.5 else "second"
@@ -82,7 +82,7 @@ def test_the_majority_is_the_one_most_frequent_label():
 
 
 def test_as_many_who_find_both_bad_as_who_do_not_leave_an_answer():
-    """Most have to say that both are bad, for a pair to have none."""
+    """A pair has no answer only if a majority says that both are bad."""
     said = labels.of_items(
         [
             item(0, vote("first", "a"), vote("both_bad", "b")),
@@ -100,8 +100,8 @@ def test_a_soft_answer_is_right_where_its_side_is():
 def test_agreement_on_classes_and_on_their_scale_by_hand():
     """Four pairs: first and tie, first twice, second twice, second and tie.
 
-    Half of the labels' partners differ, by one step. Of any two of the eight labels 3/4 differ, and their mean squared
-    distance on the scale is 12/7.
+    Half of the labels differ from their partner, by one step. Of all pairs of the eight labels 3/4 differ, and their
+    mean squared distance on the scale is 12/7.
     """
     pairs = [("first", "tie"), ("first", "first"), ("second", "second"), ("second", "tie")]
     said = labels.of_items([item(k, vote(one, "a"), vote(two, "b")) for k, (one, two) in enumerate(pairs)])
@@ -129,7 +129,7 @@ def test_a_majority_is_more_than_half_and_fleiss_needs_as_many_labels_on_every_p
 
 
 def test_of_two_who_always_part_each_is_the_reverse_of_the_other():
-    """A person's own label is no part of what the others say."""
+    """A person's own label is not part of the others' majority."""
     rows = [
         item(k, vote("first" if k % 2 else "second", "a"), vote("second" if k % 2 else "first", "b")) for k in range(30)
     ]
@@ -216,7 +216,7 @@ def test_habits_are_remarked():
 
 
 def test_a_fair_person_is_rarely_remarked():
-    """Two hundred fair people of 40 votes each, both habits and agreement: at most 2 % are remarked."""
+    """Two hundred fair people with 40 votes each: at most 2 % get a remark on habits or agreement."""
     remarked = 0
     for seed in range(200):
         generator, rows = np.random.default_rng(seed), []
@@ -234,7 +234,7 @@ def test_a_fair_person_is_rarely_remarked():
 
 
 def forty_votes(seed: int, left: float) -> list[labels.Said]:
-    """40 votes on sides drawn evenly, by one who names the left with a probability and else the better one."""
+    """40 votes with evenly drawn sides by a person who votes left with a given probability, else for the better one."""
     generator = np.random.default_rng(seed)
     first_shown, truth = generator.integers(2, size=(2, 40)) == 1
     said = np.where(generator.random(40) < left, first_shown, truth)
@@ -252,7 +252,7 @@ def test_a_left_only_habit_is_remarked_after_forty_votes_and_a_fair_person_is_no
         own = tuple(forty_votes(seed, left))
         said = labels.Labels(pairs, tuple(map(str, range(40))), ("ann",), own, np.full(40, -1))
         (person,) = annotators.people_of(said)
-        wanted = "what is shown first" if left > 0 else ""  # a fair person has no remark of any kind
+        wanted = "what is shown first" if left > 0 else ""  # a fair person gets no remark of any kind
         flagged.append(any(wanted in remark for remark in person.remarks))
     assert least <= np.mean(flagged) <= most
 
@@ -293,7 +293,7 @@ def turn(v: Comparison) -> Comparison:
 
 
 def test_dawid_skene_is_anchored_by_known_truth_and_says_what_that_is_worth():
-    """Seven who err independently, and four who share an error, as below: known truth turns the answer back."""
+    """Seven who err independently, and four with a shared error, as below: known truth corrects the answer."""
     rows, truth = shared_errors(300)
     free = aggregate.aggregate(labels.of_items(rows), "dawid_skene")
     held = aggregate.aggregate(labels.of_items(rows, truth[:80]), "dawid_skene")
@@ -302,9 +302,9 @@ def test_dawid_skene_is_anchored_by_known_truth_and_says_what_that_is_worth():
     assert held.p_first[:80].round().astype(bool).tolist() == known[:80].tolist()
     n, anchored, majority = held.checked
     assert (n, free.checked) == (80, None)
-    assert majority < anchored < 1.0  # what is held out is not known
+    assert majority < anchored < 1.0  # held-out truth is not known
     assert (free.refused, held.refused) == (True, False)
-    # a few truths are not believed against the majority, nor are many that do not speak for the answer
+    # a few truths do not overrule the majority, nor do many that do not support the answer
     assert [replace(held, checked=c).refused for c in ((19, 0.9, 0.5), (20, 0.9, 0.5), (20, 0.5, 0.5))] == [
         True,
         False,
@@ -341,7 +341,7 @@ def test_rows_with_one_preference_per_pair():
     rows = [item(0, vote("first", "a"), vote("first", "b"), vote("second", "c")), item(1, vote("both_bad", "a"))]
     said = labels.of_items(rows)
     kept = aggregate.as_items(rows, said, aggregate.aggregate(said), "mean")
-    assert preferences(kept[0]) == preferences(rows[0])  # soft labels are what training makes of votes
+    assert preferences(kept[0]) == preferences(rows[0])  # training turns votes into soft labels
     (one,) = kept[0].votes
     assert (one.probability, one.annotator) == (pytest.approx(2 / 3), "mean of 3")
     assert kept[1].votes == ()
@@ -396,7 +396,7 @@ def test_the_command(tmp_path, capsys):
 
 
 def test_a_doubtful_answer_is_not_written(tmp_path, capsys):
-    """Four judges with one shared error agree with each other, and seven who err independently are outvoted by them."""
+    """Four judges with a shared error agree with each other and outweigh seven who err independently."""
     generator, rows, names = np.random.default_rng(3), [], ("first", "second")
     for k in range(200):
         truth = int(generator.integers(2))

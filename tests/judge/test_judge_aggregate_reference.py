@@ -1,4 +1,4 @@
-"""Reference values on real annotations, as the command gives them: definitions stand beside the values."""
+"""Reference values on real annotations, compared with the command's output; definitions are next to the values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from afzal.judge import aggregate, labels
 from afzal.judge.labels import FIRST
 from afzal.records import Comparison, Item, Rating, Response
 
-ENDS = 0.01  # intervals by another stream of random numbers
+ENDS = 0.01  # intervals from another stream of random numbers
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_people_on_pandalm(shared, reference, capsys):
         near(known[f"Cohen's kappa, {' and '.join(names)}"], kappa)
         (two,) = [two for two in body["pairs_of_annotators"] if two["annotators"] == names]
         assert two["raw"] == pytest.approx(equal, abs=6e-5)
-    # one person against the mode of the other two is one against one, since no two of them agree on a third thing
+    # one person against the mode of the other two is one against one, since no two of them agree on a third label
     assert np.mean([line["value"] for line in body["lines"]]) == pytest.approx(0.9212, abs=6e-5)
     assert (body["dawid_skene_moved"], body["doubtful"]) == (0, False)
     soft = reference["pandalm"]["soft_labels"]
@@ -63,7 +63,7 @@ def test_crowd_bt_on_pandalm_is_a_mirror(shared, tmp_path, capsys):
     turned = [row | {"annotator3": (0, 2, 1)[row["annotator3"]]} for row in rows]
     (tmp_path / "turned.json").write_text(json.dumps(turned))
     given = report(capsys, shared / "data/annot/pandalm_human3.json", "--by", "crowd_bt", "--resamples", "5")
-    # it parts from the majority, in which the turned one has a vote, so that it is not believed without known truth
+    # it deviates from the majority, in which the reversed person votes, so it is not trusted without known truth
     mirrored = report(capsys, tmp_path / "turned.json", "--by", "crowd_bt", "--resamples", "5", code=1)
     eta, back = ([line["eta"] for line in body["lines"]] for body in (given, mirrored))
     assert back == pytest.approx([eta[0], eta[1], 1 - eta[2]], abs=1e-4)
@@ -96,7 +96,7 @@ def test_what_known_truth_is_worth_on_llmbar(shared, reference, capsys):
 
 
 def llmbar_rows(shared: Path) -> tuple[list[Item], list[Item]]:
-    """Rows with a vote of every judge whose two games agree, and the same rows with the truth."""
+    """Rows with a vote by every judge whose two games agree, and the same rows with the truth."""
     lines = [json.loads(line) for line in (shared / "data/annot/llmbar_gold_vs_judges.jsonl").open()]
     rows, truths = [], []
     for k, line in enumerate(lines):
@@ -121,7 +121,7 @@ def test_ten_truths_mend_the_judges(shared, tmp_path, capsys):
         credit = np.where(np.isnan(p) | (p == 0.5), 0.5, (p > 0.5) == (said.gold == FIRST))
         right.append(credit[rest].mean())
     assert np.mean(right) >= 0.79
-    # one of these draws through the command
+    # one of these draws, via the command
     rows, truths = llmbar_rows(shared)
     chosen = np.random.default_rng(0).permutation(len(rows))[:10]
     data.write(rows, tmp_path / "rows.jsonl", "afzal")
@@ -154,7 +154,7 @@ def test_words_of_vader_are_averaged(shared, reference, tmp_path, capsys):
     near(known["alpha of the sign, nominal"], truth["alpha_nominal_sign"])
     near(known["one annotator with the mean of the others"], truth["one_vs_mean_of_rest"]["pearson"])
     near(known["same sign as the mean of the others"], truth["one_vs_mean_of_rest"]["sign_agreement"])
-    near(known["reliability of a mean of 10"], 0.9633, atol=1e-3)  # the split halves say .9633
+    near(known["reliability of a mean of 10"], 0.9633, atol=1e-3)  # the split halves give .9633
     beside = [line["value"] for line in body["lines"]]
     assert beside == pytest.approx(truth["per_column"]["correlation_with_rest"], abs=6e-5)
     assert [line["mean"] for line in body["lines"]] == pytest.approx(truth["per_column"]["mean"], abs=6e-5)
@@ -178,7 +178,7 @@ def test_repeats_of_prometheus(shared, reference, capsys):
 
 
 def test_voters_of_uzlib(shared, reference, capsys):
-    """A list that is shorter than the options names the first ones: the others are missing, not 0."""
+    """A list shorter than the options covers the first ones: the others are missing, not 0."""
     body = report(capsys, shared / "data/pref/uzlib_processed.csv", "--resamples", "50")
     known, told, truth = body["known"], body["told"], reference["uzlib"]
     assert told["votes"] == f"{truth['votes']:,}"

@@ -1,4 +1,4 @@
-"""Asking judges: what is sent, what is kept, what a faulty server costs, and that a killed run asks only the rest."""
+"""Asking judges: requests, stored replies, the cost of a faulty server, and killed runs that ask only the rest."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def pairs(n: int) -> list[Pair]:
 
 
 def fair(messages, sampling) -> Reply:
-    """A judge that finds the good answer wherever it is shown."""
+    """A judge that finds the good answer in either position."""
     _, first, _ = messages[-1]["content"].split("|")
     return Reply(f"VERDICT: {'A' if first.startswith('good') else 'B'}", tokens_in=10, tokens_out=3)
 
@@ -62,7 +62,7 @@ def test_the_second_run_asks_nothing_and_a_new_reader_neither(tmp_path):
     with Cache(tmp_path / "replies.sqlite") as cache:
         turned = asked.played(games, other, counted, cache, name="j")
         assert calls["asked"] == len(cache) == 10
-    assert {r.outcome for r in turned} == {"second"}  # read anew
+    assert {r.outcome for r in turned} == {"second"}  # opened again
     with Cache(tmp_path / "replies.sqlite") as cache:
         asked.played(games, asked.Asking("be kind", PROMPT, asked.by_choices(CHOICES)), counted, cache, name="j")
     assert calls["asked"] == 20  # another question
@@ -114,7 +114,7 @@ def test_a_sample_is_asked_for_by_itself(tmp_path):
 
 
 class Script(BaseHTTPRequestHandler):
-    """A server that gives, in turn, what its list says; after that, good replies."""
+    """A server that gives the replies in its list in turn; after that, good ones."""
 
     plan: ClassVar[list[str]] = []
     seen: ClassVar[list[dict]] = []
@@ -228,7 +228,7 @@ def test_one_request_that_is_too_long_is_no_verdict_and_ends_nothing(server, tmp
         rulings = asked.played(games, asking(), Server(url, "m").ask, cache, name="j", concurrency=1)
         assert [r.outcome for r in rulings] == ["first", "none", "first"]
         assert rulings[1].why == "the request is too long for the server's model"
-        assert len(cache) == 2  # a server started anew may read more
+        assert len(cache) == 2  # a restarted server may read more
         again = asked.played(games, asking(), Server(url, "m").ask, cache, name="j")
     assert [r.outcome for r in again] == ["first"] * 3
 
@@ -303,7 +303,7 @@ def test_errors_are_never_stored(server, tmp_path):
 def test_a_full_disk_is_told_and_loses_nothing_that_was_kept(tmp_path):
     with Cache(tmp_path / "replies.sqlite") as cache:
         cache.put(b"1", "j", Reply("VERDICT: A"))
-        cache._connection.execute("PRAGMA max_page_count = 3")  # as where the disk has no more room
+        cache._connection.execute("PRAGMA max_page_count = 3")  # as if the disk were full
         with pytest.raises(AfzalError, match="cannot be kept") as raised:
             cache.put(b"2", "j", Reply("x" * 100_000))
         assert "full" in str(raised.value)
@@ -329,7 +329,7 @@ def _work(path: str, log: str, stop_after: int) -> None:
 
 
 def test_a_killed_run_loses_no_reply(tmp_path):
-    """Killed three times on its way through sixty games: no reply that came is asked for again."""
+    """Killed three times during sixty games: no received reply is asked for again."""
     context, path, log = multiprocessing.get_context("fork"), str(tmp_path / "c.sqlite"), str(tmp_path / "log")
     for stop_after in (9, 25, 44, 0):
         process = context.Process(target=_work, args=(path, log, stop_after))

@@ -1,4 +1,4 @@
-"""Opinions on several axes answer several questions: they are aggregated apart, and nobody contradicts themselves."""
+"""Opinions on several axes answer different questions: they are aggregated separately, and do not contradict."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def item(number: int, *votes: Comparison) -> Item:
 
 
 def on_two_axes(n: int = 25) -> list[Item]:
-    """Three people: all find the first one helpful, and two of three find the second one harmless."""
+    """Three people: all find the first answer helpful, and two of three find the second one harmless."""
     helpful = [said_by(who, "first", "helpful") for who in ("ali", "dil", "umi")]
     harmless = [said_by(who, "first" if who == "umi" else "second", "harmless") for who in ("ali", "dil", "umi")]
     return [item(k, *helpful, *harmless) for k in range(n)]
@@ -103,7 +103,7 @@ def test_rows_without_votes_are_not_counted_as_opinions(tmp_path, capsys):
 
 
 def test_thousands_of_annotators_take_memory_for_their_votes_alone():
-    """1,000 pairs and nearly 2,000 people, of whom four vote on each: a table of four classes would be 55 MB."""
+    """1,000 pairs and nearly 2,000 people, four per pair: a table of four classes would take 55 MB."""
     generator = np.random.default_rng(0)
     people = [generator.choice(2000, 4, replace=False) for _ in range(1000)]
     rows = [
@@ -122,7 +122,7 @@ def test_thousands_of_annotators_take_memory_for_their_votes_alone():
 
 
 def test_votes_of_weight_0_are_aggregated_and_train_nothing(tmp_path, capsys):
-    """Those of the page on rows of known truth are read so: they say how good the annotators are."""
+    """The page's votes on rows with known truth are read with weight 0: they measure the annotators."""
     controls = [
         item(k, *(replace(said_by(who, "first", None), weight=0.0) for who in ("ali", "dil"))) for k in range(3)
     ]
@@ -151,7 +151,7 @@ def test_prompts_that_belong_together_are_counted_once_as_check_counts_groups(tm
 
 
 def test_people_as_a_judge_keep_what_one_of_them_said_on_each_axis(tmp_path):
-    """Three of four opinions are for the first response; the last one of a person must not stand for both of theirs."""
+    """Three of four opinions are for the first response; a person's last one must not replace both of theirs."""
     votes = [said_by(who, "first", "helpful") for who in ("ali", "dil", "umi")] + [said_by("ali", "second", "harmless")]
     data.write([item(k, *votes) for k in range(20)], tmp_path / "votes.jsonl", "afzal")
     told: list[str] = []

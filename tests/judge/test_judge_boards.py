@@ -1,4 +1,4 @@
-"""Leaderboards from verdicts: what has no number is named, order-only judges are found, and the real ones come out."""
+"""Leaderboards from verdicts: entries without a number are named, order-only judges are found, real boards match."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from afzal.judge.verdicts import MIRRORED
 
 
 def verdicts(*games: tuple[str, str, str]) -> Verdicts:
-    """``(winner, loser, "win" | "tie")``, each on a prompt of its own."""
+    """Verdicts ``(winner, loser, "win" | "tie")``, each on its own prompt."""
     outcome = {"win": "first", "tie": "tie", "none": "none"}
     return Verdicts([Verdict(f"p{k}", f"p{k}", a, b, outcome[how], "j") for k, (a, b, how) in enumerate(games)])
 
@@ -194,7 +194,7 @@ def test_five_models_of_pandalm(shared, capsys):
 
 @pytest.mark.parametrize("turned", ["as given", "annotator3 turned round"])
 def test_annotators_are_weighed_on_pandalm(shared, tmp_path, capsys, turned):
-    """One annotator turned round: reliability r becomes 1 - r, strengths and likelihood stay."""
+    """With one annotator reversed, reliability r becomes 1 - r; strengths and likelihood stay."""
     rows = json.loads((shared / "data/annot/pandalm_human3.json").read_text())
     if turned != "as given":
         for row in rows:
@@ -224,7 +224,7 @@ def test_two_games_by_hand():
 
 
 def test_equal_lengths_of_a_judge_that_reads_lengths_alone():
-    """The longer answer always wins but for one pair each way: at equal lengths both models are at a half."""
+    """The longer answer wins except in one pair each way: at equal lengths both models are at a half."""
     said = []
     for k in range(40):
         longer = 10 if k % 2 else -10
@@ -251,7 +251,7 @@ def test_a_leaderboard_beside_its_mirror():
 
 
 def _round(names):
-    """The earlier name beats each later one four times of five."""
+    """The earlier name beats each later one four times out of five."""
     for a, b in combinations(names, 2):
         yield from [(a, b, "first")] * 4
         yield a, b, "second"

@@ -84,7 +84,7 @@ def test_several_judges_of_a_file_must_be_named(tmp_path):
 
 
 def test_verdicts_that_were_written_are_read_back(tmp_path):
-    """A judge and its own verdict file say the same, whatever was asked."""
+    """A judge and its own verdict file give the same result, whatever was asked."""
     source = tmp_path / "rows.jsonl"
     data.write([item(k, "fs"[k % 2] * 3) for k in range(6)], source, "afzal")
     (tmp_path / "taste.py").write_text(
@@ -105,7 +105,7 @@ def yaml(path: Path, **values: object) -> str:
 
 
 def test_a_policy_prefers_what_it_has_learnt(tmp_path):
-    """The verdict is the sign of the implicit reward's gap, its probability sigma of it; changed roles mirror it."""
+    """The verdict is the sign of the implicit reward gap, its probability the gap's sigmoid; swapped roles mirror."""
     with one_thread():
         assert main(command_line("dpo", settings(tmp_path, tmp_path / "run", epochs=1.0))) == 0
         items = [item(k) for k in range(4)]
@@ -136,7 +136,7 @@ def test_a_policy_needs_a_reference(tmp_path):
 
 
 def said_by(items: list[Item], outcomes: str, orders: str = "first", **more) -> tuple:
-    """Pairs, games and rulings of a judge that says these outcomes in turn (f, s, t, n)."""
+    """Pairs, games and rulings of a judge that gives these outcomes in turn (f, s, t, n)."""
     words = {"f": "first", "s": "second", "t": "tie", "n": "none"}
     pairs = pairs_of(items)
     games = games_of(pairs, orders)  # pyright: ignore[reportArgumentType]
@@ -145,7 +145,7 @@ def said_by(items: list[Item], outcomes: str, orders: str = "first", **more) -> 
 
 
 def test_agreement_with_people_by_hand():
-    """Three people; the judge says f, t, n: agreement 3/9 of all labels, 3/6 of those with a verdict."""
+    """Three people; the judge says f, t, n: agreement 3/9 on all labels, 3/6 on those with a verdict."""
     items = [item(0, "fff"), item(1, "sst"), item(2, "sss")]
     pairs, games, rulings = said_by(items, "ftn")
     people = labels_on(items, pairs)
@@ -254,7 +254,7 @@ def test_the_card_holds_every_part_in_all_of_its_forms(tmp_path):
         assert f"<h2>{title}</h2>" in page
     assert "&lt;b&gt;" in page
     assert "| &lt;b\\> |" in markdown
-    assert "x\\|y" in markdown  # no cell more than the table has
+    assert "x\\|y" in markdown  # no more cells than the table has
     assert "<b>" not in page + markdown
 
 
@@ -270,10 +270,10 @@ def test_a_card_of_nothing_but_silence():
 
 
 def seated(turned: bool) -> dict:
-    """Eight pairs of a and b on eight prompts; ``turned`` has b named first in some of them.
+    """Eight pairs of a and b on eight prompts; with ``turned``, b is named first in some of them.
 
-    Where a is longer (by 4 characters) it wins 3 of 4, where it is shorter 2 of 4. One person votes on the first five,
-    as the judge does but for the third; a ruler gives a quarter of a point to every answer of a.
+    If a is longer (by 4 characters) it wins 3 of 4, if shorter 2 of 4. One person votes on the first five, like the
+    judge except on the third; a ruler gives a quarter of a point to every answer of a.
     """
     longer, wins = (True, False) * 4, (True, False, True, True, False, True, True, False)
     items, words, ruler = [], [], []
@@ -291,7 +291,7 @@ def seated(turned: bool) -> dict:
 
 
 def test_the_win_rate_at_equal_lengths_by_hand():
-    """Two gaps alone, so that the fit meets both shares: log-odds ln 3 and 0, halfway between them ln 3 / 2."""
+    """Only two gaps, so the fit meets both shares: log-odds ln 3 and 0, halfway between them ln 3 / 2."""
     body = seated(turned=False)
     models = body["models"]
     assert (models["win"], models["loss"], models["win_rate"]["value"]) == (5, 3, 5 / 8)
@@ -305,8 +305,8 @@ def test_the_win_rate_at_equal_lengths_by_hand():
 
 
 def test_the_win_rate_that_people_correct_by_hand():
-    """Of the judge's and the person's points on five prompts the covariance is .2 and the variance .3: weight 2 / 3.
-    Their means are .6 and .4, and the judge's is 5 / 8 on all eight prompts."""
+    """On five prompts the points of judge and person have covariance .2 and variance .3: weight 2 / 3. Their means are
+    .6 and .4, and the judge's is 5 / 8 on all eight prompts."""
     corrected = seated(turned=False)["models"]["with_people"]
     assert (corrected["prompts"], corrected["power"]) == (5, pytest.approx(2 / 3))
     assert corrected["corrected"]["value"] == pytest.approx(2 / 3 * 5 / 8 + 0.4 - 2 / 3 * 0.6)
@@ -320,7 +320,7 @@ def test_it_does_not_matter_which_model_a_pair_names_first():
 
 
 def test_the_probability_of_a_pair_is_the_mean_over_its_games():
-    """0.9 in one order and 0.7 in the other make 0.8, and people name the first: Brier 0.04."""
+    """0.9 in one order and 0.7 in the other average to 0.8, and people name the first: Brier 0.04."""
     items = [item(k, "f") for k in range(4)]
     pairs = pairs_of(items)
     games = games_of(pairs, "both")
@@ -331,7 +331,7 @@ def test_the_probability_of_a_pair_is_the_mean_over_its_games():
 
 
 def test_what_is_left_out_of_shares_of_winners():
-    """The first pair has answers of one length, and of the second most people say tie: neither shows which wins."""
+    """The first pair has answers of equal length, and most people call the second a tie: neither shows which wins."""
     even = replace(item(0, "fff"), responses=(Response("same", "a"), Response("size", "b")))
     longer = replace(item(1, "ttt"), responses=(Response("longer", "a"), Response("long", "b")))
     items = [even, longer, item(2, "sss")]
@@ -341,5 +341,5 @@ def test_what_is_left_out_of_shares_of_winners():
     majority = body["people"]["with_the_majority"]
     assert (majority["without_ties"]["value"], majority["without_ties"]["pairs"]) == (0.5, 2)
     assert majority["agreement"]["value"] == pytest.approx(1 / 3)
-    # of three classes one alone is said: three times, and right once of its one time
+    # the judge names only one of three classes: precision 1 of 3, recall 1 of 1
     assert [majority[key] for key in ("precision", "recall", "f1")] == pytest.approx([1 / 9, 1 / 3, 1 / 6])

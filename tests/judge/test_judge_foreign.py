@@ -1,4 +1,4 @@
-"""Verdict files of other tools: which answer each names, in both orders; what cannot be read is no verdict."""
+"""Verdict files of other tools: the answer that each names, in both orders; an unreadable entry is no verdict."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_alpaca_eval(tmp_path):
 
 
 def test_the_win_rate_of_alpaca_eval_is_its_own(tmp_path):
-    """Mean of preference - 1 for the second generator, draws half, without a verdict left out."""
+    """Mean of preference - 1 for the second generator; draws count half, rows without a verdict are left out."""
     board = judge.of_models(read(tmp_path, [alpaca(p) for p in (2, 2, 2, 1, 1.5, None)]), resamples=10)
     ours = board.names.index("ours")
     assert (board.wins[ours], board.ties[ours], board.losses[ours], board.without) == (3, 1, 1, 1)
@@ -69,7 +69,7 @@ def test_arena_hard(tmp_path):
     row = {"uid": "q1", "model": "ours", "judge": "gpt-4.1", "category": "hard"}
     said = read(tmp_path, [{**row, "games": [{"score": "A>>B"}, {"score": "A>B"}]}])
     assert (said.verdicts[0].first, said.verdicts[0].second) == ("ours", "baseline")
-    assert outcomes(said) == ["second", "first"]  # the baseline won as A, then the model did
+    assert outcomes(said) == ["second", "first"]  # the baseline won as A, then the model won
     said = read(tmp_path, [{**row, "games": [{"score": None}, {"score": "B=A"}]}])
     assert outcomes(said) == ["none", "tie"]
 

@@ -1,4 +1,4 @@
-"""Groups of annotators: found where people agree within and not between, and nowhere else; aggregated apart."""
+"""Groups of annotators: found only if people agree within groups but not between; aggregated separately."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAMES = ("first", "second")
 
 
 def rows(n: int, tastes: dict[str, int], right: float = 0.9, seed: int = 0) -> list[Item]:
-    """Rows on which every person follows the taste of a group, each taste a coin of its own, with some noise."""
+    """Rows on which every person follows a group's taste, with some noise; each taste is an independent coin."""
     generator, made = np.random.default_rng(seed), []
     for k in range(n):
         likes = generator.integers(2, size=max(tastes.values()) + 1)
@@ -52,7 +52,7 @@ def test_no_groups_are_found_among_people_of_one_taste():
 
 
 def test_groups_that_chance_made_do_not_hold_on_other_prompts():
-    """Twelve people of twelve tastes: on the prompts where they were found, two groups would always seem to agree."""
+    """Twelve people with twelve tastes: on the prompts used to find them, two groups would always seem to agree."""
     own = {f"p{k}": k for k in range(12)}
     known = [groups.found(labels.of_items(rows(60, own, seed=seed)), resamples=100) for seed in range(10)]
     assert sum(split is not None for split in known) == 0
@@ -102,7 +102,7 @@ def test_the_command_offers_groups_and_aggregates_them_apart(tmp_path, capsys):
     assert {item.extra["group"] for item in kept} == {"group 1", "group 2"}
     assert len({item.id for item in kept}) == 400
     sure = [preferences(item)[0] for item in kept]
-    assert np.mean([q.p for q in sure]) > 0.9  # together they are a coin
+    assert np.mean([q.p for q in sure]) > 0.9  # together they are a coin flip
 
 
 def test_groups_from_files_and_fields(tmp_path, capsys):

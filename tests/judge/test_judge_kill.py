@@ -1,4 +1,4 @@
-"""Killed in the middle of its judgements, a run resumes: only what is missing is asked, and the same bytes come out."""
+"""A run killed while judging resumes: it asks only the missing questions and ends with the same bytes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONCURRENCY = 4
 
 
 class Fair(ThreadingHTTPServer):
-    """A judge behind HTTP that prefers the answer with the larger number, and counts what it is asked."""
+    """A judge behind HTTP that prefers the answer with the larger number, and counts its requests."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -54,7 +54,7 @@ def server():
 
 
 def files(out: Path) -> dict[str, bytes]:
-    """What a run leaves behind but for its cache, whose pages lie as the replies came."""
+    """A run's files except its cache, whose pages depend on the order of replies."""
     return {p.name: p.read_bytes() for p in sorted(out.iterdir()) if not p.name.startswith("replies.")}
 
 
@@ -87,7 +87,7 @@ def killed_run(tmp_path: Path, server: Fair, pairs: int, kills: int) -> None:
         process.kill()
         process.join()
         before = kept(out)
-        assert before >= len(set(server.asked)) - CONCURRENCY  # lost is at most what was on its way
+        assert before >= len(set(server.asked)) - CONCURRENCY  # at most the replies in flight are lost
     assert landed == kills
     calls = len(server.asked)
     assert calls <= games + kills * CONCURRENCY

@@ -1,4 +1,4 @@
-"""Judges of labelled pairs whose answers name no models: the truth is the label that nobody signed, or the gold."""
+"""Judges of labelled pairs whose answers name no models: the truth is the unsigned label, or the gold label."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def pair(k: int, *votes: Comparison, gold: tuple[Comparison, ...] = ()) -> Item:
 
 
 def judged(k: int, *, good: bool, poor: bool) -> Item:
-    """A pair whose label says "first", and two judges; the poor one names the responses the other way round."""
+    """A pair labelled "first", and two judges; the poor one lists the responses in reverse."""
     label = Comparison(0, 1, "first")
     said = Comparison(0, 1, "first" if good else "second", annotator="good", shown_first=0)
     turned = Comparison(1, 0, "second" if poor else "first", annotator="poor", shown_first=1)
@@ -71,7 +71,7 @@ def test_rows_without_a_truth_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_stated_probability_is_of_the_response_with_the_smaller_number(tmp_path: Path) -> None:
-    """A judge that names the responses the other way round states the probability of the second one."""
+    """A judge that lists the responses in reverse states the probability of the second one."""
     turned = Comparison(1, 0, "first", annotator="sure", probability=0.9, shown_first=1)
     said = read_labelled([rows(tmp_path / "rows.jsonl", [pair(0, Comparison(0, 1, "first"), turned)])])
     (verdict,) = said.verdicts

@@ -1,4 +1,4 @@
-"""What a judge reads of rows with media: each medium in its place, and two images under one text are two questions."""
+"""Judging rows with media: each medium in its position, and two images under one text are two questions."""
 
 import base64
 import json

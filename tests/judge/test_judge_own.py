@@ -22,7 +22,7 @@ def said(capsys, *arguments: object, code: int = 0) -> dict:
 
 
 def changed(file: Path, line: int, change: dict) -> Path:
-    """The file with one of its rows changed."""
+    """Rewrite the file with one of its rows changed."""
     rows = [json.loads(text) for text in file.open()]
     rows[line] |= change
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -47,7 +47,7 @@ def test_a_leaderboard_of_models_from_verdicts(judged, capsys):
 
 
 def test_games_without_a_verdict_are_counted(judged, capsys):
-    """``rows.jsonl`` holds votes alone; in ``verdicts.jsonl`` no verdict is a verdict of its own class."""
+    """``rows.jsonl`` has only votes; in ``verdicts.jsonl`` "no verdict" is a separate class."""
     file = judged / "verdicts.jsonl"
     rows = [json.loads(line) for line in file.open()]
     file.write_text(
@@ -104,7 +104,7 @@ def test_two_kinds_of_files_are_not_mixed(judged, capsys):
 
 
 def test_judges_that_say_the_opposite_cannot_be_weighed(tmp_path, capsys):
-    """The models are level by both together, so that any reliability fits as well as another."""
+    """Both judges together put the models level, so every reliability fits equally well."""
     ours, theirs = (answers(tmp_path / f"{name}.jsonl", words) for name, words in (("a", [1, 2, 3]), ("b", [2, 1, 1])))
     flags = ("--judge", "rule:longest", "--judge", "rule:shortest", "--out", tmp_path / "out")
     said(capsys, "judge", ours, "--against", theirs, *flags)

@@ -1,4 +1,4 @@
-"""Scores of several people, counts of voters and ranked groups: the scale is recognised, means are taken."""
+"""Scores by several people, voter counts and ranked groups: the scale is recognised, means are taken."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from afzal.stats import ratings as figures
 
 
 def items(values: np.ndarray, seconds: float = 5.0) -> list[Item]:
-    """Rows of two answers each, of which the second is always rated 0 by all."""
+    """Rows of two answers each; everybody always rates the second 0."""
     made = []
     for k, row in enumerate(values):
         votes = [Rating(0, float(v), "score", annotator=f"r{n}", seconds=seconds) for n, v in enumerate(row) if v == v]
@@ -138,7 +138,7 @@ def test_counts_of_voters_and_ranks(tmp_path, capsys):
     assert main(["aggregate", str(tmp_path / "v.jsonl"), "--json"]) == 0
     body = json.loads(capsys.readouterr().out)
     known = {f["name"]: f["value"] for f in body["figures"]}
-    assert known["most people are right"] == 0.5  # a draw is not right
+    assert known["most people are right"] == 0.5  # a draw does not count as right
     assert known["share of votes on the right option"] == pytest.approx((3 / 4 + 1 / 2) / 2)
     assert dict(map(tuple, body["facts"]))["options counted"] == "2 in 2"
     ranked = [Item("x", "p", tuple(map(Response, "abc")), tuple(Rating(k, k // 2, "rank") for k in range(3)))]

@@ -1,4 +1,4 @@
-"""A judge behind a real OpenAI-compatible server that is not ours: ``transformers serve`` with a tiny model."""
+"""A judge behind a real third-party OpenAI-compatible server: ``transformers serve`` with a tiny model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from afzal.records import Item, Response
 
 @pytest.fixture
 def server(tmp_path) -> Iterator[tuple[str, str, subprocess.Popen]]:
-    """Its address, the model's name there, and the process."""
+    """The server's address, the model's name there, and the process."""
     from transformers import AutoTokenizer
 
     model = model_folder(tmp_path / "model", max_position_embeddings=4096)
@@ -39,7 +39,7 @@ def test_a_judge_behind_transformers_serve(server, tmp_path):
     asked = ["judge", str(tmp_path / "rows.jsonl"), "--judge", str(tmp_path / "judge.yaml"), "--resamples", "10"]
     assert main([*asked, "--out", str(tmp_path / "out")]) == 0
     (seen,) = json.loads((tmp_path / "out" / "summary.json").read_text())
-    # a random model says nothing that could be read, and its replies are cut: six games, six reasons, no verdict
+    # a random model writes nothing readable, and its replies are cut: six games, six reasons, no verdict
     assert (seen["games"], seen["no_verdict"], sum(seen["why_none"].values())) == (6, 6, 6)
     assert seen["tokens_in"] > 6 * 50
     verdicts = (tmp_path / "out" / "verdicts.jsonl").read_bytes()

@@ -1,8 +1,8 @@
-"""The main figures of real votes and verdicts, out of the commands, against reference values that others computed.
+"""The main figures of real votes and verdicts from the commands, against independently computed reference values.
 
 All of them are compared in ``test_judge_reference_walk.py``, which takes longer. Tolerances: 1e-4 for points, which the
-reference rounds to four digits; 0.01 for the ends of intervals of means and 0.05 for those of Bradley-Terry strengths,
-which are drawn.
+reference rounds to four digits; 0.01 for the interval ends of means and 0.05 for those of Bradley-Terry strengths,
+which are sampled.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def said(capsys, *arguments: object) -> Any:
 
 
 def points(body: dict, expected: dict, **names: str) -> None:
-    """Figures by our names are those of the reference, by its names."""
+    """Check figures under our names against the reference under its names."""
     got = {theirs: body[ours] for ours, theirs in names.items()}
     assert got == pytest.approx({theirs: expected[theirs] for theirs in names.values()}, abs=POINT)
 

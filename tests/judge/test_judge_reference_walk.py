@@ -1,8 +1,8 @@
-"""Every number of the reference on real votes and verdicts, leaf by leaf, beside what the commands print as JSON.
+"""Every number of the reference on real votes and verdicts, leaf by leaf, against the JSON output of the commands.
 
-A leaf that no command gives stands in ``LEFT_OUT`` with the reason; one that stands nowhere fails, and so does a reason
-that fits no leaf. Tolerances: 1e-4 for points (the reference rounds to four digits), 0.01 for the ends of intervals of
-means, 0.05 for those of Bradley-Terry strengths, which are drawn by another stream of random numbers.
+A leaf that no command gives is in ``LEFT_OUT`` with the reason; a missing leaf fails, and so does a reason that fits no
+leaf. Tolerances: 1e-4 for points (the reference rounds to four digits), 0.01 for the interval ends of means, 0.05 for
+those of Bradley-Terry strengths, which come from another stream of random numbers.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ TOLERANCES = {
     "prometheus_vicuna.leaderboard_bt_half.*.1.*": STRENGTH,
     "*alt_test.*.p_values.*": 1e-3,  # three digits are given
     "*iterations": 1,
-    "*rank_interval.*": 1,  # whole numbers: at the edge of a quantile two draws differ by one
-    "*.separable_by_non_overlapping_intervals": 4,  # counted from the ends of 24 drawn intervals
+    "*rank_interval.*": 1,  # integers: at the edge of a quantile two draws differ by one
+    "*.separable_by_non_overlapping_intervals": 4,  # counted from the ends of 24 sampled intervals
     "*interval*.*": MEAN,
     "*alpha_interval_bootstrap_items.*": MEAN,
-    "vader_lexicon.split_half.spearman_brown": 1e-3,  # the command's is the mean over all halves, not one of them
+    "vader_lexicon.split_half.spearman_brown": 1e-3,  # the command gives the mean over all halves, not one of them
 }
 
 _REFUSED = "single votes or rows are drawn, or the reference set holds the person judged: wrong, and to be refused"
@@ -86,7 +86,7 @@ def reference(place: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def said(capsys):
-    """What a command prints with ``--json``."""
+    """A function that returns a command's output with ``--json``."""
 
     def run(*arguments: object, code: int = 0) -> Any:
         assert main([str(a) for a in arguments] + ["--json"]) == code
@@ -104,7 +104,7 @@ def leaves(tree: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def compare(actual: dict[str, Any], expected: dict[str, Any], section: str) -> int:
-    """Both trees have the same leaves, but for those left out; returns how many are equal."""
+    """Check that both trees have the same leaves except those left out; return how many are equal."""
     ours, theirs = dict(leaves(actual, section)), dict(leaves(expected, section))
     reasons = [pattern for pattern in LEFT_OUT if pattern.startswith(f"{section}.")]
     unused = [pattern for pattern in reasons if not any(fnmatch(path, pattern) for path in theirs)]
@@ -357,7 +357,7 @@ def test_pandalm(place, reference, said, tmp_path):
 
 
 def none_is_printed(expected: dict[str, Any], bodies: list[Any]) -> int:
-    """No interval that draws single votes or rows is among those that are printed; returns how many are."""
+    """Check that no printed interval resamples single votes or rows; return how many are printed."""
     refused = [judge["agreement_with_single_people"] for judge in expected["judges"].values()]
     wrong = [judge["with_ties_interval_ignoring_prompts"] for judge in refused]
     wrong.append(expected["people"]["raw_pairwise_mean_interval_ignoring_prompts"])
@@ -484,7 +484,7 @@ def test_llmbar(place, reference, said, tmp_path):
         "jury": by_jury,
         "longest_baseline_acc": right,
     }
-    # judges of equal accuracy have no order between them
+    # judges with equal accuracy are unordered
     theirs = expected["leaderboard_of_judges"]["order"]
     rank = {place["judge"]: k for k, place in enumerate(theirs)}
     actual["leaderboard_of_judges"]["order"].sort(key=lambda place: (-round(place["acc"], 4), rank[place["judge"]]))

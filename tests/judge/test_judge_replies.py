@@ -1,4 +1,4 @@
-"""Replies read without being fooled: what an answer holds can become neither a verdict nor an instruction."""
+"""Replies read without being fooled: the text of an answer can become neither a verdict nor an instruction."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CHOICES = {"A": "first", "B": "second", "TIE": "tie"}
         ("  VERDICT:   B  \n\n", "second"),
         ("VERDICT: A\nOn second reading:\nVERDICT: A", "first"),
         ("one\r\nVERDICT: B\r\n", "second"),
-        # as models dress a line
+        # ways in which models decorate a line
         ("**VERDICT: A**", "first"),
         ("**VERDICT:** B", "second"),
         ("Verdict: **A**", "first"),
@@ -104,7 +104,7 @@ def test_words_that_differ_in_capitals_or_brackets_alone_stay_apart():
 def test_a_reply_that_did_not_end_is_no_verdict(finish):
     reading = by_choice("VERDICT: A", CHOICES, finish)
     assert reading.outcome == "none"
-    assert ("max_tokens" in reading.why) == (finish == "length")  # the setting that mends it
+    assert ("max_tokens" in reading.why) == (finish == "length")  # the setting that fixes it
     assert by_json('{"winner": "A"}', "winner", CHOICES, finish).outcome == "none"
     assert by_score("SCORE: 7", r"SCORE: (\d+)", finish).score is None
 

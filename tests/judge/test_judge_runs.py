@@ -1,4 +1,4 @@
-"""``afzal judge`` on two runs: answers to held-out prompts are drawn once, kept, and judged."""
+"""``afzal judge`` on two runs: answers to held-out prompts are sampled once, kept, and judged."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_the_same_command_samples_nothing_and_ends_with_the_same_bytes(tmp_path,
     assert drawn == []
     assert [(out / name).read_bytes() for name in names] == before
     lost = next((out / "answers").glob("*/sft.jsonl"))
-    lost.rename(lost.with_suffix(".part"))  # as a kill in the middle leaves it
+    lost.rename(lost.with_suffix(".part"))  # as after a kill in the middle
     assert judged(ours, theirs, asked, out) == 0
     assert drawn == [theirs]
     assert [(out / name).read_bytes() for name in names] == before
@@ -93,7 +93,7 @@ def test_prompts_without_a_model_are_refused(tmp_path, capsys):
 
 @pytest.mark.parametrize("words", [("--n", "1"), ("--temperature", "0"), ("--max-new-tokens", "12"), ("--seed", "0")])
 def test_how_answers_are_drawn_is_refused_where_none_are(tmp_path, capsys, words):
-    """A flag that would be ignored is an error, also where it names the default."""
+    """A flag that would be ignored is an error, even if it gives the default."""
     file = prompts(tmp_path)
     assert main(["judge", file, "--judge", "rule:longest", "--out", str(tmp_path / "out"), *words]) == 2
     said = capsys.readouterr().err

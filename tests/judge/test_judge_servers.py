@@ -1,4 +1,4 @@
-"""What servers of other makes reply: other names of fields, contents in parts, errors under status 200."""
+"""Replies of other kinds of servers: other field names, contents in parts, errors under status 200."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ASKED = [{"role": "user", "content": "?"}]
 
 
 def server(answer: Callable[[dict[str, Any]], tuple[int, Any]], **given: Any) -> tuple[Server, list[dict[str, Any]]]:
-    """A server of these replies, and what it was sent."""
+    """A server with these replies, and the requests that it got."""
     seen: list[dict[str, Any]] = []
 
     def handle(request: httpx2.Request) -> httpx2.Response:

@@ -1,4 +1,4 @@
-"""An answer beside known truth: shares by category, distances, and what so many known truths are worth."""
+"""An answer compared with known truth: shares by category, distances, and the value of a number of known truths."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def crowd(n: int, seed: int = 0, prompts: int | None = None, **right: float) -> 
 
 
 def test_half_a_vote_on_each_side():
-    """Three votes for the first are (3 + 1/2) / 4; one tie is 1/2; nobody's vote is no label."""
+    """Three votes for the first give (3 + 1/2) / 4; one tie gives 1/2; "both bad" gives no label."""
     said = labels.of_items([Item("x", "p", (Response("a"), Response("b")), tuple(vote("first", w) for w in "abc"))])
     assert aggregate.aggregate(said, "jeffreys").p_first.tolist() == [0.875]
     tied = labels.of_items([Item("x", "p", (Response("a"), Response("b")), (vote("tie", "a"),))])
@@ -58,7 +58,7 @@ def test_distance_from_the_truth_by_hand():
 
 @pytest.mark.parametrize(("p", "n"), [(1.0, 10), (0.9, 10)])
 def test_a_brier_score_without_spread_has_an_interval(p: float, n: int):
-    """Ten certain answers that are right are 10 of 10: Wilson's interval of a share of errors. So are ten alike."""
+    """Ten certain and correct answers are 10 of 10: Wilson's interval of an error share. So are ten equal ones."""
     score = brier_score(np.full(n, (1 - p) ** 2), range(n))
     assert score.value == pytest.approx((1 - p) ** 2)
     low, high = wilson(n * score.value, n)
@@ -77,7 +77,7 @@ def test_right_by_category():
 
 
 def _turned(row: Item) -> dict:
-    """The row with every vote turned round, and the same truth."""
+    """The row with every vote reversed, and the same truth."""
     votes = tuple(vote("second" if v.outcome == "first" else "first", v.annotator) for v in row.votes)
     return {"id": row.id, "prompt": row.prompt, "responses": row.responses, "votes": votes, "gold": row.gold} | {
         "extra": row.extra
@@ -85,7 +85,7 @@ def _turned(row: Item) -> dict:
 
 
 def test_more_truths_find_out_who_is_turned_round():
-    """One good annotator, two who are usually wrong: the majority is wrong, and weights learn it from few truths."""
+    """One good annotator, two who are usually wrong: the majority is wrong, and few truths suffice to learn weights."""
     said = labels.of_items(crowd(300, good=0.85, bad=0.2, worse=0.2))
     assert aggregate.aggregate(said, "mean").right(said.gold) < 0.35
     curve = truths.curve(said, (5, 60))
@@ -98,7 +98,7 @@ def test_more_truths_find_out_who_is_turned_round():
 
 
 def test_whole_prompts_are_held_out():
-    """Pairs of a prompt whose truth is taken as known are not measured on."""
+    """Pairs of a prompt with known truth are excluded from the measurement."""
     said = labels.of_items(crowd(60, prompts=6, ann=0.9, bob=0.9, cid=0.9))
     at = np.arange(60)
     number = np.unique(said.prompts, return_inverse=True)[1]
@@ -106,13 +106,13 @@ def test_whole_prompts_are_held_out():
         chosen, rest = truths._choice(at, number, 12, seed)
         assert len(chosen) == 12
         assert not set(number[chosen]) & set(number[rest])
-        assert len(rest) == 40  # of two prompts the truth is known, twenty pairs
+        assert len(rest) == 40  # the truth is known for two prompts, twenty pairs
     with pytest.raises(AfzalError, match="no pair to measure on"):
         truths.curve(said, (55,))
 
 
 def test_the_share_that_is_right_has_an_interval_over_prompts():
-    """60 pairs of 3 prompts say less than 60 of as many; an answer that is right on all is not certain to be."""
+    """60 pairs of 3 prompts say less than 60 of 60 prompts; an answer that is right on all pairs is not certain."""
     alone, shared = (labels.of_items(crowd(60, prompts=n, ann=0.7)) for n in (60, 3))
     wide = []
     for said in (alone, shared):
@@ -153,11 +153,11 @@ def test_the_command_says_what_truth_is_worth(tmp_path, capsys):
 
 
 def test_two_orders_that_part_are_no_label():
-    """What a judge says in the two orders of a pair is one label where it is the same, and none where it is not."""
+    """A judge's verdicts in the two orders of a pair are one label if they agree, and none if they do not."""
     same = (vote("first", "j", shown_first=0), vote("first", "j", shown_first=1))
     parted = (vote("first", "j", shown_first=0), vote("second", "j", shown_first=1))
     rows = [Item(f"i{k}", f"p{k}", (Response("a"), Response("b")), votes) for k, votes in enumerate((same, parted))]
     assert labels.of_items(rows).table.tolist() == [[labels.FIRST], [-1]]
     changed = (vote("first", "j", shown_first=0), vote("second", "j", shown_first=0))
     again = labels.of_items([Item("x", "p", (Response("a"), Response("b")), changed)])
-    assert again.table.tolist() == [[labels.SECOND]]  # somebody who changed their mind
+    assert again.table.tolist() == [[labels.SECOND]]  # a person who changed their mind

@@ -1,4 +1,4 @@
-"""Several models against one other, by judges and by people: the table of ``afzal judge A B --against C``."""
+"""Several models against one baseline, by judges and people: the table of ``afzal judge A B --against C``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ASKED = [f"question {k}" for k in range(4)]
 
 
 def files(folder: Path) -> dict[str, str]:
-    """A file of answers for each model; the longest answer wins, and equally long ones are a tie."""
+    """A file of answers for each model; the longest answer wins, and equal lengths tie."""
     for name, texts in ANSWERS.items():
         rows = [{"prompt": p, "completion": t} for p, t in zip(ASKED, texts, strict=True)]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -181,7 +181,7 @@ def test_people_count_for_the_named_model_whichever_side_it_stands_on():
 
 
 def test_a_model_beside_itself_answers_by_other_random_numbers(tmp_path, capsys):
-    """A win rate is of independent answers; with the same random numbers every pair here would be one text twice."""
+    """A win rate needs independent answers; with the same random numbers every pair here would be one text twice."""
     for name in ("ours", "theirs"):
         model_folder(tmp_path / name)
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps({"prompt": f"Say {k}"}) + "\n" for k in range(6)))
@@ -199,7 +199,7 @@ def test_a_model_beside_itself_answers_by_other_random_numbers(tmp_path, capsys)
 
 
 def test_a_judge_that_follows_the_slot_or_says_nothing_is_told():
-    """A win rate of 50 % by such a judge looks like any other."""
+    """Such a judge's win rate of 50 % looks like any other."""
     from afzal.judge.games import Ruling, games_of
     from afzal.judge.summary import summary
 

@@ -1,4 +1,4 @@
-"""``afzal judge`` from rows to verdicts, votes, summary and card; each kind of judge; what is required of one."""
+"""``afzal judge`` from rows to verdicts, votes, summary and card; each kind of judge; requirements on one."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ def test_a_model_against_itself_is_at_a_half_at_equal_lengths_too():
 
 
 def test_a_length_difference_is_taken_between_models_and_not_between_places():
-    """The first model is always five characters longer, but not always the first answer; then the reverse."""
+    """The first model is always five characters longer, but not always the first answer; then in reverse."""
     long, short = "a" * 9, "a" * 4
     constant = [(("x", long), ("y", short)), (("y", short), ("x", long))]
     varying = [(("x", long), ("y", short)), (("y", long), ("x", short))]
@@ -244,8 +244,8 @@ def test_shares_of_the_verdict_words():
 
 
 def test_a_local_model_judges_by_log_probs(tmp_path, monkeypatch):
-    """No reply is read, so none is unread; the same question in the other order gives the mirrored probability of the
-    texts, and the words' probabilities are the model's own."""
+    """No reply is parsed, so none is unreadable; the same question in the other order gives the mirrored probability of
+    the texts, and the words' probabilities are the model's own."""
     model = model_folder(tmp_path / "model", max_position_embeddings=2048)
     source = rows(tmp_path / "rows.jsonl", 3)
     (tmp_path / "judge.yaml").write_text(
@@ -256,7 +256,7 @@ def test_a_local_model_judges_by_log_probs(tmp_path, monkeypatch):
     verdicts = [json.loads(line) for line in (tmp_path / "out" / "verdicts.jsonl").read_text().splitlines()]
     assert len(verdicts) == 6
     assert all(v["verdict"] != "none" and 0 < v["p_first"] < 1 for v in verdicts)
-    # a row whose answers change places has the same two games in the other order
+    # a row with swapped answers has the same two games in the other order
     swapped = [Item(i.id, i.prompt, i.responses[::-1]) for i in data.read(source).items]
     data.write(swapped, tmp_path / "swapped.jsonl", "afzal")
     with one_thread():
@@ -331,7 +331,7 @@ def test_one_judge_without_the_command_line(tmp_path):
     assert {item.votes[-1].annotator for item in said.rows} == {"rule:longest"}
     assert said.summary["models"]["win"] == 8
     assert said.summary["people"]["people"] == 3
-    assert {p.name for p in tmp_path.iterdir()} == {"rows.jsonl"}  # nothing is written by a judge without replies
+    assert {p.name for p in tmp_path.iterdir()} == {"rows.jsonl"}  # a judge without replies writes nothing
 
 
 def test_a_reward_model_judges_on_the_device_of_all_other_scoring(tmp_path, monkeypatch):
@@ -350,7 +350,7 @@ def test_a_reward_model_judges_on_the_device_of_all_other_scoring(tmp_path, monk
 
 
 def test_replies_that_could_not_be_read_stand_on_the_page(tmp_path):
-    """One of each reason first, and of a long one its end."""
+    """One for each reason first, and only the end of a long one."""
     said = iter(["VERDICT: A or B", "I <b>refuse</b>.", "x" * 5000 + "\nthe end", "VERDICT: A or B"] + ["no"] * 20)
     with scripted() as server:
         server.says = lambda body: next(said)

@@ -1,4 +1,4 @@
-"""Judges before whom somebody argues: positions, quotes, both orders, controls beside them, resumption."""
+"""Judges that hear arguments: positions, quotes, both orders, controls, resumption."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_positions_of_both_sides_in_both_orders():
         ("A", "12", 1), ("B", "39", 1), ("A", "39", 1), ("B", "12", 1),
         ("A", "12", 2), ("B", "39", 2), ("A", "39", 2), ("B", "12", 2),
     ]  # fmt: skip
-    assert all(p.transcript == "" for p in seen[:4])  # nobody sees what the other says in the same round
+    assert all(p.transcript == "" for p in seen[:4])  # nobody sees the other's argument of the same round
     assert seen[4].transcript == "[For answer A, round 1]\n  A1\n\n[For answer B, round 1]\n  B1"
     assert games[0].transcript.count("[For answer") == 4
 
@@ -92,7 +92,7 @@ def test_a_consultant_defends_the_same_answer_in_both_orders():
         ("<QUOTE>a dog</QUOTE>", "<quote unverified>a dog</quote>"),
         ("<quote>‘it’s here’</quote>", "<quote verified>‘it’s here’</quote>"),
         ("<quote></quote>", "<quote unverified></quote>"),
-        # a mark that is brought along says nothing
+        # a debater's own mark has no effect
         ("<quote verified>a dog</quote>", "<quote unverified>a dog</quote>"),
         ("<quote>the <quote verified>cat</quote>", "<quote verified>the cat</quote>"),
         ("<quote verified>no end", "<quote>no end"),
@@ -118,7 +118,7 @@ def test_a_judge_that_always_names_the_first_is_a_coin_and_teaches_nothing(place
     out = capsys.readouterr().out
     assert "consistent 0.0 %" in out
     assert "Brier score 0.250 " in out
-    assert "train dpo" not in out  # no pair has an order
+    assert "train dpo" not in out  # no pair gets an order
     assert "annotate always/rows.jsonl" in out
     assert main(["judge", "pairs.jsonl", "--judge", "debate.yaml", "--out", "judged", "--resamples", "20"]) == 0
     assert "train dpo --model MODEL --data judged/rows.jsonl" in capsys.readouterr().out
@@ -156,9 +156,9 @@ def test_a_debate_gives_ordinary_verdicts_with_its_controls_beside(place):
     assert by_order[2, False].outcome == "tie"
     controls = result.summary["controls"]
     assert set(controls) == {"quotes", "alone", "consultant"}
-    assert controls["quotes"] == {"verified": 20, "unverified": 20}  # each claims what is not there
+    assert controls["quotes"] == {"verified": 20, "unverified": 20}  # each claims something that is not there
     assert result.summary["people"]["agreement"]["value"] == 1.0
-    assert controls["alone"]["agreement"]["value"] == 0.0  # it says that all are equal
+    assert controls["alone"]["agreement"]["value"] == 0.0  # it calls all pairs equal
     assert controls["alone"]["difference"]["value"] == 1.0
     assert [v.annotator for v in result.rows[0].votes] == ["p", "debate", "debate"]  # controls do not vote
 
@@ -254,7 +254,7 @@ def test_a_judge_that_gives_no_probability_is_refused(place):
 
 
 class _Talk(BaseHTTPRequestHandler):
-    """Argues when asked to, else decides for the side whose quoted digit is larger."""
+    """Argue when asked to, else decide for the side whose quoted digit is larger."""
 
     def do_POST(self) -> None:
         text = json.loads(self.rfile.read(int(self.headers["content-length"])))["messages"][-1]["content"]
@@ -296,7 +296,7 @@ def test_killed_while_others_speak_it_resumes_to_the_same_bytes(tmp_path, kind):
             process.join()
         assert finished(start_command([*line, str(out)])) == 0
         assert len(set(server.asked)) == calls
-        assert len(server.asked) <= calls + 3 * 4  # what was on its way at a kill is asked again
+        assert len(server.asked) <= calls + 3 * 4  # requests in flight at a kill are asked again
         whole = {p.name: p.read_bytes() for p in (tmp_path / "whole").iterdir() if not p.name.startswith("replies")}
         assert whole == {p.name: p.read_bytes() for p in out.iterdir() if not p.name.startswith("replies")}
     finally:

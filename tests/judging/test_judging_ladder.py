@@ -1,4 +1,4 @@
-"""The ladder of docs/debate.md, by the page's settings and commands, on the language whose truth is known."""
+"""The ladder of docs/debate.md, with the page's settings and commands, on the language with known truth."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ TRAINING = {"max_steps": 250, "batch_size": 64, "epochs": 9, "lr": 1e-3, "eval_f
 
 
 def block(kind: str) -> str:
-    """The one block of a kind in the page's part on the ladder."""
+    """The only block of a kind in the page's section on the ladder."""
     ladder = PAGE.read_text("utf-8").partition("## The ladder")[2].partition("\n## ")[0]
     (text,) = re.findall(rf"```{kind}\n(.*?)```", ladder, re.DOTALL)
     return text
 
 
 def pairs(prompts: np.ndarray, n: int, seed: int, path: str) -> None:
-    """Pairs of the language whose rewards differ, with the right vote."""
+    """Pairs from the language whose rewards differ, with the correct vote."""
     drawn = language.sample_pairs(language.sft_policy(prompts), n, np.random.default_rng(seed))
     rewards = language.reward(prompts)
     gaps = rewards[drawn[0], drawn[1]] - rewards[drawn[0], drawn[2]]
@@ -76,11 +76,11 @@ def test_the_command_of_the_page_climbs_two_levels_and_catches_assistants_that_l
     out = Path(settings["out"])
     body = json.loads((out / "ladder.json").read_text())
     gap = {(d["first"], d["second"]): d for d in body["differences"]}
-    assert gap["level 1", "the judge alone"]["low"] > 0  # a reward model knows what two positions do not show
+    assert gap["level 1", "the judge alone"]["low"] > 0  # a reward model knows more than two positions show
     assert gap["level 2", "the judge alone"]["low"] > 0
     assert gap["level 2", "level 1"]["high"] > 0  # no level is clearly worse than the one below
     for level in (1, 2):
-        assert gap[f"level {level}, lying", "the judge alone"]["high"] < 0  # and the control shows who lies
+        assert gap[f"level {level}, lying", "the judge alone"]["high"] < 0  # and the control reveals who lies
     assert body["findings"][0] in capsys.readouterr().out
     before = {p: p.read_bytes() for p in out.glob("level-[012]/*/*") if p.is_file()}
     dry = [*more, "--dry-run"]

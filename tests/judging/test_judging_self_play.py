@@ -1,4 +1,4 @@
-"""Debaters trained on arguments that the judge ranked, as docs/debate.md has it: rounds that are killed and resumed."""
+"""Debaters trained on arguments ranked by the judge, as in docs/debate.md: rounds that are killed and resumed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def files_of(out: Path) -> dict[str, bytes]:
 def test_the_self_play_of_debaters_killed_in_any_stage_resumes_to_the_same_bytes(tmp_path):
     part = PAGE.read_text("utf-8").partition("## Training debaters")[2]
     (moved,) = re.findall(r"```python\n(.*?)```", part, re.DOTALL)
-    (tmp_path / "debate.py").write_text(moved + DECIDE)  # a judge in the place of the page's
+    (tmp_path / "debate.py").write_text(moved + DECIDE)  # a judge instead of the page's
     (block,) = re.findall(r"```json\n(.*?)```", part, re.DOTALL)
     row, turned = map(json.loads, block.splitlines())
     assert (row["own"], row["other"]) == (turned["other"], turned["own"])
