@@ -17,7 +17,7 @@ __all__ = ["__version__", "api", "fit"]
 
 
 def __getattr__(name: str) -> Any:
-    """``afzal.fit`` and ``afzal.api``, imported when they are first asked for."""
+    """Import ``afzal.fit`` and ``afzal.api`` on first access."""
     from importlib import import_module
 
     if name == "api":
@@ -28,5 +28,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """What tab completion and ``help`` list: also what is imported when it is first asked for."""
+    """Names for tab completion and ``help``, including those imported on first access."""
     return sorted({*globals(), *__all__})

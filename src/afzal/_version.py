@@ -1,3 +1,3 @@
-"""The version of the package, below everything that writes it down."""
+"""The package version, importable from every room."""
 
 __version__ = "0.1.0"

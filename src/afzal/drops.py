@@ -1,4 +1,4 @@
-"""What was left out, and why: one record for rows, items, responses and pairs, whichever step left them out."""
+"""Rows, items, responses and pairs that a step left out, and why: one record for all steps."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 FILE = "dropped.jsonl"
-"""Where a run lists them."""
+"""The file in which a run lists its drops."""
 
 OLD_FILE = "losses.jsonl"
-"""The same in the folders of earlier versions."""
+"""The name of that file in run folders of earlier versions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """Something that was read and is not used as it was read.
+    """Something that was read but is not used, or not used as it was read.
 
     Attributes:
         where: ``file:line`` of the source row.
-        reason: a short code, counted in reports; ``docs/data.md`` and ``docs/tokens.md`` have all of them.
+        reason: a short code, counted in reports; ``docs/data.md`` and ``docs/tokens.md`` list them all.
         detail: which part of the item, and figures.
         unit: what was dropped or cut. The drop of a row or an item covers its responses and pairs; that of a response
-            is followed by one for each pair it took with it.
-        action: ``dropped`` is gone; ``cut`` was kept, but shortened or altered.
+            is followed by one for each pair that is lost with it.
+        action: ``dropped``: left out; ``cut``: kept, but shortened or altered.
         stage: the step that left it out, as ``dropped.jsonl`` names it.
     """
 
@@ -38,7 +38,7 @@ class Drop:
 
     @property
     def whole(self) -> bool:
-        """Whether a row or an item is gone, and not only a part of it."""
+        """Whether a complete row or item was dropped, not only a part of it."""
         return self.unit in ("row", "item") and self.action == "dropped"
 
     def line(self) -> dict[str, Any]:
@@ -48,13 +48,14 @@ class Drop:
 
 
 def at(stage: str, drops: Iterable[Drop]) -> list[Drop]:
-    """The same drops with the step that left them out."""
+    """The same drops with their stage set."""
     return [replace(drop, stage=stage) for drop in drops]
 
 
 def counts(drops: Iterable[Drop]) -> dict[str, dict[str, int]]:
-    """Drops by reason: rows and items ``dropped``, single responses or pairs of kept items ``parts``, and ``cut``."""
-    found: dict[str, Counter[str]] = {"dropped": Counter(), "parts": Counter(), "cut": Counter()}
+    """Drops counted by reason, in three groups: ``dropped`` (rows and items), ``parts`` (single responses or pairs of
+    kept items) and ``cut``."""
+    by_group: dict[str, Counter[str]] = {"dropped": Counter(), "parts": Counter(), "cut": Counter()}
     for drop in drops:
-        found["cut" if drop.action == "cut" else "dropped" if drop.whole else "parts"][drop.reason] += 1
-    return {name: dict(counter.most_common()) for name, counter in found.items()}
+        by_group["cut" if drop.action == "cut" else "dropped" if drop.whole else "parts"][drop.reason] += 1
+    return {name: dict(counter.most_common()) for name, counter in by_group.items()}

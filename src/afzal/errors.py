@@ -1,4 +1,4 @@
-"""The one error a person meets: what happened, where, why, and how to fix it; also where a disk refuses."""
+"""The error that users see: what happened, where, why, and how to fix it; and disk errors turned into it."""
 
 from __future__ import annotations
 
@@ -33,29 +33,30 @@ _FAULTS = {
 
 
 class AfzalError(Exception):
-    """A fault of the input or the set-up, not of the program; the command line prints it plainly and exits with 2.
+    """A fault of the input or the set-up, not of the program. The command line prints it without a traceback and exits
+    with 2.
 
     Args:
         what: one sentence that names the offending value.
-        where: ``file:line``, a row id or a key, when there is one.
-        why: the reason, when it is not plain from ``what``.
-        remedy: what to do next, as a command or a setting when possible.
+        where: ``file:line``, a row id or a key, if there is one.
+        why: the reason, if ``what`` does not make it clear.
+        remedy: what to do next, if possible as a command or a setting.
 
-    Names may hold line feeds: in the message, none of them begins a line of its own.
+    Line feeds in names are escaped, so that a name cannot start a line of the message.
     """
 
     def __init__(self, what: str, *, where: str = "", why: str = "", remedy: str = "") -> None:
         self.what, self.where, self.why, self.remedy = what, where, why, remedy
         where, what = where.replace("\n", "\\n"), re.sub(r"\n(?! )", r"\\n", what)
         head = f"{where}: {what}" if where else what
-        said = (
+        notes = (
             (label, re.sub(r"\n[ ]*", "\n       ", text)) for label, text in (("why", why), ("try", remedy)) if text
         )
-        super().__init__(head + "".join(f"\n  {label}: {text}" for label, text in said))
+        super().__init__(head + "".join(f"\n  {label}: {text}" for label, text in notes))
 
 
 def near(path: str | Path) -> str:
-    """``did you mean X?`` of a path that is not there, where its folder holds a name like it; else nothing."""
+    """``did you mean X?`` for a missing path, if its folder holds a similar name; else empty."""
     from difflib import get_close_matches
 
     path = Path(path)
@@ -65,7 +66,7 @@ def near(path: str | Path) -> str:
 
 
 def fault(error: OSError, path: str | Path, n_bytes: int | None = None) -> AfzalError:
-    """The one message for an operating-system refusal to write ``path`` (``n_bytes``: what was to be written)."""
+    """The error for an ``OSError`` while writing ``path`` (``n_bytes``: the size of the data)."""
     reason, remedy = _FAULTS.get(error.errno or 0, (error.strerror or str(error), _ELSEWHERE))
     if n_bytes is not None:
         reason += f"; {n_bytes} bytes were to be written"
@@ -77,7 +78,7 @@ def fault(error: OSError, path: str | Path, n_bytes: int | None = None) -> Afzal
 
 @contextmanager
 def writing(path: str | Path, n_bytes: int | None = None) -> Iterator[None]:
-    """Turn any ``OSError`` of the block into the :func:`fault` of ``path``."""
+    """Turn any ``OSError`` of the block into :func:`fault` for ``path``."""
     try:
         yield
     except OSError as error:
@@ -85,5 +86,5 @@ def writing(path: str | Path, n_bytes: int | None = None) -> Iterator[None]:
 
 
 def existing(path: Path) -> Path:
-    """The path, or the nearest folder above it that is there."""
+    """The path, or the nearest parent folder that exists."""
     return next((p for p in (path, *path.absolute().parents) if p.exists()), Path("/"))

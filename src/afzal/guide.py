@@ -1,4 +1,4 @@
-"""The names of the guide to direct preference optimisation, with right semantics.
+"""The public names of the guide to direct preference optimisation, with correct semantics.
 
 ``dpo_loss`` is the function of the DPO paper's Appendix B; ``DPOTrainer`` is the guide's trainer, whose forward pass
 gives what its loss assumes: one summed log-prob per sequence, over response tokens only. ``DPOTrainerWithLoRA``,
@@ -87,8 +87,8 @@ class DPOTrainer:
         """One update on ``(x, yw_idxs, yl_idxs)``; returns the loss before it, in nats.
 
         Args:
-            batch: ``x`` is what :func:`sequence_logps` takes: ids ``[B, L]``, or a mapping with masks. What follows the
-                indices is handed to ``compute_loss`` (for instance the preference probabilities).
+            batch: ``x`` is what :func:`sequence_logps` takes: ids ``[B, L]``, or a mapping with masks. Elements after
+                the indices are passed to ``compute_loss`` (for instance the preference probabilities).
         """
         x, *rest = batch
         loss, _ = self.compute_loss(sequence_logps(self.model, x), self.reference_logps(x), *rest)
@@ -104,14 +104,14 @@ class DPOTrainer:
 
 
 class DPOTrainerWithLoRA(DPOTrainer):
-    """The guide's trainer that trains low-rank adapters only.
+    """The guide's trainer for low-rank adapters only.
 
     Args:
         model: wrapped with fresh adapters on all linear layers (no dropout, alpha twice the rank), which start as the
             identity, so that the first loss is ln 2.
         ref_model: None takes the model itself with its adapters switched off. It must not be ``model``.
         beta: strength of the KL constraint.
-        lr: learning rate; adapters take about ten times that of all weights.
+        lr: learning rate; adapters need about ten times that of full fine-tuning.
         lora_rank: rank of the adapters.
     """
 
@@ -125,7 +125,7 @@ class DPOTrainerWithLoRA(DPOTrainer):
         self._hold(adapted, None if ref_model is None else ref_model.eval().requires_grad_(False), beta, lr)
 
     def reference_logps(self, x: Tensor | Mapping[str, Tensor]) -> Tensor:
-        """The reference's summed log-probs ``[B]``: of ``ref_model``, or of the model with its adapters off."""
+        """The reference's summed log-probs ``[B]``: from ``ref_model``, or from the model with its adapters off."""
         if self.ref_model is not None:
             return super().reference_logps(x)
         with torch.no_grad(), self.model.disable_adapter():
@@ -195,8 +195,8 @@ class ConstitutionalDPOTrainer(DPOTrainer):
         """
         loss, rewards = super().compute_loss(pi_logps, ref_logps, yw_idxs, yl_idxs)
         for constraint in self.constraints:
-            seen = (batch,) if len(inspect.signature(constraint).parameters) == 6 else ()
-            loss = loss + self._cost(constraint, pi_logps, ref_logps, yw_idxs, yl_idxs, *seen)
+            extra = (batch,) if len(inspect.signature(constraint).parameters) == 6 else ()
+            loss = loss + self._cost(constraint, pi_logps, ref_logps, yw_idxs, yl_idxs, *extra)
         return loss, rewards
 
     def train_step(self, batch: Sequence[Any]) -> float:

@@ -1,7 +1,7 @@
-"""The content of what a setting names, as hashes: model folders, data, code with what it imports; and of tokens.
+"""Content hashes of model folders, data, tokens, and code with its imports.
 
-Every byte counts: weights are hashed whole, in parallel, at about the speed of the disk, which loading them waits for
-anyway. A file is hashed once per process, for as long as its size and time stay.
+Every byte counts: weights are hashed completely, in parallel, at about the speed of the disk, which loading them needs
+anyway. A file is hashed once per process, as long as its size and modification time do not change.
 """
 
 from __future__ import annotations
@@ -26,21 +26,22 @@ from afzal.runs.environment import PACKAGES, usable_cpus
 from afzal.tokens.tree import Tree
 
 Parts = Mapping[str, str]
-"""Hashes by the name of what was hashed, relative to what a setting names; ``""`` is a file that it names itself."""
+"""Hashes by file name, relative to the path that a setting names; ``""`` if the setting names a file."""
 
-# All that models and tokenizers are loaded from. A run writes more into its folder, which decides nothing.
+# All files that models and tokenizers are loaded from. A run's other files do not affect the model.
 _MODEL_FILES = (
     *("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "adapter_config.json"),
     *("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "tekken.json", "*.model"),
     *("*.tiktoken", "*.jinja", "chat_template.json", "additional_chat_templates/*.jinja"),
 )
-_CHUNK = 1 << 26  # bytes; larger files are hashed as the SHA-256 of those of their chunks
+_CHUNK = 1 << 26  # bytes; the hash of a larger file is the SHA-256 of its chunks' hashes
 _HASHED: dict[tuple[str, int, int, int], str] = {}
 
 
 def parts_of(source: str) -> dict[str, str]:
-    """What ``source`` names, part by part: the files of a model's folder and of the base model of an adapter, of any
-    other folder, a file, the code of a function with what it imports, the revision of a hub id; nothing of a word."""
+    """Hashes of everything that ``source`` names: the files of a model folder (with an adapter's base model), of any
+    other folder, a single file, the code of a function with its imports, or the revision of a hub id. Empty for any
+    other word."""
     path = Path(source)
     if _exists(path):
         if path.is_file():
@@ -54,32 +55,33 @@ def parts_of(source: str) -> dict[str, str]:
 
 
 def content_hash(source: str) -> str:
-    """One SHA-256 of :func:`parts_of`; of a hub id or a word without parts, of the word itself."""
-    found = parts_of(source)
-    return hashlib.sha256(json.dumps(sorted(found.items()) or source).encode()).hexdigest()
+    """One SHA-256 over :func:`parts_of`; if there are no parts, over ``source`` itself."""
+    parts = parts_of(source)
+    return hashlib.sha256(json.dumps(sorted(parts.items()) or source).encode()).hexdigest()
 
 
 def function_parts(spec: str) -> dict[str, str]:
-    """The files of a function and of everything that it imports, of one's own code; versions of installed packages."""
+    """Hashes of a function's file and of the user's own modules that it imports; versions of the installed packages it
+    imports."""
     files, packages = own_sources(spec)
     if not files:
         return {}
     first = files[0].resolve().parent
-    found = {"" if k == 0 else os.path.relpath(path, first): file_hash(path) for k, path in enumerate(files)}
-    return found | {f"package {name}": version for name in packages if (version := _version(name))}
+    parts = {"" if k == 0 else os.path.relpath(path, first): file_hash(path) for k, path in enumerate(files)}
+    return parts | {f"package {name}": version for name in packages if (version := _version(name))}
 
 
 def file_hash(path: Path) -> str:
-    """The SHA-256 of a file; of a large one that of the hashes of its chunks, which are read by several threads."""
-    about = path.stat()
-    key = (os.path.realpath(path), about.st_size, about.st_mtime_ns, about.st_ino)
+    """The SHA-256 of a file; for a large file, that of its chunk hashes, which several threads compute."""
+    stat = path.stat()
+    key = (os.path.realpath(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
     if key not in _HASHED:
-        _HASHED[key] = sha256(path) if about.st_size <= _CHUNK else _chunked(path, about.st_size)
+        _HASHED[key] = sha256(path) if stat.st_size <= _CHUNK else _chunked(path, stat.st_size)
     return _HASHED[key]
 
 
 def tokens_hash(parts: Iterable[Sequence[Tree]]) -> str:
-    """SHA-256 of trees as a run sees them, in their order: tokens, which of them count, and all that is known."""
+    """SHA-256 of a run's trees in order: tokens, which of them are scored, and all their annotations."""
     digest = hashlib.sha256()
     for trees in parts:
         digest.update(f"{len(trees)} trees\n".encode())
@@ -97,8 +99,8 @@ def tokens_hash(parts: Iterable[Sequence[Tree]]) -> str:
 
 
 def weights_hash(model: Any) -> str:
-    """A hash of the weights and buffers of a model in memory, at the speed of the memory: one that notices a change of
-    any number, and that is no protection against somebody who means to deceive."""
+    """A fast hash of the weights and buffers of a model in memory. It notices a change of any number; it is not
+    cryptographic."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)} {torch.hash_tensor(value).item()}\n".encode())
@@ -106,7 +108,7 @@ def weights_hash(model: Any) -> str:
 
 
 def table_hash(table: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 of a table of log-probs, whatever the order of its rows."""
+    """SHA-256 of a table of log-probs, independent of row order."""
     digest = hashlib.sha256()
     for key in sorted(table):
         digest.update(key.encode())
@@ -120,11 +122,11 @@ def _add(digest: Any, values: np.ndarray, dtype: Any) -> None:
 
 
 def _model_parts(folder: Path) -> dict[str, str]:
-    found = _hashes(folder, (path for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.is_file()))
+    parts = _hashes(folder, (path for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.is_file()))
     base = adapter_base(folder)
     if base is None:
-        return found
-    return found | {f"base model, {name}" if name else "base model": v for name, v in parts_of(base).items()}
+        return parts
+    return parts | {f"base model, {name}" if name else "base model": v for name, v in parts_of(base).items()}
 
 
 def _hashes(folder: Path, files: Iterable[Path]) -> dict[str, str]:
@@ -157,7 +159,7 @@ def _exists(path: Path) -> bool:
 
 
 def _revision(model: str) -> str:
-    """The commit of a hub id in the hub's cache, which is what a model is loaded from; empty where there is none."""
+    """The commit of a hub id in the local cache, from which models are loaded; empty if it is not cached."""
     if model.count("/") > 1 or not model.replace("/", "").replace("-", "").replace("_", "").replace(".", "").isalnum():
         return ""
     from huggingface_hub import snapshot_download
@@ -168,12 +170,13 @@ def _revision(model: str) -> str:
         return ""
 
 
-@cache  # all that is installed is read for it, a third of a second
+@cache  # reads the metadata of all installed packages: a third of a second
 def _distributions() -> Mapping[str, list[str]]:
     return metadata.packages_distributions()
 
 
 def _version(package: str) -> str:
-    """Of the distribution that gives a package; empty for one whose version every run writes down, and for none."""
+    """The version of the distribution that provides a package; empty if there is none, or if every run records it
+    anyway."""
     names = [n for n in _distributions().get(package, ()) if n.lower() not in PACKAGES]
     return " ".join(f"{name} {metadata.version(name)}" for name in sorted(set(names)))

@@ -1,4 +1,4 @@
-"""Finished models to the hub: what is uploaded, and what is refused before a run begins. Rows never go there."""
+"""Upload finished models to the hub, and refuse impossible uploads before a run starts. Data is never uploaded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from afzal.errors import AfzalError
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
-_NEVER = re.compile(r"--|\.\.|[-.]/|[-.]$|\.git$")  # what the hub has in no name
+_NEVER = re.compile(r"--|\.\.|[-.]/|[-.]$|\.git$")  # the hub allows these in no name
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 UPLOADED = (
     "*.safetensors",
@@ -31,12 +31,12 @@ UPLOADED = (
     "README.md",
     "Modelfile",
 )
-"""What makes a model, and its card, by paths in its folder; ``*`` stops at ``/``, so that checkpoints stay here. No
-samples, no metrics, no rows: they hold texts of people."""
+"""Patterns for the files of a model and its card; ``*`` stops at ``/``, which excludes checkpoints. Samples, metrics
+and rows are not uploaded, since they contain people's texts."""
 
 
 def refuse_unreachable(repository: str) -> None:
-    """Refuse what an upload at the end of a run would fail at: a name that is none, no network wanted, no token.
+    """Check early for what would make the upload at the end of a run fail: an invalid name, offline mode, no token.
 
     Raises:
         AfzalError: with the remedy.
@@ -55,14 +55,14 @@ def refuse_unreachable(repository: str) -> None:
 
 
 def push(folder: str | Path, repository: str, *, private: bool) -> str:
-    """Upload the model of a folder and its card to a repository of the hub, made if it is not there; its address.
+    """Upload a folder's model and its card to a hub repository, created if it does not exist; return its address.
 
     Args:
         repository: ``owner/name``.
-        private: of a repository that is made; one that is there stays as it is.
+        private: applies to a new repository only; an existing one keeps its visibility.
 
     Raises:
-        AfzalError: the folder holds no model, or the hub refuses or cannot be reached; the folder is as it was.
+        AfzalError: the folder holds no model, or the hub refuses or cannot be reached; the folder is unchanged.
     """
     refuse_unreachable(repository)
     files = _uploaded(Path(folder))
@@ -85,7 +85,7 @@ def push(folder: str | Path, repository: str, *, private: bool) -> str:
 
 
 def _uploaded(folder: Path) -> list[str]:
-    """The files of a folder that are uploaded, by name: the client's own patterns would reach into checkpoints."""
+    """Names of the files to upload. The hub client's own patterns would also match files in checkpoints."""
     inside = [*folder.glob("*"), *folder.glob("additional_chat_templates/*")]
     names = sorted(path.relative_to(folder).as_posix() for path in inside if path.is_file())
     return [name for name in names if any(name.count("/") == p.count("/") and fnmatchcase(name, p) for p in UPLOADED)]

@@ -1,7 +1,8 @@
-"""An image or a sound of a row: what its bytes are, what the row calls it, and where to read it.
+"""An image or a sound of a row: its bytes, its name in the row, and where to read it.
 
-A medium is its bytes. Two files of the same bytes are one medium whatever they are called, and two media under one
-text never share a key: everything that hashes or compares turns takes ``kind`` and ``sha256`` and nothing else.
+A medium is identified by its bytes. Two files with the same bytes are one medium whatever their names, and two
+different media under one name never share a key: everything that hashes or compares turns uses only ``kind`` and
+``sha256``.
 """
 
 from __future__ import annotations
@@ -24,12 +25,11 @@ class Media:
 
     Attributes:
         kind: ``image`` or ``audio``.
-        sha256: of the bytes of the file, 64 hexadecimal digits. It is the identity: of two media, only ``kind`` and
-            ``sha256`` are compared and hashed.
-        name: as the row wrote it, a path relative to the data's folder; writers write it back. "" where the bytes
-            stood in the row.
-        path: absolute, links followed, inside the data's folder; "" where the bytes stood in the row.
-        data: the bytes that stood in the row (parquet, base64, ``datasets``); None where there is a path.
+        sha256: of the file's bytes, 64 hexadecimal digits. Only ``kind`` and ``sha256`` are compared and hashed.
+        name: as written in the row, a path relative to the data's folder; writers write it back. "" if the row held the
+            bytes.
+        path: absolute, links resolved, inside the data's folder; "" if the row held the bytes.
+        data: the bytes from the row (parquet, base64, ``datasets``); None if there is a path.
     """
 
     kind: MediaKind
@@ -42,8 +42,8 @@ class Media:
         """The bytes of the file.
 
         Raises:
-            OSError: the file cannot be read any more.
-            ValueError: the file has changed since the row was read, so its bytes are another medium's.
+            OSError: the file can no longer be read.
+            ValueError: the file has changed since the row was read.
         """
         if self.data is not None:
             return self.data
@@ -54,12 +54,12 @@ class Media:
 
 
 def in_row(kind: MediaKind, data: bytes, name: str = "") -> Media:
-    """The medium whose bytes stand in a row."""
+    """The medium whose bytes are in the row itself."""
     return Media(kind, hashlib.sha256(data).hexdigest(), name, data=data)
 
 
 def named_from(media: Media, folder: Path) -> Media:
-    """The medium with its name relative to a folder; itself where its file lies elsewhere, or its bytes in the row."""
+    """The medium with its name relative to a folder; unchanged if its file is elsewhere or its bytes are in the row."""
     if not media.path or not Path(media.path).is_relative_to(folder):
         return media
     return replace(media, name=Path(media.path).relative_to(folder).as_posix())
@@ -77,13 +77,13 @@ def media_in(content: str | tuple[Mapping[str, Any], ...]) -> Iterator[Media]:
 
 
 def part_to_json(part: Mapping[str, Any]) -> dict[str, Any]:
-    """A content part as JSON; of a medium ``{"type", "sha256"}``, so that equal JSON means equal bytes."""
+    """A content part as JSON; a medium becomes ``{"type", "sha256"}``, so equal JSON means equal bytes."""
     media = part.get("media")
     return {"type": media.kind, "sha256": media.sha256} if isinstance(media, Media) else dict(part)
 
 
 def part_to_row(part: Mapping[str, Any]) -> dict[str, Any]:
-    """A content part as a file holds it: as JSON and, of a medium, also its name, or its bytes as a data address."""
+    """A content part as JSON for a data file; a medium also has its name, or its bytes as a ``data:`` URL."""
     media = part.get("media")
     if not isinstance(media, Media):
         return dict(part)
@@ -91,5 +91,5 @@ def part_to_row(part: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def data_address(media: Media) -> str:
-    """The bytes of a medium as a ``data:`` address; the type is the kind's, since decoders look at the bytes."""
+    """The bytes of a medium as a ``data:`` URL; the MIME type is generic, since decoders look at the bytes."""
     return f"data:{media.kind}/*;base64,{base64.b64encode(media.read()).decode()}"

@@ -1,7 +1,7 @@
-"""What people said about responses: items, votes, and the preferences derived from them.
+"""Items, the votes on their responses, and the preferences derived from the votes.
 
-Reading keeps everything (ties, strengths, ranks, scores, annotators, the order shown). Turning votes into training
-signal is a later, visible step: :func:`preferences` for pairs and :func:`labels` for single responses.
+Reading keeps everything: ties, strengths, ranks, scores, annotators, the order shown. Turning votes into training
+signal is a separate step: :func:`preferences` for pairs, :func:`labels` for single responses.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ T = TypeVar("T")
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def value_class(made: type[T]) -> type[T]:
-    """A dataclass that nobody writes into: frozen for the type checker, and at run time by convention.
+    """Make a dataclass that is frozen for the type checker, and at run time by convention.
 
-    A class that is frozen at run time sets every field through a call, which takes four times as long, and a row of a
-    file makes several of these.
+    A class that is frozen at run time sets every field through a call. That takes four times as long, and every row of
+    a file needs several instances.
     """
     return dataclass(slots=True, unsafe_hash=True)(made)
 
@@ -34,19 +34,19 @@ Outcome = Literal["first", "second", "tie", "both_bad"]
 RatingKind = Literal["score", "rank", "label"]
 
 SWAPPED: dict[Outcome, Outcome] = {"first": "second", "second": "first", "tie": "tie", "both_bad": "both_bad"}
-"""What an outcome is of the same two responses in the other order."""
+"""The outcome for the same two responses in the other order."""
 
 P_FIRST: dict[Outcome, float] = {"first": 1.0, "second": 0.0, "tie": 0.5}
-"""The probability that the first response is better, which an outcome states."""
+"""The probability that the first response is better, by outcome."""
 
 
 @value_class
 class Message:
-    """One turn. ``content`` is text, or typed parts: ``{"type": "text", "text": str}`` and, of an image or a sound,
+    """One turn. ``content`` is text, or typed parts: ``{"type": "text", "text": str}`` and, for an image or a sound,
     ``{"type": "image" | "audio", "media": Media}``.
 
-    ``reasoning`` holds the thoughts that precede the content of an assistant's turn where the source keeps them apart
-    (``reasoning_content``); the chat template writes them.
+    ``reasoning`` holds the reasoning before the content of an assistant's turn, if the source has it in a separate
+    field (``reasoning_content``). The chat template renders it.
     """
 
     role: str
@@ -55,20 +55,20 @@ class Message:
 
 
 TEMPLATE_FIELDS = ("tools", "chat_template_kwargs")
-"""Fields of ``Item.extra`` that a chat template reads beside the messages."""
+"""Fields of ``Item.extra`` that a chat template reads in addition to the messages."""
 
 Turns = str | tuple[Message, ...]
-"""A text to be continued verbatim, or a conversation to be rendered by the model's chat template."""
+"""A text to continue verbatim, or a conversation to render with the model's chat template."""
 
 
 def as_text(turns: Sequence[Message]) -> str:
-    """A conversation as one text, for a model that continues texts: its turns, one after another."""
+    """A conversation as one text, for a model that continues texts: its turns, concatenated."""
     return "".join(str(turn.content) for turn in turns)
 
 
 @value_class
 class Response:
-    """One answer to a prompt: a text continuation, or messages of which the assistant's are the answer."""
+    """One answer to a prompt: a text continuation, or messages, in which the assistant's turns are the answer."""
 
     turns: Turns
     source: str | None = None
@@ -78,11 +78,11 @@ class Response:
 class Comparison:
     """One opinion on two responses of an item.
 
-    ``strength`` says how clear the preference was in the source's own units (larger is clearer); ``probability`` is a
-    stated probability that the *first* is better and overrules ``outcome``; ``weight`` multiplies the example's loss.
-    ``shown_first`` is the index of the response that was displayed first, when recorded. ``both_bad`` is not a tie: it
-    says nothing about the order. ``seconds`` is how long the vote took; ``id`` names it in the file that it came from,
-    and ``at`` is its time (ISO 8601).
+    ``strength`` says how clear the preference was, in the source's units (larger is clearer). ``probability`` is a
+    stated probability that the *first* is better, and overrides ``outcome``. ``weight`` multiplies the example's loss.
+    ``shown_first`` is the index of the response that was displayed first, if recorded. ``both_bad`` is not a tie: it
+    says nothing about the order. ``seconds`` is how long the vote took; ``id`` is its name in its source file, and
+    ``at`` its time (ISO 8601).
     """
 
     first: int
@@ -99,12 +99,12 @@ class Comparison:
     at: str | None = None
 
     def swap(self) -> Comparison:
-        """The same opinion with the two responses named in the other order."""
+        """The same opinion with the two responses in the other order."""
         probability = None if self.probability is None else 1.0 - self.probability
         return self._with(self.second, self.first, SWAPPED[self.outcome], probability, self.shown_first)
 
     def between(self, first: int, second: int, shown_first: int | None) -> Comparison:
-        """The same opinion where the responses have other numbers."""
+        """The same opinion with other response indices."""
         return self._with(first, second, self.outcome, self.probability, shown_first)
 
     def _with(
@@ -128,7 +128,7 @@ class Comparison:
 
     @property
     def p_first(self) -> float | None:
-        """Probability that the first response is better; None when the vote does not order them."""
+        """Probability that the first response is better; None if the vote does not order them."""
         return self.probability if self.probability is not None else P_FIRST.get(self.outcome)
 
 
@@ -136,7 +136,7 @@ class Comparison:
 class Rating:
     """One opinion on one response: a score (larger is better), a rank (0 is best) or a label (1 good, 0 bad).
 
-    ``seconds``, ``id`` and ``at`` are those of a :class:`Comparison`.
+    ``seconds``, ``id`` and ``at`` are as in :class:`Comparison`.
     """
 
     response: int
@@ -152,10 +152,10 @@ class Rating:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """One opinion on K responses at once, which may be some of the item's.
+    """One opinion that ranks K responses, which may be a subset of the item's.
 
     ``groups`` holds the responses from best to worst; those of one group are tied. ``shown`` lists the same responses
-    in the order in which they were displayed, when recorded. The other fields are those of a :class:`Comparison`.
+    in display order, if recorded. The other fields are as in :class:`Comparison`.
     """
 
     groups: tuple[tuple[int, ...], ...]
@@ -181,20 +181,20 @@ class Ranking:
         return places
 
     def comparisons(self) -> tuple[Comparison, ...]:
-        """The C(K, 2) opinions on two responses that the ranking comes to, the lower index first.
+        """The ranking as C(K, 2) comparisons, the lower index first.
 
-        Each has the weight of the ranking: :func:`preferences` divides by the number of pairs. The seconds belong to
-        the ranking as a whole and are left out.
+        Each has the ranking's weight: :func:`preferences` divides by the number of pairs. The seconds apply to the
+        ranking as a whole and are left out.
         """
         places = self.places()
         order = {} if self.shown is None else {k: n for n, k in enumerate(self.shown)}
-        told = []
+        pairs = []
         for i, j in combinations(sorted(places), 2):
             outcome: Outcome = "tie" if places[i] == places[j] else "first" if places[i] < places[j] else "second"
             shown = None if not order else i if order[i] < order[j] else j
             about = self.weight, self.annotator, self.axis, shown, None, self.id, self.at
-            told.append(Comparison(i, j, outcome, None, None, *about))
-        return tuple(told)
+            pairs.append(Comparison(i, j, outcome, None, None, *about))
+        return tuple(pairs)
 
 
 Vote = Comparison | Rating | Ranking
@@ -205,10 +205,10 @@ class Item:
     """One prompt, K responses to it, and every vote cast on them.
 
     ``prompt`` and all responses are of one kind: all texts, or all conversations. ``where`` is ``file:line`` of the
-    source row; ``group`` names what must stay on one side of a train/evaluation split (default: the prompt).
+    source row. Items of one ``group`` (default: one prompt) stay on the same side of a train/evaluation split.
 
-    ``gold`` is the known truth, as votes that nobody cast: what an annotator is measured by. It is kept apart from
-    ``votes``, so that it enters neither agreement nor :func:`preferences` by itself.
+    ``gold`` is the known truth in the form of votes; annotators are measured by it. It is separate from ``votes``, so
+    it enters neither agreement nor :func:`preferences` by itself.
     """
 
     id: str
@@ -222,12 +222,12 @@ class Item:
 
     @property
     def is_chat(self) -> bool:
-        """Whether prompt and responses are conversations and not plain texts."""
+        """Whether prompt and responses are conversations, not plain texts."""
         return not isinstance(self.prompt, str)
 
     @property
     def is_plain(self) -> bool:
-        """Whether prompt and all responses are texts: votes may be on turns that answer a text."""
+        """Whether the prompt and all responses are texts (a text can also be answered by turns)."""
         if type(self.prompt) is not str:
             return False
         for response in self.responses:  # noqa: SIM110 - a generator takes far longer
@@ -236,7 +236,7 @@ class Item:
         return True
 
     def placed(self, id: str, where: str, group: str, extra: Mapping[str, Any]) -> Item:
-        """The same prompt, responses, votes and truth, as the row of that id at that place."""
+        """The same prompt, responses, votes and gold, with another id, place, group and extra fields."""
         return Item(id, self.prompt, self.responses, self.votes, where, group, extra, self.gold)
 
 
@@ -244,8 +244,8 @@ class Item:
 class Preference:
     """Response ``i`` is better than ``j`` with probability ``p``.
 
-    ``weight`` multiplies the pair's loss, and is its share in a mean loss; ``margin`` is the score gap or stated
-    strength of i over j in the source's units, when there is one.
+    ``weight`` multiplies the pair's loss and is its share in a mean loss. ``margin`` is the score gap or stated
+    strength of i over j in the source's units, if there is one.
     """
 
     i: int
@@ -255,7 +255,7 @@ class Preference:
     margin: float | None = None
 
     def swap(self) -> Preference:
-        """The same opinion about j and i, with 1 - p and the margin's sign turned."""
+        """The same opinion about j and i: 1 - p, and the margin negated."""
         margin = None if self.margin is None else -self.margin
         return Preference(self.j, self.i, 1.0 - self.p, self.weight, margin)
 
@@ -263,14 +263,13 @@ class Preference:
 def preferences(item: Item, axis: str | None = None) -> tuple[Preference, ...]:
     """Pairs of an item, the better response first (for p = 0.5, the lower index first).
 
-    Comparisons of the same two responses are pooled: p is their weighted mean, so three annotators who split 2:1 give
-    p = 2/3, and the pair's weight is the mean of theirs, over the number of pairs that were compared. A ranking
-    counts as the comparisons of its pairs. Without either, scores (or else ranks) order every pair of the K rated
-    responses, each with weight 1 / C(K, 2); equal values give p = 0.5. So an item counts once, however many responses
-    it has.
+    Comparisons of the same two responses are pooled: p is their weighted mean, so a 2:1 split of three annotators gives
+    p = 2/3. The pair's weight is their mean weight, divided by the number of compared pairs. A ranking counts as the
+    comparisons of its pairs. Without either, scores (or else ranks) order every pair of the K rated responses, each
+    with weight 1 / C(K, 2); equal values give p = 0.5. So an item counts once, however many responses it has.
 
     Args:
-        axis: keep only votes on this axis (such as ``"safer"``); None keeps votes of every axis.
+        axis: use only votes on this axis (such as ``"safer"``); None uses votes on every axis.
     """
     votes = item.votes if axis is None else [v for v in item.votes if v.axis == axis]
     compared = _compared(votes)
@@ -284,10 +283,10 @@ def preferences(item: Item, axis: str | None = None) -> tuple[Preference, ...]:
 
 
 def labels(item: Item) -> tuple[bool | None, ...]:
-    """Per response: desirable, undesirable, or None when nothing says so.
+    """Per response: True if desirable, False if undesirable, None if unknown.
 
-    Stated labels win; otherwise a response that only wins is desirable, and one that only loses, or that a vote for
-    both being bad names, is not. Ties, and responses of which both was said, stay None.
+    Stated labels take precedence. Otherwise a response that only wins is desirable; one that only loses, or that a
+    "both bad" vote names, is undesirable. Ties and contradictory votes give None.
     """
     stated = _mean_values([v for v in item.votes if isinstance(v, Rating) and v.kind == "label"])
     if stated:
@@ -305,11 +304,11 @@ def labels(item: Item) -> tuple[bool | None, ...]:
 
 
 def scores(item: Item, axis: str | None = None) -> tuple[float | None, ...]:
-    """Per response: how good it is among its siblings (larger is better), or None when nothing says so.
+    """Per response: how good it is among its siblings (larger is better), or None if unknown.
 
-    Scores win, then minus the ranks, then minus the mean places of rankings where all of them rank the same responses
-    and nothing was compared besides. Else comparisons (and the pairs of rankings) count, where they are certain, decide
-    every pair and agree on one order: then it is the number of responses that each one beats.
+    Scores take precedence, then negated ranks, then negated mean places in rankings (only if all rank the same
+    responses and there are no comparisons). Otherwise comparisons (and the pairs of rankings) count if they are
+    certain, decide every pair and agree on one order: the score is then the number of responses that each one beats.
     """
     votes = [v for v in item.votes if axis is None or v.axis == axis]
     for kind, sign in (("score", 1.0), ("rank", -1.0)):
@@ -323,56 +322,56 @@ def scores(item: Item, axis: str | None = None) -> tuple[float | None, ...]:
 
 
 def axes_of(items: Iterable[Item]) -> list[str]:
-    """The axes that votes are on, sorted; a vote on none adds nothing."""
+    """The axes of the votes, sorted."""
     return sorted({v.axis for item in items for v in item.votes if v.axis is not None})
 
 
 def pooled_axes(items: Iterable[Item]) -> str:
-    """The axes of votes that are taken together where each should answer a question of its own, as ``a, b``; "" where
-    there are fewer than two."""
+    """The axes whose votes would be pooled although each answers a separate question, as ``a, b``; "" for fewer than
+    two."""
     axes = axes_of(items)
     return ", ".join(axes) if len(axes) > 1 else ""
 
 
 def prompt_key(item: Item) -> str:
-    """A stable hash of the item's group or prompt (white space and case folded): equal keys must not be split."""
+    """A stable hash of the item's group or prompt (white space and case folded); a split must not divide equal keys."""
     return hashlib.sha256(folded_prompt(item).encode()).hexdigest()[:16]
 
 
 def folded_prompt(item: Item) -> str:
-    """What :func:`prompt_key` is the hash of: the item's group or prompt with white space and case folded."""
+    """The item's group or prompt with white space and case folded: the text that :func:`prompt_key` hashes."""
     text = item.group or (item.prompt if isinstance(item.prompt, str) else json.dumps(turns_to_json(item.prompt)))
-    if text.isprintable() and "  " not in text:  # a blank is the only white space that can be printed
+    if text.isprintable() and "  " not in text:  # the space is the only printable white space
         return text.casefold().strip()
     return " ".join(text.casefold().split())
 
 
 def template_fields(item: Item) -> dict[str, Any]:
-    """What the row of an item says to the chat template beside its messages."""
+    """The fields of an item's row that the chat template reads in addition to the messages."""
     return {name: item.extra[name] for name in TEMPLATE_FIELDS if item.extra.get(name)}
 
 
-def media_of(told: Item | Turns) -> tuple[Media, ...]:
-    """The images and sounds of turns in reading order; of an item those of the prompt, then of each response."""
-    if isinstance(told, str):
+def media_of(source: Item | Turns) -> tuple[Media, ...]:
+    """The images and sounds of turns in reading order; for an item, those of the prompt, then of each response."""
+    if isinstance(source, str):
         return ()
-    if isinstance(told, Item):
-        return tuple([m for turns in (told.prompt, *[r.turns for r in told.responses]) for m in media_of(turns)])
-    if not [True for message in told if type(message.content) is not str]:
+    if isinstance(source, Item):
+        return tuple([m for turns in (source.prompt, *[r.turns for r in source.responses]) for m in media_of(turns)])
+    if not [True for message in source if type(message.content) is not str]:
         return ()
-    return tuple(media for message in told for media in media_in(message.content))
+    return tuple(media for message in source for media in media_in(message.content))
 
 
 def turns_to_json(turns: Turns) -> str | list[dict[str, Any]]:
-    """A text as itself, messages as ``[{"role": ..., "content": ...}]``, with ``reasoning_content`` where there is.
+    """A text unchanged, messages as ``[{"role": ..., "content": ...}]``, with ``reasoning_content`` if there is any.
 
-    What keys and hashes are made of: an image or a sound stands as its kind and SHA-256, whatever it is called.
+    This is the input of keys and hashes: an image or a sound appears as its kind and SHA-256, whatever its name.
     """
     return turns if isinstance(turns, str) else [_message_to_json(m, part_to_json) for m in turns]
 
 
 def turns_to_row(turns: Turns) -> str | list[dict[str, Any]]:
-    """As :func:`turns_to_json` for rows of files: an image or a sound stands with its name, or with its bytes."""
+    """Like :func:`turns_to_json`, for rows of files: an image or a sound also has its name, or its bytes."""
     return turns if isinstance(turns, str) else [_message_to_json(m, part_to_row) for m in turns]
 
 
@@ -386,7 +385,7 @@ def vote_values(vote: Vote) -> tuple[Any, ...]:
     kind = type(vote)
     values = _FIELDS[kind](vote)
     n, nothing = _NOTES[kind]
-    # without what was not recorded, so that the hash of rows that lack it is the same as ever
+    # fields that were not recorded are left out, so that the hash of rows without them never changes
     return kind.__name__, *(values[:n] if values[n:] == nothing else values)
 
 
@@ -395,7 +394,7 @@ _NOTES = {Comparison: (10, (None, None)), Rating: (6, (None, None, None)), Ranki
 
 
 def comparisons(votes: Iterable[Vote]) -> Iterator[Comparison]:
-    """Every opinion on two responses: the comparisons, and those that rankings come to."""
+    """Every comparison, including those that rankings imply."""
     for vote in votes:
         if isinstance(vote, Comparison):
             yield vote
@@ -420,7 +419,8 @@ def _compared(votes: Sequence[Vote]) -> tuple[Preference, ...]:
 
 
 def _pooled(i: int, j: int, group: list[tuple[float, float, float | None]], pairs: int) -> Preference:
-    """Votes on i and j as (probability that i is better, weight, strength), one pair of so many of an item."""
+    """One preference from the votes on i and j: (probability that i is better, weight, strength); ``pairs`` of the
+    item's pairs were compared."""
     total = sum([weight for _, weight, _ in group])
     p = sum([weight * p for p, weight, _ in group]) / total
     strengths = [_signed(strength, p) for p, _, strength in group if strength is not None]
@@ -434,7 +434,7 @@ def _signed(strength: float, p: float) -> float:
 
 
 def _mean_places(votes: Iterable[Vote]) -> dict[int, float]:
-    """Mean place of each response in rankings of the same responses; empty where votes are of other kinds or parts."""
+    """Mean place of each response; empty unless all comparing votes are rankings of the same responses."""
     counted = [v for v in votes if v.weight > 0 and not isinstance(v, Rating)]
     rankings = [v for v in counted if isinstance(v, Ranking)]
     if not rankings or len(rankings) < len(counted) or len({v.ranked for v in rankings}) > 1:
@@ -445,11 +445,12 @@ def _mean_places(votes: Iterable[Vote]) -> dict[int, float]:
 
 
 def _wins(pairs: tuple[Preference, ...], n: int) -> tuple[float | None, ...]:
-    """Responses beaten by each, where all pairs among those compared are certain and in one order."""
+    """Number of responses beaten by each, if all pairs of the compared responses are certain and consistent; else
+    None."""
     named = sorted({k for q in pairs for k in (q.i, q.j)})
     wins = {k: float(sum(q.i == k for q in pairs)) for k in named}
-    whole = len(pairs) == len(named) * (len(named) - 1) // 2 and all(q.p == 1.0 for q in pairs)
-    ordered = whole and len(set(wins.values())) == len(named)
+    complete = len(pairs) == len(named) * (len(named) - 1) // 2 and all(q.p == 1.0 for q in pairs)
+    ordered = complete and len(set(wins.values())) == len(named)
     return tuple(wins[k] if ordered and k in wins else None for k in range(n))
 
 

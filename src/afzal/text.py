@@ -1,4 +1,4 @@
-"""Words and numbers as a reader meets them: digits, signs, and text that cannot deceive the page it stands on."""
+"""Format numbers, durations and plurals for display, and make hidden characters of untrusted text visible."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MINUS = "\N{MINUS SIGN}"
 
 
 def number(value: Any, digits: int = 4) -> str:
-    """A number with about ``digits`` significant digits and a true minus sign; an em dash for no finite number."""
+    """A number with about ``digits`` significant digits and a true minus sign; an em dash if it is not finite."""
     if not is_number(value):
         return "\N{EM DASH}"
     if isinstance(value, int):
@@ -29,7 +29,7 @@ def number(value: Any, digits: int = 4) -> str:
 
 
 def setting(value: float) -> str:
-    """A setting as one would type it: ``0.1``, ``3e-5``, ``16``."""
+    """A setting as a user would type it: ``0.1``, ``3e-5``, ``16``."""
     return _exponent(f"{value:.2e}") if 0 < abs(value) < 1e-3 else f"{value:g}"
 
 
@@ -40,13 +40,13 @@ def signed(value: Any, digits: int = 4) -> str:
 
 
 def interval(low: Any, high: Any, digits: int = 3) -> str:
-    """``[low, high]``, or nothing when an end is missing."""
+    """``[low, high]``; empty if an end is missing."""
     return f"[{number(low, digits)}, {number(high, digits)}]" if is_number(low) and is_number(high) else ""
 
 
 def sign(gap: Mapping[str, Any]) -> int:
-    """1 or -1 where the interval of a difference (``low``, ``high``) lies above or below 0; 0 where it holds 0 or is
-    not known."""
+    """1 or -1 if the interval of a difference (``low``, ``high``) lies above or below 0; 0 if it contains 0 or is
+    unknown."""
     if gap["low"] is None or gap["high"] is None:
         return 0
     return int(gap["low"] > 0) - int(gap["high"] < 0)
@@ -69,7 +69,7 @@ def duration(seconds: Any) -> str:
 
 
 def time_left(seconds: float) -> str:
-    """``about 42 s left``; of what is over at once ``less than a second left``."""
+    """``about 42 s left``, or ``less than a second left``."""
     return "less than a second left" if seconds < 1 else f"about {duration(seconds)} left"
 
 
@@ -79,7 +79,8 @@ def plural(count: int, noun: str, many: str = "") -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]], indent: str = "  ") -> list[str]:
-    """Rows of cells as lines with visible text in columns: the first to the left, the others to the right."""
+    """Rows of cells as lines of aligned columns: the first column to the left, the others to the right. Hidden
+    characters are made visible."""
     shown = [[visible(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     lines = []
@@ -90,9 +91,9 @@ def aligned(rows: Sequence[Sequence[str]], indent: str = "  ") -> list[str]:
 
 
 def visible(text: str) -> str:
-    """Text with what the eye would miss made visible: control, direction-changing and unpaired surrogate characters.
+    """Make control, direction-changing and unpaired surrogate characters visible.
 
-    A model's output can hold characters that reorder or hide what follows them on the page; line breaks and tabs stay.
+    A model's output can hold characters that reorder or hide the text after them. Line breaks and tabs stay.
     """
     return "".join(char if char in "\n\t" or char.isprintable() else _shown(char) for char in text)
 

@@ -437,7 +437,7 @@ def test_a_template_that_writes_the_date_sees_that_of_the_runs_beginning(world, 
     with kept(world):
         program_of(2026, 2, 27)
         train(world, "dpo", "days", **given)
-        assert "the chat template writes the date: 2026-02-27 for the whole of this run" in capsys.readouterr().err
+        assert "the chat template writes the date: 2026-02-27 throughout this run" in capsys.readouterr().err
         expected, run = fingerprint(world / "days"), runs.open_run(world / "days")
         assert run.facts()["template_date"] == "2026-02-27T00:00:00"
         to_the_first(world, "days")

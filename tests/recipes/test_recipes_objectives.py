@@ -190,7 +190,7 @@ def test_ties_are_left_out_where_an_objective_knows_none_and_listed(folder, tmp_
         ("dpo", {"learn": ["nu"]}, "learn: dpo can learn nothing, not 'nu'"),
         ("davidson", {"learn": ["beta"]}, "learn: davidson can learn only nu, not 'beta'"),
         ("bradley_terry", {}, "trains reward models, not policies"),
-        ("0.5*kto + 0.5*dpo", {}, "cannot stand beside an objective on pairs"),
+        ("0.5*kto + 0.5*dpo", {}, "cannot be combined with an objective on pairs"),
         ("no_such_module:fn", {}, "there is no module 'no_such_module'"),
         ("json:dumps", {}, "is a function, but no objective"),
         ("json:nothing", {}, "has no function 'nothing'"),

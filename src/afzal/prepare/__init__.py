@@ -1,4 +1,4 @@
-"""From a data source to what a method trains on."""
+"""Turn a data source into the training trees of a method."""
 
 from .recipe import Recipe, recipe_of
 from .run import Prepared, prepare

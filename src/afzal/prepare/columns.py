@@ -1,4 +1,4 @@
-"""The other columns of rows that a run's functions ask for: rewards, and constraints."""
+"""The further columns of rows that a run's reward and constraint functions ask for."""
 
 from __future__ import annotations
 
@@ -18,36 +18,37 @@ _TENSORS = 6  # of a constraint: see afzal.train.constraints.Cost
 
 
 def function_of(spec: str | None) -> str | None:
-    """The function that a reward comes to: itself, or that of a judge's YAML file; None where it is none."""
+    """The function behind a reward: the setting itself, or the function of a judge's YAML file; None if there is
+    none."""
     if spec and Path(spec).suffix in (".yaml", ".yml") and Path(spec).is_file():
         spec = config.build(JudgeConfig, config.read_file(spec)).function
     return spec if spec and names_function(spec) else None
 
 
 def asked_by_specs(specs: Iterable[tuple[str | None, int]]) -> list[tuple[str, data.Asked]]:
-    """The functions among these settings, by name, with what each asks for. One that cannot be read asks for nothing:
-    what is wrong with it is said where it is opened.
+    """The functions among these settings by name, each with the columns it asks for. A function that cannot be read
+    asks for nothing; its fault is reported when it is opened.
 
     Args:
         specs: each with the number of arguments that the function is always given.
     """
-    found = []
-    for spec, own in specs:
+    asking = []
+    for spec, n_given in specs:
         name = function_of(spec)
         try:
-            found += [(name, data.asked_by(load_function(name), own))] if name else []
+            asking += [(name, data.asked_by(load_function(name), n_given))] if name else []
         except ValueError:
             continue
-    return found
+    return asking
 
 
 def asked_by_rewards(*specs: str | None) -> list[tuple[str, data.Asked]]:
-    """What these rewards ask for, each by the name of its function."""
+    """The columns that these rewards ask for, by function name."""
     return asked_by_specs((spec, _TEXTS) for spec in specs)
 
 
 def asked_by_run(settings: TrainConfig) -> list[tuple[str, data.Asked]]:
-    """What the functions of a run that are called about its rows ask for."""
+    """The columns that a run's functions ask for, by function name."""
     specs: list[tuple[str | None, int]] = []
     if settings.rollouts is not None:
         specs.append((settings.rollouts.reward, _TEXTS))
@@ -70,7 +71,7 @@ def columns_for(asked: Sequence[tuple[str, data.Asked]], items: Sequence[Item], 
 
 
 def with_columns(trees: Sequence[Tree], items: Sequence[Item], names: Sequence[str]) -> list[Tree]:
-    """Trees with these columns of the items that they were made of."""
+    """Trees with these columns of their items."""
     if not names:
         return list(trees)
     rows = data.columns_of(items, names)

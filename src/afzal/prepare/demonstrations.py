@@ -1,4 +1,4 @@
-"""Demonstrations beside samples of the reference: what a reward is inferred from."""
+"""Combine demonstrations with samples of the reference, to infer a reward from them."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ from afzal.errors import AfzalError
 from afzal.records import Comparison, Item, Rating, Response, Turns, as_text, labels, turns_to_json
 
 Samples = Mapping[str, Sequence[Response]]
-"""Responses of the reference, by prompt."""
+"""The reference's responses by prompt."""
 
-_FEWEST = 10  # prompts from which the lengths of answers say something
-_TELLS = 0.9  # share of the pairs that length alone tells apart, from which a person should hear of it
+_FEWEST = 10  # prompts below which answer lengths are too few to judge
+_TELLS = 0.9  # note from this share of pairs on in which length alone separates demonstrations from samples
 
 
 def read_samples(source: str) -> Samples:
-    """Every response of a file, by its prompt; repeats stay, since they are independent draws.
+    """Every response of a file, by its prompt. Duplicates stay, since they are independent draws.
 
     Raises:
         AfzalError: the file cannot be read, or holds no response.
     """
-    found: dict[str, list[Response]] = {}
+    samples: dict[str, list[Response]] = {}
     for item in data.read(source).items:
-        found.setdefault(_key(item.prompt), []).extend(item.responses)
-    if not any(found.values()):
+        samples.setdefault(_key(item.prompt), []).extend(item.responses)
+    if not any(samples.values()):
         raise AfzalError(
             "there are no samples",
             where=source,
             remedy="afzal generate --model REFERENCE --prompts DATA --n 8 --out FILE",
         )
-    return found
+    return samples
 
 
 def beside(items: Sequence[Item], samples: Samples) -> tuple[list[Item], list[Drop]]:
-    """One item per prompt: its demonstrations, then its samples; and the items that have one of them only.
+    """One item per prompt with its demonstrations, then its samples; items that lack either are dropped.
 
-    A demonstration is scored 1 and labelled good, a sample 0 and bad. Besides, demonstrations are preferred to samples
-    in as many pairs as there are of the more numerous of the two, each response in turn, but for pairs of equal texts.
-    Of an item with opinions, the good responses are the demonstrations; of one without, all are.
+    A demonstration is scored 1 and labelled good, a sample 0 and bad. Demonstrations are also preferred to samples in
+    max(D, S) pairs, cycling through both; pairs of equal texts are skipped. In an item with opinions, the good
+    responses are the demonstrations; in one without, all responses are.
     """
     kept: dict[str, Item] = {}
-    shown: dict[str, list[Response]] = {}
+    demonstrations: dict[str, list[Response]] = {}
     lost = []
     for item in items:
         key, good = _key(item.prompt), _demonstrations(item)
@@ -54,20 +54,20 @@ def beside(items: Sequence[Item], samples: Samples) -> tuple[list[Item], list[Dr
             lost.append(Drop(item.where, item.id, reason, detail))
             continue
         kept.setdefault(key, item)
-        shown.setdefault(key, []).extend(good)
-    return [_item(item, shown[key], samples[key]) for key, item in kept.items()], lost
+        demonstrations.setdefault(key, []).extend(good)
+    return [_item(item, demonstrations[key], samples[key]) for key, item in kept.items()], lost
 
 
 def unanswered(items: Iterable[Item], samples: Samples) -> int:
-    """Samples of prompts for which there is no demonstration: they teach nothing."""
+    """The number of samples whose prompts have no demonstration; they teach nothing."""
     known = {_key(item.prompt) for item in items}
     return sum(len(drawn) for key, drawn in samples.items() if key not in known)
 
 
 def length_note(items: Sequence[Item]) -> str:
-    """What to say where length alone tells demonstrations from samples; empty where it does not.
+    """A note if length alone separates demonstrations from samples; else empty.
 
-    Lengths are in characters, and every prompt counts alike. Below :data:`_FEWEST` prompts nothing is said.
+    Lengths are in characters, and every prompt counts the same. Empty for fewer than :data:`_FEWEST` prompts.
 
     Args:
         items: as :func:`beside` makes them.
@@ -79,19 +79,19 @@ def length_note(items: Sequence[Item]) -> str:
     if share < _TELLS:
         return ""
     return (
-        f"a demonstration is {word} than a sample of its prompt in {100 * share:.0f}% of the cases, so that the reward "
-        "may be of length alone: draw samples that are as long (afzal generate --max-new-tokens)"
+        f"demonstrations are {word} than samples of the same prompt in {100 * share:.0f}% of the cases, so the reward "
+        "may learn length alone: draw samples of similar length (afzal generate --max-new-tokens)"
     )
 
 
 def _longer(item: Item) -> float:
-    """The share of pairs of a demonstration and a sample in which the demonstration is longer; equal ones are half."""
+    """The share of demonstration-sample pairs in which the demonstration is longer; equal lengths count half."""
     lengths = [_characters(response.turns) for response in item.responses]
     good = labels(item)
-    shown = [n for n, label in zip(lengths, good, strict=True) if label]
+    demonstrations = [n for n, label in zip(lengths, good, strict=True) if label]
     drawn = [n for n, label in zip(lengths, good, strict=True) if not label]
-    wins = sum((a > b) + (a == b) / 2 for a in shown for b in drawn)
-    return wins / (len(shown) * len(drawn))
+    wins = sum((a > b) + (a == b) / 2 for a in demonstrations for b in drawn)
+    return wins / (len(demonstrations) * len(drawn))
 
 
 def _characters(turns: Turns) -> int:
@@ -103,14 +103,13 @@ def _demonstrations(item: Item) -> list[Response]:
     return [response for response, label in zip(item.responses, good, strict=True) if label]
 
 
-def _item(item: Item, shown: Sequence[Response], drawn: Sequence[Response]) -> Item:
-    n = len(shown)
-    responses = (*shown, *drawn)
+def _item(item: Item, demonstrations: Sequence[Response], drawn: Sequence[Response]) -> Item:
+    n = len(demonstrations)
+    responses = (*demonstrations, *drawn)
     ratings = [Rating(k, float(k < n), kind) for kind in ("score", "label") for k in range(len(responses))]
-    turns = [
-        (k % n, k % len(drawn)) for k in range(max(n, len(drawn)))
-    ]  # not all D x S, which a prompt may have many of
-    compared = [Comparison(d, n + s, "first") for d, s in turns if shown[d].turns != drawn[s].turns]
+    # max(D, S) pairs instead of all D x S, which can be very many
+    indices = [(k % n, k % len(drawn)) for k in range(max(n, len(drawn)))]
+    compared = [Comparison(d, n + s, "first") for d, s in indices if demonstrations[d].turns != drawn[s].turns]
     return replace(item, responses=responses, votes=(*ratings, *compared), gold=())
 
 

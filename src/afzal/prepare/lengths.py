@@ -1,4 +1,4 @@
-"""Token counts of a data file as a method would train on it, without a model."""
+"""Token counts of a data file, as a method would train on it, without a model."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from afzal.tokens.media import reader_of
 def token_counts(
     source: str, method: str, tokenizer: str, *, columns: dict[str, str] | None = None, max_tokens: int = 1024
 ) -> np.ndarray:
-    """int64 ``[n, 1 + K]``: tokens of each item's prompt and of its responses, 0 where an item has fewer than K.
+    """int64 ``[n, 1 + K]``: token counts of each item's prompt and responses, 0 if an item has fewer than K responses.
 
-    A method that samples its own answers is measured on the good answers of the file.
+    For a method that samples its own answers, the good answers of the file are counted.
 
     Args:
         tokenizer: folder or hub id.
 
     Raises:
-        AfzalError: the file or the tokenizer cannot be read, or nothing of it can be trained on.
+        AfzalError: the file or the tokenizer cannot be read, or no row can be trained on.
     """
     dataset = data.read(source, columns=columns or None)
     items = quality.clean(dataset.items)[0]
@@ -38,7 +38,7 @@ def token_counts(
         raise AfzalError(
             f"nothing in {source} can be trained on with {method}",
             why=f"{dataset.rows} rows read as {dataset.format}",
-            remedy=f"see what each row became with: afzal check {source} --model {tokenizer}",
+            remedy=f"see how each row is encoded with: afzal check {source} --model {tokenizer}",
         )
     widest = max(len(t.branches) for t in trees)
     counts = np.zeros((len(trees), 1 + widest), dtype=np.int64)

@@ -1,6 +1,6 @@
-"""Passes over items on their way to tokens: each turns items into items and says what it left out.
+"""Passes over items before encoding: each returns the items it keeps and the drops.
 
-A further pass is a function ``items -> (items, drops)`` and a line in :func:`of_source` or :func:`of_part`.
+To add a pass, write a function ``items -> (items, drops)`` and list it in :func:`of_source` or :func:`of_part`.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ Apply = Callable[[Sequence[Item]], tuple[list[Item], list[Drop]]]
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One pass, and the ``stage`` under which ``dropped.jsonl`` lists what it left out."""
+    """One pass, and the ``stage`` under which ``dropped.jsonl`` lists its drops."""
 
     stage: str
     apply: Apply
 
 
 def through(items: Sequence[Item], passes: Sequence[Pass]) -> tuple[Sequence[Item], list[Drop]]:
-    """What the passes make of the items, one after another, and all that they left out."""
+    """Apply the passes in order; return the remaining items and all drops."""
     dropped: list[Drop] = []
     for step in passes:
         items, lost = step.apply(items)
@@ -37,25 +37,25 @@ def through(items: Sequence[Item], passes: Sequence[Pass]) -> tuple[Sequence[Ite
 
 
 def of_source(config: TrainConfig, source: str, columns: Sequence[str] = ()) -> list[Pass]:
-    """What the items of every source go through, before some of them are held out.
+    """The passes for every source, before some of its items are held out.
 
     Args:
-        columns: those that functions ask for, in which rows may differ.
+        columns: the columns that functions ask for; rows may differ in them.
     """
     passes = [] if config.axis is None else [Pass("read", partial(on_axis, axis=config.axis, source=source))]
     return [*passes, Pass("audit", partial(quality.clean, columns=columns))] if config.clean else passes
 
 
 def of_part(samples: Samples) -> list[Pass]:
-    """What demonstrations to train on and those held out go through, each part by itself."""
+    """The passes for demonstrations, applied to the training and the held-out part separately."""
     return [Pass("samples", partial(beside, samples=samples))]
 
 
 def on_axis(items: Sequence[Item], axis: str, source: str) -> tuple[list[Item], list[Drop]]:
-    """The items with an opinion on one axis, and only those opinions.
+    """The items with an opinion on one axis, reduced to those opinions.
 
     Raises:
-        AfzalError: there is none; names the axes that there are.
+        AfzalError: there is none; names the existing axes.
     """
     kept = [replace(item, votes=tuple(v for v in item.votes if v.axis == axis)) for item in items]
     if any(item.votes for item in kept):

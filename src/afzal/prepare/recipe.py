@@ -1,7 +1,7 @@
-"""What is particular to each method: its objectives with their parameters, and which trees they train on.
+"""The part of preparation that depends on the method: its objectives with their parameters, and the trees they train
+on.
 
-Everything that would be impossible or ignored is refused here, from the settings and the data alone, before a model is
-loaded.
+Everything impossible or ignored is refused here, from the settings and the data alone, before a model is loaded.
 """
 
 from __future__ import annotations
@@ -24,44 +24,44 @@ Select = Callable[[Sequence[Tree], Sequence[Item]], Trees]
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """``select`` turns encoded items (trees, and in the same order the items they were made of) into training trees and
-    says what it left out."""
+    """The objectives of a method. ``select`` turns encoded items (trees, and their items in the same order) into
+    training trees and drops."""
 
     terms: tuple[Term, ...]
     select: Select
 
     @property
     def uses(self) -> frozenset[str]:
-        """What the objectives take from the data: ``p``, ``weight``, ``margin``, ``score``, ``labels``."""
+        """The values that the objectives take from the data: ``p``, ``weight``, ``margin``, ``score``, ``labels``."""
         return frozenset().union(*(term.objective.uses for term in self.terms))
 
     @property
     def needs_reference(self) -> bool:
-        """Whether any of the objectives uses a reference's log-probs."""
+        """Whether any objective uses a reference's log-probs."""
         return any(term.objective.needs_reference for term in self.terms)
 
     @property
     def needs_mismatched(self) -> bool:
-        """Whether rows of other prompts' responses are needed (KTO's KL estimate)."""
+        """Whether prompts with other prompts' responses are needed (for KTO's KL estimate)."""
         return any(term.objective.statistic is not None for term in self.terms)
 
     @property
     def shows_pieces(self) -> bool:
-        """Whether any of the objectives compares media with pieces of them."""
+        """Whether any objective compares media with pieces of them."""
         return any("piece_log_ratio" in term.objective.extras for term in self.terms)
 
 
 def recipe_of(config: TrainConfig) -> Recipe:
-    """The objectives that the settings name, and what they train on.
+    """The objectives that the settings name, and the selection of their training trees.
 
     Raises:
-        AfzalError: an objective or a parameter is wrong, or a combination impossible or has no effect.
+        AfzalError: an objective or a parameter is wrong, or a combination is impossible or has no effect.
     """
     expression, arguments = METHODS[config.method].objective(config)
     try:
         terms = bind(expression, arguments)
     except ValueError as error:
-        raise AfzalError(str(error), where="objective", remedy="see what there is with: afzal objectives") from error
+        raise AfzalError(str(error), where="objective", remedy="list the objectives with: afzal objectives") from error
     recipe = Recipe(terms, _selection(terms, config))
     if config.chosen is not None:
         _refuse_combinations(config, config.chosen, recipe)
@@ -69,7 +69,7 @@ def recipe_of(config: TrainConfig) -> Recipe:
 
 
 def _refuse_combinations(config: TrainConfig, chosen: ObjectiveSettings, recipe: Recipe) -> None:
-    """Settings that do not go together with the objectives, refused by name."""
+    """Refuse settings that cannot be combined with the objectives, by name."""
     for term in recipe.terms:
         if term.objective.scores == "reward":
             raise AfzalError(f"objective {term.name!r} trains reward models, not policies", remedy="objective=dpo")
@@ -98,9 +98,9 @@ def _refuse_combinations(config: TrainConfig, chosen: ObjectiveSettings, recipe:
     units = {term.objective.unit for term in recipe.terms}
     if recipe.needs_mismatched and units & {"pair", "group"}:
         raise AfzalError(
-            "kto takes responses one by one and cannot stand beside an objective on pairs or groups",
+            "kto takes single responses and cannot be combined with an objective on pairs or groups",
             why=f"objective={chosen.objective}",
-            remedy="use bco in its place",
+            remedy="use bco instead",
         )
 
 
@@ -115,7 +115,8 @@ def _names(terms: Iterable[Term]) -> str:
 
 
 def _selection(terms: Sequence[Term], config: TrainConfig) -> Select:
-    """Groups need rankings, pairs comparisons, responses labels; else the good responses are trained on."""
+    """Groups need rankings, pairs need comparisons, responses need labels; otherwise the good responses are trained
+    on."""
     units = {term.objective.unit for term in terms}
     if "group" in units:
         select = ranked
@@ -135,7 +136,7 @@ def _selection(terms: Sequence[Term], config: TrainConfig) -> Select:
 
 
 def _after(change: Select, select: Select) -> Select:
-    """``select`` on what ``change`` leaves."""
+    """Apply ``change``, then ``select`` to the result."""
 
     def both(trees: Sequence[Tree], items: Sequence[Item]) -> Trees:
         changed, lost = change(trees, items)
@@ -146,7 +147,7 @@ def _after(change: Select, select: Select) -> Select:
 
 
 def _with_changes(select: Select) -> Select:
-    """``select``, then a tree for each pair, whose scored tokens say where it differs from the other response."""
+    """Apply ``select``, then make one tree per pair that marks the tokens in which its two responses differ."""
 
     def marked(trees: Sequence[Tree], items: Sequence[Item]) -> Trees:
         kept, lost = select(trees, items)
@@ -156,13 +157,14 @@ def _with_changes(select: Select) -> Select:
 
 
 def _majority(trees: Sequence[Tree], items: Sequence[Item]) -> Trees:
-    """Every label that leans one way as if it were certain; ties stay ties."""
+    """Round every probability to 0 or 1; ties stay ties."""
     certain = lambda q: replace(q, p=q.p if q.p == 0.5 else float(q.p > 0.5))  # noqa: E731
     return [replace(t, preferences=tuple(map(certain, t.preferences))) for t in trees], []
 
 
 def _plain_pairs(term: Term) -> Select:
-    """Pairs for an objective without p or weight: ties are left out, anything else that it would ignore is refused."""
+    """Select pairs for an objective without p or weight: ties are dropped, anything else that it would ignore is
+    refused."""
 
     def select(trees: Sequence[Tree], items: Sequence[Item]) -> Trees:
         kept, lost = [], []
@@ -172,7 +174,7 @@ def _plain_pairs(term: Term) -> Select:
             for q in decided:
                 _refuse_unused(term, q, item)
             lost += [
-                Drop(item.where, item.id, "tie", f"responses {q.i} and {q.j}: {term.name} knows no ties", unit="pair")
+                Drop(item.where, item.id, "tie", f"responses {q.i} and {q.j}: {term.name} cannot use ties", unit="pair")
                 for q in ties
             ]
             kept.append(replace(t, preferences=decided))
@@ -192,28 +194,29 @@ def _refuse_unused(term: Term, q: Preference, item: Item) -> None:
         raise AfzalError(
             f"objective {term.name!r} takes no weights, and this pair has the weight {q.weight:g}",
             where=item.where or item.id,
-            remedy="leave the weights out (of n pairs of an item each weighs 1 / n), or use another objective",
+            remedy="leave the weights out (each of an item's n pairs weighs 1 / n), or use another objective",
         )
 
 
 def best_responses(trees: Sequence[Tree], items: Sequence[Item]) -> Trees:
-    """SFT: the response that is never the worse one of a decided pair; all responses where there are no opinions.
+    """For SFT: the responses that win or are labelled good and never lose a decided pair; all responses if there are no
+    opinions.
 
-    An opinion that orders nothing (both bad, or of weight 0) is one all the same: its responses are not examples.
+    An opinion that orders nothing (both bad, or of weight 0) still counts as an opinion: its responses are no examples.
     """
     kept, lost = [], []
     for t, item in zip(trees, items, strict=True):
         worse = {q.j for q in t.preferences if q.p > 0.5} | {q.i for q in t.preferences if q.p < 0.5}
         good = [k for k in range(len(t.branches)) if not item.votes or _is_good(t, k, worse)]
-        found = [only_branch(t, k) for k in good]
-        kept += found
-        if not found:
+        examples = [only_branch(t, k) for k in good]
+        kept += examples
+        if not examples:
             lost.append(_dropped(item, "no_good_response", "no response wins or is labelled good"))
     return kept, lost
 
 
 def compared(trees: Sequence[Tree], items: Sequence[Item]) -> Trees:
-    """Objectives on pairs: items with at least one weighted pair, without branches that no pair names."""
+    """For objectives on pairs: items with at least one weighted pair, without unpaired branches."""
     kept, lost = [], []
     for t, item in zip(trees, items, strict=True):
         pairs = tuple(q for q in t.preferences if q.weight > 0)
@@ -225,7 +228,7 @@ def compared(trees: Sequence[Tree], items: Sequence[Item]) -> Trees:
 
 
 def ranked(trees: Sequence[Tree], items: Sequence[Item]) -> Trees:
-    """Objectives on groups: items whose responses are rated, ranked or wholly ordered, without the others' branches."""
+    """For objectives on groups: items with scored, ranked or fully ordered responses, without other branches."""
     kept, lost = [], []
     for t, item in zip(trees, items, strict=True):
         known = {k for k, score in enumerate(t.scores) if score is not None}
@@ -237,18 +240,18 @@ def ranked(trees: Sequence[Tree], items: Sequence[Item]) -> Trees:
 
 
 def labelled(trees: Sequence[Tree], items: Sequence[Item]) -> Trees:
-    """Objectives on responses: every labelled one on its own, so that good and bad ones mix freely when shuffled."""
+    """For objectives on responses: one tree per labelled response, so that shuffling mixes good and bad ones freely."""
     kept, lost = [], []
     for t, item in zip(trees, items, strict=True):
-        found = [only_branch(t, k) for k, label in enumerate(t.labels) if label is not None]
-        kept += found
-        if not found:
+        examples = [only_branch(t, k) for k, label in enumerate(t.labels) if label is not None]
+        kept += examples
+        if not examples:
             lost.append(_dropped(item, "no_label", "no response is labelled good or bad"))
     return kept, lost
 
 
 def _only(t: Tree, branches: set[int], pairs: Sequence[Preference]) -> Tree:
-    """The tree with some of its branches, and the given pairs of them."""
+    """The tree reduced to some of its branches, with the given pairs."""
     used = sorted(branches)
     at = {k: n for n, k in enumerate(used)}
     return replace(

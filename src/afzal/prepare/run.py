@@ -1,4 +1,4 @@
-"""From a data source to trees: read, clean, split, encode, select. Nothing here touches a model."""
+"""Turn a data source into trees: read, clean, split, encode, select. No model is used."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from afzal.tokens.tree import Tree
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Trees ready to train on, and an account of every row that is not among them.
+    """Trees ready to train on, and an account of every row that was left out.
 
-    ``dropped`` is what ``dropped.jsonl`` lists, ``facts`` the data part of ``run.json``, ``audit`` the ``data.json``.
-    ``chat`` says whether some rows are conversations. For a policy that writes its own answers, trees are prompts
-    without branches, and ``prompts`` are their texts.
-    ``tasks`` are their names, in order of the numbers that trees hold.
+    ``dropped`` is the content of ``dropped.jsonl``, ``facts`` the data part of ``run.json``, ``audit`` that of
+    ``data.json``. ``chat`` says whether some rows are conversations. For a policy that writes its own answers, trees
+    are prompts without branches, and ``prompts`` are their texts. ``tasks`` are task names, indexed by the trees' task
+    numbers.
     """
 
     speaker: Speaker
@@ -57,25 +57,25 @@ class Prepared:
 
     @property
     def tokenizer(self) -> Any:
-        """The speaker's."""
+        """The speaker's tokenizer."""
         return self.speaker.tokenizer
 
     @property
     def ends(self) -> list[int]:
-        """Ids that end an answer of the model."""
+        """Token ids that end an answer of the model."""
         return self.speaker.ends(chat=self.chat)
 
     @property
     def longest_response(self) -> int:
-        """Tokens of the longest response, its end mark included; 0 where the data are prompts alone."""
+        """Tokens of the longest response, including its end token; 0 if the data hold only prompts."""
         return max((len(b.ids) for t in (*self.train, *self.evaluation) for b in t.branches), default=0)
 
 
 def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) -> Prepared:
-    """Read and encode the data of a run; nothing is loaded but the tokenizer, when it is not given.
+    """Read and encode the data of a run. Only the tokenizer is loaded, if it is not given.
 
     Raises:
-        AfzalError: a source cannot be read, or nothing is left to train on (says where the rows went).
+        AfzalError: a source cannot be read, or nothing is left to train on (says why rows were lost).
     """
     recipe = recipe_of(config)
     speaker = _speaker(config, model, tokenizer)
@@ -96,11 +96,11 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
     notes += _uneven(held_out, config)
     notes += [] if config.rollouts is not None else _without_effect(held_out[0], config.method, recipe)
     encoder = _Encoder(speaker, longest, recipe, dropped, columns)
-    asked: tuple[Sequence[Turns], Sequence[Turns]] = ((), ())
+    prompts: tuple[Sequence[Turns], Sequence[Turns]] = ((), ())
     if config.rollouts is not None:
         limit = config.rollouts.sample_tokens
         (train, trained), (evaluation, evaluated) = (encoder.prompts(part, limit) for part in held_out)
-        asked = trained, evaluated
+        prompts = trained, evaluated
     else:
         train, evaluation = (encoder.trees(items) for items in held_out)
     notes += remark_texts(encoder.remarks)
@@ -115,12 +115,12 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
         raise AfzalError(
             f"{config.method} weighs tasks or groups, and the rows name fewer than two",
             where=config.data,
-            remedy="name the field that tells them apart with task=, or a mixture of sources",
+            remedy="name the field that holds the task with task=, or train on a mixture of sources",
         )
     train = [train[k] for k in chosen]
     notes += _one_sided(train, recipe)
-    if asked[0]:
-        asked = [asked[0][k] for k in chosen], asked[1]
+    if prompts[0]:
+        prompts = [prompts[0][k] for k in chosen], prompts[1]
     notes += task_lines(by_task) if dataset.mixture is not None and by_task else []
     facts = {
         "source": dataset.source or config.data,
@@ -149,13 +149,13 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
     trees = (train, evaluation, partners[split:], partners[:split])
     facts["tokens"] = tokens_hash(trees)
     about = {"recipe": recipe, "max_tokens": longest, "chat": chat, "evaluation_items": held_out[1]}
-    about |= {"prompts": asked[0], "evaluation_prompts": asked[1]}
+    about |= {"prompts": prompts[0], "evaluation_prompts": prompts[1]}
     about["tasks"] = tasks.names
     return Prepared(speaker, *trees, dropped=dropped, facts=facts, audit=audit, notes=notes, **about)
 
 
 def _speaker(config: TrainConfig, model: Any, tokenizer: Any) -> Speaker:
-    """That of the model to train, whose context is less by the virtual tokens that the run adds."""
+    """The speaker of the model to train; the run's virtual tokens shorten its context."""
     stated: Any = {"chat_template": config.chat_template, "eos_token": config.eos_token}
     if model is None:
         speaker = open_speaker(config.model, tokenizer=tokenizer, **stated)
@@ -167,16 +167,17 @@ def _speaker(config: TrainConfig, model: Any, tokenizer: Any) -> Speaker:
         speaker = speaker_of(model, tokenizer, **stated)
     added = 0
     if config.policy is not None:
-        begun = config.policy.adapter_from
-        added = positions_taken(begun) if begun is not None else config.policy.virtual_tokens or 0
+        adapter = config.policy.adapter_from
+        added = positions_taken(adapter) if adapter is not None else config.policy.virtual_tokens or 0
     return replace(speaker, context=remaining_context(speaker.context, added))
 
 
 def _use_template(speaker: Speaker, config: TrainConfig, chat: bool) -> list[str]:
-    """Save the chat template with the tokenizer from now on, where there are conversations; what to say about it.
+    """If there are conversations, set the tokenizer's chat template, so that it is saved with it; return notes about
+    it.
 
     Raises:
-        AfzalError: one is stated, and no row is a conversation.
+        AfzalError: a template is set, but no row is a conversation.
     """
     if not chat:
         if config.chat_template is not None:
@@ -187,7 +188,7 @@ def _use_template(speaker: Speaker, config: TrainConfig, chat: bool) -> list[str
     speaker.tokenizer.chat_template = speaker.files.chat_template = speaker.template
     notes = [speaker.notice] if speaker.notice else []
     if "strftime_now" in speaker.template:
-        notes.append(f"the chat template writes the date: {rendering.date():%Y-%m-%d} for the whole of this run")
+        notes.append(f"the chat template writes the date: {rendering.date():%Y-%m-%d} throughout this run")
     return notes
 
 
@@ -201,7 +202,7 @@ class _Encoder:
     remarks: Counter[str] = field(default_factory=Counter)
 
     def trees(self, items: Sequence[Item]) -> list[Tree]:
-        """The trees of these items for this method; what is lost on the way is added to ``dropped``."""
+        """The trees of these items for this method; drops are added to ``dropped``."""
         encoded = self.speaker.encode(items, max_tokens=self.max_tokens)
         kept = [items[k] for k in encoded.kept]
         trees, left_out = self.recipe.select(with_columns(encoded.trees, kept, self.columns), kept)
@@ -211,15 +212,15 @@ class _Encoder:
         return trees
 
     def prompts(self, items: Sequence[Item], answer_tokens: int) -> tuple[list[Tree], list[Turns]]:
-        """The different prompts of these items, as trees without branches and as they were read; those that leave no
-        room for an answer are added to ``dropped``."""
-        found = distinct_prompts(items, self.columns)
-        asked = with_columns(self.speaker.prompt_trees(found, remarks=self.remarks), found, self.columns)
+        """The distinct prompts of these items, as trees without branches and as turns; those that leave no room for an
+        answer are added to ``dropped``."""
+        distinct = distinct_prompts(items, self.columns)
+        prompt_trees = with_columns(self.speaker.prompt_trees(distinct, remarks=self.remarks), distinct, self.columns)
         room = self.max_tokens - answer_tokens
         trees, texts = [], []
-        for item, tree in zip(found, asked, strict=True):
+        for item, tree in zip(distinct, prompt_trees, strict=True):
             if len(tree.prompt) > room:
-                detail = f"{len(tree.prompt)} tokens, and {room} leave room for an answer of {answer_tokens}"
+                detail = f"{len(tree.prompt)} tokens; at most {room} leave room for an answer of {answer_tokens}"
                 self.dropped.append(Drop(item.where, item.id, "prompt_too_long", detail, stage="encode"))
                 continue
             trees.append(tree)
@@ -234,7 +235,7 @@ def _partners(trees: list[Tree], seed: int, max_tokens: int) -> list[Tree]:
 def _load(
     source: str, config: TrainConfig, dropped: list[Drop], asked: data.Asked
 ) -> tuple[data.Dataset, Sequence[Item]]:
-    """A source as it was read, and its items on the chosen axis, cleaned; what is lost is added to ``dropped``."""
+    """Read a source; return it and its cleaned items on the chosen axis. Drops are added to ``dropped``."""
     on_error = "drop" if config.skip_bad else "raise"
     columns, format = config.columns or None, config.data_format
     dataset = data.read(source, columns=columns, format=format, on_error=on_error, asked=asked)
@@ -259,71 +260,71 @@ def _beside_samples(
     dropped: list[Drop],
     notes: list[str],
 ) -> tuple[Sequence[Item], Sequence[Item]]:
-    """Both parts with the samples of their prompts; what is lost on the way is added to ``dropped``."""
+    """Both parts with the samples of their prompts; drops are added to ``dropped``."""
     samples = demonstrations.read_samples(asked.samples)
-    made = []
+    results = []
     for part in parts:
         both, lost = passes.through(part, passes.of_part(samples))
         dropped += lost
-        made.append(both)
+        results.append(both)
     if unused := demonstrations.unanswered([item for part in parts for item in part], samples):
-        notes.append(f"samples of prompts without a demonstration, which teach nothing: {unused}")
-    if said := demonstrations.length_note([item for part in made for item in part]):
-        notes.append(said)
-    return made[0], made[1]
+        notes.append(f"samples whose prompts have no demonstration, and which therefore teach nothing: {unused}")
+    if note := demonstrations.length_note([item for part in results for item in part]):
+        notes.append(note)
+    return results[0], results[1]
 
 
 def _warnings(train: Sequence[Item], evaluation: Sequence[Item]) -> list[str]:
-    """What a person should know before training on these items."""
-    found = []
+    """Warnings about training on these items."""
+    warnings = []
     leaked = {prompt_key(item) for item in train} & {prompt_key(item) for item in evaluation}
     if leaked:
-        found.append(f"{len(leaked)} held-out prompts are also trained on, so held-out figures will flatter")
+        warnings.append(f"{len(leaked)} held-out prompts are also trained on, so held-out figures will be too good")
     if axes := pooled_axes(train):
-        found.append(f"opinions on {axes} are pooled; choose one with axis=")
-    return found
+        warnings.append(f"opinions on {axes} are pooled; choose one with axis=")
+    return warnings
 
 
 def _one_sided(train: Sequence[Tree], recipe: Recipe) -> list[str]:
-    """A note where an objective on labelled answers gets one kind alone."""
-    found = {label for t in train for label in t.labels if label is not None}
+    """A note if an objective on labelled answers gets only good or only bad ones."""
+    kinds = {label for t in train for label in t.labels if label is not None}
     names = [term.name for term in recipe.terms if term.objective.unit == "response"]
-    if not names or len(found) != 1:
+    if not names or len(kinds) != 1:
         return []
-    said = f"all {len(train)} answers to train on are labelled {'good' if True in found else 'bad'}, and {names[0]}"
-    more = "add bad ones, or train sft" if True in found else "add good ones; without them it only unlearns"
-    return [f"{said} needs both kinds: {more}"]
+    fact = f"all {len(train)} answers to train on are labelled {'good' if True in kinds else 'bad'}, and {names[0]}"
+    remedy = "add bad ones, or train sft" if True in kinds else "add good ones; without them it only unlearns"
+    return [f"{fact} needs both kinds: {remedy}"]
 
 
 def _uneven(parts: tuple[Sequence[Item], Sequence[Item]], config: TrainConfig) -> list[str]:
-    """A note where far more is held out than was asked for: items that share a prompt stay together."""
+    """A note if far more items are held out than requested, because items that share a prompt stay together."""
     held, total = len(parts[1]), len(parts[0]) + len(parts[1])
     if config.eval_data is not None or held <= 1 or held <= 2 * config.eval_fraction * total:
         return []
     asked = f"{config.eval_fraction:.0%}"
-    return [f"{held} of {total} items are held out, not {asked}: they share prompts, and a prompt is not divided"]
+    return [f"{held} of {total} items are held out, not {asked}: items that share a prompt are never split"]
 
 
 def _without_effect(items: Sequence[Item], method: str, recipe: Recipe) -> list[str]:
-    """What people said about these items that no loss of this method uses."""
+    """A note about votes' values that no loss of this method uses."""
     votes = [v for item in items for v in item.votes]
-    found = []
+    unused = []
     if "margin" not in recipe.uses and (n := sum(bool(getattr(v, "strength", None)) for v in votes)):
-        found.append(f"margins (strengths) of {n} opinions")
+        unused.append(f"margins (strengths) of {n} opinions")
     if "weight" not in recipe.uses and len({v.weight for v in votes}) > 1:
-        found.append("weights of opinions")
+        unused.append("weights of opinions")
     unsure = any(0 < p < 1 and p != 0.5 for v in votes if (p := getattr(v, "probability", None)) is not None)
     if "p" not in recipe.uses and unsure:
-        found.append("probabilities of opinions, beyond which answer is the likelier one")
+        unused.append("probabilities of opinions, except for which answer is likelier")
     name = method if method != "prefer" else ", ".join(term.name for term in recipe.terms)
-    return [f"no effect on {name}: {'; '.join(found)}"] if found else []
+    return [f"no effect on {name}: {'; '.join(unused)}"] if unused else []
 
 
-_FITS = {  # by the reason why rows are lost, what such rows are for
-    "no_pair": "answers that nobody compared train sft, and those labelled good or bad kto; ",
-    "no_label": "answers without opinions train sft; ",
-    "no_sample": "samples of these very prompts: afzal generate --model REFERENCE --prompts DATA --n 8 --out FILE; ",
-    "no_responses": "prompts alone train ppo, rloo, grpo and reinforce; ",
+_FITS = {  # by drop reason: what such rows can be used for
+    "no_pair": "answers without comparisons can train sft, answers labelled good or bad kto; ",
+    "no_label": "answers without opinions can train sft; ",
+    "no_sample": "sample these prompts: afzal generate --model REFERENCE --prompts DATA --n 8 --out FILE; ",
+    "no_responses": "prompts without answers can train ppo, rloo, grpo and reinforce; ",
 }
 
 
@@ -338,5 +339,5 @@ def _refuse_nothing(train: Sequence[Tree], facts: dict[str, Any], dropped: Seque
         where=config.data,
         why=f"{facts['rows']} rows read as {facts['format']}; lost: {lost}",
         remedy=_FITS.get(next(iter(facts["dropped"]), ""), "")
-        + "see what each row became with: afzal check FILE --model MODEL --show 3",
+        + "see how each row is encoded with: afzal check FILE --model MODEL --show 3",
     )

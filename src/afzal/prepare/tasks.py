@@ -1,4 +1,4 @@
-"""Tasks of a run: their numbers, what share of an epoch each has, and what became of each."""
+"""Tasks of a run: their numbers, their shares of an epoch, and a summary of each."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from afzal.records import Item
 from afzal.tokens import Tree
 
 NO_TASK = "(none)"
-"""Stands for the items that name no task, beside others that do."""
+"""The task of items that name none, if others do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tasks:
-    """Names in order of their numbers, and the number of every item by its id; without names there are no tasks."""
+    """Task names in order of their numbers, and each item's task number by item id; no names means no tasks."""
 
     names: tuple[str, ...]
     number_of: dict[str, int]
 
     @property
     def several(self) -> bool:
-        """Whether there is more than one."""
+        """Whether there is more than one task."""
         return len(self.names) > 1
 
     def on(self, trees: Sequence[Tree]) -> list[Tree]:
-        """Trees that know the number of their task."""
+        """The trees with their task numbers set."""
         return [replace(t, task=self.number_of.get(t.item_id, 0)) for t in trees] if self.several else list(trees)
 
 
 def tasks_of(items: Sequence[Item], field: str) -> Tasks:
-    """The tasks that items name in a field of their rows, in alphabetical order."""
+    """The tasks that items name in a field of their rows, sorted by name."""
     named = {item.id: str(item.extra.get(field) or "").strip() for item in items}
     if not any(named.values()):
         return Tasks((), {})
@@ -45,7 +45,7 @@ def tasks_of(items: Sequence[Item], field: str) -> Tasks:
 
 
 def require_tasks(items: Sequence[Item], field: str) -> None:
-    """Make sure that every item names its task.
+    """Require that every item names its task.
 
     Raises:
         AfzalError: one does not.
@@ -62,7 +62,7 @@ def require_tasks(items: Sequence[Item], field: str) -> None:
 
 
 def epoch_of(trees: Sequence[Tree], tasks: Tasks, mixture: Mixture | None, seed: int) -> list[int]:
-    """Places of the trees that make up an epoch: all of them once, or in the shares of a mixture."""
+    """Indices of the trees of one epoch: each once, or in the shares of a mixture."""
     if mixture is None or not tasks.several:
         return list(range(len(trees)))
     names = [tasks.names[t.task] for t in trees]
@@ -70,15 +70,15 @@ def epoch_of(trees: Sequence[Tree], tasks: Tasks, mixture: Mixture | None, seed:
 
 
 def task_facts(tasks: Tasks, trees: Sequence[Tree], chosen: Sequence[int], held_out: Sequence[Tree]) -> list[Any]:
-    """For ``run.json``: of every task the items there are, those of an epoch, how often an epoch passes through them,
-    and those held out."""
-    own, taken, held = (Counter(t.task for t in part) for part in (trees, [trees[k] for k in chosen], held_out))
+    """For ``run.json``, per task: the number of items, items per epoch, passes over them per epoch, and held-out
+    items."""
+    total, taken, held = (Counter(t.task for t in part) for part in (trees, [trees[k] for k in chosen], held_out))
     return [
         {
             "name": name,
-            "items": own[k],
+            "items": total[k],
             "per_epoch": taken[k],
-            "passes": round(taken[k] / own[k], 4) if own[k] else 0.0,
+            "passes": round(taken[k] / total[k], 4) if total[k] else 0.0,
             "held_out": held[k],
         }
         for k, name in enumerate(tasks.names)
@@ -86,7 +86,7 @@ def task_facts(tasks: Tasks, trees: Sequence[Tree], chosen: Sequence[int], held_
 
 
 def task_lines(facts: Sequence[Any]) -> list[str]:
-    """The same for a person, in one line."""
+    """The shares and passes of all tasks, as one line of text."""
     total = sum(f["per_epoch"] for f in facts) or 1
-    said = [f"{f['name']} {f['per_epoch'] / total:.0%} ({f['passes']:.3g} x {f['items']} items)" for f in facts]
-    return [f"an epoch is {', '.join(said)}"]
+    parts = [f"{f['name']} {f['per_epoch'] / total:.0%} ({f['passes']:.3g} x {f['items']} items)" for f in facts]
+    return [f"an epoch is {', '.join(parts)}"]

@@ -1,9 +1,9 @@
-"""The run folder: one place on disk per run, where every stage meets the next.
+"""The run folder: one folder per run, through which the stages exchange files.
 
 A run folder holds ``run.yaml`` (the resolved configuration), ``run.json`` (facts), ``metrics.jsonl``,
-``samples.jsonl``, ``dropped.jsonl``, ``checkpoints/`` and the finished model. Files that are replaced are replaced
-atomically; files that grow hold one JSON object per line, so that a kill costs at most the line being written.
-Standard library only, so that listing and reporting start at once.
+``samples.jsonl``, ``dropped.jsonl``, ``checkpoints/`` and the finished model. Files are replaced atomically. Files that
+grow hold one JSON object per line, so a kill loses at most the line being written. Only the standard library is
+imported, so listing and reporting start fast.
 """
 
 from afzal.errors import fault, writing

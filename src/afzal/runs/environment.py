@@ -1,6 +1,6 @@
-"""What a run ran on: versions from the installed packages' own records, hardware from the operating system.
+"""Versions and hardware of a run, from the installed packages' metadata and the operating system.
 
-Nothing heavy is imported for it. Only where torch is loaded already is it asked for the devices.
+Nothing heavy is imported. torch reports the devices only if it is already loaded.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _REQUIREMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)[^;]*;.*\bextra\s*==\s*[
 
 
 def environment() -> dict[str, dict[str, Any]]:
-    """``{"versions": {...}, "hardware": {...}}``: memory in bytes, ``cpus`` those that this process may use."""
+    """``{"versions": {...}, "hardware": {...}}``: memory in bytes, ``cpus`` usable by this process."""
     return {"versions": versions(), "hardware": hardware()}
 
 
 def versions() -> dict[str, str]:
-    """Versions of Afzal, Python and the installed packages that numbers depend on."""
-    found = {"afzal": __version__, "python": platform.python_version()}
-    return found | {name: version for name in PACKAGES if (version := installed(name))}
+    """Versions of Afzal, Python and the installed packages that affect results."""
+    base = {"afzal": __version__, "python": platform.python_version()}
+    return base | {name: version for name in PACKAGES if (version := installed(name))}
 
 
 def installed(package: str) -> str | None:
@@ -54,7 +54,7 @@ def installed(package: str) -> str | None:
 
 
 def extras() -> dict[str, list[str]]:
-    """Afzal's optional extras and the packages that each one still lacks (none: it is there)."""
+    """Afzal's optional extras, each with its missing packages (empty: the extra is installed)."""
     try:
         requirements = metadata.requires("afzal") or []
     except metadata.PackageNotFoundError:
@@ -67,7 +67,7 @@ def extras() -> dict[str, list[str]]:
 
 
 def hardware() -> dict[str, Any]:
-    """Machine, processors, memory and graphics processors."""
+    """Platform, CPUs, memory and GPUs."""
     return {
         "platform": platform.platform(),
         "machine": platform.machine(),
@@ -79,23 +79,23 @@ def hardware() -> dict[str, Any]:
 
 
 def usable_cpus() -> int:
-    """Processors that this process may use: its affinity, not the machine's count, within a container's share (1.5 of
-    them count as 2)."""
-    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """CPUs that this process may use: its affinity, not the machine's count, limited by the container's quota (1.5 CPUs
+    count as 2)."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     share = _share(Path("/sys/fs/cgroup"))
-    return own if share is None else max(1, min(own, math.ceil(share)))
+    return allowed if share is None else max(1, min(allowed, math.ceil(share)))
 
 
 def _share(group: Path) -> float | None:
-    """Processors' worth of time that a container gets (``limits.cpu``, ``--cpus``); None where it has no limit."""
-    second = _read(group / "cpu.max").split()
-    first = [_read(group / "cpu" / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")]
-    quota, period = second if len(second) == 2 else first
+    """The container's CPU quota in CPUs (``limits.cpu``, ``--cpus``); None if there is no limit."""
+    v2 = _read(group / "cpu.max").split()
+    v1 = [_read(group / "cpu" / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")]
+    quota, period = v2 if len(v2) == 2 else v1
     return int(quota) / int(period) if quota.isdigit() and period.isdigit() and int(period) else None
 
 
 def memory_bytes() -> int | None:
-    """Memory of the machine, or of the container or job when that is less; None where unknown."""
+    """Memory of the machine, or of the container or job if that is less; None if unknown."""
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -105,8 +105,8 @@ def memory_bytes() -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class MemoryLimit:
-    """The limit of one control group: its bytes, the file that says how many are in use, and the file and the name of
-    those that hold files which were not used lately."""
+    """The memory limit of one control group in bytes, the file with the memory in use, and the statistics file with the
+    key of its inactive file cache."""
 
     limit: int
     used: Path
@@ -114,31 +114,31 @@ class MemoryLimit:
     cache: str
 
 
-_GROUPS = (  # by kind: the folder, the limit, the use, and what the statistics call files not used lately
+_GROUPS = (  # per cgroup version: folder, limit, usage, and the statistics' key of the inactive file cache
     ("", "memory.max", "memory.current", "inactive_file"),
     ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
 
 
 def memory_limits(root: Path, membership: str) -> list[MemoryLimit]:
-    """The limits that hold for a process: that of its own control group and of every one above it, of either kind.
+    """The memory limits of a process: those of its control group and all parent groups, cgroup v2 and v1.
 
     Args:
-        membership: content of ``/proc/self/cgroup``. Inside a container the groups that it names may not be visible,
-            and the root is the container's own.
+        membership: content of ``/proc/self/cgroup``. Inside a container, the groups named there may be invisible, and
+            the root is the container's own group.
     """
-    found = []
+    limits = []
     for kind, limit, used, cache in _GROUPS:
-        own = _group_of(membership, kind)
-        for depth in range(len(own), -1, -1):
-            folder = Path(root, kind, *own[:depth])
-            said = _read(folder / limit).strip()
-            found += [MemoryLimit(int(said), folder / used, folder / "memory.stat", cache)] if said.isdigit() else []
-    return found
+        names = _group_of(membership, kind)
+        for depth in range(len(names), -1, -1):
+            folder = Path(root, kind, *names[:depth])
+            value = _read(folder / limit).strip()
+            limits += [MemoryLimit(int(value), folder / used, folder / "memory.stat", cache)] if value.isdigit() else []
+    return limits
 
 
 def _group_of(membership: str, kind: str) -> tuple[str, ...]:
-    """The names on the way to the group of a process, from the lines ``number:kinds:/path``."""
+    """The path of a process's group as names, from the lines ``number:kinds:/path``."""
     for line in membership.splitlines():
         _, _, rest = line.partition(":")
         kinds, _, path = rest.partition(":")
@@ -148,12 +148,12 @@ def _group_of(membership: str, kind: str) -> tuple[str, ...]:
 
 
 def own_memory_limits(root: Path) -> list[MemoryLimit]:
-    """The limits that hold for this process."""
+    """The memory limits of this process."""
     return memory_limits(root, _read("/proc/self/cgroup"))
 
 
 def gpus() -> list[str]:
-    """Names of the graphics processors: as torch sees them when it is loaded, else as the driver lists them."""
+    """Names of the GPUs: as torch sees them if it is loaded, else as the driver lists them."""
     torch = sys.modules.get("torch")
     if torch is not None and hasattr(torch, "cuda"):
         return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -163,8 +163,8 @@ def gpus() -> list[str]:
 
 
 def _cpu_name() -> str:
-    found = re.search(r"^model name\s*:\s*(.+)$", _read("/proc/cpuinfo"), re.MULTILINE)
-    return found.group(1).strip() if found else platform.processor() or platform.machine()
+    match = re.search(r"^model name\s*:\s*(.+)$", _read("/proc/cpuinfo"), re.MULTILINE)
+    return match.group(1).strip() if match else platform.processor() or platform.machine()
 
 
 def _read(path: str | Path) -> str:

@@ -1,7 +1,7 @@
-"""Writing that survives a crash.
+"""Write and read the files of a run so that they survive a crash.
 
-A file is replaced by writing a sibling, forcing it to the disk, renaming it, and forcing the folder to the disk; a
-reader, or a machine that loses power, sees the old content or the new and nothing between.
+A file is replaced in four steps: write a temporary file next to it, force that to disk, rename it, and force the folder
+to disk. After a crash, and for any reader, the file has either the old content or the new.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _SPELLED = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def write_all(descriptor: int, data: bytes | memoryview) -> None:
-    """Write every byte of a flat buffer (``os.write`` may write fewer than asked, above all on a nearly full disk)."""
+    """Write every byte of a flat buffer (``os.write`` may write fewer, above all on a nearly full disk)."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
 
 
 def new_file(path: Path) -> AbstractContextManager[int]:
-    """The descriptor of a file that was not there, which is forced to the disk at the end of the block."""
+    """Open a new file, which must not exist yet, and force it to disk at the end of the block; gives the descriptor."""
     return _durable(path, os.O_EXCL)
 
 
@@ -41,7 +41,7 @@ def sha256(path: Path) -> str:
 
 
 def fsync_folder(path: Path) -> None:
-    """Force a folder's entries (names, renames) to the disk."""
+    """Force a folder's entries (names, renames) to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -50,7 +50,7 @@ def fsync_folder(path: Path) -> None:
 
 
 def force_to_disk(folder: Path) -> None:
-    """Force every file in a folder (not below it) and the names of its entries to the disk.
+    """Force every file directly in a folder, and the names of its entries, to disk.
 
     Raises:
         AfzalError: the disk refuses.
@@ -67,14 +67,14 @@ def force_to_disk(folder: Path) -> None:
 
 
 def refuse_existing(path: str | Path | None, force: bool | None = None) -> None:
-    """Raise AfzalError when there is something at ``path`` already, or nothing can be written there; None is no file.
+    """Raise AfzalError if ``path`` exists or cannot be written; None means that no file is wanted.
 
     Args:
-        force: whether it may be overwritten; None where the command has no such flag.
+        force: whether it may be overwritten; None if the command has no such flag.
     """
     if not path:
         return
-    with writing(path):  # a folder above it may not be read
+    with writing(path):  # a parent folder may be unreadable
         if not force and Path(path).exists():
             remedy = "choose another --out" if force is None else "choose another name, or pass --force (force=True)"
             raise AfzalError(f"{path} exists; nothing was overwritten", remedy=remedy)
@@ -82,8 +82,8 @@ def refuse_existing(path: str | Path | None, force: bool | None = None) -> None:
 
 
 def refuse_unwritable(path: str | Path) -> None:
-    """Raise at once what writing ``path`` (a file, or files in a folder) would raise at the end of the work, as far as
-    the nearest folder that is there tells.
+    """Raise early what writing ``path`` (a file, or files in a folder) would raise later, as far as the nearest
+    existing folder shows.
 
     Raises:
         AfzalError: nothing can be written there.
@@ -100,7 +100,7 @@ def refuse_unwritable(path: str | Path) -> None:
 
 
 def make_folder(path: str | Path) -> None:
-    """A folder and those above it, where they are not there yet.
+    """Make a folder and its parents, unless they exist.
 
     Raises:
         AfzalError: the disk refuses.
@@ -110,10 +110,10 @@ def make_folder(path: str | Path) -> None:
 
 
 def atomic_write(path: str | Path, data: bytes | str) -> None:
-    """Replace ``path`` by ``data`` (text as UTF-8): the old content or the new one, never a mixture.
+    """Replace the content of ``path`` with ``data`` (text as UTF-8) atomically.
 
     Raises:
-        AfzalError: the disk refuses; the old content is untouched and no temporary file stays.
+        AfzalError: the disk refuses. The old content is untouched, and no temporary file remains.
     """
     path, raw = Path(path), data.encode() if isinstance(data, str) else data
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -130,7 +130,7 @@ def atomic_write(path: str | Path, data: bytes | str) -> None:
 
 
 def to_json_line(record: Mapping[str, Any]) -> str:
-    """One line of strict JSON; a number that is not finite is spelled as a string ("NaN"), not dropped."""
+    """One line of strict JSON; a non-finite number becomes a string ("NaN")."""
     try:
         return json.dumps(record, ensure_ascii=False, allow_nan=False, default=_plain)
     except ValueError:
@@ -138,12 +138,12 @@ def to_json_line(record: Mapping[str, Any]) -> str:
 
 
 def unspell(record: dict[str, Any]) -> dict[str, Any]:
-    """The record with spelled numbers ("NaN", "Infinity", "-Infinity") as floats again."""
+    """The record with the strings "NaN", "Infinity" and "-Infinity" as floats again."""
     return {k: _SPELLED[v] if isinstance(v, str) and v in _SPELLED else v for k, v in record.items()}
 
 
 def append_jsonl(path: str | Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Append one JSON line per record, in one write to the operating system."""
+    """Append one JSON line per record, in a single write."""
     data = "".join(to_json_line(record) + "\n" for record in records).encode()
     with writing(path, len(data)):
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
@@ -154,7 +154,7 @@ def append_jsonl(path: str | Path, records: Iterable[Mapping[str, Any]]) -> None
 
 
 def write_jsonl(path: str | Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Replace a file by one JSON line per record: all of them, or the old content. Its folder is made if need be.
+    """Replace a file with one JSON line per record, atomically. Its folder is made if necessary.
 
     Raises:
         AfzalError: the disk refuses.
@@ -164,9 +164,9 @@ def write_jsonl(path: str | Path, records: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
-    """The records of a JSON-lines file; none when it is missing.
+    """The records of a JSON-lines file; none if it is missing.
 
-    A last line without its newline is what a killed writer leaves, and is skipped when it does not parse.
+    A killed writer may leave a last line without a newline; it is skipped if it does not parse.
 
     Raises:
         AfzalError: any other line is not a JSON object (names ``file:line``).
@@ -183,10 +183,10 @@ def read_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
 
 
 def last_jsonl(path: Path, key: str, value: Any, within: int | None = None) -> dict[str, Any] | None:
-    """The last record whose ``key`` is ``value``, read from the end so that a long file costs nothing.
+    """The last record whose ``key`` is ``value``. The file is read from its end, so a long file costs nothing.
 
     Args:
-        within: look no further back than this many bytes; default: to the beginning.
+        within: how many bytes to look back at most; default: to the beginning.
     """
     for line in _lines_backwards(path, within):
         record = _parse(line)
@@ -202,14 +202,14 @@ def read_json(path: Path) -> dict[str, Any]:
         AfzalError: the file is missing, unreadable, or not a JSON object.
     """
     try:
-        found = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except OSError as error:
         raise AfzalError(f"cannot read {path}", why=error.strerror or str(error), remedy=_RESTORE) from error
     except (ValueError, RecursionError) as error:
         raise AfzalError(f"{path} is not JSON", why=str(error), remedy=_RESTORE) from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise AfzalError(f"{path} is not a JSON object", remedy=_RESTORE)
-    return found
+    return content
 
 
 @contextmanager
@@ -223,7 +223,7 @@ def _durable(path: Path, how: int) -> Iterator[int]:
 
 
 def _plain(value: Any) -> Any:
-    """Numbers of other libraries (numpy, torch) as Python's own; paths and times as text."""
+    """numpy and torch scalars as Python numbers; paths as text."""
     if isinstance(value, Path):
         return str(value)
     if hasattr(value, "item") and getattr(value, "size", 1) != 0:
@@ -260,4 +260,4 @@ def _lines_backwards(path: Path, within: int | None = None, block: int = 1 << 16
             rest, *lines = (file.read(end - start) + rest).split(b"\n")
             yield from reversed(lines)
             end = start
-        yield rest  # of a line that begins before ``first`` this is a part, which does not parse
+        yield rest  # only the tail of a line that begins before ``first``, which does not parse

@@ -1,4 +1,4 @@
-"""Creating, opening and finding run folders, and what a run writes into its own."""
+"""Create, open and find run folders, and write a run's records into its folder."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _FACTS, _METRICS, _CONFIG = "run.json", "metrics.jsonl", "run.yaml"
 _MAX_DEPTH = 6
 _TAIL = 1 << 16  # bytes of a log that are read to list a run
 _IGNORED = {"lost+found", lock.NAME, "inputs"}
-_REPLIES = {"replies.sqlite", "replies.sqlite-wal", "replies.sqlite-shm"}  # of servers: they are asked for once
+_REPLIES = {"replies.sqlite", "replies.sqlite-wal", "replies.sqlite-shm"}  # cached replies of servers
 _LOOKED = {_METRICS, "samples.jsonl", "media", "best", "checkpoints", "memory.json", "trackers.json", "tensorboard"}
 _ROUNDS = "rounds"
 _BEFORE_UPDATES = {_FACTS, _CONFIG, "data.json", "dropped.jsonl"} | _LOOKED | _REPLIES
@@ -40,10 +40,11 @@ _BEFORE_UPDATES = {_FACTS, _CONFIG, "data.json", "dropped.jsonl"} | _LOOKED | _R
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run folder. Reading needs nothing more; writing wants :meth:`claim` first (``create`` and ``resume`` do it).
+    """A run folder. Reading needs no preparation; writing needs :meth:`claim` first (``create`` and ``resume`` call
+    it).
 
-    As a context manager it gives the claim back at the end of the block. Where ``writes`` is False, another process
-    writes what this one would: nothing is logged, updated or cut.
+    As a context manager it releases the claim at the end of the block. If ``writes`` is False, another process does the
+    writing: nothing is logged, updated or truncated here.
     """
 
     path: Path
@@ -62,11 +63,11 @@ class Run:
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of what a resumed run continues from."""
+        """The folder of the checkpoints from which a run is resumed."""
         return self.path / "checkpoints"
 
     def claim(self) -> None:
-        """Become the folder's only writer until :meth:`release` or the end of the process, however it ends.
+        """Become the folder's only writer until :meth:`release` or until the process ends in any way.
 
         Raises:
             AfzalError: another process is writing this run (names it), or the folder cannot be written.
@@ -74,34 +75,34 @@ class Run:
         take(self.path)
 
     def release(self) -> None:
-        """Give the claim back."""
+        """Release the claim."""
         lock.release(self.path)
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Append one line to ``metrics.jsonl``; it has left the process when this returns. An evaluation also becomes
-        the ``latest`` of ``run.json``, so that listing runs need not read their logs."""
+        """Append one line to ``metrics.jsonl``, unbuffered. An evaluation also becomes ``latest`` in ``run.json``, so
+        that listing runs need not read their logs."""
         if self.writes:
             append_jsonl(self.path / _METRICS, [record])
             if record.get("kind") == "eval":
                 self.update(latest=dict(record))
 
     def metrics(self, kind: str | None = None) -> list[dict[str, Any]]:
-        """The logged records in order, all or those of one kind ("train", "eval")."""
+        """The logged records in order: all, or those of one kind ("train", "eval")."""
         records = (unspell(record) for record in read_jsonl(self.path / _METRICS))
         return [record for record in records if kind is None or record.get("kind") == kind]
 
     def last(self, kind: str, within: int | None = None) -> dict[str, Any]:
-        """The last record of a kind, looked for in the last ``within`` bytes of the log; empty when there is none."""
+        """The last record of a kind within the last ``within`` bytes of the log; empty if there is none."""
         return unspell(last_jsonl(self.path / _METRICS, "kind", kind, within) or {})
 
     def latest(self, kind: Literal["eval", "train"], facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The last evaluation, or the last update, without reading a long log; empty where there is none near its
-        end. ``facts`` are those of ``run.json``, where they have been read."""
-        told = (self.facts() if facts is None else facts).get("latest") if kind == "eval" else None
-        return unspell(told) if isinstance(told, dict) else self.last(kind, _TAIL)
+        """The last evaluation or update, without reading a long log; empty if there is none near its end. ``facts``:
+        the content of ``run.json``, if it has been read already."""
+        latest = (self.facts() if facts is None else facts).get("latest") if kind == "eval" else None
+        return unspell(latest) if isinstance(latest, dict) else self.last(kind, _TAIL)
 
     def metrics_bytes(self) -> int:
-        """Size of ``metrics.jsonl``, which is on the disk (not only in a cache) when this returns: for checkpoints."""
+        """Force ``metrics.jsonl`` to disk and return its size, for checkpoints."""
         with writing(self.path / _METRICS):
             descriptor = os.open(self.path / _METRICS, os.O_RDWR | os.O_CREAT, 0o666)
             try:
@@ -111,10 +112,10 @@ class Run:
                 os.close(descriptor)
 
     def truncate_metrics(self, n_bytes: int) -> None:
-        """Cut ``metrics.jsonl`` back to what it was when a checkpoint was made, so that no step is logged twice.
+        """Truncate ``metrics.jsonl`` to its length at a checkpoint, so that no step is logged twice.
 
         Raises:
-            AfzalError: the file is shorter than that, so lines are missing.
+            AfzalError: the file is shorter, so lines are missing.
         """
         if not self.writes:
             return
@@ -123,7 +124,7 @@ class Run:
         if size < n_bytes:
             raise AfzalError(
                 f"{path} is {size} bytes long, but was {n_bytes} when the checkpoint was made",
-                why="lines of the log are missing, so the resumed log would have a hole",
+                why="lines of the log are missing, so the resumed log would have a gap",
                 remedy="restore the file, or start again with another --out",
             )
         with writing(path):
@@ -147,7 +148,7 @@ class Run:
         return read_json(self.path / _FACTS)
 
     def status(self, facts: Mapping[str, Any] | None = None) -> str:
-        """The status in the facts; ``interrupted`` when that says ``running`` and no process writes the folder."""
+        """The status in the facts; ``interrupted`` if that says ``running`` but no process is writing the folder."""
         status = str((self.facts() if facts is None else facts).get("status", "unknown"))
         return "interrupted" if status == "running" and lock.holder(self.path) is None else status
 
@@ -167,15 +168,15 @@ def create(path: str | Path, config: Mapping[str, Any]) -> Run:
             process, or cannot be written.
     """
     path = Path(path)
-    if (other := lock.holder(path)) is not None:
-        raise _busy(path, other)
+    if (holder := lock.holder(path)) is not None:
+        raise _busy(path, holder)
     refuse_used(path)
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
     run = Run(path)
     run.claim()
     try:
-        refuse_used(path)  # again: another process may have been faster
+        refuse_used(path)  # again: another process may have been first
         _clear(path)
         atomic_write(path / _CONFIG, _yaml(config))
         run._write_facts(_first_facts())
@@ -199,18 +200,18 @@ def open_run(path: str | Path) -> Run:
 
 
 IN_MEMORY = "in-memory model"
-"""The path of a model that a run was given as an object without one."""
+"""Recorded as the model's path if a run was given a model object without one."""
 
 
 def start_in(facts: Mapping[str, Any]) -> str:
-    """The model that a run started from, by its facts: a folder or a hub id; empty where they name none."""
+    """The model that a run started from, according to its facts: a folder or a hub id; empty if they name none."""
     model = facts.get("model")
     start = str(model.get("path") or "") if isinstance(model, Mapping) else ""
     return "" if start == IN_MEMORY else start
 
 
 def start_of(path: str | Path) -> str:
-    """The model that the run in a folder started from; empty also where the folder is no run."""
+    """The model that the run in a folder started from; empty if unknown or if the folder is not a run."""
     try:
         return start_in(open_run(path).facts())
     except AfzalError:
@@ -218,7 +219,7 @@ def start_of(path: str | Path) -> str:
 
 
 def resume(path: str | Path) -> Run:
-    """An existing run folder, claimed for writing on.
+    """Open an existing run folder and claim it to continue writing.
 
     Raises:
         AfzalError: there is no run there, or another process is writing it.
@@ -229,7 +230,7 @@ def resume(path: str | Path) -> Run:
 
 
 def find(root: str | Path) -> list[Run]:
-    """The runs in a folder and below it (at most six levels down), by path.
+    """The runs in a folder and up to six levels below it, sorted by path.
 
     Raises:
         AfzalError: the folder does not exist.
@@ -241,20 +242,20 @@ def find(root: str | Path) -> list[Run]:
 
 
 def walk(root: Path, depth: int = _MAX_DEPTH) -> Iterator[tuple[Path, list[os.DirEntry[str]]]]:
-    """A folder and those below it, by path, each with the files in it, links among them.
+    """A folder and the folders below it, sorted by path, each with its files (including links).
 
-    Hidden folders, checkpoints, folders behind links, and those that may not be read are left out.
+    Hidden folders, checkpoints, linked folders and unreadable folders are skipped.
 
     Args:
-        depth: levels below the root.
+        depth: number of levels below the root.
     """
     try:
         with os.scandir(root) as entries:
-            found = {entry: entry.is_dir(follow_symlinks=False) for entry in entries}
-    except OSError:  # it may not be read, or has just been removed
+            is_folder_of = {entry: entry.is_dir(follow_symlinks=False) for entry in entries}
+    except OSError:  # unreadable, or removed in the meantime
         return
-    yield root, [entry for entry, is_folder in found.items() if not is_folder]
-    for name in sorted(entry.name for entry, is_folder in found.items() if is_folder) if depth else ():
+    yield root, [entry for entry, is_folder in is_folder_of.items() if not is_folder]
+    for name in sorted(entry.name for entry, is_folder in is_folder_of.items() if is_folder) if depth else ():
         if name != "checkpoints" and not name.startswith("."):
             yield from walk(root / name, depth - 1)
 
@@ -270,15 +271,16 @@ _WAIT = "wait for it, or stop it and continue its run with --resume; or choose a
 
 
 def take(path: Path, doing: str = "being written", remedy: str = _WAIT) -> None:
-    """Make this process the folder's only writer, until ``lock.release`` or its end.
+    """Make this process the folder's only writer, until ``lock.release`` or until it ends.
 
     Raises:
-        AfzalError: another process is ``doing`` that (names it, and ``remedy``), or the folder cannot be written.
+        AfzalError: another process holds the folder (the message says "is ``doing`` by another process", names it and
+            gives ``remedy``), or the folder cannot be written.
     """
     with writing(path):
-        other = lock.acquire(path)
-    if other is not None:
-        raise _busy(path, other, doing, remedy)
+        holder = lock.acquire(path)
+    if holder is not None:
+        raise _busy(path, holder, doing, remedy)
 
 
 def _busy(path: Path, other: Mapping[str, Any], doing: str = "being written", remedy: str = _WAIT) -> AfzalError:
@@ -287,12 +289,12 @@ def _busy(path: Path, other: Mapping[str, Any], doing: str = "being written", re
 
 
 def refuse_used(path: Path) -> None:
-    """Refuse a folder that holds anything. Hidden files, a mount's ``lost+found``, a lock that nobody holds and rows
-    that were given in memory (``inputs``) do not count; nor does a run that failed or was killed before its first
-    update, so that a mended command needs no other folder.
+    """Refuse a folder that is not empty. Hidden files, a mount's ``lost+found``, a lock that nobody holds and rows that
+    were given in memory (``inputs``) do not count. Neither does a run that failed or was killed before its first
+    update, so that a corrected command can use the same folder.
 
     Raises:
-        AfzalError: there is something; says whether it can be resumed.
+        AfzalError: the folder is in use; says whether its run can be resumed.
     """
     try:
         names = sorted(name for name in os.listdir(path) if not name.startswith(".") and name not in _IGNORED)
@@ -317,7 +319,7 @@ def refuse_used(path: Path) -> None:
 
 def _ended_untrained(path: Path, names: Sequence[str]) -> bool:
     """Whether the folder holds a run that failed or was killed before its first update, and nothing else."""
-    # rounds whose first stage failed leave folders without a file
+    # rounds whose first stage failed leave empty folders
     known = _BEFORE_UPDATES | (set() if _holds_files(path / _ROUNDS) else {_ROUNDS})
     if not _is_run(path) or not set(names) <= known or any((path / "checkpoints").glob("[!.]*")):
         return False
@@ -328,12 +330,12 @@ def _ended_untrained(path: Path, names: Sequence[str]) -> bool:
 
 
 def _holds_files(path: Path) -> bool:
-    """Whether a file is in a folder or in one below it."""
+    """Whether there is any file in a folder or below it."""
     return any(any(files) for _, _, files in os.walk(path))
 
 
 def _clear(path: Path) -> None:
-    """Remove what a run that was never trained has measured at its start."""
+    """Remove the measurements of a run that failed before its first update."""
     with writing(path):
         for name in _LOOKED:
             place = path / name

@@ -1,4 +1,4 @@
-"""How this process was started: alone, or by ``torchrun`` as one of several. Reads the environment only."""
+"""How this process was launched: alone, or by ``torchrun`` as one of several. Reads only environment variables."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ _GIVEN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def processes() -> int:
-    """How many processes were started together; 1 without ``torchrun``."""
+    """The number of processes launched together; 1 without ``torchrun``."""
     return int(os.environ["WORLD_SIZE"]) if all(name in os.environ for name in _GIVEN) else 1
 
 
 def number() -> int:
-    """Which of them this is, from 0."""
+    """The rank of this process, from 0."""
     return int(os.environ["RANK"]) if processes() > 1 else 0
 
 
 def restarts() -> int:
-    """How often ``torchrun`` has started them again, since one had died."""
+    """How often ``torchrun`` has restarted the processes because one had died."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def keeps_store() -> bool:
-    """Whether the store in which ranks find each other outlives a restart.
+    """Whether the store through which ranks find each other survives a restart.
 
-    ``torchrun`` keeps it, unless ``TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1`` asks for a new one at every start. Only then
-    can a machine that was down come back: its ``torchrun`` counts restarts from 0, and the others do not.
+    ``torchrun`` keeps it, unless ``TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1`` asks for a new one at every start. Only with
+    a new one can a machine rejoin after it was down: its ``torchrun`` counts restarts from 0, the others do not.
     """
     return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 def launch() -> str:
-    """The name of the launch (``--rdzv-id``), which a machine that comes back and a job that is queued again have in
-    common with the first start; empty where there is none."""
-    found = os.environ.get("TORCHELASTIC_RUN_ID", "none")
-    return "" if found == "none" else found
+    """The name of the launch (``--rdzv-id``), which stays the same when a machine rejoins or a job is requeued; empty
+    if there is none."""
+    name = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    return "" if name == "none" else name
 
 
 def alone(what: str) -> None:
-    """Make sure that this is the only process.
+    """Require that this is the only process.
 
     Raises:
         AfzalError: it is one of several.
@@ -49,6 +49,6 @@ def alone(what: str) -> None:
     if processes() > 1:
         raise AfzalError(
             f"{what} cannot run on {processes()} ranks",
-            why="only trainings and rounds are divided over ranks; each would do all of this, and write the same files",
+            why="only training and rounds are split across ranks; each would do all the work and write the same files",
             remedy="run it without torchrun; afzal train and afzal iterate can run under it: torchrun -m afzal train",
         )

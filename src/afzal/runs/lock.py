@@ -1,8 +1,8 @@
 """One writer per run folder, by a ``filelock`` on ``run.lock``.
 
-The lock is the kernel's: it ends with the process, however that dies, and it works across machines that share a file
-system. The text of the file says who holds the lock, for the message. On a file system that cannot lock, the process
-named in the file decides: if it no longer runs, the folder is free.
+The kernel holds the lock: it ends with the process, however that dies, and it works across machines that share a file
+system. The file's text names the lock's holder, for messages. On a file system that cannot lock, the process named in
+the file decides: if it no longer runs, the folder is free.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 NAME = "run.lock"
-_PATIENCE = 0.5  # seconds: a reader that asks who writes holds the lock for an instant
+_PATIENCE = 0.5  # seconds: a reader that checks for a writer holds the lock for an instant
 _CANNOT_LOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF)  # EBADF: NFS, opened to read
-# A pipe of that name must not stop a reader, nor a link of that name send the record into another file.
+# A pipe of that name must not block a reader, and a link of that name must not redirect the record into another file.
 _READ, _NOT_ELSEWHERE = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0), getattr(os, "O_NOFOLLOW", 0)
-_held: dict[tuple[int, str], BaseFileLock | None] = {}  # (process, folder); None where the file system cannot lock
+_held: dict[tuple[int, str], BaseFileLock | None] = {}  # (process, folder); None if the file system cannot lock
 
 
 def acquire(folder: Path) -> dict[str, Any] | None:
-    """Take the folder's lock for this process; None when taken (or held already), else who holds it.
+    """Take the folder's lock for this process. Returns None on success (or if already held), else the record of its
+    holder.
 
     Raises:
         OSError: the lock file cannot be written.
@@ -55,17 +56,17 @@ def acquire(folder: Path) -> dict[str, Any] | None:
 
 
 def release(folder: Path) -> None:
-    """Give the lock back and remove its file; nothing when this process does not hold it."""
+    """Release the lock and remove its file, if this process holds it."""
     if _key(folder) not in _held:
         return
     lock = _held.pop(_key(folder))
-    with suppress(OSError):  # while the lock is held: a process that waits for this file sees that it is gone
+    with suppress(OSError):  # while the lock is still held, so that a waiting process sees that the file is gone
         (folder / NAME).unlink(missing_ok=True)
     _give_back(lock)
 
 
 def holder(folder: Path) -> dict[str, Any] | None:
-    """Who is writing the folder now (``{"pid", "host", "since"}``), or None."""
+    """The process that is writing the folder now (``{"pid", "host", "since"}``), or None."""
     if _key(folder) in _held:
         return _me()
     try:
@@ -84,7 +85,7 @@ def is_elsewhere(folder: Path) -> bool:
 
 
 def _taken(path: Path) -> BaseFileLock | None:
-    """The lock of a file; None where the file system cannot lock.
+    """Lock a file; None if the file system cannot lock.
 
     Raises:
         TimeoutError: another process holds it.
@@ -108,8 +109,8 @@ def _give_back(lock: BaseFileLock | None) -> None:
 
 
 def _busy(descriptor: int) -> bool:
-    """Whether another process holds the lock. Another reader holds it for an instant too, so a lock whose file names
-    no living process is tried again."""
+    """Whether another process holds the lock. Readers hold it for an instant too, so a lock whose file names no living
+    process is tried again."""
     for wait in (0.02, 0.05, None):
         if not _locked(descriptor):
             return False
@@ -132,13 +133,13 @@ def _locked(descriptor: int) -> bool:
 
 
 def _alive(record: dict[str, Any]) -> bool:
-    """Whether the recorded process still runs; a process of another machine counts as running."""
+    """Whether the recorded process still runs; a process on another machine counts as running."""
     pid = record.get("pid")
     if not isinstance(pid, int) or pid == os.getpid():
         return False
     if record.get("host") != socket.gethostname():
         return True
-    if os.name != "posix":  # there, signal 0 would end the process
+    if os.name != "posix":  # elsewhere, signal 0 would end the process
         return True
     try:
         os.kill(pid, 0)
@@ -150,7 +151,7 @@ def _alive(record: dict[str, Any]) -> bool:
 
 
 def _started(pid: int) -> str:
-    """The kernel's start time of a process: a recycled process id does not match it; empty where unknown."""
+    """The kernel's start time of a process, which a reused process id does not match; empty if unknown."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
@@ -185,7 +186,7 @@ def _record(descriptor: int) -> dict[str, Any]:
     try:
         os.lseek(descriptor, 0, os.SEEK_SET)
         written = json.loads(os.read(descriptor, 4096) or b"{}")
-    except (OSError, ValueError):  # a pipe, or a record that is half written
+    except (OSError, ValueError):  # a pipe, or a half-written record
         return {}
     return written if isinstance(written, dict) else {}
 

@@ -1,4 +1,4 @@
-"""Keep secrets out of what is written down: command lines and configurations."""
+"""Hide secrets in the command lines, configurations and texts that are written to files."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ _QUERY = re.compile(r"(?i)(?<=[?&])((?:access_?|api_?)?(?:token|key|secret|passw
 
 
 def redact_arguments(arguments: Sequence[str]) -> str:
-    """A command line as one shell-quoted string in which the values of secrets are hidden.
+    """A command line as one shell-quoted string, with secrets hidden.
 
-    Hidden are the value of a flag or ``name=value`` whose name says secret, anything shaped like an access token,
-    log-ins in addresses, and any value that an environment variable with a secret's name holds.
+    Hidden are the values of flags and ``name=value`` arguments with a secret's name, anything shaped like an access
+    token, credentials in URLs, and the values of environment variables with a secret's name.
     """
     shown, hide_next = [], False
     for argument in arguments:
@@ -53,15 +53,15 @@ def redact_arguments(arguments: Sequence[str]) -> str:
 
 
 def redact_command(line: str) -> str:
-    """:func:`redact_arguments` for a command line that is one string already."""
+    """:func:`redact_arguments` for a command line in one string."""
     try:
         return redact_arguments(shlex.split(line))
-    except ValueError:  # an open quote: not written by a shell or by shlex
+    except ValueError:  # an unclosed quote: written neither by a shell nor by shlex
         return redact_text(line)
 
 
 def redact_config(value: Any, name: str = "") -> Any:
-    """A nested configuration in which texts under a secret's name, and texts shaped like a secret, are hidden."""
+    """A nested configuration with texts under a secret's name, and texts shaped like a secret, hidden."""
     return _named(value, name, _environment_secrets())
 
 
@@ -76,17 +76,18 @@ def _named(value: Any, name: str, secrets: Sequence[str]) -> Any:
 
 
 def redact_texts(value: Any) -> Any:
-    """Nested data in which every text, names of fields included, is without anything shaped like a secret."""
+    """Nested data with anything shaped like a secret hidden in every text, including field names."""
     return _without(value, _environment_secrets())
 
 
 def redact_text(text: str) -> str:
-    """The text without anything shaped like a token, log-in or known secret."""
+    """The text with anything shaped like a token, credentials or a known secret hidden."""
     return _without(text, _environment_secrets())
 
 
 def _without(value: Any, secrets: Sequence[str]) -> Any:
-    """``secrets`` are looked up once for all texts: reading the environment costs more than a search in a text."""
+    """Hide secrets. ``secrets`` are collected once for all texts: reading the environment costs more than searching a
+    text."""
     if isinstance(value, Mapping):
         return {_without(k, secrets): _without(v, secrets) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -98,7 +99,7 @@ def _without(value: Any, secrets: Sequence[str]) -> Any:
     return _QUERY.sub(rf"\1{HIDDEN}", _LOGIN.sub(HIDDEN, _SHAPES.sub(HIDDEN, value)))
 
 
-@lru_cache(maxsize=1024)  # the same names of the environment are asked about for every text
+@lru_cache(maxsize=1024)  # every text checks the same names of the environment
 def is_secret_name(name: str) -> bool:
     """``hub_token``, ``--api-key``, ``HF_TOKEN``: yes; ``max_tokens``, ``eos_token``, ``tokenizer``: no."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.rpartition(".")[2])
@@ -109,5 +110,5 @@ def is_secret_name(name: str) -> bool:
 
 
 def _environment_secrets() -> list[str]:
-    found = {value for name, value in os.environ.items() if len(value) >= 8 and is_secret_name(name)}
-    return sorted(found, key=len, reverse=True)
+    secrets = {value for name, value in os.environ.items() if len(value) >= 8 and is_secret_name(name)}
+    return sorted(secrets, key=len, reverse=True)

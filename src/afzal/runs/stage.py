@@ -1,7 +1,6 @@
-"""Stages that a stopped program does not repeat: a file that is whole or not there, and the key of what made it.
+"""Stages that a resumed program does not repeat: each is a file that is complete or absent, with the key of its inputs.
 
-Rounds, comparisons, sweeps and judges are chains of such stages. Whether a stage has run is read off its file, and
-nothing else is remembered.
+Rounds, comparisons, sweeps and judges are chains of stages. The file alone says whether a stage has run.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ Row = dict[str, Any]
 
 
 def key_of(*about: Any) -> str:
-    """SHA-256 of JSON values: equal for equal causes, whatever the order of keys in mappings."""
+    """SHA-256 of JSON values, independent of the order of keys in mappings."""
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
 def kept(path: Path, key: str) -> Row | None:
-    """What :func:`keep` wrote under this key; None where there is no file, or another key made it."""
+    """The content that :func:`keep` wrote under this key; None if there is no file, or it has another key."""
     if not path.exists():
         return None
     body = read_json(path)
@@ -31,15 +30,15 @@ def kept(path: Path, key: str) -> Row | None:
 
 
 def keep(path: Path, key: str, body: Mapping[str, Any]) -> None:
-    """Replace the file of a stage as a whole."""
+    """Replace the file of a stage atomically."""
     make_folder(path.parent)
     atomic_write(path, json.dumps({"key": key, **body}) + "\n")
 
 
 def staged_rows(path: Path, make: Callable[[], Sequence[Row]]) -> list[Row]:
-    """The rows of a stage: from its file, or made and written first. Either way they are what the file says.
+    """The rows of a stage, always read from its file; if there is none, they are made and written first.
 
-    There is no key: for folders that refuse other settings when they are resumed.
+    There is no key. Use it in folders that refuse other settings when they are resumed.
     """
     if not path.exists():
         make_folder(path.parent)
@@ -48,10 +47,10 @@ def staged_rows(path: Path, make: Callable[[], Sequence[Row]]) -> list[Row]:
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Replace a file of JSON lines as a whole."""
+    """Replace a file of JSON lines atomically."""
     atomic_write(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a file; none where there is no file."""
+    """The rows of a file; none if there is no file."""
     return list(read_jsonl(path))

@@ -1,4 +1,4 @@
-"""A run in a few plain facts, for tables and pages that list many."""
+"""Summaries of runs, for tables and pages that list many."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from afzal.runs.folder import Run
 
 
 def summary(run: Run, facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Name, method, status, progress and key figures of a run; what is not known is None.
+    """Name, method, status, progress and key figures of a run; None for unknown values.
 
-    ``train_loss`` is of the last update; ``loss``, ``accuracy``, ``reward`` and ``kl`` (nats per answer) are of the
-    last evaluation, and ``of`` says of how many items. ``seconds`` is how long the run has worked.
+    ``train_loss`` is from the last update; ``loss``, ``accuracy``, ``reward`` and ``kl`` (nats per answer) are from the
+    last evaluation, on ``of`` items. ``seconds`` is how long the run has worked.
 
     Args:
-        facts: those of ``run.json``, where they have been read.
+        facts: the content of ``run.json``, if it has been read already.
 
     Raises:
         AfzalError: ``run.json`` cannot be read.
@@ -42,7 +42,7 @@ def summary(run: Run, facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
 
 
 def _latest_step(saved: Any, logged: Any) -> Any:
-    """The step in ``run.json`` is that of the last checkpoint; the log is ahead of it."""
+    """The later of the step in ``run.json``, which is that of the last checkpoint, and the step in the log."""
     known = [step for step in (saved, logged) if _finite(step) is not None]
     return int(max(known)) if known else saved
 

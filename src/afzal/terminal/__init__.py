@@ -1,7 +1,7 @@
-"""What is printed and is not ours: data, names of files, words of models. None of it reaches a terminal as a command.
+"""Print untrusted text (data, file names, model output) without letting the terminal obey it.
 
-A terminal obeys escape sequences in whatever is written to it: they set its title, clear it, hide text. So every verb
-writes through :class:`VisibleStream`, and all that has colours through :class:`afzal.terminal.console.VisibleConsole`.
+A terminal obeys every escape sequence written to it: they set its title, clear it, hide text. So every command writes
+through :class:`VisibleStream`, and coloured output goes through :class:`afzal.terminal.console.VisibleConsole`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any, TextIO
 
-# Control characters but tab and line feed; marks that reorder or hide text; tags; halves of surrogate pairs.
+# Control characters except tab and line feed; marks that reorder or hide text; tags; halves of surrogate pairs.
 _HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\U000e0000-\U000e0fff\ud800-\udfff]"
@@ -18,12 +18,13 @@ _BREAKS = re.compile("[\t\n]")
 
 
 def visible(text: str) -> str:
-    r"""The text with what a terminal would obey or hide written as JSON does: ``\u001b``. Line feeds and tabs stay."""
+    r"""Escape everything that a terminal would obey or hide as JSON does: ``\u001b``. Line feeds and tabs stay."""
     return _HIDDEN.sub(_escaped, text)
 
 
 def one_line(text: str) -> str:
-    r"""As :func:`visible`, with line feeds and tabs as ``\u000a`` and ``\u0009``: a name cannot forge a line."""
+    r"""Like :func:`visible`, and escape line feeds and tabs as ``\u000a`` and ``\u0009``: a name cannot forge a
+    line."""
     return _BREAKS.sub(_escaped, visible(text))
 
 
@@ -33,16 +34,16 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 class VisibleStream:
-    """A text stream that writes :func:`visible` text, and what its encoding cannot spell as escapes.
+    """A text stream that writes :func:`visible` text, and escapes what its encoding cannot represent.
 
-    ``rich_proxied_file`` is the stream beneath, by the name that rich looks for: its own escape sequences pass.
+    ``rich_proxied_file`` is the wrapped stream, under the name that rich looks for; rich's own escape sequences pass.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self.rich_proxied_file = getattr(stream, "rich_proxied_file", stream)
 
     def write(self, text: str) -> int:
-        """As of any text stream."""
+        """Write the text with hidden characters escaped; return its length."""
         stream, shown = self.rich_proxied_file, visible(text)
         try:
             stream.write(shown)
@@ -51,11 +52,11 @@ class VisibleStream:
         return len(text)
 
     def writelines(self, lines: list[str]) -> None:
-        """Likewise."""
+        """Write several texts."""
         for line in lines:
             self.write(line)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "buffer":  # bytes would pass unseen
+        if name == "buffer":  # bytes would bypass the escaping
             raise AttributeError(name)
         return getattr(self.rich_proxied_file, name)

@@ -1,4 +1,4 @@
-"""The last lines of a command: the verdict in words, and the commands that make sense next."""
+"""The last lines of a command: the result in words, and useful next commands."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from . import one_line
 
 MOST = 3
 MODEL = "MODEL"
-"""Stands in a command for the one thing that only its reader can know: which model to train."""
+"""Placeholder in a command for the model to train, which only the user knows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A command that makes sense next.
+    """A useful next command.
 
     Attributes:
-        words: the command as the shell passes it, ``afzal`` left out.
-        why: what it is for, in a few words.
+        words: the command's arguments, without ``afzal``.
+        why: its purpose, in a few words.
     """
 
     words: tuple[str, ...]
@@ -27,7 +27,7 @@ class Step:
 
     @property
     def command(self) -> str:
-        """One line for a shell."""
+        """The command as one line for a shell."""
         return shlex.join(["afzal", *self.words])
 
     @property
@@ -42,10 +42,10 @@ def step(*words: object, why: str = "") -> Step:
 
 
 def closing(verdict: str, steps: Sequence[Step] = ()) -> list[str]:
-    """The last lines of a command that succeeded: one of verdict, unless it is empty, and one for each step.
+    """The last lines of a successful command: the verdict, unless it is empty, and one line for each step.
 
     Raises:
-        ValueError: there are more steps than a person would read.
+        ValueError: there are more than :data:`MOST` steps.
     """
     if len(steps) > MOST:
         raise ValueError(f"{len(steps)} steps, at most {MOST}")

@@ -1,4 +1,4 @@
-"""rich's console for text that is not ours: colours and tables are rich's, control characters in the text are shown."""
+"""A rich console for untrusted text: colours and tables work, control characters in the text are shown."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from afzal.terminal import visible
 
 
 class VisibleConsole(Console):
-    """A console that shows control characters of a text instead of writing them."""
+    """A console that shows control characters instead of writing them."""
 
     def _render_buffer(self, buffer: Iterable[Segment]) -> str:
         return super()._render_buffer(
