@@ -46,7 +46,7 @@ def test_a_slip_in_a_models_name_is_told(tmp_path, monkeypatch):
     with pytest.raises(AfzalError) as said:
         load.find_folder("my-modle")
     assert str(said.value) == (
-        "there is no folder 'my-modle', and the hub gave no model of that name\n"
+        "there is no folder 'my-modle', and no model of that name could be read from the hub\n"
         "  why: no network. An error happened while looking\n  try: did you mean my-model?"
     )
 

@@ -224,7 +224,7 @@ def test_no_command_runs_on_with_a_hostile_template(
     }
     assert main(commands[verb]) == 2
     shown = capsys.readouterr()
-    assert "the chat template runs over its limits" in shown.err + shown.out
+    assert "the chat template exceeds its limits" in shown.err + shown.out
 
 
 def test_what_the_template_leaves_out_is_said_by_check_and_train(

@@ -103,5 +103,5 @@ def test_answers_stop_where_the_model_was_trained_to_end():
 
 def test_braces_of_go_are_refused():
     template = "{% for m in messages %}{{ '{' + '{' + m['role'] + ': ' + m['content'] + ';' }}{% endfor %}{{ 'so ' }}"
-    with pytest.raises(AfzalError, match="cannot be carried over"):
+    with pytest.raises(AfzalError, match="cannot be reproduced exactly in Ollama"):
         modelfile(Speaker(byte_tokenizer(template=template)), "./model.gguf")

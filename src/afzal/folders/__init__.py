@@ -1,4 +1,4 @@
-"""Folders of models, adapters and tokenizers: inspected, compared with what they are to be used for, and opened.
+"""Inspect the folders of models, adapters and tokenizers, compare them with their use, and open them.
 
 :mod:`.load` is the only place that calls ``from_pretrained``.
 """

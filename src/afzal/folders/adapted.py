@@ -1,4 +1,4 @@
-"""How the tensors of an adapter's folder compare with the model that it is put on."""
+"""Compare the tensors of an adapter's folder with the model that it is loaded onto."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from afzal.folders.kinds import saved_rows
 
 
 def enlarge(base: Any, folder: str) -> bool:
-    """Give the base the rows that the adapter's own embedding has, when they are more; whether they were."""
-    rows, own = saved_rows(folder), base.get_input_embeddings().num_embeddings
-    if rows is None or rows == own:
+    """Enlarge the base's embedding to that of the adapter, if the adapter has one with more rows; return whether it
+    did."""
+    rows, base_rows = saved_rows(folder), base.get_input_embeddings().num_embeddings
+    if rows is None or rows == base_rows:
         return False
-    if rows < own:
+    if rows < base_rows:
         raise AfzalError(
             f"the adapter {folder} does not fit its base model",
-            why=f"it brings along an embedding of {rows} rows, and the base model's has {own}",
+            why=f"it contains an embedding of {rows} rows, and the base model's has {base_rows}",
             remedy="name the base model that it was trained on in base_model_name_or_path",
         )
     base.resize_token_embeddings(rows, mean_resizing=False)  # each row is then overwritten by the adapter's
@@ -34,27 +35,27 @@ def refuse_unfit(
     *,
     enlarged: bool,
 ) -> None:
-    """Compare what a folder of an adapter holds with what the model with the adapter on it takes.
+    """Refuse an adapter folder whose tensors differ from those of the model with the adapter.
 
     Args:
-        wanted: the shapes of the adapter's own tensors, by name.
-        enlarged: whether the base has got further rows, which the folder must then fill.
+        wanted: the shapes of the adapter's tensors, by name.
+        enlarged: whether the base was given more rows, which the folder must fill.
 
     Raises:
-        AfzalError: the adapter lacks a tensor, has one too many, or one of another shape.
+        AfzalError: the adapter lacks a tensor, has an extra one, or one of a different shape.
     """
     shapes = dict(wanted)
-    # embeddings that changed with the vocabulary are saved beside the adapter
-    own = dict(base.named_parameters(remove_duplicate=False))  # tied ones may be saved under either name
-    shapes |= {_plain(f"base_model.model.{n}"): tuple(p.shape) for n, p in own.items() if _is_table(n)}
+    # embeddings that changed with the vocabulary are saved with the adapter
+    parameters = dict(base.named_parameters(remove_duplicate=False))  # tied ones may be saved under either name
+    shapes |= {_plain(f"base_model.model.{n}"): tuple(p.shape) for n, p in parameters.items() if _is_table(n)}
     tables = {_plain(f"base_model.model.{n}") for n, _ in base.named_parameters() if _is_table(n)}
-    held = {_plain(name): t for name, t in stored.items()}
+    saved = {_plain(name): t for name, t in stored.items()}
     refuse_misfit(
         folder,
-        held,
-        missing=(wanted.keys() | (tables if enlarged else set())) - held.keys(),
-        unexpected=held.keys() - shapes.keys(),
-        mismatched=[(n, t.shape, shapes[n]) for n, t in held.items() if n in shapes and t.shape != shapes[n]],
+        saved,
+        missing=(wanted.keys() | (tables if enlarged else set())) - saved.keys(),
+        unexpected=saved.keys() - shapes.keys(),
+        mismatched=[(n, t.shape, shapes[n]) for n, t in saved.items() if n in shapes and t.shape != shapes[n]],
     )
 
 
@@ -63,9 +64,10 @@ def _is_table(name: str) -> bool:
 
 
 def _plain(name: str) -> str:
-    """A tensor's name as PEFT saves it, whatever it is wrapped in.
+    """A tensor's name as PEFT saves it, without wrappers.
 
-    A factor keeps the name of its layer: experts with adapters on two of their weights have one inside the other.
+    A LoRA factor keeps its full name: on experts with adapters on two of their weights, one wrapper is inside the
+    other.
     """
     for wrapper in (".modules_to_save.default.", ".modules_to_save.", ".original_module.", ".base_layer."):
         name = name if ".lora_" in name else name.replace(wrapper, ".")

@@ -1,4 +1,5 @@
-"""Does a folder fill the model that it describes, and does a tokenizer fit a model? Whatever does not is named."""
+"""Check that a folder fills the model it describes, and that a tokenizer fits a model; errors name what does not
+fit."""
 
 from __future__ import annotations
 
@@ -21,27 +22,27 @@ def refuse_misfit(
     unexpected: Collection[str] = (),
     mismatched: Collection[tuple[str, Sequence[int], Sequence[int]]] = (),
 ) -> None:
-    """Refuse weights that do not fill the model that they are loaded into.
+    """Refuse weights that do not fill the model they are loaded into.
 
     Args:
         stored: the tensors of the folder's files.
-        missing: names of weights of the model that no file has.
+        missing: names of the model's weights that no file contains.
         unexpected: names of tensors that the model has no place for.
         mismatched: name, shape in the file and shape in the model.
 
     Raises:
-        AfzalError: there is any of them; names the first few.
+        AfzalError: any of these is not empty; names the first few.
     """
-    again = "save or download it again, whole; or correct its configuration"
+    remedy = "save or download it again completely, or correct its configuration"
     if mismatched:
-        name, held, wanted = sorted(mismatched)[0]
+        name, saved, expected = sorted(mismatched)[0]
         packed = any(t.packed for t in stored.values())
         dtype = stored[name].dtype if name in stored else ""
         raise AfzalError(
-            f"{folder} does not fit its configuration: {name} is {_shape(held)} in the file, {_shape(wanted)} in the "
-            f"model{_more(len(mismatched) - 1)}",
+            f"{folder} does not fit its configuration: {name} is {_shape(saved)} in the file, {_shape(expected)} in "
+            f"the model{_more(len(mismatched) - 1)}",
             why=f"the file holds packed or quantised weights ({dtype})" if packed else "",
-            remedy=_UNQUANTISED if packed else again,
+            remedy=_UNQUANTISED if packed else remedy,
         )
     if missing:
         packed = any(t.packed for name, t in stored.items() if name in unexpected)
@@ -49,19 +50,19 @@ def refuse_misfit(
             f"{folder} lacks {_names(missing)}",
             why="the file holds packed or quantised weights in their place"
             if packed
-            else "the model would start there from random numbers",
-            remedy=_UNQUANTISED if packed else again,
+            else "the model would start with random values there",
+            remedy=_UNQUANTISED if packed else remedy,
         )
     if unexpected:
         raise AfzalError(
             f"{folder} holds {_names(unexpected)}, which its model has no place for",
-            why="the configuration describes another model than the one that was saved",
-            remedy=again,
+            why="the configuration describes a different model from the one that was saved",
+            remedy=remedy,
         )
 
 
 def refuse_counts(folder: str, weights: Mapping[str, Stored]) -> None:
-    """Refuse weights in a number format of whole numbers, which a library takes for weights all the same.
+    """Refuse weights of an integer dtype, which a library would accept as weights.
 
     Raises:
         AfzalError: there is one; names the first.
@@ -69,19 +70,19 @@ def refuse_counts(folder: str, weights: Mapping[str, Stored]) -> None:
     for name, tensor in weights.items():
         if not tensor.dtype.startswith(("F", "BF")):
             raise AfzalError(
-                f"{folder} holds {name} as {tensor.dtype}, whole numbers",
+                f"{folder} holds {name} as integers ({tensor.dtype})",
                 why="the file holds packed or quantised weights, or has been damaged",
                 remedy=_UNQUANTISED,
             )
 
 
 def refuse_ids_without_rows(tokenizer: Any, rows: int, folder: str) -> None:
-    """Make sure that every token that texts can become has a row of the embedding.
+    """Require an embedding row for every token that text can produce.
 
-    Placeholders of images and sounds need none: no text becomes them.
+    Placeholders of images and sounds need none: no text produces them.
 
     Raises:
-        AfzalError: there is one without; names the first, and both numbers.
+        AfzalError: a token has no row; names the first one and both numbers.
     """
     spare = {getattr(tokenizer, name, None) for name in _OF_OTHER_INPUTS}
     spare |= {v for k, v in _specific(tokenizer).items() if k in _OF_OTHER_INPUTS}
@@ -89,22 +90,22 @@ def refuse_ids_without_rows(tokenizer: Any, rows: int, folder: str) -> None:
     if beyond:
         first, token = beyond[0]
         raise AfzalError(
-            f"the tokenizer of {folder} has {max(len(tokenizer), beyond[-1][0] + 1)} tokens, and the model {rows} rows "
-            "in its embedding",
+            f"the tokenizer of {folder} has {max(len(tokenizer), beyond[-1][0] + 1)} tokens, and the model's embedding "
+            f"{rows} rows",
             why=f"{token!r} (id {first}) has no row{_more(len(beyond) - 1)}",
-            remedy=f"resize the model and save it (model.resize_token_embeddings({beyond[-1][0] + 1})), or take the "
-            "tokenizer that the model came with",
+            remedy=f"resize the model and save it (model.resize_token_embeddings({beyond[-1][0] + 1})), or use the "
+            "model's original tokenizer",
         )
 
 
 def refuse_other_tokens(tokenizer: Any, other: Any, what: str) -> None:
-    """Make sure that ids of one tokenizer mean the same tokens in another.
+    """Require that the ids of one tokenizer mean the same tokens in another.
 
     Args:
-        what: the model whose tokenizer is ``other``, as messages name it.
+        what: the name, in messages, of the model whose tokenizer is ``other``.
 
     Raises:
-        AfzalError: a token has another id there, or none.
+        AfzalError: a token has a different id in ``other``, or none.
     """
     theirs = other.get_vocab()
     ours = tokenizer.get_vocab()
@@ -112,32 +113,32 @@ def refuse_other_tokens(tokenizer: Any, other: Any, what: str) -> None:
     if not differ:
         return
     i, token = differ[0]
-    there = f"id {theirs[token]}" if token in theirs else "no token"
+    their_id = f"id {theirs[token]}" if token in theirs else "no token"
     raise AfzalError(
-        f"{what} has another tokenizer: {len(differ)} of {len(ours)} tokens are not the same there",
-        why=f"{token!r} is id {i} here and {there} there, so that log-probs of the same ids mean other words",
-        remedy="take a model with the same tokenizer",
+        f"{what} has another tokenizer: {len(differ)} of {len(ours)} tokens differ",
+        why=f"{token!r} is id {i} here and {their_id} there, so log-probs of the same ids are of different words",
+        remedy="use a model with the same tokenizer",
     )
 
 
 def refuse_other_size(rows: int, other: int, what: str) -> None:
-    """Make sure that two models that score the same ids have the same vocabulary.
+    """Require vocabularies of the same size in two models that score the same ids.
 
     Raises:
-        AfzalError: they have not; ``what`` is the second model.
+        AfzalError: the sizes differ; ``what`` names the second model.
     """
     if rows != other:
         raise AfzalError(
             f"{what} has a vocabulary of {other}, the policy one of {rows}",
-            why="log-probs of the same ids mean other words there",
-            remedy="take a model with the same tokenizer and as many rows in its embedding",
+            why="log-probs of the same ids are of different words there",
+            remedy="use a model with the same tokenizer and the same number of rows in its embedding",
         )
 
 
 def _specific(tokenizer: Any) -> Mapping[str, Any]:
-    """Special tokens of this model alone, by name."""
-    given = getattr(tokenizer, "init_kwargs", {}).get("model_specific_special_tokens")
-    return {k: str(v) for k, v in given.items()} if isinstance(given, Mapping) else {}
+    """Model-specific special tokens, by name."""
+    tokens = getattr(tokenizer, "init_kwargs", {}).get("model_specific_special_tokens")
+    return {k: str(v) for k, v in tokens.items()} if isinstance(tokens, Mapping) else {}
 
 
 def _more(n: int) -> str:

@@ -1,4 +1,4 @@
-"""Calls of libraries that open a folder: their errors told as faults of the folder, and their bars switched off."""
+"""Guard library calls that open a folder: report their errors as faults of the folder, hide their progress bars."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from contextlib import contextmanager
 from afzal.errors import AfzalError
 
 _LINES_OF_A_REASON = 3
-_HIDDEN_REPORT = "above report"  # transformers points at a table that its log level keeps from being printed
+_HIDDEN_REPORT = "above report"  # transformers refers to a table that its log level suppresses
 
 
 @contextmanager
 def guarded(path: str, what: str = "", remedy: str = "") -> Iterator[None]:
-    """Errors that a library raises inside the block are reported as faults of the folder at ``path``.
+    """Report errors that a library raises in the block as faults of the folder at ``path``.
 
-    ``what`` and ``remedy`` take the place of the usual words.
+    ``what`` and ``remedy`` replace the default texts.
 
-    transformers, PEFT, tokenizers and safetensors raise exceptions of many types for a broken folder. Only calls of
-    libraries belong inside, so that no mistake of Afzal is taken for one of the folder.
+    transformers, PEFT, tokenizers and safetensors raise exceptions of many types for a broken folder. Put only library
+    calls inside, so that a bug in Afzal is not reported as a fault of the folder.
     """
     try:
         yield
@@ -38,23 +38,25 @@ def guarded(path: str, what: str = "", remedy: str = "") -> Iterator[None]:
 
 
 def _is_about_the_folder(error: BaseException) -> bool:
-    if type(error).__name__ == "PanicException":  # of the tokenizers library, in Rust; no Exception of Python
+    if type(error).__name__ == "PanicException":  # raised by the Rust tokenizers library; not a Python Exception
         return True
     memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return isinstance(error, Exception) and not memory
 
 
 def reason(error: BaseException) -> str:
-    """The first lines of what a library says, in one; its type's name where it says nothing."""
+    """The first lines of a library's message, as one line; the exception's type name if there is no message."""
     lines = [" ".join(line.split()) for line in str(error).splitlines() if _HIDDEN_REPORT not in line]
-    said = [line for line in lines if line][:_LINES_OF_A_REASON]
-    text = re.sub(r"(?<=\w)\n(?=[A-Z])", ". ", "\n".join(said))  # a sentence that ended with its line
+    kept = [line for line in lines if line][:_LINES_OF_A_REASON]
+    text = re.sub(
+        r"(?<=\w)\n(?=[A-Z])", ". ", "\n".join(kept)
+    )  # a sentence that ended with its line, without a full stop
     return text.replace("\n", " ") or type(error).__name__
 
 
 @contextmanager
 def no_bars() -> Iterator[None]:
-    """A run has its own progress; the loader's bars would only stand between its lines."""
+    """Hide the loader's progress bars, which would appear between the lines of a run's own progress."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     from transformers.utils import logging
 
@@ -72,8 +74,8 @@ def no_bars() -> Iterator[None]:
 
 @contextmanager
 def quiet_peft() -> Iterator[None]:
-    """Without warnings of PEFT that a caller cannot act on: it reads ``is_gradient_checkpointing``, a name that
-    `transformers` is giving up, and it says of the ranks and scales that it gives experts that they match nothing."""
+    """Suppress PEFT warnings that a caller cannot act on: PEFT reads ``is_gradient_checkpointing``, which
+    `transformers` deprecates, and claims that the rank and alpha patterns for experts match nothing."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
         warnings.filterwarnings("ignore", r"The following (rank|alpha)_pattern keys did not match", RuntimeWarning)

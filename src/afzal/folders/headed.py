@@ -1,7 +1,7 @@
-"""Sequence classifiers of families that `transformers` has none for: models with towers, Granite, Cohere.
+"""Sequence classifiers for families without one in `transformers`: models with towers, Granite, Cohere.
 
-The class is the generic one of `transformers`: the trunk in ``model``, a linear head without bias in ``score``. Its
-folder names it after the family (``LlavaForSequenceClassification``), a name that `transformers` does not know.
+The class is the generic one of `transformers`: the trunk in ``model``, a linear head without bias in ``score``. Saved
+folders name it after the family (``LlavaForSequenceClassification``), a name that `transformers` does not know.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from afzal.errors import AfzalError
 
 
 def has_classifier(model_type: str) -> bool:
-    """Whether `transformers` has a sequence classifier for models of a type."""
+    """Whether `transformers` has a sequence classifier for a model type."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
     return model_type in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
@@ -21,10 +21,10 @@ def has_classifier(model_type: str) -> bool:
 
 @cache
 def classifier_of(config_class: Any) -> Any:
-    """The sequence classifier for models of a configuration's class, as a class of `transformers`' kind.
+    """The sequence classifier class for a configuration class, in the form that `transformers` uses.
 
     Raises:
-        AfzalError: the family has no trunk that a head could stand on.
+        AfzalError: the family has no trunk for a head.
     """
     from transformers import PreTrainedModel
     from transformers.modeling_layers import GenericForSequenceClassification
@@ -40,13 +40,13 @@ def classifier_of(config_class: Any) -> Any:
 
 def _no_trunk(config_class: Any) -> AfzalError:
     return AfzalError(
-        f"there is no trunk of {config_class.__name__} that a reward head could stand on",
+        f"{config_class.__name__} has no trunk for a reward head",
         remedy="a model of another family, or a judge",
     )
 
 
 def with_head(model: Any, num_labels: int) -> Any:
-    """A language model's trunk, which is shared and not copied, under a head of random weights.
+    """A classifier with a language model's trunk, which is shared, not copied, and a head with random weights.
 
     Raises:
         AfzalError: as for :func:`classifier_of`.
@@ -57,9 +57,9 @@ def with_head(model: Any, num_labels: int) -> Any:
     if not hasattr(model, "model"):
         raise _no_trunk(type(model.config))
     model.config.num_labels = num_labels
-    with torch.device("meta"):  # the trunk's weights are there already
-        made = kind(model.config)
-    made.model = model.model
-    head = torch.nn.Linear(made.score.in_features, num_labels, bias=False, dtype=model.dtype)
-    made.score = head
-    return made
+    with torch.device("meta"):  # the trunk's weights already exist
+        classifier = kind(model.config)
+    classifier.model = model.model
+    head = torch.nn.Linear(classifier.score.in_features, num_labels, bias=False, dtype=model.dtype)
+    classifier.score = head
+    return classifier

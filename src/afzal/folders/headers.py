@@ -1,4 +1,4 @@
-"""What a safetensors file says of its tensors: names, number formats and shapes, without reading one of them."""
+"""Read the header of a safetensors file: names, dtypes and shapes of its tensors, without their data."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _PACKED = frozenset({"I8", "U8", "I16", "U16", "I32", "U32", "F8_E4M3", "F8_E5M2
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A tensor of a file.
+    """A tensor in a file.
 
     Attributes:
-        dtype: its number format in the words of safetensors, such as F32 or BF16.
-        end: where its bytes end, counted from the end of the header.
+        dtype: its safetensors dtype, such as F32 or BF16.
+        end: end of its data, as a byte offset from the end of the header.
     """
 
     dtype: str
@@ -30,12 +30,12 @@ class Stored:
 
     @property
     def size(self) -> int:
-        """Numbers that it holds."""
+        """Number of elements."""
         return math.prod(self.shape)
 
     @property
     def packed(self) -> bool:
-        """Whether its number format is one of quantised weights."""
+        """Whether its dtype is one of quantised weights."""
         return self.dtype in _PACKED
 
 

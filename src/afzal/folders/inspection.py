@@ -1,8 +1,9 @@
-"""Look at a model folder before anything in it is loaded, and refuse what could run code or reach outside it.
+"""Inspect a model folder before anything in it is loaded, and refuse one that could run code or reach outside itself.
 
-A model folder is somebody else's input. Loading one can run code by three ways: unpickling weights, importing files or
-hub kernels that its configuration names, and names of files that lead elsewhere. Weights are taken from safetensors
-only; pickles beside them are left alone, because every load asks for safetensors (:mod:`.load`). Standard library only.
+A model folder is untrusted input. Loading one can run code in three ways: by unpickling weights, by importing files or
+hub kernels that its configuration names, and through file names that lead elsewhere. Weights are read only from
+safetensors; pickles next to them are ignored, because every load asks for safetensors (:mod:`.load`). Only the standard
+library is imported.
 """
 
 from __future__ import annotations
@@ -29,27 +30,28 @@ _CODE = {".py", ".pyc", ".pyd", ".so", ".dll", ".dylib"}
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".npz", ".joblib", ".dill", ".h5", ".msgpack"}
 _VOCABULARIES = ("tokenizer*", "vocab*", "*.model", "*.tiktoken", "tekken.json")
 _WEIGHTS = ("*.safetensors",)
-TEXTS = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")  # what a tokenizer and a configuration are made of
-_UNWANTED = ["*/*.safetensors", "*/*.json", "consolidated*"]  # the same weights once more, in other layouts
+TEXTS = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")  # the files of a tokenizer and a configuration
+_UNWANTED = ["*/*.safetensors", "*/*.json", "consolidated*"]  # the same weights again, in other layouts
 _VOCABULARY_ENDS = {".json", ".txt", ".model", ".tiktoken"}
 _CONFIGS = ("config*.json", "*_config.json", "chat_template.json")
 _TEMPLATES = "additional_chat_templates"
 _TEMPLATE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_. -]{0,63}")
 _HARMLESS = {"_attn_implementation_autoset"}
 _PRIVATE = re.compile(r"_\w*(implementation|kernel)\w*")
-# Keys whose value, when there is one, makes a library import or unpickle what it names
+# Keys whose value makes a library import or unpickle what it names
 _RUNS_CODE = ("auto_map", "custom_pipelines", "trust_remote_code", "custom_generate")
 _READS_PICKLES = ("prompt_tuning_init_state_dict_path", "cache_file", "covariance_file")
 _FILE_LISTS = ("configuration_files", "fast_tokenizer_files")
 _QUANTISED = ("quantization_config", "compression_config")
-_SHARDED = re.compile(r"shard-\d+-model-.*\.safetensors|.*\.distcp|\.metadata")  # whose reader unpickles what is beside
+_SHARDED = re.compile(r"shard-\d+-model-.*\.safetensors|.*\.distcp|\.metadata")  # their reader unpickles sibling files
 _CORRECT = "correct it, or get the model from its source again"
 _AGAIN = "download it again"
 _SAFE_COPY = "use a copy that was saved by transformers itself without custom code (model.save_pretrained)"
 
 
 def local_folder(model: str, *, wanted: Sequence[str] = (*_WEIGHTS, *TEXTS)) -> Path:
-    """A model folder as it is; for a hub id, the folder in the hub's cache, so that it can be inspected before loading.
+    """A local model folder unchanged; for a hub id, the folder in the local cache, so that it can be inspected before
+    loading.
 
     Only safetensors, JSON, templates and vocabularies are downloaded: neither code nor pickles.
 
@@ -57,7 +59,7 @@ def local_folder(model: str, *, wanted: Sequence[str] = (*_WEIGHTS, *TEXTS)) -> 
         wanted: patterns of the files to download.
 
     Raises:
-        OSError, ValueError: huggingface_hub's own errors: no such model, no network, a malformed id.
+        OSError, ValueError: errors of huggingface_hub: no such model, no network, a malformed id.
     """
     if Path(model).exists():
         return Path(model)
@@ -67,22 +69,22 @@ def local_folder(model: str, *, wanted: Sequence[str] = (*_WEIGHTS, *TEXTS)) -> 
 
 
 def inspect_model_folder(path: str | Path) -> None:
-    """Refuse a local model, adapter or checkpoint folder that is not safe and whole; nothing is loaded for it.
+    """Refuse a local model, adapter or checkpoint folder that is not safe and complete, without loading anything.
 
     An adapter's base model is inspected too when it is a local folder.
 
     Raises:
-        AfzalError: the folder is missing, has no configuration or no safetensors weights, wants code of its own to run,
-            or names files outside itself. The message names the file and the remedy.
+        AfzalError: the folder is missing, has no configuration or no safetensors weights, asks to run its own code, or
+            names files outside itself. The message names the file and the remedy.
     """
     _inspect_model(Path(path), adapter_allowed=True)
 
 
 def inspect_tokenizer_folder(path: str | Path) -> None:
-    """As :func:`inspect_model_folder`, for a folder from which only the tokenizer is loaded.
+    """Like :func:`inspect_model_folder`, for a folder from which only the tokenizer is loaded.
 
     Raises:
-        AfzalError: the folder is missing, has no tokenizer, wants code of its own to run, or names files outside.
+        AfzalError: the folder is missing, has no tokenizer, asks to run its own code, or names files outside itself.
     """
     folder = _existing(Path(path))
     _check_files(folder)
@@ -97,12 +99,12 @@ def inspect_tokenizer_folder(path: str | Path) -> None:
 
 
 def holds_tokenizer(folder: Path) -> bool:
-    """Whether a folder holds a tokenizer, of whatever kind."""
+    """Whether a folder holds a tokenizer of any kind."""
     return any(entry for pattern in _VOCABULARIES for entry in folder.glob(pattern))
 
 
 def holds_model(folder: Path) -> bool:
-    """Whether a folder holds, or claims to hold, the weights of a model or adapter, of whatever kind."""
+    """Whether a folder holds, or claims to hold, model or adapter weights of any kind."""
     if (folder / ADAPTER_CONFIG).exists():
         return True
     weights = any(p.suffix.lower() in {".safetensors", *_PICKLES} for p in folder.iterdir())
@@ -110,10 +112,10 @@ def holds_model(folder: Path) -> bool:
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
-    """A configuration file on its own, as it stands there.
+    """The content of a single configuration file.
 
     Raises:
-        AfzalError: it is no JSON object, too large, or wants code to be run.
+        AfzalError: it is not a JSON object, is too large, or asks to run code.
     """
     file = Path(path)
     config = _read(file, file.parent, MAX_CONFIG_BYTES)
@@ -128,11 +130,11 @@ def _inspect_model(path: Path, *, adapter_allowed: bool) -> None:
     if not with_config and not with_adapter:
         missing = ADAPTER_CONFIG if (folder / ADAPTER_WEIGHTS).exists() else "config.json"
         remedy = (
-            f"name the folder that {missing} is in (a finished run's own folder, not one of its checkpoints; of "
+            f"name the folder that {missing} is in (a finished run's folder, not one of its checkpoints; for "
             "rounds, the policy that run.json names as best)"
         )
         if (folder / "run.json").exists():
-            rounds = "of rounds, name the policy that run.json names as best"
+            rounds = "for rounds, name the policy that run.json names as best"
             remedy = f"let the run finish: afzal train {folder} --resume; {rounds}"
         raise AfzalError(f"{folder} is not a model folder", why=f"it has no {missing}", remedy=remedy)
     _check_files(folder)
@@ -142,7 +144,7 @@ def _inspect_model(path: Path, *, adapter_allowed: bool) -> None:
         _check_model(folder, configs)
         return
     if has_whole_weights(folder) or configs.get("config.json", {}).get("transformers_weights"):
-        why = "it holds a whole model and an adapter, and only one of them would be used"
+        why = "it holds a whole model and an adapter, but only one of them would be used"
         raise _refusal(folder, ADAPTER_CONFIG, why, remedy="keep each of them in its own folder")
     if not adapter_allowed:
         raise _refusal(folder, ADAPTER_CONFIG, "this adapter is itself the base of an adapter")
@@ -153,7 +155,7 @@ def _inspect_model(path: Path, *, adapter_allowed: bool) -> None:
 
 
 def _check_model(folder: Path, configs: Mapping[str, Mapping[str, Any]]) -> None:
-    """Weights, the sizes that the configuration states, and the token ids that it names."""
+    """Check weights, and the sizes and token ids in the configuration."""
     config = configs["config.json"]
     for key in _QUANTISED:
         if config.get(key):
@@ -161,8 +163,8 @@ def _check_model(folder: Path, configs: Mapping[str, Mapping[str, Any]]) -> None
             raise AfzalError(
                 f"{folder} holds quantised weights{f' ({method})' if method else ''}",
                 where="config.json",
-                why="they do not train, and log-probs are compared at the precision that a model was made in",
-                remedy="take the unquantised model; quantize=4bit quantises it while it is loaded",
+                why="they cannot be trained, and log-probs are compared at a model's original precision",
+                remedy="use the unquantised model; quantize=4bit quantises it during loading",
             )
     if not isinstance(config.get("architectures") or [], list):
         raise _refusal(folder, "config.json", "'architectures' is not a list", remedy=_CORRECT)
@@ -187,7 +189,7 @@ def _existing(path: Path) -> Path:
 
 
 def _check_files(folder: Path) -> None:
-    """Every entry is a plain file or folder inside, and none of them is code. Hidden folders are ignored."""
+    """Require that every entry is a plain file or folder inside, and none is code. Hidden folders are ignored."""
     inside = _boundary(folder)
     for path in _entries(folder):
         name = str(path.relative_to(folder))
@@ -196,7 +198,7 @@ def _check_files(folder: Path) -> None:
         if path.exists() and not (path.is_dir() or stat.S_ISREG(path.stat().st_mode)):
             raise _refusal(folder, name, "it is a device, pipe or socket")
         if path.suffix.lower() in _CODE:
-            raise _refusal(folder, name, "it is program code, which a model folder must not need", remedy=_SAFE_COPY)
+            raise _refusal(folder, name, "it is program code, which has no place in a model folder", remedy=_SAFE_COPY)
         if _SHARDED.fullmatch(path.name):
             raise _refusal(folder, name, "it is a piece of a distributed checkpoint", remedy=_SAFE_COPY)
         if path.suffix in _VOCABULARY_ENDS and path.parent == folder:
@@ -212,7 +214,8 @@ def _entries(folder: Path) -> Iterator[Path]:
 
 
 def _boundary(folder: Path) -> Path:
-    """The folder itself; for a snapshot in the hub's cache, that model's cache, where its links point by design."""
+    """The folder itself; for a snapshot in the hub's cache, the model's cache folder, to which its links point by
+    design."""
     real = Path(os.path.realpath(folder))
     cached = real.parent.name == "snapshots" and real.parents[1].name.startswith("models--")
     return real.parents[1] if cached else real
@@ -223,7 +226,7 @@ def _is_within(path: Path, folder: Path) -> bool:
 
 
 def _check_configs(folder: Path) -> dict[str, dict[str, Any]]:
-    """The configurations that transformers reads, by file name, each free of dangerous keys."""
+    """The configurations that transformers reads, by file name; dangerous keys are refused."""
     paths = sorted({p for pattern in _CONFIGS for p in folder.glob(pattern)})
     configs = {path.name: _read(path, folder, MAX_CONFIG_BYTES) for path in paths}
     for name, config in configs.items():
@@ -246,7 +249,7 @@ def _check_key(folder: Path, name: str, key: str, value: Any) -> None:
     if _PRIVATE.fullmatch(key):
         raise _refusal(folder, name, f"it sets a private key of transformers ({key!r})", remedy=f"remove {key!r}")
     if "implementation" in key and not _is_plain(value):
-        why = f"it wants code from the hub for {key!r}: {value!r}"
+        why = f"it asks for code from the hub for {key!r}: {value!r}"
         raise _refusal(folder, name, why, remedy=f'remove {key!r}, or use a built-in one such as "sdpa"')
     if key in _READS_PICKLES and value:
         raise _refusal(
@@ -257,7 +260,8 @@ def _check_key(folder: Path, name: str, key: str, value: Any) -> None:
 
 
 def _check_templates(folder: Path, name: str, template: Any) -> None:
-    """A template, or several as ``[{"name", "template"}]``: names become file names when a tokenizer is saved."""
+    """Check a template, or several as ``[{"name", "template"}]``: their names become file names when a tokenizer is
+    saved."""
     named = template if isinstance(template, list) else []
     if isinstance(template, Mapping):
         named = [{"name": k, "template": v} for k, v in template.items()]
@@ -287,10 +291,11 @@ def _check_indexes(folder: Path) -> None:
 
 
 def _check_weights(folder: Path, chosen: Any) -> None:
-    """What transformers will take: the file that the configuration names, or the single file, or the index's shards."""
+    """Check the weights that transformers will read: the file that the configuration names, the single file, or the
+    index's shards."""
     if chosen is not None:
         if not _is_file_name(chosen) or not str(chosen).endswith((".safetensors", ".safetensors.index.json")):
-            raise _refusal(folder, "config.json", f"its weights are to come from {chosen!r}", remedy=_SAFE_COPY)
+            raise _refusal(folder, "config.json", f"its weights would be read from {chosen!r}", remedy=_SAFE_COPY)
         if chosen.endswith(".safetensors"):
             _check_safetensors(folder, chosen, named_by="config.json")
     elif (folder / "model.safetensors").exists():
@@ -300,8 +305,8 @@ def _check_weights(folder: Path, chosen: Any) -> None:
 
 
 def weight_format(folder: str | Path) -> str:
-    """What safetensors call the number format of most of a folder's weights, such as ``F32`` or ``BF16``; empty where
-    there are none. Headers alone are read."""
+    """The safetensors dtype of most of a folder's weights, such as ``F32`` or ``BF16``; empty if there are none. Reads
+    only the headers."""
     sizes: dict[str, int] = {}
     for path in Path(folder).glob("*.safetensors"):
         with path.open("rb") as file:
@@ -314,7 +319,8 @@ def weight_format(folder: str | Path) -> str:
 
 
 def _check_safetensors(folder: Path, name: str, named_by: str = "") -> None:
-    """The file is there, is safetensors (the length of a JSON header, then the header), and is as long as it says."""
+    """Require that the file exists, is safetensors (the length of a JSON header, then the header), and has the stated
+    length."""
     path = folder / name
     if not path.is_file():
         raise _refusal(folder, named_by or name, f"the weight file {name} is missing", remedy=_AGAIN)
@@ -329,8 +335,8 @@ def _no_weights(folder: Path, expected: str) -> AfzalError:
     if not pickles:
         return AfzalError(f"{folder} has no weights", why=f"there is no {expected}", remedy="download the model again")
     return AfzalError(
-        f"{folder} has pickled weights only ({', '.join(pickles[:3])}); they are refused",
-        why="reading a pickle runs whatever code is in it",
+        f"{folder} has only pickled weights ({', '.join(pickles[:3])}); they are refused",
+        why="reading a pickle runs any code in it",
         remedy="use its safetensors version; if you trust its author, convert it once with transformers elsewhere",
     )
 
@@ -344,24 +350,24 @@ def _check_adapter(folder: Path, config: Mapping[str, Any]) -> None:
         raise _refusal(folder, name, fault, remedy=_CORRECT)
     library = (config.get("auto_mapping") or {}).get("parent_library")
     if library is not None and str(library).partition(".")[0] != "transformers":
-        raise _refusal(folder, name, f"it wants the module {library!r} imported")
+        raise _refusal(folder, name, f"it asks to import the module {library!r}")
     if config.get("megatron_core") not in (None, "megatron.core"):
-        raise _refusal(folder, name, f"it wants the module {config['megatron_core']!r} imported")
+        raise _refusal(folder, name, f"it asks to import the module {config['megatron_core']!r}")
 
 
 def _read(path: Path, folder: Path, limit: int) -> dict[str, Any]:
     _check_size(path, folder, limit)
     try:
-        found = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except OSError as error:
         raise _refusal(folder, path.name, error.strerror or str(error), remedy=_AGAIN) from error
     except RecursionError as error:
         raise _refusal(folder, path.name, "it is nested too deeply") from error
     except ValueError as error:
         raise _refusal(folder, path.name, f"it is not JSON: {error}", remedy=_AGAIN) from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise _refusal(folder, path.name, "it is not a JSON object", remedy=_AGAIN)
-    return found
+    return content
 
 
 def _check_size(path: Path, folder: Path, limit: int) -> None:
@@ -374,16 +380,17 @@ def _members(value: Any) -> Iterator[tuple[str, Any]]:
     """Every key and value of a JSON object, at any depth."""
     waiting = [value]
     while waiting:
-        found = waiting.pop()
-        if isinstance(found, dict):
-            yield from found.items()
-            waiting.extend(found.values())
-        elif isinstance(found, list):
-            waiting.extend(found)
+        entry = waiting.pop()
+        if isinstance(entry, dict):
+            yield from entry.items()
+            waiting.extend(entry.values())
+        elif isinstance(entry, list):
+            waiting.extend(entry)
 
 
 def _is_plain(implementation: Any) -> bool:
-    """A built-in implementation's name, or one per part of the model; a hub kernel is named ``org/name``."""
+    """Whether this is a built-in implementation's name, or one per part of the model, not a hub kernel
+    (``org/name``)."""
     values = implementation.values() if isinstance(implementation, dict) else [implementation]
     return all(value is None or (isinstance(value, str) and re.fullmatch(r"[\w|.-]*", value)) for value in values)
 

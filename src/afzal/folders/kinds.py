@@ -1,7 +1,7 @@
-"""What a folder is: a model or an adapter; a language model or a reward model; and on which base an adapter stands.
+"""Determine what a folder holds: a model or an adapter, a language model or a reward model; and an adapter's base.
 
-Each is read off all files that have a say in it. Where they contradict each other the folder is refused: whichever of
-them were followed, the other would be left out without a word.
+All relevant files are consulted. If they contradict each other, the folder is refused, because following one would
+silently ignore the other.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ _OTHER_TASKS = re.compile(
 
 
 def is_adapter(folder: str | Path) -> bool:
-    """Whether a folder holds an adapter: its configuration, and no weights of a whole model beside it."""
+    """Whether a folder holds an adapter: its configuration, and no full model weights."""
     return (Path(folder) / ADAPTER_CONFIG).exists() and not has_whole_weights(folder)
 
 
 def has_whole_weights(folder: str | Path) -> bool:
-    """Whether a folder holds safetensors weights of a whole model."""
+    """Whether a folder holds safetensors weights of a full model."""
     return any((Path(folder) / f"model.safetensors{end}").exists() for end in ("", ".index.json"))
 
 
 def is_reward_model(folder: str | Path) -> bool:
-    """Whether a folder holds a reward model, not the language model that one could be made of.
+    """Whether a folder holds a reward model, as opposed to a language model from which one could be made.
 
     Raises:
-        AfzalError: the architecture that it states says one thing and its tensors another.
+        AfzalError: its stated architecture contradicts its tensors.
     """
     stated = _architectures(folder)
     classifier = any(name.endswith("ForSequenceClassification") for name in stated)
@@ -56,32 +56,32 @@ def is_reward_model(folder: str | Path) -> bool:
 
 
 def refuse_other_task(folder: str | Path) -> None:
-    """Make sure that a folder does not say that it holds something else than a language model.
+    """Refuse a folder whose configuration says that it is not a language model.
 
     Raises:
-        AfzalError: it says that it is a reward model, or a model of another task.
+        AfzalError: it is a reward model or a model for another task.
     """
     stated = _architectures(folder)
     if any(name.endswith("ForSequenceClassification") for name in stated):
         raise AfzalError(
             f"{folder} is a reward model ({', '.join(stated)}), not a language model",
-            why="it has a head for scores and none for tokens",
+            why="it has a head for scores, not one for tokens",
             remedy="name the language model; a reward model goes to --reward, --value-model or afzal score --model",
         )
     if other := next((name for name in stated if _OTHER_TASKS.search(name)), None):
         raise AfzalError(
             f"{folder} is a {other}, not a causal language model",
-            remedy="name a model that was made to continue texts, such as one of AutoModelForCausalLM",
+            remedy="name a model that continues texts, such as one of AutoModelForCausalLM",
         )
 
 
 def base_of(folder: str | Path) -> str:
-    """The base of an adapter: the absolute path of a folder, or a hub id.
+    """The base model of an adapter: the absolute path of a folder, or a hub id.
 
-    A relative path is looked for from the adapter's folder and from the current one.
+    A relative path is tried from the adapter's folder and from the current folder.
 
     Raises:
-        AfzalError: the name is none of them, the folder does not exist, or two different folders have this path.
+        AfzalError: the name is neither, the folder does not exist, or two different folders match the path.
     """
     stated = adapter_config(folder).get("base_model_name_or_path")
     if not isinstance(stated, str) or not stated or not stated.isprintable() or "://" in stated or stated[0] == "~":
@@ -92,16 +92,16 @@ def base_of(folder: str | Path) -> str:
             remedy="write the base model's folder or hub id there",
         )
     places = [Path(stated)] if os.path.isabs(stated) else [Path(folder) / stated, Path(stated)]
-    there = {os.path.realpath(place): None for place in places if place.is_dir()}
-    if len(there) > 1:
+    folders = {os.path.realpath(place): None for place in places if place.is_dir()}
+    if len(folders) > 1:
         raise AfzalError(
             f"the base model {stated!r} of {folder} may be either of two folders",
             where=ADAPTER_CONFIG,
-            why=" and ".join(there),
-            remedy="write the whole path of the one that is meant into base_model_name_or_path",
+            why=" and ".join(folders),
+            remedy="write the full path of the right one into base_model_name_or_path",
         )
-    if there:
-        return next(iter(there))
+    if folders:
+        return next(iter(folders))
     if not _HUB_ID.fullmatch(stated) or stated.startswith("."):
         raise AfzalError(
             f"the base model {stated} of {folder} does not exist here",
@@ -112,7 +112,7 @@ def base_of(folder: str | Path) -> str:
 
 
 def stored_name(path: str) -> str:
-    """How a model is to be named in a file: its hub id where it lies in the hub's cache, else its absolute path."""
+    """The name under which files record a model: its hub id if it is in the hub's cache, else its absolute path."""
     for part in Path(path).parts:
         if part.startswith("models--"):
             return part.removeprefix("models--").replace("--", "/")
@@ -120,23 +120,23 @@ def stored_name(path: str) -> str:
 
 
 def saved_rows(folder: str | Path) -> int | None:
-    """Rows of the embedding that an adapter's folder brings along, V of its model; None where it brings none."""
+    """Number of rows of the embedding in an adapter's folder (V of its model); None if it contains none."""
     tables = [t for name, t in tensors_of(folder).items() if _EMBEDDING.search(name) and "lora_" not in name]
     return max((t.shape[0] for t in tables if len(t.shape) == 2), default=None)
 
 
 def adapter_config(folder: str | Path) -> dict[str, Any]:
-    """The configuration of an adapter's folder."""
+    """The adapter configuration in a folder."""
     return json.loads((Path(folder) / ADAPTER_CONFIG).read_text(encoding="utf-8"))
 
 
 def tensors_of(folder: str | Path) -> dict[str, Stored]:
-    """The tensors by name that a library will take from an inspected folder: a model's, else an adapter's."""
+    """The tensors, by name, that a library reads from an inspected folder: the model's, or else the adapter's."""
     return {name: tensor for held in weight_files(folder).values() for name, tensor in held.items()}
 
 
 def weight_files(folder: str | Path) -> dict[Path, dict[str, Stored]]:
-    """The files of :func:`tensors_of`, and the tensors that each of them holds."""
+    """The files of :func:`tensors_of`, each with its tensors."""
     place = Path(folder)
     config = json.loads((place / "config.json").read_bytes()) if (place / "config.json").exists() else {}
     names = [str(config.get("transformers_weights") or "model.safetensors")]

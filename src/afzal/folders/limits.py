@@ -1,7 +1,7 @@
-"""A model under construction may not outgrow the file that is to fill it.
+"""Limit the size of a model under construction by the file that fills it.
 
-A configuration of a few bytes can ask for more modules than a library builds in an hour, or for buffers larger than the
-memory. Libraries register every weight and buffer that they make, so that the first one too many ends it.
+A configuration of a few bytes can request more modules than a library builds in an hour, or buffers larger than memory.
+Libraries register every weight and buffer that they create, so the first one over the limit stops them.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from afzal.errors import AfzalError
 from afzal.folders.headers import Stored
 
 _SLACK = 1 << 20  # numbers: a tiny model's fresh head
-_BUFFERS = 1 << 27  # numbers of all buffers; the causal masks of old families are a tenth of it
+_BUFFERS = 1 << 27  # numbers in all buffers; the causal masks of old families take a tenth of it
 
 
 @contextmanager
 def bounded_by(folder: str, stored: Mapping[str, Stored]) -> Iterator[None]:
-    """Inside the block modules may be built with twice the weights that ``stored`` has, and no more.
+    """In the block, modules can be built with at most twice the weights that ``stored`` has.
 
     Raises:
-        AfzalError: more is built.
+        AfzalError: more weights, tensors or buffers are built.
     """
     from torch.nn.modules import module
 
-    # a tied head is built before it is tied; quantised files hold several weights in a number
+    # a tied head is built before it is tied; quantised files pack several weights into one number
     weights = 2 * sum(t.size * (8 if t.packed else 1) for t in stored.values()) + _SLACK
     tensors = 1000 + 100 * len(stored)
     seen = {"weights": 0, "tensors": 0, "buffers": 0}
@@ -38,10 +38,10 @@ def bounded_by(folder: str, stored: Mapping[str, Stored]) -> Iterator[None]:
     def count(kind: str, owner: Any, name: str, value: Any) -> None:
         if value is None:
             return
-        own = known.setdefault(owner, {})
-        seen["tensors"] += name not in own
-        seen[kind] += value.numel() - own.get(name, 0)
-        own[name] = value.numel()
+        sizes = known.setdefault(owner, {})
+        seen["tensors"] += name not in sizes
+        seen[kind] += value.numel() - sizes.get(name, 0)
+        sizes[name] = value.numel()
         if seen["tensors"] > tensors or seen["weights"] > weights or seen["buffers"] > _BUFFERS:
             raise AfzalError(
                 f"{folder} describes a larger model than it holds",

@@ -1,7 +1,7 @@
-"""The only place where a model, an adapter, a configuration or a tokenizer is opened by a library.
+"""Open models, adapters, configurations and tokenizers with libraries; no other module does.
 
-Every ``from_pretrained`` of Afzal stands here, behind an inspection of the folder, without code of the folder's own,
-without pickles and without the network: what the hub has is downloaded first. A test of the source holds all of it.
+Every ``from_pretrained`` call of Afzal is here, after an inspection of the folder, without code from the folder,
+without pickles and without network access: hub models are downloaded first. A test of the source enforces this.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ _TOWERS = ("vision_config", "audio_config")
 _PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 
 _HEADS = frozenset({"score.weight", "lm_head.weight", "lm_head.bias", "embed_out.weight"})
-_OTHER_INPUTS = re.compile(r"vision|visual|image|audio|speech|multi_modal")  # what a model reads besides texts
+_OTHER_INPUTS = re.compile(r"vision|visual|image|audio|speech|multi_modal")  # a model's inputs other than text
 
 
 def model_folder(path: str) -> str:
-    """The inspected local folder of a model or adapter; what a hub id names is downloaded.
+    """The inspected local folder of a model or adapter; a hub id is downloaded first.
 
     Raises:
         AfzalError: it does not exist, or is hostile or broken (:func:`.inspection.inspect_model_folder`).
@@ -61,16 +61,16 @@ def model_folder(path: str) -> str:
 
 
 def load_tokenizer(path: str) -> Any:
-    """The tokenizer of a folder or hub id. Where a model or adapter lies beside it, each token has a row there.
+    """The tokenizer of a folder or hub id. If the folder also holds a model or adapter, that has a row for each token.
 
     Raises:
-        AfzalError: there is none, the folder is hostile or broken, or the model beside it has fewer rows.
+        AfzalError: there is none, the folder is hostile or broken, or the model there has too few rows.
     """
     from transformers import AutoTokenizer
 
     folder = _tokenizer_folder(path)
     with guarded(path):
-        # that of mistral-common, which would be taken where it is installed, tells neither its tokens nor their text
+        # mistral-common's tokenizer, used if it is installed, exposes neither its tokens nor their texts
         tokenizer = AutoTokenizer.from_pretrained(
             folder,
             trust_remote_code=False,
@@ -86,10 +86,10 @@ def load_tokenizer(path: str) -> Any:
 
 
 def load_processor(path: str) -> Any:
-    """The processor of a folder or hub id, with its tokenizer in ``tokenizer``; None of a model that reads texts alone.
+    """The processor of a folder or hub id, with its tokenizer in ``tokenizer``; None for a text-only model.
 
-    An adapter's folder without one has that of its base model. Where torchvision is missing, processors of images and
-    videos are opened without their part for videos.
+    An adapter's folder without a processor uses its base model's. Without torchvision, processors of images and videos
+    are opened without their video part.
 
     Raises:
         AfzalError: the folder is hostile or broken, or a library that the processor needs is missing.
@@ -125,8 +125,8 @@ def load_processor(path: str) -> Any:
 
 
 def _stated_processor(folder: str) -> Any:
-    """The class of `transformers` that a folder names for its processor, or that its type of model has; None where it
-    names none that there is."""
+    """The `transformers` processor class that a folder names, or that belongs to its model type; None if there is no
+    such class."""
     import transformers
     from transformers.models.auto.auto_mappings import PROCESSOR_MAPPING_NAMES
 
@@ -140,18 +140,18 @@ def _stated_processor(folder: str) -> Any:
 
 
 def without_videos(kind: Any) -> Any:
-    """The processor class without its part for videos, which needs torchvision."""
+    """The processor class without its video part, which needs torchvision."""
     parts = [name for name in kind.get_attributes() if "video" not in name]
     return type(kind.__name__, (kind,), {"get_attributes": classmethod(lambda _: parts)})
 
 
 def refuse_another_tokenizer(tokenizer: Any, path: str, what: str) -> None:
-    """Make sure that the ids of a tokenizer mean the same tokens to the model at ``path``.
+    """Require that the ids of a tokenizer mean the same tokens to the model at ``path``.
 
-    A folder of weights alone is taken at its word.
+    A folder without a tokenizer is not checked.
 
     Args:
-        what: the model at ``path``, as messages name it.
+        what: the name, in messages, of the model at ``path``.
 
     Raises:
         AfzalError: the model has another tokenizer.
@@ -161,14 +161,14 @@ def refuse_another_tokenizer(tokenizer: Any, path: str, what: str) -> None:
 
 
 def rows_of(folder: str) -> int | None:
-    """Rows of the embedding of the model in an inspected folder; None where no file says.
+    """Number of embedding rows of the model in an inspected folder; None if unknown.
 
-    Of an adapter: those of the embedding that it brings along, else those of its base where that is a folder here.
+    For an adapter: the larger of its own saved embedding and its base's, if that is a local folder.
     """
     if is_adapter(folder):
         base = base_of(folder)
-        own = [saved_rows(folder), rows_of(base) if Path(base).is_dir() else None]
-        return max((rows for rows in own if rows is not None), default=None)
+        counts = [saved_rows(folder), rows_of(base) if Path(base).is_dir() else None]
+        return max((rows for rows in counts if rows is not None), default=None)
     config = Path(folder) / "config.json"
     return vocabulary_size(read_config(config)) if config.exists() else None
 
@@ -177,7 +177,7 @@ def load_config(folder: str) -> Any:
     """The configuration of an inspected model folder.
 
     Raises:
-        AfzalError: transformers does not know the model type, or the values.
+        AfzalError: transformers does not know the model type, or refuses the values.
     """
     from transformers import AutoConfig
 
@@ -186,7 +186,7 @@ def load_config(folder: str) -> Any:
 
 
 def hub_config(model: str) -> dict[str, Any]:
-    """The configuration of a model of the hub as a mapping; nothing else of it is downloaded.
+    """The configuration of a hub model as a mapping; only this file is downloaded.
 
     Raises:
         AfzalError: it cannot be reached, or is not a configuration.
@@ -207,23 +207,23 @@ def load_generation_config(folder: str) -> Any:
 
 
 def load_causal_model(folder: str, **settings: Any) -> Any:
-    """The language model of an inspected folder, which fills every weight of it.
+    """The language model of an inspected folder, which must fill every weight.
 
     Args:
-        settings: further keyword arguments of ``from_pretrained``: number format, devices, quantisation.
+        settings: further keyword arguments of ``from_pretrained``: dtype, devices, quantisation.
 
     Raises:
-        AfzalError: it is not a causal language model, cannot be read, or lacks a tensor, has one too many or of another
-            shape.
+        AfzalError: it is not a causal language model, cannot be read, lacks a tensor, or has an extra one or one of a
+            different shape.
     """
     refuse_other_task(folder)
     return _read(_causal_class(folder), folder, tensors_of(folder), **settings)
 
 
 def blank_causal_model(folder: str) -> tuple[Any, Unread]:
-    """The language model of an inspected folder without its weights, which are not read; and where they are.
+    """The language model of an inspected folder without reading its weights, and their places in the files.
 
-    In all else it is what :func:`load_causal_model` gives in float32.
+    Otherwise it equals the result of :func:`load_causal_model` in float32.
 
     Raises:
         AfzalError: as there; or the model is not made of the files' tensors as they are.
@@ -240,25 +240,25 @@ def _blank(folder: str, kind: Any, config: Any, fresh: frozenset[str] = frozense
     if not issubclass(kind, PreTrainedModel):
         with guarded(folder), bounded_by(folder, unread.stored), torch.device("meta"):
             kind = type(kind.from_config(config))
-    given = {"weights": unread.tensors, "config": config, "dtype": torch.float32}
+    arguments = {"weights": unread.tensors, "config": config, "dtype": torch.float32}
     with unread.joining():
-        model = _read(kind, folder, unread.stored, fresh=fresh, **given)
+        model = _read(kind, folder, unread.stored, fresh=fresh, **arguments)
     unread.refuse_changed(model, fresh)
-    model.config.name_or_path = model.name_or_path = folder  # as it has it that was loaded from there
+    model.config.name_or_path = model.name_or_path = folder  # as in a model that was loaded from there
     if (Path(folder) / "generation_config.json").exists():
         model.generation_config = load_generation_config(folder)
     return model, unread
 
 
 def _causal_class(folder: str) -> Any:
-    """The class of `transformers` that opens the folder as a language model."""
+    """The `transformers` class that opens the folder as a language model."""
     from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
 
     return AutoModelForMultimodalLM if _has_towers(folder) else AutoModelForCausalLM
 
 
 def _has_towers(folder: str) -> bool:
-    """Whether `transformers` opens the folder as a language model with towers that read images or sounds for it."""
+    """Whether `transformers` opens the folder as a language model with towers for images or sounds."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
     config = read_config(Path(folder) / "config.json")
@@ -272,11 +272,11 @@ def _has_classifier(folder: str) -> bool:
 
 
 def load_classifier(folder: str, **settings: Any) -> Any:
-    """The sequence classifier of an inspected folder; of a language model, its trunk under a head of random weights.
+    """The sequence classifier of an inspected folder; for a language model, its trunk with a head of random weights.
 
     Raises:
-        AfzalError: there is no classifier of this architecture, it cannot be read, or it lacks a tensor other than the
-            head of a language model's trunk.
+        AfzalError: there is no classifier for this architecture, it cannot be read, or it lacks a tensor other than the
+            new head.
     """
     kind = _classifier_class(folder)
     if kind is None:
@@ -285,7 +285,7 @@ def load_classifier(folder: str, **settings: Any) -> Any:
 
 
 def blank_classifier(folder: str, num_labels: int) -> tuple[Any, Unread]:
-    """As :func:`load_classifier` in float32, without its weights, which are not read; and where they are.
+    """Like :func:`load_classifier` in float32, without reading the weights; also gives their places in the files.
 
     Raises:
         AfzalError: as there; or the model is not made of the files' tensors as they are.
@@ -300,12 +300,13 @@ def blank_classifier(folder: str, num_labels: int) -> tuple[Any, Unread]:
 
 
 def _fresh_heads(folder: str) -> frozenset[str]:
-    """Names of the heads of a classifier that are not read from the folder; of a language model, its own too."""
+    """Names of heads that need not be read from the folder: for a language model, the new head and its own."""
     return frozenset() if is_reward_model(folder) else _HEADS
 
 
 def _classifier_class(folder: str) -> Any:
-    """The class of `transformers` that opens the folder as a classifier; None where one is made of a language model."""
+    """The `transformers` class that opens the folder as a classifier; None if one must be made from a language
+    model."""
     from transformers import AutoModelForSequenceClassification
 
     if _has_classifier(folder):
@@ -322,15 +323,15 @@ def _read(
     fresh: frozenset[str] = frozenset(),
     **settings: Any,
 ) -> Any:
-    """The model of an inspected folder as a class of `transformers` reads it; the folder fills every weight of it.
+    """Read the model of an inspected folder with a `transformers` class; the folder must fill every weight.
 
     Args:
-        weights: what to fill it with in place of the folder's files.
+        weights: tensors to use instead of the folder's files.
         fresh: as for :func:`_filled`.
         settings: further keyword arguments of ``from_pretrained``.
     """
     with guarded(folder), no_bars(), bounded_by(folder, stored):
-        made = kind.from_pretrained(
+        loaded = kind.from_pretrained(
             folder if weights is None else None,
             state_dict=weights,
             trust_remote_code=False,
@@ -340,18 +341,18 @@ def _read(
             ignore_mismatched_sizes=True,  # so that they can be named
             **settings,
         )
-    return _filled(folder, stored, made, fresh)
+    return _filled(folder, stored, loaded, fresh)
 
 
 def _filled(
-    folder: str, stored: Mapping[str, Stored], made: tuple[Any, Mapping[str, Any]], fresh: frozenset[str]
+    folder: str, stored: Mapping[str, Stored], loaded: tuple[Any, Mapping[str, Any]], fresh: frozenset[str]
 ) -> Any:
-    """The model of what `transformers` made with ``output_loading_info``, once it is known that the folder fills it.
+    """The model that `transformers` loaded with ``output_loading_info``, after a check that the folder fills it.
 
     Args:
-        fresh: names of heads, the new one and the one that it takes the place of.
+        fresh: names of heads: the new one and the one that it replaces.
     """
-    model, info = made
+    model, info = loaded
     unexpected = {name for name in info["unexpected_keys"] if not _OTHER_INPUTS.search(name)}
     refuse_misfit(
         folder,
@@ -365,12 +366,12 @@ def _filled(
 
 
 def load_peft(base: Any, folder: str, **settings: Any) -> Any:
-    """The model with the adapter of an inspected folder on it, which fills every weight of it.
+    """The model with the adapter of an inspected folder, which must fill every adapter weight.
 
-    A base with fewer rows in its embedding than the adapter brings along gets as many.
+    A base with fewer embedding rows than the adapter's saved embedding is enlarged.
 
     Raises:
-        AfzalError: the adapter does not fit the model, lacks a tensor or has one too many, or cannot be read.
+        AfzalError: the adapter does not fit the model, lacks a tensor, has an extra one, or cannot be read.
     """
     from peft import PeftModel, get_peft_model_state_dict
 
@@ -383,7 +384,7 @@ def load_peft(base: Any, folder: str, **settings: Any) -> Any:
     stored = tensors_of(folder)
     enlarged = enlarge(base, folder)
     with guarded(folder), quiet_peft(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of what is refused by name below
+        warnings.simplefilter("ignore", UserWarning)  # about misfits, which are refused by name below
         model = PeftModel.from_pretrained(base, folder, local_files_only=True, ignore_mismatched_sizes=True, **settings)
         wanted = get_peft_model_state_dict(model, save_embedding_layers=False)
     shapes = {name: tuple(value.shape) for name, value in wanted.items()}
@@ -397,12 +398,14 @@ def _local(path: str, **options: Any) -> Path:
     if path.startswith((".", "/", "~")) or path.count("/") > 1:
         remedy = near(path) or "check the path; a hub id looks like org/name"
         raise AfzalError(f"model folder {path!r} does not exist", remedy=remedy)
-    with guarded(path, f"there is no folder {path!r}, and the hub gave no model of that name", near(path)):
+    with guarded(
+        path, f"there is no folder {path!r}, and no model of that name could be read from the hub", near(path)
+    ):
         return local_folder(path, **options)
 
 
 def find_folder(path: str) -> None:
-    """Make sure that there is such a folder, or a hub id; of one that is not in the hub's cache its texts are fetched.
+    """Require that a folder or hub id exists; the text files of a hub model that is not cached are downloaded.
 
     Raises:
         AfzalError: there is none.
@@ -411,14 +414,14 @@ def find_folder(path: str) -> None:
 
 
 def _tokenizer_folder(path: str) -> str:
-    """The inspected folder of a tokenizer. One that holds a model too must be a sound model: a reader of its
-    tokens is about to load it."""
+    """The inspected folder of a tokenizer. If it also holds a model, that must be sound, since it is likely to be
+    loaded next."""
     folder = _local(path, wanted=TEXTS)
     if Path(path).is_dir() and holds_model(folder):
         inspect_model_folder(folder)
     try:
         inspect_tokenizer_folder(folder)
     except AfzalError:
-        inspect_model_folder(folder)  # where more is missing than a tokenizer, that is the thing to tell
+        inspect_model_folder(folder)  # if more than the tokenizer is missing, report that instead
         raise
     return str(folder)

@@ -1,7 +1,7 @@
-"""Numbers of a configuration that no model can have: refused before a library makes anything of that size.
+"""Refuse impossible numbers in a configuration before a library allocates anything of that size.
 
-A list of a hundred million layers fills the memory before a library looks at the weights; so do sizes that are texts,
-negative, or larger than anything in the file of weights, in one way or another.
+A list of a hundred million layers fills memory before a library looks at the weights. Sizes that are texts, negative,
+or larger than anything in the weights fail in similar ways.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import Any
 
 from afzal.folders.headers import Stored
 
-MOST_LAYERS = 10_000  # of a folder without weights: no model has a tenth of them
+MOST_LAYERS = 10_000  # for a folder without weights: no model has a tenth of this
 MOST = 1 << 31
-_NONE = -1  # older configurations write it for "there is none"
+_NONE = -1  # means "none" in older configurations
 
-# what every decoder has, so that zero, a truth value or a fraction is a mistake
+# sizes that every decoder has, so zero, a boolean or a fraction is a mistake
 _CORE = {"hidden_size", "intermediate_size", "vocab_size", "num_hidden_layers", "num_attention_heads", "head_dim"}
 _CORE |= {"num_key_value_heads", "max_position_embeddings", "n_embd", "n_layer", "n_head", "n_positions", "d_model"}
 _SIZE = re.compile(
     r"(?:^|_)(?:size|dim|width|rank|heads?|experts|groups|length|positions|embeddings|embd|inner|state)$"
 )
-_LAYERS = re.compile(r"(?:^|_)(?:layers?|blocks|depth|labels)$")  # counts of which lists are made
+_LAYERS = re.compile(r"(?:^|_)(?:layers?|blocks|depth|labels)$")  # counts for which libraries build lists
 _ALL_LAYERS = frozenset({"num_hidden_layers", "n_layer", "n_layers", "num_layers"})
 _ADAPTER_SIZES = ("r", "num_virtual_tokens", "encoder_hidden_size", "encoder_num_layers", "num_layers", "token_dim")
 _PATTERNS = (
@@ -35,17 +35,17 @@ _PATTERNS = (
     "feedforward_modules",
 )
 _SCALES = ("factor", "rope_theta", "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon")
-_REPEATS = re.compile(r"\)\s*[*+{]")  # a group, repeated
+_REPEATS = re.compile(r"\)\s*[*+{]")  # a repeated group
 _LONGEST_PATTERN, _MOST_REPEATS = 2000, 6
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 
 
 def wrong_number(config: Mapping[str, Any], tensors: int | None = None) -> str:
-    """What is wrong with the first impossible size of a configuration, in words; empty where there is none.
+    """Describe the first impossible size in a configuration; empty if there is none.
 
     Args:
         config: the content of a ``config.json``, nested parts included.
-        tensors: how many tensors the weights have; every layer has at least one of them.
+        tensors: number of weight tensors; every layer has at least one.
     """
     for part in _parts(config):
         for key, value in part.items():
@@ -56,7 +56,7 @@ def wrong_number(config: Mapping[str, Any], tensors: int | None = None) -> str:
 
 
 def wrong_scale(config: Mapping[str, Any]) -> str:
-    """What is wrong with the first factor of a configuration, at any depth, that must be positive and finite."""
+    """Describe the first factor, at any depth of a configuration, that should be positive and finite but is not."""
     for key, value in config.items():
         if isinstance(value, Mapping):
             if fault := wrong_scale(value):
@@ -71,31 +71,31 @@ def _is_positive(value: Any) -> bool:
 
 
 def wrong_token(config: Mapping[str, Any], vocabulary: int | None) -> str:
-    """What is wrong with the first token id that a configuration names, in words; empty where there is nothing.
+    """Describe the first invalid token id in a configuration; empty if there is none.
 
     Args:
-        vocabulary: V; ids are 0 to V - 1. None where it is not known.
+        vocabulary: V; ids are 0 to V - 1. None if unknown.
     """
     for part in _parts(config):
-        own = part.get("vocab_size")
-        vocabulary = own if type(own) is int else vocabulary
+        size = part.get("vocab_size")
+        vocabulary = size if type(size) is int else vocabulary
         for key in _TOKEN_IDS:
             ids = part.get(key)
             for number in ids if isinstance(ids, list) else [ids]:
                 if number is None or (number == _NONE and key == "pad_token_id"):
                     continue
                 if type(number) is not int or number < 0:
-                    return f"{key} is {_short(number)}, not the id of a token"
+                    return f"{key} is {_short(number)}, not a token id"
                 if vocabulary is not None and number >= vocabulary:
                     return f"{key} is {number}, and the ids of a vocabulary of {vocabulary} end at {vocabulary - 1}"
     return ""
 
 
 def wrong_adapter(config: Mapping[str, Any], tensors: Mapping[str, Stored]) -> str:
-    """What is wrong with the first impossible size of an adapter's configuration, in words; empty where there is none.
+    """Describe the first impossible size in an adapter's configuration; empty if there is none.
 
     Args:
-        tensors: those of its weights, whose shapes bound the sizes.
+        tensors: the adapter's weights, whose shapes bound the sizes.
     """
     largest = max([MOST_LAYERS, *(n for t in tensors.values() for n in t.shape)])
     for key in _ADAPTER_SIZES:
@@ -110,15 +110,15 @@ def wrong_adapter(config: Mapping[str, Any], tensors: Mapping[str, Stored]) -> s
 
 
 def endless_pattern(config: Mapping[str, Any]) -> str:
-    """The first pattern of an adapter's configuration that could be matched without end; empty where there is none.
+    """Describe the first pattern in an adapter's configuration whose matching may never end; empty if there is none.
 
-    PEFT matches them against the name of every module. A repeated group can make that take longer than any run.
+    PEFT matches these patterns against every module's name. A repeated group can make that take longer than any run.
     """
     for key in _PATTERNS:
         value = config.get(key)
         for text in value if isinstance(value, (list, Mapping)) else [value]:
             if isinstance(text, str) and (len(text) > _LONGEST_PATTERN or _REPEATS.search(text) or _stars(text)):
-                return f"{key} is {_short(text)}, a pattern that could be matched without end"
+                return f"{key} is {_short(text)}, a pattern whose matching may never end"
     return ""
 
 
@@ -127,14 +127,14 @@ def _stars(text: str) -> bool:
 
 
 def vocabulary_size(config: Mapping[str, Any]) -> int | None:
-    """V, as a configuration states it for its text model; None where it does not."""
+    """V, as a configuration states it for its text model; None if it does not."""
     text = config.get("text_config")
     places = [text, config] if isinstance(text, Mapping) else [config]
     return next((v for place in places if type(v := place.get("vocab_size")) is int), None)
 
 
 def _parts(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The configuration and the nested ones of its parts, such as ``text_config``."""
+    """The configuration and its nested configurations, such as ``text_config``."""
     yield config
     yield from (v for k, v in config.items() if k.endswith("_config") and isinstance(v, Mapping))
 
@@ -154,7 +154,7 @@ def _fault(key: str, value: Any, tensors: int | None) -> str:
     if layers and value > MOST_LAYERS:
         return f"{key} is {value}, more than any model has"
     if key in _ALL_LAYERS and tensors is not None and value > tensors:
-        return f"{key} is {value}, and the weights are {tensors} tensors in all"
+        return f"{key} is {value}, but there are only {tensors} weight tensors"
     return ""
 
 

@@ -1,9 +1,8 @@
-"""A folder's weights that nobody has read yet: what stands in for them, and the reading of any part of one.
+"""Stand-ins for a folder's weights that have not been read, and reading any part of a weight.
 
-A library builds a model of tensors that take no memory: of each large one there is a single number, repeated as often
-as its shape asks for. Whatever the library renames, the storage of that number tells which tensor of the files a weight
-is. Where it stacks tensors, such as the experts of a mixture, or sets one behind another, another number stands for all
-of them.
+A library builds a model from tensors that take no memory: each large one is a single number, expanded to its shape.
+Whatever the library renames, the storage of that number identifies a weight's tensor in the files. If the library
+stacks or concatenates tensors, such as the experts of a mixture, a new number represents all of them.
 """
 
 from __future__ import annotations
@@ -17,18 +16,18 @@ from afzal.folders.guard import guarded
 from afzal.folders.headers import Stored
 from afzal.folders.kinds import weight_files
 
-_SMALL = 1 << 10  # numbers; smaller tensors are read whole at once
+_SMALL = 1 << 10  # numbers; smaller tensors are read immediately
 _AT_ONCE = 1 << 24  # numbers that are read before they are copied
-_OPEN = 1 << 26  # numbers after which a file is opened anew: what was read of it is in memory as long as it is open
-_JOINS = {"MergeModulelist", "Concatenate"}  # what transformers does by torch.stack and torch.cat alone
+_OPEN = 1 << 26  # numbers after which a file is reopened: the data read from it stays in memory while it is open
+_JOINS = {"MergeModulelist", "Concatenate"}  # transformers does these with only torch.stack and torch.cat
 
 
 class Piece(NamedTuple):
-    """A tensor of the files as a part of a weight, or as the whole of one.
+    """A tensor in the files as part or all of a weight.
 
     Attributes:
         start, size: the box of the weight that it fills, in the weight's own dimensions.
-        added: dimensions of the weight that the tensor lacks, such as an expert's number; there the box has size 1.
+        added: dimensions of the weight that the tensor lacks, such as the expert index; the box has size 1 there.
     """
 
     file: Path
@@ -38,27 +37,27 @@ class Piece(NamedTuple):
     added: frozenset[int] = frozenset()
 
     def moved(self, dim: int, by: int) -> Piece:
-        """The same of a weight that has so many rows more before it, in one dimension."""
+        """The piece, shifted by ``by`` rows in one dimension of the weight."""
         return self._replace(start=(*self.start[:dim], self.start[dim] + by, *self.start[dim + 1 :]))
 
     def stacked(self, dim: int, at: int) -> Piece:
-        """The same of a weight with one more dimension, in which it is at that place."""
+        """The piece at index ``at`` of a new dimension of the weight."""
         added = {d + (d >= dim) for d in self.added} | {dim}
         start, size = (*self.start[:dim], at, *self.start[dim:]), (*self.size[:dim], 1, *self.size[dim:])
         return self._replace(start=start, size=size, added=frozenset(added))
 
 
 Place = tuple[Piece, ...]
-"""Where a weight lies: tensors of the files that fill it without overlap."""
+"""The place of a weight: tensors in the files that fill it without overlap."""
 
 
 class Unread:
-    """The tensors of an inspected folder as a library gets them, in float32; large ones are not read.
+    """The tensors of an inspected folder as passed to a library, in float32; large ones are not read.
 
-    Inside :meth:`joining` tensors that are stacked, or set one behind another, stay unread.
+    Inside :meth:`joining`, tensors that are stacked or concatenated stay unread.
 
     Raises:
-        AfzalError: some are packed, so that they have to be read as a whole.
+        AfzalError: some are packed, so they must be read completely.
     """
 
     def __init__(self, folder: str) -> None:
@@ -67,17 +66,17 @@ class Unread:
         self.folder = folder
         self.stored: dict[str, Stored] = {}
         self.tensors: dict[str, Any] = {}
-        self._known: dict[int, tuple[Any, Place]] = {}  # with the tensor, whose storage nothing else may take meanwhile
-        for file, held in weight_files(folder).items():
-            self.stored |= held
+        self._known: dict[int, tuple[Any, Place]] = {}  # keeps the tensor, so that its storage is not reused
+        for file, header in weight_files(folder).items():
+            self.stored |= header
             if packed := next(
-                (name for name, t in held.items() if t.packed or not t.dtype.startswith(("F", "BF"))), ""
+                (name for name, t in header.items() if t.packed or not t.dtype.startswith(("F", "BF"))), ""
             ):
-                raise AfzalError(f"{packed} is in the number format {held[packed].dtype}, which is read as a whole")
-            small = [name for name, t in held.items() if t.size < _SMALL]
+                raise AfzalError(f"{packed} is in the number format {header[packed].dtype}, which is read as a whole")
+            small = [name for name, t in header.items() if t.size < _SMALL]
             with guarded(folder), _open(file) as reader:
                 read = {name: reader.get_tensor(name).float().clone() for name in small}
-            for name, t in held.items():
+            for name, t in header.items():
                 tensor = read[name] if name in read else torch.zeros(()).expand(t.shape)
                 self.tensors[name] = tensor
                 self._know(tensor, (Piece(file, name, (0,) * len(t.shape), tuple(t.shape)),))
@@ -87,7 +86,7 @@ class Unread:
         return tensor
 
     def place(self, tensor: Any) -> Place | None:
-        """Where the files have what this tensor stands for; None of a tensor that is none of theirs, or not whole."""
+        """The place of this tensor in the files; None if it is not one of theirs, or only part of one."""
         known, place = self._of(tensor)
         if known is None or known.shape != tensor.shape or tensor.storage_offset():
             return None
@@ -98,12 +97,12 @@ class Unread:
         return self._known.get(tensor.untyped_storage().data_ptr(), nothing) if tensor.numel() else nothing
 
     def is_unread(self, tensor: Any) -> bool:
-        """Whether the tensor holds a number that only stands in for others."""
+        """Whether the tensor is only a stand-in for unread values."""
         known, _ = self._of(tensor)
         return known is not None and known.numel() >= _SMALL
 
     def read(self, tensor: Any) -> Any:
-        """The tensor whole, read if it has not been.
+        """The full tensor, read if necessary.
 
         Raises:
             AfzalError: its file cannot be read.
@@ -115,9 +114,9 @@ class Unread:
         return _whole(tensor.shape, place)
 
     def joining(self) -> Any:
-        """A block in which ``torch.stack`` and ``torch.cat`` of these tensors give one that is as unread as they are.
+        """A context in which ``torch.stack`` and ``torch.cat`` of unread tensors give an unread tensor.
 
-        In the same thread alone.
+        Applies only to the current thread.
         """
         import torch
         from torch.overrides import TorchFunctionMode
@@ -151,19 +150,19 @@ class Unread:
         return self._joined(shape, pieces)
 
     def _all(self, tensors: Sequence[Any]) -> list[Place] | None:
-        """Where all of them lie; None where one is none of the files' as it is."""
+        """The places of all of them; None if one is not in the files unchanged."""
         places = [self.place(t) if t.dim() else None for t in tensors]
         return [p for p in places if p is not None] if places and None not in places else None
 
     def _joined(self, shape: Sequence[int], pieces: Sequence[Piece]) -> Any:
         import torch
 
-        place, made = tuple(pieces), torch.zeros(()).expand(shape)
-        return self._know(made if made.numel() >= _SMALL else _whole(shape, place), place)
+        place, joined = tuple(pieces), torch.zeros(()).expand(shape)
+        return self._know(joined if joined.numel() >= _SMALL else _whole(shape, place), place)
 
     def refuse_changed(self, model: Any, fresh: Collection[str] = ()) -> None:
-        """Make sure that every weight and buffer of a model is in the files as it is, in one tensor or in several that
-        are joined; or is there already.
+        """Require that every weight and buffer of a model is either already read, or in the files unchanged, as one
+        tensor or as several joined ones.
 
         Args:
             fresh: names of weights that the files may lack.
@@ -172,22 +171,22 @@ class Unread:
             AfzalError: the library computes one from others, or changes it.
         """
         conversions = getattr(model, "_weight_conversions", None)
-        done = {type(op).__name__ for c in conversions or () for op in getattr(c, "operations", None) or ()}
-        if conversions is None or done - _JOINS:
-            raise AfzalError(f"{type(model).__name__} is made of the tensors in {self.folder} by computing")
+        operations = {type(op).__name__ for c in conversions or () for op in getattr(c, "operations", None) or ()}
+        if conversions is None or operations - _JOINS:
+            raise AfzalError(f"{type(model).__name__} computes its weights from the tensors in {self.folder}")
         for name, p in model.named_parameters():
             if name not in fresh and self.place(p) is None:
-                raise AfzalError(f"{name} is not a tensor in {self.folder} as it is")
+                raise AfzalError(f"{name} is not an unchanged tensor in {self.folder}")
         for name, b in model.named_buffers():
             if self.is_unread(b):
                 raise AfzalError(f"{name} is a large buffer in the files")
 
 
 def fill(places: Mapping[str, tuple[Place, Sequence[slice], Any]]) -> None:
-    """Read parts of tensors into tensors that are there, file by file; memory grows by a few megabytes.
+    """Read parts of weights into existing tensors, file by file; this takes a few megabytes of extra memory.
 
     Args:
-        places: by any name: where a weight lies, the part of it, and a tensor of that part's size.
+        places: under any name: a weight's place, the part of it to read, and a tensor of that part's size.
 
     Raises:
         AfzalError: a file cannot be read.
@@ -211,7 +210,7 @@ def fill(places: Mapping[str, tuple[Place, Sequence[slice], Any]]) -> None:
 
 
 def _whole(shape: Sequence[int], place: Place) -> Any:
-    """The weight of that shape at that place, read."""
+    """Read the weight of that shape at that place."""
     import torch
 
     into = torch.empty(tuple(shape))
@@ -220,8 +219,8 @@ def _whole(shape: Sequence[int], place: Place) -> Any:
 
 
 def _common(piece: Piece, part: Sequence[slice]) -> tuple[list[slice], tuple[slice | int, ...]] | None:
-    """What a piece has of a part of its weight: as slices of the piece, and as an index into the part; None if
-    nothing."""
+    """The overlap of a piece and a part of its weight, as slices of the piece and as an index into the part; None if
+    there is none."""
     source: list[slice] = []
     target: list[slice | int] = []
     for dim, (at, n, asked) in enumerate(zip(piece.start, piece.size, part, strict=True)):
@@ -237,7 +236,7 @@ def _common(piece: Piece, part: Sequence[slice]) -> tuple[list[slice], tuple[sli
 
 
 def _by_rows(part: Sequence[slice], into: Any) -> Iterator[tuple[list[slice], Any]]:
-    """The part in slices of rows that are small enough to be read at once, each with its piece of the target."""
+    """The part in row slices that are small enough to read in one step, each with its slice of the target."""
     step = max(1, _AT_ONCE // max(1, into[:1].numel()))
     first = part[0].start
     for start in range(0, len(into), step):

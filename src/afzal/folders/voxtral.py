@@ -1,9 +1,9 @@
-"""Voxtral: conversations with sounds as rendered text, as other families have them, without mistral-common.
+"""Voxtral: conversations with sounds as rendered text, as for other families, without mistral-common.
 
-`transformers` has mistral-common write and tokenize Voxtral's conversations, and its processor refuses a text in which
-the token of a sound stands. Here the vocabulary of ``tekken.json`` becomes an ordinary tokenizer, conversations are
-written by :data:`TEMPLATE`, and the processor puts a sound's tokens where the template wrote its mark. A test holds ids
-and arrays to those of mistral-common.
+`transformers` lets mistral-common render and tokenize Voxtral's conversations, and its processor refuses text that
+contains a sound's token. Here the vocabulary of ``tekken.json`` becomes an ordinary tokenizer, :data:`TEMPLATE` renders
+conversations, and the processor inserts a sound's tokens at the template's marker. A test compares ids and arrays with
+those of mistral-common.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ TEMPLATE = (
     "{{ raise_exception('Voxtral reads no system message beside sounds') }}{% endif %}"
     "{% endfor %}"
 )
-"""Conversations as mistral-common writes them; what it refuses is refused here."""
+"""Renders conversations as mistral-common does, and refuses what it refuses."""
 
-_FRAMES_PER_TOKEN = 8  # two convolutions halve the frames once, and four positions of the encoder become one token
+_FRAMES_PER_TOKEN = 8  # two convolutions halve the frames once, and four encoder positions become one token
 
 
 def names_of_tokens(folder: str) -> dict[str, Any]:
-    """How a tokenizer that is made of ``tekken.json`` names its special tokens; empty where another file says it."""
+    """Names of the special tokens for a tokenizer made from ``tekken.json``; empty if another file defines them."""
     if not (Path(folder) / TEKKEN).exists() or (Path(folder) / "tokenizer.json").exists():
         return {}
     names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
@@ -50,7 +50,7 @@ def names_of_tokens(folder: str) -> dict[str, Any]:
 
 
 def with_sounds_in_text(kind: Any) -> Any:
-    """``VoxtralProcessor`` as a processor that reads rendered text and its sounds together."""
+    """``VoxtralProcessor``, changed to read rendered text together with its sounds."""
     from transformers import ProcessorMixin
 
     methods = {
@@ -64,13 +64,13 @@ def with_sounds_in_text(kind: Any) -> Any:
 
 
 def _process_audio(processor: Any, audio: Sequence[Any], **kwargs: Any) -> tuple[dict[str, Any], list[str]]:
-    """Spectrograms ``[chunks, mel bins, frames]`` of sounds, cut into pieces of 30 s, and their tokens."""
+    """Spectrograms ``[chunks, mel bins, frames]`` of sounds, in chunks of 30 s, and their tokens."""
     import numpy as np
 
     extractor = processor.feature_extractor
     chunks = []
     for samples in audio:
-        made = extractor(
+        output = extractor(
             samples,
             sampling_rate=kwargs.get("sampling_rate"),
             padding=True,
@@ -78,18 +78,19 @@ def _process_audio(processor: Any, audio: Sequence[Any], **kwargs: Any) -> tuple
             truncation=False,
             return_tensors="np",
         )
-        features = made["input_features"].reshape(extractor.feature_size, -1, extractor.nb_max_frames)
+        features = output["input_features"].reshape(extractor.feature_size, -1, extractor.nb_max_frames)
         chunks.append(features.transpose(1, 0, 2))
     per_chunk = extractor.nb_max_frames // _FRAMES_PER_TOKEN
     return {"input_features": np.concatenate(chunks)}, [processor.audio_token * per_chunk * len(c) for c in chunks]
 
 
 def _save(processor: Any, folder: str | Path, **kwargs: Any) -> Any:
-    """As every processor; and the vocabulary as mistral-common and vLLM read it, where its folder had it."""
+    """Save like any processor, and copy the vocabulary file for mistral-common and vLLM, if the source folder has
+    it."""
     from transformers import ProcessorMixin
 
-    written = ProcessorMixin.save_pretrained(processor, folder, **kwargs)
+    saved = ProcessorMixin.save_pretrained(processor, folder, **kwargs)
     source, to = Path(str(processor.tokenizer.name_or_path)) / TEKKEN, Path(folder) / TEKKEN
     if source.is_file() and source.resolve() != to.resolve():
         shutil.copyfile(source, to)
-    return written
+    return saved

@@ -1,4 +1,4 @@
-"""Texts and conversations to token trees, and trees to updates: the only room that calls a tokenizer."""
+"""Turn texts and conversations into token trees, and trees into updates. Only this room calls a tokenizer."""
 
 from afzal.tokens.encode import Encoded
 from afzal.tokens.layout import distinct_prompts

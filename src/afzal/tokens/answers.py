@@ -1,8 +1,8 @@
-"""Where an assistant's turn stands in a rendered conversation: what was said, its end, and what the template added.
+"""Locate an assistant's turn in a rendered conversation: its content, its end, and the text that the template adds.
 
-A turn follows the text the model is prompted with. Scored are the words of the message and the end marker; with
-thoughts (``Message.reasoning``) also the tags that the template writes around them, which the model must write itself.
-Where the template would write an answer in other words, it is trained on as it was said, and a remark says so.
+A turn follows the text that prompts the model. The message's content and the end marker are scored; with thoughts
+(``Message.reasoning``), so are the tags that the template writes around them, since the model must write these itself.
+If the template would render an answer differently, it is trained on as written, and a remark says so.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from afzal.records import Message
 from afzal.tokens.template import Ending, TurnError
 
 Pieces = tuple[tuple[str, bool], ...]
-"""Texts one after another, each scored or not."""
+"""Consecutive texts, each scored or not."""
 
 _OPEN_TAG = re.compile(r"(?:<([A-Za-z][\w:.-]*)>|\[([A-Z][A-Z_]*)\])(\s*)\Z")
 THOUGHT_TAG = re.compile(r"</?(?:think|thinking|thought|seed:think)>|\[/?THINK\]")
@@ -49,13 +49,13 @@ REMARKS = {
     "option_unread": "the template does not read the option {role} of {}",
     SPELLED: "a special token is spelled out in the text of {}: read as plain characters",
 }
-"""What becomes of texts on their way to tokens, by name; ``{}`` is the number of items, ``{role}`` what follows a
-colon."""
+"""Messages about changes to texts during encoding, by name; ``{}`` is the number of items, ``{role}`` the part of the
+remark after a colon."""
 
 
 def remark_texts(remarks: Counter[str]) -> tuple[str, ...]:
-    """The sentences for remarks and the number of items that each holds for, most frequent first;
-    ``message_left_out:system`` names the role."""
+    """One sentence per remark with its number of items, most frequent first; ``message_left_out:system`` names the
+    role."""
     return tuple(_remark_text(remark, n) for remark, n in remarks.most_common())
 
 
@@ -65,16 +65,16 @@ def _remark_text(remark: str, n: int) -> str:
 
 
 def last_turn(opened: str, whole: str, message: Message, ending: Ending, knows: Callable[[str], bool]) -> Turn:
-    """The turn that ends a response.
+    """The last turn of a response.
 
     Args:
-        opened: the text the model is prompted with, the generation prompt included.
-        whole: the conversation with this turn closed, as the template writes it.
-        knows: whether the template or the tokenizer has a tag.
+        opened: the text that prompts the model, including the generation prompt.
+        whole: the rendered conversation with this turn closed.
+        knows: whether the template or the tokenizer contains a tag.
 
     Raises:
-        TurnError: ``template_not_prefix``: the finished conversation does not begin with ``opened``, and it is not
-            thoughts which that has opened.
+        TurnError: ``template_not_prefix``: the finished conversation does not begin with ``opened``, for another reason
+            than thoughts that ``opened`` begins.
     """
     begun = _begun_thoughts(opened, knows)
     if whole.startswith(opened):
@@ -88,36 +88,36 @@ def last_turn(opened: str, whole: str, message: Message, ending: Ending, knows: 
 
 
 def earlier_turn(opened: str, later: str, message: Message, ending: Ending) -> Turn:
-    """A turn that others follow, as it stands in ``later``: the text the model is prompted with for its next turn.
+    """A turn that others follow, as rendered in ``later``, the text that prompts the model for its next turn.
 
     Raises:
-        TurnError: ``template_not_prefix``: the template writes the turn in other words once another follows.
+        TurnError: ``template_not_prefix``: the template renders the turn differently once another follows.
     """
     if not later.startswith(opened):
         raise TurnError("template_not_prefix", _difference(opened, later))
-    said, content = later[len(opened) :], str(message.content)
+    rendered, content = later[len(opened) :], str(message.content)
     for text in dict.fromkeys((content, content.rstrip(), content.lstrip(), content.strip())):
-        at = said.find(text)
+        at = rendered.find(text)
         if at < 0:
             continue
-        before = said[:at]
+        before = rendered[:at]
         if message.reasoning and _squeezed(message.reasoning) not in _squeezed(before):
             return Turn((), (_HISTORY_THOUGHTS,))
-        rest = said[at + len(text) :]
+        rest = rendered[at + len(text) :]
         end = ending.text if ending.text and rest.startswith(ending.text) else ""
         pieces = ((before + text + end, True),) if message.reasoning else ((before, False), (text + end, True))
         return Turn(_filled(pieces))
     kept = _THOUGHTS_END.split(content)[-1].strip()
-    if _THOUGHTS_END.search(content) and kept in said:
+    if _THOUGHTS_END.search(content) and kept in rendered:
         return Turn((), (_HISTORY_THOUGHTS,))
     raise TurnError("template_not_prefix", "an earlier turn is rendered differently once another follows it")
 
 
 def opening_of(begun: Message, whole: str, ending: Ending) -> str:
-    """The text that ends where the assistant's begun turn does, so that an answer continues it.
+    """The rendered text up to the end of the assistant's begun turn, so that an answer continues it.
 
     Raises:
-        TurnError: the template does not write the begun turn as it stands.
+        TurnError: the template does not write the begun turn verbatim.
     """
     body, content = _body(whole, ending), str(begun.content)
     start = _exact_start(content, body)
@@ -129,7 +129,7 @@ def opening_of(begun: Message, whole: str, ending: Ending) -> str:
 def left_out(messages: Sequence[Message], text: str) -> list[str]:
     """Remarks on the messages whose content is not in the rendered conversation.
 
-    An occurrence stands for one message only: the longest message first, and of equal ones a turn of the dialogue.
+    Each occurrence matches one message only. Longer messages match first; among equal ones, user and assistant turns.
     """
     if _in_order(messages, text):
         return []
@@ -168,13 +168,17 @@ def _what_happened(role: str, content: str, text: str) -> str:
 
 
 def _as_rendered(body: str, start: int, message: Message, ending: Ending) -> Turn:
-    before, said = body[:start], body[start:]
-    remarks = () if said == message.content or _squeezed(said) != _squeezed(str(message.content)) else ("white_space",)
+    before, rendered = body[:start], body[start:]
+    remarks = (
+        ()
+        if rendered == message.content or _squeezed(rendered) != _squeezed(str(message.content))
+        else ("white_space",)
+    )
     if message.reasoning:
         if _squeezed(message.reasoning) in _squeezed(before):
             return Turn(_filled(((body + ending.text, True),)), remarks)
         remarks = (*remarks, "thoughts_left_out")
-    return Turn(_filled(((before, False), (said + ending.text, True))), remarks)
+    return Turn(_filled(((before, False), (rendered + ending.text, True))), remarks)
 
 
 def _as_said(message: Message, ending: Ending, begun: _Thoughts | None) -> Turn:
@@ -192,7 +196,7 @@ def _as_said(message: Message, ending: Ending, begun: _Thoughts | None) -> Turn:
 
 @dataclass(frozen=True, slots=True)
 class _Thoughts:
-    """Thoughts that a generation prompt has opened: its tags, and the white space after the first."""
+    """Thoughts that a generation prompt has opened: the two tags, and the white space after the first."""
 
     start: str
     end: str
@@ -203,7 +207,7 @@ class _Thoughts:
         return self.space + self.end + 2 * self.space
 
     def without_opening(self, content: str) -> str:
-        """The content without the tag that stands in the prompt already."""
+        """The content without the tag that is already in the prompt."""
         bare = content.lstrip()
         return bare.removeprefix(self.start).lstrip() if bare.startswith(self.start) else content
 
@@ -218,7 +222,7 @@ def _begun_thoughts(opened: str, knows: Callable[[str], bool]) -> _Thoughts | No
 
 
 def _body(tail: str, ending: Ending) -> str:
-    """The text without what the template writes after the last answer."""
+    """The text without the template's closing after the last answer."""
     if tail.endswith(ending.closing):
         return tail[: len(tail) - len(ending.closing)]
     if ending.marker is not None and ending.marker in tail:
@@ -228,23 +232,24 @@ def _body(tail: str, ending: Ending) -> str:
 
 
 def _start_of(content: object, body: str, begun: _Thoughts | None) -> int | None:
-    """Where the content begins that ``body`` ends with; white space may differ. None where it does not stand there."""
-    said = str(content)
-    start = _exact_start(said, body)
+    """The index at which ``body``'s final content begins; white space may differ. None if ``body`` does not end with
+    it."""
+    text = str(content)
+    start = _exact_start(text, body)
     if start is None and begun is not None:
-        start = _exact_start(begun.without_opening(said), body)
-    return _loose_start(said, body) if start is None else start
+        start = _exact_start(begun.without_opening(text), body)
+    return _loose_start(text, body) if start is None else start
 
 
-def _exact_start(said: str, body: str) -> int | None:
-    for text in (said, said.rstrip(), said.lstrip(), said.strip()):
+def _exact_start(content: str, body: str) -> int | None:
+    for text in (content, content.rstrip(), content.lstrip(), content.strip()):
         if body.endswith(text):
             return len(body) - len(text)
     return None
 
 
-def _loose_start(said: str, body: str) -> int | None:
-    wanted = _squeezed(said)
+def _loose_start(content: str, body: str) -> int | None:
+    wanted = _squeezed(content)
     if not wanted or not _squeezed(body).endswith(wanted):
         return None
     left, at = len(wanted), len(body)

@@ -1,8 +1,8 @@
-"""Which queries attend to which keys in a row of packed trees, as few dense blocks as pay.
+"""Which queries attend to which keys in a row of packed trees, as a small number of dense blocks.
 
-Every tree falls into segments: its prompt, whose queries see the prompt causally, and its branches, whose queries see
-the whole prompt and causally their own branch. Nothing else is ever computed: no branch against another, no tree
-against another. Segments of like lengths are padded into one block when the padding costs less than another call.
+Every tree consists of segments: its prompt, whose queries see the prompt causally, and its branches, whose queries see
+the full prompt and, causally, their own branch. Nothing else is computed: no branch against another, no tree against
+another. Segments of similar length are padded into one block if the padding costs less than another call.
 
 Shapes: G segments in a block, Q query slots, K key slots, N row positions.
 """
@@ -23,21 +23,21 @@ from afzal.tokens.upload import upload
 
 @dataclass(frozen=True, slots=True)
 class CallCost:
-    """What a separate attention call costs, in floating-point operations of the same device, and the number that its
-    slots come in multiples of."""
+    """The overhead of a separate attention call, in floating-point operations on the same device, and the multiple to
+    which its slot counts are rounded up."""
 
     operations: float
     multiple: int = 1
 
 
 _GPU, _CPU = CallCost(2e9), CallCost(1.5e7)
-# For each new shape of a product in bf16 oneDNN makes a program, which takes ten times as long as the product. It keeps
-# the programs, so that few shapes, which come again, need few.
+# oneDNN compiles a program for each new shape of a bf16 product, which takes ten times as long as the product. It
+# caches the programs, so a few recurring shapes need only a few.
 _CPU_BF16 = CallCost(3e7, 16)
 
 
 def call_cost(device: torch.device, dtype: torch.dtype) -> CallCost:
-    """What an attention call costs on a device in a number format."""
+    """The cost of an attention call on a device in a dtype."""
     if device.type != "cpu":
         return _GPU
     return _CPU_BF16 if dtype == torch.bfloat16 else _CPU
@@ -45,11 +45,11 @@ def call_cost(device: torch.device, dtype: torch.dtype) -> CallCost:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Consecutive row positions whose queries look at the same prompt: ``own`` of a branch, or of the prompt itself.
+    """Consecutive row positions whose queries see the same prompt: a branch, or the prompt itself.
 
     Attributes:
         start, length: row positions of the queries.
-        prompt_start, prompt_length: row positions of the prompt's keys; length 0 where the segment is the prompt.
+        prompt_start, prompt_length: row positions of the prompt's keys; length 0 if the segment is the prompt.
     """
 
     start: int
@@ -68,7 +68,7 @@ class Block:
 
     Attributes:
         shape: G, Q, K.
-        mask: bool ``[G, 1, Q, K]``, may this query see that key; None where plain causal order says it all.
+        mask: bool ``[G, 1, Q, K]``, whether a query may see a key; None for plain causal order.
     """
 
     shape: tuple[int, int, int]
@@ -77,11 +77,11 @@ class Block:
 
     @cached_property
     def bias(self) -> Tensor:
-        """float32 ``[G or 1, 1, Q, K]``: 0 where a query may look, else minus infinity."""
+        """float32 ``[G or 1, 1, Q, K]``: 0 if a query may see a key, else minus infinity."""
         return self.bias_in(torch.float32)
 
     def bias_in(self, dtype: torch.dtype) -> Tensor:
-        """The same in another number format, made anew."""
+        """:attr:`bias` in another dtype, computed anew."""
         _, q, k = self.shape
         mask = self.mask
         if mask is None:
@@ -91,12 +91,12 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Attention over one row: gather queries and keys, one call per block, and bring the results back.
+    """Attention over one row: gather queries and keys, make one call per block, and scatter the results back.
 
     Attributes:
-        queries, keys: int64, row position of every query slot and key slot of all blocks, one block after another.
+        queries, keys: int64, row position of every query slot and key slot, block after block.
         inverse: ``[N]`` int64, query slot of every row position.
-        attended: query-key products that the blocks compute, causal blocks counted half.
+        attended: query-key products that the blocks compute; causal blocks count half.
     """
 
     blocks: tuple[Block, ...]
@@ -107,7 +107,7 @@ class Plan:
 
 
 class TreeLayout:
-    """What attention needs to know about a row of trees."""
+    """The structure of a row of trees, for attention."""
 
     def __init__(self, segments: Sequence[Segment], n_tokens: int, device: torch.device) -> None:
         self.segments, self.n_tokens, self.device = tuple(segments), n_tokens, device
@@ -115,7 +115,7 @@ class TreeLayout:
         self._made: dict[Hashable, Any] = {}
 
     def once(self, key: Hashable, make: Callable[[TreeLayout], Any]) -> Any:
-        """What ``make`` makes of this layout, made once for all layers."""
+        """The result of ``make`` for this layout, computed once for all layers."""
         if key not in self._made:
             self._made[key] = make(self)
         return self._made[key]
@@ -132,21 +132,21 @@ class TreeLayout:
 
     def _make(self, width: int, window: int | None, cost: CallCost) -> Plan:
         groups = _groups(self.segments, cost.operations / (4 * width))
-        made = [_block(group, window, self.device, cost.multiple) for group in groups]
+        blocks = [_block(group, window, self.device, cost.multiple) for group in groups]
         inverse = np.empty(self.n_tokens, dtype=np.int64)
         first = 0
-        for group, (block, _, _) in zip(groups, made, strict=True):
+        for group, (block, _, _) in zip(groups, blocks, strict=True):
             _, q, _ = block.shape
             for n, s in enumerate(group):
                 inverse[s.start : s.start + s.length] = first + n * q + np.arange(s.length)
             first += len(group) * q
         move = lambda parts: upload(np.concatenate([p.ravel() for p in parts]), self.device)  # noqa: E731
         return Plan(
-            tuple(block for block, _, _ in made),
-            move([queries for _, queries, _ in made]),
-            move([keys for _, _, keys in made]),
+            tuple(block for block, _, _ in blocks),
+            move([queries for _, queries, _ in blocks]),
+            move([keys for _, _, keys in blocks]),
             upload(inverse, self.device),
-            sum(_products(block) for block, _, _ in made),
+            sum(_products(block) for block, _, _ in blocks),
         )
 
 
@@ -156,52 +156,54 @@ def _products(block: Block) -> int:
 
 
 def _groups(segments: Sequence[Segment], affordable: float) -> list[list[Segment]]:
-    """Prompts with prompts and branches with branches, padded together while each costs ``affordable`` products."""
+    """Group prompts with prompts and branches with branches, while the padding of each addition costs at most
+    ``affordable`` products."""
     order = sorted(segments, key=lambda s: (s.prompt_length > 0, -s.prompt_length, -s.length, s.start))
     groups: list[list[Segment]] = []
-    own = 0
+    width = 0
     for s in order:
         if groups and (s.prompt_length > 0) == (groups[-1][0].prompt_length > 0):
             prompt, members = groups[-1][0].prompt_length, len(groups[-1])
-            padded = max(own, s.length)
-            added = members * (padded * (prompt + padded) - own * (prompt + own))
+            padded = max(width, s.length)
+            added = members * (padded * (prompt + padded) - width * (prompt + width))
             added += padded * (prompt + padded) - s.length * s.keys
             if added <= affordable:
                 groups[-1].append(s)
-                own = padded
+                width = padded
                 continue
         groups.append([s])
-        own = s.length
+        width = s.length
     return groups
 
 
 def _block(
     group: Sequence[Segment], window: int | None, device: torch.device, multiple: int = 1
 ) -> tuple[Block, np.ndarray, np.ndarray]:
-    """A block, and the row positions of its query slots ``[G, Q]`` and key slots ``[G, K]``; padding repeats one."""
+    """A block, and the row positions of its query slots ``[G, Q]`` and key slots ``[G, K]``; padding repeats a
+    position."""
     lengths = np.array([s.length for s in group])
     prompts = np.array([s.prompt_length for s in group])
     longest = int(lengths.max())
-    own, prompt = (-(-n // multiple) * multiple for n in (longest, int(prompts.max())))
+    width, prompt = (-(-n // multiple) * multiple for n in (longest, int(prompts.max())))
     starts = np.array([s.start for s in group])
     prompt_starts = np.array([s.prompt_start for s in group])
-    queries = _positions(starts, lengths, own)
+    queries = _positions(starts, lengths, width)
     keys = np.concatenate([_positions(prompt_starts, prompts, prompt), queries], axis=1)
     mask = None
     if prompt or (window is not None and longest > window):
-        mask = upload(_visible(lengths, prompts, own, prompt, window), device)
-    return Block((len(group), own, prompt + own), mask, device), queries, keys
+        mask = upload(_visible(lengths, prompts, width, prompt, window), device)
+    return Block((len(group), width, prompt + width), mask, device), queries, keys
 
 
 def _positions(starts: np.ndarray, lengths: np.ndarray, width: int) -> np.ndarray:
-    """``[G, width]``: consecutive row positions, and beyond each segment's end its first once more."""
+    """``[G, width]``: consecutive row positions; beyond a segment's end, its first position is repeated."""
     slot = np.arange(width)[None, :]
     return starts[:, None] + np.where(slot < lengths[:, None], slot, 0)
 
 
-def _visible(lengths: np.ndarray, prompts: np.ndarray, own: int, prompt: int, window: int | None) -> np.ndarray:
-    """bool ``[G, 1, Q, K]``. A padding query sees what the first query sees, so that no softmax row is empty."""
-    at = np.arange(own)
+def _visible(lengths: np.ndarray, prompts: np.ndarray, width: int, prompt: int, window: int | None) -> np.ndarray:
+    """bool ``[G, 1, Q, K]``. A padding query sees what the first query sees, so no softmax row is empty."""
+    at = np.arange(width)
     query = np.where(at < lengths[:, None], at, 0)[:, :, None]
     behind = query - at[None, None, :]  # logical distance to a key of the same branch
     near = (behind >= 0) if window is None else (behind >= 0) & (behind < window)

@@ -1,8 +1,8 @@
-"""Trees laid out for one forward pass.
+"""Lay out trees for one forward pass.
 
-Two layouts give the same log-probs. *Shared*: all trees one after another in a single row, each prompt once, positions
-restarting with every branch; attention is confined by :class:`TreeLayout`. *Unshared*: one row per response, prompt
-repeated, padded on the right; any causal model can run it.
+Two layouts give the same log-probs. *Shared*: all trees in a single row, each prompt once, positions restarting with
+every branch; :class:`TreeLayout` restricts attention. *Unshared*: one row per response, with the prompt repeated and
+padding on the right; any causal model can run it.
 
 Shapes: R rows, L row length, N = R * L positions, M scored tokens, B responses, T pairs.
 """
@@ -30,7 +30,7 @@ Sharing = Literal["shared", "unshared"]
 
 @dataclass(frozen=True)
 class Batch:
-    """One forward pass: ids, where to predict, and the opinions on the responses.
+    """The inputs of one forward pass: ids, predicted positions, and the opinions on the responses.
 
     Attributes:
         ids, positions: ``[R, L]`` int64.
@@ -40,10 +40,11 @@ class Batch:
         response_of: ``[M]`` int64, ascending.
         sources: per response, its tree and branch number.
         preferences: pairs as (yw, yl, p, weight, margin) rows over the B responses. This and the other opinions
-            (``desirable``, ``group_of``, ``score``, ``scored``) stay on the host, where reading them waits for nothing.
-        desirable: ``[B]`` float, NaN unknown.
-        idle: it only keeps its rank in step with the others, and nothing of it counts.
-        update: number of the update that it is a part of, from 0: what draws made for it are seeded by.
+            (``desirable``, ``group_of``, ``score``, ``scored``) stay on the host, so that reading them needs no device
+            synchronisation.
+        desirable: ``[B]`` float, NaN if unknown.
+        idle: whether the batch only keeps its rank in step with the others and counts for nothing.
+        update: number of the update it belongs to, from 0; it seeds random draws.
         media: further keyword arguments of the model: images and sounds in the order of their tokens, and
             ``[R, L]`` int64 which tokens those are.
     """
@@ -64,42 +65,42 @@ class Batch:
 
     @property
     def n_responses(self) -> int:
-        """B, the branches of all its trees."""
+        """B, the number of branches of all trees."""
         return len(self.sources)
 
     @cached_property
     def n_tokens(self) -> int:
-        """Tokens really computed, padding excluded."""
+        """Number of computed tokens, without padding."""
         if self.attention_mask is None:
             return self.ids.numel()
-        rows = self.sources[: len(self.ids)]  # what follows are the copies of an ensemble
+        rows = self.sources[: len(self.ids)]  # the rest are the copies of an ensemble
         return sum(len(t.prompt) + len(t.branches[k].ids) for t, k in rows)
 
     @cached_property
     def group_of(self) -> Tensor:
-        """``[B]`` int64: which tree, counted from 0, a response belongs to."""
+        """``[B]`` int64: index of each response's tree, from 0."""
         starts = [k == 0 for _, k in self.sources]
         return torch.tensor(np.cumsum(starts) - 1, dtype=torch.int64)
 
     @cached_property
     def task_of(self) -> Tensor:
-        """``[B]`` int64: number of the task that a response's item belongs to."""
+        """``[B]`` int64: task number of each response's item."""
         return torch.tensor([t.task for t, _ in self.sources], dtype=torch.int64)
 
     @cached_property
     def score(self) -> Tensor:
-        """``[B]`` float: rating of a response, or minus its rank; NaN unknown."""
-        found = [t.scores[k] if t.scores else None for t, k in self.sources]
-        return torch.tensor([math.nan if s is None else s for s in found], dtype=torch.float32)
+        """``[B]`` float: rating of each response, or its negated rank; NaN if unknown."""
+        values = [t.scores[k] if t.scores else None for t, k in self.sources]
+        return torch.tensor([math.nan if s is None else s for s in values], dtype=torch.float32)
 
     @cached_property
     def scored(self) -> Tensor:
-        """``[B]`` int64: scored tokens of each response."""
+        """``[B]`` int64: number of scored tokens of each response."""
         return torch.tensor([int(t.branches[k].scored.sum()) for t, k in self.sources], dtype=torch.int64)
 
     @cached_property
     def numbers(self) -> dict[str, Tensor]:
-        """``[M]`` float32 each: what came with the scored tokens, by name."""
+        """The branches' further numbers for the scored tokens, by name: ``[M]`` float32 each."""
         branches = [t.branches[k] for t, k in self.sources]
         return {
             name: upload(np.concatenate([b.numbers[name] for b in branches]), self.ids.device)
@@ -108,7 +109,7 @@ class Batch:
 
     @cached_property
     def in_pieces(self) -> Batch:
-        """The same batch with a small random piece of each image and sound in place of the whole."""
+        """The same batch with each image and sound replaced by a small random piece of it."""
         trees = [t.in_pieces() for t, k in self.sources if k == 0]
         return collate(trees, "unshared" if self.layout is None else "shared", self.ids.device)
 
@@ -121,7 +122,7 @@ class Batch:
 
     @property
     def item_ids(self) -> list[str]:
-        """The items in this batch, once each, in order."""
+        """The distinct item ids in this batch, in order."""
         return list(dict.fromkeys(t.item_id for t, _ in self.sources))
 
 
@@ -129,8 +130,8 @@ def collate(trees: Sequence[Tree], sharing: Sharing, device: torch.device | str 
     """Lay trees out for one forward pass."""
     if not trees:
         raise ValueError("cannot collate an empty list of trees")
-    made = _shared(trees) if sharing == "shared" else _unshared(trees)
-    ids, positions, mask, segments, starts = made
+    arrays = _shared(trees) if sharing == "shared" else _unshared(trees)
+    ids, positions, mask, segments, starts = arrays
     predict_at, target, response_of = _predictions(trees, starts)
     move = lambda a: upload(a, device)  # noqa: E731
     return Batch(
@@ -154,7 +155,7 @@ def expand(trees: Sequence[Tree]) -> list[Tree]:
 
 
 def _shared(trees: Sequence[Tree]):
-    """ids, positions, no mask, segments, and per response the flat index of its first predictor and start."""
+    """ids, positions, no mask, segments, and per response the flat indices of its first predictor and its start."""
     ids = np.concatenate([np.concatenate([t.prompt, *(b.ids for b in t.branches)]) for t in trees]).astype(np.int64)
     positions = np.concatenate([_restarting_positions(t) for t in trees])
     segments, starts, offset = [], [], 0
@@ -199,9 +200,9 @@ def _predictions(trees: Sequence[Tree], starts: Sequence[tuple[int, int]]):
 
 
 def _media(trees: Sequence[Tree], sharing: Sharing, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """What the model reads beside ids. A tree that is repeated for each of its branches shows its media each time."""
+    """The model's inputs other than ids. A tree that is repeated for each branch repeats its media too."""
     times = [1 if sharing == "shared" else len(t.branches) for t in trees]
-    shown = model_inputs([m for t, n in zip(trees, times, strict=True) for _ in range(n) for m in t.media])
+    arrays = model_inputs([m for t, n in zip(trees, times, strict=True) for _ in range(n) for m in t.media])
     for name in sorted({name for t in trees for name in t.types}):
         types = np.zeros(shape, dtype=np.int64)
         row = at = 0
@@ -209,8 +210,8 @@ def _media(trees: Sequence[Tree], sharing: Sharing, shape: tuple[int, ...]) -> d
             for _ in range(n):
                 types[row, at : at + len(t.prompt)] = t.types.get(name, 0)
                 row, at = (row, at + t.n_tokens) if sharing == "shared" else (row + 1, 0)
-        shown[name] = types
-    return shown
+        arrays[name] = types
+    return arrays
 
 
 def _preference_rows(trees: Sequence[Tree]) -> np.ndarray:

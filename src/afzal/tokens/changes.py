@@ -1,4 +1,4 @@
-"""Where the two responses of a pair differ, token by token."""
+"""Mark the tokens in which the two responses of a pair differ."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from afzal.tokens.tree import Tree
 
 
 def with_changes(t: Tree) -> Tree:
-    """A pair's tree whose scored tokens have the number ``changed``: 0 in what both responses share in order, else 1.
+    """Add the number ``changed`` to the scored tokens of a pair: 0 for tokens that both responses share in order, else
+    1.
 
     Args:
-        t: of two branches.
+        t: a tree with two branches.
     """
     first, second = (b.ids[b.scored].tolist() for b in t.branches)
     changed = [np.ones(len(ids), dtype=np.float32) for ids in (first, second)]

@@ -1,8 +1,8 @@
-"""The one place a tokenizer is called: texts to ids and back, with the joints between texts made exact.
+"""The only module that calls a tokenizer: texts to ids and back, exact at the joints between texts.
 
-Many tokenizers cannot be called twice and concatenated: SentencePiece-like ones put a space before every text, and BPE
-merges across the joint. :class:`Codec` spells a text *as a continuation* by writing it after a sentinel whose ids it
-then takes away, and believes nothing that does not decode back.
+With many tokenizers, the ids of two texts cannot be concatenated: SentencePiece-like ones put a space before every
+text, and BPE merges across the joint. :class:`Codec` encodes a text *as a continuation*: it encodes the text after a
+sentinel, removes the sentinel's ids, and accepts only what decodes back to the text.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Codec:
     """A tokenizer with exact continuations.
 
     Attributes:
-        head: ids the tokenizer puts before a text of its own accord: its BOS, or nothing.
-        specials: pattern of the special tokens' spellings, or None.
+        head: ids that the tokenizer itself puts before a text: its BOS, or nothing.
+        specials: pattern that matches the special tokens' spellings, or None.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -38,14 +38,14 @@ class Codec:
         self._spaced, self._respelled = self._find_spaces()
 
     def encode(self, texts: Sequence[str], *, markers: bool) -> list[list[int]]:
-        """Ids of each text from the start of a text, without BOS or EOS.
+        """Ids of each text, encoded as the start of a document, without BOS or EOS.
 
         Args:
-            markers: special tokens spelled out in the text become their ids (a rendered template); otherwise they
-                are plain characters (what a person wrote).
+            markers: whether special tokens spelled out in the text become their ids (for a rendered template) or are
+                plain characters (for a person's text).
 
         Raises:
-            AfzalError: the tokenizer fails on them, as one without a token for what it does not know.
+            AfzalError: the tokenizer fails on a text, for example for lack of an unknown token.
         """
         if not texts:
             return []
@@ -62,7 +62,7 @@ class Codec:
             )["input_ids"]
 
     def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
-        """Texts of ids, special tokens spelled out."""
+        """Texts of ids, with special tokens spelled out."""
         if not ids:
             return []
         return self.tokenizer.batch_decode(
@@ -72,10 +72,10 @@ class Codec:
     def after(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[str | None]:
         """For each ``(before, ids)``, the text that ``ids`` add to the text of ``before``.
 
-        None where the text of ``before`` changes when ``ids`` follow it.
+        None if the text of ``before`` changes when ``ids`` follow it.
         """
         texts = self._added_text([(self._body(before)[-_WINDOW:], ids) for before, ids in pairs])
-        # The window may open inside a character, which a byte fall-back then spells otherwise: look at all of it.
+        # The window may start inside a character, which byte fallback then decodes differently: retry with all ids.
         again = [i for i, text in enumerate(texts) if text is None or "\ufffd" in text]
         for i, text in zip(
             again, self._added_text([(self._body(pairs[i][0]), pairs[i][1]) for i in again]), strict=True
@@ -84,27 +84,27 @@ class Codec:
         return texts
 
     def continuations(self, texts: Sequence[str], *, markers: bool) -> list[list[int] | None]:
-        """Ids of each text as the continuation of some other text; None where no spelling decodes to it.
+        """Ids of each text as the continuation of another text; None if no encoding decodes to it.
 
-        Rendered text (``markers``) is taken as the tokenizer writes it even so: some put a space after every marker.
+        Rendered text (``markers``) is accepted even if it does not: some tokenizers put a space after every marker.
         """
-        found: list[list[int] | None] = [None] * len(texts)
+        spellings: list[list[int] | None] = [None] * len(texts)
         written: dict[int, list[int]] = {}
         for sentinel, before in self.sentinels:
-            todo = [i for i, ids in enumerate(found) if ids is None]
+            todo = [i for i, ids in enumerate(spellings) if ids is None]
             joint = self.encode([sentinel + texts[i] for i in todo], markers=markers)
             split = [(i, ids[len(before) :]) for i, ids in zip(todo, joint, strict=True) if starts(ids, before)]
             written = {**dict(split), **written}
             added = self.after([(before, ids) for _, ids in split])
             for (i, ids), text in zip(split, added, strict=True):
                 if text is not None and same_text(text, texts[i]):
-                    found[i] = ids
-        return [written.get(i) if ids is None and markers else ids for i, ids in enumerate(found)]
+                    spellings[i] = ids
+        return [written.get(i) if ids is None and markers else ids for i, ids in enumerate(spellings)]
 
     def rendered(self, before: Sequence[int], text: str) -> str:
-        """The text of a rendering, from what its ids decode to after ``before``.
+        """The rendered text, recovered from what its ids decode to after ``before``.
 
-        Some tokenizers write a space after every marker that a text spells out, or spell a marker otherwise.
+        Some tokenizers decode with a space after every marker, or spell a marker differently.
         """
         text = self.unspaced(before, text)
         if self._spaced is not None:
@@ -114,12 +114,13 @@ class Codec:
         return text
 
     def unspaced(self, before: Sequence[int], text: str) -> str:
-        """The text without the space that the tokenizer itself writes before it, where ``before`` ends in a marker."""
+        """The text without the space that the tokenizer itself adds if ``before`` ends in a marker."""
         follows_marker = self._spaced is not None and len(before) > 0 and int(before[-1]) in self._added
         return text.removeprefix(" ") if follows_marker else text
 
     def _find_spaces(self) -> tuple[re.Pattern[str] | None, dict[str, str]]:
-        """A pattern of a marker and a space, where the tokenizer puts one there, and markers it spells otherwise."""
+        """A pattern for a marker and the space that the tokenizer adds after it (None if it adds none), and the markers
+        that it spells differently."""
         markers = marker_pattern(self.tokenizer, special_only=False)
         added = self.tokenizer.added_tokens_decoder
         texts = dict(zip(added, self.decode([[i] for i in added]), strict=True))
@@ -133,7 +134,7 @@ class Codec:
         return (re.compile(f"({names}) ") if spaced else None), respelled
 
     def reversible(self, text: str, *, markers: bool) -> bool:
-        """Whether the tokenizer can spell the text at all."""
+        """Whether the tokenizer can encode the text without loss."""
         return same_text(self.decode(self.encode([text], markers=markers))[0], text)
 
     def _body(self, ids: Sequence[int]) -> list[int]:
@@ -148,7 +149,7 @@ class Codec:
         ]
 
     def _find_sentinels(self) -> list[tuple[str, list[int]]]:
-        """Texts with ids of their own that may stand before another text; the empty one where nothing is prepended."""
+        """Texts with separate ids that can precede another text; the empty text if the tokenizer prepends nothing."""
         a, b, spaced = self.encode(["a", "b", " b"], markers=False)
         usable: list[tuple[str, list[int]]] = []
         if self.decode([[*a, *b], [*a, *spaced]]) == ["ab", "a b"]:
@@ -159,12 +160,12 @@ class Codec:
 
 
 def starts(ids: Sequence[int], prefix: Sequence[int]) -> bool:
-    """Whether ``prefix`` is a true prefix of ``ids``, which continue after it."""
+    """Whether ``prefix`` is a proper prefix of ``ids``."""
     return len(ids) > len(prefix) and ids[: len(prefix)] == prefix
 
 
 def same_text(decoded: str, text: str) -> bool:
-    """Equality, up to the Unicode normal form that some tokenizers write."""
+    """Equality, up to the Unicode normalisation of some tokenizers."""
     return decoded == text or decoded in (unicodedata.normalize("NFC", text), unicodedata.normalize("NFKC", text))
 
 

@@ -1,4 +1,4 @@
-"""Trees that are too long: one cut of the prompt for all its branches, and no response cut to nothing."""
+"""Cut trees that are too long: the prompt once for all its branches, and no response to nothing."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from afzal.tokens.tree import Branch, Tree
 
 
 def budget(prompt: int, longest: int, max_tokens: int) -> tuple[int, int]:
-    """Tokens the prompt and any response may keep, given their lengths.
+    """The number of tokens that the prompt and any response may keep, given their lengths.
 
-    The responses come first, up to half of ``max_tokens`` or whatever the prompt leaves, if that is more; the prompt
-    gets the rest. Both are at least 1 and their sum is at most ``max_tokens`` (>= 2).
+    Responses take precedence: up to half of ``max_tokens``, or what the prompt leaves if that is more. The prompt gets
+    the rest. Both are at least 1 and their sum is at most ``max_tokens`` (>= 2).
     """
     response = min(longest, max(max_tokens - prompt, max_tokens // 2))
     return min(prompt, max_tokens - response), response
@@ -24,9 +24,10 @@ def budget(prompt: int, longest: int, max_tokens: int) -> tuple[int, int]:
 def cut_tree(
     item: Item, prompt: Sequence[int], branches: Mapping[int, Branch], max_tokens: int, bos: int | None
 ) -> tuple[Tree, list[Drop]]:
-    """The item's tree with every path of at most ``max_tokens`` tokens, and the cuts it took.
+    """The item's tree, cut so that every path has at most ``max_tokens`` tokens, and the cuts.
 
-    A prompt loses its left end (its BOS stays), a response its right end and so its EOS: it did not end there.
+    A prompt loses its left end (its BOS stays), a response its right end, including its EOS, since it did not end
+    there.
 
     Args:
         branches: by the index of the response in the item.
@@ -45,7 +46,7 @@ def cut_tree(
 
 
 def cut_prompt(ids: Sequence[int], limit: int, bos: int | None) -> list[int]:
-    """At most ``limit`` ids: the last ones, after the BOS if the prompt begins with one."""
+    """The last ``limit`` ids at most; a BOS at the beginning is kept."""
     if len(ids) <= limit:
         return list(ids)
     head = 1 if ids[0] == bos and limit > 1 else 0

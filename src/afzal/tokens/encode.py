@@ -1,8 +1,8 @@
-"""Items to token trees, with every dropped or shortened row on record.
+"""Encode items as token trees, and record every dropped or shortened row.
 
-Guarantees, for every tree: all branches follow the very same prompt ids, which are those generation is fed; the scored
-ids decode to the assistant's text and its end marker, and nothing else; exactly one EOS, at the end, unless the
-response was cut.
+Guarantees for every tree: all branches follow exactly the same prompt ids, which are also used for generation; the
+scored ids decode to the assistant's text and its end marker, and nothing else; there is exactly one EOS, at the end,
+unless the response was cut.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _BLOCK = 512
 
 
 class Spoken(Protocol):
-    """What is asked of a :class:`afzal.tokens.speaker.Speaker`, which stands above this file."""
+    """The part of :class:`afzal.tokens.speaker.Speaker` that this module needs; the speaker imports this module."""
 
     @property
     def codec(self) -> Codec: ...
@@ -46,11 +46,10 @@ class Spoken(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Trees, and what it took to get them.
+    """Trees, and the drops, cuts and remarks of their encoding.
 
-    ``len(trees)`` plus the drops whose ``unit`` is ``item`` is the number of items that went in; ``kept`` holds, for
-    each tree, the index of its item; ``remarks`` counts items by what became of their texts
-    (:data:`afzal.tokens.answers.REMARKS`).
+    ``len(trees)`` plus the number of drops whose ``unit`` is ``item`` is the number of input items. ``kept`` holds the
+    item index of each tree. ``remarks`` counts items by change to their texts (:data:`afzal.tokens.answers.REMARKS`).
     """
 
     trees: list[Tree]
@@ -65,19 +64,19 @@ class Encoded:
         return remark_texts(self.remarks)
 
     def counts(self, action: Literal["dropped", "cut"]) -> dict[str, int]:
-        """Losses per reason, most frequent first."""
+        """Drops or cuts per reason, most frequent first."""
         losses = self.drops if action == "dropped" else self.cuts
         return dict(Counter(loss.reason for loss in losses).most_common())
 
 
 def encode_items(items: Sequence[Item], speaker: Spoken, max_tokens: int) -> Encoded:
-    """One tree per item.
+    """Encode each item as one tree.
 
     Args:
-        max_tokens: limit for the prompt and any one of its branches together, see :func:`afzal.tokens.cut.cut_tree`.
+        max_tokens: limit for the prompt and any one branch together, see :func:`afzal.tokens.cut.cut_tree`.
 
     Raises:
-        AfzalError: no room (``max_tokens`` below 2), or nothing that could end a response.
+        AfzalError: ``max_tokens`` is below 2, or there is no token to end a response.
     """
     if max_tokens < 2:
         raise AfzalError(f"max_tokens is {max_tokens}: no room for a prompt and a response", remedy="max_tokens=512")
@@ -88,9 +87,9 @@ def encode_items(items: Sequence[Item], speaker: Spoken, max_tokens: int) -> Enc
     kept: list[int] = []
     for start in range(0, len(items), _BLOCK):
         block = _encode_block(items[start : start + _BLOCK], speaker, max_tokens, remarks)
-        for n, (found, losses) in enumerate(block, start):
-            trees += [found] if found else []
-            kept += [n] if found else []
+        for n, (tree, losses) in enumerate(block, start):
+            trees += [tree] if tree else []
+            kept += [n] if tree else []
             drops += [loss for loss in losses if loss.action == "dropped"]
             cuts += [loss for loss in losses if loss.action == "cut"]
     if speaker.codec.specials is not None and (n := sum(mentions(item, speaker.codec.specials) for item in items)):
@@ -101,12 +100,13 @@ def encode_items(items: Sequence[Item], speaker: Spoken, max_tokens: int) -> Enc
 def prompt_trees(
     prompts: Sequence[Turns | Item], speaker: Spoken, max_tokens: int, remarks: Counter[str] | None = None
 ) -> list[Tree]:
-    """Trees without branches to generate from: for equal prompts, with the ids and media of the items' trees.
+    """Trees without branches, for generation; their ids and media equal those of :func:`encode_items` for equal
+    prompts.
 
     Args:
-        prompts: an item stands for its prompt with what its row says to the template (``tools`` ...).
-        max_tokens: longer prompts lose their left end, but not the BOS.
-        remarks: what the template does to the conversations is counted here.
+        prompts: an item means its prompt with its row's template fields (``tools`` ...).
+        max_tokens: longer prompts lose their left end, except for the BOS.
+        remarks: counts the template's changes to the conversations.
 
     Raises:
         AfzalError: a prompt cannot be rendered.
@@ -122,16 +122,16 @@ def prompt_trees(
             layouts.append(layout)
     table = joint_table(layouts, speaker.codec)
     ids = [_prompt_ids(layout, speaker, table) for layout in layouts]
-    for n, found in enumerate(ids):
-        if found is None:
-            what, remedy = "a special token spelled out in this prompt cannot be kept apart", "leave the prompt out"
+    for n, prompt in enumerate(ids):
+        if prompt is None:
+            what, remedy = "a special token spelled out in this prompt cannot become plain text", "leave the prompt out"
             raise AfzalError(what, where=f"prompt {n}", remedy=remedy)
     names = [p.id if isinstance(p, Item) else str(n) for n, p in enumerate(prompts)]
-    cut = [np.asarray(cut_prompt(found or [], max_tokens, speaker.bos), dtype=np.int32) for found in ids]
-    for layout, found, short in zip(layouts, ids, cut, strict=True):
-        if layout.media and len(short) < len(found or []):
+    cut = [np.asarray(cut_prompt(prompt or [], max_tokens, speaker.bos), dtype=np.int32) for prompt in ids]
+    for layout, prompt, short in zip(layouts, ids, cut, strict=True):
+        if layout.media and len(short) < len(prompt or []):
             what, remedy = "a prompt with images or sounds is longer than the limit", "a larger max_tokens"
-            raise AfzalError(what, why=f"{len(found or [])} tokens, {max_tokens} allowed", remedy=remedy)
+            raise AfzalError(what, why=f"{len(prompt or [])} tokens, {max_tokens} allowed", remedy=remedy)
     return [
         _with_media(Tree(name, short, ()), layout, speaker)
         for name, short, layout in zip(names, cut, layouts, strict=True)
@@ -163,15 +163,15 @@ def _encode_block(
         if isinstance(layout, TurnError):
             yield None, [Drop(item.where, item.id, layout.reason, layout.detail)]
             continue
-        _, prompt, found = next(spelled)
+        _, prompt, item_answers = next(spelled)
         if prompt is None:
             yield None, [Drop(item.where, item.id, "special_token_in_text", "in the prompt")]
         else:
-            yield _tree(item, layout, prompt, found, speaker, max_tokens)
+            yield _tree(item, layout, prompt, item_answers, speaker, max_tokens)
 
 
 def _layouts(items: Sequence[Item], speaker: Spoken, remarks: Counter[str]) -> list[Layout | TurnError]:
-    """The layout of every item, with all its renderings asked for at once; what the templates did is counted."""
+    """The layout of every item, with all renderings requested in one batch; remarks are counted."""
     talks = [_talk(item, speaker.codec) for item in items]
     calls = [call for talk in talks if isinstance(talk, Conversation) for call in talk.calls()]
     if calls:
@@ -183,7 +183,7 @@ def _layouts(items: Sequence[Item], speaker: Spoken, remarks: Counter[str]) -> l
 
 
 def _layout(talk: Item | Conversation | TurnError, speaker: Spoken) -> Layout | TurnError:
-    """The layout of an item of texts or of a conversation, or the reason why it has none."""
+    """The layout of a text item or a conversation, or the reason why it has none."""
     if isinstance(talk, TurnError):
         return talk
     try:
@@ -215,7 +215,7 @@ def _prompt_ids(layout: Layout, speaker: Spoken, table: dict[Chunk, list[int]]) 
 def _tree(
     item: Item, layout: Layout, prompt: list[int], answers: Sequence[Answer], speaker: Spoken, max_tokens: int
 ) -> tuple[Tree | None, list[Drop]]:
-    """The tree of the responses that could be spelled, cut to size."""
+    """The tree of the responses that could be encoded, cut to ``max_tokens``."""
     losses = [_lost(item, k, b.reason, b.detail) for k, b in enumerate(layout.branches) if isinstance(b, TurnError)]
     eos = speaker.response_end(chat=item.is_chat)
     branches: dict[int, Branch] = {}
@@ -225,21 +225,21 @@ def _tree(
             continue
         branches[answer.k] = _branch(answer, eos)
         if not answer.exact:
-            detail = f"response {answer.k}: in the normal form the tokenizer writes"
+            detail = f"response {answer.k}: in the Unicode normal form of the tokenizer"
             losses.append(Drop(item.where, item.id, "normalised", detail, "response", "cut"))
     if not branches:
         reasons = sorted({loss.reason for loss in losses})
         reason = reasons[0] if len(reasons) == 1 else "no_response_left"
         return None, [Drop(item.where, item.id, reason, "; ".join(loss.detail for loss in losses))]
     kept = sorted(branches)
-    made, cuts = cut_tree(item, prompt, {k: branches[k] for k in kept}, max_tokens, speaker.bos)
-    if layout.media and len(made.prompt) < len(prompt):
+    cut, cuts = cut_tree(item, prompt, {k: branches[k] for k in kept}, max_tokens, speaker.bos)
+    if layout.media and len(cut.prompt) < len(prompt):
         detail = f"{len(prompt)} prompt tokens leave no room, and images and sounds are never cut"
         return None, [Drop(item.where, item.id, "media_too_long", detail)]
-    pairs, lost_pairs = _pairs(item, dict(zip(kept, made.branches, strict=True)), losses, cuts)
+    pairs, lost_pairs = _pairs(item, dict(zip(kept, cut.branches, strict=True)), losses, cuts)
     wanted, ranked = labels(item), scores(item)
-    told = {"labels": tuple(wanted[k] for k in kept), "scores": tuple(ranked[k] for k in kept)}
-    tree = _with_media(replace(made, preferences=pairs, **told), layout, speaker)
+    known = {"labels": tuple(wanted[k] for k in kept), "scores": tuple(ranked[k] for k in kept)}
+    tree = _with_media(replace(cut, preferences=pairs, **known), layout, speaker)
     return tree, [*losses, *cuts, *lost_pairs]
 
 
@@ -256,7 +256,7 @@ def _branch(answer: Answer, eos: int) -> Branch:
 def _pairs(
     item: Item, branches: dict[int, Branch], losses: Sequence[Drop], cuts: Sequence[Drop]
 ) -> tuple[tuple[Preference, ...], list[Drop]]:
-    """The item's preferences between surviving, different branches, by their new indices."""
+    """The item's preferences between remaining, different branches, with their new indices."""
     new = {k: n for n, k in enumerate(branches)}
     identical = "identical_after_cut" if any(c.reason == "response_cut" for c in cuts) else "identical_pair"
     kept, lost = [], []

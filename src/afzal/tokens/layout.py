@@ -1,7 +1,7 @@
-"""What of an item is prompt, what is scored and what is not, still as text.
+"""Divide an item, still as text, into its prompt, scored and unscored segments.
 
-A :class:`Segment` is a run of text that is scored as a whole or not at all; a branch is a list of them. Its text comes
-in :class:`Chunk` pieces, because special tokens count as such in a template's own text but never in a person's.
+A :class:`Segment` is a run of text that is scored completely or not at all; a branch is a list of segments. The text
+comes in :class:`Chunk` pieces, because special tokens count as such in a template's text but never in a person's.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from afzal.tokens.media import MediaReader, texts_of
 from afzal.tokens.template import Call, Renderer, TurnError
 
 _PRIVATE = range(0xE000, 0xF8FF)
-_CONTINUE = "continue_final_message"  # the name that transformers gives it
+_CONTINUE = "continue_final_message"  # named as in transformers
 _BEGUN = (
     "the prompt ends with a turn of the assistant; if the answer continues that turn, say so in the row: "
     f'"chat_template_kwargs": {{"{_CONTINUE}": true}}'
 )
-_TEXTS_OF_PEOPLE = ("tools", "documents")  # options of a template that hold texts
+_TEXTS_OF_PEOPLE = ("tools", "documents")  # template options that contain texts
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A text; ``markers`` says whether special tokens spelled out in it are meant as such."""
+    """A text; ``markers``: whether special tokens spelled out in it count as such."""
 
     text: str
     markers: bool
@@ -50,10 +50,10 @@ Branch = tuple[Segment, ...] | TurnError
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """An item as text: its prompt, and one list of segments (or the reason why there is none) per response.
+    """An item as text: its prompt, and per response a list of segments or the reason why there is none.
 
-    ``remarks`` say what the template does to the conversation (:mod:`afzal.tokens.answers`); ``media`` are the images
-    and sounds of the prompt, in the order of their tokens.
+    ``remarks`` name the template's changes to the conversation (:mod:`afzal.tokens.answers`). ``media`` are the images
+    and sounds of the prompt, in token order.
     """
 
     prompt: tuple[Chunk, ...]
@@ -63,20 +63,21 @@ class Layout:
 
 
 def text_layout(item: Item) -> Layout:
-    """A prompt continued verbatim: every character of a response is scored, no spelled-out marker is special."""
+    """Lay out a prompt that is continued verbatim: every character of a response is scored, and no spelled-out marker
+    is special."""
     assert isinstance(item.prompt, str)
     return Layout((_plain(item.prompt),), tuple(_text_branch(r.turns) for r in item.responses))
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """The messages of an item as its template will see them: plain texts, and stand-ins for special tokens.
+    """The messages of an item as its template sees them: plain texts, with placeholders for special tokens.
 
     Attributes:
-        asked: the prompt, without a turn of the assistant that it only begins.
+        asked: the prompt, without an assistant turn that it begins.
         begun: that turn, which the answers continue.
-        responses: the messages up to the last answer, or the reason why there are none.
-        options: what the row says to its template.
+        responses: per response the messages up to its last answer, or the reason why there are none.
+        options: the row's template options.
     """
 
     asked: tuple[Message, ...]
@@ -86,11 +87,11 @@ class Conversation:
     shield: _Shield
 
     def prompt(self) -> Call:
-        """What to render for the prompt."""
+        """The call that renders the prompt."""
         return ((*self.asked, self.begun), False) if self.begun else (self.asked, True)
 
     def calls(self) -> list[tuple[Call, Mapping[str, Any]]]:
-        """All that must be rendered for the layout, each with its options."""
+        """All renderings that the layout needs, each with its options."""
         calls = [self.prompt()]
         for response in self.responses:
             if not isinstance(response, TurnError):
@@ -100,7 +101,7 @@ class Conversation:
         return [(call, self.options) for call in calls]
 
     def joined(self, response: Sequence[Message]) -> tuple[Message, ...]:
-        """Prompt and response, with a begun turn and its continuation as one message."""
+        """Prompt and response, with a begun turn and its continuation merged into one message."""
         if self.begun is None:
             return (*self.asked, *response)
         first = response[0]
@@ -109,62 +110,64 @@ class Conversation:
 
 
 def conversation(item: Item, specials: re.Pattern[str] | None) -> Conversation:
-    """The item's messages, ready for a template.
+    """The item's messages, prepared for a template.
 
     Raises:
-        TurnError: the prompt holds text that cannot be encoded, or it ends with a turn of the assistant and the row
-            does not say that the answers continue it.
+        TurnError: the prompt contains text that cannot be encoded, or it ends with an assistant turn and the row does
+            not say that the answers continue it.
     """
     prompt, options = _flat(item.prompt), template_options(item)
     continues = options.pop(_CONTINUE, False)
     responses = [_caught(_response, r.turns) for r in item.responses]
-    said = [m for r in responses if not isinstance(r, TurnError) for m in r]
-    shield = _Shield([*prompt, *said], options, specials)
+    spoken = [m for r in responses if not isinstance(r, TurnError) for m in r]
+    shield = _Shield([*prompt, *spoken], options, specials)
     asked, begun = shield.hide(prompt), None
     if asked and asked[-1].role == "assistant":
         begun = asked[-1] if asked[-1].content or asked[-1].reasoning else None
         if begun and not continues:
             raise TurnError("begun_turn", _BEGUN)
         if begun and not isinstance(begun.content, str):
-            raise TurnError("media_in_response", "images and sounds may not stand in a turn that answers continue")
+            raise TurnError("media_in_response", "a turn that answers continue cannot contain images or sounds")
         asked = asked[:-1]
     hidden = tuple(r if isinstance(r, TurnError) else shield.hide(r) for r in responses)
     return Conversation(asked, begun, hidden, shield.hide_options(options), shield)
 
 
 def chat_layout(talk: Conversation, renderer: Renderer, reader: MediaReader | None = None) -> Layout:
-    """A conversation: the rendered prompt with its generation prompt, and per response the turns that follow it.
+    """Lay out a conversation: the rendered prompt with its generation prompt, and per response the turns after it.
 
     Args:
-        reader: writes the tokens of images and sounds where the template marks them; None for models of texts.
+        reader: inserts the tokens of images and sounds at the template's markers; None for text-only models.
 
-    A turn of the assistant that the prompt begins is continued there: it is neither closed nor opened again.
+    An assistant turn that the prompt begins is continued in place: it is neither closed nor opened again.
 
     Raises:
         TurnError: the prompt cannot be rendered.
     """
-    shown = tuple(part for m in talk.prompt()[0] if not isinstance(m.content, str) for part in m.content)
-    media = tuple(part for part in shown if isinstance(part, Media))
+    parts = tuple(part for m in talk.prompt()[0] if not isinstance(m.content, str) for part in m.content)
+    media = tuple(part for part in parts if isinstance(part, Media))
     if media and reader is None:
-        raise TurnError("media_not_supported", "the model reads texts alone: there is no processor in its folder")
+        raise TurnError("media_not_supported", "the model reads only text: its folder has no processor")
     before = renderer.text(talk.prompt(), talk.options)
     if talk.begun is not None:
         before = opening_of(talk.begun, before, renderer.ending)
     remarks = [*left_out(_spoken(talk.prompt()[0]), before), *_unread(talk, before, renderer)]
     branches: list[Branch] = []
     for response in talk.responses:
-        made = response if isinstance(response, TurnError) else _caught(_chat_branch, talk, before, response, renderer)
-        if isinstance(made, TurnError):
-            branches.append(made)
+        result = (
+            response if isinstance(response, TurnError) else _caught(_chat_branch, talk, before, response, renderer)
+        )
+        if isinstance(result, TurnError):
+            branches.append(result)
         else:
-            branches.append(made[0])
-            remarks += made[1]
+            branches.append(result[0])
+            remarks += result[1]
     prompt = before if reader is None else reader.expand(before, media)
     return Layout(talk.shield.chunks(prompt), tuple(branches), tuple(dict.fromkeys(remarks)), media)
 
 
 def template_options(item: Item) -> dict[str, Any]:
-    """What the source row says to its template: ``tools`` and ``chat_template_kwargs``."""
+    """The source row's template options: ``tools`` and ``chat_template_kwargs``."""
     stated = template_fields(item)
     options = stated.pop("chat_template_kwargs", {})
     if not isinstance(options, Mapping):
@@ -173,17 +176,18 @@ def template_options(item: Item) -> dict[str, Any]:
 
 
 def distinct_prompts(items: Iterable[Item], columns: Sequence[str] = ()) -> list[Item]:
-    """The different prompts among items, as items without responses; what rows say to their template counts too.
+    """The distinct prompts of items, as items without responses. Prompts with different template options are distinct.
 
     Args:
-        columns: that count too, since a function is given them: one prompt with two answer keys is two questions.
+        columns: fields whose values also make prompts distinct, since a function receives them: one prompt with two
+            answer keys is two questions.
     """
-    found: dict[Any, Item] = {}
+    distinct: dict[Any, Item] = {}
     for item in items:
-        about = [turns_to_json(item.prompt), template_fields(item), *({c: item.extra.get(c)} for c in columns)]
-        key = json.dumps(about, sort_keys=True, default=str)
-        found.setdefault(key, replace(item, responses=(), votes=()))
-    return list(found.values())
+        parts = [turns_to_json(item.prompt), template_fields(item), *({c: item.extra.get(c)} for c in columns)]
+        key = json.dumps(parts, sort_keys=True, default=str)
+        distinct.setdefault(key, replace(item, responses=(), votes=()))
+    return list(distinct.values())
 
 
 def mentions(item: Item, specials: re.Pattern[str]) -> bool:
@@ -195,15 +199,17 @@ def mentions(item: Item, specials: re.Pattern[str]) -> bool:
 
 
 def _typed(message: Message) -> list[str]:
-    """The texts of a message without the tags that an assistant puts around its thoughts."""
+    """The texts of a message without an assistant's tags around its thoughts."""
     words = _words(message)
     return [THOUGHT_TAG.sub("", text) for text in words] if message.role == "assistant" else words
 
 
 class _Shield:
-    """Stand-ins for the special tokens that people spelled out, so that what the template writes is known as its own.
+    """Placeholders for special tokens that people spelled out, which keep them apart from those that the template
+    writes.
 
-    While a template runs, each such spelling is one private-use character that occurs nowhere else in the conversation.
+    While a template runs, each such spelling is replaced by a private-use character that occurs nowhere else in the
+    conversation.
     """
 
     def __init__(
@@ -226,7 +232,8 @@ class _Shield:
         return tuple(Message(m.role, self._content(m), self._hidden(m.reasoning)) for m in messages)
 
     def _content(self, message: Message) -> Any:
-        """The content with its stand-ins; tags around an assistant's thoughts are what the model itself would write."""
+        """The content with placeholders. Tags around an assistant's thoughts stay, since the model itself would write
+        them."""
         hidden = self._hidden(message.content)
         if message.role != "assistant" or not isinstance(hidden, str):
             return hidden
@@ -236,7 +243,8 @@ class _Shield:
         return hidden
 
     def hide_options(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The options with the tools and documents that people described; the others are switches of the template."""
+        """The options with placeholders in tools and documents, whose texts people wrote; other options are
+        switches."""
         if not self.stand_ins:
             return options
         return {k: self._hidden(v) if k in _TEXTS_OF_PEOPLE else v for k, v in options.items()}
@@ -250,7 +258,7 @@ class _Shield:
         return type(value)(self._hidden(v) for v in value) if isinstance(value, list | tuple) else value
 
     def chunks(self, text: str) -> tuple[Chunk, ...]:
-        """The text with every spelling back in place, marked as no special token."""
+        """The text with the original spellings restored, as chunks without special tokens."""
         if not self.spelled:
             return (Chunk(text, True),) if text else ()
         parts = re.split(f"([{''.join(self.spelled)}])", text)
@@ -262,12 +270,12 @@ def _words(message: Message) -> list[str]:
 
 
 def _spoken(messages: Sequence[Message]) -> list[Message]:
-    """Messages without media: one for each text of a message that has some."""
+    """Messages without media: one per text part."""
     return [replace(m, content=text) for m in messages for text in texts_of(m.content)]
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """All texts in nested lists and mappings, without the names of fields."""
+    """All texts in nested lists and mappings, without field names."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping | list | tuple):
@@ -276,7 +284,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _unread(talk: Conversation, before: str, renderer: Renderer) -> Iterator[str]:
-    """Remarks on options of the row that the template does not use."""
+    """Remarks on the row's options that the template does not use."""
     tools = talk.options.get("tools")
     if isinstance(tools, list) and tools:
         functions = [tool.get("function", tool) for tool in tools if isinstance(tool, Mapping)]
@@ -292,24 +300,24 @@ def _response(turns: Turns) -> tuple[Message, ...]:
     """The messages of a response up to its last answer."""
     messages = _flat(turns)
     if any(not isinstance(m.content, str) for m in messages):
-        raise TurnError("media_in_response", "images and sounds may stand in prompts only")
+        raise TurnError("media_in_response", "only prompts can contain images and sounds")
     answers = _answers(messages, 0)
     if not answers or answers[0] != 0:
-        raise TurnError("no_assistant_turn", "a response begins with the assistant's own turn")
+        raise TurnError("no_assistant_turn", "a response must begin with an assistant turn")
     if not any(messages[k].content for k in answers):
         raise TurnError("empty_response")
     return messages[: answers[-1] + 1]
 
 
 def _answers(messages: Sequence[Message], start: int) -> list[int]:
-    """Places of the assistant's messages from ``start`` on."""
+    """Indices of the assistant's messages from ``start`` on."""
     return [k for k, m in enumerate(messages) if m.role == "assistant" and k >= start]
 
 
 def _chat_branch(
     talk: Conversation, before: str, response: Sequence[Message], renderer: Renderer
 ) -> tuple[tuple[Segment, ...], list[str]]:
-    """Segments of one response, the assistant's turns (with their end marker) scored, and remarks."""
+    """Segments of one response, in which the assistant's turns (with their end markers) are scored, and remarks."""
     turns, first = talk.joined(response), len(talk.asked)
     answers = _answers(turns, first)
     opened = {k: before if k == first else renderer.prompt(turns[:k], talk.options) for k in answers}
@@ -317,15 +325,15 @@ def _chat_branch(
     for k, following in zip(answers, [*answers[1:], None], strict=True):
         if not opened[k].startswith(written):
             raise TurnError("template_not_prefix", f"turn {k - first} is rendered differently when another follows it")
-        said = response[0] if k == first else turns[k]  # without the beginning that the prompt holds already
+        message = response[0] if k == first else turns[k]  # without the part that the prompt begins
         if following is None:
             whole = renderer.whole(turns, talk.options)
-            made = last_turn(opened[k], whole, said, renderer.ending, renderer.knows)
+            turn = last_turn(opened[k], whole, message, renderer.ending, renderer.knows)
         else:
-            made = earlier_turn(opened[k], opened[following], said, renderer.ending)
-        pieces += [(opened[k][len(written) :], False), *made.pieces]
-        remarks += made.remarks
-        written = opened[k] + made.text
+            turn = earlier_turn(opened[k], opened[following], message, renderer.ending)
+        pieces += [(opened[k][len(written) :], False), *turn.pieces]
+        remarks += turn.remarks
+        written = opened[k] + turn.text
     remarks += left_out([m for m in turns[first + 1 :] if m.role != "assistant"], written[len(before) :])
     if not any(text.removesuffix(renderer.ending.text) for text, scored in pieces if scored):
         raise TurnError("empty_response")
@@ -333,7 +341,7 @@ def _chat_branch(
 
 
 def _flat(turns: Turns) -> tuple[Message, ...]:
-    """Messages with plain text, typed text parts joined; with media, the content is a tuple of texts and media."""
+    """Messages with plain text, typed text parts joined. With media, the content is a tuple of texts and media."""
     if isinstance(turns, str):
         raise TurnError("mixed_kinds", "a text among conversations")
     return tuple(Message(m.role, _flat_content(m), _encodable(m.reasoning)) for m in turns)
@@ -364,7 +372,7 @@ def _plain(text: str) -> Chunk:
 
 
 def _encodable(text: str) -> str:
-    """The text, unless it holds half of a surrogate pair, which no tokenizer can read."""
+    """The text; refuses a lone surrogate, which no tokenizer can read."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -373,7 +381,7 @@ def _encodable(text: str) -> str:
 
 
 def _caught(function: Any, *arguments: Any) -> Any:
-    """The result, or the TurnError instead of raising it."""
+    """The function's result, or the TurnError that it raises."""
     try:
         return function(*arguments)
     except TurnError as error:

@@ -1,7 +1,7 @@
-"""Images and sounds as a model's processor reads them: the tokens that stand for them, and the arrays they become.
+"""Images and sounds as a model's processor reads them: their placeholder tokens and their arrays.
 
-A processor turns each marker of the chat template into as many placeholder tokens as the model has features for that
-medium. Each medium is processed by itself, so what it becomes depends on nothing else in its row.
+A processor expands each marker of the chat template into as many placeholder tokens as the model has features for that
+medium. Each medium is processed separately, so the result depends on nothing else in its row.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from afzal.records import Item, media_of
 from afzal.tokens.template import TurnError
 
 _KEPT = 64
-"""Media whose arrays stay in memory; those of others are computed again when a batch needs them."""
+"""The number of media whose arrays stay in memory; others are recomputed when a batch needs them."""
 
 _TYPE_NAMES = ("mm_token_type_ids", "token_type_ids")
 _TEXT = frozenset({"input_ids", "attention_mask", *_TYPE_NAMES, "text_replacement_offsets"})
@@ -34,7 +34,8 @@ _EXTRAS = {"image": ("vision", "pillow"), "audio": ("audio", "soundfile")}
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What is done to a medium: nothing, all content taken out, or a random ``piece`` by ``seed`` in its place."""
+    """How a medium is changed: not at all, ``blank`` (content removed), or a random ``piece`` by ``seed`` in its
+    place."""
 
     kind: Literal["", "blank", "piece"] = ""
     seed: int = 0
@@ -45,11 +46,11 @@ SEEN, BLANK = Change(), Change("blank")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Medium:
-    """An image or a sound of a tree: who it is, and how to get the arrays that a model reads.
+    """An image or a sound of a tree: its identity, and access to the arrays that a model reads.
 
     Attributes:
-        key: names the bytes, the processor, and what was done to the arrays; equal keys have equal arrays.
-        change: what is done to the picture or the sound before the processor reads it.
+        key: identifies the bytes, the processor and the change; equal keys have equal arrays.
+        change: applied to the image or sound before the processor reads it.
     """
 
     media: Media
@@ -58,25 +59,26 @@ class Medium:
     change: Change = SEEN
 
     def arrays(self) -> Mapping[str, np.ndarray]:
-        """Keyword arguments of the model, each with the medium's own first axis."""
+        """Keyword arguments for the model; each array's first axis belongs to this medium."""
         return self.reader.arrays(self.media, self.change)
 
     def without_content(self) -> Medium:
-        """The medium with nothing to see or to hear in it, and as many tokens."""
+        """The medium blanked, with the same number of tokens."""
         return Medium(self.media, self.reader, f"{self.key}:blank", BLANK)
 
     def cropped(self, seed: int) -> Medium:
-        """A small random piece of the medium in place of the whole, with as many tokens: see :func:`decode_image`."""
+        """The medium replaced by a small random piece of it, with the same number of tokens: see
+        :func:`decode_image`."""
         return Medium(self.media, self.reader, f"{self.key}:piece-{seed}", Change("piece", seed))
 
 
 @dataclass(frozen=True, eq=False)
 class MediaReader:
-    """A processor, asked about one medium at a time.
+    """A processor that handles one medium at a time.
 
     Attributes:
         processor: a `transformers` processor with ``image_token`` or ``audio_token``.
-        name: of what configures it, a part of the keys of media.
+        name: a hash of the processor's configuration, part of the media keys.
     """
 
     processor: Any
@@ -87,7 +89,7 @@ class MediaReader:
         object.__setattr__(self, "_read", lru_cache(maxsize=_KEPT)(self._process))
 
     def markers(self) -> dict[MediaKind, str]:
-        """What a chat template writes for a medium of each kind that the processor reads."""
+        """The chat template's marker for each kind of medium that the processor reads."""
         markers: dict[MediaKind, str] = {}
         for kind in KINDS:
             token = getattr(self.processor, f"{kind}_token", None)
@@ -96,45 +98,46 @@ class MediaReader:
         return markers
 
     def medium(self, media: Media) -> Medium:
-        """The medium of a tree."""
+        """The :class:`Medium` of a tree."""
         return Medium(media, self, f"{media.kind}:{media.sha256}:{self.name}")
 
     def expand(self, text: str, media: Sequence[Media]) -> str:
-        """Rendered text with every marker turned into the tokens of its medium.
+        """Rendered text with every marker replaced by the tokens of its medium.
 
         Raises:
-            TurnError: the processor does not read such media, or the template wrote another number of markers.
+            TurnError: the processor does not read such media, or the template wrote a different number of markers.
         """
         markers = self.markers()
         if unread := sorted({m.kind for m in media} - markers.keys()):
             raise TurnError("media_not_supported", f"the model reads no {' and no '.join(unread)}")
         waiting = {kind: iter([m for m in media if m.kind == kind]) for kind in markers}
         for kind, marker in markers.items():
-            given, written = sum(m.kind == kind for m in media), text.count(marker)
-            if given != written:
-                raise TurnError("media_mismatch", f"{given} x {kind} in the row, {written} in the rendered prompt")
+            in_row, written = sum(m.kind == kind for m in media), text.count(marker)
+            if in_row != written:
+                raise TurnError("media_mismatch", f"{in_row} x {kind} in the row, {written} in the rendered prompt")
         kinds = {marker: kind for kind, marker in markers.items()}
         pattern = "|".join(map(re.escape, kinds))
-        return re.sub(pattern, lambda found: self.replacement(next(waiting[kinds[found.group()]])), text)
+        return re.sub(pattern, lambda match: self.replacement(next(waiting[kinds[match.group()]])), text)
 
     def replacement(self, media: Media) -> str:
-        """The text that stands for a medium: its placeholder tokens, and what the processor puts around them."""
+        """The text for a medium: its placeholder tokens and the processor's tokens around them."""
         return self._read(media, SEEN)[0]
 
     def arrays(self, media: Media, change: Change = SEEN) -> Mapping[str, np.ndarray]:
-        """What the model reads of a medium, see :meth:`Medium.arrays`."""
+        """The model's inputs for a medium, see :meth:`Medium.arrays`."""
         return self._read(media, change)[1]
 
     def types(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        """Which tokens stand for media (int64 ``[P]``), under the name that the model wants; empty where it does not.
+        """Which tokens are media placeholders (int64 ``[P]``), under the model's name for it; empty if the model has
+        none.
 
-        Models ask for it to place media on several axes of position, or to let the tokens of one see each other.
+        Models use it for multi-axis positions of media, or to let the tokens of one medium see each other.
         """
         names = set(self.processor.model_input_names) & set(_TYPE_NAMES)
         if not names:
             return {}
-        (made,) = self.processor.create_mm_token_type_ids([ids.tolist()])
-        return {min(names): np.asarray(made, dtype=np.int64)}
+        (types,) = self.processor.create_mm_token_type_ids([ids.tolist()])
+        return {min(names): np.asarray(types, dtype=np.int64)}
 
     def _part(self, kind: MediaKind) -> Any:
         names = ("image_processor",) if kind == "image" else ("feature_extractor", "audio_processor")
@@ -142,57 +145,57 @@ class MediaReader:
 
     def _process(self, media: Media, change: Change) -> tuple[str, dict[str, np.ndarray]]:
         marker = self.markers()[media.kind]
-        given: dict[str, Any] = {"text": [marker], "return_tensors": "np", "add_special_tokens": False}
-        given["return_text_replacement_offsets"] = True
+        arguments: dict[str, Any] = {"text": [marker], "return_tensors": "np", "add_special_tokens": False}
+        arguments["return_text_replacement_offsets"] = True
         if media.kind == "image":
-            given["images"] = [[decode_image(media, change)]]
+            arguments["images"] = [[decode_image(media, change)]]
         else:
             rate = int(self._part("audio").sampling_rate)
-            given |= {"audio": [decode_sound(media, rate, change)], "sampling_rate": rate}
-        made = self.processor(**given)
-        ((offset,),) = made["text_replacement_offsets"]
-        return offset["replacement"], {name: np.asarray(v) for name, v in made.items() if name not in _TEXT}
+            arguments |= {"audio": [decode_sound(media, rate, change)], "sampling_rate": rate}
+        output = self.processor(**arguments)
+        ((offset,),) = output["text_replacement_offsets"]
+        return offset["replacement"], {name: np.asarray(v) for name, v in output.items() if name not in _TEXT}
 
 
 def refuse_media(items: Sequence[Item], source: str, by: str, instead: str) -> None:
-    """Refuse prompts that show images or sounds, for a command that keeps prompts as token ids.
+    """Refuse prompts with images or sounds, for a command that stores prompts as token ids.
 
     Args:
         source: the file of the prompts.
-        by: the command, as messages name it.
+        by: the command's name for messages.
         instead: what to do with such prompts.
 
     Raises:
-        AfzalError: names the first of them.
+        AfzalError: there is one; names the first.
     """
-    shown = [item for item in items if media_of(item.prompt)]
-    if not shown:
+    with_media = [item for item in items if media_of(item.prompt)]
+    if not with_media:
         return
-    first = shown[0]
+    first = with_media[0]
     raise AfzalError(
         f"{first.where or first.id} shows an {media_of(first.prompt)[0].kind}, and {by} reads prompts of text only",
         where=source,
-        why=f"{len(shown)} of {len(items)} prompts have images or sounds, and a prompt is kept here as token ids alone",
+        why=f"{len(with_media)} of {len(items)} prompts have images or sounds, but prompts are kept as token ids",
         remedy=instead,
     )
 
 
 def reader_of(processor: Any) -> MediaReader | None:
-    """What reads media for a processor, named by all that configures it; None where there is no processor."""
+    """The media reader of a processor, named by a hash of its configuration; None without a processor."""
     if processor is None:
         return None
-    about = json.dumps(processor.to_dict(), sort_keys=True, default=str)
-    return MediaReader(processor, hashlib.sha256(about.encode()).hexdigest()[:16])
+    settings = json.dumps(processor.to_dict(), sort_keys=True, default=str)
+    return MediaReader(processor, hashlib.sha256(settings.encode()).hexdigest()[:16])
 
 
 def decode_image(media: Media, change: Change = SEEN) -> Any:
-    """A PIL image in RGB, turned as its EXIF data say; after any change it has the same size.
+    """A PIL image in RGB, rotated according to its EXIF data; a change keeps its size.
 
     Blank is grey. A piece is a random part of 1 to 20 % of the area with sides in a ratio between 3 : 4 and 4 : 3,
-    enlarged to the whole size, as mDPO takes it (Wang et al. 2024, arXiv 2406.11839).
+    enlarged to the full size, as in mDPO (Wang et al. 2024, arXiv 2406.11839).
 
     Raises:
-        AfzalError: pillow is not installed, or the bytes are no image.
+        AfzalError: pillow is not installed, or the bytes are not an image.
     """
     with decoding(media):
         from PIL import Image, ImageOps
@@ -206,37 +209,40 @@ def decode_image(media: Media, change: Change = SEEN) -> Any:
 
 
 def decode_sound(media: Media, rate: int, change: Change = SEEN) -> np.ndarray:
-    """float32 ``[n]``, the mean over channels at ``rate`` samples a second; after any change it has the same length.
+    """float32 ``[n]``, the mean over channels at ``rate`` samples per second; a change keeps its length.
 
-    Blank is silence. A piece is a random stretch of 1 to 20 % of the length where it was, with silence around it.
+    Blank is silence. A piece is a random stretch of 1 to 20 % of the length, in its original place, with silence around
+    it.
 
     Raises:
-        AfzalError: soundfile is not installed, or the bytes are no sound.
+        AfzalError: soundfile is not installed, or the bytes are not a sound.
     """
     with decoding(media):
         import soundfile
         from scipy.signal import resample_poly
 
-        samples, own = soundfile.read(io.BytesIO(media.read()), dtype="float32", always_2d=True)
+        samples, source_rate = soundfile.read(io.BytesIO(media.read()), dtype="float32", always_2d=True)
         mono = samples.mean(1)
-        if own != rate:
-            mono = resample_poly(mono, rate // gcd(rate, own), own // gcd(rate, own)).astype(np.float32)
+        if source_rate != rate:
+            mono = resample_poly(mono, rate // gcd(rate, source_rate), source_rate // gcd(rate, source_rate)).astype(
+                np.float32
+            )
         if not change.kind:
             return mono
-        kept = np.zeros_like(mono)
+        changed = np.zeros_like(mono)
         if change.kind == "piece":
             rng = np.random.default_rng(change.seed)
             n = max(1, round(len(mono) * rng.uniform(*_PIECE)))
             start = int(rng.integers(len(mono) - n + 1))
-            kept[start : start + n] = mono[start : start + n]
-        return kept
+            changed[start : start + n] = mono[start : start + n]
+        return changed
 
 
 _PIECE = (0.01, 0.2)  # of the area of a picture, or of the length of a sound
 
 
 def _box(size: tuple[int, int], seed: int) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom of a random piece of a picture of this width and height, in pixels."""
+    """Left, top, right and bottom of a random piece of an image of this width and height, in pixels."""
     rng = np.random.default_rng(seed)
     area, ratio = rng.uniform(*_PIECE), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
     pixels = area * size[0] * size[1]
@@ -247,7 +253,7 @@ def _box(size: tuple[int, int], seed: int) -> tuple[float, float, float, float]:
 
 @contextmanager
 def decoding(media: Media) -> Iterator[None]:
-    """Whatever a decoder raises inside the block is an error about the medium."""
+    """Turn whatever a decoder raises in the block into an error about the medium."""
     name = media.name or media.sha256[:12]
     try:
         yield
@@ -261,10 +267,10 @@ def decoding(media: Media) -> Iterator[None]:
 
 
 def model_inputs(media: Sequence[Medium]) -> dict[str, np.ndarray]:
-    """What a forward pass reads of all its media, in the order of their tokens.
+    """The inputs of a forward pass for all its media, in token order.
 
-    Arrays are joined on their first axis. Those of models that keep one row of images per conversation (Idefics3) are
-    joined on the second, in one row, since such models put the images of all rows one after another anyway.
+    Arrays are joined on their first axis. For models that keep one row of images per conversation (Idefics3), they are
+    joined on the second axis, in one row, since such models concatenate the images of all rows anyway.
     """
     by_name: dict[str, list[np.ndarray]] = {}
     for medium in media:
@@ -275,7 +281,7 @@ def model_inputs(media: Sequence[Medium]) -> dict[str, np.ndarray]:
 
 
 def _joined(arrays: Sequence[np.ndarray], axis: int) -> np.ndarray:
-    """Arrays one after another along ``axis``, the other axes filled up with zeros."""
+    """Arrays concatenated along ``axis``, with the other axes padded with zeros."""
     widest = [max(a.shape[d] for a in arrays) for d in range(arrays[0].ndim)]
     padded = []
     for array in arrays:

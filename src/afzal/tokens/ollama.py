@@ -1,8 +1,8 @@
-"""A Modelfile of Ollama: the chat template in Ollama's language, and the texts at which an answer ends.
+"""Write an Ollama Modelfile: the chat template in Ollama's language, and the stop texts.
 
-The template is not looked up by a family's name. A model's own one is rendered for short conversations, the pieces
-between the messages are read off, and the pieces are put together again: only where that gives the very same text for
-further conversations is a Modelfile written.
+The template is not looked up by model family. The model's own template is rendered for short conversations, and the
+pieces between the messages are extracted. A Modelfile is written only if these pieces reproduce the exact text of
+further conversations.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from afzal.tokens.speaker import Speaker
 from afzal.tokens.template import Renderer, TurnError, adds_bos
 
 CONVERTER = "python convert_hf_to_gguf.py {folder} --outfile {gguf}"
-"""How llama.cpp's converter is called, which makes a GGUF file of a model folder."""
+"""The command of llama.cpp's converter, which turns a model folder into a GGUF file."""
 
 _USER, _ANSWER, _NEXT, _SYSTEM = "one apple", "two pears", "three plums", "four figs"
 _CHECKED = ("Why?\nSay it.", "Because.", "And then?", "Nothing.", "Tell me 2 + 2.")
@@ -25,15 +25,15 @@ _REMEDY = "write the Modelfile by hand, or train and serve with chat_template: c
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """What a template writes around the messages of a conversation.
+    """The texts that a template writes around the messages of a conversation.
 
     Attributes:
         begin: before everything.
-        system: before and after a system message; None where the template refuses one.
-        default: the system message that stands there when none is given; "" for none.
+        system: before and after a system message; None if the template refuses one.
+        default: the system message that is used if none is given; "" for none.
         user: before and after a user's message.
         assistant: before and after an answer.
-        generation: after the last user's message, before the model writes.
+        generation: after the last user message, before the model's answer.
     """
 
     begin: str
@@ -44,16 +44,16 @@ class Turns:
     generation: str
 
     def text(self, messages: Sequence[Message]) -> str:
-        """The prompt that Ollama makes of a conversation."""
-        given = [(m.role, str(m.content)) for m in messages]
-        if self.default and given[0][0] != "system":
-            given.insert(0, ("system", self.default))
+        """The prompt that Ollama writes for a conversation."""
+        turns = [(m.role, str(m.content)) for m in messages]
+        if self.default and turns[0][0] != "system":
+            turns.insert(0, ("system", self.default))
         around = {"system": self.system or ("", ""), "user": self.user, "assistant": self.assistant}
-        parts = [around[role][0] + content + around[role][1] for role, content in given]
+        parts = [around[role][0] + content + around[role][1] for role, content in turns]
         return self.begin + "".join(parts) + self.generation
 
     def template(self) -> str:
-        """The same in the template language of Ollama, which is Go's."""
+        """The pieces as an Ollama template, which is a Go template."""
         system = f'{{{{ if eq .Role "system" }}}}{self._between(self.system)}{{{{ else }}}}' if self.system else ""
         user = f'{{{{ if eq .Role "user" }}}}{self._between(self.user)}{{{{ end }}}}'
         answer = f'{{{{ if eq .Role "assistant" }}}}{self._between(self.assistant)}{{{{ end }}}}'
@@ -71,21 +71,21 @@ def modelfile(speaker: Speaker, gguf: str) -> str:
 
     Args:
         speaker: the model's tokenizer, template and ends.
-        gguf: the file that the converter is going to make, as the Modelfile names it.
+        gguf: the GGUF file that the Modelfile names.
 
     Raises:
-        AfzalError: the template cannot be carried over exactly; says where it differs.
+        AfzalError: the template cannot be reproduced exactly; says where it differs.
     """
     turns = turns_of(speaker)
     template, stops = turns.template(), speaker.end_texts(chat=True)
     pieces = (turns.begin, turns.default, turns.generation, *turns.user, *turns.assistant, *(turns.system or ()))
     if any('"""' in piece or "{{" in piece for piece in pieces):
-        raise _refused("it writes braces or quotes that a Modelfile gives a meaning")
+        raise _refused("it writes braces or quotes that have a meaning in a Modelfile")
     lines = [f"FROM {gguf}", f'TEMPLATE """{template}"""']
     lines += [f'SYSTEM """{turns.default}"""'] if turns.default else []
     lines += [f"PARAMETER stop {_quoted(stop)}" for stop in stops]
     if turns.system is None:
-        lines.insert(0, "# The model's template has no system message: one that is given to Ollama is left out.")
+        lines.insert(0, "# The model's template has no system message: Ollama leaves out any that is given.")
     return "\n".join(lines) + "\n"
 
 
@@ -93,11 +93,11 @@ def turns_of(speaker: Speaker) -> Turns:
     """The pieces of a speaker's template.
 
     Raises:
-        AfzalError: they do not give its renderings back.
+        AfzalError: they do not reproduce its renderings.
     """
     renderer = speaker.renderer
     if "strftime_now" in renderer.template:
-        raise _refused("it states the date of the day, which a Modelfile would freeze")
+        raise _refused("it writes the current date, which a Modelfile would freeze")
     user, answer, following = (Message("user", _USER), Message("assistant", _ANSWER), Message("user", _NEXT))
     system = Message("system", _SYSTEM)
     try:
@@ -113,7 +113,7 @@ def turns_of(speaker: Speaker) -> Turns:
     bos = speaker.tokenizer.bos_token or ""
     if bos and adds_bos(speaker.tokenizer):
         if opening.startswith(bos) and not begin:
-            raise _refused(f"it begins every turn with {bos}, which the runtime writes once more at the start")
+            raise _refused(f"it begins every turn with {bos}, which the runtime adds again at the start")
         begin = begin.removeprefix(bos)
     turns = _closed(Turns(begin, around, default, (opening, ""), (between, close), generation), renderer.ending.closing)
     _check(turns, renderer, bos if adds_bos(speaker.tokenizer) else "")
@@ -121,7 +121,7 @@ def turns_of(speaker: Speaker) -> Turns:
 
 
 def _system_of(renderer: Renderer, messages: Sequence[Message], begin: str, opening: str) -> tuple[str, str] | None:
-    """Before and after a system message; None where the template refuses one."""
+    """The texts before and after a system message; None if the template refuses one."""
     try:
         text = renderer.prompt(messages, {})
     except TurnError:
@@ -130,17 +130,19 @@ def _system_of(renderer: Renderer, messages: Sequence[Message], begin: str, open
         return None
     head, middle, _ = _split(text, _SYSTEM, _USER)
     if not middle.endswith(opening):
-        raise _refused("it puts the system message inside the first user's turn, which a TEMPLATE cannot do exactly")
+        raise _refused(
+            "it puts the system message inside the first user turn, which a TEMPLATE cannot reproduce exactly"
+        )
     shared = _shared(head, begin)
     start = begin if head.startswith(begin) else ""
     after = middle.removesuffix(opening)
     if not start and shared and not begin.endswith(after):
-        raise _refused("what it writes at the beginning depends on whether there is a system message")
+        raise _refused("its beginning depends on whether there is a system message")
     return head.removeprefix(start), after
 
 
 def _closed(turns: Turns, closing: str) -> Turns:
-    """The same, with the end of a turn standing after its message rather than before the next one."""
+    """The same pieces, with the end of a turn after its message instead of before the next one."""
     (user, after), (answer, end) = turns.user, turns.assistant
     if not closing or not (answer.startswith(closing) and turns.generation.startswith(closing)):
         return turns
@@ -152,7 +154,7 @@ def _closed(turns: Turns, closing: str) -> Turns:
 
 
 def _check(turns: Turns, renderer: Renderer, bos: str) -> None:
-    """Conversations that the pieces were not read off."""
+    """Check the pieces with conversations from which they were not extracted."""
     roles = ("user", "assistant", "user", "assistant", "user")
     talk = [Message(role, text) for role, text in zip(roles, _CHECKED, strict=True)]
     talks: list[list[Message]] = [talk[:1], talk[:3], talk]
@@ -163,25 +165,25 @@ def _check(turns: Turns, renderer: Renderer, bos: str) -> None:
             wanted = renderer.prompt(messages, {}).removeprefix(bos)
         except TurnError as error:
             raise _refused(error.detail) from None
-        made = turns.text(messages)
-        if made != wanted:
-            at = len(_shared(made, wanted))
-            why = f"of {len(messages)} messages it makes {wanted[at : at + 40]!r}, the pieces {made[at : at + 40]!r}"
+        text = turns.text(messages)
+        if text != wanted:
+            at = len(_shared(text, wanted))
+            why = f"for {len(messages)} messages it writes {wanted[at : at + 40]!r}, the pieces {text[at : at + 40]!r}"
             raise _refused(why)
 
 
 def _split(text: str, *marks: str) -> list[str]:
     parts = []
     for mark in marks:
-        before, found, text = text.partition(mark)
-        if not found:
+        before, separator, text = text.partition(mark)
+        if not separator:
             raise _refused(f"it does not write the message {mark!r} as it is")
         parts.append(before)
     return [*parts, text]
 
 
 def _shared(a: str, b: str) -> str:
-    """What two texts begin with alike."""
+    """The common prefix of two texts."""
     alike = 0
     while alike < min(len(a), len(b)) and a[alike] == b[alike]:
         alike += 1
@@ -197,4 +199,4 @@ def _quoted(text: str) -> str:
 
 
 def _refused(why: str) -> AfzalError:
-    return AfzalError("the chat template cannot be carried over to Ollama exactly", why=why, remedy=_REMEDY)
+    return AfzalError("the chat template cannot be reproduced exactly in Ollama", why=why, remedy=_REMEDY)

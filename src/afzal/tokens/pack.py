@@ -1,4 +1,4 @@
-"""Which examples go together: bins under a token budget, shuffled updates, and mismatched partners for KTO."""
+"""Group examples: bins under a token budget, shuffled updates, and mismatched partners for KTO."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _MASK = (1 << 64) - 1
 
 
 def pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Bins of indices whose lengths sum to at most ``budget``: first-fit decreasing, equal lengths in given order.
+    """Bins of indices whose lengths sum to at most ``budget``: first-fit decreasing, stable for equal lengths.
 
-    Every index is in one bin; only what is longer than the budget has a bin beyond it, and has that bin alone. At most
-    11/9 of the fewest possible bins plus 6/9 (Dosa 2007); on lengths well under the budget a few per cent.
+    Every index is in one bin; one that is longer than the budget has its own bin. The number of bins is at most 11/9 of
+    the optimum plus 6/9 (Dosa 2007); for lengths well under the budget, a few per cent above it.
 
     Returns:
         bins in the order they were opened, each with its indices in the order they were placed.
@@ -42,7 +42,7 @@ def pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
 def update_order(n: int, batch_size: int, *, epoch: int, seed: int) -> list[list[int]]:
     """Indices ``0..n-1`` shuffled and split into updates of ``batch_size``; the last may be smaller.
 
-    A pure function of its arguments, the same on every machine and version: no generator has a state to save. The
+    A pure function of its arguments, the same on every machine and version, so there is no generator state to save. The
     order within an epoch does not depend on ``batch_size``.
     """
     if batch_size < 1:
@@ -52,11 +52,11 @@ def update_order(n: int, batch_size: int, *, epoch: int, seed: int) -> list[list
 
 
 def mismatched(trees: Sequence[Tree], seed: int, *, max_tokens: int | None = None) -> list[Tree]:
-    """For each tree of one branch, its prompt with the response of a tree whose prompt is another.
+    """For each single-branch tree, its prompt with the response of a tree that has another prompt.
 
-    The pairs from which KTO (arXiv 2402.01306, section 4.1) estimates the KL term. Trees are put in a random order in
-    which equal prompts stand together and turned by the size of the largest group; so each response is used once,
-    unless one prompt has more than half of the trees.
+    KTO (arXiv 2402.01306, section 4.1) estimates its KL term from these pairs. Trees are put in a random order with
+    equal prompts adjacent, and rotated by the size of the largest group. So each response is used once, unless one
+    prompt has more than half of the trees.
 
     Args:
         max_tokens: responses that would not fit after their new prompt lose their right end (and EOS).
@@ -73,32 +73,32 @@ def mismatched(trees: Sequence[Tree], seed: int, *, max_tokens: int | None = Non
             f" (of {len(trees)} examples)",
             remedy="a larger batch size, or more prompts",
         )
-    made: list[Tree | None] = [None] * len(trees)
+    partners: list[Tree | None] = [None] * len(trees)
     for i, j in _partners(groups):
         response = _fit(trees[j].branches[0], len(trees[i].prompt), max_tokens)
-        made[i] = replace(trees[i], branches=(response,), preferences=(), labels=())
-    return [t for t in made if t is not None]
+        partners[i] = replace(trees[i], branches=(response,), preferences=(), labels=())
+    return [t for t in partners if t is not None]
 
 
 def _partners(groups: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
     order = [i for group in groups for i in group]
-    turn = max(map(len, groups))
+    shift = max(map(len, groups))
     pairs, start = [], 0
     for group in groups:
         others = order[start + len(group) :] + order[:start]
         for place, i in enumerate(group):
-            # Turning by the largest group leaves one's own group; in `others`, which begins behind it, that is:
-            pairs.append((i, others[(place + turn - len(group)) % len(others)]))
+            # Rotating by the size of the largest group always leaves the own group. `others` begins after that group:
+            pairs.append((i, others[(place + shift - len(group)) % len(others)]))
         start += len(group)
     return pairs
 
 
 def _groups(trees: Sequence[Tree], seed: int) -> list[list[int]]:
-    """Indices by equal prompts, groups and members in random order."""
-    found: dict[bytes, list[int]] = {}
+    """Indices grouped by equal prompts; groups and members are in random order."""
+    groups: dict[bytes, list[int]] = {}
     for i in _shuffled(len(trees), seed, 0).tolist():
-        found.setdefault(trees[i].prompt.astype(np.int32).tobytes(), []).append(i)
-    return list(found.values())
+        groups.setdefault(trees[i].prompt.astype(np.int32).tobytes(), []).append(i)
+    return list(groups.values())
 
 
 def _fit(branch: Branch, prompt: int, max_tokens: int | None) -> Branch:
@@ -121,7 +121,7 @@ def _mix(x: np.ndarray) -> np.ndarray:
 
 
 class _Rooms:
-    """Free tokens per bin, with the first bin of at least so many found in O(log n): a tree of maxima."""
+    """Free tokens per bin, as a tree of maxima that finds the first bin with enough room in O(log n)."""
 
     def __init__(self, n: int) -> None:
         self.leaves = 1 << max(0, n - 1).bit_length()
@@ -138,7 +138,7 @@ class _Rooms:
             self.most[node] = max(self.most[2 * node], self.most[2 * node + 1])
 
     def first(self, needed: int) -> int | None:
-        """The first bin with at least ``needed`` free; an unopened one has -1."""
+        """The first bin with at least ``needed`` tokens free; an unopened one has -1."""
         if self.most[1] < needed:
             return None
         node = 1

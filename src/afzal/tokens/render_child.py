@@ -1,9 +1,9 @@
-"""The process in which chat templates run: jobs come in as JSON lines on stdin, one JSON line per rendering goes out.
+"""The process that runs chat templates: it reads jobs as JSON lines from stdin and writes one JSON line per rendering.
 
-Started by :mod:`afzal.tokens.rendering` as a script of its own, with the folders of jinja2 and markupsafe as arguments;
-it imports nothing else. A template is somebody else's program: here it meets a limit of memory and of processor time,
-and can harm nothing but this process. The environment is that of ``transformers.apply_chat_template`` (its globals,
-filters and tags), so that a rendering is the same text there and here; a test compares them.
+:mod:`afzal.tokens.rendering` starts it as a separate script, with the folders of jinja2 and markupsafe as arguments; it
+imports nothing else. A template is untrusted code: here its memory and CPU time are limited, and it can harm only this
+process. The environment is that of ``transformers.apply_chat_template`` (globals, filters and tags), so both render the
+same text; a test compares them.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 
 MEMORY_BYTES = 512 << 20
 MAX_CHARACTERS = 8_000_000  # of one rendering
-SECONDS = 2.0  # of processor time: for the first renderings of a process, and for any one of them
-SECONDS_PER_JOB = 0.02  # further ones; a rendering of a usual conversation takes 0.0001
+SECONDS = 2.0  # CPU time for the first renderings of a process, and for any single one
+SECONDS_PER_JOB = 0.02  # for each further one; rendering a typical conversation takes 0.0001
 SECONDS_PER_CHARACTER = 1e-6
 
 
@@ -36,10 +36,10 @@ def main() -> None:
 
 
 def _answers(environment: Any, request: Mapping[str, Any], limits: _Limits) -> Iterator[dict[str, str]]:
-    """For every job ``{"text"}``, or why there is none: ``{"refused"}`` this conversation, ``{"limit"}`` the template.
+    """Per job ``{"text"}``, or why there is none: ``{"refused"}`` (this conversation) or ``{"limit"}`` (the template).
 
-    A job is what the template sees: a mapping with ``messages``. A request without jobs asks whether the template
-    compiles: ``{"text": ""}``, or ``{"fault", "line"}``.
+    A job holds the template's variables, among them ``messages``. A request without jobs asks whether the template
+    compiles: the answer is ``{"text": ""}`` or ``{"fault", "line"}``.
     """
     limits.allow(len(request["template"]))
     environment.globals["strftime_now"] = datetime.fromisoformat(request["now"]).strftime
@@ -75,7 +75,7 @@ def _rendered(template: Any, job: dict[str, Any]) -> dict[str, str]:
         return {"limit": f"it needs more than {MEMORY_BYTES >> 20} MB of memory for one conversation"}
     except RecursionError:
         return {"limit": "it recurses without end"}
-    except Exception as error:  # whatever an operation of a template may raise, such as a division by zero
+    except Exception as error:  # anything that an operation in a template may raise, such as a division by zero
         return {"refused": _words(error)}
 
 
@@ -88,13 +88,13 @@ def _words(error: Exception) -> str:
 
 
 def _with_aliases(message: dict[str, Any]) -> dict[str, Any]:
-    """The thoughts also under the name that templates of the gpt-oss family read."""
+    """The message with its thoughts also under the name that gpt-oss templates read."""
     thoughts = message.get("reasoning_content")
     return message if thoughts is None else {"thinking": thoughts, **message}
 
 
 class _Limits:
-    """Processor time that grows with the number and the length of the renderings; beyond it the process is killed."""
+    """A CPU time limit that grows with the number and length of renderings; the kernel kills the process beyond it."""
 
     def __init__(self) -> None:
         self.seconds = SECONDS
@@ -102,7 +102,7 @@ class _Limits:
         self.set: Callable[[float], None] = _no_limit
         try:
             import resource
-        except ImportError:  # there are none on Windows
+        except ImportError:  # Windows has no resource limits
             return
         hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
         self.set = lambda soft: resource.setrlimit(resource.RLIMIT_CPU, (int(soft) + 1, hard))
@@ -111,7 +111,8 @@ class _Limits:
             resource.setrlimit(kind, (most if bound == resource.RLIM_INFINITY else min(most, bound), bound))
 
     def allow(self, characters: int) -> None:
-        """One more rendering. All renderings together may use what they were allowed, and any one a little more."""
+        """Extend the limit for one more rendering: the total allowance grows, and no single rendering may take much
+        more than its share."""
         used = time.process_time() - self.start
         self.seconds += SECONDS_PER_JOB + SECONDS_PER_CHARACTER * characters
         single = used + SECONDS + SECONDS_PER_CHARACTER * characters
@@ -123,14 +124,14 @@ def _no_limit(seconds: float) -> None:
 
 
 def _environment() -> Any:
-    """Jinja2's sandbox as ``transformers`` sets it up for chat templates."""
+    """Jinja2's sandbox, set up as in ``transformers`` for chat templates."""
     from jinja2 import nodes, utils
     from jinja2.exceptions import SecurityError, TemplateError
     from jinja2.ext import Extension, loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Generation(Extension):
-        """``{% generation %}`` marks what an assistant wrote; here it only shows its content."""
+        """``{% generation %}`` marks an assistant's text; here it only renders its content."""
 
         tags = {"generation"}  # noqa: RUF012
 

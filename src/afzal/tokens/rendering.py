@@ -1,7 +1,7 @@
-"""Chat templates rendered in a process of their own, with limits of memory and processor time.
+"""Render chat templates in a separate process with limited memory and CPU time.
 
-One process serves all renderings of a program: it starts in about 0.1 s with the first and ends with the program. Jobs
-travel in batches, so that a rendering costs little more than in this process (docs/tokens.md has figures).
+One process serves all renderings of a program: it starts with the first one, in about 0.1 s, and ends with the program.
+Jobs are sent in batches, so a rendering costs little more than in this process (docs/tokens.md has figures).
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from afzal.errors import AfzalError
 from afzal.tokens.render_child import SECONDS
 
 _CHARACTERS_PER_REQUEST = 2_000_000
-_DATE = [datetime.now()]  # one date for all renderings of a program, so that no prompt changes at midnight
+_DATE = [datetime.now()]  # the same date for all renderings of a program, so that no prompt changes at midnight
 _REMEDY = "give another template with chat_template=FILE.jinja, or a built-in one: chat_template=chatml"
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The template raised an error for this conversation; ``words`` are its own."""
+    """The template raised an error for this conversation; ``words`` is its message."""
 
     words: str
 
@@ -41,18 +41,18 @@ def date() -> datetime:
 
 
 def set_date(now: datetime) -> None:
-    """The date that templates see from now on (``strftime_now``); at first it is that of the program's start."""
+    """Set the date that templates see from now on (``strftime_now``); initially it is the program's start."""
     _DATE[0] = now
 
 
 def render(template: str, jobs: Sequence[Mapping[str, Any]]) -> list[str | Refusal]:
-    """The text that a template makes of each job.
+    """Render each job with a template.
 
     Args:
-        jobs: what the template sees by name: ``messages``, ``add_generation_prompt``, ``tools`` ... as plain data.
+        jobs: the template's variables as plain data: ``messages``, ``add_generation_prompt``, ``tools`` ...
 
     Raises:
-        AfzalError: the template does not compile, or it runs over the limits.
+        AfzalError: the template does not compile, or it exceeds the limits.
     """
     texts: list[str | Refusal] = []
     for part in _parts([_sized(job) for job in jobs]):
@@ -76,7 +76,7 @@ def check(template: str, where: str) -> None:
 
 
 def _sized(job: Mapping[str, Any]) -> str:
-    """A job as JSON that says how long it is, which sets the time that it may take."""
+    """A job as JSON with its length, which determines its time limit."""
     text = json.dumps(job, default=lambda value: f"<{type(value).__name__}>")
     return f'{{"characters": {len(text)}, {text[1:]}'
 
@@ -105,11 +105,11 @@ def _text(answer: Mapping[str, str]) -> str | Refusal:
 
 
 def _over(why: str) -> AfzalError:
-    return AfzalError("the chat template runs over its limits", why=why, remedy=_REMEDY)
+    return AfzalError("the chat template exceeds its limits", why=why, remedy=_REMEDY)
 
 
 def _ask(template: str, jobs: Sequence[str]) -> list[dict[str, str]]:
-    """One answer per job, or a single one where there is no job."""
+    """One answer per job, or a single answer if there are no jobs."""
     head = json.dumps({"template": template, "now": _DATE[0].isoformat()})
     request = f'{head[:-1]}, "jobs": [{", ".join(jobs)}]}}\n'.encode()
     with _LOCK:
@@ -122,7 +122,7 @@ def _ask(template: str, jobs: Sequence[str]) -> list[dict[str, str]]:
             lines = [child.stdout.readline() for _ in range(max(1, len(jobs)))]
         except BrokenPipeError:
             lines = [b""]
-        except BaseException:  # interrupted in the middle: what the process says next answers another question
+        except BaseException:  # interrupted in the middle: the child's next answer would belong to this request
             _end(child)
             raise
         if all(line.endswith(b"\n") for line in lines):
@@ -132,7 +132,7 @@ def _ask(template: str, jobs: Sequence[str]) -> list[dict[str, str]]:
 
 
 _LOCK = Lock()
-_CHILDREN: dict[int, subprocess.Popen[bytes]] = {}  # by the process that started it: a fork starts its own
+_CHILDREN: dict[int, subprocess.Popen[bytes]] = {}  # by parent process id: a fork starts its own child
 
 
 def _child() -> subprocess.Popen[bytes]:
@@ -143,7 +143,8 @@ def _child() -> subprocess.Popen[bytes]:
 
 
 def _started() -> subprocess.Popen[bytes]:
-    """The process: the standard library and Jinja2 alone, in a session of its own so that Ctrl-C does not reach it."""
+    """Start the process: only the standard library and Jinja2, in a separate session so that Ctrl-C does not reach
+    it."""
     script = Path(__file__).with_name("render_child.py")
     places = [spec.origin for spec in map(find_spec, ("jinja2", "markupsafe")) if spec is not None]
     folders = {str(Path(place).parents[1]) for place in places if place is not None}

@@ -1,4 +1,4 @@
-"""Tokens to look at: what is prompt, what is scored, what is not, and where a response ends."""
+"""Display tokens: the prompt, scored and unscored tokens, and where a response ends."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from afzal.tokens.media import reader_of
 from afzal.tokens.speaker import Speaker, any_chat
 from afzal.tokens.tree import Branch, Tree
 
-# role: style, and the signs around a token that say the same without colour
+# role: style, and signs around a token with the same meaning as its colour
 _ROLES = {
     "prompt": ("dim", "", "|"),
     "scored": ("green", "[", "]"),
@@ -31,7 +31,7 @@ _VISIBLE = str.maketrans({"\n": "↵", "\t": "→", "\r": "␍"})
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """``markup`` for a terminal (rich), and how many of the items became trees."""
+    """``markup`` for a terminal (rich), and the number of items that became trees."""
 
     markup: str
     n_trees: int
@@ -47,17 +47,17 @@ def show(
     eos: int | None = None,
     ids: bool = False,
 ) -> Shown:
-    """The first ``n`` items' tokens, and how many of all items were dropped or cut, and why.
+    """The tokens of the first ``n`` items, and how many of all items were dropped or cut, and why.
 
-    Of ``model`` only the tokenizer or the processor is loaded. Print with ``Console.print(..., highlight=False)``: the
-    colours are set already. Signs around each token say the same as its colour.
+    Only the tokenizer or processor of ``model`` is loaded. Print with ``Console.print(..., highlight=False)``: the
+    colours are already set. Signs around each token have the same meaning as its colour.
 
     Args:
         model: a folder or a hub id.
-        ids: write each token's id beside it.
+        ids: show each token's id next to it.
 
     Raises:
-        AfzalError: no tokenizer there.
+        AfzalError: there is no tokenizer.
     """
     processor = load_processor(model)
     tokenizer = load_tokenizer(model) if processor is None else processor.tokenizer
@@ -100,7 +100,7 @@ def _run(role: str, tokens: Iterable[tuple[str, int]], ids: bool) -> Text:
     line = Text(f"  {role + ':':<10}")
     for (text, i), group in groupby(tokens):
         named, n = f"{text}{{{i}}}" if ids else text, len(list(group))
-        long = role == "prompt" and n > _MOST_ALIKE  # an image or a sound is hundreds of equal tokens
+        long = role == "prompt" and n > _MOST_ALIKE  # an image or a sound has hundreds of equal tokens
         repeated = [f"{named} x {n}"] if long else [named] * n
         for each in repeated:
             line.append_text(_token(each, role))
@@ -113,10 +113,10 @@ def _token(text: str, role: str) -> Text:
 
 
 def _spelled(codec: Codec, before: Sequence[int], ids: Sequence[int]) -> list[str]:
-    """Each token's own text; a piece of a character by the token's name."""
-    around = [*before, *ids]
+    """Each token's text; for part of a character, the token's name."""
+    context = [*before, *ids]
     start = len(before)
-    pairs = [(around[max(0, start + k - 1) : start + k], [i]) for k, i in enumerate(ids)]
+    pairs = [(context[max(0, start + k - 1) : start + k], [i]) for k, i in enumerate(ids)]
     texts = codec.after(pairs)
     return [_visible(text) or codec.tokenizer.convert_ids_to_tokens(i) for text, i in zip(texts, ids, strict=True)]
 
@@ -126,7 +126,7 @@ def _visible(text: str | None) -> str:
 
 
 def _said(tree: Tree, k: int) -> str:
-    """What the votes say of a response, in a word."""
+    """The votes' verdict on a response, in one or two words."""
     if any(p.i == k and p.p > 0.5 for p in tree.preferences):
         return "preferred, "
     if any(p.j == k and p.p > 0.5 for p in tree.preferences):
@@ -136,7 +136,7 @@ def _said(tree: Tree, k: int) -> str:
 
 
 def _example(loss: Drop) -> str:
-    """Where it happened first, in the words of whatever objected."""
+    """Place and detail of the first drop or cut for a reason."""
     words = ": ".join(filter(None, (loss.where, loss.detail)))
     return f" ({words})" if words else ""
 

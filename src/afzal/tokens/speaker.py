@@ -1,7 +1,7 @@
-"""How a model is spoken to: one object that owns its tokenizer, its chat template and the ids that end an answer.
+"""The speaker of a model: one object that holds its tokenizer, its chat template and the ids that end an answer.
 
-Whatever turns texts into tokens for a model, or its tokens into texts, asks a :class:`Speaker`. So training, both
-generation engines, rounds, comparisons, scores and exports cannot disagree about where an answer ends.
+All code that turns texts into tokens for a model, or its tokens into texts, uses a :class:`Speaker`. So training, both
+generation engines, rounds, comparisons, scores and exports agree on where an answer ends.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from afzal.tokens.template import Renderer, renderer, resolve_template
 from afzal.tokens.tree import Tree
 
 ENDLESS = 1 << 40
-"""A limit in tokens that cuts nothing."""
+"""A token limit that never cuts."""
 
 
 @dataclass(frozen=True, eq=False)
 class Speaker:
-    """A tokenizer with everything that decides what a model reads and where its answers end.
+    """A tokenizer with everything that determines a model's input and the end of its answers.
 
-    The template is resolved when the first conversation is met, so plain texts never need one.
+    The template is resolved at the first conversation, so plain texts never need one.
 
     Attributes:
         tokenizer: a `transformers` tokenizer, fast or slow.
         chat_template: as for :func:`afzal.tokens.resolve_template`; None takes the tokenizer's own, or else ``plain``.
-        stated_end: id that a person named as the end of a response. None takes the marker with which the template ends
-            a turn, or else the tokenizer's EOS.
+        stated_end: id that the user set as the end of a response. None takes the template's end-of-turn marker, or else
+            the tokenizer's EOS.
         model_ends: ids at which the model's own generation settings stop.
-        context: tokens of prompt and answer together that the model has positions for; None when unlimited.
-        reader: turns images and sounds into tokens and arrays; None of a model that reads texts alone.
+        context: the model's maximum length of prompt and answer together, in tokens; None if unlimited.
+        reader: turns images and sounds into tokens and arrays; None for a text-only model.
     """
 
     tokenizer: Any
@@ -51,20 +51,21 @@ class Speaker:
 
     @property
     def files(self) -> Any:
-        """What writes the files that a saved model needs beside its weights: the processor, or else the tokenizer."""
+        """The object that saves the files a model needs in addition to its weights: the processor, or else the
+        tokenizer."""
         return self.tokenizer if self.reader is None else self.reader.processor
 
     @property
     def codec(self) -> Codec:
-        """Texts to ids and back, as exact continuations."""
+        """Encodes and decodes texts, as exact continuations."""
         return self._codec
 
     @property
     def renderer(self) -> Renderer:
-        """Conversations to texts."""
+        """Renders conversations as texts."""
         return self._renderer
 
-    # Made at the first use; the properties above are what :class:`afzal.tokens.encode.Spoken` asks for.
+    # Created on first use. The properties above implement :class:`afzal.tokens.encode.Spoken`.
 
     @cached_property
     def _codec(self) -> Codec:
@@ -85,7 +86,7 @@ class Speaker:
 
     @property
     def notice(self) -> str | None:
-        """A sentence about the template where it is not simply the tokenizer's own."""
+        """A sentence about the template if it is not the tokenizer's own; else None."""
         return self._resolved[1]
 
     @property
@@ -94,12 +95,12 @@ class Speaker:
         return self.tokenizer.bos_token_id
 
     def turn_end(self) -> int | None:
-        """Id of the marker with which the template ends a turn, or else of the tokenizer's EOS; None without either."""
+        """Id of the template's end-of-turn marker, or else of the tokenizer's EOS; None without either."""
         marker = self.renderer.ending.marker
         return self.tokenizer.eos_token_id if marker is None else self.tokenizer.convert_tokens_to_ids(marker)
 
     def response_end(self, *, chat: bool) -> int:
-        """Id that ends a response in training data: the stated one, or else that of the template or tokenizer.
+        """Id that ends a response in training data: the stated one, or else the template's or tokenizer's.
 
         Raises:
             AfzalError: nothing ends a response.
@@ -117,8 +118,8 @@ class Speaker:
     def ends(self, *, chat: bool) -> list[int]:
         """Ids at which generation stops, ascending: the turn's end marker, the tokenizer's EOS, the model's own.
 
-        They are facts about model and template, whatever the answers of some data set end with. A BOS that the model
-        names as an end is none in conversations: some templates begin every turn with it.
+        They depend only on model and template, not on how a data set's answers end. A BOS that the model lists as an
+        end is ignored in conversations, since some templates begin every turn with it.
         """
         ends = {self.tokenizer.eos_token_id, self.stated_end}
         if chat:
@@ -128,32 +129,33 @@ class Speaker:
         return sorted(i for i in ends if i is not None)
 
     def end_texts(self, *, chat: bool) -> list[str]:
-        """The tokens of :meth:`ends` as texts, for a server that is not told ids; an id without a token has none."""
+        """The tokens of :meth:`ends` as texts, for servers that take stop texts instead of ids; ids without a token are
+        left out."""
         return [token for token in self.tokenizer.convert_ids_to_tokens(self.ends(chat=chat)) if token]
 
     def room(self, max_tokens: int) -> int:
-        """``max_tokens``, or the model's context where that is less."""
+        """``max_tokens``, or the model's context if that is less."""
         return max_tokens if self.context is None else min(max_tokens, self.context)
 
     def empty_prompt(self) -> list[int]:
-        """What stands for an empty prompt: whatever begins a document."""
+        """The ids for an empty prompt: those that begin a document."""
         return list(self.codec.head) or [self.bos if self.bos is not None else self.response_end(chat=False)]
 
     def encode(self, items: Sequence[Item], *, max_tokens: int) -> Encoded:
-        """One tree per item: :func:`afzal.tokens.encode.encode_items`."""
+        """Encode each item as one tree: :func:`afzal.tokens.encode.encode_items`."""
         return encode_items(items, self, max_tokens)
 
     def encode_prompts(
         self, prompts: Sequence[Turns | Item], *, max_tokens: int = ENDLESS, remarks: Counter[str] | None = None
     ) -> list[np.ndarray]:
-        """Ids (int32 ``[P]``) of each prompt of texts: the prompts of :meth:`prompt_trees`.
+        """Ids (int32 ``[P]``) of each text prompt: the prompts of :meth:`prompt_trees`.
 
         Raises:
-            AfzalError: a prompt cannot be rendered, or shows an image or a sound, which ids alone do not hold.
+            AfzalError: a prompt cannot be rendered, or has an image or a sound, which ids alone cannot represent.
         """
         trees = self.prompt_trees(prompts, max_tokens=max_tokens, remarks=remarks)
         if any(t.media for t in trees):
-            raise AfzalError("a prompt has images or sounds, and only texts can be read here", remedy="leave it out")
+            raise AfzalError("a prompt has images or sounds, but only text can be read here", remedy="leave it out")
         return [t.prompt for t in trees]
 
     def prompt_trees(
@@ -163,8 +165,8 @@ class Speaker:
         return prompt_trees(prompts, self, max_tokens, remarks)
 
     def drops_blank(self) -> bool:
-        """Whether an answer that is decoded without its prompt lacks the blank before its first word, as SentencePiece
-        has it."""
+        """Whether decoding an answer without its prompt loses the space before its first word, as with
+        SentencePiece."""
         (ids,) = self.codec.continuations([" a"], markers=False)
         return ids is not None and self.codec.decode([ids]) != [" a"]
 
@@ -173,7 +175,7 @@ class Speaker:
         return self.continuations([(before, ids)])[0]
 
     def continuations(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[str]:
-        """:meth:`continuation` of each ``(before, ids)``, with the tokenizer asked about all of them at once."""
+        """:meth:`continuation` of each ``(before, ids)``, decoded in one batch."""
         added = self.codec.after(pairs)
         plain = iter(self.codec.decode([ids for (_, ids), text in zip(pairs, added, strict=True) if text is None]))
         texts = [next(plain) if text is None else text for text in added]
@@ -181,7 +183,7 @@ class Speaker:
 
 
 def any_chat(items: Iterable[Item]) -> bool:
-    """Whether one of the items is a conversation, so that the chat template decides where answers end."""
+    """Whether any item is a conversation, so that the chat template determines where answers end."""
     return any(item.is_chat for item in items)
 
 
@@ -193,9 +195,9 @@ def encode(
     chat_template: str | None = None,
     eos: int | None = None,
 ) -> Encoded:
-    """One tree per item, by a speaker made for this call: see :class:`Speaker` and its :meth:`~Speaker.encode`.
+    """Encode each item as one tree with a temporary speaker: see :meth:`Speaker.encode`.
 
     Args:
-        eos: id that ends a response, ``stated_end`` of the speaker.
+        eos: id that ends a response, the speaker's ``stated_end``.
     """
     return Speaker(tokenizer, chat_template, eos).encode(items, max_tokens=max_tokens)

@@ -1,6 +1,6 @@
-"""Texts of a layout as ids: of the whole text where its joints are token boundaries, else each spelled on its own.
+"""Encode the texts of a layout: jointly if the joints are token boundaries, else each text separately.
 
-Every scored text must decode from its ids where they stand; a response of which no spelling does is dropped.
+The ids of every scored text must decode to it in context; a response for which no encoding does is dropped.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ _NEAR = 4  # tokens
 
 @dataclass(slots=True)
 class Answer:
-    """A response on its way to a branch; ``parts`` holds the ids of each segment, None until a spelling holds.
+    """A response that is being encoded; ``parts`` holds the ids of each segment, None until an encoding is accepted.
 
-    Spelling may move white space from an unscored segment to the scored one after it, where one token holds both.
+    Encoding may move white space from an unscored segment to the scored one after it, if one token contains both.
     """
 
     k: int
@@ -30,7 +30,8 @@ class Answer:
 
 
 def joint_table(layouts: Sequence[Layout], codec: Codec) -> dict[Chunk, list[int]]:
-    """Ids of every prompt, and of every prompt with its response's segments one after another, as whole texts."""
+    """Ids of every prompt, and of every prompt followed by one or more of its response's segments, each encoded as one
+    text."""
     texts: dict[Chunk, list[int]] = {}
     for layout in layouts:
         for branch in ((), *layout.branches):
@@ -43,7 +44,8 @@ def joint_table(layouts: Sequence[Layout], codec: Codec) -> dict[Chunk, list[int
 
 
 def _joint_texts(layout: Layout, segments: Sequence[Segment]) -> list[Chunk] | None:
-    """Prompt, prompt + first segment, ...; None where special tokens that are none forbid reading it as one text."""
+    """Prompt, prompt + first segment, ...; None if plain-text spellings of special tokens prevent encoding it as one
+    text."""
     chunks = [*layout.prompt, *(c for s in segments for c in s.chunks)]
     if len(chunks) != 1 + len(segments) or len({c.markers for c in chunks}) > 1:
         return None
@@ -61,12 +63,12 @@ def spell(
     codec: Codec,
     table: dict[Chunk, list[int]],
 ) -> None:
-    """Fill in the parts: ids of the joint text where the joints are token boundaries, else spelled on their own."""
+    """Fill in the parts: from the joint text if the joints are token boundaries, else encoded separately."""
     work = [
         (layout, prompt, answer)
-        for layout, prompt, found in zip(layouts, prompts, answers, strict=True)
+        for layout, prompt, group in zip(layouts, prompts, answers, strict=True)
         if prompt is not None
-        for answer in found
+        for answer in group
     ]
     for layout, _, answer in work:
         _joint_parts(layout, answer, table, codec)
@@ -81,7 +83,7 @@ def spell(
 
 
 def _joint_parts(layout: Layout, answer: Answer, table: dict[Chunk, list[int]], codec: Codec) -> None:
-    """Fill in the parts from the ids of prompt and response as one text, if the prompt's own ids begin them."""
+    """Fill in the parts from the ids of prompt and response as one text, if they begin with the prompt's ids."""
     texts = _joint_texts(layout, answer.segments)
     if texts is None:
         return
@@ -96,9 +98,9 @@ def _joint_parts(layout: Layout, answer: Answer, table: dict[Chunk, list[int]], 
 
 
 def _split(answer: Answer, before: list[int], rest: list[int], guesses: Sequence[int], codec: Codec) -> None:
-    """Fill in the parts by what the ids decode to: between two segments there is a border of tokens close to its guess.
+    """Fill in the parts by decoding: search the token boundary between two segments near its guess.
 
-    A token that holds white space of an unscored segment and the first characters of a scored one is the latter's.
+    A token with white space of an unscored segment and the first characters of a scored one goes to the latter.
     """
     segments, parts = list(answer.segments), []
     start = 0
@@ -125,7 +127,8 @@ def _split(answer: Answer, before: list[int], rest: list[int], guesses: Sequence
 
 
 def _with_space(unscored: Segment, scored: Segment, at: int) -> tuple[Segment, Segment] | None:
-    """The two segments with the first one's end from ``at`` on moved to the second; None where it is not just space."""
+    """The two segments, with the first one's text from ``at`` on moved to the second; None if that is not only white
+    space."""
     text, space = unscored.text[:at], unscored.text[at:]
     if not space:
         return unscored, scored
@@ -136,7 +139,7 @@ def _with_space(unscored: Segment, scored: Segment, at: int) -> tuple[Segment, S
 
 
 def _keep_exact(work: Sequence[tuple[list[int], Answer]], codec: Codec) -> None:
-    """Take back the parts of every answer whose scored ids do not decode to its text where they stand."""
+    """Clear the parts of every answer whose scored ids do not decode to its text in context."""
     checks, owners = [], []
     for prompt, answer in work:
         before = list(prompt)
@@ -157,15 +160,15 @@ def _keep_exact(work: Sequence[tuple[list[int], Answer]], codec: Codec) -> None:
 
 
 def _spellings(chunks: Sequence[Chunk], codec: Codec) -> dict[Chunk, list[int] | None]:
-    found: dict[Chunk, list[int] | None] = {}
+    spellings: dict[Chunk, list[int] | None] = {}
     for markers in (False, True):
         same = [c for c in chunks if c.markers == markers]
-        found.update(zip(same, codec.continuations([c.text for c in same], markers=markers), strict=True))
-    return {c: ids if ids is not None and honest(c, ids, codec) else None for c, ids in found.items()}
+        spellings.update(zip(same, codec.continuations([c.text for c in same], markers=markers), strict=True))
+    return {c: ids if ids is not None and honest(c, ids, codec) else None for c, ids in spellings.items()}
 
 
 def continued(chunks: Sequence[Chunk], codec: Codec) -> list[int] | None:
-    """Ids of the chunks after some other text; None where one has no spelling."""
+    """Ids of the chunks as a continuation; None if one cannot be encoded."""
     spelled = _spellings(chunks, codec) if chunks else {}
     return _joined([spelled[c] for c in chunks])
 
@@ -175,12 +178,12 @@ def _joined(parts: Sequence[list[int] | None]) -> list[int] | None:
 
 
 def honest(chunk: Chunk, ids: Sequence[int], codec: Codec) -> bool:
-    """A person's text holds no special token."""
+    """Whether the ids respect the rule that a person's text contains no special token."""
     return chunk.markers or codec.special_ids.isdisjoint(ids)
 
 
 def why_not(answer: Answer, codec: Codec) -> tuple[str, str]:
-    """The reason why an answer could not be spelled, and the text that is to blame."""
+    """The reason why an answer could not be encoded, and the text at fault."""
     chunks = [c for s in answer.segments for c in s.chunks]
     for chunk in chunks:
         if not honest(chunk, codec.encode([chunk.text], markers=chunk.markers)[0], codec):

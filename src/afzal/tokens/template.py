@@ -1,6 +1,6 @@
-"""Chat templates: which one is used, how a conversation is rendered by it, and where an assistant's turn ends.
+"""Chat templates: choose one, render conversations with it, and find where an assistant's turn ends.
 
-A template only ever sees message texts as data, so ``{{name}}`` in a message is five letters and four braces.
+A template sees message texts only as data, so ``{{name}}`` in a message is plain text.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PLAIN = (
     "{{ names.get(m['role'], m['role'] | capitalize) + ':\\n' + m['content'] }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '\\n\\nAssistant:\\n' }}{% endif %}"
 )
-"""A transcript, ``Human:`` and ``Assistant:`` on lines of their own; no end marker, so encoding appends the EOS."""
+"""A transcript with ``Human:`` and ``Assistant:`` on separate lines; no end marker, so encoding appends the EOS."""
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}{% endfor %}"
@@ -36,7 +36,7 @@ _PROBE = "probe"
 
 
 class TurnError(Exception):
-    """A conversation that cannot become tokens; ``reason`` is the code it is counted under."""
+    """A conversation that cannot be encoded; ``reason`` is its drop code."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         self.reason, self.detail = reason, detail
@@ -44,7 +44,7 @@ class TurnError(Exception):
 
 
 def resolve_template(tokenizer: Any, override: str | None = None) -> tuple[str, str | None]:
-    """The template to use, and a sentence that says so when it is not simply the tokenizer's own.
+    """The template to use, and a notice if it is not the tokenizer's own.
 
     Args:
         override: a built-in name (``plain``, ``chatml``), the path of a ``.jinja`` file, or a template's text.
@@ -53,7 +53,7 @@ def resolve_template(tokenizer: Any, override: str | None = None) -> tuple[str, 
         ``(template, notice)``; ``notice`` is None for the tokenizer's own template.
 
     Raises:
-        AfzalError: no such built-in or file, or the text is not a valid template.
+        AfzalError: there is no such built-in or file, or the text is not a valid template.
     """
     own = _own_template(tokenizer)
     if own is not None and override in (None, own):
@@ -75,7 +75,7 @@ def template_hash(template: str) -> str:
 
 
 def adds_bos(tokenizer: Any) -> bool:
-    """Whether the tokenizer puts its BOS before every text by itself."""
+    """Whether the tokenizer itself puts its BOS before every text."""
     bos = tokenizer.bos_token_id
     return bos is not None and list(tokenizer("a")["input_ids"])[:1] == [bos]
 
@@ -85,10 +85,10 @@ class Ending:
     """How a template ends the last answer of a conversation.
 
     Attributes:
-        marker: the token that ends an answer: the one right after its text, or, where the template writes none, the
-            one that opens the next turn (GLM's ``<|user|>``); None where there is neither.
-        text: what stands after an answer up to the end of that token; without one, all that is not white space.
-        closing: all that the template writes after the last answer of a conversation.
+        marker: the token that ends an answer: the one right after its text or, if there is none, the one that opens the
+            next turn (GLM's ``<|user|>``); None if there is neither.
+        text: the text after an answer up to the end of that token; without one, everything that is not white space.
+        closing: everything that the template writes after the last answer of a conversation.
     """
 
     marker: str | None = None
@@ -97,14 +97,14 @@ class Ending:
 
 
 Call = tuple[tuple[Message, ...], bool]
-"""What to render: messages, and whether the generation prompt follows them."""
+"""A rendering request: messages, and whether the generation prompt follows them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Renderer:
-    """A tokenizer's way to write conversations. Renderings asked for once are remembered until :meth:`prepare`.
+    """Renders conversations with a tokenizer's template. Renderings are cached until :meth:`prepare`.
 
-    ``typed`` says that the template reads every content as a list of typed parts, as those of multimodal models may.
+    ``typed``: the template reads every content as a list of typed parts, as templates of multimodal models may.
     """
 
     tokenizer: Any
@@ -114,12 +114,12 @@ class Renderer:
     _texts: dict[Any, str | TurnError] = field(default_factory=dict)
 
     def prepare(self, calls: Sequence[tuple[Call, Mapping[str, Any]]]) -> None:
-        """Render all of these at once, each with its options, which is much faster than one after another."""
+        """Render these calls, each with its options, in one batch, which is much faster than one by one."""
         self._texts.clear()
         self._render({self._key(call, options): (call, options) for call, options in calls})
 
     def prompt(self, messages: Sequence[Message], options: Mapping[str, Any]) -> str:
-        """The conversation so far, ended by the generation prompt."""
+        """The conversation so far, followed by the generation prompt."""
         return self.text((tuple(messages), True), options)
 
     def whole(self, messages: Sequence[Message], options: Mapping[str, Any]) -> str:
@@ -127,14 +127,14 @@ class Renderer:
         return self.text((tuple(messages), False), options)
 
     def knows(self, token: str) -> bool:
-        """Whether the template or the tokenizer's vocabulary has this tag."""
+        """Whether the template or the tokenizer's vocabulary contains this tag."""
         return token in self.template or token in self.tokenizer.get_vocab()
 
     def _key(self, call: Call, options: Mapping[str, Any]) -> Any:
         return call, json.dumps(options, sort_keys=True, default=str) if options else ""
 
     def text(self, call: Call, options: Mapping[str, Any]) -> str:
-        """The conversation of a call.
+        """The rendered text of a call.
 
         Raises:
             TurnError: the template refuses it.
@@ -155,7 +155,7 @@ class Renderer:
             self._texts[key] = TurnError("template_refused", text.words) if isinstance(text, Refusal) else _sound(text)
 
     def _job(self, call: Call, options: Mapping[str, Any]) -> dict[str, Any] | TurnError:
-        """All that the template sees, as ``transformers`` hands it over."""
+        """All variables of the template, as ``transformers`` passes them."""
         messages, generation = call
         if not messages:
             return TurnError("template_refused", "the conversation has no messages")
@@ -188,14 +188,14 @@ def _sound(text: str) -> str | TurnError:
 
 
 def renderer(tokenizer: Any, template: str) -> Renderer:
-    """A renderer whose end of an answer was read off the template by rendering short conversations."""
+    """A renderer whose ``ending`` is determined by rendering short conversations."""
     bare = Renderer(tokenizer, template)
     if not _writes(bare) and _writes(typed := replace(bare, typed=True)):
         bare = typed
     markers = marker_pattern(tokenizer, special_only=False)
     asked, answer = Message("user", "Hi"), Message("assistant", _PROBE)
     talk, closing = [asked, answer], _after_probe(bare, [asked, answer])
-    if closing is None:  # some templates want a system message first
+    if closing is None:  # some templates require a system message first
         talk = [Message("system", "Hi"), asked, answer]
         closing = _after_probe(bare, talk)
     if closing is None:
@@ -211,7 +211,7 @@ def renderer(tokenizer: Any, template: str) -> Renderer:
 
 
 def _writes(bare: Renderer) -> bool:
-    """Whether the template writes a user's text when it is given in this form."""
+    """Whether the template writes a user's text that is given in this form."""
     try:
         return _PROBE in bare.prompt([Message("user", _PROBE)], {})
     except TurnError:
@@ -219,7 +219,8 @@ def _writes(bare: Renderer) -> bool:
 
 
 def _after_probe(bare: Renderer, messages: Sequence[Message]) -> str | None:
-    """What the template writes after the answer; None where it refuses the conversation or leaves the answer out."""
+    """The text that the template writes after the answer; None if it refuses the conversation or leaves the answer
+    out."""
     try:
         text = bare.whole(messages, {})
     except TurnError:
@@ -229,7 +230,7 @@ def _after_probe(bare: Renderer, messages: Sequence[Message]) -> str | None:
 
 
 def eos_id(tokenizer: Any, token: str | None) -> int | None:
-    """The id of a token that is to end responses; None where none is named.
+    """The id of a token that ends responses; None if no token is named.
 
     Raises:
         AfzalError: the tokenizer does not know it.
@@ -243,7 +244,7 @@ def eos_id(tokenizer: Any, token: str | None) -> int | None:
 
 
 def marker_pattern(tokenizer: Any, *, special_only: bool) -> re.Pattern[str] | None:
-    """A pattern for the tokens that a tokenizer finds in a text by their spelling, longest first."""
+    """A pattern for the tokens that a tokenizer recognises by their spelling, longest first."""
     added = tokenizer.added_tokens_decoder.values()
     names = {t.content for t in added if (t.special or not special_only) and t.content.strip()}
     names |= set(tokenizer.all_special_tokens)
@@ -251,23 +252,23 @@ def marker_pattern(tokenizer: Any, *, special_only: bool) -> re.Pattern[str] | N
 
 
 def _own_template(tokenizer: Any) -> str | None:
-    own = getattr(tokenizer, "chat_template", None)
-    if isinstance(own, Mapping):
-        if "default" not in own:
+    template = getattr(tokenizer, "chat_template", None)
+    if isinstance(template, Mapping):
+        if "default" not in template:
             raise AfzalError(
-                f"the tokenizer has several chat templates ({', '.join(sorted(own))}) and none is the default",
+                f"the tokenizer has several chat templates ({', '.join(sorted(template))}) and none is the default",
                 where="chat_template",
                 remedy="save the one to use in a .jinja file and name that file",
             )
-        own = own["default"]
-    if own and not isinstance(own, str):
-        what = f"the tokenizer's chat template is not text but {type(own).__name__}"
+        template = template["default"]
+    if template and not isinstance(template, str):
+        what = f"the tokenizer's chat template is not text but {type(template).__name__}"
         raise AfzalError(what, where="chat_template", remedy="give one with chat_template=FILE.jinja")
-    return own or None
+    return template or None
 
 
 def _built_in(tokenizer: Any, name: str) -> str:
-    """The built-in template, opened by the BOS where the tokenizer puts one before every text."""
+    """The built-in template, with the BOS first if the tokenizer puts one before every text."""
     return ("{{ bos_token }}" if adds_bos(tokenizer) else "") + BUILT_IN[name]
 
 

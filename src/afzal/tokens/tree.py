@@ -1,4 +1,4 @@
-"""Token trees: a prompt once, then its branches.
+"""Token trees: a prompt followed by its branches.
 
 A branch sees the prompt and itself, never its siblings. K = 1 branch is SFT, KTO or a rollout; K = 2 a pair; K > 2 a
 ranking or a group of samples.
@@ -32,13 +32,12 @@ class Branch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tree:
-    """One item as tokens: ``prompt`` (int32 ``[P]``, P >= 1), branches, and what is known about them.
+    """One item as tokens: ``prompt`` (int32 ``[P]``, P >= 1), branches, and the opinions on them.
 
-    ``preferences``, ``labels`` and ``scores`` (larger is better, None unknown) index ``branches``. ``media`` are the
-    images and sounds of the prompt, in the order of the placeholder tokens that it holds for them; ``types`` says by
-    the model's own name which of its tokens those are (int64 ``[P]``), where the model asks for it.
-    ``task`` is the number of the task or group that the item belongs to, for figures and objectives by task; it enters
-    no key, and neither do ``columns``, the other columns of the row that functions are given.
+    ``preferences``, ``labels`` and ``scores`` (larger is better, None if unknown) index ``branches``. ``media`` are the
+    images and sounds of the prompt, in the order of their placeholder tokens. ``types`` marks those tokens (int64
+    ``[P]``) under the model's name for it, if the model needs it. ``task`` is the number of the item's task or group,
+    for metrics and objectives by task. ``columns`` are further columns of the row, for functions. Neither enters a key.
     """
 
     item_id: str
@@ -54,24 +53,25 @@ class Tree:
 
     @property
     def n_tokens(self) -> int:
-        """Tokens the shared layout computes: the prompt once and every branch."""
+        """Number of tokens in the shared layout: the prompt once and every branch."""
         return len(self.prompt) + sum(len(b.ids) for b in self.branches)
 
     @property
     def prompt_key(self) -> str:
-        """Content hash of the prompt: trees with the same one are not independent."""
+        """Content hash of the prompt; trees with the same prompt are not independent."""
         digest = _shown(self.media)
         digest.update(self.prompt.astype(np.int32).tobytes())
         return digest.hexdigest()[:16]
 
     def in_pieces(self) -> Tree:
-        """The tree with a small random piece of each of its media in place of the whole, the same for one item."""
+        """The tree with each of its media replaced by a small random piece, always the same for one item."""
         seeds = (hashlib.sha256(f"{self.item_id}\n{k}".encode()).digest()[:6] for k in range(len(self.media)))
         pieces = (m.cropped(int.from_bytes(seed, "big")) for m, seed in zip(self.media, seeds, strict=True))
         return replace(self, media=tuple(pieces))
 
     def key(self, branch: int) -> str:
-        """Content hash of one prompt + response as scored; equal keys have equal log-probs under equal weights."""
+        """Content hash of a prompt and one response with its scored tokens; equal keys have equal log-probs under equal
+        weights."""
         b = self.branches[branch]
         parts = (self.prompt.astype(np.int32), b.ids.astype(np.int32), b.scored.astype(np.uint8))
         digest = _shown(self.media)
@@ -82,7 +82,7 @@ class Tree:
 
 
 def _shown(media: Sequence[Medium]) -> Any:
-    """A hash that has read who the media are: two pictures under one text must never share a number."""
+    """A hash object that has read the media keys: two images under the same text must never share a key."""
     return hashlib.sha256("".join(f"{m.key}\n" for m in media).encode())
 
 
@@ -90,8 +90,8 @@ def tree(
     item_id: str, prompt: Sequence[int], branches: Sequence[Sequence[int]], *, pairs: Sequence[Preference] = ()
 ) -> Tree:
     """A tree from plain ids in which every branch token is scored."""
-    made = tuple(Branch(np.asarray(b, dtype=np.int32), np.ones(len(b), dtype=bool)) for b in branches)
-    return Tree(item_id, np.asarray(prompt, dtype=np.int32), made, tuple(pairs))
+    built = tuple(Branch(np.asarray(b, dtype=np.int32), np.ones(len(b), dtype=bool)) for b in branches)
+    return Tree(item_id, np.asarray(prompt, dtype=np.int32), built, tuple(pairs))
 
 
 def only_branch(t: Tree, branch: int) -> Tree:

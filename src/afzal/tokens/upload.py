@@ -1,4 +1,4 @@
-"""Numbers of the host to the device of a model."""
+"""Copy values from the host to a model's device."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch import Tensor
 
 
 def upload(values: np.ndarray | Tensor, device: torch.device | str) -> Tensor:
-    """The values on the device, shape and dtype kept.
+    """Copy values to a device, with shape and dtype unchanged.
 
-    A GPU gets them from pinned memory, in order with its other work: the host does not wait until that is done, which
-    a plain copy does.
+    A GPU copies from pinned memory, in order with its other work, so the host does not wait for it as with a plain
+    copy.
     """
-    held = values if isinstance(values, Tensor) else torch.tensor(values)
+    tensor = values if isinstance(values, Tensor) else torch.tensor(values)
     if torch.device(device).type == "cuda":
-        return held.pin_memory().to(device, non_blocking=True)
-    return held.to(device)
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
