@@ -49,7 +49,7 @@ class Media:
             return self.data
         content = Path(self.path).read_bytes()
         if hashlib.sha256(content).hexdigest() != self.sha256:
-            raise ValueError(f"{self.name or self.path} has changed since it was read: its SHA-256 is another one")
+            raise ValueError(f"{self.name or self.path} has changed since it was read: its SHA-256 differs")
         return content
 
 

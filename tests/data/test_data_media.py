@@ -147,7 +147,7 @@ def test_without_any_mark_media_stand_before_the_first_user_turn_and_a_note_says
     turns = [system, {"role": "user", "content": "What?"}]
     dataset = read(put(folder, {"prompt": turns, **PAIR, "images": ["m/red.png", "m/blue.png"], "audio": "m/tone.wav"}))
     assert laid_out(dataset.items[0].prompt) == ["Be brief.", "[image][image][audio]What?"]
-    assert "no marks: the media of 1 items stand before the first user turn's text" in dataset.notes
+    assert "no marks: the media of 1 items come before the first user turn's text" in dataset.notes
 
 
 def test_in_a_file_without_media_columns_a_mark_is_plain_text(folder):
@@ -398,7 +398,7 @@ def test_media_are_named_from_the_folder_of_the_written_file(folder):
 def test_a_written_row_whose_file_changed_is_refused(folder):
     write(items(folder, {"prompt": "<image>", **PAIR, "images": ["m/red.png"]}), folder / "out.jsonl", "afzal")
     (folder / "m" / "red.png").write_bytes(BLUE)
-    with pytest.raises(AfzalError, match="is not what the row was written of: its SHA-256 is another one"):
+    with pytest.raises(AfzalError, match="is not the file that the row was written with: its SHA-256 differs"):
         read(folder / "out.jsonl")
 
 
@@ -424,7 +424,7 @@ def test_without_the_extra_one_line_names_it_and_first_bytes_are_still_checked(f
     row = {"prompt": "<image>", **PAIR, "images": ["m/red.png"]}
     notes = read(put(folder, row, row)).notes
     assert [n for n in notes if "afzal[vision]" in n] == [
-        "images not looked into: only their first bytes were checked; pip install afzal[vision]"
+        "images were not fully checked, only their first bytes; pip install afzal[vision]"
     ]
     assert refused(folder, row | {"images": ["x.jpg"]})[0] == "media_wrong_type"
 

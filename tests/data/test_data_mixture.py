@@ -98,10 +98,10 @@ def test_check_audits_a_mixture_and_takes_one_as_the_test_set(
         ("sources: [{data: x, tusk: y}]", "'tusk' is not known here"),
         ("sources: [{data: x}]\ntemprature: 2", "'temprature' is not known here"),
         ("sources: [{data: x}]\ntemperature: 0", "not a positive number"),
-        ("sources: [{data: x, share: 1.5}]", "more than the whole"),
+        ("sources: [{data: x, share: 1.5}]", "more than 1"),
         ("sources: [{data: x, share: .5, weight: 2}]", "states share and weight"),
         ("sources: [{data: x, share: .6}, {data: y, share: .6}]", "sum to more than 1"),
-        ("sources: [{data: x, task: t, share: .6}, {data: y, task: t}]", "a share in one source and none"),
+        ("sources: [{data: x, task: t, share: .6}, {data: y, task: t}]", "a share in one source but not in another"),
     ],
 )
 def test_what_is_wrong_in_a_mixture_is_named(text: str, said: str, tmp_path: Path) -> None:

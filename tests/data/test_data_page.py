@@ -91,7 +91,7 @@ def test_what_became_of_the_lines_is_told(tmp_path):
         "votes.jsonl: 4 votes to train on",
         "votes.jsonl: 1 repeats, kept with weight 0 for self-consistency",
         "votes.jsonl: 1 votes on rows of known truth, kept with weight 0 for accuracy",
-        "votes.jsonl: 1 skips, whose reasons stand in extra.skipped",
+        "votes.jsonl: 1 skips, with reasons in extra.skipped",
         "votes.jsonl: 1 retracted and left out",
     ]
 

@@ -319,7 +319,7 @@ def test_rows_whose_media_are_not_there_are_damaged(tmp_path):
     path = put(tmp_path, "a.jsonl", lines([*ROWS, ROWS[0] | {"images": ["x.png"]}, ROWS[0] | {"images": []}]))
     dataset = read(path, on_error="drop")
     assert (len(dataset.items), dataset.drop_counts) == (6, {"media_missing": 1})
-    assert error(path).what == f"'x.png' is not a file in {tmp_path.name}/, the folder of the data"
+    assert error(path).what == f"'x.png' is not a file in {tmp_path.name}/, the data's folder"
 
 
 def test_none_of_the_rows_usable_says_why(tmp_path):

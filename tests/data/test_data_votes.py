@@ -197,7 +197,7 @@ def test_potatos_folder_is_joined_with_its_data(tmp_path):
 def test_potatos_export_is_joined_with_its_data_and_refused_without(tmp_path):
     lines = [{"instance_id": "1", "user_id": u, "labels": {"p": {"rank_order": "B,A"}}} for u in ("ann", "ben")]
     (tmp_path / "annotations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    with pytest.raises(AfzalError, match="data file beside"):
+    with pytest.raises(AfzalError, match="data file next to"):
         read(tmp_path / "annotations.jsonl")
     (tmp_path / "data.jsonl").write_text(json.dumps({"id": 1, "prompt": "Q", "responses": [A, B]}) + "\n")
     (item,) = read(tmp_path).items

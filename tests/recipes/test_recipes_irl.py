@@ -77,8 +77,8 @@ def answered(shown: str, drawn: str, n: int = 10) -> list[Item]:
 
 
 def test_lengths_that_tell_demonstrations_from_samples_are_told_of():
-    assert "longer than a sample of its prompt in 100% of the cases" in length_note(answered("xxxxx", "vv"))
-    assert "shorter than a sample of its prompt in 100% of the cases" in length_note(answered("x", "vv"))
+    assert "longer than samples of the same prompt in 100% of the cases" in length_note(answered("xxxxx", "vv"))
+    assert "shorter than samples of the same prompt in 100% of the cases" in length_note(answered("x", "vv"))
     assert length_note(answered("xxx", "vv")) == ""  # longer than one sample, shorter than the other
     assert length_note(answered("xx", "vv", 9) + answered("x", "vv", 1)) == ""  # equal to one of the samples: half
     assert length_note(answered("x", "vv", 9)) == ""  # too few prompts to say so
@@ -86,7 +86,7 @@ def test_lengths_that_tell_demonstrations_from_samples_are_told_of():
 
 def test_a_run_says_so_before_it_trains(folder):
     lines = recipes.plan(given(folder))
-    assert any("is longer than a sample of its prompt" in line for line in lines)
+    assert any("are longer than samples of the same prompt" in line for line in lines)
 
 
 def test_repeated_samples_are_independent_draws(folder):

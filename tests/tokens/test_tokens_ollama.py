@@ -17,11 +17,11 @@ TEMPLATES = Path(__file__).parents[1] / "fixtures" / "templates"
 EXACT = ("command_r", "falcon", "falcon3", "gemma2", "glm4", "glm4.5", "kimi_k2", "minimax", "mistral_v1", "nemotron4")
 EXACT += ("nemotron_nano", "olmo2", "phi3", "phi4", "qwen2.5", "qwen3", "zephyr")
 REFUSED = {
-    "llama2": "inside the first user's turn",
-    "gemma3": "inside the first user's turn",
-    "mistral_v3": "inside the first user's turn",
-    "llama3": "states the date",
-    "smollm3": "states the date",
+    "llama2": "inside the first user turn",
+    "gemma3": "inside the first user turn",
+    "mistral_v3": "inside the first user turn",
+    "llama3": "writes the current date",
+    "smollm3": "writes the current date",
 }
 
 

@@ -1,4 +1,4 @@
-"""Readers and writers for the field's formats, their detection, and splits that do not leak."""
+"""Read and write the common data formats, detect them, and split data without leaks."""
 
 from afzal.data.asked import Asked, asked_by, columns_hash, columns_of, refuse_lacking, union_of
 from afzal.data.beside import with_media_beside

@@ -1,4 +1,4 @@
-"""The other columns of rows that functions of one's own ask for, by the names of their parameters."""
+"""Further columns of rows that user functions ask for, by the names of their parameters."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from afzal.errors import AfzalError
 from afzal.records import Item
 
 _PEERS = ("prompts", "completions")
-"""Parameters of a reward function of TRL, which gets lists."""
+"""Parameters of a TRL reward function, which receives lists."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a function asks for beside what it is always given.
+    """The columns that a function asks for in addition to its usual arguments.
 
     Attributes:
         needed: parameters without a default.
-        optional: parameters with one, which stays where no row has such a column.
-        every: whether it takes ``**columns``: each column that is neither prompt nor answer.
-        lists: whether it is called as TRL calls reward functions, once for many answers, with lists by name.
-        prompts: whether it then takes the prompts too.
+        optional: parameters with a default, which is used if no row has such a column.
+        every: whether it takes ``**columns``: all columns other than prompt and answer.
+        lists: whether it is called like a TRL reward function: once for many answers, with lists by name.
+        prompts: whether such a function also takes the prompts.
     """
 
     needed: tuple[str, ...] = ()
@@ -36,54 +36,54 @@ class Asked:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The columns that are asked for by name."""
+        """The columns asked for by name."""
         return (*self.needed, *self.optional)
 
     @property
     def any(self) -> bool:
-        """Whether anything is asked for."""
+        """Whether the function asks for any column."""
         return self.every or bool(self.names)
 
     def __or__(self, other: Asked) -> Asked:
-        """What either asks for."""
+        """The columns that either function asks for."""
         needed = tuple(dict.fromkeys((*self.needed, *other.needed)))
         optional = tuple(n for n in dict.fromkeys((*self.optional, *other.optional)) if n not in needed)
         return Asked(needed, optional, self.every or other.every)
 
     def columns(self, items: Iterable[Item]) -> tuple[str, ...]:
-        """Those of the items' columns that are asked for, in alphabetical order."""
+        """The items' columns that are asked for, sorted by name."""
         known = {name for item in items for name in item.extra} if self.any else set()
         return tuple(sorted(known if self.every else known.intersection(self.names)))
 
     def part(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """The part of a row's columns that is asked for."""
+        """The columns of a row that are asked for."""
         return {name: value for name, value in row.items() if self.every or name in self.names}
 
     def refuse_missing(self, known: Iterable[str], name: str, where: str = "") -> None:
         """Refuse a parameter that no row has a value for.
 
         Args:
-            known: the columns that there are.
-            name: of the function.
+            known: the existing columns.
+            name: the function's name.
 
         Raises:
-            AfzalError: names the parameter, and the columns that there are.
+            AfzalError: a column is missing; names the parameter and the existing columns.
         """
         known = sorted(known)
         lacking = [n for n in self.needed if n not in known]
         if lacking:
-            there = f"their other columns are {', '.join(known)}" if known else "they have no other columns"
+            existing = f"their other columns are {', '.join(known)}" if known else "they have no other columns"
             raise AfzalError(
                 f"{name} asks for {' and '.join(lacking)}, which no row has",
                 where=where,
-                why=f"a parameter beyond the usual ones is a column of the rows, and {there}",
-                remedy="name the parameter as its column, give it a default, or add the column to the rows",
+                why=f"an additional parameter is read from a column of the rows, and {existing}",
+                remedy="give the parameter its column's name, give it a default, or add the column to the rows",
             )
 
 
 def asked_by(fn: Callable[..., Any], own: int = 2) -> Asked:
-    """What a function asks for beyond its first ``own`` parameters. One with a parameter ``completions`` is a reward
-    function of TRL: it gets ``prompts`` and ``completions`` by name too."""
+    """The columns that a function asks for beyond its first ``own`` parameters. A function with a parameter
+    ``completions`` is a TRL reward function: it also gets ``prompts`` and ``completions`` by name."""
     try:
         parameters = list(inspect.signature(fn).parameters.values())
     except (TypeError, ValueError):  # written in C
@@ -100,15 +100,15 @@ def asked_by(fn: Callable[..., Any], own: int = 2) -> Asked:
 
 
 def union_of(asked: Iterable[tuple[str, Asked]]) -> Asked:
-    """What several functions ask for, each given with its name."""
-    whole = Asked()
+    """The columns that several named functions ask for."""
+    union = Asked()
     for _, one in asked:
-        whole = whole | one
-    return whole
+        union = union | one
+    return union
 
 
 def refuse_lacking(asked: Sequence[tuple[str, Asked]], items: Sequence[Item], where: str) -> None:
-    """Refuse a parameter of one of these functions that no item has a column for.
+    """Refuse a parameter of one of these functions if no item has a column for it.
 
     Args:
         where: the source of the items.
@@ -123,12 +123,12 @@ def refuse_lacking(asked: Sequence[tuple[str, Asked]], items: Sequence[Item], wh
 
 
 def columns_of(items: Sequence[Item], names: Sequence[str]) -> list[dict[str, Any]]:
-    """These columns of each item; None where its row has none."""
+    """These columns of each item; None if its row lacks the column."""
     return [{name: item.extra.get(name) for name in names} for item in items]
 
 
 def columns_hash(rows: Iterable[Mapping[str, Any]]) -> str:
-    """SHA-256 of columns in their order."""
+    """SHA-256 of the rows' columns, in row order."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(json.dumps(row, sort_keys=True, default=str).encode("utf-8", "surrogatepass") + b"\n")

@@ -1,4 +1,4 @@
-"""Images and sounds put beside a file that names them, so that it can be read without the folder they came from."""
+"""Copy images and sounds next to a data file that names them, so that it can be read without their original folder."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ FOLDER = "media"
 
 
 def with_media_beside(items: Sequence[Item], folder: Path) -> list[Item]:
-    """The items with media that rows of a file in ``folder`` can name: those of other folders are put into
-    ``folder/media`` under the SHA-256 of their bytes; media inside ``folder`` and in rows stay where they are.
+    """The items with media that a data file in ``folder`` can name. Media from other folders are copied to
+    ``folder/media`` under the SHA-256 of their bytes; media inside ``folder`` or in rows stay where they are.
 
     Raises:
         AfzalError: a file has changed since it was read, or cannot be written.
@@ -37,20 +37,20 @@ def _beside(media: Media, folder: Path) -> Media:
 
 
 def placed(media: Media, folder: Path) -> Path:
-    """The file of a medium in ``folder/media``, written where it is not there yet.
+    """The file of a medium in ``folder/media``, written if it does not exist yet.
 
     Raises:
         AfzalError: the medium has changed since it was read, or cannot be written.
     """
     try:
         content = media.read()
-        told = format_of(content)
-        path = folder / FOLDER / f"{media.sha256}.{told[1] if told else media.kind}"
+        known = format_of(content)
+        path = folder / FOLDER / f"{media.sha256}.{known[1] if known else media.kind}"
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-            beside.write_bytes(content)
-            os.replace(beside, path)
+            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
     except (OSError, ValueError) as error:
         raise AfzalError(f"cannot copy {media.name or media.kind}", why=str(error)) from None
     return path

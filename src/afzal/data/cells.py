@@ -1,4 +1,4 @@
-"""Values that arrive as text: lists and messages written as JSON or as Python's ``repr``, as CSV cells hold them."""
+"""Parse values that arrive as text, as in CSV cells: lists and messages written as JSON or as Python's ``repr``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from afzal.data.fields import Row, RowError
 from afzal.data.mediaparts import COLUMNS
 from afzal.data.turns import looks_like_messages
 
-# Fields that hold lists or objects in some format: a text there that begins like one is one.
+# Fields that hold lists or objects in some format: a text there that begins like one is parsed as one.
 _STRUCTURED = frozenset(
     {"answers", "annotations", "chat_template_kwargs", "completions", "data", "generation_models", "generations"}
     | {"history", "info", "models", "num_voters", "pairs", "ratings", "responses", "rewards", "scores", "summaries"}
@@ -20,17 +20,17 @@ _STRUCTURED = frozenset(
 )
 _OPENERS = frozenset("[{( \t\r\n")
 _OPENED = re.compile(r"\s*[\[{(]")
-_MAX_REPR = 2**20  # characters; Python's parser needs far more memory than JSON's
+_MAX_REPR = 2**20  # characters; Python's parser needs far more memory than a JSON parser
 
 
 def unpacked(row: Row) -> Row:
-    """The row with lists and messages in the place of texts that spell them.
+    """The row with lists and messages parsed from the texts that spell them.
 
-    Only messages count in a field of any name, since an answer may well be JSON; other lists and objects count in the
-    fields that some format expects them in.
+    Messages are parsed in any field. Other lists and objects are parsed only in fields where some format expects them,
+    since an answer may well be JSON.
 
     Raises:
-        RowError: a text begins as messages do and cannot be read as such: it must not be trained on as text.
+        RowError: a text begins like messages but cannot be parsed as such; it must not be trained on as text.
     """
     spelled = [name for name, cell in row.items() if type(cell) is str and cell[:1] in _OPENERS and _begins(cell)]
     if not spelled:
@@ -40,7 +40,7 @@ def unpacked(row: Row) -> Row:
 
 
 def structure(cell: str) -> Any:
-    """The list or object that a text spells as JSON or as Python's ``repr``; None when it spells none."""
+    """The list or object that a text spells as JSON or as Python's ``repr``; None if it spells neither."""
     try:
         value = json.loads(cell)
     except (ValueError, RecursionError):
@@ -62,12 +62,12 @@ def _structure(name: str, cell: str) -> Any:
     if names_keys and isinstance(value, Mapping) and isinstance(value.get("messages"), list):
         return value
     if names_keys and value is None:
-        raise RowError("wrong_type", name, "is text that begins as messages do, but is neither JSON nor Python's repr")
+        raise RowError("wrong_type", name, "is text that begins like messages, but is neither JSON nor Python's repr")
     return None
 
 
 def _names_keys(cell: str) -> bool:
-    """Whether the beginning of a text names the keys of a message, quoted."""
+    """Whether the beginning of a text contains the quoted keys of a message."""
     head = cell[:4000]
     return any(
         f"{q}{role}{q}" in head and f"{q}{content}{q}" in head
@@ -79,7 +79,8 @@ def _names_keys(cell: str) -> bool:
 def _literal(cell: str) -> Any:
     """The value of a Python literal that ``repr`` would write the same way; None for anything else.
 
-    The comparison refuses what Python reads otherwise than it looks: texts side by side, as NumPy prints them, are one.
+    The comparison refuses literals that Python does not read as they look: adjacent texts, as NumPy prints them, would
+    be joined into one.
     """
     if len(cell) > _MAX_REPR:
         return None

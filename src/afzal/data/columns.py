@@ -1,4 +1,4 @@
-"""Fields under other names: Afzal's name for each of the source's, as ``--columns`` gives them."""
+"""Rename a source's fields to Afzal's names, as given by ``--columns``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def renamed_rows(stream: Iterator[Raw], columns: Mapping[str, str]) -> Iterator[
     """Rows with ``columns`` applied.
 
     Raises:
-        AfzalError: the first sound row lacks one of the fields.
+        AfzalError: the first valid row lacks one of the fields.
     """
     return _renamed_rows(stream, columns) if columns else stream
 
@@ -35,7 +35,7 @@ def _renamed_rows(stream: Iterator[Raw], columns: Mapping[str, str]) -> Iterator
 
 
 def renamed(row: Row, columns: Mapping[str, str]) -> Row:
-    """The row with the source's names replaced by Afzal's; what is not there is left out."""
+    """The row with the source's names replaced by Afzal's; missing fields are left out."""
     reached = {name: _reach(row, path) for name, path in columns.items()}
     taken = {path for path in columns.values() if path in row}
     kept = {k: v for k, v in row.items() if k not in taken}
@@ -55,5 +55,5 @@ def _unknown_column(raw: Raw, name: str) -> AfzalError:
     assert isinstance(raw.value, Mapping)
     fields = [str(field) for field in raw.value]
     close = get_close_matches(name, fields, n=1)
-    remedy = f"did you mean '{close[0]}'?" if close else "name the fields as the file does"
+    remedy = f"did you mean '{close[0]}'?" if close else "use the field names of the file"
     return AfzalError(f"no field '{name}'", where=raw.where, why=f"the row has: {', '.join(fields)}", remedy=remedy)

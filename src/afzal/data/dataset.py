@@ -1,4 +1,4 @@
-"""What reading a source gives: items, and a reason for every row that did not become one."""
+"""The result of reading a source: items, and a reason for every row that did not become one."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from afzal.records import Item, Vote, turns_to_json, vote_values
 
 @dataclass(slots=True)
 class Losses:
-    """Drops as they are met: all of them counted, the first few kept.
+    """Drops during reading: all are counted, the first few are kept.
 
     Attributes:
-        whole, parts: rows dropped, and parts of rows that were kept.
+        whole, parts: number of dropped rows, and of dropped parts of kept rows.
         counts: drops by reason; parts of rows count under ``"<reason> (part)"``.
     """
 
@@ -45,10 +45,10 @@ SHOWN_DROPS = 20
 class Dataset:
     """Items of one source, with an account of every row: ``rows == kept + dropped rows``.
 
-    A row may hold several items (a conversation tree), so ``len(items)`` can exceed ``kept``. ``notes`` say in words
-    what was understood; ``unread`` names the fields that were skipped. ``fingerprint`` is the SHA-256 of prompts,
-    responses, votes and known truths in order; file names, ids and line numbers do not enter it. ``mixture`` says what
-    share of an epoch each task has, where the source is a mixture.
+    A row may hold several items (a conversation tree), so ``len(items)`` can exceed ``kept``. ``notes`` describe how
+    the rows were understood; ``unread`` names the skipped fields. ``fingerprint`` is the SHA-256 of prompts, responses,
+    votes and gold votes in order; it does not depend on file names, ids and line numbers. ``mixture`` gives the tasks'
+    shares of an epoch, if the source is a mixture.
     """
 
     items: list[Item]
@@ -63,12 +63,12 @@ class Dataset:
 
     @property
     def kept(self) -> int:
-        """Rows that gave at least one item."""
+        """Number of rows that gave at least one item."""
         return self.rows - self.losses.whole
 
     @property
     def losses(self) -> Losses:
-        """The drops counted."""
+        """Counts of the drops."""
         return counted(self.drops)
 
     @property
@@ -78,7 +78,7 @@ class Dataset:
 
 
 def counted(drops: Sequence[Drop]) -> Losses:
-    """Drops counted by reason."""
+    """Count drops by reason."""
     losses = Losses()
     for drop in drops:
         losses.add(drop)
@@ -86,7 +86,7 @@ def counted(drops: Sequence[Drop]) -> Losses:
 
 
 class Fingerprint:
-    """SHA-256 over what items say, in order."""
+    """SHA-256 over the content of items, in order."""
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
@@ -105,13 +105,14 @@ class Fingerprint:
         self._digest.update(f"{_encode(content)}\n".encode("utf-8", "surrogatepass"))
 
     def _plain(self, item: Item) -> str:
-        """What :meth:`add` hashes of texts, spelled without the encoder; votes that rows share are spelled once."""
+        """The JSON that :meth:`add` hashes, for an item of texts, written without the encoder; votes shared by rows are
+        encoded once."""
         if item.votes is not self._votes:
             self._votes, self._spelled = item.votes, _encode([vote_values(vote) for vote in item.votes])
         texts: list[Any] = [item.prompt, *[response.turns for response in item.responses]]
         if "\n".join(texts).encode("utf-8", "surrogatepass").translate(None, _UNESCAPED) != b"\n" * (len(texts) - 1):
             texts = list(map(_escaped, texts))
-        else:  # nothing to escape, and told in a fourth of the time
+        else:  # nothing to escape; four times as fast
             texts = [f'"{text}"' for text in texts]
         return f"[{texts[0]}, [{', '.join(texts[1:])}], {self._spelled}]\n"
 
@@ -121,7 +122,7 @@ class Fingerprint:
 
 
 def fingerprint(items: Iterable[Item]) -> str:
-    """SHA-256 over what the items say, in order."""
+    """SHA-256 over the content of the items, in order."""
     digest = Fingerprint()
     for item in items:
         digest.add(item)

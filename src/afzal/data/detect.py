@@ -1,4 +1,4 @@
-"""Which format the rows of a source are in."""
+"""Detect the format of a source's rows."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from afzal.data.parse_votes import unknown_winner
 from afzal.data.unread import Unread
 from afzal.errors import AfzalError
 
-# A format that fits nearly as many rows as the best one stays in: one damaged row must not decide.
+# A format that fits nearly as many rows as the best one remains a candidate: one damaged row must not decide.
 NEARLY = 0.9
 
-# Rows with these are never taken for plain text: rather refuse than train on half of what they say.
+# Rows with these fields are never read as plain text: refusing them is better than ignoring the opinions.
 _OPINION_FIELDS = frozenset(
     (
         "accepted",
@@ -43,8 +43,8 @@ _OPINION_FIELDS = frozenset(
     )
 )
 _NO_COLUMNS: Mapping[str, str] = {}
-_WINNERS = 8  # rows all of whose votes are looked at before a message blames these
-# Formats are tried in this order: one that takes what people said about answers, before one that passes it over.
+_WINNERS = 8  # number of first rows whose votes must all be unknown before a message blames the votes
+# Formats are tried in this order: those that read opinions on answers come before those that ignore them.
 _TIERS = (("preference", "unpaired", "refused"), ("votes",), ("plain",))
 
 
@@ -53,16 +53,15 @@ def detect(
 ) -> Format:
     """The format of a sample of rows.
 
-    Of the formats that fit, one that needs all another needs, and more, is preferred; formats for plain text only count
-    when no format for opinions fits.
+    Of the formats that fit, one whose requirements include another's is preferred. Formats for plain text count only if
+    no format for opinions fits.
 
     Args:
         wheres: ``file:line`` of each row, for messages.
-        columns: the source's names of fields that were renamed, for messages.
+        columns: the source's names of renamed fields, for messages.
 
     Raises:
-        AfzalError: none fits, several fit equally well, the rows are of several kinds, or the format is one that is
-            refused.
+        AfzalError: none fits, several fit equally well, the rows are of several kinds, or the format is refused.
     """
     tiers = [_fitting([entry for entry in FORMATS if entry.family in families], sample) for families in _TIERS]
     most = max((hits for tier in tiers for hits in tier.values()), default=0)
@@ -86,10 +85,10 @@ def detect(
 
 
 def _fitting(entries: Sequence[Format], sample: Sequence[Row]) -> dict[Format, int]:
-    """The entries that fit most rows, or nearly as many as the best of them, each with the number of rows it fits.
+    """The entries that fit the most rows, or nearly as many, each with the number of rows it fits.
 
-    In a small sample one row is more than a tenth: an entry that fits one row less than the best stays in as well if it
-    takes all that the best one takes, and more.
+    In a small sample, one row is more than a tenth. So an entry that fits one row fewer than the best also remains if
+    it reads all that the best one reads, and more.
     """
     hits = {entry: sum(entry.applies(row) for row in sample) for entry in entries}
     most = max(hits.values(), default=0)
@@ -97,13 +96,16 @@ def _fitting(entries: Sequence[Format], sample: Sequence[Row]) -> dict[Format, i
     for entry, n in hits.items():
         if entry not in kept and n == most - 1 and 2 * n >= most:
             row = next(row for row in sample if entry.applies(row))
-            if any(other.applies(row) and set(_found(entry, row)) > set(_found(other, row)) for other in list(kept)):
+            if any(
+                other.applies(row) and set(_required_fields(entry, row)) > set(_required_fields(other, row))
+                for other in list(kept)
+            ):
                 kept[entry] = n
     return {entry: kept[entry] for entry in entries if entry in kept}
 
 
 def unknown_votes(sample: Sequence[Row], where: str, columns: Mapping[str, str]) -> AfzalError | None:
-    """What a vote says in place of a side, where all first rows are two answers and such a vote; else None."""
+    """The error for votes with unknown values, if all first rows are two answers and such a vote; else None."""
     unknown = [unknown_winner(row) for row in sample[:_WINNERS]]
     if not unknown or None in unknown or unknown[0] is None:
         return None
@@ -116,16 +118,17 @@ def unknown_votes(sample: Sequence[Row], where: str, columns: Mapping[str, str])
 def nothing_fits(
     sample: Sequence[Row], source: str = "", wheres: Sequence[str] = (), columns: Mapping[str, str] = _NO_COLUMNS
 ) -> AfzalError:
-    """What a row holds that no format takes, which format is nearest and what it lacks, and how to name the fields."""
+    """The error for rows that no format fits: a row's fields, the nearest format and what is missing for it, and how to
+    name the fields."""
     if other := unknown_votes(sample, wheres[0] if wheres else source, columns):
         return other
     plain = [entry for entry in FORMATS if entry.family == "plain"]
     odd = next((n for n, row in enumerate(sample) if not any(entry.applies(row) for entry in plain)), None)
-    voiced = [n for n, row in enumerate(sample) if not _OPINION_FIELDS.isdisjoint(row)]
-    at = odd if odd is not None else voiced[0] if voiced else 0
+    with_opinions = [n for n, row in enumerate(sample) if not _OPINION_FIELDS.isdisjoint(row)]
+    at = odd if odd is not None else with_opinions[0] if with_opinions else 0
     row = sample[at] if sample else {}
     fields = ", ".join(f"{name} ({columns[name]})" if name in columns else str(name) for name in row) or "none"
-    able = [e for e in FORMATS if e.parse and e.family != "votes" and not (at in voiced and e.family == "plain")]
+    able = [e for e in FORMATS if e.parse and e.family != "votes" and not (at in with_opinions and e.family == "plain")]
     nearest = max(able, key=lambda entry: (_share(entry, row), len(entry.requires)))
     missing = [field.replace("|", " or ") for field in nearest.requires if not has(row, field)]
     lack = f"also needs {', '.join(missing)}" if missing else f"but {_complaint(nearest, row)}"
@@ -137,12 +140,12 @@ def nothing_fits(
 
 
 def opinion_hint(sample: Sequence[Row], name: str) -> str:
-    """How to say what the field of this name is, tried on the rows where it can be."""
+    """A hint how to declare the field of this name with ``--columns``, tested on the rows if possible."""
     return columns_hint(sample, _works, name)
 
 
 def _works(sample: Sequence[Row]) -> Format | None:
-    """The format that rows are in, if its parser takes them all; hints are tried with it before they are given."""
+    """The format whose parser accepts all rows, or None; used to test hints before they are given."""
     fitting = next((tier for f in _TIERS if (tier := _fitting([e for e in FORMATS if e.family in f], sample))), {})
     for entry in fitting:
         try:
@@ -154,11 +157,12 @@ def _works(sample: Sequence[Row]) -> Format | None:
 
 
 def passed_over(row: Row, further: Row) -> list[str]:
-    """The names of those further columns of a row beside which it still is what it is, and which nobody reads."""
+    """The names of further columns that can be added to a row without changing its format, and that the format does not
+    read."""
     kept, form = [], _works([row])
     for name, value in further.items():
-        whole = {**row, name: value}
-        if name not in row and form is not None and name not in form.used() and _works([whole]) is form:
+        extended = {**row, name: value}
+        if name not in row and form is not None and name not in form.used() and _works([extended]) is form:
             kept.append(name)
     return kept
 
@@ -167,13 +171,13 @@ def _takes(entry: Format, row: Row, unread: Unread) -> bool:
     parsed = entry.parse(row) if entry.parse else None
     if parsed is None:
         return False
-    made = list(parsed) if isinstance(parsed, Iterator) else [parsed]
-    return bool(made) and not any(isinstance(item, UnusableError) or unread.of(row, item) for item in made)
+    items = list(parsed) if isinstance(parsed, Iterator) else [parsed]
+    return bool(items) and not any(isinstance(item, UnusableError) or unread.of(row, item) for item in items)
 
 
 def _beats(a: Format, a_place: int, b: Format, b_place: int, row: Row, hits: dict[Format, int]) -> bool:
-    """Whether ``a`` takes all that ``b`` takes and more; or the same, and fits more rows or is listed first."""
-    ours, theirs = set(_found(a, row)), set(_found(b, row))
+    """Whether ``a`` reads all that ``b`` reads and more; or the same, and fits more rows or is listed first."""
+    ours, theirs = set(_required_fields(a, row)), set(_required_fields(b, row))
     return ours > theirs or (ours == theirs and (hits[a], -a_place) > (hits[b], -b_place))
 
 
@@ -182,7 +186,7 @@ def _share(entry: Format, row: Row) -> float:
 
 
 def _complaint(entry: Format, row: Row) -> str:
-    """What the nearest format's parser says about the row."""
+    """The nearest format's parse error for the row."""
     try:
         parsed = entry.parse(row) if entry.parse else None
         if isinstance(parsed, Iterator):
@@ -199,7 +203,7 @@ def _several_kinds(
     source: str,
     wheres: Sequence[str],
 ) -> AfzalError:
-    """A few rows hold opinions, and most are of a format that would pass these over."""
+    """The error for sources in which a few rows hold opinions and most have a format that would ignore them."""
     rare = max(few, key=lambda entry: few[entry])
     common, n = max(((entry, n) for tier in tiers for entry, n in tier.items()), key=lambda pair: pair[1])
     at = next(n for n, row in enumerate(sample) if rare.applies(row))
@@ -213,7 +217,7 @@ def _several_kinds(
 
 
 def _ambiguous(best: list[Format], row: Row, source: str) -> AfzalError:
-    described = "; ".join(f"{e.name} ({', '.join(_found(e, row))})" for e in best)
+    described = "; ".join(f"{e.name} ({', '.join(_required_fields(e, row))})" for e in best)
     able = [entry for entry in best if _complaint(entry, row) == "its values are of another kind"] or best
     return AfzalError(
         f"several formats fit the rows: {', '.join(e.name for e in best)}",
@@ -230,6 +234,6 @@ def _refused(entry: Format, sample: Sequence[Row], source: str) -> AfzalError:
     return AfzalError(f"format '{entry.name}' cannot be read", where=source, why=what)
 
 
-def _found(entry: Format, row: Row) -> list[str]:
-    """The row's fields that the format's requirements come to."""
+def _required_fields(entry: Format, row: Row) -> list[str]:
+    """The row's fields that meet the format's requirements."""
     return [name for field in entry.requires if (name := name_of(row, field))]

@@ -1,7 +1,7 @@
-"""Taking values out of a row, and the two things that can be wrong with one.
+"""Read values from a row, and the two kinds of faults of a row.
 
-A :class:`RowError` is damage (a field is missing or of the wrong type): it stops the reading unless the caller asked to
-skip such rows. An :class:`UnusableError` row is sound but holds nothing to train on (an empty answer): it is dropped
+A :class:`RowError` means damage (a field is missing or of the wrong type): it stops the reading unless the caller asked
+to skip such rows. An :class:`UnusableError` row is valid but holds nothing to train on (an empty answer): it is dropped
 and counted.
 """
 
@@ -18,9 +18,9 @@ Row = Mapping[str, Any]
 
 PROBABILITY = ("p", "p_chosen", "preference_prob", "probability")
 ANNOTATOR = ("annotator", "annotator_id", "worker")
-# What a truth value may be, as text in any case (numbers 1 and 0 and JSON's true and false count too) ...
+# Texts that count as a boolean, in any case (so do the numbers 1 and 0 and JSON's true and false) ...
 WORDS = {"true": True, "1": True, "1.0": True, "yes": True, "false": False, "0": False, "0.0": False, "no": False}
-# ... and what the label of an answer may be besides. docs/formats.md states both.
+# ... and further ones that count as the label of an answer. docs/formats.md lists both.
 LABELS = {
     **WORDS,
     **dict.fromkeys(("good", "chosen", "accepted", "desirable", "positive", "preferred"), True),
@@ -33,7 +33,7 @@ _NUMERAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 class RowError(Exception):
-    """A row that does not hold what its format promises; ``reason`` is a code, ``detail`` a sentence."""
+    """A row that violates its format; ``reason`` is a code, ``detail`` a sentence."""
 
     def __init__(self, reason: str, field: str, problem: str) -> None:
         self.reason, self.field, self.problem = reason, field, problem
@@ -41,7 +41,7 @@ class RowError(Exception):
         super().__init__(self.detail)
 
     def under(self, columns: Mapping[str, str]) -> str:
-        """The sentence with the name that the source has for the field, where ``columns`` renames it."""
+        """The sentence with the source's name for the field, if ``columns`` renames it."""
         name, *inside = re.split(r"(?=[.\[])", self.field, maxsplit=1)
         if name not in columns:
             return self.detail
@@ -49,14 +49,14 @@ class RowError(Exception):
 
 
 class ScaleError(RowError):
-    """A number in a field of opinions that its format does not know: the whole column may be on another scale.
+    """An unknown number in a field of opinions: the whole column may use another scale.
 
-    Dropping such rows and keeping the others would turn the scale's lower end into "good", so it stops the reading.
+    Dropping only these rows would turn the scale's lower end into "good", so the error always stops the reading.
     """
 
 
 class UnusableError(Exception):
-    """A sound row that holds nothing to learn from; ``reason`` is a code, ``detail`` a sentence."""
+    """A valid row that holds nothing to learn from; ``reason`` is a code, ``detail`` a sentence."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         self.reason, self.detail = reason, detail
@@ -88,7 +88,7 @@ def name_of(row: Row, names: str) -> str:
 
 @cache
 def alternatives(names: str) -> tuple[str, ...]:
-    """``"a|b|c"`` taken apart; remembered, since parsers ask with the same few texts for every row."""
+    """``"a|b|c"`` split; cached, since parsers use the same few texts for every row."""
     return tuple(names.split("|"))
 
 
@@ -98,17 +98,17 @@ def has(row: Row, names: str) -> bool:
 
 
 def value(row: Row, names: str) -> Any:
-    """The value of the first present name; :class:`RowError` when none is there."""
-    found = name_of(row, names)
-    if found:
-        return row[found]
+    """The value of the first name that is present; :class:`RowError` if none is."""
+    name = name_of(row, names)
+    if name:
+        return row[name]
     first = names.split("|")[0]
     raise RowError("missing_field", first, "is null" if first in row else "is missing")
 
 
 def text(row: Row, names: str) -> str:
-    """A text, as it stands."""
-    stated = row.get(names)  # most fields have one name, and the row has it
+    """A text, unchanged."""
+    stated = row.get(names)  # fast path: most fields have only one name
     if type(stated) is str and "|" not in names:
         return stated
     name = name_of(row, names)
@@ -119,7 +119,7 @@ def text(row: Row, names: str) -> str:
 
 
 def optional_text(row: Row, names: str) -> str:
-    """A text, or ``""`` when the row has none."""
+    """A text, or ``""`` if the row has none."""
     return text(row, names) if has(row, names) else ""
 
 
@@ -158,13 +158,13 @@ def number(row: Row, names: str) -> float:
 
 
 def optional_number(row: Row, names: str) -> float | None:
-    """A finite number, or None when the row has none (an empty CSV cell counts as none)."""
+    """A finite number, or None if the row has none (an empty CSV cell counts as none)."""
     name = name_of(row, names)
     return number(row, name) if name and row[name] != "" else None
 
 
 def index(row: Row, names: str, size: int, *, base: int = 0) -> int:
-    """A whole number from ``base`` to ``base + size - 1``, returned counting from 0."""
+    """An integer from ``base`` to ``base + size - 1``, returned as an index from 0."""
     got = number(row, names)
     if got != int(got) or not base <= got < base + size:
         raise RowError("bad_value", name_of(row, names), f"is {got:g}, not one of {base} to {base + size - 1}")
@@ -172,15 +172,15 @@ def index(row: Row, names: str, size: int, *, base: int = 0) -> int:
 
 
 def flag(row: Row, names: str) -> bool:
-    """A truth value: true/false, 1/0, yes/no, as such or as text in any case."""
+    """A boolean: true/false, 1/0, yes/no, as a value or as text in any case."""
     return _known(row, names, WORDS, "true or false")
 
 
 def label(row: Row, names: str) -> bool:
-    """Whether an answer is called good: as :func:`flag`, and the words of ``LABELS``.
+    """Whether an answer is labelled good: the values of :func:`flag`, and the words in ``LABELS``.
 
     Raises:
-        ScaleError: the label is some other number, so that the labels may be ratings.
+        ScaleError: the label is another number, so the labels may be ratings.
     """
     return _known(row, names, LABELS, "a label (docs/formats.md lists them)")
 
@@ -191,7 +191,7 @@ def is_numeral(text: str) -> bool:
 
 
 def looks_like_label(got: Any) -> bool:
-    """Whether :func:`label` would take this value."""
+    """Whether :func:`label` accepts this value."""
     try:
         label({"value": got}, "value")
     except RowError:
@@ -209,7 +209,8 @@ def _known(row: Row, names: str, words: Mapping[str, bool], wanted: str) -> bool
 
 
 def opinion(row: Row) -> dict[str, Any]:
-    """Keyword arguments of a Comparison whose first response is the chosen one: strength, probability, weight, who."""
+    """Keyword arguments of a Comparison whose first response is the chosen one: strength, probability, weight,
+    annotator."""
     if row.keys().isdisjoint(_STATED):
         return {}
     facts: dict[str, Any] = {"strength": _strength(row)}
@@ -232,7 +233,7 @@ _STATED = frozenset("|".join((_PROBABILITY, _ANNOTATOR, _MARGIN, _BETTER, _WORSE
 
 
 def weight(row: Row) -> float:
-    """The row's ``weight`` (at least 0), 1 when it has none."""
+    """The row's ``weight`` (at least 0); 1 if it has none."""
     got = optional_number(row, "weight")
     if got is not None and got < 0:
         raise RowError("bad_value", "weight", f"is {got:g}, below 0")

@@ -1,4 +1,4 @@
-"""Rows out of files, folders and hub data sets, each with where it stands."""
+"""Read rows from files, folders and hub data sets, each with its place."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def rows(source: str | Path, max_unpacked: int = MAX_UNPACKED) -> Iterator[Raw]:
         max_unpacked: bytes that a gzip file may unpack to; 0 for any number.
 
     Raises:
-        AfzalError: nothing there, an unknown kind of file, or one that cannot be read as its kind.
+        AfzalError: there is nothing, the kind of file is unknown, or it cannot be read as its kind.
     """
     refuse_missing(source)
     path = Path(source).expanduser()
@@ -40,18 +40,18 @@ def rows(source: str | Path, max_unpacked: int = MAX_UNPACKED) -> Iterator[Raw]:
 
 
 def refuse_missing(source: str | Path) -> None:
-    """Raise AfzalError for what is neither a file, nor a folder, nor shaped like a hub id."""
+    """Raise AfzalError if the source is neither a file, nor a folder, nor shaped like a hub id."""
     path = Path(source).expanduser()
     if path.is_dir() or path.is_file():
         return
     is_hub = isinstance(source, str) and _HUB.fullmatch(source) and not source.endswith((*KINDS, ".gz"))
     meant = near(path)
-    if meant or not is_hub:  # beside a local folder's name, a slip is likelier than a data set
+    if meant or not is_hub:  # if a similar local name exists, a typo is likelier than a hub data set
         raise AfzalError(f"no such file or folder: {source}", remedy=meant or f"check the path; {_HUB_HELP}")
 
 
 def kind_of_file(path: Path) -> str:
-    """The extension that tells how to read a file, without ``.gz``; "" when it tells nothing."""
+    """The extension that determines how to read a file, without ``.gz``; "" if it is unknown."""
     names = [suffix.lower() for suffix in path.suffixes]
     if names and names[-1] == ".gz":
         names.pop()
@@ -97,7 +97,7 @@ def _text(path: Path, kind: str, packed: bool, limit: int) -> Iterator[Raw]:
 
 
 def _refuse_foreign(stream: io.BufferedReader, path: Path, packed: bool) -> None:
-    """Stop at what is no text in UTF-8; no name says what else is inside a compressed file."""
+    """Refuse content that is not UTF-8 text; for a compressed file, the message does not refer to its name."""
     try:
         refuse_foreign_text(stream.peek(HEAD)[:HEAD], str(path))
     except AfzalError as error:
@@ -112,7 +112,7 @@ def _open(path: Path, packed: bool, limit: int) -> io.BufferedReader:
 
 
 class _Unpacked(io.RawIOBase):
-    """What a gzip file holds, up to ``limit`` bytes (0: no limit): a few kilobytes can unpack to any size."""
+    """The content of a gzip file, up to ``limit`` bytes (0: no limit): a few kilobytes can unpack to any size."""
 
     def __init__(self, path: Path, limit: int) -> None:
         self._path, self._limit, self._bytes = path, limit, 0
@@ -138,7 +138,7 @@ class _Unpacked(io.RawIOBase):
 
 
 def _is_lines(stream: io.BufferedReader, kind: str, name: str) -> bool:
-    """Whether text is JSON lines, by its beginning: people name either kind .json and .jsonl."""
+    """Whether text is JSON lines, judged by its beginning: people use .json and .jsonl for either kind."""
     head = stream.peek(2**16)[: 2**16].removeprefix(b"\xef\xbb\xbf").lstrip()
     if not kind and head[:1] not in (b"{", b"["):
         known = " ".join(KINDS)
@@ -184,9 +184,10 @@ def _table(stream: io.BufferedReader, name: str, separator: str) -> Iterator[Raw
 
 
 class _Lines:
-    """Lines of a table, and how many have ended: with a line feed, as editors and ``grep -n`` count them.
+    """The lines of a table, with a count of those that have ended, as editors and ``grep -n`` count them (by line
+    feeds).
 
-    A lone carriage return inside a cell is none; in a file that ends its lines with nothing else, it is.
+    A lone carriage return inside a cell does not end a line, except in files that end all lines with it.
     """
 
     def __init__(self, text: io.TextIOWrapper, name: str) -> None:
@@ -255,7 +256,7 @@ def _batches(batches: Any, name: str) -> Iterator[Raw]:
 
 
 def _values(batch: Any) -> list[Row | Fault]:
-    """The rows of a batch; where one cannot become Python values, it alone is a fault."""
+    """The rows of a batch; a row that cannot be converted to Python values becomes a fault."""
     try:
         return batch.to_pylist()
     except (ValueError, OverflowError):  # UnicodeDecodeError is a ValueError; dates out of range are others
@@ -271,7 +272,7 @@ def _value(row: Any) -> Row | Fault:
                 "not_utf8", f"field '{field}' holds a byte that is not UTF-8 (0x{error.object[error.start]:02x})"
             )
         except (ValueError, OverflowError) as error:
-            return Fault("bad_value", f"field '{field}' holds what cannot be read: {_first_line(error)}")
+            return Fault("bad_value", f"field '{field}' holds a value that cannot be read: {_first_line(error)}")
     return row.to_pylist()[0]
 
 
@@ -318,7 +319,7 @@ def _hub(source: str) -> Iterator[Raw]:
 
 
 def _records(loaded: Any, name: str, split: str) -> Iterator[Raw]:
-    """Rows of a ``datasets`` object; of several splits, ``train`` or the only one."""
+    """Rows of a ``datasets`` object: of the chosen split, else of ``train`` or the only split."""
     if isinstance(loaded, dict):
         splits = sorted(map(str, loaded))
         chosen = split or ("train" if "train" in splits else splits[0] if len(splits) == 1 else "")
@@ -326,7 +327,7 @@ def _records(loaded: Any, name: str, split: str) -> Iterator[Raw]:
             example = f"{name}@{splits[0]}" if not Path(name).exists() else str(Path(name) / splits[0])
             raise AfzalError(f"{name} has several splits: {', '.join(splits)}", remedy=f"name one: {example}")
         loaded, name = loaded[chosen], f"{name}@{chosen}"
-    # as stored: decoding images and sounds would lose their bytes, and needs libraries that reading does not
+    # as stored: decoding images and sounds would lose their bytes, and would need further libraries
     stored = (row for table in loaded.with_format("arrow").iter(1000) for row in table.to_pylist())
     rows = stored if any(kind in str(loaded.features) for kind in ("Image(", "Audio(")) else loaded
     return (Raw(f"{name}:{n}", row) for n, row in enumerate(rows, 1))

@@ -1,4 +1,4 @@
-"""What every format's items get after parsing: the row's system message, plain messages, options of the template."""
+"""Finish parsed items of any format: add the row's system message, make messages plain, read template options."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ _SYSTEM = alternatives(SYSTEM)
 
 
 def says(turns: Turns) -> bool:
-    """Whether an answer has words, thoughts, or media."""
+    """Whether an answer contains words, thoughts or media."""
     if isinstance(turns, str):
         return not turns.isspace() and turns != ""
     return bool(answer_text(turns).strip()) or any(m.reasoning.strip() for m in turns)
 
 
 def has_system(row: Row) -> bool:
-    """Whether the row has a system message with words in it."""
+    """Whether the row has a non-empty system message."""
     name = "" if row.keys().isdisjoint(_SYSTEM) else name_of(row, SYSTEM)
     return bool(name) and isinstance(row[name], str) and row[name].strip() != ""
 
 
 def system_of(row: Row) -> str:
-    """The row's system message; "" when it has none."""
+    """The row's system message; "" if it has none."""
     if row.keys().isdisjoint(_SYSTEM):
         return ""
     name = name_of(row, SYSTEM)
@@ -38,7 +38,7 @@ def with_system(item: Item, row: Row) -> Item:
     """The item as a conversation that begins with the row's system message.
 
     Raises:
-        RowError: the conversation begins with another one.
+        RowError: the conversation begins with a different one.
     """
     system = system_of(row)
     if isinstance(item.prompt, str):
@@ -53,7 +53,7 @@ def with_system(item: Item, row: Row) -> Item:
 
 
 def as_conversation(item: Item, system: str = "") -> Item:
-    """The item as a conversation: a prompt that is a text becomes the user's turn, and answers the assistant's."""
+    """The item as a conversation: a text prompt becomes the user's turn, and text answers the assistant's."""
     if not isinstance(item.prompt, str):
         return item
     answers = [Response(reply(r.turns) if isinstance(r.turns, str) else r.turns, r.source) for r in item.responses]
@@ -64,7 +64,7 @@ def without_marks(item: Item) -> Item:
     """The item with plain messages.
 
     Raises:
-        UnusableError: an answer is marked as not to be learned, or only in part.
+        UnusableError: an answer is marked as not to be learned, or only partly.
     """
     if isinstance(item.prompt, str):
         return item
@@ -89,7 +89,7 @@ def _bare(turns: Turns) -> Turns:
 
 
 def template_option(row: Row, name: str) -> Any:
-    """``tools`` or ``chat_template_kwargs`` as structures; they come as JSON in some files."""
+    """``tools`` or ``chat_template_kwargs`` as structures; text here means that it could not be parsed."""
     value = row[name]
     if isinstance(value, str):
         raise RowError("wrong_type", name, "is text, but neither JSON nor Python's repr of a list or an object")

@@ -1,4 +1,4 @@
-"""What the table of formats says of each format, and the conditions on a row's values that it is written in."""
+"""The entries of the table of formats, and the conditions on a row's values that they use."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ Parsed = Item | Iterator[Item | UnusableError]
 Family = Literal["preference", "unpaired", "votes", "plain", "refused"]
 
 SYSTEM = "system|system_prompt|system_message"
-"""Fields with the system message; the reader puts it before the prompt of any format but those without ``system``."""
+"""Fields with the system message, which the reader puts before the prompt, except in formats without ``system``."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Format:
-    """One way people write preferences down.
+    """One data format for preferences.
 
     Attributes:
-        name: what ``--format`` takes.
+        name: the value for ``--format``.
         requires: fields a row must hold with a value.
         parse: one row to an item (or several); raises RowError or UnusableError. For a refused format: None.
-        reads: what is taken from which field, in words, for the person who checks.
-        family: preference (which is better), unpaired (labels), votes (one vote a row; rows on the same answers are one
-            item), plain (nothing to compare), refused.
+        reads: which value is read from which field, in words, for the user.
+        family: preference (which is better), unpaired (labels), votes (one vote per row; rows on the same answers form
+            one item), plain (nothing to compare), refused.
         accepts: a further condition on the row's values.
         optional: fields that are read when present.
         refusal: why the format is refused, and what to do.
-        also: which of a row's fields are read besides, where the names alone tell it.
-        beside: the facts beside the answers that the parser reads: all that :func:`afzal.data.fields.opinion` knows,
-            the weight alone, or none; None for what is usual in the family.
+        also: the further fields that are read, as a function of a row's field names.
+        beside: the facts about the answers that the parser reads: all that :func:`afzal.data.fields.opinion` knows,
+            only the weight, or none; None for the family's default.
         system: whether a system message may precede the prompt.
-        keeps_empty: whether answers without words stay, since people judged them.
-        settle: for what no single row can tell, such as which scale a column of numbers is on: the format with a parser
-            made for the source, from its first rows.
+        keeps_empty: whether empty answers are kept, since people judged them.
+        settle: returns the format with a parser for this source, given its first rows, for facts that no single row
+            shows, such as the scale of a column of numbers.
     """
 
     name: str
@@ -56,11 +56,11 @@ class Format:
     settle: Callable[[Format, Sequence[Row]], Format] | None = None
 
     def applies(self, row: Row) -> bool:
-        """Whether a row holds what the format requires and passes its condition."""
+        """Whether a row has the required fields and meets the format's condition."""
         return all(has(row, field) for field in self.requires) and self.accepts(row)
 
     def used(self) -> frozenset[str]:
-        """The top-level fields that the parser reads (the rest of a row is kept aside)."""
+        """The top-level fields that the parser reads (a row's other fields are kept separately)."""
         read = _BESIDE[self.beside or _USUAL[self.family]].union(*map(alternatives, (*self.requires, *self.optional)))
         return read.union(alternatives(SYSTEM)) if self.system else read
 
@@ -93,12 +93,12 @@ def is_list(field: str) -> Callable[[Row], bool]:
 
 
 def is_label(field: str) -> Callable[[Row], bool]:
-    """Whether the field holds what can be read as good or bad."""
+    """Whether the field's value can be read as good or bad."""
     return lambda row: looks_like_label(row[name_of(row, field)])
 
 
 def is_transcript(row: Row) -> bool:
-    """Whether ``chosen`` and ``rejected`` are Human/Assistant transcripts in one text each."""
+    """Whether ``chosen`` and ``rejected`` are Human/Assistant transcripts, each in one text."""
     return all(isinstance(row[f], str) and transcript(row[f][:2000]) is not None for f in ("chosen", "rejected"))
 
 
@@ -117,7 +117,7 @@ def either_turns(row: Row) -> bool:
 
 
 def follows_dialogue(row: Row) -> bool:
-    """Whether a dialogue stands where the prompt belongs, and the answers are texts or turns of the assistant."""
+    """Whether a dialogue takes the place of the prompt, and the answers are texts or assistant turns."""
     return (
         not has(row, "prompt")
         and turns(DIALOGUES)(row)

@@ -1,7 +1,7 @@
-"""The table of formats. To add one: write ``parse(row) -> Item`` and add an entry to one of its parts; nothing else.
+"""The table of formats. To add one, write ``parse(row) -> Item`` and add an entry to one of the table's parts.
 
-An entry applies to a row that holds all fields of ``requires`` (``"a|b"`` means either) and passes ``accepts``. When
-several apply, the one whose required fields contain the other's wins; of equal ones the first listed.
+An entry applies to a row that has all fields of ``requires`` (``"a|b"`` means either) and passes ``accepts``. If
+several apply, the one whose required fields include the other's wins; among equal ones, the first listed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ REFUSED: tuple[Format, ...] = (
         family="refused",
         accepts=lambda row: is_list("completions")(row) and is_list("labels")(row),
         refusal="The rows hold one label per step of an answer ({fields}): process supervision, which Afzal does not "
-        "train yet. A label per whole answer works: prompt, completion, label.",
+        "train yet. One label per complete answer works: prompt, completion, label.",
     ),
 )
 

@@ -1,4 +1,4 @@
-"""Formats of preferences that single data sets and tools have."""
+"""Preference formats of single data sets and tools."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Formats of preferences that many data sets share."""
+"""Preference formats that many data sets share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Formats of single answers: labelled good or bad, or with nothing said about them."""
+"""Formats of single answers, labelled good or bad or without a label."""
 
 from __future__ import annotations
 

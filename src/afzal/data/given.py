@@ -1,6 +1,6 @@
-"""Rows that are in memory, as a file that every other part reads like any file: a list, a pandas frame, a data set.
+"""Write rows from memory (a list, a pandas frame, a data set) to a file, which all other code reads like any data file.
 
-The hash of its content names the file's folder, so that the same rows are the same file, and other rows never replace
+The file's folder is named by the hash of its content, so the same rows give the same file, and other rows never replace
 it.
 """
 
@@ -22,20 +22,20 @@ _WANTED = "a path, a hub id, a list of dicts, a pandas DataFrame, or a Dataset o
 
 
 def is_source(value: Any) -> bool:
-    """Whether a value names rows that lie elsewhere: a path or a hub id."""
+    """Whether a value names a source: a path or a hub id."""
     return isinstance(value, str | os.PathLike)
 
 
 def keep(given: Any, folder: Path, name: str) -> Path:
-    """Write rows into ``folder`` and return the file, ``HASH/name.jsonl`` (``.parquet`` where rows hold media).
+    """Write rows into ``folder`` and return the file, ``HASH/name.jsonl`` (``.parquet`` if rows hold media).
 
     Args:
         given: a list or another iterable of dicts, of texts (prompts) or of Afzal's items; a pandas ``DataFrame``; a
-            ``Dataset`` or a ``DatasetDict`` of the library datasets, of which ``train`` or the only split is taken.
-        name: of the setting, for the file's name and for messages.
+            ``Dataset``, or a ``DatasetDict``, of which ``train`` or the only split is used.
+        name: the setting's name, for the file name and messages.
 
     Raises:
-        AfzalError: the value holds no rows, or a row holds something that JSON has no word for.
+        AfzalError: the value holds no rows, or a row holds a value that JSON cannot represent.
     """
     given = _split_of(given, name)
     _refuse_no_rows(given, name)
@@ -77,7 +77,7 @@ def _refuse_no_rows(given: Any, name: str) -> None:
 
 
 def _split_of(given: Any, name: str) -> Any:
-    """Of several splits, ``train`` or the only one, as for a hub id."""
+    """``train`` or the only split of a ``DatasetDict``, as for a hub id; other values unchanged."""
     if not isinstance(given, Mapping) or not all(hasattr(part, "features") for part in given.values()):
         return given
     splits = sorted(map(str, given))
@@ -95,7 +95,8 @@ def _shows_media(given: Any) -> bool:
 
 
 def _placed(folder: Path, name: str, suffix: str, write: Any) -> Path:
-    """The file that ``write(path)`` writes, under the hash of its content; the same one if it is there already."""
+    """The file that ``write(path)`` writes, in a folder named by the hash of its content; an identical file is
+    replaced."""
     handle, part = tempfile.mkstemp(suffix=".part", dir=folder)
     os.close(handle)
     try:
@@ -125,7 +126,7 @@ def _write_lines(rows: Iterable[Mapping[str, Any]], path: Path, name: str) -> No
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has no word for: numbers and arrays of numpy, dates, tuples of other kinds."""
+    """JSON values for numpy numbers and arrays, dates, named tuples and sets."""
     for way in ("tolist", "isoformat", "_asdict"):
         if hasattr(value, way):
             return getattr(value, way)()

@@ -1,4 +1,4 @@
-"""Which of a file's fields might be which: only what was tried on its rows and works is ever proposed."""
+"""Propose field names for ``--columns``; only proposals that work on the file's rows are made."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ _GENERAL = "say which field is which with --columns, such as prompt=q,chosen=goo
 
 
 def columns_hint(sample: Sequence[Row], works: Callable[[Sequence[Row]], Format | None], field: str = "") -> str:
-    """The first ``--columns`` under which the rows can be read, or how such a thing is written.
+    """The first ``--columns`` with which the rows can be read, or a general hint.
 
     Args:
-        works: the format that rows are in when they can be read whole, else None.
-        field: one that must be among those named; "" when any may be.
+        works: returns the format of rows if all of them can be read, else None.
+        field: a field that must be among the renamed ones; "" for any.
     """
     rows = list(sample[:_TRIED_ROWS])
     for columns in _proposals(rows[0]) if rows else ():
@@ -50,7 +50,7 @@ def columns_hint(sample: Sequence[Row], works: Callable[[Sequence[Row]], Format 
 
 
 def _proposals(row: Row) -> Iterator[Mapping[str, str]]:
-    """Ways to name the row's fields, the likeliest first; no field twice."""
+    """Ways to name the row's fields, the likeliest first, without using a field twice."""
     for layout in _LAYOUTS:
         for fields in product(*(_guesses(row, name) for name in layout)):
             columns = {want: field for want, field in zip(layout, fields, strict=True) if want != field}

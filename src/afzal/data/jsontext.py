@@ -1,6 +1,6 @@
-"""JSON and JSON lines, read so that every fault names its true line.
+"""Read JSON and JSON lines such that every fault names its exact line.
 
-``json.loads`` lets duplicate keys, NaN and lone surrogates through; here they are faults of their row.
+``json.loads`` accepts duplicate keys, NaN and lone surrogates; here they are faults of their row.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Fault:
 
 @dataclass(slots=True)
 class Raw:
-    """A row as found: where (``file:line``), and its fields or its fault.
+    """A row as read: its place (``file:line``), and its fields or its fault.
 
-    Not frozen: one is made for every row, and a frozen one takes twice as long to make.
+    Not frozen: one is created for every row, and creating a frozen one takes twice as long.
     """
 
     where: str
@@ -47,7 +47,7 @@ class _Constant(float):
 
 
 class _Decoder:
-    """A JSON decoder that notes what the standard one ignores."""
+    """A JSON decoder that records faults which the standard one ignores."""
 
     def __init__(self) -> None:
         self._faults: list[Fault] = []
@@ -55,7 +55,8 @@ class _Decoder:
         self._json = json.JSONDecoder(object_pairs_hook=self._object, parse_constant=self._constant)
 
     def line(self, text: str) -> Row | None:
-        """The sound object that a line holds and nothing else; None sends any other line to :meth:`whole`."""
+        """The object on a line that holds one valid object and nothing else; None sends any other line to
+        :meth:`whole`."""
         self._forget()
         try:
             value, end = self._json.scan_once(text, 0)  # pyright: ignore[reportAttributeAccessIssue]
@@ -83,15 +84,15 @@ class _Decoder:
         return value if isinstance(value, Mapping) else Fault("not_an_object", f"is {kind(value)}, not a JSON object")
 
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made = dict(pairs)
-        if len(made) < len(pairs):
+        row = dict(pairs)
+        if len(row) < len(pairs):
             names = [name for name, _ in pairs]
             twice = next(name for name in names if names.count(name) > 1)
             self._faults.append(Fault("duplicate_key", f"field '{twice}' occurs twice in one object"))
         if self._constants and (field := next((name for name, value in pairs if _holds_constant(value)), None)):
             detail = f"field '{field}' has {self._constants[0]}, which is not JSON; write null or a number"
             self._faults.append(Fault("not_json", detail))
-        return made
+        return row
 
     def _constant(self, name: str) -> float:
         self._constants.append(name)
@@ -123,9 +124,9 @@ def read_lines(stream: BinaryIO, name: str) -> Iterator[Raw]:
 
 
 def read_array(stream: BinaryIO, name: str) -> Iterator[Raw]:
-    """Rows of a JSON document: a list of objects, objects one after another, or an object that holds such a list.
+    """Rows of a JSON document: a list of objects, a sequence of objects, or an object that contains a list of them.
 
-    A window moves over the document: no more than one row and a chunk are in memory.
+    A window moves over the document: at most one row and one chunk are in memory.
     """
     decoder, window = _Decoder(), Window(stream, name)
     window.skip()
@@ -148,16 +149,16 @@ def read_array(stream: BinaryIO, name: str) -> Iterator[Raw]:
 
 
 class Window:
-    """The part of a JSON document that is in memory, from ``at`` on; ``line`` is the line of that place."""
+    """The part of a JSON document in memory. ``at`` is the current position, ``line`` its line number."""
 
     def __init__(self, stream: BinaryIO, name: str) -> None:
         self.text, self.at, self.line, self.ended = "", 0, 1, False
         self._stream, self._name, self._bytes = stream, name, 0
-        self._column = 0  # characters of the line of text[0] that are gone
+        self._column = 0  # discarded characters of the line that contains text[0]
         self._decoder = codecs.getincrementaldecoder("utf-8")()
 
     def grow(self) -> None:
-        """Read on, as much again as is in memory, and forget what was passed."""
+        """Discard the text before ``at``, and read as much again as is in memory."""
         gone = self.text[: self.at]
         self._column = len(gone) - gone.rfind("\n") - 1 if "\n" in gone else self._column + len(gone)
         self.text, self.at = self.text[self.at :], 0
@@ -183,7 +184,7 @@ class Window:
         return self.text[self.at : self.at + 1]
 
     def skip(self, mark: str = "") -> None:
-        """Past white space, at most one ``mark``, and white space again."""
+        """Skip white space, at most one ``mark``, and white space again."""
         while (char := self.char()) and (char.isspace() or (mark and char == mark)):
             if char == mark:
                 mark = ""
@@ -214,7 +215,7 @@ class Window:
             self.grow()
 
     def _may_go_on(self, error: json.JSONDecodeError) -> bool:
-        """Whether the fault may be only that the window ends here."""
+        """Whether the fault may be due only to the end of the window."""
         return error.msg.startswith("Unterminated string") or error.pos >= len(self.text) - _LONGEST_TOKEN
 
     def _broken(self, error: json.JSONDecodeError) -> AfzalError:
@@ -231,7 +232,7 @@ class Window:
 
 
 def first_fault(stream: BinaryIO, name: str) -> AfzalError:
-    """Where a stream is not UTF-8: the error that names line and byte of the first such place."""
+    """The error for a stream that is not UTF-8, naming line and byte of the first fault."""
     decoder, offset, line = codecs.getincrementaldecoder("utf-8")(), 0, 1
     while True:
         data = stream.read(_CHUNK)
@@ -248,7 +249,7 @@ def first_fault(stream: BinaryIO, name: str) -> AfzalError:
 
 
 def _not_utf8(error: UnicodeDecodeError, before: int, where: str) -> AfzalError:
-    """``before``: bytes of the file before those that were decoded."""
+    """The error; ``before`` is the file offset of the decoded bytes."""
     return AfzalError(
         f"byte {before + error.start} (0x{error.object[error.start]:02x}) is not UTF-8",
         where=where,
@@ -276,7 +277,8 @@ def _decode(decoder: _Decoder, line: bytes, offset: int) -> Row | Fault:
 
 
 def _surrogates(value: Row | Fault, text: str, start: int, end: int) -> Row | Fault:
-    """A fault if an escape like ``\\ud800`` left half a character: such text cannot be written or tokenised."""
+    """The value, or a fault if an escape like ``\\ud800`` left a lone surrogate: such text cannot be written or
+    tokenised."""
     if isinstance(value, Fault) or text.find("\\", start, end) < 0 or text.find("\\u", start, end) < 0:
         return value
     if text.find("\\ud", start, end) < 0 and text.find("\\uD", start, end) < 0:
@@ -289,12 +291,12 @@ def _surrogates(value: Row | Fault, text: str, start: int, end: int) -> Row | Fa
 
 
 def _reason(error: json.JSONDecodeError) -> str:
-    """Such as "unterminated string": messages that end in "at" leave the place to be named."""
+    """The message without a final "at", such as "unterminated string": the place is added by the caller."""
     return error.msg[:1].lower() + error.msg[1:].removesuffix(" starting at").removesuffix(" at")
 
 
 def unfolded(rows: Iterator[Raw], name: str) -> Iterator[Raw]:
-    """The rows of a source; those of a table by columns where the only row is one."""
+    """The rows of a source; if its only row is a table, the rows of that table."""
     first = next(rows, None)
     if first is None:
         return
@@ -313,11 +315,11 @@ def unfolded(rows: Iterator[Raw], name: str) -> Iterator[Raw]:
 
 
 def by_rows(table: Row) -> list[Row] | None:
-    """The rows of a table written by columns, in any of the ways of pandas; None when it is none.
+    """The rows of a table written by columns in any pandas layout; None if it is not such a table.
 
-    An object of lists of one length, or of objects with the same keys (``orient="columns"``), an object of rows under
-    their numbers (``"index"``), or ``columns`` beside ``data`` (``"split"``). Messages are not columns: an object that
-    holds some is one row.
+    That is an object of lists of equal length, or of objects with the same keys (``orient="columns"``), an object of
+    rows by number (``"index"``), or ``columns`` and ``data`` (``"split"``). Messages are not columns: an object that
+    contains some is one row.
     """
     values = list(table.values())
     columns, data = table.get("columns"), table.get("data")
@@ -352,9 +354,9 @@ _SPLITS = ("test", "validation", "valid", "dev", "eval")
 
 
 def _rows_inside(value: Row | Fault) -> list[tuple[str, int, Row]]:
-    """Rows of ``{"data": [{...}, ...]}``: an object that holds the table, alone or beside other splits.
+    """Rows of ``{"data": [{...}, ...]}``: an object that contains the table, alone or with other splits.
 
-    Where another list is as long, both are columns.
+    If another list has the same length, both are columns.
     """
     if isinstance(value, Fault) or len(value) > 3:
         return []

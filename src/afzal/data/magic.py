@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, where its name says something else."""
+"""Recognise a file's kind by its first bytes, if its name says otherwise."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 from afzal.errors import AfzalError
 
-HEAD = 16  # bytes that tell
+HEAD = 16  # bytes that identify the kind
 _UNPACK = "unpack it"
 _NAMED = re.compile(r"(\.(jsonl|ndjson|json|csv|tsv|parquet|arrow|txt))?(\.gz)?$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of file: how one begins, what it is called, and the end of its name or another way to have it read."""
+    """A kind of file: its first bytes, its description, and its name's suffix or another remedy."""
 
     begins: re.Pattern[bytes]
     what: str
@@ -28,7 +28,7 @@ class Kind:
         return f"{stem}{self.suffix}"
 
 
-# A text may begin with the letters PAR1, ARROW1 or BZh; the bytes behind them are none of a text.
+# A text may begin with the letters PAR1, ARROW1 or BZh; the bytes after them never occur in text.
 _KINDS = (
     Kind(re.compile(rb"PAR1\x15"), "a parquet file", ".parquet"),
     Kind(re.compile(rb"ARROW1\x00\x00|\xff{4}"), "an arrow file", ".arrow"),
@@ -43,7 +43,7 @@ _JSON = Kind(re.compile(rb"(\xef\xbb\xbf)?\s*[{\[]"), "JSON text", ".jsonl")
 
 
 def refuse_foreign_text(head: bytes, name: str) -> None:
-    """Raise AfzalError where a text begins with bytes of another encoding, or is a file of another kind."""
+    """Raise AfzalError if a text begins with bytes of another encoding, or is a file of another kind."""
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         remedy = "save the file as UTF-8, for example with: iconv -f UTF-16 -t UTF-8"
         raise AfzalError("the file is UTF-16, not UTF-8", where=name, remedy=remedy)
@@ -52,7 +52,8 @@ def refuse_foreign_text(head: bytes, name: str) -> None:
 
 
 def other_kind(path: Path, suffix: str) -> AfzalError | None:
-    """What a file is that cannot be read as what ``suffix`` promises; None where its first bytes do not tell."""
+    """The error that says what a file is if it cannot be read as its ``suffix``; None if its first bytes do not show
+    it."""
     try:
         with path.open("rb") as file:
             head = file.read(HEAD)

@@ -1,7 +1,7 @@
-"""Whether bytes are the image or the sound that a row says they are: the header, the size, and whether they are whole.
+"""Check that bytes are the image or sound that a row claims: format, size and completeness.
 
-The first bytes tell the kind without any library. Pillow (extra ``vision``) and soundfile (extra ``audio``) look
-further where they are installed: size in pixels, length in seconds, and whether the file breaks off.
+The first bytes give the kind without any library. Pillow (extra ``vision``) and soundfile (extra ``audio``), if
+installed, check further: size in pixels, length in seconds, and whether the file is cut off.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _LIBRARY = {"image": ("PIL", "vision"), "audio": ("soundfile", "audio")}
 
 @dataclass(frozen=True, slots=True)
 class MediaRules:
-    """Where media files may lie, and how large they may be.
+    """Where media files may be, and how large.
 
     Attributes:
-        folder: what relative paths start from, and no path leaves; "" for the folder of the data file.
-        max_mib: of a file, in MiB.
-        max_megapixels: of an image, in millions of pixels; Pillow itself refuses more than 178.
-        max_minutes: of a sound.
+        folder: base of relative paths, which no path may leave; "" for the data file's folder.
+        max_mib: maximum size of a file, in MiB.
+        max_megapixels: maximum size of an image, in millions of pixels; Pillow itself refuses more than 178.
+        max_minutes: maximum length of a sound.
     """
 
     folder: str = ""
@@ -41,9 +41,9 @@ class MediaRules:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a file says of itself: its format; pixels of an image; seconds, samples per second and channels of a sound.
+    """Facts about a media file: its format; pixels of an image; seconds, samples per second and channels of a sound.
 
-    A value is 0 where the library that would tell it is not installed.
+    A value is 0 if the library that provides it is not installed.
     """
 
     format: str
@@ -55,38 +55,38 @@ class Facts:
 
 
 def missing_extra(kind: MediaKind) -> str:
-    """How to install what looks into files of this kind; "" when it is installed."""
+    """How to install the library that inspects files of this kind; "" if it is installed."""
     package, extra = _LIBRARY[kind]
     return "" if find_spec(package) else f"pip install afzal[{extra}]"
 
 
 def inspect(kind: MediaKind, data: bytes, rules: MediaRules) -> Facts:
-    """What a file says of itself.
+    """Check a file and return its facts.
 
     Raises:
-        RowError: it is of another kind, of a format that is not read, too large, broken, or cut off.
+        RowError: it is of another kind, of an unsupported format, too large, broken, or cut off.
     """
     if not data:
         raise _broken("is empty")
     if len(data) > rules.max_mib * MIB:
         raise too_large(len(data), rules)
-    told = format_of(data)
-    if told is None or told[0] != kind:
-        said = f"holds {told[1]} ({told[0]})" if told else _unread(data)
+    known = format_of(data)
+    if known is None or known[0] != kind:
+        actual = f"holds {known[1]} ({known[0]})" if known else _unread(data)
         wanted = "an image (png, jpeg, gif, webp, bmp)" if kind == "image" else "a sound (wav, flac, ogg, mp3)"
-        raise RowError("media_wrong_type", "", f"{said}, not {wanted}")
+        raise RowError("media_wrong_type", "", f"{actual}, not {wanted}")
     if missing_extra(kind):
-        return Facts(told[1])
-    return _image(data, told[1], rules) if kind == "image" else _sound(data, told[1], rules)
+        return Facts(known[1])
+    return _image(data, known[1], rules) if kind == "image" else _sound(data, known[1], rules)
 
 
 def too_large(size: int, rules: MediaRules) -> RowError:
-    """A file of so many bytes is refused."""
+    """The error for a file of ``size`` bytes."""
     return RowError("media_too_large", "", f"has {size / MIB:.1f} MiB, more than {rules.max_mib:g}")
 
 
 def format_of(data: bytes) -> tuple[MediaKind, str] | None:
-    """Kind and format by the first bytes; None when they are of no known kind."""
+    """Kind and format by the first bytes; None if unknown."""
     if data[:4] == b"RIFF":
         riff: dict[bytes, tuple[MediaKind, str]] = {b"WEBP": ("image", "webp"), b"WAVE": ("audio", "wav")}
         return riff.get(data[8:12])
@@ -123,11 +123,11 @@ def _image(data: bytes, name: str, rules: MediaRules) -> Facts:
     except Exception as error:  # the decoders raise many kinds
         raise _broken(f"is a broken {name} file ({_words(error)})") from None
     if width * height > most:
-        told = f"has {width} x {height} pixels, more than {rules.max_megapixels:g} million"
-        raise RowError("media_too_large", "", told)
+        detail = f"has {width} x {height} pixels, more than {rules.max_megapixels:g} million"
+        raise RowError("media_too_large", "", detail)
     try:
         if name == "png":
-            opened.verify()  # lengths and checksums of all its chunks; what they unpack to is not unpacked
+            opened.verify()  # checks lengths and checksums of all chunks without unpacking them
         else:
             opened.draft("L", (max(1, width // 8), max(1, height // 8)))  # a JPEG is decoded at an eighth
             opened.load()
@@ -145,8 +145,8 @@ def _sound(data: bytes, name: str, rules: MediaRules) -> Facts:
         with soundfile.SoundFile(io.BytesIO(data)) as sound:
             frames, rate, channels = sound.frames, sound.samplerate, sound.channels
             if frames > 60 * rules.max_minutes * rate:
-                told = f"lasts {frames / rate / 60:.1f} minutes, more than {rules.max_minutes:g}"
-                raise RowError("media_too_large", "", told)
+                detail = f"lasts {frames / rate / 60:.1f} minutes, more than {rules.max_minutes:g}"
+                raise RowError("media_too_large", "", detail)
             if not frames:
                 raise _broken("holds no samples")
             wanted = min(frames, _LAST_FRAMES)
@@ -162,7 +162,8 @@ def _sound(data: bytes, name: str, rules: MediaRules) -> Facts:
 
 
 def _lacking(data: bytes) -> int:
-    """Bytes that a WAV file's samples lack of what is announced; a recorder that streams announces the largest size."""
+    """Number of sample bytes missing from a WAV file compared with its header; streaming recorders announce the largest
+    size."""
     at = 12
     while at + 8 <= len(data):
         name, size = struct.unpack_from("<4sI", data, at)
@@ -177,7 +178,7 @@ def _broken(problem: str) -> RowError:
 
 
 def _unread(data: bytes) -> str:
-    """What a file of no known kind is, as far as its first bytes tell."""
+    """A description of a file of unknown kind, as far as its first bytes show."""
     if _is_text(data):
         return "is text"
     is_video = data[4:8] == b"ftyp" or data[:4] == b"\x1aE\xdf\xa3" or (data[:4], data[8:11]) == (b"RIFF", b"AVI")

@@ -1,4 +1,4 @@
-"""What rows call an image or a sound: parts of messages, cells of columns, and marks in texts."""
+"""Images and sounds as rows write them: parts of messages, cells of columns, and marks in texts."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ COLUMNS: dict[str, MediaKind] = {
     "audio": "audio",
     "audio_path": "audio",
 }
-"""Fields of a row whose values are media, and of which kind."""
+"""Fields of a row that contain media, with their kind."""
 
 _UNREAD = ("video", "videos", "rejected_image", "rejected_images", "rejected_audios", "rejected_videos")
 
 _NAMES = frozenset((*COLUMNS, *_UNREAD))
 
 MARK = re.compile("<(image|audio)>")
-"""Where an image or a sound of the columns stands in a text."""
+"""The mark in a text for an image or a sound of the columns."""
 
 _TYPES: dict[str, MediaKind] = {
     **dict.fromkeys(("image", "image_url", "input_image"), "image"),
@@ -46,10 +46,10 @@ def kind_of(part: Mapping[str, Any]) -> MediaKind | None:
 
 
 def payload(part: Mapping[str, Any]) -> Any:
-    """What a part of media names or holds; None where it only marks a place.
+    """The path, URL or bytes in a media part; None if the part only marks a place.
 
     Raises:
-        RowError: it names several, or holds what no medium has.
+        RowError: it has several, or has an unknown field.
     """
     held = [name for name in _PAYLOAD if part.get(name) is not None]
     odd = [name for name in part if name not in _PAYLOAD and name not in _BESIDE and part[name] != ""]
@@ -71,7 +71,7 @@ def given(value: Any) -> Given:
     """A path, or the bytes, of a value as files, ``datasets`` and servers write it.
 
     Raises:
-        RowError: the value is none of these, or its base64 cannot be decoded.
+        RowError: the value is neither, or its base64 cannot be decoded.
     """
     if isinstance(value, str | Media):
         return _of_data_address(value) if isinstance(value, str) and value[:5].lower() == "data:" else value
@@ -85,21 +85,21 @@ def given(value: Any) -> Given:
 
 
 def names_media(row: Row) -> bool:
-    """Whether a row has a field that media stand in, in files that have any."""
+    """Whether a row has a field whose name is used for media."""
     return not row.keys().isdisjoint(_NAMES)
 
 
 def column_values(row: Row) -> dict[MediaKind, list[Any]]:
-    """The media of a row's columns by kind, in order; a null is none.
+    """The media of a row's columns by kind, in order; a null means no media.
 
     Raises:
-        UnusableError: the row has video, or media of its own for one answer's prompt.
+        UnusableError: the row has video, or separate media for one answer's prompt.
         RowError: a list holds a null, or two columns hold media of one kind.
     """
     if not names_media(row):
         return {}
     if unread := next((name for name in _UNREAD if _is_held(row.get(name))), None):
-        what = "video is not read" if "video" in unread else "answers to different prompts are no pair"
+        what = "video is not read" if "video" in unread else "answers to different prompts are not a pair"
         raise UnusableError("media", f"'{unread}': {what}")
     held = {name: value for name in COLUMNS if _is_held(value := row.get(name))}
     values: dict[MediaKind, list[Any]] = {}
@@ -113,14 +113,14 @@ def column_values(row: Row) -> dict[MediaKind, list[Any]]:
 
 
 def has_columns(row: Row) -> bool:
-    """Whether a row has columns of media with something in them."""
+    """Whether a row has non-empty media columns."""
     return not row.keys().isdisjoint(COLUMNS) and any(_is_held(row.get(name)) for name in COLUMNS)
 
 
 def marked(text: str) -> tuple[dict[str, Any], ...]:
     """A text as parts, with a part without payload at each mark."""
     parts: list[dict[str, Any]] = []
-    for n, piece in enumerate(MARK.split(text)):  # texts and kinds in turn
+    for n, piece in enumerate(MARK.split(text)):  # texts and kinds alternate
         if n % 2:
             parts.append({"type": piece})
         elif piece:
@@ -149,7 +149,7 @@ def _of_mapping(value: Mapping[str, Any]) -> Given:
 def _of_data_address(text: str) -> bytes:
     head, comma, rest = text.partition(",")
     if not comma or not head.lower().endswith(";base64"):
-        raise RowError("media_broken", "", "is a data: address that is not in base64")
+        raise RowError("media_broken", "", "is a data: URL that is not base64")
     return _decoded(rest)
 
 

@@ -1,8 +1,9 @@
-"""Images and sounds of rows: each found, checked, and put where it belongs in its item.
+"""Find the images and sounds of rows, check them, and put them in their places in the items.
 
-Parsers leave media as the row writes them. Here every medium is read once, inside the data's folder only, and becomes
-a part ``{"type", "media"}``. A medium of a column takes the place of the next mark in reading order: prompt first, then
-the responses. Texts are searched for marks only where the source has columns of media, and typed text parts never.
+Parsers leave media as the row writes them. Here every medium is read once, only from inside the data's folder, and
+becomes a part ``{"type", "media"}``. A medium from a column takes the place of the next mark in reading order: prompt
+first, then the responses. Texts are searched for marks only if the source has media columns; typed text parts never
+are.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ class MediaReader:
     """Puts the media of one source into its items.
 
     Args:
-        rules: where files may lie, and how large they may be.
-        sample: the first rows; where one of them has a column of media, all rows are conversations with marks.
+        rules: where files may be, and how large.
+        sample: the first rows; if any has a media column, all rows are conversations with marks.
 
     Attributes:
-        columns: whether the source has columns of media.
-        counts: media by kind, as often as they stand in items.
-        placed_first: items whose media were put before the first user turn, for want of marks.
+        columns: whether the source has media columns.
+        counts: media by kind, counting every occurrence in items.
+        placed_first: number of items whose media were put before the first user turn's text, since there were no marks.
     """
 
     def __init__(self, rules: MediaRules, sample: Sequence[Row]) -> None:
@@ -49,24 +50,24 @@ class MediaReader:
         self._distinct: dict[MediaKind, set[str]] = {kind: set() for kind in KINDS}
 
     def notes(self) -> list[str]:
-        """What was understood of the media so far, in words."""
-        told = []
+        """Notes on the media read so far."""
+        notes = []
         for kind in KINDS:
             if n := self.counts[kind]:
                 noun = {"image": "images", "audio": "sounds"}[kind]
-                told.append(f"{noun}: {n} ({len(self._distinct[kind])} different)")
+                notes.append(f"{noun}: {n} ({len(self._distinct[kind])} different)")
                 if remedy := missing_extra(kind):
-                    told.append(f"{noun} not looked into: only their first bytes were checked; {remedy}")
+                    notes.append(f"{noun} were not fully checked, only their first bytes; {remedy}")
         if self.placed_first:
-            told.append(f"no marks: the media of {self.placed_first} items stand before the first user turn's text")
-        return told
+            notes.append(f"no marks: the media of {self.placed_first} items come before the first user turn's text")
+        return notes
 
     def resolved(self, item: Item, row: Row, where: str) -> Item:
-        """The item with its media in their places; itself where the row has none.
+        """The item with its media in place; unchanged if the row has none.
 
         Raises:
-            RowError: a file is missing, outside the folder, broken, too large or of another type, or the numbers of
-                marks and media differ.
+            RowError: a file is missing, outside the folder, broken, too large or of another type, or the number of
+                marks differs from the number of media.
             UnusableError: the row holds video.
         """
         values = column_values(row)
@@ -80,9 +81,9 @@ class MediaReader:
         _compare_counts((prompt, *answers), values)
         root = self._root(where)
         feeds: _Feeds = {kind: enumerate(values.get(kind, ())) for kind in KINDS}
-        told = [self._filled(turns, feeds, root) for turns in (prompt, *answers)]
-        pairs = zip(told[1:], item.responses, strict=True)
-        item = replace(item, prompt=told[0], responses=tuple(Response(turns, r.source) for turns, r in pairs))
+        filled = [self._filled(turns, feeds, root) for turns in (prompt, *answers)]
+        pairs = zip(filled[1:], item.responses, strict=True)
+        item = replace(item, prompt=filled[0], responses=tuple(Response(turns, r.source) for turns, r in pairs))
         for media in media_of(item):
             self.counts[media.kind] += 1
             self._distinct[media.kind].add(media.sha256)
@@ -95,7 +96,7 @@ class MediaReader:
         return (source if source.is_dir() else source.parent).resolve()
 
     def _with_first(self, prompt: Turns, answers: Sequence[Turns], values: Mapping[MediaKind, Sequence[Any]]) -> Turns:
-        """The prompt with a place before its first user turn for every medium of a kind that has no place at all."""
+        """The prompt with places before its first user turn's text for media of kinds that have no place at all."""
         places = Counter(_places((prompt, *answers)))
         unplaced = [{"type": kind} for kind in KINDS for _ in values.get(kind, ()) if not places[kind]]
         if not unplaced or isinstance(prompt, str):
@@ -130,7 +131,7 @@ class MediaReader:
                     raise RowError("media_count", "", problem)
             media = self._medium(kind, given(value), root)
             if (stated := part.get("sha256")) and stated != media.sha256:
-                problem = f"{media.name or kind!r} is not what the row was written of: its SHA-256 is another one"
+                problem = f"{media.name or kind!r} is not the file that the row was written with: its SHA-256 differs"
                 raise RowError("media_changed", "", problem)
             parts.append(media_part(media))
         return tuple(parts)
@@ -147,10 +148,10 @@ class MediaReader:
                 self._files[key] = self._known(kind, self._bytes(path, value), value, str(path))
             except RowError as bad:
                 self._files[key] = RowError(bad.reason, "", f"{value!r} {bad.detail}")
-        met = self._files[key]
-        if isinstance(met, RowError):
-            raise RowError(met.reason, "", met.detail)
-        return met if met.name == value else replace(met, name=value)
+        cached = self._files[key]
+        if isinstance(cached, RowError):
+            raise RowError(cached.reason, "", cached.detail)
+        return cached if cached.name == value else replace(cached, name=value)
 
     def _known(self, kind: MediaKind, content: bytes, name: str, path: str) -> Media:
         key = kind, hashlib.sha256(content).hexdigest()
@@ -169,29 +170,27 @@ class MediaReader:
 
 
 def _inside(root: Path, name: str) -> Path:
-    """The file that a name leads to, links followed.
+    """The file that a name refers to, links resolved.
 
     Raises:
-        RowError: it is an address, leads out of the folder, or there is no such file.
+        RowError: it is a URL, leads out of the folder, or there is no such file.
     """
     shown = repr(name if len(name) <= 200 else f"{name[:200]}...")
     if "://" in name[:40]:
-        raise RowError("media_address", "", f"{shown} is an address: nothing is fetched, give a file beside the data")
+        raise RowError("media_address", "", f"{shown} is a URL: nothing is downloaded; use a file in the data's folder")
     try:
         path = (root / name).resolve()
         if ".." in Path(name).parts or not path.is_relative_to(root):
-            raise RowError("media_outside", "", f"{shown} leads out of the folder of the data")
+            raise RowError("media_outside", "", f"{shown} leads out of the data's folder")
         if not path.is_file():
-            raise RowError(
-                "media_missing", "", f"{shown} is not a file in {root.name or root}/, the folder of the data"
-            )
+            raise RowError("media_missing", "", f"{shown} is not a file in {root.name or root}/, the data's folder")
     except (OSError, ValueError, RuntimeError):
         raise RowError("media_missing", "", f"{shown} is not the name of a file") from None
     return path
 
 
 def _parted(turns: Turns, with_marks: bool) -> Turns:
-    """Messages whose texts are parts with a place at each mark."""
+    """Messages whose texts are split into parts, with a place at each mark."""
     if isinstance(turns, str) or not with_marks:
         return turns
     return tuple(
@@ -202,24 +201,26 @@ def _parted(turns: Turns, with_marks: bool) -> Turns:
     )
 
 
-def _places(told: Sequence[Turns]) -> Iterator[MediaKind]:
+def _places(all_turns: Sequence[Turns]) -> Iterator[MediaKind]:
     """The kind of every place without a payload, in reading order."""
-    for part in _parts(told):
+    for part in _parts(all_turns):
         if (kind := kind_of(part)) is not None and payload(part) is None:
             yield kind
 
 
-def _compare_counts(told: Sequence[Turns], values: Mapping[MediaKind, Sequence[Any]]) -> None:
-    places = Counter(_places(told))
+def _compare_counts(all_turns: Sequence[Turns], values: Mapping[MediaKind, Sequence[Any]]) -> None:
+    places = Counter(_places(all_turns))
     for kind in KINDS:
         if places[kind] != len(values.get(kind, ())):
-            given, noun = len(values.get(kind, ())), {"image": "image", "audio": "sound"}[kind]
+            n_media, noun = len(values.get(kind, ())), {"image": "image", "audio": "sound"}[kind]
             marks = f"{places[kind] or 'no'} mark{'s' * (places[kind] != 1)} <{kind}>"
-            raise RowError("media_count", "", f"{marks} and {given or 'no'} {noun}{'s' * (given != 1)} in the columns")
+            raise RowError(
+                "media_count", "", f"{marks} and {n_media or 'no'} {noun}{'s' * (n_media != 1)} in the columns"
+            )
 
 
-def _parts(told: Sequence[Turns]) -> Iterator[Mapping[str, Any]]:
-    for turns in told:
+def _parts(all_turns: Sequence[Turns]) -> Iterator[Mapping[str, Any]]:
+    for turns in all_turns:
         if not isinstance(turns, str):
             yield from (part for m in turns if not isinstance(m.content, str) for part in m.content)
 

@@ -1,4 +1,4 @@
-"""Several sources as one: a YAML file that names them, their tasks, and what share of an epoch each one has.
+"""Several sources as one: a YAML file that names them, their tasks, and their shares of an epoch.
 
     sources:
       - {data: harmless.jsonl, task: harmless}
@@ -7,8 +7,8 @@
     temperature: 2
     cap: 10000
 
-Items of a task are drawn with p_i ~ weight_i min(n_i, cap)^(1/T), after those that state their share (T5, Raffel et
-al. 2020, arXiv 1910.10683, section 3.5.2). T = 1 is in proportion to size, and a large T is uniform.
+Tasks without a stated share divide the rest in proportion to weight_i min(n_i, cap)^(1/T) (T5, Raffel et al. 2020,
+arXiv 1910.10683, section 3.5.2). T = 1 is proportional to size; a large T is uniform.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Source:
     """One source of a mixture.
 
     Attributes:
-        task: what its rows are about; "" keeps the field ``task`` of the rows.
-        weight: multiplies its part of what the shares leave.
-        share: of an epoch, in (0, 1]; None where size and weight decide.
+        task: the task of its rows; "" keeps the rows' field ``task``.
+        weight: multiplies its part of what stated shares leave.
+        share: share of an epoch, in (0, 1]; None if size and weight determine it.
     """
 
     data: str
@@ -53,7 +53,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """What a mixture file says. Larger temperatures are closer to equal shares; ``cap`` counts items."""
+    """The content of a mixture file. Larger temperatures give more equal shares; ``cap`` counts items."""
 
     sources: tuple[Source, ...]
     temperature: float = 1.0
@@ -63,7 +63,7 @@ class Mixture:
         """Share of an epoch by task, summing to 1.
 
         Args:
-            sizes: items of each task that there are to draw from; tasks without any have no share.
+            sizes: number of items of each task; tasks without items have no share.
 
         Raises:
             AfzalError: stated shares leave nothing for the others, or do not sum to 1 without others.
@@ -91,7 +91,7 @@ class Mixture:
 
 
 def is_mixture(source: str | Path) -> bool:
-    """Whether a source is the file of a mixture."""
+    """Whether a source is a mixture file."""
     return Path(source).suffix in (".yaml", ".yml") and Path(source).is_file()
 
 
@@ -99,32 +99,32 @@ def mixture_of(path: str | Path) -> Mixture:
     """The mixture that a file describes.
 
     Raises:
-        AfzalError: it is not YAML, names something unknown, or a number is out of range.
+        AfzalError: it is not YAML, has an unknown key, or a number is out of range.
     """
     try:
-        given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise AfzalError(f"{path} is not a mixture of sources", why=str(error)) from error
-    if not isinstance(given, dict) or not isinstance(given.get("sources"), list) or not given["sources"]:
+    if not isinstance(content, dict) or not isinstance(content.get("sources"), list) or not content["sources"]:
         raise AfzalError(f"{path} is not a mixture of sources", remedy="begin with sources: and a list of data:")
-    _refuse_unknown(given, _KEYS, str(path))
-    sources = tuple(_source(entry, Path(path)) for entry in given["sources"])
-    made = Mixture(
+    _refuse_unknown(content, _KEYS, str(path))
+    sources = tuple(_source(entry, Path(path)) for entry in content["sources"])
+    mixture = Mixture(
         sources,
-        _number(given, "temperature", 1.0, str(path)),
-        _number(given, "cap", math.inf, str(path)),
+        _number(content, "temperature", 1.0, str(path)),
+        _number(content, "cap", math.inf, str(path)),
     )
     named = Counter(s.task for s in sources if s.share is not None)
     both = [s.task for s in sources if s.share is None and s.task in named]
     if both:
-        raise AfzalError(f"task {both[0]!r} has a share in one source and none in another", where=str(path))
+        raise AfzalError(f"task {both[0]!r} has a share in one source but not in another", where=str(path))
     if sum(s.share or 0.0 for s in sources) > 1 + 1e-9:
         raise AfzalError("the shares sum to more than 1", where=str(path), remedy="lower one of them")
-    return made
+    return mixture
 
 
 def tagged(items: Sequence[Item], source: Source, number: int) -> list[Item]:
-    """Items with the task of their source, and ids that no other source has."""
+    """Items with their source's task, and ids that are unique across sources."""
     return [
         replace(
             item,
@@ -136,25 +136,25 @@ def tagged(items: Sequence[Item], source: Source, number: int) -> list[Item]:
 
 
 def epoch(tasks: Sequence[str], shares: Mapping[str, float], seed: int) -> list[int]:
-    """Which items make up an epoch of as many items as there are: places in ``tasks``, ascending.
+    """The items of an epoch of ``len(tasks)`` items, as ascending indices into ``tasks``.
 
-    A task that has a larger share than its size is passed through several times; of a smaller one a part is drawn,
-    the same for the same seed.
+    A task whose share exceeds its size is repeated; from a task with a smaller share, items are drawn, always the same
+    ones for a seed.
     """
     places: dict[str, list[int]] = {}
     for k, task in enumerate(tasks):
         places.setdefault(task, []).append(k)
     chosen: list[int] = []
     for task, wanted in _rounded(len(tasks), {t: shares.get(t, 0.0) for t in places}).items():
-        own = places[task]
-        whole, rest = divmod(wanted, len(own))
-        drawn = sorted(own, key=lambda k: hashlib.sha256(f"{seed}:{task}:{k}".encode()).digest())[:rest]
-        chosen += own * whole + drawn
+        indices = places[task]
+        times, rest = divmod(wanted, len(indices))
+        drawn = sorted(indices, key=lambda k: hashlib.sha256(f"{seed}:{task}:{k}".encode()).digest())[:rest]
+        chosen += indices * times + drawn
     return sorted(chosen)
 
 
 def _rounded(total: int, shares: Mapping[str, float]) -> dict[str, int]:
-    """Whole numbers that sum to ``total``, by largest remainders."""
+    """Integers that sum to ``total``, by largest remainders."""
     exact = {task: total * share for task, share in shares.items()}
     counts = {task: int(x) for task, x in exact.items()}
     for task in sorted(exact, key=lambda t: (counts[t] - exact[t], t))[: total - sum(counts.values())]:
@@ -171,7 +171,7 @@ def _source(entry: Any, path: Path) -> Source:
     if share is not None and "weight" in entry:
         raise AfzalError(f"the source {entry['data']} states share and weight", where=where, remedy="leave one out")
     if share is not None and share > 1:
-        raise AfzalError(f"share is {share:g}, which is more than the whole", where=where)
+        raise AfzalError(f"share is {share:g}, more than 1", where=where)
     beside = path.parent / entry["data"]
     return Source(
         str(beside) if beside.exists() else entry["data"],
@@ -183,13 +183,13 @@ def _source(entry: Any, path: Path) -> Source:
     )
 
 
-def _number(given: Mapping[str, Any], key: str, default: float, where: str) -> float:
-    value = given.get(key, default)
+def _number(entry: Mapping[str, Any], key: str, default: float, where: str) -> float:
+    value = entry.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
         raise AfzalError(f"{key} is {value!r}, not a positive number", where=where)
     return float(value)
 
 
-def _refuse_unknown(given: Mapping[str, Any], known: set[str], where: str) -> None:
-    if unknown := sorted(set(map(str, given)) - known):
+def _refuse_unknown(entry: Mapping[str, Any], known: set[str], where: str) -> None:
+    if unknown := sorted(set(map(str, entry)) - known):
         raise AfzalError(f"{unknown[0]!r} is not known here", where=where, remedy=f"one of {', '.join(sorted(known))}")

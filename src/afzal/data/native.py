@@ -27,15 +27,15 @@ _NAMES = {kind: name for name, kind in _KINDS.items()}
 
 
 def to_row(item: Item) -> dict[str, Any]:
-    """The item as JSON values; what is at its default is left out."""
+    """The item as JSON values; default values are left out."""
     row: dict[str, Any] = {"afzal": VERSION, "id": item.id, "prompt": turns_to_row(item.prompt)}
     row["responses"] = [
         {"turns": turns_to_row(r.turns)} | ({"source": r.source} if r.source is not None else {})
         for r in item.responses
     ]
     for name in ("votes", "gold"):
-        if said := getattr(item, name):
-            row[name] = [_vote_to_row(vote) for vote in said]
+        if votes := getattr(item, name):
+            row[name] = [_vote_to_row(vote) for vote in votes]
     return row | {k: v for k in ("where", "group", "extra") if (v := getattr(item, k))}
 
 
@@ -71,28 +71,28 @@ def _vote_to_row(vote: Vote) -> dict[str, Any]:
 
 
 def _vote(entry: Any, where: str, size: int) -> Vote:
-    made = _KINDS.get(str(entry.get("vote"))) if isinstance(entry, dict) else None
-    if made is None:
+    vote_class = _KINDS.get(str(entry.get("vote"))) if isinstance(entry, dict) else None
+    if vote_class is None:
         raise RowError("bad_value", where, "holds something other than comparisons, ratings and rankings")
-    given = {k: v for k, v in entry.items() if k != "vote"}
-    known = {field.name for field in fields(made)}
-    needed = {field.name for field in fields(made) if field.default is MISSING}
-    if not needed <= given.keys() <= known:
-        odd = sorted(needed - given.keys()) or sorted(given.keys() - known)
+    values = {k: v for k, v in entry.items() if k != "vote"}
+    known = {field.name for field in fields(vote_class)}
+    needed = {field.name for field in fields(vote_class) if field.default is MISSING}
+    if not needed <= values.keys() <= known:
+        odd = sorted(needed - values.keys()) or sorted(values.keys() - known)
         raise RowError("bad_value", where, f"holds a vote with missing or unknown fields: {', '.join(odd)}")
-    for name, got in given.items():
+    for name, got in values.items():
         if not _fits(name, got, size):
             raise RowError("bad_value", where, f"holds a vote whose '{name}' is {got!r}")
-    return _ranking(given, where) if made is Ranking else made(**given)
+    return _ranking(values, where) if vote_class is Ranking else vote_class(**values)
 
 
-def _ranking(given: dict[str, Any], where: str) -> Ranking:
-    groups = tuple(tuple(group) for group in given["groups"])
+def _ranking(values: dict[str, Any], where: str) -> Ranking:
+    groups = tuple(tuple(group) for group in values["groups"])
     ranked = sorted(k for group in groups for k in group)
-    shown = None if given.get("shown") is None else tuple(given["shown"])
+    shown = None if values.get("shown") is None else tuple(values["shown"])
     if len(set(ranked)) < max(2, len(ranked)) or (shown is not None and sorted(shown) != ranked):
         raise RowError("bad_value", where, "holds a ranking that does not name two or more responses, each once")
-    return Ranking(**given | {"groups": groups, "shown": shown})
+    return Ranking(**values | {"groups": groups, "shown": shown})
 
 
 def _fits(name: str, got: Any, size: int) -> bool:

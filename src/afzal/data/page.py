@@ -1,7 +1,8 @@
-"""The folder that the annotation page writes: the rows asked, and every vote on them, as Afzal rows.
+"""Read the folder that the annotation page writes: the rows shown, and every vote on them, as Afzal rows.
 
-``items.jsonl`` holds the rows, ``votes.jsonl`` one line per act. Three kinds of votes do not train, and are kept with
-weight 0 for the figures about annotators: repeats of an earlier question, votes on rows of known truth, and practice.
+``items.jsonl`` holds the rows, ``votes.jsonl`` one line per action. Three kinds of votes are not trained on and are
+kept with weight 0, for statistics about annotators: repeats of an earlier question, votes on rows of known truth, and
+practice.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ def is_page(source: str | Path) -> bool:
 
 @dataclass(slots=True)
 class Said:
-    """The votes of a page by item, and what became of all lines.
+    """The votes of a page by item, and counts of its lines.
 
     Attributes:
-        votes: of each item, as the votes of Afzal rows.
-        skips: of each item, why people passed it over.
-        counts: lines by what they are: votes (to train on), repeats, gold (votes on rows of known truth), skips,
-            retracted; and of those that stand, how many have notes and flags.
+        votes: each item's votes, as in Afzal rows.
+        skips: each item's reasons for skipping it.
+        counts: lines by kind: votes (to train on), repeats, gold (votes on rows of known truth), skips, retracted; and
+            how many unretracted lines have notes and flags.
     """
 
     votes: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -42,24 +43,24 @@ class Said:
     counts: Counter[str] = field(default_factory=Counter)
 
     def notes(self) -> list[str]:
-        """What became of the lines, in words."""
-        told = {
+        """Notes on the lines."""
+        labels = {
             "votes": "votes to train on",
             "repeats": "repeats, kept with weight 0 for self-consistency",
             "gold": "votes on rows of known truth, kept with weight 0 for accuracy",
-            "skips": "skips, whose reasons stand in extra.skipped",
+            "skips": "skips, with reasons in extra.skipped",
             "retracted": "retracted and left out",
             "notes": "with a note",
             "flags": "flagged",
         }
-        return [f"{VOTES}: {self.counts[what]} {words}" for what, words in told.items() if self.counts[what]]
+        return [f"{VOTES}: {self.counts[what]} {words}" for what, words in labels.items() if self.counts[what]]
 
 
 def page_rows(source: str | Path, said: Said) -> Iterator[Raw]:
-    """The rows of a page's folder with their votes, as Afzal rows; ``said`` is filled on the way.
+    """The rows of a page's folder with their votes, as Afzal rows; fills ``said``.
 
     Raises:
-        AfzalError: a line is not an act of the page, or its item is not among the rows.
+        AfzalError: a line is not an action of the page, or its item is not among the rows.
     """
     path = Path(source).expanduser()
     rows = list(_lines(path / ITEMS))
@@ -67,7 +68,7 @@ def page_rows(source: str | Path, said: Said) -> Iterator[Raw]:
     known = {str(raw.value.get("id")) for raw in rows if isinstance(raw.value, Mapping)}
     acts = list(_lines(path / VOTES))
     if acts and isinstance(acts[-1].value, Fault) and not _ends_whole(path / VOTES):
-        acts.pop()  # a page that was killed in the middle of a line confirmed nothing to anybody
+        acts.pop()  # a page killed in the middle of a line had not confirmed the vote
     _collect(acts, known, gold, said)
     for raw in rows:
         if isinstance(raw.value, Mapping):
@@ -93,13 +94,13 @@ def _is_gold(row: Row) -> bool:
 
 
 def _with_votes(row: Row, said: Said) -> dict[str, Any]:
-    ident, whole = str(row.get("id")), dict(row)
+    ident, full = str(row.get("id")), dict(row)
     if _is_gold(row) and "gold" not in row:
-        whole["gold"] = whole.pop("votes", [])
-    whole["votes"] = [*whole.get("votes", ()), *said.votes.get(ident, ())]
+        full["gold"] = full.pop("votes", [])
+    full["votes"] = [*full.get("votes", ()), *said.votes.get(ident, ())]
     if ident in said.skips:
-        whole["extra"] = {**whole.get("extra", {}), "skipped": said.skips[ident]}
-    return whole
+        full["extra"] = {**full.get("extra", {}), "skipped": said.skips[ident]}
+    return full
 
 
 def _collect(acts: list[Raw], known: set[str], gold: set[str], said: Said) -> None:
@@ -123,15 +124,15 @@ def _collect(acts: list[Raw], known: set[str], gold: set[str], said: Said) -> No
             said.counts["skips"] += 1
             said.skips.setdefault(ident, []).append(str(line.get("reason") or ""))
             continue
-        kept = _weighed(line, ident in gold, said.counts)
+        weighting = _weighed(line, ident in gold, said.counts)
         try:
-            said.votes.setdefault(ident, []).extend({**vote, **kept} for vote in _votes(line))
+            said.votes.setdefault(ident, []).extend({**vote, **weighting} for vote in _votes(line))
         except (KeyError, TypeError, ValueError, IndexError):
             raise AfzalError(f"is not a vote of kind {line.get('kind')!r}", where=where) from None
 
 
 def _weighed(line: Row, on_gold: bool, counts: Counter[str]) -> dict[str, Any]:
-    """The weight of a vote that does not train; nothing for one that does."""
+    """The weight of a vote that is not trained on; empty for one that is."""
     name = "repeats" if line.get("repeat_of") else "gold" if on_gold else "votes"
     counts[name] += 1
     return {} if name == "votes" else {"weight": 0.0}

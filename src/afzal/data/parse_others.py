@@ -1,4 +1,4 @@
-"""Rows with ranked, scored, labelled or single answers, one function per format."""
+"""Parse rows with ranked, scored, labelled or single answers: one function per format."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ ANSWERS = "completion|response|output|answer|target"
 
 
 def ultrafeedback(row: Row) -> Item:
-    """K completions rated on aspects, each an axis; a Rating of "N/A" is not a rating.
+    """K completions rated on several aspects, each an axis; a Rating of "N/A" is not a rating.
 
-    The published ``overall_score`` has known slips (10 for answers rated 1 on every aspect), so it counts only where
-    no aspect was rated.
+    The published ``overall_score`` has known errors (10 for answers rated 1 on every aspect), so it counts only if no
+    aspect was rated.
     """
-    done = [_object(entry, "completions") for entry in array(row, "completions")]
-    votes = [Rating(k, v, "score", axis=axis) for k, entry in enumerate(done) for axis, v in _aspects(entry)]
+    entries = [_object(entry, "completions") for entry in array(row, "completions")]
+    votes = [Rating(k, v, "score", axis=axis) for k, entry in enumerate(entries) for axis, v in _aspects(entry)]
     if not votes:
-        scores = [(k, optional_number(entry, "overall_score")) for k, entry in enumerate(done)]
+        scores = [(k, optional_number(entry, "overall_score")) for k, entry in enumerate(entries)]
         votes = [Rating(k, score, "score", axis="overall") for k, score in scores if score is not None]
-    responses = tuple(Response(reply(text(e, "response")), optional_text(e, "model") or None) for e in done)
+    responses = tuple(Response(reply(text(e, "response")), optional_text(e, "model") or None) for e in entries)
     return Item("", ask(text(row, "instruction")), responses, tuple(votes))
 
 
@@ -49,14 +49,14 @@ def nectar(row: Row) -> Item:
     given = text(row, "prompt")
     turns = transcript(given)
     prompt = tuple(m for m in turns if m.content) if turns else ask(given)
-    done = [_object(entry, "answers") for entry in array(row, "answers")]
-    votes = tuple(Rating(k, number(entry, "rank") - 1, "rank") for k, entry in enumerate(done))
-    responses = tuple(Response(reply(text(e, "answer")), optional_text(e, "model") or None) for e in done)
+    entries = [_object(entry, "answers") for entry in array(row, "answers")]
+    votes = tuple(Rating(k, number(entry, "rank") - 1, "rank") for k, entry in enumerate(entries))
+    responses = tuple(Response(reply(text(e, "answer")), optional_text(e, "model") or None) for e in entries)
     return Item("", prompt, responses, votes)
 
 
 def rated_generations(row: Row) -> Item:
-    """K generations with a rating each, larger better, equal ratings a tie; null is not a rating."""
+    """K generations with one rating each; larger is better, equal ratings are a tie, null is not a rating."""
     texts = array(row, "generations|responses")
     ratings = array(row, "ratings|scores|rewards")
     if len(texts) != len(ratings):
@@ -74,14 +74,14 @@ def rated_generations(row: Row) -> Item:
 def prometheus(row: Row) -> Item:
     """One answer inside the wrapped instruction, with the scores of one judge asked several times (``gpt4_score``).
 
-    The rows on one instruction are joined; the repeats are annotators, called ``gpt4_score 1`` and so on.
+    Rows on the same instruction are joined; the repeats become annotators named ``gpt4_score 1`` and so on.
     """
     parts = _WRAPPED.search(text(row, "instruction"))
     if parts is None:
         raise RowError("bad_value", "instruction", "does not wrap an instruction and a response to evaluate")
-    given = array(row, "gpt4_score")
-    told = [(k, number({"gpt4_score": v}, "gpt4_score")) for k, v in enumerate(given, 1) if v is not None]
-    votes = tuple(Rating(0, v, "score", annotator=f"gpt4_score {k}") for k, v in told)
+    values = array(row, "gpt4_score")
+    scores = [(k, number({"gpt4_score": v}, "gpt4_score")) for k, v in enumerate(values, 1) if v is not None]
+    votes = tuple(Rating(0, v, "score", annotator=f"gpt4_score {k}") for k, v in scores)
     answer = Response(reply(parts[2]), optional_text(row, "response_source") or None)
     return Item("", ask(parts[1]), (answer,), votes)
 
@@ -98,10 +98,10 @@ def oasst(row: Row) -> Iterator[Item | UnusableError]:
 
 
 def multiple_choice(row: Row) -> Item:
-    """``option_1`` to ``option_K`` with the number of the right one, and people's votes per option when there are.
+    """``option_1`` to ``option_K`` with the number of the right one and, if there are any, people's votes per option.
 
-    The right option beats every other (axis ``answer``, together one vote); ``num_voters`` become scores on the axis
-    ``voters``, given for the first options only when the list is shorter.
+    The right option beats every other (axis ``answer``, together one vote). ``num_voters`` become scores on the axis
+    ``voters``; a shorter list covers only the first options.
     """
     numbers = [k for k in range(1, 27) if row.get(f"option_{k}") not in (None, "")]
     chosen = index(row, "answer", max(numbers, default=0), base=1) + 1
@@ -128,9 +128,9 @@ def unpaired(row: Row) -> Item:
     prompt, answer = value(row, "prompt"), value(row, "completion|response")
     if isinstance(prompt, str) and isinstance(answer, str):
         return _labelled(row, prompt, answer)
-    asked = ask(prompt) if isinstance(prompt, str) else messages(prompt, "prompt")
-    said = reply(answer) if isinstance(answer, str) else messages(answer, "completion")
-    return _labelled(row, asked, said)
+    question = ask(prompt) if isinstance(prompt, str) else messages(prompt, "prompt")
+    reply_turns = reply(answer) if isinstance(answer, str) else messages(answer, "completion")
+    return _labelled(row, question, reply_turns)
 
 
 def unpaired_messages(row: Row) -> Item:
@@ -150,12 +150,12 @@ def prompt_completion(row: Row) -> Item:
     prompt, answer = value(row, "prompt"), value(row, ANSWERS)
     if isinstance(prompt, str) and isinstance(answer, str):
         return Item("", prompt, (Response(answer),))
-    asked = ask(prompt) if isinstance(prompt, str) else messages(prompt, "prompt")
-    return Item("", asked, (Response(reply(answer) if isinstance(answer, str) else messages(answer, "completion")),))
+    question = ask(prompt) if isinstance(prompt, str) else messages(prompt, "prompt")
+    return Item("", question, (Response(reply(answer) if isinstance(answer, str) else messages(answer, "completion")),))
 
 
 def dialogue(row: Row) -> Item:
-    """A whole dialogue: all from the first answer on is the response, its assistant turns to be learned.
+    """A dialogue: everything from the first answer on is the response, and its assistant turns are learned.
 
     Answers marked as not to be learned at the beginning belong to the prompt.
     """
@@ -179,7 +179,7 @@ def alpaca(row: Row) -> Item:
 
 
 def plain_text(row: Row) -> Item:
-    """Text to be learned from its first word on: an empty prompt."""
+    """A text to learn from its first word on; the prompt is empty."""
     return Item("", "", (Response(text(row, "text")),))
 
 
@@ -229,8 +229,8 @@ def _oasst_message(node: Row) -> Message:
 
 
 def _aspects(entry: Row) -> Iterator[tuple[str, float]]:
-    for axis, said in mapping(entry, "annotations").items() if has(entry, "annotations") else ():
-        rating = said.get("Rating") if isinstance(said, dict) else None
+    for axis, annotation in mapping(entry, "annotations").items() if has(entry, "annotations") else ():
+        rating = annotation.get("Rating") if isinstance(annotation, dict) else None
         if rating is not None and str(rating).strip().upper() not in ("N/A", ""):
             yield axis, number({"Rating": rating}, "Rating")
 

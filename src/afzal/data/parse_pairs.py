@@ -1,6 +1,6 @@
-"""Rows that say which of two answers is better, one function per format: row in, :class:`Item` out.
+"""Parse rows that say which of two answers is better: one function per format, from a row to an :class:`Item`.
 
-In every item made here response 0 is the better one unless the format itself shows A and B.
+In every item, response 0 is the better one, unless the format itself has A and B.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from afzal.records import Comparison, Item, Message, Outcome, Response, Turns
 
 
 def pair(row: Row, prompt: Turns, better: Turns, worse: Turns) -> Item:
-    """An item of two responses, the first preferred, with the row's own strength, probability and weight."""
+    """An item of two responses, the first preferred, with the row's strength, probability and weight."""
     if row.keys().isdisjoint(_MODELS):
         responses = Response(better), Response(worse)
     else:
@@ -45,34 +45,34 @@ def pair(row: Row, prompt: Turns, better: Turns, worse: Turns) -> Item:
 
 
 FIRST_IS_BETTER = (Comparison(0, 1, "first"),)
-"""The votes of every row that states no more than the order: one object, so that what follows is computed once."""
+"""The votes of every row that states only the order: one shared object, so that derived values are computed once."""
 
 _MODELS = frozenset({"chosen_model", "chosen-model", "rejected_model", "rejected-model"})
 
 
 def versus(prompt: Turns, a: Turns, b: Turns, *votes: Comparison, sources: tuple[Any, Any] = (None, None)) -> Item:
-    """An item of two responses in the order the source shows them."""
+    """An item of two responses in the source's order."""
     return Item("", prompt, (Response(a, sources[0]), Response(b, sources[1])), votes)
 
 
 def standard(row: Row) -> Item:
-    """Three texts, taken as they stand: white space belongs to whom it is given."""
+    """Three texts, unchanged: white space stays in the field where it is."""
     return pair(row, text(row, "prompt"), text(row, "chosen"), text(row, "rejected"))
 
 
 def standard_full(row: Row) -> Item:
-    """The prompt stands again at the head of both answers: taken off, so that it is not used twice."""
+    """Both answers begin with the prompt, which is removed from them."""
     prompt, better, worse = text(row, "prompt"), text(row, "chosen"), text(row, "rejected")
     return pair(row, prompt, better.removeprefix(prompt), worse.removeprefix(prompt))
 
 
 def implicit(row: Row) -> Item:
-    """Two whole texts: their common beginning, to the last word border, is the prompt."""
+    """Two complete texts: their common beginning, up to the last word boundary, is the prompt."""
     return pair(row, *split_texts(text(row, "chosen"), text(row, "rejected")))
 
 
 def hh_rlhf(row: Row) -> Item:
-    """Whole transcripts: all before the last Assistant turn must agree."""
+    """Complete transcripts: everything before the last Assistant turn must agree."""
     better, worse = _dialogue(row, "chosen"), _dialogue(row, "rejected")
     if better[:-1] != worse[:-1]:
         raise UnusableError("prefix_differs", "the transcripts differ before the last answer")
@@ -85,7 +85,7 @@ def hh_rlhf(row: Row) -> Item:
 
 
 def conversational(row: Row) -> Item:
-    """A prompt of messages (or one text) and answers of messages (or texts); whole dialogues are cut to the answer."""
+    """A prompt of messages (or a text) and answers of messages (or texts); complete dialogues are cut to the answer."""
     given = value(row, "prompt")
     prompt = ask(given) if isinstance(given, str) else messages(given, "prompt")
     better, worse = _answer(row, "chosen"), _answer(row, "rejected")
@@ -99,7 +99,7 @@ def conversational(row: Row) -> Item:
 
 
 def conversational_implicit(row: Row) -> Item:
-    """Whole dialogues: their common beginning is the prompt. A redundant ``prompt`` text is not used again."""
+    """Complete dialogues: their common beginning is the prompt. A redundant ``prompt`` text is ignored."""
     better, worse = _answer(row, "chosen"), _answer(row, "rejected")
     if better[0].role == worse[0].role == "assistant":
         raise RowError("missing_field", "prompt", "is missing: the answers begin with the assistant")
@@ -107,7 +107,7 @@ def conversational_implicit(row: Row) -> Item:
 
 
 def message_lists(row: Row) -> Item:
-    """``chosen_messages``, ``rejected_messages`` with typed parts; ``loss_weight`` of the answers weighs the pair."""
+    """``chosen_messages`` and ``rejected_messages`` with typed parts; the answers' ``loss_weight`` weights the pair."""
     better, worse = value(row, "chosen_messages"), value(row, "rejected_messages")
     dialogues = messages(better, "chosen_messages"), messages(worse, "rejected_messages")
     pieces = split_dialogues(*map(unmarked, dialogues))
@@ -127,7 +127,7 @@ def openai_preference(row: Row) -> Item:
 
 
 def instruction_pair(row: Row) -> Item:
-    """An instruction and two texts; the prompt is instruction, newline, input, after ``history``."""
+    """An instruction and two texts; the prompt is ``history``, then instruction, newline, input."""
     prompt = ask(instruction(row), history=history(row))
     return pair(row, prompt, reply(text(row, "chosen|accepted")), reply(text(row, "rejected")))
 
@@ -146,14 +146,14 @@ def argilla_pair(row: Row) -> Item:
 
 
 def sharegpt_pair(row: Row) -> Item:
-    """A dialogue, as ShareGPT writes it or as messages, and two answers (messages or texts) that would follow it."""
+    """A dialogue in ShareGPT form or as messages, and two answers (messages or texts) to it."""
     name = name_of(row, DIALOGUES)
     turns = messages(value(row, DIALOGUES), name)
     return pair(row, turns, _answer(row, "chosen"), _answer(row, "rejected"))
 
 
 def ms_swift(row: Row) -> Item:
-    """The last assistant message is chosen; each rejected answer replaces all that follows the last user turn."""
+    """The last assistant message is chosen; each rejected answer replaces everything after the last user turn."""
     turns = messages(value(row, "messages"), "messages")
     cut = max((n for n, m in enumerate(turns) if m.role in ("user", "tool")), default=-1) + 1
     if not cut or cut == len(turns):
@@ -181,7 +181,8 @@ def indexed(row: Row) -> Item:
 
 
 def helpsteer3(row: Row) -> Item:
-    """``overall_preference`` from -3 to 3: below 0 means response1 is better; 0 is a tie; the size is the strength."""
+    """``overall_preference`` from -3 to 3: below 0, response1 is better; 0 is a tie; the absolute value is the
+    strength."""
     context = value(row, "context")
     prompt = ask(context) if isinstance(context, str) else messages(context, "context")
     liking = optional_number(row, "overall_preference")
@@ -236,33 +237,33 @@ def arena(row: Row) -> Item:
 
 
 def arena_columns(row: Row) -> Item:
-    """The same with one column per outcome and turns as JSON lists of texts."""
+    """Like :func:`arena`, with one column per outcome and turns as JSON lists of texts."""
     flags = [flag(row, f"winner_{name}") for name in ("model_a", "model_b", "tie")]
     if sum(flags) != 1:
-        raise RowError("bad_value", "winner_model_a", "and its sisters name no winner, or several")
+        raise RowError("bad_value", "winner_model_a", "and the other winner columns name no winner, or several")
     outcome: Outcome = ("first", "second", "tie")[flags.index(True)]  # pyright: ignore[reportAssignmentType]
-    asked = array(row, "prompt")
-    a, b = (_alternate(asked, array(row, f"response_{side}"), f"response_{side}") for side in "ab")
+    questions = array(row, "prompt")
+    a, b = (_alternate(questions, array(row, f"response_{side}"), f"response_{side}") for side in "ab")
     vote = Comparison(0, 1, outcome, weight=weight(row))
     return versus(*split_dialogues(a, b), vote, sources=(row.get("model_a"), row.get("model_b")))
 
 
 def summarize_from_feedback(row: Row) -> Item:
-    """Two summaries of a post; ``choice`` is the index of the better one. Texts in the layout of the paper."""
-    shown = [text(entry, "text") if isinstance(entry, dict) else str(entry) for entry in array(row, "summaries")]
-    if len(shown) != 2:
-        raise RowError("bad_value", "summaries", f"holds {len(shown)} texts, not 2")
+    """Two summaries of a post; ``choice`` is the index of the better one. Texts have the paper's layout."""
+    summaries = [text(entry, "text") if isinstance(entry, dict) else str(entry) for entry in array(row, "summaries")]
+    if len(summaries) != 2:
+        raise RowError("bad_value", "summaries", f"holds {len(summaries)} texts, not 2")
     outcome: Outcome = "first" if index(row, "choice", 2) == 0 else "second"
     info, worker = mapping(row, "info"), row.get("worker")
     vote = Comparison(0, 1, outcome, annotator=None if worker is None else str(worker), weight=weight(row))
-    first, second = (f" {summary.lstrip()}" for summary in shown)
+    first, second = (f" {summary.lstrip()}" for summary in summaries)
     return versus(_post(info), first, second, vote)
 
 
 def webgpt(row: Row) -> Item:
-    """Two answers with a score each; equal scores are a tie."""
-    asked = value(row, "question")
-    prompt = ask(text(asked, "full_text") if isinstance(asked, dict) else text(row, "question"))
+    """Two answers with one score each; equal scores are a tie."""
+    question = value(row, "question")
+    prompt = ask(text(question, "full_text") if isinstance(question, dict) else text(row, "question"))
     scores = [optional_number(row, f"score_{k}") for k in (0, 1)]
     if scores[0] is None or scores[1] is None:
         raise RowError("missing_field", "score_0", "or score_1 is missing")
@@ -274,16 +275,16 @@ def webgpt(row: Row) -> Item:
 def alpaca_farm(row: Row) -> Item:
     """``preference`` (or ``label``) 1 means output_1 is better, 2 means output_2, 1.5 a draw.
 
-    In AlpacaEval's annotations, which name generators, a number between is 1 + P(output_2 is better), 0 an old draw,
-    and null no verdict.
+    In AlpacaEval's annotations, which name generators, a number between 1 and 2 is 1 + P(output_2 is better), 0 is an
+    old form of a draw, and null means no verdict.
     """
     is_eval = has(row, "generator_1")
     if is_eval and not has(row, "preference|label"):
         raise UnusableError("no_votes", "'preference' is null: no verdict")
-    told, name = number(row, "preference|label"), name_of(row, "preference|label")
-    if not (told in (1, 1.5, 2) or (is_eval and (told == 0 or 1 <= told <= 2))):
-        raise RowError("bad_value", name, f"is {told:g}, not one of 1 to 2")
-    p = 0.5 if told == 0 else 2 - told
+    stated, name = number(row, "preference|label"), name_of(row, "preference|label")
+    if not (stated in (1, 1.5, 2) or (is_eval and (stated == 0 or 1 <= stated <= 2))):
+        raise RowError("bad_value", name, f"is {stated:g}, not one of 1 to 2")
+    p = 0.5 if stated == 0 else 2 - stated
     outcome: Outcome = "tie" if p == 0.5 else "first" if p > 0.5 else "second"
     who = name_of(row, "annotator|annotator_id")
     about: dict[str, Any] = {"annotator": str(row[who]) if who else None, "weight": weight(row)}
@@ -294,7 +295,7 @@ def alpaca_farm(row: Row) -> Item:
 
 
 def pandalm(row: Row) -> Item:
-    """One vote per annotator: 1 or 2 names the better response, 0 is a tie. ``cmp_key`` names the models, as a_b."""
+    """One vote per annotator: 1 or 2 is the better response, 0 a tie. ``cmp_key`` names the models, as a_b."""
     votes = []
     for name in sorted(key for key in row if key.startswith("annotator") and row[key] is not None):
         outcome: Outcome = ("tie", "first", "second")[index(row, name, 3)]  # pyright: ignore[reportAssignmentType]
@@ -306,7 +307,7 @@ def pandalm(row: Row) -> Item:
 
 
 def anthropic_evals(row: Row) -> Item:
-    """Texts continued as they stand (" Yes"); ``label_confidence`` is the probability that the label is right."""
+    """Texts continued verbatim (" Yes"); ``label_confidence`` is the probability that the label is right."""
     sure = optional_number(row, "label_confidence")
     better, worse = text(row, "answer_matching_behavior"), text(row, "answer_not_matching_behavior")
     facts = {"p": sure} if sure is not None else {}
@@ -314,7 +315,8 @@ def anthropic_evals(row: Row) -> Item:
 
 
 def instruction(row: Row) -> str:
-    """``instruction`` (or ``question``, ...), then ``input`` and ``context``, each on a new line; any alone will do."""
+    """``instruction`` (or ``question``, ...), ``input`` and ``context``, each on a new line; at least one is
+    required."""
     parts = [optional_text(row, name) for name in ("instruction|question|query|problem", "input", "context")]
     if not any(part.strip() for part in parts):
         raise RowError("missing_field", "instruction", "is missing or empty, and so is 'input'")
@@ -340,20 +342,20 @@ def _turns(given: Any, name: str) -> Turns:
     if isinstance(given, str):
         return given
     if given is None or isinstance(given, bool | int | float):
-        raise RowError("wrong_type", name, f"holds {kind(given)} where a text or messages belong")
+        raise RowError("wrong_type", name, f"holds {kind(given)} instead of a text or messages")
     return messages(given, name)
 
 
 def _prompt_like(given: Any, responses: tuple[Response, ...]) -> Turns:
-    """The prompt as text or messages, whichever the responses are; RowError for a mixture."""
+    """The prompt as text or messages, like the responses; RowError for a mixture."""
     prompt = _turns(given, "prompt")
     if any(isinstance(r.turns, str) is not isinstance(prompt, str) for r in responses):
-        raise RowError("wrong_type", "responses", "are texts where the prompt is messages, or the other way round")
+        raise RowError("wrong_type", "responses", "are texts although the prompt is messages, or the other way round")
     return prompt
 
 
 def history(row: Row) -> list[Any]:
-    """Earlier [question, answer] pairs, none when the row has none."""
+    """Earlier [question, answer] pairs; empty if the row has none."""
     return array(row, "history") if has(row, "history") else []
 
 
@@ -373,10 +375,12 @@ def _rejected(row: Row) -> list[Messages]:
     return [reply(answer) for answer in answers]
 
 
-def _alternate(asked: list[Any], said: list[Any], name: str) -> Messages:
-    if len(asked) != len(said) or not all(isinstance(turn, str) for turn in asked + said):
+def _alternate(questions: list[Any], answers: list[Any], name: str) -> Messages:
+    if len(questions) != len(answers) or not all(isinstance(turn, str) for turn in questions + answers):
         raise RowError("bad_value", name, "does not hold one text per turn of 'prompt'")
-    return tuple(m for q, a in zip(asked, said, strict=True) for m in (Message("user", q), Message("assistant", a)))
+    return tuple(
+        m for q, a in zip(questions, answers, strict=True) for m in (Message("user", q), Message("assistant", a))
+    )
 
 
 def _post(info: Row) -> str:

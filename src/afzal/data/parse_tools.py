@@ -1,4 +1,4 @@
-"""Exports of annotation tools, with the votes of every annotator: Label Studio, Argilla, Potato."""
+"""Parse exports of annotation tools (Label Studio, Argilla, Potato) with every annotator's votes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from afzal.data.fields import (
     value,
 )
 from afzal.data.turns import ask, messages, reply
-from afzal.data.votewords import STEMS, Pair, pair_of, plain, said
+from afzal.data.votewords import STEMS, Pair, pair_of, plain, read_vote
 from afzal.records import Comparison, Item, Outcome, Ranking, Response, Turns, Vote
 
 PROMPTS = "prompt|instruction|question|query|context|input"
@@ -33,9 +33,10 @@ _SPENT = re.compile(r"(\d+)d (\d+)h (\d+)m (\d+)s")
 
 
 def label_studio(row: Row) -> Item:
-    """``data`` with a prompt and two answers, or a list of items; every annotation is one vote.
+    """``data`` with a prompt and two answers or a list of items; every annotation is one vote.
 
-    ``left`` means the first answer. A Ranker's list is a ranking. An annotation marked ``ground_truth`` is known truth.
+    ``left`` means the first answer. A Ranker's list is a ranking. An annotation marked ``ground_truth`` becomes a gold
+    vote.
     """
     data = mapping(row, "data")
     if has(data, "items"):
@@ -90,7 +91,7 @@ def _label_studio_votes(entry: Row, data: Row, names: Sequence[str]) -> Iterator
             return
         selected = next(iter(answer.get("choices") or ()), None)
         if isinstance(selected, str):
-            outcome, strength = said(selected, _pair(data), data, "choices")
+            outcome, strength = read_vote(selected, _pair(data), data, "choices")
             yield Comparison(0, 1, outcome, strength, **about)
             return
 
@@ -100,11 +101,11 @@ _SIDES: dict[str, Outcome] = {"left": "first", "right": "second"}
 
 
 def _ranked(ranker: Any, names: Sequence[str]) -> list[int]:
-    """The responses of a Ranker's result, best first; several buckets have no order (``_`` is what nobody sorted)."""
+    """The responses of a Ranker's result, best first; several buckets have no order (``_`` holds the unsorted ones)."""
     if isinstance(ranker, Mapping):
         filled = {name: ids for name, ids in ranker.items() if name != "_" and ids}
         if len(filled) > 1:
-            raise UnusableError("buckets", f"the buckets {', '.join(map(str, filled))} are sorted by no order")
+            raise UnusableError("buckets", f"the buckets {', '.join(map(str, filled))} have no order")
         ranker = next(iter(filled.values()), ranker.get("_", []))
     known = {name: k for k, name in enumerate(names)}
     places = [known.get(str(name)) for name in ranker] if isinstance(ranker, list | tuple) else []
@@ -114,17 +115,17 @@ def _ranked(ranker: Any, names: Sequence[str]) -> list[int]:
 
 
 def argilla_records(row: Row) -> Item:
-    """``fields`` with a prompt and answers; submitted responses of every user to a ranking or a label question.
+    """``fields`` with a prompt and answers, and every user's submitted responses to a ranking or a label question.
 
-    Responses stand by question, as the SDK writes them, or by user, as the server does. A label that names one of more
-    than two answers says that it is better than each of the others. Suggestions of models are not votes.
+    Responses are grouped by question, as the SDK writes them, or by user, as the server does. A label that names one of
+    more than two answers means that it is better than each of the others. Models' suggestions are not votes.
     """
     data = mapping(row, "fields")
     names = _answer_fields(data)
     given = value(data, PROMPTS)
     prompt = ask(given) if isinstance(given, str) else messages(given, "fields")
-    told = [(question, got, who) for question, got, who in _submitted(value(row, "responses"))]
-    votes = [(question, vote) for question, got, who in told for vote in _opinions(got, data, names, who)]
+    submitted = [(question, got, who) for question, got, who in _submitted(value(row, "responses"))]
+    votes = [(question, vote) for question, got, who in submitted for vote in _opinions(got, data, names, who)]
     if not votes:
         raise UnusableError("no_votes", "no submitted response orders the answers")
     turns = (reply(v) if isinstance(v := data[name], str) else messages(v, name) for name in names)
@@ -132,13 +133,13 @@ def argilla_records(row: Row) -> Item:
 
 
 def _placed(votes: Sequence[tuple[str, Vote]]) -> tuple[Vote, ...]:
-    """Votes by the name of their question, which is their axis where there are several questions."""
+    """The votes; if there are several questions, the question's name is a vote's axis."""
     one = len({name for name, _ in votes}) == 1
     return tuple(vote if one else replace(vote, axis=name) for name, vote in votes)
 
 
 def _answer_fields(data: Row) -> list[str]:
-    """The fields of the answers: of one stem and numbered or lettered, in that order."""
+    """The answer fields: one stem with numbers or letters, in order."""
     known = {plain(name): name for name in data}
     for stem in STEMS:
         for sides in ([str(n) for n in range(27)], list(_LETTERS)):
@@ -168,7 +169,7 @@ def _user(entry: Row) -> str | None:
 
 
 def _opinions(got: Any, data: Row, names: Sequence[str], who: str | None) -> Iterable[Vote]:
-    """What a value says of the answers; nothing where it answers another kind of question."""
+    """The votes that a value expresses; none if it answers another kind of question."""
     places = _places(names, data)
     if isinstance(got, list | tuple):
         groups = _argilla_groups(got, places)
@@ -179,14 +180,15 @@ def _opinions(got: Any, data: Row, names: Sequence[str], who: str | None) -> Ite
     if best is not None and len(names) > 2:
         return [Comparison(best, k, "first", annotator=who) for k in range(len(names)) if k != best]
     try:
-        outcome, strength = said(got, _pair(data), data, "responses")
+        outcome, strength = read_vote(got, _pair(data), data, "responses")
     except (RowError, UnusableError):
         return []
     return [Comparison(0, 1, outcome, strength, annotator=who)]
 
 
 def _argilla_groups(got: Sequence[Any], places: Mapping[str, int]) -> tuple[tuple[int, ...], ...]:
-    """The groups of a ranking question's value: names from best to worst, or names with ranks, equal ones tied."""
+    """The groups of a ranking question's value: names from best to worst, or names with ranks (equal ranks are
+    tied)."""
     ranked: dict[float, list[int]] = {}
     for k, entry in enumerate(got):
         name = entry.get("value") if isinstance(entry, Mapping) else entry
@@ -206,20 +208,20 @@ def _once(groups: Sequence[Sequence[int]]) -> bool:
 
 
 def _places(names: Sequence[str], texts: Row | Sequence[str]) -> dict[str, int]:
-    """The number of each answer by all that people call it: field, number, letter, own text."""
-    own = [texts[name] for name in names] if isinstance(texts, Mapping) else list(texts)
+    """The index of each answer by each of its names: field, number, letter, text."""
+    answer_texts = [texts[name] for name in names] if isinstance(texts, Mapping) else list(texts)
     places: dict[str, int] = {}
     for k, name in enumerate(names):
-        for called in (plain(name), plain(name).rsplit("_", 1)[-1], _LETTERS[k % 26], str(own[k]).strip()):
+        for called in (plain(name), plain(name).rsplit("_", 1)[-1], _LETTERS[k % 26], str(answer_texts[k]).strip()):
             places.setdefault(called, k)
     return places
 
 
 def potato(row: Row) -> Item:
-    """Potato's annotations of one user on one instance, beside the instance's texts.
+    """Potato's annotations of one user on one instance, with the instance's texts.
 
     Pairwise: ``selection`` A, B or tie, or ``scale_value``, **below 0 for the left answer**. Ranking: ``rank_order``
-    from the best, ``=`` for ties. Best-worst: ``best`` and ``worst``. Where there are several schemes, their names are
+    from the best, ``=`` for ties. Best-worst: ``best`` and ``worst``. If there are several schemes, their names are
     axes.
     """
     answers = _texts(row)
@@ -230,19 +232,24 @@ def potato(row: Row) -> Item:
     votes = [(str(name), vote) for name, got in schemes.items() for vote in _potato_votes(got, answers, about)]
     if not votes:
         raise UnusableError("no_votes", "no pairwise, ranking or best-worst scheme has an answer")
-    asked = name_of(row, PROMPTS + "|text|source")
-    return Item("", ask(str(row[asked])) if asked else (), tuple(Response(reply(a)) for a in answers), _placed(votes))
+    prompt_field = name_of(row, PROMPTS + "|text|source")
+    return Item(
+        "",
+        ask(str(row[prompt_field])) if prompt_field else (),
+        tuple(Response(reply(a)) for a in answers),
+        _placed(votes),
+    )
 
 
 def is_potato(row: Row) -> bool:
     """Whether the row holds answers to a pairwise, ranking or best-worst scheme."""
     schemes = row.get(name_of(row, "label_annotations|labels|annotations"))
-    told = schemes.values() if isinstance(schemes, Mapping) else ()
-    return any(isinstance(scheme, Mapping) and not _KINDS.isdisjoint(scheme) for scheme in told)
+    answers = schemes.values() if isinstance(schemes, Mapping) else ()
+    return any(isinstance(scheme, Mapping) and not _KINDS.isdisjoint(scheme) for scheme in answers)
 
 
 def _texts(row: Row) -> list[str]:
-    """The texts that were compared: a list, ``left`` and ``right``, or the displayed text with its marks A., B., ..."""
+    """The compared texts: a list, ``left`` and ``right``, or the displayed text split at its marks A., B., ..."""
     if has(row, _LISTS):
         return [str(entry) for entry in array(row, _LISTS)]
     if has(row, "left") and has(row, "right"):
@@ -252,7 +259,7 @@ def _texts(row: Row) -> list[str]:
     if len(parts) >= 5 and parts[1::2] == list(_LETTERS.upper()[: len(parts[1::2])]):
         return [re.sub(r"<br\s*/?>$", "", part.strip()).strip() for part in parts[2::2]]
     raise RowError(
-        "missing_field", "responses", "is missing: Potato names instances by id; put its data file beside its output"
+        "missing_field", "responses", "is missing: Potato names instances by id; put its data file next to its output"
     )
 
 
@@ -261,7 +268,7 @@ def _potato_votes(got: Any, answers: Sequence[str], about: Mapping[str, Any]) ->
         return
     if got.get("selection"):
         pair = Pair("a", "b", ("a", "b"))
-        outcome, _ = said(got["selection"], pair, dict(zip("ab", answers, strict=False)), "selection")
+        outcome, _ = read_vote(got["selection"], pair, dict(zip("ab", answers, strict=False)), "selection")
         yield Comparison(0, 1, outcome, **about)
     elif has(got, "scale_value"):
         liking = -number(got, "scale_value")
@@ -280,22 +287,22 @@ def _potato_votes(got: Any, answers: Sequence[str], about: Mapping[str, Any]) ->
 
 
 def _place(name: str, answers: Sequence[str], field: str) -> int:
-    """The number of the answer that a name, a letter, a number or its own text means."""
+    """The index of the answer that a name, letter, number or text refers to."""
     places = _places([f"item_{letter}" for letter in _LETTERS[: len(answers)]], answers)
     place = places.get(plain(name), places.get(name.strip()))
     if place is None:
-        raise RowError("bad_value", field, f"names {name.strip()[:40]!r}, which is none of the items")
+        raise RowError("bad_value", field, f"names {name.strip()[:40]!r}, which is not one of the items")
     return place
 
 
-def _seconds(told: Any) -> float | None:
+def _seconds(behaviour: Any) -> float | None:
     """Seconds on an instance, as a number or as Potato's ``"Time spent: 0d 0h 1m 12s"``."""
-    if not isinstance(told, Mapping):
+    if not isinstance(behaviour, Mapping):
         return None
-    spent = told.get("time_spent", told.get("total_time"))
+    spent = behaviour.get("time_spent", behaviour.get("total_time"))
     if isinstance(spent, int | float) and not isinstance(spent, bool):
         return float(spent)
-    parts = _SPENT.search(str(told.get("time_string", "")))
+    parts = _SPENT.search(str(behaviour.get("time_string", "")))
     if parts is None:
         return None
     days, hours, minutes, seconds = map(int, parts.groups())

@@ -1,4 +1,4 @@
-"""Votes as people keep them: a row for each vote, or a row for each pair with what several annotators said of it."""
+"""Parse tables of votes: one row per vote, or one row per pair with several annotators' votes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from afzal.data.fields import (
 from afzal.data.format import Format
 from afzal.data.remap import moved_votes
 from afzal.data.turns import answer_text, ask, exact_key, messages, reply
-from afzal.data.votewords import Pair, pair_of, plain, said
+from afzal.data.votewords import Pair, pair_of, plain, read_vote
 from afzal.records import Comparison, Item, Rating, Response, Turns, Vote
 
 PROMPTS = "prompt|instruction|question|query|context"
@@ -47,20 +47,20 @@ _NO_VOTE = re.compile(
 
 
 def fits(row: Row) -> bool:
-    """Whether the row holds a prompt, two answers of one name with two sides, and one winner with a known value."""
+    """Whether the row has a prompt, two answers whose names differ in the side, and one winner with a known value."""
     pair, winner = pair_of(tuple(row)), _winner(tuple(row))
-    if pair is None or winner is None or not _whole(row, pair):
+    if pair is None or winner is None or not _is_complete(row, pair):
         return False
     return _known(row[winner], winner, replace(pair, counts=True), row) is True
 
 
 def unknown_winner(row: Row) -> RowError | None:
-    """Why a value does not say which of two answers is better, where the row lacks nothing else; None of other rows."""
+    """The error of a vote whose value is unknown, if the row lacks nothing else; None for other rows."""
     pair, winner = pair_of(tuple(row)), _winner(tuple(row))
-    if pair is None or winner is None or not _whole(row, pair):
+    if pair is None or winner is None or not _is_complete(row, pair):
         return None
     try:
-        said(row[winner], replace(pair, counts=True), row, winner)
+        read_vote(row[winner], replace(pair, counts=True), row, winner)
     except RowError as error:
         return error
     except UnusableError:
@@ -71,70 +71,73 @@ def unknown_winner(row: Row) -> RowError | None:
 def fits_wide(row: Row) -> bool:
     """Whether the row holds a prompt, two answers, and votes of several annotators with known values."""
     pair, keys = pair_of(tuple(row)), tuple(row)
-    if pair is None or not _whole(row, pair):
+    if pair is None or not _is_complete(row, pair):
         return False
     loose = replace(pair, counts=True)
-    if held := _list(keys):
-        told = _entries(row[held], held) if isinstance(row[held], list | tuple | Mapping) else ()
-        known = [_known(got, field, loose, row) for got, field, _ in told]
+    if held := _votes_field(keys):
+        entries = _entries(row[held], held) if isinstance(row[held], list | tuple | Mapping) else ()
+        known = [_known(got, field, loose, row) for got, field, _ in entries]
         return True in known and False not in known
     return sum(_known(row[name], name, loose, row) is True for name in _candidates(keys)) > 1
 
 
 def fields_read(keys: tuple[str, ...]) -> tuple[str, ...]:
-    """The fields of two answers and their names, a winner, an annotator and what is recorded of a vote among these."""
+    """Those of these fields that are read: two answers and their models, a winner, an annotator and facts about the
+    vote."""
     pair, winner = pair_of(keys), _winner(keys)
     beside = (name for name in _BESIDE.split("|") if name in keys)
     return (*_answers(pair), *((winner,) if winner else ()), *beside)
 
 
 def settled(entry: Format, sample: Sequence[Row]) -> Format:
-    """The format of rows of one vote each as these first rows show it to be: are 1, 2 and 0 counts or sides?"""
+    """The format for rows of one vote each, adapted to these first rows: whether 1, 2 and 0 are counts or sides."""
     counts = _are_counts(row.get(name) for row in sample if (name := _winner(tuple(row))))
     first = next((row for row in sample if fits(row)), {})
     pair, winner = pair_of(tuple(first)), _winner(tuple(first))
-    if pair is None or winner is None:  # of a format that was named: no row is a vote
+    if pair is None or winner is None:  # the format was given by name, and no row is a vote
         return replace(entry, parse=lambda row: vote(row, counts))
-    reads = dict(zip(entry.reads, (name_of(first, PROMPTS), pair.a, pair.b, f"{winner} {_told_by(pair)}"), strict=True))
+    reads = dict(
+        zip(entry.reads, (name_of(first, PROMPTS), pair.a, pair.b, f"{winner} {_vote_values(pair)}"), strict=True)
+    )
     return replace(entry, reads=reads, parse=lambda row: vote(row, counts, (winner, pair.a, pair.b)))
 
 
 def settled_wide(entry: Format, sample: Sequence[Row]) -> Format:
-    """The format of rows with several votes each: which columns are annotators, and whether 1, 2 and 0 are counts.
+    """The format for rows of several votes each: which columns are annotators, and whether 1, 2 and 0 are counts.
 
-    A column whose name tells an annotator needs known values in most of the first rows, and any other name, such as
-    ``ann``, words for the two sides in all of them.
+    A column whose name denotes an annotator needs known values in most of the first rows; one with any other name, such
+    as ``ann``, needs words for the two sides in all of them.
     """
     pairs = [(row, replace(pair, counts=True)) for row in sample if (pair := pair_of(tuple(row)))]
     names = tuple(name for name in dict.fromkeys(n for row in sample for n in row) if _is_column(name, pairs))
-    counts = _are_counts(got for row in sample for got, *_ in _told(row, names))
+    counts = _are_counts(got for row in sample for got, *_ in _votes_in(row, names))
 
     def also(keys: tuple[str, ...]) -> Iterable[str]:
-        return (*fields_read(keys), *names, *filter(None, [_list(keys)]))
+        return (*fields_read(keys), *names, *filter(None, [_votes_field(keys)]))
 
     return replace(entry, parse=lambda row: wide_vote(row, names, counts), also=also)
 
 
-def _told_by(pair: Pair) -> str:
+def _vote_values(pair: Pair) -> str:
     return f"({pair.sides[0]}, {pair.sides[1]}, tie or both_bad); rows on the same answers are one item"
 
 
-def _are_counts(told: Iterable[Any]) -> bool:
-    """Whether 1 and 2 both stand among the values, so that 0 is neither of two sides."""
-    return {"1", "2"} <= {str(got).strip().removesuffix(".0") for got in told}
+def _are_counts(values: Iterable[Any]) -> bool:
+    """Whether both 1 and 2 are among the values, so that 0 is not one of the two sides."""
+    return {"1", "2"} <= {str(got).strip().removesuffix(".0") for got in values}
 
 
 def vote(row: Row, counts: bool = False, usual: tuple[str, ...] = ("winner", "response_a", "response_b")) -> Item:
-    """One vote on two answers; the rows on one prompt and the same two answers are joined by :func:`joined`.
+    """One vote on two answers; :func:`joined` joins rows with the same prompt and the same two answers.
 
     Args:
-        usual: what most rows of the source call the vote and the two answers, for messages.
+        usual: the names that most rows of the source use for the vote and the two answers, for messages.
     """
     pair, winner = pair_of(tuple(row)), _winner(tuple(row))
     if pair is None or winner is None:
         missing = next((name for name in usual if name not in row), None)
         raise RowError("missing_field", missing or usual[0], "is missing" if missing else "is not the only such field")
-    outcome, strength = said(row[winner], replace(pair, counts=counts), row, winner)
+    outcome, strength = read_vote(row[winner], replace(pair, counts=counts), row, winner)
     return _item(row, pair, (Comparison(0, 1, outcome, strength, weight=weight(row), **_recorded(row)),))
 
 
@@ -144,10 +147,10 @@ def wide_vote(row: Row, columns: tuple[str, ...] = (), counts: bool = False) -> 
     if pair is None:
         raise RowError("missing_field", "response_a", "is missing, or the other answer is")
     pair, votes = replace(pair, counts=counts), []
-    for got, field, about in _told(row, columns):
+    for got, field, about in _votes_in(row, columns):
         if got is None or (isinstance(got, str) and not got.strip()) or got != got:
             continue
-        outcome, strength = said(got, pair, row, field)
+        outcome, strength = read_vote(got, pair, row, field)
         votes.append(Comparison(0, 1, outcome, strength, weight=weight(row), **about))
     if not votes:
         raise UnusableError("no_votes", "nobody voted")
@@ -155,7 +158,7 @@ def wide_vote(row: Row, columns: tuple[str, ...] = (), counts: bool = False) -> 
 
 
 def rated(row: Row) -> Item:
-    """One annotator's score of one answer, larger better; the rows on one prompt are joined by :func:`joined`."""
+    """One annotator's score of one answer, larger is better; :func:`joined` joins rows with the same prompt."""
     source = name_of(row, "model|source|generator|response_source")
     answer = Response(_reply(row, ANSWERS), str(row[source]) if source else None)
     rating = Rating(0, number(row, SCORES), "score", weight(row), **_recorded(row))
@@ -163,10 +166,10 @@ def rated(row: Row) -> Item:
 
 
 def joined(items: Iterable[Item]) -> list[Item]:
-    """Items on the same prompt and the same answers as one, with the votes of all; the first one's place and id.
+    """Join items with the same prompt and answers into one, with all votes and the first one's place and id.
 
-    Where rows name the same two answers in different orders, the order of each row is taken for the one shown. Items of
-    one answer each are joined by their prompt.
+    If rows have the same two answers in different orders, each row's order is taken as the order shown. Items of one
+    answer each are joined by their prompt.
     """
     by_question: dict[tuple[Hashable, frozenset[Hashable]], list[Item]] = {}
     for item in items:
@@ -180,10 +183,10 @@ def joined(items: Iterable[Item]) -> list[Item]:
 
 
 def together(items: Iterable[Item]) -> list[Item]:
-    """Items on the same prompt and the same two or more answers as one, where different annotators voted on them.
+    """Join items with the same prompt and the same two or more answers, if different annotators voted on them.
 
-    Vote files of other tools hold one vote a row. Where an annotator was heard already, the question was asked again,
-    as a question of its own: then the items stay apart.
+    Vote files of other tools hold one vote per row. If an annotator has already voted on the joined item, the question
+    was asked again as a separate question, and the items stay separate.
     """
     merged: list[list[Item]] = []
     open_: dict[tuple[Hashable, frozenset[Hashable]], tuple[list[Item], set[str]]] = {}
@@ -212,8 +215,8 @@ def _as_one(same: Sequence[Item]) -> Item:
     if len(place) == 2 and {(0, 1), (1, 0)} == set(map(tuple, orders)):
         votes = [[_shown(v, order[0]) for v in some] for some, order in zip(votes, orders, strict=True)]
     gold = [moved_votes(item.gold, order) for item, order in zip(same, orders, strict=True)]
-    said, known = (tuple(chain.from_iterable(parts)) for parts in (votes, gold))
-    return replace(first, responses=tuple(map(responses.__getitem__, place)), votes=said, gold=known)
+    all_votes, all_gold = (tuple(chain.from_iterable(parts)) for parts in (votes, gold))
+    return replace(first, responses=tuple(map(responses.__getitem__, place)), votes=all_votes, gold=all_gold)
 
 
 def _shown(vote: Vote, first: int) -> Vote:
@@ -244,7 +247,7 @@ def _reply(row: Row, names: str) -> Turns:
 
 
 def _recorded(row: Row) -> dict[str, Any]:
-    """Who voted, how long it took, when, and the vote's own id."""
+    """The annotator, duration, time and id of a vote."""
     who, at, name = (name_of(row, names) for names in (ANNOTATORS, TIMES, "vote_id|annotation_id"))
     return {
         "annotator": str(row[who]).strip() or None if who else None,
@@ -255,7 +258,7 @@ def _recorded(row: Row) -> dict[str, Any]:
 
 
 def _time(given: Any) -> str:
-    """A time as text; seconds since 1970 as ISO 8601."""
+    """A time as text; seconds since 1970 become ISO 8601."""
     if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < 1e11:
         return str(given)
     return datetime.fromtimestamp(given, UTC).isoformat()
@@ -263,7 +266,7 @@ def _time(given: Any) -> str:
 
 @lru_cache(maxsize=256)
 def _winner(keys: tuple[str, ...]) -> str | None:
-    """The one field with a vote; among several, the one called ``winner``, as ``--columns`` can call it."""
+    """The only field with a vote; among several, the one named ``winner``, which ``--columns`` can set."""
     known = [name for name in keys if plain(name) in WINNERS]
     return known[0] if len(known) == 1 else "winner" if "winner" in known else None
 
@@ -272,14 +275,14 @@ def _answers(pair: Pair | None) -> tuple[str, ...]:
     return () if pair is None else (pair.a, pair.b, *(field for fields in pair.names for field in fields))
 
 
-def _whole(row: Row, pair: Pair) -> bool:
+def _is_complete(row: Row, pair: Pair) -> bool:
     return has(row, PROMPTS) and all(row[name] is not None for name in (pair.a, pair.b))
 
 
 def _known(got: Any, field: str, pair: Pair, row: Row) -> bool | None:
-    """Whether a value says something of the pair; None where it is empty."""
+    """Whether a value is a known vote on the pair; None if it is empty."""
     try:
-        said(got, pair, row, field)
+        read_vote(got, pair, row, field)
     except RowError:
         return False
     except UnusableError:
@@ -288,8 +291,8 @@ def _known(got: Any, field: str, pair: Pair, row: Row) -> bool | None:
 
 
 @lru_cache(maxsize=256)
-def _list(keys: tuple[str, ...]) -> str:
-    """The field with the votes of all annotators, where there is one such field."""
+def _votes_field(keys: tuple[str, ...]) -> str:
+    """The field with the votes of all annotators, if there is exactly one."""
     held = [name for name in keys if plain(name) in _LISTS]
     return held[0] if len(held) == 1 else ""
 
@@ -302,32 +305,32 @@ def _candidates(keys: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _is_column(name: str, pairs: Sequence[tuple[Row, Pair]]) -> bool:
-    there = [(row, pair) for row, pair in pairs if name in row and name in _candidates(tuple(row))]
-    known = [_known(row[name], name, pair, row) for row, pair in there]
-    if _name_in(name):
+    present = [(row, pair) for row, pair in pairs if name in row and name in _candidates(tuple(row))]
+    known = [_known(row[name], name, pair, row) for row, pair in present]
+    if _annotator_in(name):
         return known.count(True) > 4 * known.count(False)
-    return True in known and False not in known and not any(is_numeral(str(row[name])) for row, _ in there)
+    return True in known and False not in known and not any(is_numeral(str(row[name])) for row, _ in present)
 
 
-def _name_in(column: str) -> str:
-    """The annotator whom a column's name tells: ``winner_ann`` and ``ann_vote`` are ann's, ``annotator1`` its own."""
+def _annotator_in(column: str) -> str:
+    """The annotator in a column's name: ``winner_ann`` and ``ann_vote`` give ann, ``annotator1`` gives itself."""
     word = plain(column)
-    if found := _OF_ONE.fullmatch(word):
-        return column if found[1] in (*_WHO, "voter", "person") or found[2].isdigit() else found[2]
-    found = _ONES.fullmatch(word)
-    return found[1] if found else ""
+    if match := _OF_ONE.fullmatch(word):
+        return column if match[1] in (*_WHO, "voter", "person") or match[2].isdigit() else match[2]
+    match = _ONES.fullmatch(word)
+    return match[1] if match else ""
 
 
-def _told(row: Row, columns: tuple[str, ...]) -> list[tuple[Any, str, dict[str, Any]]]:
-    """(what was said, its field, facts of the vote) for every annotator of a row."""
-    held = _list(tuple(row))
+def _votes_in(row: Row, columns: tuple[str, ...]) -> list[tuple[Any, str, dict[str, Any]]]:
+    """(value, field, facts about the vote) for every annotator of a row."""
+    held = _votes_field(tuple(row))
     if held:
         return list(_entries(row[held], held))
-    return [(row[name], name, {"annotator": _name_in(name) or name}) for name in columns if name in row]
+    return [(row[name], name, {"annotator": _annotator_in(name) or name}) for name in columns if name in row]
 
 
 def _entries(given: Any, field: str) -> Iterator[tuple[Any, str, dict[str, Any]]]:
-    """The votes that a field holds: by name, in order, or as objects."""
+    """The votes in a field: by name, in order, or as objects."""
     if isinstance(given, Mapping):
         for who, got in given.items():
             yield got, field, {"annotator": str(who).strip()}

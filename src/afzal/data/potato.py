@@ -1,4 +1,4 @@
-"""The folders that Potato writes: annotations of every user, joined with the texts that they are about."""
+"""Read Potato's output folders: every user's annotations, joined with the annotated texts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _OWN = frozenset({_OF_ALL, "annotations.csv", "annotations.tsv", "phase_response
 
 
 def is_potato_folder(source: str | Path) -> bool:
-    """Whether a folder holds Potato's output: a folder per user, or an export of all of them with its data file."""
+    """Whether a folder holds Potato's output: a folder per user, or one export for all users with its data file."""
     path = Path(source).expanduser()
     if not path.is_dir():
         return False
@@ -24,7 +24,7 @@ def is_potato_folder(source: str | Path) -> bool:
 
 
 def potato_rows(source: str | Path) -> Iterator[Raw]:
-    """Every annotation with its user and, where a data file stands beside the output, the fields of its instance."""
+    """Every annotation with its user and, if a data file is next to the output, the fields of its instance."""
     path = Path(source).expanduser()
     instances: dict[str, Row] = {}
     for file in _data_files(path):
@@ -35,11 +35,11 @@ def potato_rows(source: str | Path) -> Iterator[Raw]:
     for file in by_user or [path / _OF_ALL]:
         for raw in rows(file):
             if isinstance(raw.value, Mapping):
-                raw = Raw(raw.where, _whole(raw.value, instances, file.parent.name if by_user else ""))
+                raw = Raw(raw.where, _with_instance(raw.value, instances, file.parent.name if by_user else ""))
             yield raw
 
 
-def _whole(row: Row, instances: Mapping[str, Row], user: str) -> dict[str, Any]:
+def _with_instance(row: Row, instances: Mapping[str, Row], user: str) -> dict[str, Any]:
     name = str(row.get("instance_id", row.get("id")))
     return {**instances.get(name, {}), **({"user_id": user} if user else {}), **row, "id": name}
 

@@ -1,4 +1,4 @@
-"""From a source to items: detect the format, parse every row, account for each one."""
+"""Turn a source into items: detect the format, parse every row, and account for each one."""
 
 from __future__ import annotations
 
@@ -52,27 +52,27 @@ def read(
     media: MediaRules = MEDIA_RULES,
     asked: Asked = NOTHING,
 ) -> Dataset:
-    """Every row of a file, folder or hub data set as items with votes; the format is found out from the first rows.
+    """Every row of a file, folder or hub data set as items with votes; the format is detected from the first rows.
 
     Args:
-        source: a .jsonl, .json, .csv, .tsv (each also .gz), .parquet or .arrow file, a folder of one kind of them, a
+        source: a .jsonl, .json, .csv, .tsv (each also .gz), .parquet or .arrow file, a folder of files of one kind, a
             ``datasets.save_to_disk`` folder, a folder of the annotation page, or a hub id
             ``owner/name[:config][@split]``.
-        columns: Afzal's field name to the source's, such as ``{"chosen": "good"}``; dots reach into objects.
+        columns: maps Afzal's field names to the source's, such as ``{"chosen": "good"}``; dots access nested objects.
         format: a format's name, to skip detection (see ``afzal.data.FORMATS``). Fields that it does not read are then
-            passed over, whatever their names.
+            ignored, whatever their names.
         on_error: what to do with damaged rows (not JSON, a field missing or of a wrong type): raise, or drop and count.
         max_unpacked: bytes that a gzip file may unpack to; 0 for any number.
-        media: where images and sounds may lie, and how large they may be.
-        asked: columns that a function asks for: they stand in ``extra`` of the items whatever their size, also where
-            the format reads them, and those that are asked for by name are not refused as not understood.
+        media: where images and sounds may be, and how large.
+        asked: columns that a function asks for. They are put in the items' ``extra`` whatever their size, even if the
+            format reads them, and those asked for by name are not refused as not understood.
 
     Raises:
-        AfzalError: nothing to read, no known format, damaged rows with ``on_error="raise"``, a field that may change
-            what the rows mean and is not read, or no row left.
+        AfzalError: there is nothing to read, no known format, a damaged row with ``on_error="raise"``, an unread field
+            that may change what the rows mean, or no row left.
     """
-    given: Any = {"columns": columns, "format": format, "on_error": on_error, "media": media, "asked": asked}
-    reading = Reading(source, max_unpacked=max_unpacked, **given)
+    options: Any = {"columns": columns, "format": format, "on_error": on_error, "media": media, "asked": asked}
+    reading = Reading(source, max_unpacked=max_unpacked, **options)
     drops: list[Drop] = []
     items = list(reading.items(drops))
     notes, unread = reading.notes(), reading.unread()
@@ -80,7 +80,7 @@ def read(
 
 
 class Reading:
-    """A source whose items are read one after another, so that a file of any size can be read in little memory.
+    """A source whose items are streamed, so that a file of any size can be read in little memory.
 
     Attributes:
         format: the name of the format.
@@ -122,12 +122,12 @@ class Reading:
         self._unread = Unread(self._entry, partial(_passes_on, asked, self._entry))
         self._bare_names: dict[tuple[str, ...], bool] = {}
         self._media = MediaReader(media, self._sample)
-        # One row with a system message makes the whole file one of conversations: they are not mixed with plain texts.
+        # One row with a system message makes all rows conversations: they are not mixed with plain texts.
         self._chat = self._entry.system and any(has_system(row) for row in self._sample)
 
     @property
     def kept(self) -> int:
-        """Rows so far that gave at least one item."""
+        """Number of rows so far that gave at least one item."""
         return self.rows - self.losses.whole
 
     @property
@@ -136,7 +136,7 @@ class Reading:
         return dict(self.losses.counts.most_common())
 
     def notes(self) -> list[str]:
-        """What was understood, in words: which field is what."""
+        """Notes on how the rows were understood: the meaning of each field."""
         return (
             _notes(self._entry, self._sample[0] if self._sample else {}, self._columns)
             + self._media.notes()
@@ -144,11 +144,11 @@ class Reading:
         )
 
     def unread(self) -> list[str]:
-        """The fields of the rows so far that are skipped; ids are kept, and not among them."""
+        """The skipped fields of the rows so far; ids are kept and not included."""
         return [name for name in self._unread.names if name not in _IDS]
 
     def items(self, drops: list[Drop] | None = None) -> Iterator[Item]:
-        """Every item, once; what is dropped on the way is counted, and added to ``drops``."""
+        """Every item, once; drops are counted and added to ``drops``."""
         items = self._items(drops if drops is not None else None)
         return iter(joined(items)) if self._entry.family == "votes" else items
 
@@ -162,16 +162,16 @@ class Reading:
         faulty = count = 0
         for raw in self._stream:
             self.rows += 1
-            made, lost = self._parsed(raw)
+            items, lost = self._parsed(raw)
             for drop in lost:
                 self.losses.add(drop)
             if drops is not None:
                 drops += lost
-            if not made and lost[-1].reason in unreadable.FAULTS:
+            if not items and lost[-1].reason in unreadable.FAULTS:
                 faulty += 1
                 faults += lost[-1:] if len(faults) < unreadable.SHOWN else []
-            count += len(made)
-            yield from made
+            count += len(items)
+            yield from items
         if faulty and not self._lenient:
             raise unreadable.faulty(faults, faulty, self.rows, count)
         if not count:
@@ -190,12 +190,12 @@ class Reading:
             parsed = self._entry.parse(raw.value)
             if type(parsed) is Item and (plain := self._placed(parsed, raw, ident)):
                 return [plain], []
-            for n, made in enumerate([parsed] if isinstance(parsed, Item) else parsed):
-                if isinstance(made, UnusableError):
-                    drops.append(Drop(raw.where, ident, made.reason, made.detail, "response"))
+            for n, result in enumerate([parsed] if isinstance(parsed, Item) else parsed):
+                if isinstance(result, UnusableError):
+                    drops.append(Drop(raw.where, ident, result.reason, result.detail, "response"))
                     continue
                 item, lost = self._finished(
-                    made, raw.where, raw.value, ident if isinstance(parsed, Item) else f"{ident}#{n}"
+                    result, raw.where, raw.value, ident if isinstance(parsed, Item) else f"{ident}#{n}"
                 )
                 items.append(item)
                 drops += lost
@@ -213,8 +213,8 @@ class Reading:
         return items, drops
 
     def _placed(self, item: Item, raw: Raw, ident: str) -> Item | None:
-        """An item of texts whose row holds nothing else, with its place, id and group; None sends any other item to
-        :meth:`_finished`."""
+        """Finish an item of texts whose row holds nothing else: set its place, id and group. None sends any other item
+        to :meth:`_finished`."""
         if not item.is_plain or not self._bare(raw.value):  # pyright: ignore[reportArgumentType]
             return None
         for response in item.responses:
@@ -223,7 +223,7 @@ class Reading:
         return item.placed(item.id or ident, item.where or raw.where, item.group or _group(item), item.extra)
 
     def _finished(self, item: Item, place: str, row: Row, ident: str) -> tuple[Item, list[Drop]]:
-        """The item with its system message, place, id, group and spare fields, and without empty answers."""
+        """The item with its system message, place, id, group and unread fields, and without empty answers."""
         entry, item = self._entry, without_marks(item)
         if self._chat or (entry.system and system_of(row)):
             item = with_system(item, row)
@@ -250,9 +250,9 @@ class Reading:
         return item.placed(ident, where, item.group or _group(item), {**item.extra, **spare}), drops
 
     def _bare(self, row: Row) -> bool:
-        """Whether the names of a row's fields say that there is nothing in it but what its format reads.
+        """Whether a row's field names show that it holds only what its format reads.
 
-        Asked once for all rows with the same names, which spares them a dozen looks for what they do not have.
+        The answer is cached for rows with the same names, which saves a dozen look-ups per row.
         """
         names = tuple(row)
         bare = self._bare_names.get(names)
@@ -268,13 +268,13 @@ class Reading:
 
 
 def _passes_on(asked: Asked, entry: Format, name: str) -> bool:
-    """Whether a field that the format does not read goes to whoever asks for columns; beside prompts alone, those who
-    ask for every column get what says something of an answer too."""
+    """Whether a field that the format does not read is passed to functions that ask for columns. For prompts without
+    answers, functions that ask for every column also get fields about answers."""
     return name in asked.names or (asked.every and entry.name == "prompts" and not of_the_prompt(name))
 
 
 def _structured(stream: Iterator[Raw], columns: Mapping[str, str]) -> Iterator[Raw]:
-    """Rows with lists and messages in the place of texts that spell them; ``columns`` for messages."""
+    """Rows with lists and messages parsed from the texts that spell them; ``columns`` is for error messages."""
     for raw in stream:
         if isinstance(raw.value, Fault):
             yield raw
@@ -288,10 +288,10 @@ def _structured(stream: Iterator[Raw], columns: Mapping[str, str]) -> Iterator[R
 
 
 def _group(item: Item) -> str:
-    """What must stay on one side of a split, when the prompt alone does not say it.
+    """The group of an item, which must stay on one side of a split, if the prompt alone does not define it.
 
-    Dialogues that begin alike stay together: a later turn of one quotes the answers of an earlier one. Plain texts have
-    no prompt to share.
+    Dialogues with the same opening stay together, since a later turn of one quotes the answers of an earlier one. Plain
+    texts have no prompt to share.
     """
     if not isinstance(item.prompt, str):
         opening = next((m for m in item.prompt if m.role == "user"), Message("user", ""))
@@ -324,11 +324,11 @@ def _row_id(row: Row) -> str:
 
 
 _IDS = ("id", "prompt_id", "uid", "question_id", "idx", "message_tree_id")
-_ANY_ID = frozenset(_IDS)  # a set is looked up by the fewer names of the row
+_ANY_ID = frozenset(_IDS)
 
 
 def _refuse_slips(names: Iterable[str]) -> None:
-    """Refuse a name that no format reads, if it is nearly one that a format does."""
+    """Refuse a name that no format reads if it resembles one that a format does."""
     known = frozenset().union(*(entry.used() for entry in FORMATS))
     for name in sorted(set(names) - known):
         if close := get_close_matches(name.lower(), known, n=1, cutoff=0.85):
@@ -352,7 +352,7 @@ def _refuse_empty(stream: Iterable[Raw], source: str) -> None:
     faults = [Drop(r.where, "", r.value.reason, r.value.detail, "row") for r in stream if isinstance(r.value, Fault)]
     if faults:
         raise unreadable.faulty(faults, len(faults), len(faults), 0)
-    raise AfzalError("holds no rows", where=source, remedy="give a source with one row at least")
+    raise AfzalError("holds no rows", where=source, remedy="give a source with at least one row")
 
 
 def _notes(entry: Format, first: Row, columns: dict[str, str]) -> list[str]:

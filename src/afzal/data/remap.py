@@ -1,4 +1,4 @@
-"""Items with other responses, renumbered in every vote that names them, or with other media."""
+"""Remove, merge or renumber the responses of items, with every vote on them, or replace their media."""
 
 from __future__ import annotations
 
@@ -11,32 +11,33 @@ from afzal.records import Item, Message, Ranking, Rating, Response, Turns, Vote
 
 
 def remap(item: Item, new_index: Sequence[int | None]) -> Item:
-    """The item with response k at ``new_index[k]``; None removes it, an index used twice merges two responses.
+    """The item with response k moved to ``new_index[k]``; None removes it, and an index used twice merges two
+    responses.
 
-    The first response of an index is the one kept. Votes on removed responses go, and so do comparisons of a
-    response with itself. A ranking loses the responses that are removed; one that stands in it twice is placed at the
-    mean of its groups, as the pooled comparisons would have it.
+    The first response of an index is kept. Votes on removed responses are dropped, and so are comparisons of a response
+    with itself. A ranking loses removed responses; a response that occurs in it twice is placed at the mean of its
+    groups, as pooled comparisons would place it.
     """
     first = {new: old for old, new in reversed(list(enumerate(new_index))) if new is not None}
     responses = tuple(item.responses[first[new]] for new in sorted(first))
-    votes, gold = (tuple(moved_votes(said, new_index)) for said in (item.votes, item.gold))
+    votes, gold = (tuple(moved_votes(old_votes, new_index)) for old_votes in (item.votes, item.gold))
     return replace(item, responses=responses, votes=votes, gold=gold)
 
 
 def moved_votes(votes: Iterable[Vote], new_index: Sequence[int | None]) -> list[Vote]:
-    """The votes on responses that are renumbered as for :func:`remap`; those that say nothing any more are left out."""
+    """The votes with responses renumbered as in :func:`remap`; votes that no longer say anything are left out."""
     return [moved for vote in votes if (moved := _moved(vote, new_index)) is not None]
 
 
 def without(item: Item, removed: set[int]) -> Item:
-    """The item without the responses of these indices."""
+    """The item without the responses at these indices."""
     kept = [k for k in range(len(item.responses)) if k not in removed]
     place = {old: new for new, old in enumerate(kept)}
     return remap(item, [place.get(k) for k in range(len(item.responses))])
 
 
 def with_media(item: Item, change: Callable[[Media], Media]) -> Item:
-    """The item with other media in the places of its own."""
+    """The item with each of its media replaced."""
     answers = tuple(Response(_changed(response.turns, change), response.source) for response in item.responses)
     return replace(item, prompt=_changed(item.prompt, change), responses=answers)
 

@@ -1,4 +1,4 @@
-"""One way to read whatever a person names: a file, a folder, a hub id, or a mixture of them."""
+"""Read any source that a user names: a file, a folder, a hub id, or a mixture of them."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def read(
     media: MediaRules = reading.MEDIA_RULES,
     asked: Asked = reading.NOTHING,
 ) -> Dataset:
-    """As :func:`afzal.data.reading.read`; of a mixture (:mod:`afzal.data.mixture`) the rows of all its sources.
+    """Like :func:`afzal.data.reading.read`; for a mixture (:mod:`afzal.data.mixture`), the rows of all its sources.
 
     Every item of a mixture names its task in ``extra["task"]``.
 
     Raises:
-        AfzalError: a source cannot be read; or ``columns`` or ``format`` are given for a mixture, whose sources state
+        AfzalError: a source cannot be read; or ``columns`` or ``format`` is given for a mixture, whose sources state
             their own.
     """
     if not is_mixture(source):
-        given: Any = {"columns": columns, "format": format, "on_error": on_error}
-        return reading.read(source, **given, max_unpacked=max_unpacked, media=media, asked=asked)
+        options: Any = {"columns": columns, "format": format, "on_error": on_error}
+        return reading.read(source, **options, max_unpacked=max_unpacked, media=media, asked=asked)
     if columns or format:
         what = "columns" if columns else "format"
         raise AfzalError(f"{what} has no effect on a mixture", where=str(source), remedy=f"state {what} in its sources")
@@ -44,13 +44,13 @@ def read(
     read_as: Any = {"on_error": on_error, "max_unpacked": max_unpacked, "media": media, "asked": asked}
     parts = [reading.read(s.data, columns=s.columns or None, format=s.format, **read_as) for s in mixture.sources]
     tasked = [tagged(part.items, s, k) for k, (part, s) in enumerate(zip(parts, mixture.sources, strict=True))]
-    items = [item for own in tasked for item in own]
+    items = [item for part_items in tasked for item in part_items]
     return Dataset(
         items,
         " + ".join(dict.fromkeys(part.format for part in parts)),
         sum(part.rows for part in parts),
         [drop for part in parts for drop in part.drops],
-        [_note(s.data, part, own) for s, part, own in zip(mixture.sources, parts, tasked, strict=True)],
+        [_note(s.data, part, part_items) for s, part, part_items in zip(mixture.sources, parts, tasked, strict=True)],
         fingerprint(items),
         str(source),
         list(dict.fromkeys(name for part in parts for name in part.unread)),
@@ -59,7 +59,7 @@ def read(
 
 
 def stream(source: str | Path) -> Iterator[Item]:
-    """The items of a source one after another, in little memory but for a mixture."""
+    """Stream the items of a source, in little memory except for a mixture."""
     yield from read(source).items if is_mixture(source) else reading.Reading(source).items()
 
 

@@ -1,4 +1,4 @@
-"""A held-out part that shares no prompt with the rest."""
+"""Split off a held-out part that shares no prompt with the rest."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from afzal.records import Item, prompt_key
 
 
 def split(items: Sequence[Item], fraction: float, seed: int) -> tuple[list[Item], list[Item]]:
-    """(training items, evaluation items), both in the given order.
+    """Split items into (training items, evaluation items), both in the given order.
 
     All items of one group (:func:`afzal.records.prompt_key`) go to the same side. The evaluation share is ``fraction``
-    of the *items*, on average over seeds: a group goes there when its draw, fixed by its content and the seed, is below
-    ``fraction``, so that more rows or another order move no item. Two rules keep a few large groups from making up the
-    evaluation: a group larger than the whole share is not held out while a smaller one is there, and groups are left in
-    training, the largest draws first, where more than twice the share would be held out. With two groups or more and
-    0 < fraction < 1, neither side is empty.
+    of the *items*, on average over seeds: a group is held out if its draw, fixed by its content and the seed, is below
+    ``fraction``. So more rows or another order move no item. Two rules keep a few large groups from dominating the
+    evaluation: a group larger than the whole share is not held out while there is a smaller one, and if more than twice
+    the share would be held out, groups stay in training, those with the largest draws first. With two or more groups
+    and 0 < fraction < 1, neither side is empty.
     """
     if not 0.0 <= fraction <= 1.0:
         raise ValueError(f"fraction must be from 0 to 1, not {fraction}")
@@ -28,7 +28,7 @@ def split(items: Sequence[Item], fraction: float, seed: int) -> tuple[list[Item]
 
 
 def _held_out(sizes: Mapping[str, int], fraction: float, seed: int) -> set[str]:
-    """The groups to hold out, of groups of these sizes."""
+    """The groups to hold out, given the sizes of all groups."""
     if fraction in (0.0, 1.0) or len(sizes) < 2:
         return {key for key in sizes if _draw(key, seed) < fraction}
     wanted = fraction * sum(sizes.values())

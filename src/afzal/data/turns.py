@@ -1,4 +1,4 @@
-"""Texts and messages: roles, content parts, transcripts, and where a prompt ends."""
+"""Parse and compare texts and messages: roles, content parts, transcripts, and where a prompt ends."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ROLES = {
     "model": "assistant",
     "system": "system",
     "developer": "developer",
-    # What a model writes to call a tool is its own turn, and what the tool answers is not.
+    # A model's tool call is its own turn; the tool's answer is not.
     "function_call": "assistant",
     "tool_call": "assistant",
     "tool": "tool",
@@ -40,15 +40,15 @@ ROLES = {
 }
 
 REASONING = ("reasoning_content", "thinking", "reasoning")
-# How files say of one message whether it is to be learned.
+# Keys by which files mark whether a message is to be learned.
 _LEARNED = ("loss_weight", "weight", "loss", "train", "trainable", "training", "loss_mask")
-# Keys of a message that would change what is said or learned, and are not read.
+# Unsupported keys of a message that would change its content or what is learned.
 _REFUSED = ("function_call", "tool_call_id", "train_detail", "mask", "masked", "ignore", "prefix", "partial")
 _PLAIN_KEYS = frozenset({"role", "content", "from", "value"})
 _KNOWN_KEYS = _PLAIN_KEYS | {*REASONING, *_LEARNED, *_REFUSED, "tool_calls"}
 
 _TURN = re.compile(r"(?:^|\n\n)[ \t]*(Human|Assistant):")
-# Scripts written without spaces between words: every character there is a boundary.
+# Scripts written without spaces between words: a boundary is possible at every character.
 _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]"
 )
@@ -56,18 +56,18 @@ _UNSPACED = re.compile(
 
 @value_class
 class Marked(Message):
-    """A message of which its file says how much it is to be learned (0: not at all).
+    """A message whose file states how much it is to be learned (0: not at all).
 
-    Parsers make these; reading replaces them by plain messages, and drops answers that are not to be learned.
+    Parsers create these; reading replaces them with plain messages and drops answers that are not to be learned.
     """
 
     learned: float = field(default=1.0, compare=False)
 
 
 def message(raw: Any, field: str) -> Message:
-    """One message from ``{role, content}`` or ``{from, value}``; thoughts and marks beside it are kept."""
-    if type(raw) is not dict and not isinstance(raw, Mapping):  # the exact type first: an abstract one takes far longer
-        raise RowError("wrong_type", field, f"holds {kind(raw)} where a message belongs")
+    """One message from ``{role, content}`` or ``{from, value}``, with its thoughts and learning marks."""
+    if type(raw) is not dict and not isinstance(raw, Mapping):  # the exact type first: an abstract check is much slower
+        raise RowError("wrong_type", field, f"holds {kind(raw)} instead of a message")
     given = raw.get("role", raw.get("from"))
     role = _role(given, field) if type(given) is not str or given not in ROLES else ROLES[given]
     content = raw.get("content", raw.get("value"))
@@ -87,12 +87,12 @@ def message(raw: Any, field: str) -> Message:
 
 
 def unmarked(turns: Messages) -> Messages:
-    """The messages without marks of what is to be learned."""
+    """The messages without learning marks."""
     return tuple(Message(m.role, m.content, m.reasoning) for m in turns)
 
 
 def learned_share(raw: Mapping[str, Any]) -> float | None:
-    """How much a message is to be learned, by its own mark: 0 not at all, 1 as usual, None when it has no mark."""
+    """How much a message is to be learned, by its mark: 0 not at all, 1 as usual, None without a mark."""
     stated = [name for name in _LEARNED if raw.get(name) is not None]
     if not stated:
         return None
@@ -152,33 +152,33 @@ def ask(prompt: str, *, system: str = "", history: Sequence[Any] = ()) -> Messag
 
 
 def reply(text: str) -> Messages:
-    """A conversation's continuation by one assistant message."""
+    """One assistant message that continues a conversation."""
     return (Message("assistant", text),)
 
 
 def answer_text(turns: Turns) -> str:
-    """The words of an answer: a text as it stands, or the assistant's contents joined by blank lines."""
+    """The text of an answer: a text unchanged, or the assistant's contents joined by blank lines."""
     if isinstance(turns, str):
         return turns
     return "\n\n".join([content_text(m.content) for m in turns if m.role == "assistant"])
 
 
 def full_text(turns: Turns) -> str:
-    """All words of a prompt or an answer, whichever turn they are in."""
+    """The text of all turns of a prompt or an answer."""
     return turns if isinstance(turns, str) else "\n\n".join([content_text(m.content) for m in turns])
 
 
 def content_text(content: str | tuple[Mapping[str, Any], ...]) -> str:
-    """A message's words; an image or a sound stands as ``<image>``, ``<audio>``."""
+    """A message's text; an image or a sound appears as ``<image>`` or ``<audio>``."""
     if isinstance(content, str):
         return content
     return "".join(str(part["text"]) if part.get("type") == "text" else f"<{part.get('type')}>" for part in content)
 
 
 def content_key(content: str | tuple[Mapping[str, Any], ...]) -> str | tuple[str | tuple[str, str], ...]:
-    """What a message says and shows, for keys: its text, or texts and (kind, SHA-256) of media in order.
+    """A message's content for keys: its text, or its texts and media as (kind, SHA-256), in order.
 
-    The two are of different types, so that no text, whatever it spells, equals an image or a sound.
+    The two forms have different types, so no text can equal an image or a sound.
     """
     if isinstance(content, str):
         return content.strip()
@@ -193,20 +193,21 @@ def _part_key(part: Mapping[str, Any]) -> str | tuple[str, str]:
 
 
 def exact_key(turns: Turns) -> Hashable:
-    """Equal for equal turns: themselves, or their JSON where they have parts, which cannot be hashed."""
+    """A hashable key that is equal for equal turns: the turns themselves, or their JSON if they have unhashable
+    parts."""
     if isinstance(turns, str) or all(isinstance(message.content, str) for message in turns):
         return turns
     return json.dumps(turns_to_json(turns), default=str)
 
 
 def stripped(turns: Turns) -> Hashable:
-    """A key of what was said (and thought) and shown, without white space at the ends."""
+    """A key of the texts, thoughts and media of turns, without white space at the ends."""
     if isinstance(turns, str):
         return turns.strip()
-    return tuple([(m.role, _said(m)) for m in turns])
+    return tuple([(m.role, _message_key(m)) for m in turns])
 
 
-def _said(m: Message) -> Hashable:
+def _message_key(m: Message) -> Hashable:
     said = content_key(m.content)
     if not m.reasoning:
         return said
@@ -215,7 +216,7 @@ def _said(m: Message) -> Hashable:
 
 
 def transcript(text: str) -> Messages | None:
-    """The turns of a ``Human: ... Assistant: ...`` text; None when it does not begin with one."""
+    """The turns of a ``Human: ... Assistant: ...`` text; None if it does not begin with one."""
     pieces = _TURN.split(text)
     if len(pieces) < 3 or pieces[0].strip():
         return None
@@ -225,7 +226,7 @@ def transcript(text: str) -> Messages | None:
 
 
 def merged(turns: Messages) -> Messages:
-    """Neighbouring text messages of one role joined into one: chat templates want the roles to alternate."""
+    """Join neighbouring text messages of the same role: chat templates need alternating roles."""
     out: list[Message] = []
     for turn in turns:
         last = out[-1] if out else None
@@ -238,7 +239,7 @@ def merged(turns: Messages) -> Messages:
 
 
 def split_dialogues(first: Messages, second: Messages) -> tuple[Messages, Messages, Messages]:
-    """Two whole dialogues as (shared prompt, rest of the first, rest of the second).
+    """Two complete dialogues as (shared prompt, rest of the first, rest of the second).
 
     The prompt is the longest common beginning after which the assistant speaks in both.
     """
@@ -253,7 +254,7 @@ def split_dialogues(first: Messages, second: Messages) -> tuple[Messages, Messag
 def split_texts(first: str, second: str) -> tuple[str, str, str]:
     """Two texts as (common prompt, rest of the first, rest of the second), cut where a word begins.
 
-    White space before the word belongs to the rest, as tokenizers of the GPT family want it.
+    White space before the word belongs to the rest, as GPT-style tokenizers expect.
     """
     shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
     while shared and not _is_cut(first, second, shared):
@@ -277,8 +278,8 @@ def _is_cut(first: str, second: str, at: int) -> bool:
 def _joined(text: str, at: int) -> bool:
     """Whether the characters before and after ``at`` belong to one grapheme or one word.
 
-    A small part of the Unicode rules for text segmentation (UAX #29): marks, joiners, modifiers and flags continue a
-    grapheme; letters, digits, marks and "_" a word, and so do single apostrophes, dots and commas inside one.
+    Implements a small part of Unicode text segmentation (UAX #29): marks, joiners, modifiers and flags continue a
+    grapheme; letters, digits, marks and "_" continue a word, and so do single apostrophes, dots and commas inside one.
     """
     before, after = text[at - 1], text[at]
     if before < "\x7f" and after < "\x7f" and not (before.isalnum() or after.isalnum()):
@@ -314,7 +315,7 @@ def _is_flag(char: str) -> bool:
 
 
 def _odd_flags(text: str, at: int) -> bool:
-    """Whether ``at`` stands between the two letters of one flag."""
+    """Whether ``at`` is between the two letters of one flag."""
     return len(list(takewhile(_is_flag, reversed(text[:at])))) % 2 == 1
 
 
@@ -328,20 +329,20 @@ def _content(raw: Any, field: str) -> str | tuple[Mapping[str, Any], ...]:
     if not isinstance(raw, list | tuple):
         raise RowError("wrong_type", field, f"holds a message whose content is {kind(raw)}, not text or parts")
     parts = tuple(_part(part, field) for part in raw)
-    # A typed text that spells a mark of media stays typed until media are placed, so that it is never taken for one.
+    # A typed text that spells a media mark stays typed until media are placed, so that it is never read as a mark.
     spells_mark = any("<image>" in part.get("text", "") or "<audio>" in part.get("text", "") for part in parts)
     return parts if spells_mark else joined_texts(parts)
 
 
 def joined_texts(content: str | tuple[Mapping[str, Any], ...]) -> str | tuple[Mapping[str, Any], ...]:
-    """Parts that are all texts as one text; others as they are."""
+    """Join parts into one text if all are texts; other content is unchanged."""
     if isinstance(content, str) or not all(part["type"] == "text" for part in content):
         return content
     return content_text(content)
 
 
 def _reasoning(raw: Mapping[str, Any], field: str) -> str:
-    """The thoughts of a message, under any of the names that chat templates and servers give them."""
+    """The thoughts of a message, under any name that chat templates and servers use."""
     for name in REASONING:
         thoughts = raw.get(name)
         if thoughts is not None and not isinstance(thoughts, str):

@@ -1,6 +1,7 @@
-"""Fields that a format does not read: those that may change what is asked, said or preferred, and all others.
+"""Find the fields that a format does not read, and among them those that may change the prompt, the answers or the
+preference.
 
-A name is judged by its words (``"isGood"``, ``"thumbs_up"``, ``"Response 2"``), since files name things as they like.
+A name is judged by its words (``"isGood"``, ``"thumbs_up"``, ``"Response 2"``), since names vary between files.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Words of names that say which answer is better, or may ...
+# Words of field names that say, or may say, which answer is better ...
 _ORDER = _words(
     "better best choice chosen label labels loser outcome preference preferred ranking rankings rejected verdict "
     "vote votes win winner worse worst"
 )
-# ... what may stand beside such a word without making it another thing ...
+# ... words that can accompany such a word without changing its meaning ...
 _BESIDE = _words(
     "a answer answers b final first gold human id is left majority model of output overall response responses right "
     "second the"
@@ -36,19 +37,19 @@ _OPINION = _ORDER | _words(
     "like liked lose negative passed positive quality rank ranks rating ratings reject reward rewards safe score "
     "scores stars success thumb thumbs toxic toxicity undesirable unsafe upvotes weight"
 )
-# ... that name what is asked ...
+# ... words for parts of the prompt ...
 _PROMPT = _words(
     "article background chat context conversation conversations dialog dialogs dialogue dialogues document documents "
     "functions history input inputs instruction instructions knowledge message messages passage persona premise "
     "prompt prompts queries query question questions request system tools turns"
 )
-# ... or an answer ...
+# ... or for an answer ...
 _ANSWER = _words(
     "answer answers candidate candidates choices completion completions continuation generation generations options "
     "output outputs rationale reasoning reply replies response responses solution target "
     "thinking thought thoughts"
 )
-# ... and those that, as the last (or first) word, make a field one about such a thing.
+# ... and words that, in last (or first) place, make a field only metadata about such a thing.
 _ABOUT = _words(
     "category characters chars count counts date difficulty fingerprint hash id idx ids index lang language len length "
     "lengths level metadata model models name names origin path source sources split template time timestamp tokens "
@@ -56,18 +57,18 @@ _ABOUT = _words(
 )
 _COUNTING = _words("expected gold judge labeling labelling len length n num number reference")
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
-_LONG = 20  # characters: a part of a text that is shorter may stand in it by chance
+_LONG = 20  # characters; a shorter text may occur inside another by chance
 _LABEL_WORDS = frozenset(LABELS) - frozenset(WORDS)
 
 
 class Unread:
-    """What the rows of one source hold beside what their format reads; ask :meth:`of` about every row.
+    """The unread fields of one source's rows; call :meth:`of` for every row.
 
     Args:
-        passed: whether somebody else reads the field of a name: it is not suspected.
+        passed: whether other code reads a field of this name, so that it is not suspicious.
 
     Attributes:
-        names: every field that was skipped, in the order met; ``messages[].name`` for the keys of messages.
+        names: every skipped field, in order of appearance; ``messages[].name`` for keys of messages.
     """
 
     def __init__(self, entry: Format, passed: Callable[[str], bool] = lambda _: False) -> None:
@@ -78,7 +79,7 @@ class Unread:
         self._choices = [field for field in entry.requires if "|" in field]
 
     def of(self, row: Row, item: Item) -> str:
-        """The first field of a row that may change its meaning and is not read; "" when there is none."""
+        """The first unread field of a row that may change its meaning; "" if there is none."""
         if not item.is_chat and (row.get("tools") or row.get("chat_template_kwargs")):
             return "tools" if row.get("tools") else "chat_template_kwargs"
         others, suspects = self._about(row)
@@ -95,10 +96,10 @@ class Unread:
         return self._about(row)[0]
 
     def of_messages(self, row: Row) -> str:
-        """The first key of a message that may say how good it is and is not read; notes all keys that are not."""
+        """The first unread key of a message that may say how good it is; records all unread keys."""
         for name, value in row.items():
             if type(value) is list and value and type(value[0]) is dict and looks_like_messages(value):
-                for entry in value:  # a message of two keys is its role and its content
+                for entry in value:  # a message with two keys has only role and content
                     if type(entry) is dict and len(entry) > 2 and (key := self._of_message(name, entry)):
                         return key
         return ""
@@ -110,8 +111,8 @@ class Unread:
         self._met.add(keys)
         unread = unread_keys(message)
         self.names |= dict.fromkeys(f"{field}[].{key}" for key in unread)
-        told = (key for key in unread if self._entry.family == "plain" and _OPINION.intersection(words_of(key)))
-        return next((f"{field}[].{key}" for key in told), "")
+        opinions = (key for key in unread if self._entry.family == "plain" and _OPINION.intersection(words_of(key)))
+        return next((f"{field}[].{key}" for key in opinions), "")
 
     def _about(self, row: Row) -> tuple[list[str], list[str]]:
         keys = tuple(row)
@@ -121,7 +122,7 @@ class Unread:
         return known
 
     def _sorted(self, keys: tuple[str, ...]) -> tuple[list[str], list[str]]:
-        """(unread fields, those of them whose names may change the meaning) of rows with these keys."""
+        """(unread fields, those among them that may change the meaning) for rows with these keys."""
         rivals = [name for field in self._choices for name in _rivals(field, keys, self._entry.optional)]
         read = self._read.union(self._entry.also(keys))
         others = [name for name in keys if name not in read] + rivals
@@ -129,7 +130,7 @@ class Unread:
         return others, [name for name in others if suspicious(name, self._entry)]
 
     def _tells(self, name: str, value: Any, item: Item) -> bool:
-        """Whether a value says something that the item does not hold already."""
+        """Whether a value says something that is not already in the item."""
         if value is None or value != value or (isinstance(value, str | list | tuple | Mapping) and not value):
             return False
         words = set(words_of(name))
@@ -139,7 +140,7 @@ class Unread:
             return False
         if isinstance(value, str) and not value.strip():
             return False
-        return not _said(value, item)
+        return not _is_in_item(value, item)
 
 
 def suspicious(name: str, entry: Format) -> bool:
@@ -158,32 +159,32 @@ def suspicious(name: str, entry: Format) -> bool:
 
 
 def of_the_prompt(name: str) -> bool:
-    """Whether a field of this name may be part of what is asked."""
+    """Whether a field of this name may be part of the prompt."""
     return bool(_PROMPT.intersection(words_of(name)))
 
 
 def words_of(name: str) -> list[str]:
-    """The words of a field's name: ``"thumbs_up"``, ``"thumbsUp"`` and ``"Thumbs up 1"`` are thumbs, up."""
+    """The words of a field's name: ``"thumbs_up"``, ``"thumbsUp"`` and ``"Thumbs up 1"`` all give thumbs, up."""
     return [word.lower() for word in _WORD.findall(name)]
 
 
 def _rivals(field: str, keys: tuple[str, ...], optional: tuple[str, ...]) -> list[str]:
-    """Of ``"a|b|c"``, the fields that are there and give way to another one that is read."""
-    there = [name for name in alternatives(field) if name in keys]
-    return [name for name in there[1:] if name not in optional]
+    """The fields of ``"a|b|c"`` that are present but not read, because an earlier one is."""
+    present = [name for name in alternatives(field) if name in keys]
+    return [name for name in present[1:] if name not in optional]
 
 
 def _is_label_word(value: Any) -> bool:
     return isinstance(value, str) and len(value) < 20 and value.strip().lower() in _LABEL_WORDS
 
 
-def _said(value: Any, item: Item) -> bool:
-    """Whether all texts of a value stand in the item: another way to write the same."""
+def _is_in_item(value: Any, item: Item) -> bool:
+    """Whether all texts of a value are already in the item."""
     texts = list(_texts(value))
     if not texts:
         return False
     turns = [item.prompt, *(response.turns for response in item.responses)]
-    units = {unit.strip() for said in turns for unit in _units(said)}
+    units = {unit.strip() for part in turns for unit in _units(part)}
     held = "\n".join(map(full_text, turns))
     return all(text.strip() in units or (len(text) >= _LONG and text.strip() in held) for text in texts)
 

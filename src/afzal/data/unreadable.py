@@ -1,4 +1,4 @@
-"""What is said where rows cannot be read, or none of them can be used."""
+"""Errors for rows that cannot be read, or of which none can be used."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FAULTS = frozenset(
 
 
 def not_understood(name: str, where: str, entry: Format, sample: list[Row], columns: Mapping[str, str]) -> AfzalError:
-    """A field that may say something of the answers, and that nobody reads."""
+    """The error for an unread field that may say something about the answers."""
     if (votes := unknown_votes(sample, where, columns)) is not None:
         return AfzalError(
             votes.what,
@@ -39,7 +39,7 @@ def not_understood(name: str, where: str, entry: Format, sample: list[Row], colu
 
 
 def other_scale(bad: ScaleError, where: str, entry: Format, columns: Mapping[str, str]) -> AfzalError:
-    """A number that the format's scale does not have."""
+    """The error for a number that is not on the format's scale."""
     return AfzalError(
         bad.under(columns),
         where=where,
@@ -49,7 +49,8 @@ def other_scale(bad: ScaleError, where: str, entry: Format, columns: Mapping[str
 
 
 def faulty(faults: list[Drop], faulty: int, count: int, sound: int) -> AfzalError:
-    """Rows that cannot be read: the first ``faults`` of so many, in so many rows, of which so many are sound."""
+    """The error for rows that cannot be read: the first ``faults`` of ``faulty`` ones among ``count`` rows, of which
+    ``sound`` are valid."""
     others = [f"{fault.where}: {fault.detail}" for fault in faults[1:SHOWN]]
     more = faulty - 1 - len(others)
     lines = [f"{faulty} of {count} rows cannot be read", *others, *([f"and {more} more"] if more > 0 else [])]
@@ -62,7 +63,7 @@ def faulty(faults: list[Drop], faulty: int, count: int, sound: int) -> AfzalErro
 
 
 def nothing_left(source: str, entry: Format, losses: Losses, count: int, sample: list[Row]) -> AfzalError:
-    """Rows that can be read, none of which can be used."""
+    """The error for rows that can be read but of which none can be used."""
     whole = Counter({reason: n for reason, n in losses.counts.items() if not reason.endswith(" (part)")})
     reasons = ", ".join(f"{reason} {n}" for reason, n in whole.most_common())
     first = losses.first[0]
@@ -74,9 +75,9 @@ def nothing_left(source: str, entry: Format, losses: Losses, count: int, sample:
 def _remedy(reason: str, sound: int) -> str:
     if reason in ("media_missing", "media_outside"):
         copied = "afzal convert FILE OUT --to afzal --media-folder FOLDER"
-        fix = f"put the files into the folder of the data; to have them copied beside a new file: {copied}"
+        fix = f"put the files into the data's folder; to copy them next to a new data file: {copied}"
     elif reason == "media_count":
-        fix = 'give as many marks as media; a text in a typed part ({"type": "text"}) holds no marks'
+        fix = 'use as many marks as media; a text in a typed part ({"type": "text"}) has no marks'
     elif reason == "not_utf8":
         fix = "save the file as UTF-8, for example with: iconv -f LATIN1 -t UTF-8"
     else:

@@ -1,4 +1,4 @@
-"""What people write to say which of two answers is better: sides, names, numbers and signs."""
+"""Recognise the values that say which of two answers is better: sides, names, numbers and signs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from afzal.records import SWAPPED, Outcome
 
 STEMS = ("response", "answer", "completion", "output", "generation", "candidate", "reply", "assistant")
 SIDES = (("a", "b"), ("1", "2"), ("0", "1"), ("left", "right"), ("first", "second"))
-# "left" and "right" may be where the answers stood on a screen: they name no other sides than left and right.
+# "left" and "right" may be positions on a screen, so they are not aliases of other sides.
 _ALIASES = {("1", "2"): (("a", "first", "one"), ("b", "second", "two")), ("a", "b"): (("one",), ("two",))}
 _SUFFIXES = ("", "_wins", "_better", "_is_better", "_is_preferred")
 _WORDS: dict[str, Outcome] = {
@@ -36,10 +36,10 @@ class Pair:
     """The fields of two answers, and how votes name them.
 
     Attributes:
-        a, b: fields of the answers; ``sides`` are the words in which their names differ.
-        names: fields that hold other names of the answers, such as those of their models, two and two.
-        counts: whether 1 is the first, 2 the second and 0 a tie. No single row can say this: 1 might be the second of
-            0 and 1.
+        a, b: fields of the answers; ``sides`` holds the words in which their names differ.
+        names: pairs of fields with other names of the answers, such as their models.
+        counts: whether 1 means the first, 2 the second and 0 a tie. A single row cannot show this: 1 might be the
+            second of 0 and 1.
     """
 
     a: str
@@ -57,7 +57,7 @@ def plain(name: str) -> str:
 
 @lru_cache(maxsize=256)
 def pair_of(keys: tuple[str, ...]) -> Pair | None:
-    """The two answers among the fields of a row, where there is one such choice."""
+    """The two answers among the fields of a row, if there is exactly one such pair."""
     known = {plain(name): name for name in keys}
     pairs = [
         (known[f"{stem}_{a}"], known[f"{stem}_{b}"], (a, b), stem)
@@ -73,31 +73,31 @@ def pair_of(keys: tuple[str, ...]) -> Pair | None:
     return Pair(a, b, sides, tuple((x, y) for x, y in names if x and y))
 
 
-def said(got: Any, pair: Pair, row: Row, field: str) -> tuple[Outcome, float | None]:
-    """What a value says of the two answers of a row: the outcome, and the strength where a sign states it.
+def read_vote(got: Any, pair: Pair, row: Row, field: str) -> tuple[Outcome, float | None]:
+    """The outcome that a value states for the two answers of a row, and the strength if a sign states one.
 
     Raises:
         UnusableError: the value is empty.
         ScaleError: it is a number that names no side.
-        RowError: it is anything else that is not known.
+        RowError: it is anything else unknown.
     """
-    given = "" if got is None else f"{got:g}" if isinstance(got, float) else str(got).strip()
-    if not given:
+    stated = "" if got is None else f"{got:g}" if isinstance(got, float) else str(got).strip()
+    if not stated:
         raise UnusableError("no_votes", f"'{field}' is empty")
     if not isinstance(got, bool):
-        # "-2" is not a name of side 2: a signed scale is another opinion
-        word = given if is_numeral(given) else plain(given)
+        # "-2" does not mean side 2: a signed scale is a different kind of opinion
+        word = stated if is_numeral(stated) else plain(stated)
         known = _words(pair.sides, pair.counts)
         if word in known:
             return known[word], None
-        if (signed := _SIGNS.fullmatch(given)) and (outcome := _by_sign(signed, known)):
+        if (signed := _SIGNS.fullmatch(stated)) and (outcome := _by_sign(signed, known)):
             return outcome
-        if (named := _by_name(given, pair, row)) is not None:
+        if (named := _by_name(stated, pair, row)) is not None:
             return named, None
-    number = isinstance(got, bool | int | float) or is_numeral(given)
+    number = isinstance(got, bool | int | float) or is_numeral(stated)
     wanted = f"{pair.sides[0]}, {pair.sides[1]}, tie or both_bad"
-    why = f"is {given[:40]!r}, not one of {wanted}"
-    if number and given in ("0", "1", "2"):
+    why = f"is {stated[:40]!r}, not one of {wanted}"
+    if number and stated in ("0", "1", "2"):
         why += "; without both a 1 and a 2 among the first rows, 1 may be the first answer or the second"
     raise (ScaleError if number else RowError)("bad_value", field, why)
 
@@ -116,7 +116,7 @@ def _words(sides: tuple[str, str], counts: bool) -> dict[str, Outcome]:
 
 
 def _by_sign(signed: re.Match[str], known: dict[str, Outcome]) -> tuple[Outcome, float | None] | None:
-    """``"A>>B"`` is the first clearly, ``"B>A"`` the second; None where the letters are not the two sides."""
+    """``"A>>B"``: the first, clearly; ``"B>A"``: the second. None if the letters are not the two sides."""
     left, sign, right = signed.groups()
     order = known.get(left.lower()), known.get(right.lower())
     outcome, strength = _SIGNED[sign[:2] if sign[0] != "=" else "="]
@@ -126,7 +126,7 @@ def _by_sign(signed: re.Match[str], known: dict[str, Outcome]) -> tuple[Outcome,
 
 
 def _by_name(given: str, pair: Pair, row: Row) -> Outcome | None:
-    """The answer that a value names by its model or by its own text, where the two differ."""
+    """The answer that a value names by its model or its text, if these differ between the answers."""
     for a, b in (*pair.names, (pair.a, pair.b)):
         names = [row.get(field) for field in (a, b)]
         same = [isinstance(name, str) and name.strip() == given for name in names]

@@ -1,4 +1,4 @@
-"""Items out again: TRL's layouts, OpenAI's preference format, vote files of other tools, and Afzal's own."""
+"""Write items in TRL's layouts, OpenAI's preference format, vote files of other tools, and Afzal's format."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Target = Literal["trl", "conversational", "openai", "afzal", "alpaca_eval", "fas
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What writing would do: the rows, what no row can be made of, and facts (with counts) that the rows leave out."""
+    """The result of writing: the rows, the drops that no row can hold, and counts of facts that the rows leave out."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[Drop] = field(default_factory=list)
@@ -44,7 +44,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class _CannotHold:
-    """A pair, label or answer that the target has no place for."""
+    """A pair, label or answer that the target cannot hold."""
 
     reason: str
     detail: str
@@ -54,59 +54,61 @@ def plan(items: Iterable[Item], target: Target) -> Plan:
     """Items as rows of the target: one row per ordered pair, labelled response, plain answer or vote."""
     if target not in get_args(Target):
         raise ValueError(f"unknown target {target!r}; known: {', '.join(get_args(Target))}")
-    made = Plan()
+    result = Plan()
     for item in items:
         if target == "afzal":
-            made.rows.append(to_row(item))
+            result.rows.append(to_row(item))
             continue
-        made.left_out.update(left_out(item) if target in get_args(VoteTarget) else _left_out(item))
+        result.left_out.update(left_out(item) if target in get_args(VoteTarget) else _left_out(item))
         for row in _rows(item, target):
             if isinstance(row, _CannotHold):
-                made.skipped.append(Drop(item.where, item.id, row.reason, row.detail, "response"))
+                result.skipped.append(Drop(item.where, item.id, row.reason, row.detail, "response"))
             else:
-                made.rows.append(row)
-    return made
+                result.rows.append(row)
+    return result
 
 
 def write(items: Sequence[Item], path: str | Path, format: Target, *, skip_unholdable: bool = False) -> int:
     """Write items as JSON lines (gzip when the name ends in .gz) and return the number of rows.
 
-    Media inside the folder of the file are named relative to it, others as their rows named them.
+    Media inside the file's folder are named relative to it, others as their rows named them.
 
     Raises:
-        AfzalError: the format has no place for something (a tie, a dialogue in a text format) and ``skip_unholdable``
-            is off, or nothing is left to write.
+        AfzalError: the format cannot hold something (a tie, a dialogue in a text format) and ``skip_unholdable`` is
+            off, or nothing is left to write.
     """
     folder = Path(path).expanduser().resolve().parent
     named = [with_media(x, lambda media: named_from(media, folder)) if media_of(x) else x for x in items]
-    made = plan(named, format)
-    if made.skipped and not skip_unholdable:
-        raise _refusal(made.skipped, format)
-    if not made.rows:
+    planned = plan(named, format)
+    if planned.skipped and not skip_unholdable:
+        raise _refusal(planned.skipped, format)
+    if not planned.rows:
         raise AfzalError(
             f"nothing to write as {format}",
-            why="no item holds a pair, label or answer it has a place for",
-            remedy="--to afzal holds every item",
+            why="no item has a pair, label or answer that this format can hold",
+            remedy="--to afzal can hold every item",
         )
-    return write_rows(made.rows, path, "list" if format == "alpaca_eval" and Path(path).suffix == ".json" else "lines")
+    return write_rows(
+        planned.rows, path, "list" if format == "alpaca_eval" and Path(path).suffix == ".json" else "lines"
+    )
 
 
 def write_rows(rows: Sequence[dict[str, Any]], path: str | Path, layout: Literal["lines", "list"] = "lines") -> int:
-    """Rows as JSON lines, or as one JSON list, written beside the target and then moved into place."""
+    """Write rows as JSON lines or as one JSON list, to a temporary file that is then moved into place."""
     path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with gzip.open(beside, "wb") if path.suffix == ".gz" else beside.open("wb") as stream:
-                between, end = (b"[\n", b"\n]\n") if layout == "list" else (b"", b"\n" if rows else b"")
+            with gzip.open(temporary, "wb") if path.suffix == ".gz" else temporary.open("wb") as stream:
+                separator, end = (b"[\n", b"\n]\n") if layout == "list" else (b"", b"\n" if rows else b"")
                 for row in rows:
-                    stream.write(between + json.dumps(row, ensure_ascii=False, allow_nan=False).encode())
-                    between = b",\n" if layout == "list" else b"\n"
+                    stream.write(separator + json.dumps(row, ensure_ascii=False, allow_nan=False).encode())
+                    separator = b",\n" if layout == "list" else b"\n"
                 stream.write(end)
-            os.replace(beside, path)
+            os.replace(temporary, path)
         finally:
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
     return len(rows)
 
 
@@ -125,7 +127,7 @@ def _rows(item: Item, target: Target) -> Iterator[dict[str, Any] | _CannotHold]:
 
 def _unfit(item: Item, target: Target) -> _CannotHold | None:
     if target == "trl" and item.is_chat:
-        return _CannotHold("dialogue", "messages have no place in plain texts; write it as conversational")
+        return _CannotHold("dialogue", "plain texts cannot hold messages; write it as conversational")
     if target != "trl" and not item.is_chat:
         return _CannotHold("plain_text", "a text to be continued is not a dialogue; write it as trl")
     return None
@@ -135,10 +137,10 @@ def _pair_rows(item: Item, target: Target) -> Iterator[dict[str, Any] | _CannotH
     both_bad = sum(isinstance(v, Comparison) and v.p_first is None for v in item.votes)
     for _ in range(both_bad):
         yield _CannotHold("both_bad", "two bad answers have no order")
-    found = preferences(item)
-    if not found and not both_bad:
+    pairs = preferences(item)
+    if not pairs and not both_bad:
         yield _CannotHold("no_preference", "no vote orders the answers")
-    for pair in found:
+    for pair in pairs:
         if pair.p == 0.5:
             yield _CannotHold("tie", "a tie has no chosen and rejected answer")
             continue
@@ -152,9 +154,9 @@ def _pair_rows(item: Item, target: Target) -> Iterator[dict[str, Any] | _CannotH
 
 def _openai_row(item: Item, chosen: Turns, rejected: Turns, pair: Preference) -> dict[str, Any] | _CannotHold:
     if pair.p != 1.0 or pair.weight != 1.0:
-        return _CannotHold("soft_label", "probabilities and weights have no place in it")
+        return _CannotHold("soft_label", "it cannot hold probabilities and weights")
     if any(not isinstance(t, str) and any(m.role == "user" for m in t) for t in (chosen, rejected)):
-        return _CannotHold("user_turn_in_response", "preferred_output holds answers only, no user turns")
+        return _CannotHold("user_turn_in_response", "preferred_output can hold only answers, no user turns")
     tools = item.extra.get("tools")
     return {
         "input": {"messages": turns_to_row(item.prompt)} | ({"tools": tools} if tools else {}),
@@ -165,7 +167,7 @@ def _openai_row(item: Item, chosen: Turns, rejected: Turns, pair: Preference) ->
 
 def _label_rows(item: Item, target: Target) -> Iterator[dict[str, Any] | _CannotHold]:
     if target == "openai":
-        yield _CannotHold("unpaired", "labels of single answers have no place in it")
+        yield _CannotHold("unpaired", "it cannot hold labels of single answers")
         return
     weights = {v.response: v.weight for v in item.votes if isinstance(v, Rating) and v.kind == "label"}
     for k, label in enumerate(labels(item)):
@@ -182,7 +184,7 @@ def _label_rows(item: Item, target: Target) -> Iterator[dict[str, Any] | _Cannot
 
 def _answer_rows(item: Item, target: Target) -> Iterator[dict[str, Any] | _CannotHold]:
     if target == "openai":
-        yield _CannotHold("no_preference", "single answers have no place in it")
+        yield _CannotHold("no_preference", "it cannot hold single answers")
         return
     completion = turns_to_row(item.responses[0].turns)
     if item.prompt == "":
@@ -192,7 +194,7 @@ def _answer_rows(item: Item, target: Target) -> Iterator[dict[str, Any] | _Canno
 
 
 def _facts(pair: Preference) -> dict[str, float]:
-    """What makes the pair special, under the names that reading understands."""
+    """The pair's non-default facts, under the names that the reader understands."""
     facts = {"p_chosen": (pair.p, 1.0), "weight": (pair.weight, 1.0), "margin": (pair.margin, None)}
     return {name: got for name, (got, usual) in facts.items() if got != usual and got is not None}
 
@@ -217,5 +219,5 @@ def _refusal(skipped: list[Drop], target: str) -> AfzalError:
         f"{target} cannot hold {sum(counts.values())} of the entries: {skipped[0].detail}",
         where=skipped[0].where,
         why=", ".join(f"{reason} {n}" for reason, n in counts.most_common()),
-        remedy="pass --skip to leave them out and count them, or write --to afzal, which holds everything",
+        remedy="pass --skip to leave them out and count them, or write --to afzal, which can hold everything",
     )

@@ -1,4 +1,4 @@
-"""Single votes as the vote files of other tools: AlpacaEval's annotations, FastChat's votes of people."""
+"""Write single votes as vote files of other tools: AlpacaEval's annotations, FastChat's human votes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _WINNERS = {"first": "model_a", "second": "model_b", "tie": "tie", "both_bad": "
 
 
 def vote_rows(item: Item, target: VoteTarget) -> Iterator[dict[str, Any] | tuple[str, str]]:
-    """One row for each vote on two responses, as it was shown; (reason, detail) for what the target cannot hold.
+    """One row per vote on two responses, in the order shown; (reason, detail) for votes that the target cannot hold.
 
-    The response that was shown first, where that is recorded, is the first of the row. A ranking is the votes of its
-    pairs. Votes of weight 0 train nothing, and are left out.
+    The response shown first, if recorded, is the first of the row. A ranking counts as the votes on its pairs. Votes of
+    weight 0 are not trained on and are left out.
     """
     if not item.is_chat:
         yield "plain_text", "a text to be continued is not a dialogue"
@@ -25,16 +25,16 @@ def vote_rows(item: Item, target: VoteTarget) -> Iterator[dict[str, Any] | tuple
     if target == "alpaca_eval" and len(item.prompt) != 1:
         yield "dialogue", "an instruction is one turn of the user; fastchat holds dialogues"
         return
-    told = [vote for vote in item.votes if vote.weight > 0]
-    if not any(isinstance(vote, Comparison | Ranking) for vote in told):
+    counted = [vote for vote in item.votes if vote.weight > 0]
+    if not any(isinstance(vote, Comparison | Ranking) for vote in counted):
         yield "no_comparison", "no vote compares two responses"
-    for vote in comparisons(told):
+    for vote in comparisons(counted):
         yield _row(item, _as_shown(vote), target)
 
 
 def left_out(item: Item) -> Iterator[str]:
     """Facts that the rows of an item leave out."""
-    told: Mapping[str, bool] = {
+    facts: Mapping[str, bool] = {
         "scores, ranks and labels of single responses": any(isinstance(v, Rating) for v in item.votes),
         "votes of weight 0 (repeats, votes on known truth)": any(v.weight == 0 for v in item.votes),
         "weights": any(v.weight not in (0, 1) for v in item.votes),
@@ -43,11 +43,11 @@ def left_out(item: Item) -> Iterator[str]:
         "known truths": bool(item.gold),
         "names of models (the responses have none)": any(r.source is None for r in item.responses),
     }
-    yield from (name for name, holds in told.items() if holds)
+    yield from (name for name, holds in facts.items() if holds)
 
 
 def _as_shown(vote: Comparison) -> Comparison:
-    """The vote with the response that was shown first as its first; the lower index where nothing is recorded."""
+    """The vote with the response shown first as its first; the lower index if that is not recorded."""
     first = min(vote.first, vote.second) if vote.shown_first is None else vote.shown_first
     return vote if vote.first == first else vote.swap()
 
@@ -58,16 +58,16 @@ def _row(item: Item, vote: Comparison, target: VoteTarget) -> dict[str, Any] | t
 
 
 def _alpaca_eval(item: Item, vote: Comparison) -> dict[str, Any] | tuple[str, str]:
-    """``preference`` is 1 + P(the second is better): 1 the first, 2 the second, 1.5 a draw."""
+    """``preference`` is 1 + P(the second is better): 1 means the first, 2 the second, 1.5 a draw."""
     if vote.p_first is None:
         return "both_bad", "two bad answers have no order"
     first, second = item.responses[vote.first], item.responses[vote.second]
     preference = 2.0 - vote.p_first
     return {
-        "instruction": _said(item.prompt),
-        "output_1": _said(first.turns),
+        "instruction": _words_of(item.prompt),
+        "output_1": _words_of(first.turns),
         "generator_1": first.source,
-        "output_2": _said(second.turns),
+        "output_2": _words_of(second.turns),
         "generator_2": second.source,
         "annotator": vote.annotator,
         "preference": int(preference) if preference in (1.0, 2.0) else preference,
@@ -79,14 +79,14 @@ def _fastchat(item: Item, vote: Comparison) -> dict[str, Any] | tuple[str, str]:
     if vote.probability is not None and vote.probability not in (0.0, 0.5, 1.0):
         return "soft_label", "a probability is not a winner"
     sides = [item.responses[k] for k in (vote.first, vote.second)]
-    said = vote.outcome if vote.probability is None else {1.0: "first", 0.0: "second", 0.5: "tie"}[vote.probability]
+    outcome = vote.outcome if vote.probability is None else {1.0: "first", 0.0: "second", 0.5: "tie"}[vote.probability]
     prompt = turns_to_row(item.prompt)
     a, b = ([*prompt, *turns_to_row(side.turns)] for side in sides)
     return {
         "question_id": item.id,
         "model_a": sides[0].source,
         "model_b": sides[1].source,
-        "winner": _WINNERS[said],
+        "winner": _WINNERS[outcome],
         "judge": vote.annotator,
         "turn": sum(message.role == "user" for message in item.prompt if not isinstance(message, str)),
         "conversation_a": a,
@@ -95,7 +95,7 @@ def _fastchat(item: Item, vote: Comparison) -> dict[str, Any] | tuple[str, str]:
     }
 
 
-def _said(turns: Turns) -> str:
+def _words_of(turns: Turns) -> str:
     return turns if isinstance(turns, str) else "\n".join(content_text(message.content) for message in turns)
 
 
