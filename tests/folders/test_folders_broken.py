@@ -55,7 +55,7 @@ def test_a_run_that_has_not_finished_is_called_so(tmp_path):
     (tmp_path / "run.json").write_text('{"status": "running"}')
     with pytest.raises(AfzalError) as said:
         load.model_folder(str(tmp_path))
-    assert said.value.remedy.startswith(f"let the run finish: afzal train {tmp_path} --resume; of rounds, ")
+    assert said.value.remedy.startswith(f"let the run finish: afzal train {tmp_path} --resume; for rounds, ")
 
 
 def opened(folder: str, base: str) -> None:

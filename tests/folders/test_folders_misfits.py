@@ -62,7 +62,7 @@ MISFITS = {
     "a tensor missing": ("model", make.without(Q), Q, ALL),
     "the head missing": ("model", make.without(HEAD), HEAD, [*POLICIES, *SECOND]),
     "a layer missing": ("model", make.without("layers.1."), "layers.1.", ALL),
-    "all missing": ("model", make.without("model."), "num_hidden_layers is 2, but there are only 1 weight tensors", ALL),
+    "all missing": ("model", make.without("model."), "num_hidden_layers is 2; number of weight tensors: 1", ALL),
     "another shape": ("model", make.reshaped(Q), Q, ALL),
     "a tensor too many": ("model", make.added("model.extra.weight"), "model.extra.weight", [*POLICIES, "reward"]),
     "NaN": ("model", make.with_value(NORM, NAN), f"{NORM} has NaN (1 of 32", ALL),

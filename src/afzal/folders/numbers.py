@@ -154,7 +154,7 @@ def _fault(key: str, value: Any, tensors: int | None) -> str:
     if layers and value > MOST_LAYERS:
         return f"{key} is {value}, more than any model has"
     if key in _ALL_LAYERS and tensors is not None and value > tensors:
-        return f"{key} is {value}, but there are only {tensors} weight tensors"
+        return f"{key} is {value}; number of weight tensors: {tensors}"
     return ""
 
 
