@@ -172,9 +172,9 @@ def _source(entry: Any, path: Path) -> Source:
         raise AfzalError(f"the source {entry['data']} states share and weight", where=where, remedy="leave one out")
     if share is not None and share > 1:
         raise AfzalError(f"share is {share:g}, more than 1", where=where)
-    beside = path.parent / entry["data"]
+    sibling = path.parent / entry["data"]
     return Source(
-        str(beside) if beside.exists() else entry["data"],
+        str(sibling) if sibling.exists() else entry["data"],
         str(entry.get("task") or (Path(entry["data"]).stem if entry.keys() & {"share", "weight"} else "")),
         _number(entry, "weight", 1.0, where),
         share,

@@ -46,9 +46,9 @@ def ultrafeedback(row: Row) -> Item:
 
 def nectar(row: Row) -> Item:
     """K answers ranked from 1, the best."""
-    given = text(row, "prompt")
-    turns = transcript(given)
-    prompt = tuple(m for m in turns if m.content) if turns else ask(given)
+    raw_prompt = text(row, "prompt")
+    turns = transcript(raw_prompt)
+    prompt = tuple(m for m in turns if m.content) if turns else ask(raw_prompt)
     entries = [_object(entry, "answers") for entry in array(row, "answers")]
     votes = tuple(Rating(k, number(entry, "rank") - 1, "rank") for k, entry in enumerate(entries))
     responses = tuple(Response(reply(text(e, "answer")), optional_text(e, "model") or None) for e in entries)
@@ -185,8 +185,8 @@ def plain_text(row: Row) -> Item:
 
 def prompt_only(row: Row) -> Item:
     """A prompt without answers, for generation."""
-    given = value(row, "prompt")
-    prompt: Turns = given if isinstance(given, str) else messages(given, "prompt")
+    raw_prompt = value(row, "prompt")
+    prompt: Turns = raw_prompt if isinstance(raw_prompt, str) else messages(raw_prompt, "prompt")
     if not prompt:
         raise UnusableError("empty_prompt", "the prompt is empty")
     return Item("", prompt, ())

@@ -86,8 +86,8 @@ def hh_rlhf(row: Row) -> Item:
 
 def conversational(row: Row) -> Item:
     """A prompt of messages (or a text) and answers of messages (or texts); complete dialogues are cut to the answer."""
-    given = value(row, "prompt")
-    prompt = ask(given) if isinstance(given, str) else messages(given, "prompt")
+    raw_prompt = value(row, "prompt")
+    prompt = ask(raw_prompt) if isinstance(raw_prompt, str) else messages(raw_prompt, "prompt")
     better, worse = _answer(row, "chosen"), _answer(row, "rejected")
     if better[: len(prompt)] == prompt and worse[: len(prompt)] == prompt:
         better, worse = better[len(prompt) :], worse[len(prompt) :]
@@ -119,11 +119,11 @@ def message_lists(row: Row) -> Item:
 
 def openai_preference(row: Row) -> Item:
     """The preference format of OpenAI, Azure, Fireworks and Together."""
-    given = mapping(row, "input")
-    prompt = messages(value(given, "messages"), "input.messages")
+    request = mapping(row, "input")
+    prompt = messages(value(request, "messages"), "input.messages")
     better = messages(value(row, "preferred_output"), "preferred_output")
     worse = messages(value(row, "non_preferred_output"), "non_preferred_output")
-    return replace(pair(row, prompt, better, worse), extra={"tools": given["tools"]} if given.get("tools") else {})
+    return replace(pair(row, prompt, better, worse), extra={"tools": request["tools"]} if request.get("tools") else {})
 
 
 def instruction_pair(row: Row) -> Item:
@@ -331,8 +331,8 @@ def _dialogue(row: Row, name: str) -> Messages:
 
 
 def _answer(row: Row, name: str) -> Messages:
-    given = value(row, name)
-    turns = reply(given) if isinstance(given, str) else messages(given, name)
+    raw = value(row, name)
+    turns = reply(raw) if isinstance(raw, str) else messages(raw, name)
     if not turns:
         raise UnusableError("empty_response", f"'{name}' holds no message")
     return turns
@@ -368,8 +368,8 @@ def _rejected(row: Row) -> list[Messages]:
     if has(row, "rejected_messages"):
         turns = messages(value(row, "rejected_messages"), "rejected_messages")
         return [turns[max((n for n, m in enumerate(turns) if m.role in ("user", "tool")), default=-1) + 1 :]]
-    given = value(row, "rejected_response")
-    answers = [given] if isinstance(given, str) else array(row, "rejected_response")
+    raw = value(row, "rejected_response")
+    answers = [raw] if isinstance(raw, str) else array(row, "rejected_response")
     if not answers or not all(isinstance(answer, str) for answer in answers):
         raise RowError("wrong_type", "rejected_response", "is not a text or a list of texts")
     return [reply(answer) for answer in answers]

@@ -122,8 +122,8 @@ def argilla_records(row: Row) -> Item:
     """
     data = mapping(row, "fields")
     names = _answer_fields(data)
-    given = value(data, PROMPTS)
-    prompt = ask(given) if isinstance(given, str) else messages(given, "fields")
+    raw_prompt = value(data, PROMPTS)
+    prompt = ask(raw_prompt) if isinstance(raw_prompt, str) else messages(raw_prompt, "fields")
     submitted = [(question, got, who) for question, got, who in _submitted(value(row, "responses"))]
     votes = [(question, vote) for question, got, who in submitted for vote in _opinions(got, data, names, who)]
     if not votes:

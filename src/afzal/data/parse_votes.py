@@ -85,8 +85,8 @@ def fields_read(keys: tuple[str, ...]) -> tuple[str, ...]:
     """Those of these fields that are read: two answers and their models, a winner, an annotator and facts about the
     vote."""
     pair, winner = pair_of(keys), _winner(keys)
-    beside = (name for name in _BESIDE.split("|") if name in keys)
-    return (*_answers(pair), *((winner,) if winner else ()), *beside)
+    facts = (name for name in _BESIDE.split("|") if name in keys)
+    return (*_answers(pair), *((winner,) if winner else ()), *facts)
 
 
 def settled(entry: Format, sample: Sequence[Row]) -> Format:
@@ -239,8 +239,8 @@ def _asked(row: Row) -> Turns:
 
 
 def _reply(row: Row, names: str) -> Turns:
-    given, name = value(row, names), name_of(row, names)
-    turns = messages(given, name) if isinstance(given, list | dict) else reply(text(row, name))
+    raw, name = value(row, names), name_of(row, names)
+    turns = messages(raw, name) if isinstance(raw, list | dict) else reply(text(row, name))
     if not any(m.role == "assistant" for m in turns) and answer_text(turns):
         raise RowError("bad_value", name, "holds no answer of the assistant")
     return turns

@@ -295,8 +295,8 @@ def _group(item: Item) -> str:
     """
     if not isinstance(item.prompt, str):
         opening = next((m for m in item.prompt if m.role == "user"), Message("user", ""))
-        shown = content_key(opening.content)
-        return _hashed("opening", shown) if isinstance(shown, str) else _hashed("opening_media", json.dumps(shown))
+        key = content_key(opening.content)
+        return _hashed("opening", key) if isinstance(key, str) else _hashed("opening_media", json.dumps(key))
     return "" if item.prompt.strip() or not item.responses else _hashed("text", answer_text(item.responses[0].turns))
 
 

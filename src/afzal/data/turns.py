@@ -208,11 +208,11 @@ def stripped(turns: Turns) -> Hashable:
 
 
 def _message_key(m: Message) -> Hashable:
-    said = content_key(m.content)
+    content = content_key(m.content)
     if not m.reasoning:
-        return said
+        return content
     thoughts = m.reasoning.strip()
-    return f"{thoughts}\0{said}" if isinstance(said, str) else (thoughts, said)
+    return f"{thoughts}\0{content}" if isinstance(content, str) else (thoughts, content)
 
 
 def transcript(text: str) -> Messages | None:

@@ -131,7 +131,7 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
         "train": len(train),
         "eval": len(evaluation),
         "fingerprint": dataset.fingerprint,
-        **({"media": shown} if (shown := sum(bool(t.media) for t in (*train, *evaluation))) else {}),
+        **({"media": n_media} if (n_media := sum(bool(t.media) for t in (*train, *evaluation))) else {}),
         **({"tasks": by_task} if by_task else {}),
         **({"columns": data.columns_hash(t.columns for t in (*train, *evaluation))} if columns else {}),
     }
@@ -301,8 +301,8 @@ def _uneven(parts: tuple[Sequence[Item], Sequence[Item]], config: TrainConfig) -
     held, total = len(parts[1]), len(parts[0]) + len(parts[1])
     if config.eval_data is not None or held <= 1 or held <= 2 * config.eval_fraction * total:
         return []
-    asked = f"{config.eval_fraction:.0%}"
-    return [f"{held} of {total} items are held out, not {asked}: items that share a prompt are never split"]
+    requested = f"{config.eval_fraction:.0%}"
+    return [f"{held} of {total} items are held out, not {requested}: items that share a prompt are never split"]
 
 
 def _without_effect(items: Sequence[Item], method: str, recipe: Recipe) -> list[str]:

@@ -111,11 +111,11 @@ def _split(answer: Answer, before: list[int], rest: list[int], guesses: Sequence
         head = [*before, *rest[:start]]
         added = codec.after([(head, rest[start:end]) for end in ends])
         texts = {end: codec.rendered(head, t) for end, t in zip(ends, added, strict=True) if t is not None}
-        begun = {end: t for end, t in texts.items() if wanted.startswith(t)}
-        if not begun:
+        prefixes = {end: t for end, t in texts.items() if wanted.startswith(t)}
+        if not prefixes:
             return
-        end = max(begun, key=lambda n: (len(begun[n]), -n))
-        moved = _with_space(segments[k], segments[k + 1], len(begun[end]))
+        end = max(prefixes, key=lambda n: (len(prefixes[n]), -n))
+        moved = _with_space(segments[k], segments[k + 1], len(prefixes[end]))
         if moved is None:
             return
         segments[k], segments[k + 1] = moved

@@ -160,11 +160,11 @@ class Renderer:
         if not messages:
             return TurnError("template_refused", "the conversation has no messages")
         for name in ("tools", "documents"):
-            given = options.get(name)
-            if given is not None and not (isinstance(given, list) and all(isinstance(x, Mapping) for x in given)):
+            value = options.get(name)
+            if value is not None and not (isinstance(value, list) and all(isinstance(x, Mapping) for x in value)):
                 return TurnError("template_refused", f"{name} must be a list of objects")
-        given = {"tools": None, "documents": None, **self.tokenizer.special_tokens_map, **options}
-        return {**given, "messages": self._written(messages), "add_generation_prompt": generation}
+        variables = {"tools": None, "documents": None, **self.tokenizer.special_tokens_map, **options}
+        return {**variables, "messages": self._written(messages), "add_generation_prompt": generation}
 
     def _written(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
         """Messages as the template sees them, media as ``{"type": kind}``."""
