@@ -102,6 +102,6 @@ def test_importing_the_functions_is_light():
     assert json.loads(done.stdout) == []
 
 
-def test_a_name_that_is_not_there_leads_to_the_functions():
+def test_an_unknown_name_points_to_the_functions():
     with pytest.raises(AttributeError, match=r"the commands are functions of afzal\.api"):
         _ = afzal.leaderboard  # pyright: ignore[reportAttributeAccessIssue]

@@ -71,7 +71,7 @@ def test_a_run_on_rows_resumes_with_the_same_rows_and_no_others(given: dict[str,
     assert numbers(afzal.fit("dpo", resume=True, **given)) == numbers(whole)
 
 
-def test_what_holds_no_rows_is_named_and_makes_no_folder(tmp_path: Path):
+def test_a_value_without_rows_is_named_and_makes_no_folder(tmp_path: Path):
     with pytest.raises(AfzalError, match="data is a int"):
         keep(3, tmp_path / "x", "data")
     with pytest.raises(AfzalError, match="data is a dict"):
@@ -79,7 +79,7 @@ def test_what_holds_no_rows_is_named_and_makes_no_folder(tmp_path: Path):
     assert not (tmp_path / "x").exists()
 
 
-def test_rows_that_json_cannot_say_are_named(tmp_path: Path):
+def test_rows_that_json_cannot_represent_are_named(tmp_path: Path):
     with pytest.raises(AfzalError, match="row 1 of data is a int"):
         keep([{"prompt": "a"}, 3], tmp_path, "data")
     with pytest.raises(AfzalError, match="row 0 of data cannot be written") as raised:
@@ -135,7 +135,7 @@ def test_callbacks_hear_every_step_and_evaluation(given: dict[str, Any]):
     ]
 
 
-def test_a_callback_stops_the_run_which_is_then_whole(given: dict[str, Any]):
+def test_a_run_that_a_callback_stops_is_complete(given: dict[str, Any]):
     def enough(progress: Any) -> None:
         if progress.step == 1:
             progress.stop("the loss is low enough")
@@ -185,7 +185,7 @@ def test_a_run_draws_itself_for_a_notebook(given: dict[str, Any]):
         run.plot("lost")
 
 
-def test_a_run_stands_for_its_folder(given: dict[str, Any]):
+def test_a_run_can_be_used_as_its_folder(given: dict[str, Any]):
     run = afzal.fit("sft", **given)
     again = afzal.fit("dpo", **{**given, "model": run, "out": "second"})
     assert again.facts()["model"]["path"] == str(run.path)
@@ -204,7 +204,7 @@ def _offline(*_: Any, **__: Any) -> None:
     raise ConnectionError("Couldn't reach 'someone/something' on the Hub")
 
 
-def test_rows_beside_a_file_of_held_out_rows(given: dict[str, Any], tmp_path: Path):
+def test_rows_with_a_file_of_held_out_rows(given: dict[str, Any], tmp_path: Path):
     pair_file(tmp_path / "held.jsonl", 6)
     run = afzal.fit("dpo", **{**given, "eval_fraction": 0.0}, eval_data=pandas.DataFrame(given["data"][:5]))
     assert run.facts()["data"]["eval"] == 5

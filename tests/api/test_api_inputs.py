@@ -42,7 +42,7 @@ def test_values_of_an_axis_are_files_not_rows(tmp_path: Path):
     }
 
 
-def test_a_function_that_is_named_as_rows_are_is_a_function(tmp_path: Path):
+def test_a_function_under_the_name_of_a_rows_setting_stays_a_function(tmp_path: Path):
     rewards = plain({"rewards": {"samples": samples, "data": samples}}, tmp_path)["rewards"]
     assert rewards["samples"] == rewards["data"]
     assert rewards["samples"].endswith(":samples")
@@ -58,7 +58,7 @@ def test_a_folder_of_another_run_is_refused_before_any_rows_are_written(tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
 
-def test_the_method_may_be_named_as_settings_are():
+def test_the_method_may_be_passed_like_a_setting():
     with pytest.raises(AfzalError, match="unknown method 'dpoo'"):
         afzal.fit(method="dpoo", model="m", data=ROWS)
 
@@ -68,12 +68,12 @@ def test_rows_without_a_folder_take_the_usual_one():
     assert out_of({"data": "rows.jsonl"}, "runs/rows", resume=False) is None
 
 
-def test_how_answers_are_drawn_needs_prompts(tmp_path: Path):
+def test_sampling_settings_need_prompts(tmp_path: Path):
     with pytest.raises(AfzalError, match="n, temperature: no answers are drawn, so this has no effect"):
         afzal.api.judge(ROWS, judge="rule:longest", n=2, temperature=0.0, out=tmp_path)
 
 
-def test_the_page_of_people_checks_its_export_before_it_serves(tmp_path: Path):
+def test_the_annotation_page_checks_its_export_before_it_serves(tmp_path: Path):
     rows: Any = tmp_path / "rows.jsonl"
     rows.write_text('{"prompt": "Hi", "chosen": "Hello.", "rejected": "No."}\n')
     with pytest.raises(AfzalError, match="is what the page reads"):
@@ -103,7 +103,7 @@ def test_the_page_of_people_checks_its_export_before_it_serves(tmp_path: Path):
         ("settings cannot be 3", lambda: afzal.api.sweep(3)),  # type: ignore[arg-type]
     ],
 )
-def test_a_value_of_another_kind_is_named_with_what_would_do(said: str, call: Any):
+def test_a_value_of_another_kind_is_named_with_a_remedy(said: str, call: Any):
     with pytest.raises(AfzalError) as error:
         call()
     assert said in error.value.what

@@ -74,6 +74,6 @@ def test_a_typed_program_has_no_fault(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_a_wrong_program_has(tmp_path: Path):
+def test_a_wrong_program_has_faults(tmp_path: Path):
     rules = {fault.partition(":")[0] for fault in faults(tmp_path, WRONG)}
     assert {"reportCallIssue", "reportAssignmentType", "reportAttributeAccessIssue"} <= rules

@@ -43,7 +43,7 @@ def test_a_side_that_fails_is_left_out_and_one_that_is_done_is_not_done_again(tm
     assert sides["trl"]["failed"] == {apart.THE_REST: "called again"}
 
 
-def test_what_is_not_done_in_time_is_left_out(tmp_path):
+def test_sides_that_are_late_are_left_out(tmp_path):
     sides: dict = {}
     sound = apart.gather(["plain", "afzal"], tmp_path / "parts", _command(tmp_path), sides.update, seconds=1.0)
     assert not sound
@@ -51,7 +51,7 @@ def test_what_is_not_done_in_time_is_left_out(tmp_path):
     assert sides == {"plain": late, "afzal": late}
 
 
-def test_losses_that_differ_are_told():
+def test_losses_that_differ_are_reported():
     tolerance = {"fp32": 1e-5, "bf16": 2e-2}
     losses = {"fp32": {"afzal": 0.7, "trl": 0.700001}, "bf16": {"afzal": 0.7, "trl": 0.71}}
     assert apart.disagreement(losses, tolerance) == ""

@@ -74,7 +74,7 @@ def test_every_figure_is_one_of_a_committed_run(page):
     assert [claim for claim in claims if not is_known(claim, numbers)] == []
 
 
-def test_a_figure_that_no_run_has_is_found():
+def test_a_figure_that_no_run_has_is_detected():
     numbers = set(body({"a": {"value": 0.1234, "low": 0.1, "high": 0.2}, "b": [{"x": 1.0}, {"x": 2.0}]}))
     assert is_known(("0.123", "0.100", "0.200"), numbers)
     assert is_known(("-0.123", "-0.200", "-0.100"), numbers)

@@ -20,7 +20,7 @@ def test_the_table_is_made_of_the_figures(committed):
     assert (FOLDER / "coverage.md").read_text() == "\n".join(coverage.table(committed)) + "\n"
 
 
-def test_intervals_over_prompts_hold_the_truth(committed):
+def test_intervals_over_prompts_contain_the_truth(committed):
     """With clustered prompts 93 to 97 % on average and in nine of ten cells; by rows it was as low as 34 %.
 
     The cells above that are near 1, where few prompts contain an error and only one end can miss. The one cell below,
@@ -39,7 +39,7 @@ def test_intervals_over_prompts_hold_the_truth(committed):
         assert min(r["coverage"] for r in committed["tables"][name]) > low, name
 
 
-def test_a_perfectly_calibrated_model_is_told_what_chance_makes(committed):
+def test_the_error_of_a_perfectly_calibrated_model_is_that_of_chance(committed):
     rows = [r for r in committed["tables"]["calibration error"] if r["true error"] == 0]
     assert len(rows) == 7
     for r in rows:

@@ -26,7 +26,7 @@ def results(**curves: list[float]) -> list[dict[str, Any]]:
     ]
 
 
-def test_findings_name_what_came_about():
+def test_findings_name_expected_results():
     made = results(
         scratch=[1.0, 1.0, 0.8, 0.3],
         annealed=[0.6, 0.5, 0.4, 0.25],
@@ -40,7 +40,7 @@ def test_findings_name_what_came_about():
     assert "against the fixed one at 64 labels" in said or "against the fixed one at 16, 64 labels" in said
 
 
-def test_findings_name_what_did_not_come_about():
+def test_findings_name_unexpected_results():
     made = results(scratch=[1.0, 0.5, 0.4, 0.3], annealed=[0.6, 0.6, 0.6, 0.6], fixed=[0.6, 0.2, 0.2, 0.2])
     said = " ".join(page.findings(page.figures(made, LABELS), 3))
     assert "annealed prior at none of 4, 16 (NOT at every number of labels)" in said
@@ -81,7 +81,7 @@ def test_labels_are_votes_of_the_task(family: w.Family):
     assert w.start_regret(task, world) > 0.1
 
 
-def test_examples_stand_before_the_prompt_preferred_first():
+def test_examples_come_before_the_prompt_preferred_first():
     family = w.FAMILIES["alike"]
     world = w.World(family, Path(), np.zeros(0), language.sft_policy(w.TRAIN))
     first, second = w.draw(w.drawn_tasks(1, 0, family)[0], world, 2, 1)

@@ -35,7 +35,7 @@ def _device_of(arguments: tuple[str, ...]) -> str:
 
 
 @pytest.mark.parametrize("tiny", [True, False])
-def test_the_parts_are_there_the_most_important_first(tiny):
+def test_the_parts_exist_the_most_important_first(tiny):
     plan = parts.parts("cuda", tiny=tiny)
     names = [part.name for part in plan]
     assert names[:3] == ["dpo-step-cuda-1b", "dpo-step-cuda-8b-lora", "parity-cuda"]
@@ -81,7 +81,7 @@ file.write_text(json.dumps({"n": n + 1, "finished": n + 1 == 2}))
 """
 
 
-def test_a_part_is_run_until_its_file_is_whole_and_no_more(tmp_path, monkeypatch):
+def test_a_part_runs_until_its_file_is_complete_and_no_more(tmp_path, monkeypatch):
     part, file = _part(tmp_path, monkeypatch, _COUNTS), tmp_path / "some-part.json"
     for n in (1, 2, 2):
         assert command.run(part, Path(sys.executable), tmp_path, None) == "done"
@@ -94,7 +94,7 @@ def test_a_part_that_fails_says_why(tmp_path, monkeypatch):
     assert "no room for it" in (tmp_path / "some-part.log").read_text()
 
 
-def test_a_part_ends_with_its_time_and_none_is_begun_without(tmp_path, monkeypatch):
+def test_a_part_ends_with_its_time_and_none_starts_without(tmp_path, monkeypatch):
     child = "import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'import time; time.sleep(600)'])"
     part = _part(tmp_path, monkeypatch, child, minutes=0.02)
     assert command.run(part, Path(sys.executable), tmp_path, None) == "stopped: the time was up"
@@ -139,7 +139,7 @@ def test_only_requirements_that_are_not_there_are_missing():
     assert install.missing(["torch>=2.11", "no-such-package>=1", "numpy"]) == ["no-such-package>=1"]
 
 
-def test_folders_of_packages_are_told_from_the_rest_of_the_path():
+def test_package_folders_are_distinguished_from_the_rest_of_the_path():
     path = ["", "/a/lib/python3.11", "/a/lib/python3.11/site-packages", "/usr/lib/python3/dist-packages"]
     assert list(install.package_paths(path)) == path[2:]
 

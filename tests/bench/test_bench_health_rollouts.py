@@ -14,7 +14,7 @@ RESULTS = Path(simulated.__file__).parent / "results" / "health" / "rollouts.jso
 FALSE_ALARMS, FOUND = 0.02, 0.95
 
 
-def test_the_figures_on_file_hold_what_is_claimed_and_are_of_the_worlds_there_are():
+def test_the_stored_figures_meet_the_claims_for_every_world():
     results = json.loads(RESULTS.read_text("utf-8"))
     assert results["runs"] >= 1000
     assert set(results["healthy"]) == set(simulated.HEALTHY)

@@ -67,7 +67,7 @@ def test_a_sloppy_caption_counts_one_more_and_one_in_place_of_the_largest_number
     assert world.one_more("four red squares", world.captions("shapes")) == "one red square"
 
 
-def test_one_in_five_preferences_is_turned_round_and_no_medium_stands_in_two_files(tmp_path: Path):
+def test_one_in_five_preferences_is_reversed_and_no_medium_is_in_two_files(tmp_path: Path):
     size = world.Size(demonstrations=30, preferences=400, held_out=30)
     for name in ("one", "again"):
         world.write(tmp_path / name, "shapes", size)

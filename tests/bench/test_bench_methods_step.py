@@ -266,7 +266,7 @@ def test_the_table_has_medians_and_ratios_of_the_same_updates():
     assert "    python -m benchmarks.methods_step\n" in text
 
 
-def test_losses_that_differ_are_said_and_are_a_failure():
+def test_losses_that_differ_are_reported_and_fail():
     near, far = taken(8.0005, 1), taken(8.01, 1)
     assert table.disagreement({"differs": "", "afzal": taken(8.0, 1), "trl": near}, 1e-4) == ""
     wrong = table.disagreement({"differs": "", "afzal": taken(8.0, 1), "trl": far}, 1e-4)

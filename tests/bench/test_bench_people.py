@@ -25,7 +25,7 @@ def _asked(prompt: str) -> dict:
     return {"prompt": text(prompt), "responses": [text("good"), text("bad")]}
 
 
-def test_annotators_err_on_fifteen_percent_and_one_is_turned_round():
+def test_annotators_err_on_fifteen_percent_and_one_is_reversed():
     prompts = [f"opening {k}" for k in range(2000)]
     worth = {(p, a): v for p in prompts for a, v in (("good", 1.0), ("bad", -1.0))}
     right = {n: np.mean([voting.outcome(n, _asked(p), worth) == "first" for p in prompts]) for n in voting.NAMES}
@@ -33,13 +33,13 @@ def test_annotators_err_on_fifteen_percent_and_one_is_turned_round():
     assert [right[n] for n in voting.NAMES[:2]] == pytest.approx([1 - voting.NOISE] * 2, abs=0.03)
 
 
-def test_the_share_of_the_clean_gain_is_a_ratio_of_gains_and_nothing_where_there_is_no_gain():
+def test_the_share_of_the_clean_gain_is_a_ratio_of_gains_and_none_without_a_gain():
     start = np.arange(40.0)
     assert page._share(start, start + 3, start + 4) == {"value": 0.75, "low": 0.75, "high": 0.75}
     assert page._share(start, start + 3, start) is None
 
 
-def test_gold_and_held_out_rows_stand_nowhere_else(stories, tmp_path: Path):
+def test_gold_and_held_out_rows_are_nowhere_else(stories, tmp_path: Path):
     data.write(tmp_path, data.PROPER)
     read = {f.stem: {i.prompt for i in product.read(f).items} for f in tmp_path.glob("*.jsonl")}
     assert {name: len(prompts) for name, prompts in read.items()} == {

@@ -34,7 +34,7 @@ def test_real_stories_are_taken_where_they_are(shared):
 
 
 @pytest.mark.slow
-def test_the_run_in_small_learns_and_is_not_repeated(tmp_path):
+def test_a_small_run_learns_and_is_not_repeated(tmp_path):
     out = tmp_path / "run.json"
     line = [sys.executable, "-m", "benchmarks.real_run", "--out", str(out), "--tiny", "--device", "cpu"]
     line += ["--shared", str(tmp_path)]

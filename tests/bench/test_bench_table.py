@@ -72,7 +72,7 @@ def test_the_summary_has_a_row_per_shape_and_a_line_per_machine(tmp_path):
     assert [row.split()[1] for row in rows] == ["HH-RLHF", "UltraFeedback", "HH-RLHF"]
 
 
-def test_sides_of_one_shape_may_stand_in_two_files(tmp_path):
+def test_sides_of_one_shape_may_be_in_two_files(tmp_path):
     whole = shape("hh")
     cached = {"shape": "hh", "mean": [126.3, 54.2, 54.9], "afzal-cached": side(3.0, 0.5)}
     cached["trl-best"] = side(15.0, 0.09, ratio={"median": 5.04, "low": 5.0, "high": 5.1})

@@ -27,7 +27,7 @@ UF = {
 }
 
 
-def test_every_target_is_said_to_be_met_or_not():
+def test_every_target_is_reported_as_met_or_not():
     results = list(targets.targets(Figures("dpo-step-cuda-8b-lora", {"about": ABOUT, "shapes": [UF]})))
     assert [(t.wanted, t.found, t.met) for t in results] == [
         (">= 2x", "1.90x (1.80 to 2.10)", False),
@@ -45,7 +45,7 @@ def test_small_models_and_unknown_cards_have_no_mfu_to_reach_and_peers_not_asked
     assert list(targets.targets(unknown)) == []
 
 
-def test_the_plan_stands_beside_the_measurement_of_the_same_updates():
+def test_the_plan_is_compared_with_the_measurement_of_the_same_updates():
     (row,) = targets.planned(Figures("x", {"about": ABOUT, "shapes": [UF]}))
     job = targets.job_of(ABOUT, UF, "afzal")
     assert (job.rank, job.reference, job.batch_size, job.lengths.tokens) == (16, "live", 2, 4 * 697)
@@ -69,5 +69,5 @@ def test_eight_billion_weights_fit_an_h200_with_rmsprop_and_a_cached_reference_o
     assert [cell.rpartition(", ")[2] for cell in cells[1:]] == ["does not fit", "does not fit", "fits"]
 
 
-def test_the_section_is_whole_where_nothing_was_measured():
+def test_the_section_is_complete_if_nothing_was_measured():
     assert "| what | wanted | found | met |" in targets.section([])

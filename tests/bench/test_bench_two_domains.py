@@ -21,7 +21,7 @@ def test_the_page_is_drawn_from_the_figures():
             assert run["verdict"] == ("lost" if high < 0 else "gained" if low > 0 else "within its interval")
 
 
-def test_a_task_is_lost_where_the_whole_interval_lies_below_0():
+def test_a_task_is_lost_if_its_interval_is_below_0():
     generator = np.random.default_rng(0)
     alone = generator.integers(0, 2, (2, 200)).astype(float)
     assert two_domains.compared("mixed", 0.7 * alone, alone)["verdict"] == "lost"

@@ -92,7 +92,7 @@ def test_a_constant_scorer_asks_exactly_what_random_asks(tmp_path, rule):
     assert len(ours) == 15
 
 
-def test_several_functions_are_an_ensemble_and_bald_asks_where_they_part(tmp_path):
+def test_several_functions_are_an_ensemble_and_bald_asks_where_they_disagree(tmp_path):
     (tmp_path / "mine.py").write_text(
         "def good(prompt, answer):\n    return 2 * answer.count('good')\n"
         "def odd(prompt, answer):\n    return 2 * answer.count('good') + 5 * ('x7a' in answer)\n"
@@ -121,12 +121,12 @@ def test_harmful_rules_are_named_in_full_and_warned_of(tmp_path, capsys, rule):
     assert main(["ask", source, "--by", rule[:5]]) == 2
 
 
-def test_nothing_known_is_said_where_a_rule_needs_to_know(tmp_path, capsys):
+def test_a_rule_that_needs_votes_says_that_there_are_none(tmp_path, capsys):
     assert main(["ask", pool(tmp_path), "--by", "entropy"]) == 0
     assert "the order of entropy is that of random questions" in capsys.readouterr().err
 
 
-def test_votes_of_another_file_are_what_is_known(tmp_path, capsys):
+def test_votes_of_another_file_count_as_known(tmp_path, capsys):
     source, votes = pool(tmp_path, voted=40), pool(tmp_path, "votes.jsonl", n=15, voted=15)
     assert main(["ask", source, "--votes", votes, "--n", "100"]) == 0
     assert "known: 30 votes on 15 pairs" in capsys.readouterr().out
@@ -194,7 +194,7 @@ def test_features_of_rows_are_read_and_no_model_is_loaded(tmp_path, monkeypatch)
         (["--votes", "nowhere.jsonl"], "nowhere.jsonl"),
     ],
 )
-def test_what_would_have_no_effect_or_is_not_there_is_refused(tmp_path, capsys, flags, said):
+def test_flags_without_effect_and_missing_inputs_are_refused(tmp_path, capsys, flags, said):
     assert main(["ask", pool(tmp_path), *flags]) == 2
     assert said in capsys.readouterr().err
 
@@ -274,7 +274,7 @@ def test_policies_are_scored_against_their_reference(folder, tmp_path):
     )
 
 
-def test_votes_of_nobody_pass_over_those_in_the_pool(tmp_path, capsys):
+def test_votes_of_nobody_ignore_those_in_the_pool(tmp_path, capsys):
     assert main(["ask", pool(tmp_path, voted=40), "--votes", "nobody", "--n", "5"]) == 0
     assert "known: 0 votes on 0 pairs" in capsys.readouterr().out
     (tmp_path / "mine.py").write_text("def size(prompt, answer):\n    return len(answer)\n")

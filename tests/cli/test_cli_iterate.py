@@ -45,7 +45,7 @@ def test_a_file_says_what_flags_say_and_flags_win(asked, tmp_path: Path):
     assert asked[1][0] == asked[0][0].model_copy(update={"rounds": 5, "seed": 2})
 
 
-def test_a_run_is_gone_on_with_by_its_folder(asked, tmp_path: Path):
+def test_a_run_resumes_from_its_folder(asked, tmp_path: Path):
     assert main([*FLAGS, "--out", str(tmp_path)]) == 0
     (tmp_path / "run.yaml").write_text(config.dump(asked[0][0]))
     assert main(["iterate", str(tmp_path), "--resume"]) == 0
@@ -78,7 +78,7 @@ def test_a_dry_run_shows_the_settings_and_does_nothing(asked, capsys):
         (["--model", "M"], "'prompts' is missing"),
     ],
 )
-def test_what_is_wrong_is_said_in_words(asked, capsys, words: list[str], said: str):
+def test_errors_are_plain_messages(asked, capsys, words: list[str], said: str):
     assert main(["iterate", *words]) == 2
     assert said in capsys.readouterr().err
 

@@ -138,7 +138,7 @@ def test_the_leaderboard_as_a_page_keeps_what_was_typed(place, capsys):
     parse(agreement)
 
 
-def test_a_file_that_is_not_fit_says_why_and_proposes_nothing(place, capsys):
+def test_an_unfit_file_says_why_and_proposes_nothing(place, capsys):
     write("same.jsonl", [row | {"rejected": row["chosen"]} for row in ROWS])
     assert main(["check", "same.jsonl"]) == 1
     out = capsys.readouterr().out
@@ -167,7 +167,7 @@ def test_json_is_json_alone(place, capsys, words: str):
     json.loads(said(capsys, *words.split()))
 
 
-def test_a_word_that_is_not_whole_is_no_error_at_tab(place, capsys, monkeypatch):
+def test_an_incomplete_word_is_no_error_at_tab(place, capsys, monkeypatch):
     monkeypatch.setenv("_AFZAL_COMPLETE", "complete_bash")
     monkeypatch.setenv("COMP_CWORD", "3")
     monkeypatch.setenv("COMP_WORDS", "afzal train runs/nowhere --re")
@@ -179,7 +179,7 @@ def test_a_word_that_is_not_whole_is_no_error_at_tab(place, capsys, monkeypatch)
     assert capsys.readouterr().out.split() == ["--beta"]
 
 
-def test_votes_end_with_what_can_be_done_with_them(place, capsys, monkeypatch):
+def test_votes_end_with_their_next_steps(place, capsys, monkeypatch):
     """On stderr: stdout has only the addresses."""
     counts = {"votes": 3, "gold": 0, "skips": 1}
     desk = SimpleNamespace(counts=lambda: counts, queue=SimpleNamespace(is_done=lambda: False))
@@ -218,7 +218,7 @@ def test_a_plan_ends_with_the_run_that_it_planned(place, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_an_upload_prints_its_address_alone_and_the_next_step_beside_it(capsys, monkeypatch):
+def test_an_upload_prints_only_its_address_and_the_next_step_on_stderr(capsys, monkeypatch):
     monkeypatch.setattr("afzal.hub.push", lambda *given, **named: "https://hub.example/me/model")
     assert main(["push", "runs/dpo", "me/model"]) == 0
     told = capsys.readouterr()

@@ -76,7 +76,7 @@ def test_every_verb_is_in_the_help_and_shows_its_own(capsys: pytest.CaptureFixtu
         assert f"Usage: afzal {verb}" in capsys.readouterr().out
 
 
-def test_help_shows_what_stands_in_brackets(capsys: pytest.CaptureFixture[str]):
+def test_help_shows_text_in_brackets(capsys: pytest.CaptureFixture[str]):
     """Rich reads ``[png]`` as a style and drops it."""
     assert main(["compare", "--help"]) == 0
     assert "'afzal[png]'" in " ".join(capsys.readouterr().out.split())
@@ -123,12 +123,12 @@ SAID = {
 
 
 @pytest.mark.parametrize("line", SAID)
-def test_what_is_said_about_a_wrong_command_line(line: str, capsys: pytest.CaptureFixture[str]):
+def test_messages_about_a_wrong_command_line(line: str, capsys: pytest.CaptureFixture[str]):
     assert main(line.split()) == 2
     assert capsys.readouterr() == ("", SAID[line])
 
 
-def test_a_slip_in_the_path_of_a_run_is_told(tmp_path, monkeypatch, capsys):
+def test_a_typo_in_the_path_of_a_run_is_reported(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "stories").mkdir(parents=True)
     assert main(["train", "runs/storeis", "--resume"]) == 2
@@ -238,7 +238,7 @@ def test_a_remedy_names_what_the_command_has(words, said, not_said, tmp_path, ca
     assert not not_said or not_said not in err.replace("--data-format text", "")
 
 
-def test_a_remedy_names_keys_where_settings_of_a_training_stand_in_a_file():
+def test_a_remedy_names_keys_if_training_settings_are_in_a_file():
     error = AfzalError("x", where="y", remedy="say it with --columns a=b or --format afzal")
     fit(error, "compare", None)
     assert str(error).endswith("(as columns and data_format in the file of afzal compare)")
@@ -250,7 +250,7 @@ def _interrupted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     return capsys.readouterr().err
 
 
-def test_an_interruption_says_how_the_command_is_taken_up(
+def test_an_interruption_says_how_to_resume_the_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ):
     out = str(tmp_path / "run")
@@ -273,7 +273,7 @@ def test_an_interruption_says_how_the_command_is_taken_up(
         ([], ""),
     ],
 )
-def test_what_takes_up_a_command(args: list[str], said: str):
+def test_the_hint_that_resumes_a_command(args: list[str], said: str):
     assert hint(args) == said
 
 

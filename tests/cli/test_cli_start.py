@@ -64,7 +64,7 @@ RIGHT = [
 
 
 @pytest.mark.parametrize(("arguments", "said"), [pytest.param(a, s, id=" ".join(a)) for a, s in WRONG])
-def test_a_wrong_path_is_told_before_heavy_imports(said_by, arguments, said):
+def test_a_wrong_path_is_reported_before_heavy_imports(said_by, arguments, said):
     code, error = said_by[arguments]
     assert code == 2
     assert said in error

@@ -260,7 +260,7 @@ def test_a_file_with_overrides_and_flags_on_top(tmp_path: Path, seen: list[Any],
     assert capsys.readouterr().out == "report: R/report.html\n"
 
 
-def test_a_run_folder_stands_for_its_own_configuration(tmp_path: Path, seen: list[Any]):
+def test_a_run_folder_can_replace_its_configuration(tmp_path: Path, seen: list[Any]):
     settings = config.make("ipo", model="M", data="D", out=str(tmp_path))
     (tmp_path / "run.yaml").write_text(config.dump(settings))
     assert main(["train", str(tmp_path), "--resume"]) == 0
@@ -291,7 +291,7 @@ def test_a_run_named_from_another_folder_resumes_where_it_is(tmp_path: Path, see
     assert seen[0][0].out == "a"
 
 
-def test_the_same_command_goes_on_when_resume_is_added(seen: list[Any]):
+def test_the_same_command_continues_when_resume_is_added(seen: list[Any]):
     line = ["train", "dpo", "--model", "M", "--data", "D", "--out", "R"]
     assert main(line) == 0
     assert main([*line, "--resume"]) == 0
@@ -330,7 +330,7 @@ def test_a_dry_run_shows_settings_and_plan_and_trains_nothing(seen: list[Any], c
     assert seen == []
 
 
-def test_score_hands_its_settings_on_and_prints_what_it_is_told(
+def test_score_passes_its_settings_on_and_prints_the_result(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     calls: list[config.ScoreConfig] = []
@@ -358,7 +358,7 @@ def test_score_refuses_what_does_not_go_together(words: list[str], said: str, ca
     assert said in capsys.readouterr().err
 
 
-def test_generate_hands_its_settings_on(monkeypatch: pytest.MonkeyPatch):
+def test_generate_passes_its_settings_on(monkeypatch: pytest.MonkeyPatch):
     calls: list[config.GenerateConfig] = []
     fake = SimpleNamespace(generate=calls.append, answers=None)
     monkeypatch.setitem(sys.modules, "afzal.generate.run", fake)

@@ -45,7 +45,7 @@ def run(capsys, *args):
     return said.out + said.err
 
 
-def test_what_a_terminal_obeys_is_written_as_json_does():
+def test_control_characters_are_escaped_as_in_json():
     assert visible("\x1b[2J\x9b\u202e\ud800\U000e0041\r") == "\\u001b[2J\\u009b\\u202e\\ud800\\udb40\\udc41\\u000d"
     assert visible("a\tb\nZoë 天空 \U0001f469\u200d\U0001f680 \u0645\u06cc\u200c\u062e") == (
         "a\tb\nZoë 天空 \U0001f469\u200d\U0001f680 \u0645\u06cc\u200c\u062e"

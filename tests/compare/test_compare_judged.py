@@ -54,7 +54,7 @@ def row(summary: dict[str, Any], ours: str, theirs: str, judge: int = 0) -> dict
     return next(w for w in summary["judges"][judge]["wins"] if (w["ours"], w["theirs"]) == (ours, theirs))
 
 
-def test_wins_by_a_judge_are_those_of_counting_by_hand(tmp_path):
+def test_wins_by_a_judge_match_counting_by_hand(tmp_path):
     """a against b, seed 0 only: longer > long, longer < longest, same = came; against the start a wins all six."""
     summary = judged(settings(tmp_path), chosen(), PROMPTS, lambda line: None)
     ab, ba = row(summary, "a", "b"), row(summary, "b", "a")
@@ -88,7 +88,7 @@ def test_best_of_n_meets_answers_of_other_draws(tmp_path):
     assert {r.source for item in items for r in item.responses} == {"a", "start"}
 
 
-def test_people_are_a_judge_and_stand_beside_the_others(tmp_path):
+def test_people_are_a_judge_next_to_the_others(tmp_path):
     judged(settings(tmp_path / "first"), chosen(), PROMPTS, lambda line: None)
     items = list(data.read(str(tmp_path / "first" / "judged" / "pairs.jsonl")).items)
     votes = tmp_path / "votes.jsonl"
@@ -177,7 +177,7 @@ def test_a_comparison_with_judges_from_settings_to_page(tmp_path):
     assert "O &lt;b&gt;" in html
 
 
-def test_a_judge_that_is_not_there_is_refused_before_anything_is_measured(tmp_path):
+def test_a_missing_judge_is_refused_before_anything_is_measured(tmp_path):
     with pytest.raises(AfzalError, match="judges: mine: there is no judge") as error:
         compare(whole(tmp_path, judges={"mine": "nowhere"}), say=lambda line: None)
     assert "judge.yaml" in error.value.remedy

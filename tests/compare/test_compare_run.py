@@ -180,7 +180,7 @@ def test_the_page_is_self_contained_and_escapes_what_it_shows(made):
 
 
 @pytest.mark.slow
-def test_finished_runs_are_used_again_and_said_to_be(place, made):
+def test_finished_runs_are_reused_and_reported_as_such(place, made):
     before = {p: p.stat().st_mtime_ns for p in (made[0] / "measured").iterdir()}
     body = read(made[0])
     said: list[str] = []
@@ -209,7 +209,7 @@ def test_other_settings_or_inputs_are_refused_by_name(place, made, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_comparison_that_was_stopped_goes_on_to_the_same_figures(place, made, tmp_path, monkeypatch):
+def test_a_stopped_comparison_resumes_to_the_same_figures(place, made, tmp_path, monkeypatch):
     """Stopped during the second training: the first is reused, the second resumes from its checkpoint."""
     dpo = {"name": "dpo", "label": "DPO <b>", "train": "dpo", "beta": 0.1}
     asked = settings(place, tmp_path / "out", methods=[dpo], rewards={"gold": GOLD})
@@ -255,7 +255,7 @@ def test_a_budget_judges_by_the_last_snapshot_within_it(place, made, tmp_path):
     assert "no snapshot within the KL budget" in (out / "compare.html").read_text()
 
 
-def test_a_finished_run_can_stand_beside_the_others(place, made, tmp_path):
+def test_a_finished_run_can_be_compared_with_the_others(place, made, tmp_path):
     entry = {"name": "old", "run": str(made[0] / "runs" / "dpo-{seed}")}
     asked = settings(
         place, tmp_path / "out", methods=[entry], rewards={"gold": GOLD}, common={}, data=None, matched_kl=[0.01, 50]
@@ -295,7 +295,7 @@ def test_a_plan_trains_nothing(place, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_setting_in_common_that_no_entry_has_is_refused(place, tmp_path):
+def test_a_common_setting_that_no_entry_has_is_refused(place, tmp_path):
     with pytest.raises(AfzalError, match="'betta' has no effect"):
         plan(settings(place, tmp_path / "out", common={"betta": 1}))
 

@@ -117,7 +117,7 @@ def kl(policy: str, start: str, prompt: str, text: str, *, ended: bool = True) -
     return float((p.exp() * (p - q)).sum())
 
 
-def test_an_answer_that_was_cut_is_told_from_one_that_ended(script, place, tmp_path):
+def test_a_cut_answer_is_distinguished_from_one_that_ended(script, place, tmp_path):
     script.finish, out = "length", tmp_path / "out"
     server = server_file(tmp_path / "s.yaml", script, kind="vllm")
     run(place, out, server, methods=[{"name": "bon", "best_of": [2]}], data=None, common=None, snapshots=None)

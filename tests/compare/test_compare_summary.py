@@ -102,7 +102,7 @@ def test_wins_leave_out_answers_of_the_same_draw_and_ties_count_half():
     assert made["start_points"][0]["win"]["value"] == 0.5
 
 
-def test_the_best_of_n_is_not_set_against_the_answers_that_it_was_chosen_from():
+def test_the_best_of_n_is_not_compared_with_the_answers_that_it_was_chosen_from():
     """Best of 2 with answers from draws (0, 1) and (2, 3); the start's are 0 and 1: pairs (1, 0), (1, 1) are left."""
     methods = [{"name": "bon", "best_of": 2}]
     start, best = np.tile([0.0, 3.0], (6, 1)), np.tile([9.0, 1.0], (6, 1))
@@ -126,7 +126,7 @@ def test_a_gain_is_over_the_start_of_the_same_seed():
     assert [point["gain"]["value"] for point in made["methods"][0]["points"]] == [2.0, 1.0]
 
 
-def test_over_optimisation_is_named_where_it_is_clear_and_not_where_noise_makes_a_peak():
+def test_over_optimisation_is_named_if_it_is_clear_and_not_if_noise_makes_a_peak():
     rng = np.random.default_rng(0)
     both = settings(rewards={"gold": "x:y", "proxy": "x:z"})
     start = answers(np.zeros((40, 2)), 0.0, np.zeros((40, 2)))

@@ -40,7 +40,7 @@ def test_entries_are_ordered_by_what_they_need():
     assert [e.name for e in config.ordered(config.entries(make(later, DPO)))] == ["dpo", "again"]
 
 
-def test_names_are_put_in_wherever_they_stand():
+def test_names_are_substituted_everywhere():
     value = {"a": ["${x}/best", 3], "b": {"c": "${x}+${y}"}}
     assert config.substituted(value, {"x": "1", "y": "2"}) == {"a": ["1/best", 3], "b": {"c": "1+2"}}
 
@@ -52,7 +52,7 @@ def test_seeds_can_be_typed(text, seeds):
     assert config.build(config.CompareConfig, [*base, typed]).seeds == seeds
 
 
-def test_what_is_written_down_reads_back_to_the_same(tmp_path):
+def test_dumped_settings_read_back_to_the_same(tmp_path):
     made = make(DPO, matched_kl=[2, 0.5], kl_budget=3)
     path = tmp_path / "compare.yaml"
     path.write_text(config.dump(made))
@@ -60,7 +60,7 @@ def test_what_is_written_down_reads_back_to_the_same(tmp_path):
     assert made.matched_kl == [0.5, 2.0]
 
 
-def test_a_slip_on_the_command_line_is_told_from_what_the_file_says(tmp_path):
+def test_a_typo_on_the_command_line_is_distinguished_from_the_file(tmp_path):
     file = tmp_path / "ladder.yaml"
     file.write_text("levels: 2\ndata: d.jsonl\n")
     with pytest.raises(AfzalError, match=r"command line: unknown setting 'levls' \(did you mean levels\?\)"):
@@ -107,7 +107,7 @@ def test_a_slip_on_the_command_line_is_told_from_what_the_file_says(tmp_path):
         ([DPO], {"sample": 3}, "did you mean samples?"),
     ],
 )
-def test_what_cannot_be_is_refused(methods, settings, said):
+def test_impossible_settings_are_refused(methods, settings, said):
     import re
 
     with pytest.raises(AfzalError, match=said if said.startswith("write it as \\") else re.escape(said)):

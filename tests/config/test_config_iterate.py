@@ -31,7 +31,7 @@ def test_five_answers_best_against_worst_and_a_reference_that_stays():
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_sets_what_it_names_and_gives_way_to_what_is_given(name: str):
+def test_a_preset_sets_its_values_and_given_ones_override_it(name: str):
     settings = made(preset=name)
     assert {key: getattr(settings, key) for key in PRESETS[name]} == PRESETS[name]
     other = made(preset=name, rounds=7, lr=1e-3)
@@ -74,7 +74,7 @@ def test_adapters_have_their_own_learning_rate():
         ({"temperatur": 0.5}, "unknown setting 'temperatur'.*did you mean temperature"),
     ],
 )
-def test_what_is_impossible_or_would_be_ignored_is_refused(settings: dict[str, Any], said: str):
+def test_impossible_or_ignored_settings_are_refused(settings: dict[str, Any], said: str):
     with pytest.raises(AfzalError, match=said):
         made(**settings)
 

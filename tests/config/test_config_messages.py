@@ -179,7 +179,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_what_is_said_about_a_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_messages_about_a_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     text, said = FILES[name]
     monkeypatch.chdir(tmp_path)
     Path("run.yaml").write_text(text, encoding="utf-8")
@@ -197,7 +197,7 @@ OVERRIDES = {
 
 
 @pytest.mark.parametrize("override", OVERRIDES)
-def test_what_is_said_about_an_override(override: str, tmp_path: Path):
+def test_messages_about_an_override(override: str, tmp_path: Path):
     path = tmp_path / "run.yaml"
     path.write_text(HEAD)
     with pytest.raises(AfzalError) as caught:
@@ -221,7 +221,7 @@ def test_python_values_get_the_same_words():
     assert str(caught.value) == "unknown setting 'bata' (did you mean beta?)"
 
 
-def test_a_slip_in_the_path_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_typo_in_the_path_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     Path("judge.yaml").write_text("kind: rule\n")
     with pytest.raises(AfzalError) as refused:

@@ -75,7 +75,7 @@ def test_columns_as_pairs_or_as_a_mapping(tmp_path: Path, columns: str):
     ("method", "lora_rank", "lr"),
     [("sft", None, 2e-5), ("sft", 8, 2e-4), ("dpo", None, 1e-6), ("kto", None, 5e-6), ("kto", 8, 5e-5)],
 )
-def test_the_default_learning_rate_hangs_on_method_and_mode(method: str, lora_rank: int | None, lr: float):
+def test_the_default_learning_rate_depends_on_method_and_mode(method: str, lora_rank: int | None, lr: float):
     assert config.make(method, **BASE, lora_rank=lora_rank).lr == lr
     assert config.make(method, **BASE, lora_rank=lora_rank, lr=7e-6).lr == 7e-6
 
@@ -124,7 +124,7 @@ def test_advice_is_silent_on_usual_settings_and_names_unusual_ones():
         ({"eval_fraction": 0, "eval_data": "H", "sample_tokens": 4}, None),
     ],
 )
-def test_settings_of_samples_that_nobody_takes_are_named(given, note):
+def test_unused_sample_settings_are_named(given, note):
     assert config.advice(config.make("dpo", **BASE, **given)) == ([note] if note else [])
 
 
@@ -141,7 +141,7 @@ def test_a_generate_config_takes_one_source_of_prompts():
             config.build(config.GenerateConfig, [config.Setting("model", "M"), *extra])
 
 
-def test_none_is_a_choice_where_it_is_one_and_else_the_absence_of_a_value():
+def test_none_is_a_choice_if_allowed_and_else_a_missing_value():
     read = lambda kind, text: config.build(kind, [config.Setting("model", "M"), config.read_override(text)])  # noqa: E731
     assert read(config.PlanConfig, "reference=none").reference == "none"
     assert read(config.PlanConfig, "reference=null").reference is None

@@ -56,7 +56,7 @@ def test_odd_values_on_the_command_line_are_refused(value):
         resolve(settings)
 
 
-def test_a_report_passes_over_settings_that_stand_for_more_than_they_hold(tmp_path):
+def test_a_report_ignores_settings_that_expand_to_too_much(tmp_path):
     (tmp_path / "run.yaml").write_text(BOMB)
     notes: list[str] = []
     assert report_load._yaml(tmp_path / "run.yaml", notes) == {}

@@ -493,7 +493,7 @@ GOLDEN = [
 
 
 @pytest.mark.parametrize(("name", "format", "expected"), GOLDEN, ids=[case[0] for case in GOLDEN])
-def test_a_format_comes_to_the_expected_items(name, format, expected):
+def test_a_format_gives_the_expected_items(name, format, expected):
     dataset = read(FIXTURES / f"{name}.jsonl")
     assert dataset.format == format
     seen = [(item.prompt, tuple(r.turns for r in item.responses), item.votes) for item in dataset.items]
@@ -561,7 +561,7 @@ def test_oasst_says_which_replies_have_no_rank():
     assert "message f" in drop.detail
 
 
-def test_what_else_a_row_says_is_kept():
+def test_other_fields_of_a_row_are_kept():
     chat = read(FIXTURES / "conversational.jsonl").items
     assert chat[0].extra == {"tools": [{"name": "look"}]}
     pandalm = read(FIXTURES / "pandalm.jsonl").items[0]

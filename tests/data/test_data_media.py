@@ -110,7 +110,7 @@ def test_a_sound_of_a_server_and_a_sound_as_samples(folder):
         ({"images": ["m/red.png", "m/blue.png"], "audio": "m/tone.wav"}, "<image><audio><image>"),
     ],
 )
-def test_media_of_columns_stand_at_the_marks(folder, columns, marks):
+def test_media_of_columns_are_at_the_marks(folder, columns, marks):
     (item,) = items(folder, {"prompt": f"Look {marks} here", **PAIR, **columns})
     assert laid_out(item.prompt) == [f"Look {marks} here".replace("<", "[").replace(">", "]")]
     assert item.prompt[0].role == "user"
@@ -142,7 +142,7 @@ def test_typed_places_without_payload_take_the_columns_and_typed_text_is_never_a
     )
 
 
-def test_without_any_mark_media_stand_before_the_first_user_turn_and_a_note_says_so(folder):
+def test_without_any_mark_media_come_before_the_first_user_turn_and_a_note_says_so(folder):
     system = {"role": "system", "content": "Be brief."}
     turns = [system, {"role": "user", "content": "What?"}]
     dataset = read(put(folder, {"prompt": turns, **PAIR, "images": ["m/red.png", "m/blue.png"], "audio": "m/tone.wav"}))
@@ -311,7 +311,7 @@ def test_another_folder_may_be_named(folder, tmp_path):
 
 
 @pytest.mark.parametrize("field", ["video", "videos", "rejected_images"])
-def test_what_is_not_read_is_refused_and_counted(folder, field):
+def test_fields_that_are_not_read_are_refused_and_counted(folder, field):
     assert refused(folder, {"prompt": "<image>", **PAIR, "images": ["m/red.png"], field: ["x.mp4"]})[0] == "media"
 
 

@@ -81,7 +81,7 @@ def test_a_split_keeps_rows_of_one_image_on_one_side_and_parts_others():
     assert not {media_of(x)[0].sha256 for x in train} & {media_of(x)[0].sha256 for x in held}
 
 
-def test_media_stand_in_reading_order_of_prompt_then_answers():
+def test_media_are_in_reading_order_of_prompt_then_answers():
     prompt = (*asked(RED, SOUND), Message("assistant", "Yes."), *asked(BLUE))
     told = item(prompt, answer(BLUE), answer(RED))
     assert media_of(prompt) == (RED, SOUND, BLUE)

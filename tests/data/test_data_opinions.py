@@ -24,7 +24,7 @@ def test_votes_on_one_pair_are_pooled_by_weight():
     assert pair == Preference(0, 1, 0.75, 2.0, 0.5)
 
 
-def test_the_better_one_stands_first_and_the_margin_is_its_own():
+def test_the_better_one_comes_first_and_the_margin_is_its_own():
     (pair,) = preferences(item(2, said(0, 1, "second", strength=3.0), said(1, 0, probability=0.9)))
     assert (pair.i, pair.j) == (1, 0)
     assert pair.p == pytest.approx(0.95)

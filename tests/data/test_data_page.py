@@ -50,7 +50,7 @@ def folder(path, lines, items=ITEMS, end="\n"):
     return path
 
 
-def test_every_vote_that_stands_is_read_with_what_is_known_of_it(tmp_path):
+def test_every_valid_vote_is_read_with_its_metadata(tmp_path):
     x, y, z = read(folder(tmp_path, LINES)).items
     at = "2026-11-28T10:12:0"
     assert x.votes == (
@@ -85,7 +85,7 @@ def test_people_are_measured_by_repeats_and_known_truth(tmp_path):
     assert labels.table[-1].tolist() == [FIRST, -1]
 
 
-def test_what_became_of_the_lines_is_told(tmp_path):
+def test_the_outcome_of_the_lines_is_reported(tmp_path):
     notes = [note for note in read(folder(tmp_path, LINES)).notes if note.startswith("votes.jsonl")]
     assert notes == [
         "votes.jsonl: 4 votes to train on",

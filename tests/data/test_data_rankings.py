@@ -91,7 +91,7 @@ def test_renumbering_keeps_the_order_and_merging_takes_the_mean_of_the_groups():
     assert remap(chain, [0, 0, 1]).votes == (Ranking(((0,), (1,))),)
 
 
-def test_tied_responses_stand_in_any_order_in_a_duplicate():
+def test_tied_responses_may_be_in_any_order_in_a_duplicate():
     turned = replace(RANKED, groups=((2,), (3, 0), (1,)))
     assert duplicate_key(item(4, RANKED)) == duplicate_key(item(4, turned))
     assert duplicate_key(item(4, RANKED)) != duplicate_key(item(4, replace(RANKED, groups=((2,), (0,), (3,), (1,)))))

@@ -266,12 +266,12 @@ def test_unknown_rows_are_shown_with_the_nearest_format_and_the_fix(tmp_path):
     assert short.remedy.endswith("--columns prompt=q,chosen=good,rejected=bad")
 
 
-def test_values_of_another_type_in_every_row_are_told(tmp_path):
+def test_values_of_another_type_in_every_row_are_reported(tmp_path):
     path = put(tmp_path, "a.jsonl", lines([{"prompt": "Q", "chosen": 1, "rejected": 2}] * 3))
     assert "'chosen' is a number (1)" in error(path).why
 
 
-def test_a_slip_beside_a_local_folder_is_no_hub_id(tmp_path, monkeypatch):
+def test_a_typo_next_to_a_local_folder_is_no_hub_id(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data" / "stories").mkdir(parents=True)
     with pytest.raises(AfzalError) as said:
@@ -279,7 +279,7 @@ def test_a_slip_beside_a_local_folder_is_no_hub_id(tmp_path, monkeypatch):
     assert str(said.value) == "no such file or folder: data/storeis\n  try: did you mean data/stories?"
 
 
-def test_a_slip_in_a_name_of_columns_is_told(tmp_path):
+def test_a_typo_in_a_column_name_is_reported(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"q": "Q", "chosen": "a", "rejected": "b", "topic": "t"}\n')
     with pytest.raises(AfzalError) as said:
@@ -315,14 +315,14 @@ def test_one_damaged_row_does_not_change_the_format(tmp_path):
     assert "field 'chosen' is missing" in said.what
 
 
-def test_rows_whose_media_are_not_there_are_damaged(tmp_path):
+def test_rows_whose_media_are_missing_are_damaged(tmp_path):
     path = put(tmp_path, "a.jsonl", lines([*ROWS, ROWS[0] | {"images": ["x.png"]}, ROWS[0] | {"images": []}]))
     dataset = read(path, on_error="drop")
     assert (len(dataset.items), dataset.drop_counts) == (6, {"media_missing": 1})
     assert error(path).what == f"'x.png' is not a file in {tmp_path.name}/, the data's folder"
 
 
-def test_none_of_the_rows_usable_says_why(tmp_path):
+def test_a_file_without_usable_rows_says_why(tmp_path):
     path = put(tmp_path, "a.jsonl", lines([{"prompt": "Q", "chosen": " ", "rejected": "b"}] * 3))
     said = error(path)
     assert "none of 3 rows" in said.what

@@ -30,7 +30,7 @@ def changed(rows, at, **fields):
 
 
 @pytest.mark.parametrize("at", [{4}, set(range(9))])
-def test_a_vote_under_another_name_is_told_by_the_name_in_the_file(tmp_path, at):
+def test_a_vote_under_another_name_is_reported_by_the_name_in_the_file(tmp_path, at):
     said = error(tmp_path / "a.jsonl", lines(changed(VOTES, at, pick="maybe")), columns=COLUMNS)
     assert said.what == "field 'pick' (given for winner) is 'maybe', not one of a, b, tie or both_bad"
     assert said.where == f"{tmp_path}/a.jsonl:{min(at) + 1}"
@@ -39,7 +39,7 @@ def test_a_vote_under_another_name_is_told_by_the_name_in_the_file(tmp_path, at)
     assert number.where == f"{tmp_path}/a.jsonl:5"
 
 
-def test_other_fields_under_other_names_are_told_by_the_names_in_the_file(tmp_path):
+def test_other_fields_under_other_names_are_reported_by_the_names_in_the_file(tmp_path):
     columns = {"prompt": "q", "chosen": "a.good", "rejected": "bad"}
     rows = [{"q": "Q", "a": {"good": "yes"}, "bad": "no"} for _ in range(4)]
     said = error(tmp_path / "a.jsonl", lines(changed(rows, {2}, a={"good": 3})), columns=columns)

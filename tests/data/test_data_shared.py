@@ -44,7 +44,7 @@ def shared(name):
 
 
 @pytest.mark.parametrize("name", list(COUNTS))
-def test_real_files_come_to_the_counted_items(name):
+def test_real_files_give_the_counted_items(name):
     format, rows, items, drops, left = COUNTS[name]
     dataset = read(shared(name))
     assert (dataset.format, dataset.rows, len(dataset.items), dataset.drop_counts) == (format, rows, items, drops)
@@ -59,7 +59,7 @@ def test_files_of_no_known_format_are_refused_with_their_fields(name):
     assert "the first row's fields" in caught.value.why
 
 
-def test_images_and_sounds_of_the_demonstrations_stand_where_their_marks_stood():
+def test_images_and_sounds_of_the_demonstrations_are_where_their_marks_were():
     pictures, sounds = read(shared("media/mllm_demo.json")), read(shared("media/mllm_audio_demo.json"))
     folder = "mllm_demo_data/"
     assert [[m.name for m in media_of(item)] for item in pictures.items] == [

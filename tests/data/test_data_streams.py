@@ -73,7 +73,7 @@ def test_a_date_out_of_range_is_a_fault_of_its_row(tmp_path):
 
 
 @pytest.mark.shared
-def test_the_shared_parquet_is_told_and_skipped(capsys):
+def test_the_shared_parquet_is_reported_and_skipped(capsys):
     path = CASES / "bad_utf8.parquet"
     if not path.exists():
         pytest.skip("the shared cases are not here")
@@ -118,7 +118,7 @@ def test_a_lone_carriage_return_is_no_line(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["csv", "json"])
-def test_the_first_byte_that_is_no_text_is_named_however_far_it_stands(tmp_path, kind):
+def test_the_first_byte_that_is_no_text_is_named_however_late_it_comes(tmp_path, kind):
     path = tmp_path / f"a.{kind}"
     good = "a,b,c\n" * 300_000 if kind == "csv" else "[\n" + '{"prompt": "a"},\n' * 120_000
     path.write_bytes(good.encode() + "é".encode() + b"\xff")
@@ -155,7 +155,7 @@ def test_a_document_is_the_same_in_pieces_of_any_size(step, indent):
 @pytest.mark.parametrize(
     "text", ['[{"a": 1},\n {"a" 2}]', '[{"a": 1}', '[{"a": 1}]x', '[{"a": "b', "[\n\n{]", '[{"a": tru}]']
 )
-def test_faults_of_a_document_stand_where_they_stand(step, text):
+def test_faults_of_a_document_have_their_true_position(step, text):
     def said(stream):
         with pytest.raises(AfzalError) as caught:
             list(read_array(stream, "a"))

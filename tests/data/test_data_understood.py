@@ -288,7 +288,7 @@ def test_two_system_messages_that_differ_are_damage(tmp_path):
 
 
 @pytest.mark.parametrize("row", [{"text": "Once", "system": "S"}, {**ANSWERS, "system": "S"}])
-def test_a_system_message_where_none_can_stand_refuses_the_file(tmp_path, row):
+def test_a_misplaced_system_message_refuses_the_file(tmp_path, row):
     assert "system" in str(refused(tmp_path, [row]))
 
 
@@ -339,7 +339,7 @@ def test_other_keys_of_messages_are_named_and_opinions_refuse(tmp_path):
     ("call", "result"),
     [("function_call", "observation"), ("tool_call", "tool_response"), ("Function-Call", "function response")],
 )
-def test_what_calls_a_tool_is_the_assistants_and_what_it_answers_is_not(tmp_path, call, result):
+def test_tool_calls_are_the_assistants_and_tool_results_are_not(tmp_path, call, result):
     turns = [*DIALOGUE, {"from": call, "value": '{"name": "f"}'}, {"from": result, "value": "5"}]
     answer = {"chosen": {"from": "gpt", "value": "GOOD"}, "rejected": {"from": "gpt", "value": "bad"}}
     (item,) = load(tmp_path, [{"conversations": turns, "tools": '[{"name": "f"}]', **answer}]).items
@@ -355,7 +355,7 @@ def test_tools_are_structures_or_damage(tmp_path, tools):
     assert "'tools'" in refused(tmp_path, rows).what
 
 
-def test_tools_beside_plain_texts_refuse_the_file(tmp_path):
+def test_tools_with_plain_texts_refuse_the_file(tmp_path):
     assert "'tools'" in refused(tmp_path, [PAIR | {"tools": [{"name": "f"}]}]).what
 
 
@@ -417,7 +417,7 @@ SIDES = [("response_a", "response_b"), ("Response 1", "Response 2"), ("answer_0"
 
 
 @pytest.mark.parametrize("sides", SIDES)
-def test_rows_of_votes_become_items_whichever_answer_stands_first(tmp_path, sides):
+def test_rows_of_votes_become_items_whichever_answer_comes_first(tmp_path, sides):
     a, b = sides
     first, second = (name[-1].lower() for name in sides)
     rows = [

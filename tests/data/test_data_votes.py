@@ -25,7 +25,7 @@ def said(dataset):
     return [(v.annotator, v.outcome) for item in dataset.items for v in item.votes]
 
 
-def test_a_word_that_names_no_side_is_told_with_its_place_and_column(tmp_path):
+def test_a_word_that_names_no_side_is_reported_with_its_place_and_column(tmp_path):
     with pytest.raises(AfzalError, match="'winner' is 'left', not one of a, b, tie or both_bad") as error:
         read_rows(tmp_path, [BASE | {"winner": word} for word in ("left", "right")])
     assert error.value.where.endswith("votes.jsonl:1")
@@ -52,7 +52,7 @@ def test_words_for_the_two_sides(tmp_path, word, outcome):
 
 
 @pytest.mark.parametrize("word", ["banana", "A and B", "C", "-1", "3", "0.5", "m3", "A>C", "left"])
-def test_words_that_name_no_side_are_never_passed_over(tmp_path, word):
+def test_words_that_name_no_side_are_never_skipped(tmp_path, word):
     with pytest.raises(AfzalError):
         read_rows(tmp_path, [BASE | {"winner": word, "annotator": "ann"}])
 
@@ -64,7 +64,7 @@ def test_numbers_name_sides_that_are_numbers(tmp_path):
     assert [outcome for _, outcome in said(read_rows(tmp_path, zero))] == ["first", "second"]
 
 
-def test_one_two_and_zero_count_the_sides_only_where_a_two_stands(tmp_path):
+def test_one_two_and_zero_number_the_sides_only_if_a_two_occurs(tmp_path):
     rows = [BASE | {"winner": got, "annotator": str(k)} for k, got in enumerate((1, 0, 2))]
     assert [outcome for _, outcome in said(read_rows(tmp_path, rows))] == ["first", "tie", "second"]
     with pytest.raises(AfzalError, match="1 may be the first answer or the second"):
@@ -141,7 +141,7 @@ def test_columns_of_other_things_are_no_annotators(tmp_path):
         read_rows(tmp_path, rows)
 
 
-def test_a_score_beside_votes_is_no_annotator(tmp_path):
+def test_a_score_next_to_votes_is_no_annotator(tmp_path):
     rows = [BASE | {"prompt": f"P{k}", "ann": "A", "ben": "B", "user_rating": k} for k in (1, 2, 3, 4, 5)]
     assert {name for name, _ in said(read_rows(tmp_path, rows))} == {"ann", "ben"}
 
@@ -175,7 +175,7 @@ def test_agreeing_annotators_are_no_duplicates_and_disagreement_is_pooled(tmp_pa
     assert [q.p for q in preferences(items[0])] == [pytest.approx(2 / 3)]
 
 
-def test_rows_in_both_orders_are_one_item_and_tell_the_order_shown(tmp_path):
+def test_rows_in_both_orders_are_one_item_and_keep_the_order_shown(tmp_path):
     turned = {"prompt": BASE["prompt"], "response_a": B, "response_b": A}
     rows = [BASE | {"winner": "A", "annotator": "x"}, turned | {"winner": "B", "annotator": "y"}]
     (item,) = read_rows(tmp_path, rows).items
@@ -262,7 +262,7 @@ def test_files_in_another_encoding_or_by_another_name_say_what_to_do(tmp_path):
         assert remedy in error.value.remedy
 
 
-def test_left_and_right_are_sides_where_the_answers_are_named_so(tmp_path):
+def test_left_and_right_are_sides_if_the_answers_are_named_so(tmp_path):
     rows = [{"prompt": "Name a fruit.", "answer1": A, "answer2": B, "comparison": side} for side in ("left", "right")]
     path = tmp_path / "label_studio.csv"
     with path.open("w", newline="") as file:

@@ -121,7 +121,7 @@ def test_alpaca_evals_values(tmp_path):
         read(tmp_path / "b.jsonl")
 
 
-def test_rows_of_different_people_are_put_together_and_repeats_are_not():
+def test_rows_of_different_people_are_merged_and_repeats_are_not():
     one, other = item(Comparison(0, 1, "first", annotator="a")), item(Comparison(0, 1, "tie", annotator="b"))
     turned = replace(other, responses=(B, A), votes=(Comparison(0, 1, "second", annotator="c", shown_first=0),))
     (kept,) = together([one, other, turned])

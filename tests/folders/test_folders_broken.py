@@ -36,7 +36,7 @@ def test_there_are_more_than_forty_folders():
     assert len(make.BROKEN) >= 40
 
 
-def test_a_slip_in_a_models_name_is_told(tmp_path, monkeypatch):
+def test_a_typo_in_a_models_name_is_reported(tmp_path, monkeypatch):
     def unreachable(path: str, **options: object) -> Path:
         raise OSError("no network\nAn error happened while\nlooking")
 
@@ -51,7 +51,7 @@ def test_a_slip_in_a_models_name_is_told(tmp_path, monkeypatch):
     )
 
 
-def test_a_run_that_has_not_finished_is_called_so(tmp_path):
+def test_a_run_that_has_not_finished_is_called_unfinished(tmp_path):
     (tmp_path / "run.json").write_text('{"status": "running"}')
     with pytest.raises(AfzalError) as said:
         load.model_folder(str(tmp_path))
@@ -64,7 +64,7 @@ def opened(folder: str, base: str) -> None:
 
 
 @pytest.mark.parametrize("name", make.BROKEN)
-def test_a_broken_folder_is_the_persons_error(place, name):
+def test_a_broken_folder_is_a_user_error(place, name):
     base, hurt = make.BROKEN[name]
     folder = str(make.copy(place, base, "bad", hurt))
     with pytest.raises(AfzalError) as caught:
@@ -74,7 +74,7 @@ def test_a_broken_folder_is_the_persons_error(place, name):
 
 
 @pytest.mark.parametrize("name", [n for n, (base, _) in make.BROKEN.items() if base == "model"])
-def test_a_plan_never_fails_by_a_configuration(place, name, capsys):
+def test_a_plan_never_fails_because_of_a_configuration(place, name, capsys):
     """It reads nothing else in a folder, and plans without what it does not need."""
     folder = str(make.copy(place, "model", "bad", make.BROKEN[name][1]))
     assert main(["plan", "dpo", "--model", folder]) in (0, 2)
@@ -110,7 +110,7 @@ def line_of(place: Path, name: str) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", make.BROKEN)
-def test_and_costs_neither_time_nor_memory(place, name):
+def test_a_broken_folder_costs_neither_time_nor_memory(place, name):
     """In a separate process, forked after the libraries were imported, which takes four of the ten seconds."""
     mine, theirs = FORKED.Pipe()
     process = FORKED.Process(target=measured, args=(line_of(place, name), theirs), daemon=True)
@@ -134,7 +134,7 @@ print(code, used.ru_utime + used.ru_stime, used.ru_maxrss)"""
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["10^8 layers", "deep tokenizer", "adapter by an endless pattern"])
-def test_from_the_command_line_whatever_is_typed(place, name):
+def test_a_broken_folder_costs_little_on_the_command_line_whatever_is_typed(place, name):
     command = [sys.executable, "-c", LAUNCHER, sys.executable, "-m", "afzal", *line_of(place, name)]
     done = subprocess.run(command, input="y\n" * 20, capture_output=True, text=True, check=True)
     code, seconds, kilobytes = done.stdout.split()[-3:]

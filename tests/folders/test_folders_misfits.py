@@ -117,7 +117,7 @@ def test_every_misfit_is_refused_by_name(place, command, misfit, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("command", "misfit"), [pair for pair in TABLE if pair not in SOME])
-def test_and_in_every_command_that_it_matters_to(place, command, misfit, capsys):
+def test_every_misfit_is_refused_in_every_command_that_it_concerns(place, command, misfit, capsys):
     refused(place, command, misfit, capsys)
 
 
@@ -202,7 +202,7 @@ def test_a_whole_model_and_an_adapter_in_one_folder_are_refused(place):
         load_model(str(both))
 
 
-def test_adapter_weights_alone_are_told_what_they_lack(place):
+def test_adapter_weights_alone_are_refused_with_what_they_lack(place):
     alone = make.copy(place, "adapter", "alone", lambda f: (f / "adapter_config.json").unlink())
     with pytest.raises(AfzalError, match=r"it has no adapter_config\.json"):
         load_model(str(alone))
@@ -257,7 +257,7 @@ def test_an_adapter_that_named_its_base_from_its_own_place_is_saved_with_its_who
         (make.reshaped("prompt"), "[4, 32]"),
     ],
 )
-def test_a_copied_adapter_is_looked_at_as_a_merged_one_is(place, hurt, named, tmp_path, capsys):
+def test_a_copied_adapter_is_inspected_like_a_merged_one(place, hurt, named, tmp_path, capsys):
     """Virtual tokens cannot be merged, so export copies them."""
     from peft import PromptTuningConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -306,7 +306,7 @@ def test_generation_settings_that_cannot_be_written_are_refused_before_a_run(pla
         load_model(str(bad))
 
 
-def test_packed_weights_without_a_word_in_the_configuration_are_told_as_such(place):
+def test_packed_weights_that_the_configuration_does_not_mention_are_reported_as_such(place):
     """As GPTQ writes them: other names, integers."""
 
     def pack(tensors):

@@ -82,7 +82,7 @@ def test_parts_of_a_classifier_are_the_bits_of_the_whole(tmp_path, family, of_wh
     assert any(of.is_unread(p) for p in own.values())
 
 
-def test_a_tensor_that_is_read_already_is_given_as_it_is(tmp_path):
+def test_a_tensor_that_is_already_read_is_returned_unchanged(tmp_path):
     blank, of = blank_causal_model(saved(tmp_path, "llama"))
     norm = blank.model.norm.weight.detach()
     assert of.is_unread(norm)  # 32 numbers
@@ -223,7 +223,7 @@ def test_small_tensors_that_are_joined_are_read_at_once(tmp_path, monkeypatch):
     assert torch.equal(of.read(many), whole.expand(40, -1))
 
 
-def test_a_square_that_is_turned_is_not_taken_for_itself(tmp_path):
+def test_a_transposed_square_is_not_taken_for_the_original(tmp_path):
     _, of = blank_causal_model(saved(tmp_path, "llama"))
     (piece,) = of.place(of.tensors["model.norm.weight"]) or ()
     square = torch.ones(2, 2)

@@ -29,7 +29,7 @@ TEMPLATE = (
 
 
 @pytest.mark.parametrize("decoding", ["shared", "stock"])
-def test_what_is_heard_is_what_is_sampled(decoding):
+def test_streamed_tokens_are_the_samples(decoding):
     heard: dict[tuple[int, int], list[int]] = {}
     samples = sample(
         make("llama"),
@@ -44,7 +44,7 @@ def test_what_is_heard_is_what_is_sampled(decoding):
     assert [heard[s.prompt_index, k % 3] for k, s in enumerate(samples)] == [s.ids.tolist() for s in samples]
 
 
-def test_who_listens_may_end_the_decoding_and_the_model_is_as_before():
+def test_a_listener_may_end_the_decoding_and_leaves_the_model_unchanged():
     model = make("llama")
     plain = sample(model, PROMPTS, eos=[2], sampling=Sampling(max_new_tokens=6))
     attention = model.config._attn_implementation

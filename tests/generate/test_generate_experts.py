@@ -74,7 +74,7 @@ def test_adapters_that_are_off_stay_off(sums: Counter[str]):
 
 
 @pytest.mark.parametrize(("free", "does"), [(None, True), (10**9, True), (1000, False)])
-def test_sums_that_do_not_fit_are_not_made(free: int | None, does: bool, monkeypatch: pytest.MonkeyPatch):
+def test_sums_that_do_not_fit_are_not_computed(free: int | None, does: bool, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(experts, "free_bytes", lambda device: free)
     model = adapted("mixtral")
     weight = model.base_model.model.model.layers[0].mlp.experts.get_base_layer().down_proj
@@ -84,7 +84,7 @@ def test_sums_that_do_not_fit_are_not_made(free: int | None, does: bool, monkeyp
     assert model.base_model.model.model.layers[0].mlp.experts.get_base_layer().down_proj is weight
 
 
-def test_a_block_that_fails_gives_the_weights_back():
+def test_a_block_that_fails_restores_the_weights():
     model = adapted("mixtral")
     weights = dict(model.named_parameters())
     with pytest.raises(ZeroDivisionError), experts.experts_added_once(model):

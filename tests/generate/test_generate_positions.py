@@ -55,7 +55,7 @@ def test_a_shorter_limit_gives_the_beginning_of_the_same_answers(learned, way):
     assert [s.ids[:3].tolist() for s in whole] == [s.ids.tolist() for s in begun]
 
 
-def test_both_ways_say_the_same_at_the_border(learned):
+def test_both_decoding_methods_agree_at_the_limit(learned):
     shared, stock = (sample(learned, PROMPTS, eos=[1], n=3, sampling=Sampling(9), decoding=way) for way in WAYS)
     assert [s.ids.tolist() for s in shared] == [s.ids.tolist() for s in stock]
 

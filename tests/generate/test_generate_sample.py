@@ -39,7 +39,7 @@ def flatter(family, seed=0):
 
 
 @pytest.mark.parametrize("family", SHARING_FAMILIES)
-def test_shared_decoding_says_what_the_models_own_generate_says(family):
+def test_shared_decoding_agrees_with_the_models_own_generate(family):
     model = flatter(family)
     assert choose_decoding(model) == ("shared", "")
     shared = sample(model, PROMPTS, eos=[2, 3], n=4, sampling=SAMPLING)
@@ -53,7 +53,7 @@ def test_shared_decoding_says_what_the_models_own_generate_says(family):
 
 
 @pytest.mark.parametrize("family", [*SHARING_FAMILIES, *OTHER_FAMILIES])
-def test_log_probs_are_the_scorers(family):
+def test_log_probs_are_those_of_the_scorer(family):
     model = flatter(family)
     drawn = sample(model, PROMPTS, eos=[2, 3], n=3, sampling=SAMPLING, seed=1)
     sharing, _ = choose_sharing(model)
@@ -174,7 +174,7 @@ def test_the_model_and_the_random_numbers_are_left_as_they_were(decoding):
     assert model.generation_config is settings
 
 
-def test_the_models_own_generation_settings_do_not_bend_the_distribution():
+def test_the_models_own_generation_settings_do_not_change_the_distribution():
     model = flatter("bloom")
     plain = texts(sample(model, PROMPTS, eos=[2, 3], n=3, sampling=SAMPLING))
     model.generation_config = transformers.GenerationConfig(repetition_penalty=5.0, top_k=2, min_new_tokens=9)
@@ -244,7 +244,7 @@ def test_attention_of_the_next_token_is_that_by_hand(dtype, group, window, softc
                     assert gap < (1e-5 if dtype == torch.float32 else 3e-2)
 
 
-def test_a_family_off_the_list_goes_the_stock_way_and_says_why():
+def test_a_family_off_the_list_uses_the_stock_method_and_says_why():
     way, reason = choose_decoding(make("bloom"))
     assert way == "stock"
     assert "bloom" in reason

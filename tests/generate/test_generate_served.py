@@ -82,7 +82,7 @@ def test_openai_is_sent_what_every_server_knows(script, folder, tmp_path, capsys
     assert sorted(row["completion"] for row in rows) == sorted(f"said {seed}" for seed in seeds)
 
 
-def test_other_columns_of_a_prompt_stand_in_its_answers(script, folder, tmp_path):
+def test_other_columns_of_a_prompt_are_copied_to_its_answers(script, folder, tmp_path):
     """Only those on which all rows of the prompt agree. The answer's own columns are not overwritten, and a column that
     would make the row a conversation is left out."""
     talk = [{"role": "user", "content": "q0"}, {"role": "assistant", "content": "yes"}]
@@ -139,7 +139,7 @@ def test_without_a_folder_the_server_decides_and_it_is_said(script, folder, tmp_
     assert "no folder is named" in capsys.readouterr().err
 
 
-def test_vllm_is_sent_the_very_tokens_and_the_ids_that_end_an_answer(script, folder, tmp_path):
+def test_vllm_is_sent_the_exact_tokens_and_the_ids_that_end_an_answer(script, folder, tmp_path):
     server = server_file(tmp_path / "s.yaml", script, kind="vllm", folder=str(folder / "model"))
     generate(server, folder, tmp_path / "out.jsonl", top_k=3, min_new_tokens=2)
     speaker = open_speaker(str(folder / "model"))
@@ -177,7 +177,7 @@ def test_transformers_is_sent_its_own_settings_one_request_at_a_time(script, fol
         )
 
 
-def test_the_settings_of_a_folder_do_not_bend_what_transformers_serve_draws(script, folder, tmp_path):
+def test_the_settings_of_a_folder_do_not_change_what_transformers_serve_samples(script, folder, tmp_path):
     """As the server handles a request: missing settings come from the folder's generation_config.json."""
     from transformers import AutoModelForCausalLM, GenerationConfig
 
@@ -205,7 +205,7 @@ def test_the_settings_of_a_folder_do_not_bend_what_transformers_serve_draws(scri
 @pytest.mark.parametrize(
     ("given", "told"), [({}, True), ({"n": 1, "temperature": 0.0}, False), ({"n": 1}, False), ({"prompt": "q"}, False)]
 )
-def test_a_server_that_does_not_sample_is_told(script, folder, tmp_path, capsys, given, told):
+def test_a_server_that_does_not_sample_is_reported(script, folder, tmp_path, capsys, given, told):
     script.says = lambda body: "the same"
     given = given | ({"prompts": None} if "prompt" in given else {})
     generate(server_file(tmp_path / "s.yaml", script), folder, **given)
@@ -265,7 +265,7 @@ def test_a_stopped_command_asks_only_what_has_no_reply(script, folder, tmp_path)
     assert [row["completion"] for row in rows] == [row["completion"] for row in whole]
 
 
-def test_how_an_answer_ended_is_kept_and_told(script, folder, tmp_path, capsys):
+def test_how_an_answer_ended_is_kept_and_reported(script, folder, tmp_path, capsys):
     for said, told in (("length", " cut at "), ("content_filter", "none cut, 3 ended by the server in another way")):
         script.finish, out = said, tmp_path / f"{said}.jsonl"
         line = ["generate", "--model", server_file(tmp_path / "s.yaml", script), "--out", str(out)]
@@ -310,13 +310,13 @@ def test_the_key_reaches_the_server_and_no_file(script, folder, tmp_path, monkey
         ({"reload": ["load", "it"]}, {}, "reload must name"),
     ],
 )
-def test_what_a_server_could_not_be_told_is_refused(script, folder, tmp_path, server, asked, said):
+def test_settings_that_a_server_cannot_take_are_refused(script, folder, tmp_path, server, asked, said):
     with pytest.raises(AfzalError, match=said):
         generate(server_file(tmp_path / "s.yaml", script, **server), folder, **asked)
     assert not script.seen
 
 
-def test_settings_of_the_own_engine_are_refused_beside_a_server(script, folder, tmp_path):
+def test_settings_of_our_engine_are_refused_with_a_server(script, folder, tmp_path):
     server = server_file(tmp_path / "s.yaml", script)
     with pytest.raises(AfzalError, match="dtype has no effect: a server answers"):
         config.build(GenerateConfig, [Setting("model", server), Setting("prompt", "q"), Setting("dtype", "bf16")])
@@ -461,7 +461,7 @@ def ending_model(path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_transformers_serve_stops_where_the_own_engine_does_and_its_seeds_count(tmp_path):
+def test_transformers_serve_stops_where_our_engine_does_and_its_seeds_count(tmp_path):
     model = ending_model(tmp_path / "model")
     greedy: dict[str, Any] = {"prompts": None, "prompt": "q0", "temperature": 0.0, "n": 1, "max_new_tokens": 24}
     own = generate(str(model), tmp_path, tmp_path / "own.jsonl", **greedy)

@@ -71,7 +71,7 @@ def test_an_engine_can_be_given_and_the_seed_counts(monkeypatch):
     assert first == again != other
 
 
-def test_tokens_that_stand_for_images_and_sounds_are_barred_as_in_the_own_engine(monkeypatch, tmp_path):
+def test_image_and_sound_tokens_are_barred_as_in_our_engine(monkeypatch, tmp_path):
     from afzal.generate import with_vllm as module
 
     calls = []
@@ -88,7 +88,7 @@ def test_tokens_that_stand_for_images_and_sounds_are_barred_as_in_the_own_engine
     assert module.placeholder_ids(shows) == (11, 12)
 
 
-def test_missing_log_probs_and_a_missing_vllm_are_said_plainly(monkeypatch, tmp_path):
+def test_missing_log_probs_and_a_missing_vllm_are_reported(monkeypatch, tmp_path):
     folder = str(model_folder(tmp_path / "model"))
     monkeypatch.setitem(sys.modules, "vllm", fake_vllm([], logprobs=False))
     with pytest.raises(AfzalError, match="no log-probs"):

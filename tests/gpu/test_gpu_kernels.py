@@ -45,7 +45,7 @@ def test_flex_attention_agrees_with_plain_attention(dtype, window, softcap, head
     assert choose.trial("flex", job) <= choose._TOLERANCE[dtype]
 
 
-def test_torch_is_not_told_what_it_does_not_know(cuda):
+def test_the_expected_kernels_run_on_this_machine(cuda):
     """On this machine the 16-bit kernel is ragged, the one for soft-caps is flex, and nothing was skipped."""
     job = choose.Job(cuda, torch.bfloat16, 8, 2, 64, 0.125)
     assert kernels.kernel_for(job) == "ragged", kernels.notes()
@@ -100,7 +100,7 @@ def test_in_bf16_every_kernel_is_as_near_to_float32_as_the_unshared_path(family,
         assert far(ours, true) <= 1.5 * far(theirs, true) + 1e-3
 
 
-def test_a_run_in_bf16_is_told_of_no_kernel_that_failed(cuda):
+def test_a_run_in_bf16_reports_no_failed_kernel(cuda):
     model = make("llama", **WIDE).to(cuda)
     assert choose_sharing(model)[0] == "shared"
     assert kernel_notes(model.to(torch.bfloat16)) == ()

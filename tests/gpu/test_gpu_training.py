@@ -49,7 +49,7 @@ class Run:
         return [r["loss"] for r in self.logged]
 
 
-def test_a_run_begins_at_the_cpus_loss_and_goes_its_way(cuda):
+def test_a_run_begins_at_the_cpus_loss_and_follows_it(cuda):
     there, here = Run(cuda).go(6), Run("cpu").go(6)
     assert there.losses[0] == pytest.approx(here.losses[0], abs=1e-6) == pytest.approx(0.693147, abs=1e-5)
     assert there.losses == pytest.approx(here.losses, abs=1e-3)
@@ -79,7 +79,7 @@ def test_an_update_waits_for_the_gpu_once(log_every, cuda):
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_a_resumed_run_goes_on_where_it_was(dtype, cuda):
+def test_a_resumed_run_continues_where_it_was(dtype, cuda):
     """Within the difference between two equal runs, not bit for bit: a GPU sums gradients in no fixed order."""
     whole, half = Run(cuda, dtype, **WIDE).go(8), Run(cuda, dtype, **WIDE).go(4)
     saved = {k: v.detach().clone().cpu() for k, v in half.weights.masters.items()}

@@ -60,7 +60,7 @@ def test_every_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
                 assert code in ({0, block.code} if words[1] == "check" else {block.code}), (words, capsys.readouterr())
 
 
-def test_a_result_stands_below_every_block_that_shows_something():
+def test_a_result_is_below_every_block_that_shows_something():
     """The output that `make guide` wrote is below its block."""
     text = guide.PAGE.read_text(encoding="utf-8")
     results = len(re.findall(r"^```text result$", text, flags=re.MULTILINE))

@@ -105,7 +105,7 @@ def test_the_alarm_names_the_step_of_the_best_held_out_loss():
     assert alarm.severity == "bad"  # it ended above its start
 
 
-def test_sft_that_overfits_is_told_from_the_held_out_loss():
+def test_sft_that_overfits_is_recognised_by_the_held_out_loss():
     metrics = rr.sft_metrics()
     for m in metrics:
         if m["kind"] == "eval" and m["step"] > 60:
@@ -137,7 +137,7 @@ def test_how_the_run_ended(changes, expected):
     assert codes(rr.dpo_metrics(), told(**changes)) == expected
 
 
-def test_a_run_that_came_to_its_end_says_how():
+def test_a_run_that_finished_says_how():
     said = lambda **facts: start.run_ended(Curves([{"step": 1}], [], told(**facts))).explanation  # noqa: E731
     assert said(stop_reason="held-out loss did not improve").startswith("Ended")
     assert said(stop_reason="held-out loss did not improve").endswith("held-out loss did not improve.")
@@ -152,7 +152,7 @@ def test_no_steps_and_no_evaluation_are_named():
 
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, "NaN"])
-def test_a_number_that_is_not_finite_is_found(value):
+def test_a_number_that_is_not_finite_is_reported(value):
     metrics = rr.dpo_metrics()
     broken = next(m for m in metrics if m["kind"] == "train" and m["step"] == 30)
     broken["grad_norm"] = value

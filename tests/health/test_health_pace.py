@@ -16,7 +16,7 @@ def test_the_pace_is_the_sum_of_the_rates_times_the_root_of_the_weights():
     assert pace(4, lambda step: (1e-3, 2e-3, 3e-3, 0.0)[step], 10_000) == pytest.approx(0.6)
 
 
-def test_too_slow_a_run_is_told_so_with_a_rate_that_moves_it():
+def test_a_run_that_is_too_slow_gets_a_rate_that_moves_it():
     """4 updates at 1e-6 on 10,000 weights give a pace of 4e-4; a pace of 1 takes a rate of 2.5e-3."""
     note = pace_note(4, lambda step: 1e-6, 10_000)
     assert note.startswith("4 updates at lr 1e-6 will hardly move 10,000 weights")

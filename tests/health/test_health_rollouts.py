@@ -103,7 +103,7 @@ def test_a_reward_that_moves_by_chance_is_no_hacking():
     assert set(signs(lines)) == {"length", "hacking"}
 
 
-def test_alarms_are_said_once_and_as_soon_as_they_show():
+def test_alarms_are_reported_once_and_as_soon_as_they_show():
     said: list[str] = []
     lines = rollouts(kl_exact=80.0)
     hears = Alarms(said.append)
@@ -122,12 +122,12 @@ def test_alarms_are_said_once_and_as_soon_as_they_show():
 
 
 @pytest.mark.parametrize(("before", "after", "code"), [(1.0, 0.0, "reward_fell"), (1.0, 1.1, "reward_flat")])
-def test_a_reward_that_does_not_rise_is_said(before, after, code):
+def test_a_reward_that_does_not_rise_is_reported(before, after, code):
     metrics = [*rollouts(), *updates(), *held_out(before, after)]
     assert code in [d.code for d in alarms(diagnose(metrics, FACTS))]
 
 
-def test_rounds_are_told_of_settings_that_they_have():
+def test_remedies_for_rounds_name_settings_that_rounds_have():
     lines = held_out(1.0, 1.1)
     last = {"kl": 30.0, "kl_se": 0.1, "kl_tokens": 40.0, "samples/eos_rate": 1.0}
     cut = {**last, "kl": 2.0, "kl_cut": 0.5}
@@ -141,12 +141,12 @@ def test_rounds_are_told_of_settings_that_they_have():
     }
 
 
-def test_large_updates_are_said():
+def test_large_updates_are_reported():
     metrics = [*rollouts(), *updates(clipfrac=0.6), *held_out(0.0, 2.0)]
     assert [d.code for d in alarms(diagnose(metrics, FACTS))] == ["large_updates"]
 
 
-def test_the_page_draws_what_was_written_beside_what_is_held_out():
+def test_the_page_draws_rollouts_with_held_out_figures():
     drawn = {f.key: f for f in figures([*rollouts(), *updates(), *held_out(0.0, 2.0)], FACTS)}
     assert {"reward", "kl", "entropy", "policy/clipfrac", "samples/eos_rate"} <= set(drawn)
     assert {s.name for s in drawn["reward"].legend} >= {"held out"}

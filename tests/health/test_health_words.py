@@ -73,7 +73,7 @@ def test_weights_that_did_not_move_are_called_so():
     assert alarms(diagnose(metrics, still))[0].code == "nothing_moved"
 
 
-def test_a_loss_that_fell_a_little_is_not_called_one_that_did_not():
+def test_a_loss_that_fell_a_little_is_not_called_unchanged():
     """SFT from 1.958 to 1.953, down at all seven evaluations."""
     metrics = curve("loss", 1.958, 1.953)
     for m in metrics:
@@ -116,7 +116,7 @@ def fitted(train: float, held_out: float, accuracy: float = 0.9) -> Lines:
     return [m | {"rewards/accuracies": accuracy} if m["kind"] == "train" else m for m in metrics]
 
 
-def test_rows_that_are_fitted_far_better_than_held_out_rows_are_called_so():
+def test_rows_that_are_fitted_far_better_than_held_out_rows_are_reported():
     overfitting = by_check(fitted(0.068, 0.292))["overfitting"]
     assert (overfitting.code, overfitting.severity) == ("rows_fitted", "watch")
     assert "0.068" in overfitting.title
@@ -207,7 +207,7 @@ def test_ten_nats_are_not_far_however_short_the_answers():
         ({"reference_is_start": True, "method": "ppo"}, "KL to the start"),
     ],
 )
-def test_what_the_kl_is_measured_to_is_named(facts: dict[str, Any], name: str):
+def test_the_reference_of_the_kl_is_named(facts: dict[str, Any], name: str):
     diagnoses = by_check(rr.dpo_metrics(noise=0.0), told(**facts))
     assert diagnoses["distance to the start"].title.startswith(name)
 
@@ -263,7 +263,7 @@ def test_batches_that_differ_are_no_divergence():
     assert by_check(metrics, {"method": "sft"})["finite numbers"].code == "finite"
 
 
-def test_a_run_is_healthy_only_where_something_shows_that_it_learned():
+def test_a_run_is_healthy_only_if_something_shows_that_it_learned():
     silent = [m | {k: None for k in m if "/" in k} for m in rr.dpo_metrics(noise=0.0)]
     held_out = [{"kind": "eval", "step": 0, "n": 9.0, "loss": LN2}, *(m for m in silent if m["kind"] == "train")]
     diagnoses = diagnose(held_out, told())

@@ -83,7 +83,7 @@ def test_a_job_that_failed_is_not_queued_again(tmp_path, srun):
     assert (code, "--resume" in said, "requeue" in said) == (1, True, False)
 
 
-def test_jobs_on_one_machine_meet_at_ports_of_their_own(tmp_path):
+def test_jobs_on_one_machine_use_separate_ports(tmp_path):
     ports = {job(tmp_path, "exit 1", number)[1].split("node-a:")[1].split()[0] for number in (7, 8, 123_456)}
     assert ports == {"20007", "20008", "23456"}
 

@@ -126,7 +126,7 @@ def test_rooms_keep_to_the_table(name):
     assert not broken, "\n" + "\n".join(broken)
 
 
-def test_the_table_has_no_circle():
+def test_the_table_has_no_cycle():
     """The rooms can be sorted so that each comes after what it imports."""
     waiting = {name: set(entry.rooms) for name, entry in TABLE.items()}
     while waiting:
@@ -152,7 +152,7 @@ def _module(imported: str, sources: Collection[str]) -> str:
     return next((name for name in (imported, imported.rpartition(".")[0]) if name in sources), "")
 
 
-def circle(graph: Mapping[str, set[str]]) -> list[str]:
+def cycle(graph: Mapping[str, set[str]]) -> list[str]:
     """Modules in an import cycle; empty if there is none."""
     try:
         TopologicalSorter(graph).prepare()
@@ -161,7 +161,7 @@ def circle(graph: Mapping[str, set[str]]) -> list[str]:
     return []
 
 
-def test_no_module_is_in_a_circle():
+def test_no_module_is_in_a_cycle():
     """An import inside a function, or for types only, closes a cycle too."""
     sources = {}
     for _, package, path in files():
@@ -169,7 +169,7 @@ def test_no_module_is_in_a_circle():
         sources[name] = (package, path.read_text(encoding="utf-8"))
     graph = arrows(sources)
     assert sum(map(len, graph.values())) > 1000
-    assert not circle(graph)
+    assert not cycle(graph)
 
 
 @pytest.mark.parametrize(
@@ -182,9 +182,9 @@ def test_no_module_is_in_a_circle():
         ("from afzal.b import a", "import c", False),
     ],
 )
-def test_the_search_for_circles_sees_one(first, second, circular):
+def test_the_search_for_cycles_sees_one(first, second, circular):
     sources = {"afzal.a": ("afzal", first), "afzal.b": ("afzal", second), "afzal.c": ("afzal", "")}
-    assert bool(circle(arrows(sources))) is circular
+    assert bool(cycle(arrows(sources))) is circular
 
 
 def test_the_fixed_points_of_the_design():
@@ -234,5 +234,5 @@ def test_the_check_sees_a_breach(name, source, said):
         ("train", "import torch\nfrom afzal import runs, __version__\nfrom afzal.model import load"),
     ],
 )
-def test_the_check_lets_pass_what_is_right(name, source):
+def test_the_check_accepts_correct_imports(name, source):
     assert faults(name, f"afzal.{name}", source) == []

@@ -69,7 +69,7 @@ def test_no_file_of_the_package_is_left_out_of_the_wheel():
     assert not ignored.stdout, "files that .gitignore keeps out of the wheel"
 
 
-def test_files_that_are_read_at_run_time_are_there():
+def test_files_that_are_read_at_run_time_exist():
     named = set()
     for file in PACKAGE.rglob("*.py"):
         text = file.read_text(encoding="utf-8")
@@ -98,7 +98,7 @@ def test_every_extra_is_documented_with_what_it_brings_and_no_other_is_named():
             assert set(group.split(",")) <= set(EXTRAS), f"{file.name} names an extra that there is not"
 
 
-def test_the_version_is_said_once_and_cited():
+def test_the_version_is_stated_once_and_cited():
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert cited["version"] == afzal.__version__
     assert cited["license"] == PROJECT["license"]

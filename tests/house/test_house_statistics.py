@@ -43,7 +43,7 @@ def _is_spread(node: ast.expr) -> bool:
     return any(getattr(f, "attr", getattr(f, "id", "")) in ("std", "stdev") for f in called)
 
 
-def test_statistics_stand_in_their_room_alone():
+def test_statistics_are_only_in_their_room():
     broken = [
         f"{path.relative_to(SOURCE)}:{finding}"
         for path in sorted(SOURCE.rglob("*.py"))
@@ -73,5 +73,5 @@ def test_the_scan_sees_each_of_them(source):
 @pytest.mark.parametrize(
     "source", ["x = (r - r.mean()) / (r.std() + 1e-4)", "spread = row.std(ddof=1)", "x = 1.95 * y"]
 )
-def test_the_scan_lets_pass_what_is_no_interval(source):
+def test_the_scan_accepts_what_is_no_interval(source):
     assert list(findings(source)) == []

@@ -35,7 +35,7 @@ def test_two_digits_never_round_a_number_to_nothing(value, shown):
     assert text.number(value, 2) == shown
 
 
-def test_what_is_over_at_once_has_no_number_of_seconds_left():
+def test_less_than_a_second_is_shown_without_a_number():
     assert text.time_left(0.04) == "less than a second left"
     assert text.time_left(1.25) == "about 1.2 s left"
     assert text.time_left(190) == "about 3 min 10 s left"
@@ -60,7 +60,7 @@ def test_duration(seconds, shown):
     assert text.duration(seconds) == shown
 
 
-def test_what_could_deceive_is_made_visible():
+def test_deceptive_characters_are_made_visible():
     assert text.visible("a\u202eb") == "a⟨U+202E⟩b"
     assert text.visible("a\x00\x1bb") == "a␀␛b"
     assert text.visible("\ud800") == "\N{REPLACEMENT CHARACTER}"

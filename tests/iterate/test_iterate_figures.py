@@ -185,7 +185,7 @@ def test_a_reward_that_is_a_little_lower_by_chance_is_no_reason_to_go_back():
     assert figures.best_round([policy(0, 1.0), policy(1, 2.0), policy(2, 1.97)], None).number == 1
 
 
-def test_a_share_has_a_width_where_all_answers_end():
+def test_a_share_has_an_interval_if_all_answers_end():
     ended = figures.figures([row(k, 1.0, sample=s) for k in range(20) for s in range(2)], [])["ended"]
     assert (ended.mean, ended.se) == (1.0, 0.0)
     assert ended.ends[0] == pytest.approx(wilson(20, 20)[0], abs=0.02)
@@ -225,17 +225,17 @@ def test_a_watched_reward_past_its_peak_names_the_round_to_stop_at():
 
 
 @pytest.mark.parametrize(("length", "n"), [(16.0, 1), (14.0, 0), (6.0, 1), (7.0, 0)])
-def test_answers_that_change_their_length_are_called_so(length, n):
+def test_answers_that_change_their_length_are_reported(length, n):
     assert len(figures.alarms([policy(0, 1.0), policy(1, 2.0, length=length)])) == n
 
 
-def test_answers_that_no_longer_end_are_called_so():
+def test_answers_that_no_longer_end_are_reported():
     (said,) = figures.alarms([policy(0, 1.0, ended=0.9), policy(1, 2.0, ended=0.5)])
     assert "50% of the answers end" in said
 
 
 @pytest.mark.parametrize(("reason", "words"), [("empty", "are empty"), ("no_eos", "do not end")])
-def test_rejected_answers_that_become_more_are_called_so(reason, words):
+def test_growing_numbers_of_rejected_answers_are_reported(reason, words):
     """Answers left out of the pairs are never trained against, and their share could grow unnoticed."""
     first = Round(1, samples=100, lost={reason: 4}, measured=policy(1, 2.0).measured)
     later = Round(2, samples=200, lost={reason: 30, "margin": 99}, measured=policy(2, 2.0).measured)

@@ -36,13 +36,13 @@ def matched(pairing, *rewards: float, numbers=(), **settings):
 # --- rejected answers --------------------------------------------------------------------------------------------
 
 
-def test_empty_answers_go():
+def test_empty_answers_are_rejected():
     kept, lost = rejected([Candidate("a"), Candidate(""), Candidate(" \n")])
     assert kept == [0]
     assert [(r.reason, r.unit) for r in lost] == [("empty", "response")] * 2
 
 
-def test_answers_that_the_token_limit_ended_go_unless_they_may_stay():
+def test_truncated_answers_are_rejected_unless_allowed():
     given = [Candidate("a", ended=False), Candidate("b")]
     kept, lost = rejected(given)
     assert (kept, [r.reason for r in lost]) == ([1], ["no_eos"])
@@ -78,17 +78,17 @@ def test_a_prompt_with_fewer_than_two_answers_is_lost_whole():
 # --- pairing of answers ------------------------------------------------------------------------------------------
 
 
-def test_best_meets_worst_and_of_equals_the_first():
+def test_best_is_paired_with_worst_and_of_equals_the_first():
     assert matched("best_worst", 0.2, 0.9, 0.1, 0.5) == ([(1, 2)], [])
     assert matched("best_worst", 3.0, 1.0, 3.0, 1.0) == ([(0, 1)], [])
 
 
-def test_best_meets_a_random_other():
+def test_best_is_paired_with_a_random_other():
     for number, other in ((0.0, 0), (0.34, 2), (0.99, 3)):
         assert matched("best_random", 0.2, 0.9, 0.1, 0.5, numbers=[number]) == ([(1, other)], [])
 
 
-def test_all_pairs_meet_the_better_first():
+def test_all_pairs_have_the_better_first():
     assert matched("all", 0.2, 0.9, 0.1) == ([(1, 0), (0, 2), (1, 2)], [])
 
 
@@ -192,14 +192,14 @@ def test_rejection_sampling_of_two_by_enumeration():
     assert worse_first / cells == pytest.approx(math.exp(-gap / BETA), abs=2 / cells)
 
 
-def test_rejection_sampling_goes_on_until_it_has_enough_or_nothing_is_left():
+def test_rejection_sampling_continues_until_it_has_enough_or_nothing_is_left():
     assert sorted(rejection_sample([0.0, 5.0, 10.0], 3, 0.01, uniforms("a"))) == [0, 1, 2]
     assert rejection_sample([0.0, 5.0, 10.0], 3, 0.01, uniforms("a")) == [2, 1, 0]  # each pass has its own maximum
     assert len(rejection_sample([1.0] * 10, 4, 0.5, uniforms("b"))) == 4
     assert rejection_sample([1.0], 4, 0.5, uniforms("c")) == [0]
 
 
-def test_accepted_answers_meet_two_by_two_and_equal_texts_do_not():
+def test_accepted_answers_are_paired_and_equal_texts_are_not():
     numbers = [0.0] * 20
     pairs, lost = matched("rso", 1.0, 4.0, 2.0, 3.0, numbers=numbers, rso_accepted=4)
     assert (pairs, lost) == ([(1, 0), (3, 2)], [])
@@ -207,7 +207,7 @@ def test_accepted_answers_meet_two_by_two_and_equal_texts_do_not():
     assert pairs_of(given, [0, 1], "rso", iter(numbers))[1][0].reason == "duplicate"
 
 
-def test_random_numbers_hang_on_the_name_alone():
+def test_random_numbers_depend_only_on_the_name():
     first = list(itertools.islice(uniforms("0/r001-00000"), 3))
     assert first == list(itertools.islice(uniforms("0/r001-00000"), 3))
     assert first != list(itertools.islice(uniforms("1/r001-00000"), 3))

@@ -89,7 +89,7 @@ def made(**changes: str) -> IterateConfig:
     return config.build(IterateConfig, [Setting(k, v) for k, v in given.items()])
 
 
-def test_what_to_do_when_they_part_is_refused_where_nothing_is_watched():
+def test_on_parting_is_refused_if_nothing_is_watched():
     assert made(watch_reward="c:d", on_parting="warn").on_parting == "warn"
     for changes in ({}, {"reward": "people", "watch_reward": "c:d"}):
         with pytest.raises(AfzalError, match="on_parting"):

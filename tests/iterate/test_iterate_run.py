@@ -172,7 +172,7 @@ def test_a_run_that_ended_before_any_stage_was_written_resumes_to_the_same_bytes
     assert fingerprint(run(folder, out, resume=True)) == expected  # a finished run stays as it is
 
 
-def test_a_training_that_was_cut_goes_on_from_its_checkpoint(folder, whole, monkeypatch, tmp_path):
+def test_an_interrupted_training_resumes_from_its_checkpoint(folder, whole, monkeypatch, tmp_path):
     out = tmp_path / "cut"
     monkeypatch.setattr(stages, "train", _cut_short(stages.train))
     with pytest.raises(_Killed):
@@ -204,7 +204,7 @@ def _cut_short(train):
     return cut
 
 
-def test_a_folder_killed_before_it_knew_what_it_is_is_begun_again(folder, whole, tmp_path, monkeypatch):
+def test_a_folder_killed_before_its_run_json_starts_over(folder, whole, tmp_path, monkeypatch):
     out = tmp_path / "run"
     _writes(folder, monkeypatch, out, 5)  # all but the first round's training
     (out / "rounds" / "001" / "run").mkdir(exist_ok=True)
@@ -229,7 +229,7 @@ def test_other_settings_or_prompts_are_refused_on_resume(folder, whole, tmp_path
 # --- variants ----------------------------------------------------------------------------------------------------
 
 
-def test_a_reference_that_moves_says_the_correction_of_beta(folder, tmp_path, capsys):
+def test_a_reference_that_moves_reports_the_correction_of_beta(folder, tmp_path, capsys):
     out = run(folder, tmp_path / "run", reference="previous", objective_arg={"beta": 0.2})
     said = " ".join(capsys.readouterr().err.split())
     assert "over 2 rounds, beta 0.2 holds the policy to the first one only as much as 0.1 would; beta 0.4 (2 x" in said
@@ -293,7 +293,7 @@ def test_a_kl_budget_ends_the_run_and_the_best_round_is_within_it(folder, tmp_pa
     assert (summary["stop_reason"], summary["best"], len(summary["rounds"])) == ("kl_budget", 0, 2)
 
 
-def test_missing_ends_are_rejected_unless_they_may_stay(folder, tmp_path):
+def test_missing_ends_are_rejected_unless_allowed(folder, tmp_path):
     out = run(folder, tmp_path / "run", require_eos=True)
     samples = lines(out / "rounds" / "001" / "samples.jsonl")
     cut = sum(row["stop"] == "length" and bool(row["text"].strip()) for row in samples)
@@ -400,7 +400,7 @@ def _label(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def test_people_label_a_file_and_the_run_goes_on(folder, tmp_path, capsys):
+def test_people_label_a_file_and_the_run_continues(folder, tmp_path, capsys):
     out = run(folder, tmp_path / "run", reward="people")
     said = capsys.readouterr().err
     assert "rounds/001/to_label.jsonl holds 10 prompts with answers to label" in said

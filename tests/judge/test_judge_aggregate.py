@@ -81,7 +81,7 @@ def test_the_majority_is_the_one_most_frequent_label():
     assert aggregate.aggregate(said, "majority").p_first.tolist() == [0.5, 0.5, 0.5]
 
 
-def test_as_many_who_find_both_bad_as_who_do_not_leave_an_answer():
+def test_half_of_the_votes_for_both_bad_leave_an_answer():
     """A pair has no answer only if a majority says that both are bad."""
     said = labels.of_items(
         [
@@ -128,7 +128,7 @@ def test_a_majority_is_more_than_half_and_fleiss_needs_as_many_labels_on_every_p
     assert [facts[name] for name in ("of them unanimous", "with a majority", "without one")] == ["1", "1", "1"]
 
 
-def test_of_two_who_always_part_each_is_the_reverse_of_the_other():
+def test_of_two_who_always_disagree_each_is_the_reverse_of_the_other():
     """A person's own label is not part of the others' majority."""
     rows = [
         item(k, vote("first" if k % 2 else "second", "a"), vote("second" if k % 2 else "first", "b")) for k in range(30)
@@ -167,7 +167,7 @@ def test_an_even_split_is_a_tie_and_both_bad_orders_nothing():
     assert p_first[2] == 1.0
 
 
-def test_one_who_is_turned_round_is_found_and_used():
+def test_a_reversed_annotator_is_found_and_used():
     rows, gold = crowd(400, ali=0.85, dil=0.85, umi=0.15)
     said = labels.of_items(rows, gold)
     people = {p.name: p for p in annotators.people_of(said)}
@@ -193,7 +193,7 @@ def test_gold_without_gold_is_an_error():
         aggregate.aggregate(labels.of_items([item(0, vote("first", "ali"))]), "gold")
 
 
-def test_habits_are_remarked():
+def test_habits_get_remarks():
     rows = []
     for k in range(60):
         better = "first" if k % 2 else "second"
@@ -215,7 +215,7 @@ def test_habits_are_remarked():
     assert people["ali"].remarks == people["dil"].remarks == ()
 
 
-def test_a_fair_person_is_rarely_remarked():
+def test_a_fair_person_rarely_gets_a_remark():
     """Two hundred fair people with 40 votes each: at most 2 % get a remark on habits or agreement."""
     remarked = 0
     for seed in range(200):
@@ -245,7 +245,7 @@ def forty_votes(seed: int, left: float) -> list[labels.Said]:
 
 
 @pytest.mark.parametrize(("left", "least", "most"), [(1.0, 1.0, 1.0), (0.9, 0.95, 1.0), (0.0, 0.0, 0.02)])
-def test_a_left_only_habit_is_remarked_after_forty_votes_and_a_fair_person_is_not(left, least, most):
+def test_a_left_only_habit_gets_a_remark_after_forty_votes_and_a_fair_person_does_not(left, least, most):
     pairs = tuple((k, 0, 1, None) for k in range(40))
     flagged = []
     for seed in range(200):
@@ -257,7 +257,7 @@ def test_a_left_only_habit_is_remarked_after_forty_votes_and_a_fair_person_is_no
     assert least <= np.mean(flagged) <= most
 
 
-def test_one_who_changes_sides_each_time_is_remarked():
+def test_changing_sides_each_time_gets_a_remark():
     generator, rows = np.random.default_rng(0), []
     for k in range(40):
         shown = int(generator.integers(2))
@@ -267,14 +267,14 @@ def test_one_who_changes_sides_each_time_is_remarked():
     assert person.remarks == ("changes the slot 39 times in 39 steps: left, right, left, right?",)
 
 
-def test_one_who_changes_sides_once_is_not_one_who_changes_each_time():
+def test_changing_sides_once_is_not_changing_each_time():
     rows = [item(k, vote(("first", "second")[k >= 20], "ann", shown_first=0)) for k in range(40)]
     (person,) = annotators.people_of(labels.of_items(rows))
     assert person.first_slot == 0.5
     assert person.remarks == ()
 
 
-def test_crowd_bt_finds_the_turned_one_and_mirrors_him():
+def test_crowd_bt_finds_the_reversed_annotator_and_mirrors_the_votes():
     rows, gold = crowd(400, ali=0.9, dil=0.85, eve=0.8, umi=0.15)
     turned = [replace(i, votes=tuple(v if v.annotator != "umi" else turn(v) for v in i.votes)) for i in rows]
     given, mirrored = (aggregate.aggregate(labels.of_items(r), "crowd_bt") for r in (rows, turned))
@@ -362,7 +362,7 @@ def test_weighted_labels_name_the_likelier_answer_and_weigh_by_its_certainty():
     assert (sure.i, sure.j, sure.p, sure.weight) == (0, 1, 1.0, 1.0)
 
 
-def test_weighted_labels_need_rows_to_stand_in(tmp_path, capsys):
+def test_weighted_labels_need_rows(tmp_path, capsys):
     source = write(tmp_path / "votes.jsonl", crowd(4, ali=0.9, dil=0.9)[0])
     assert main(["aggregate", source, "--labels", "weighted"]) == 2
     assert "no rows are written" in capsys.readouterr().err

@@ -109,7 +109,7 @@ def llmbar_rows(shared: Path) -> tuple[list[Item], list[Item]]:
     return rows, truths
 
 
-def test_ten_truths_mend_the_judges(shared, tmp_path, capsys):
+def test_ten_truths_correct_the_judges(shared, tmp_path, capsys):
     said = labels.of_verdicts(judge.read([str(shared / "data/annot/llmbar_gold_vs_judges.jsonl")]))
     right = []
     for seed in range(20):

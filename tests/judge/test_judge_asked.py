@@ -75,7 +75,7 @@ def test_text_of_an_answer_is_never_a_template(tmp_path):
 
 
 @pytest.mark.parametrize("prompt", ["{{ other }}", "{{ first", "{{ first.__class__.__mro__ }}", "{% include 'x' %}"])
-def test_a_prompt_that_does_not_render_is_told(prompt):
+def test_a_prompt_that_does_not_render_is_reported(prompt):
     with pytest.raises(AfzalError, match="does not render"):
         asked.Words(asked.Asking("", prompt, asked.by_choices(CHOICES))).requests(games_of(pairs(1), "first")[0])
 
@@ -100,7 +100,7 @@ def test_random_orders_are_a_function_of_the_texts():
     assert 70 < sum(g.turned for g in games) < 130
 
 
-def test_a_sample_is_asked_for_by_itself(tmp_path):
+def test_every_sample_is_a_separate_question(tmp_path):
     games, seeds = games_of(pairs(1), "first", samples=3), []
     with Cache(tmp_path / "c.sqlite") as cache:
         asked.played(
@@ -250,7 +250,7 @@ def test_no_server_at_all():
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:9/v1", "http://[::1/v1"])
-def test_an_address_that_is_none_is_not_tried_again(url):
+def test_an_invalid_address_is_not_tried_again(url):
     with pytest.raises(AfzalError, match="url is not an address"):
         Server(url, "m", sleep=lambda s: pytest.fail("tried again")).ask([], {})
 
@@ -300,7 +300,7 @@ def test_errors_are_never_stored(server, tmp_path):
     assert len(script.seen) - before == 3
 
 
-def test_a_full_disk_is_told_and_loses_nothing_that_was_kept(tmp_path):
+def test_a_full_disk_is_reported_and_loses_nothing_that_was_kept(tmp_path):
     with Cache(tmp_path / "replies.sqlite") as cache:
         cache.put(b"1", "j", Reply("VERDICT: A"))
         cache._connection.execute("PRAGMA max_page_count = 3")  # as if the disk were full

@@ -44,7 +44,7 @@ def test_each_axis_gets_an_answer_of_its_own(tmp_path, by):
         assert better == {"helpful": True, "harmless": False}
 
 
-def test_nobody_repeats_himself_on_another_axis(tmp_path):
+def test_votes_on_another_axis_are_no_repeats(tmp_path):
     people = annotators.people_of(labels.of_items(on_two_axes()))
     assert [(person.labels, person.consistent, person.repeats) for person in people] == [(50, None, 0)] * 3
     data.write(on_two_axes(), tmp_path / "votes.jsonl", "afzal")

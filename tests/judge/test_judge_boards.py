@@ -156,13 +156,13 @@ def test_what_has_no_numbers_ends_with_1(tmp_path, capsys):
     assert "x never lost, and y and z never won" in capsys.readouterr().out
 
 
-def test_an_unknown_judge_is_told(tmp_path, capsys):
+def test_an_unknown_judge_is_reported(tmp_path, capsys):
     assert main(["leaderboard", pandalm_like(tmp_path / "v.json"), "--judge", "annotator3"]) == 2
     assert "annotator1, annotator2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("ties", ["davidson", "rao_kupper"])
-def test_ties_of_their_own(tmp_path, ties):
+def test_models_with_ties_rank_by_wins(tmp_path, ties):
     said = verdicts(("a", "b", "win"), ("b", "a", "win"), ("a", "b", "tie"), ("a", "b", "win"))
     board = judge.of_models(said, ties, resamples=10)
     assert board.board.theta[0] > board.board.theta[1]
@@ -242,7 +242,7 @@ def test_equal_lengths_of_a_judge_that_reads_lengths_alone():
         at_equal_lengths(Verdicts([Verdict("q", "q", "a", "b", "first")]))
 
 
-def test_a_leaderboard_beside_its_mirror():
+def test_a_leaderboard_compared_with_its_mirror():
     said = [Verdict(f"q{k}", f"q{k}", a, b, o) for k, (a, b, o) in enumerate(_round(("a", "b", "c")))]
     turned = [replace(v, outcome=MIRRORED[v.outcome]) for v in said]
     boards = [of_models(Verdicts(v), resamples=2) for v in (said, turned)]

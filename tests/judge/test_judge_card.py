@@ -163,7 +163,7 @@ def test_agreement_with_people_by_hand():
     assert known["minus_ceiling"]["value"] == pytest.approx(-1 / 3)
 
 
-def test_self_preference_is_beside_the_same_pairs():
+def test_self_preference_is_compared_on_the_same_pairs():
     """The judge gives its own answers 3 of 4 points; people give the same answers 1 of 4."""
     items = [item(0, "f"), item(1, "s"), item(2, "s"), item(3, "s")]
     pairs, games, rulings = said_by(items, "fffs")

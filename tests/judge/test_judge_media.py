@@ -54,7 +54,7 @@ def asking(prompt=PROMPT):
     return Asking("", prompt, by_choices(CHOICES))
 
 
-def test_media_stand_in_the_question_where_the_row_has_them_and_marks_in_words_stay_words():
+def test_media_are_in_the_question_where_the_row_has_them_and_marks_in_words_stay_words():
     content = ({"type": "text", "text": "Is <image> this? "}, IMAGE, {"type": "text", "text": " And "}, SOUND)
     (pair,) = pairs_of([item(content, "a [media 1 0]", "b")])
     for turned, words in ((False, " A: a [media 1 0] B: b"), (True, " A: b B: a [media 1 0]")):

@@ -62,7 +62,7 @@ def test_the_category_of_a_prompt_stays(judged):
     assert {row["extra"]["category"] for row in rows} == {"short"}
 
 
-def test_judges_beside_the_label_of_rows(tmp_path, capsys):
+def test_judges_compared_with_the_label_of_rows(tmp_path, capsys):
     rows = [{"prompt": f"Q{k}", "chosen": "long answer" if k < 3 else "b", "rejected": "no, never"} for k in range(4)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     flags = ("--judge", "rule:longest", "--judge", "rule:shortest", "--out", tmp_path / "out")

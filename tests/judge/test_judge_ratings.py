@@ -86,7 +86,7 @@ def test_habits_of_people_who_rate():
     assert "r0:" not in said
 
 
-def test_repeats_tell_of_consistency_and_count_once():
+def test_repeats_show_consistency_and_count_once():
     votes = (Rating(0, 3.0, "score", annotator="a"), Rating(0, 1.0, "score", weight=0.0, annotator="a"))
     scores = ratings.of_items([Item("x", "p", (Response("r"),), votes)])
     assert scores.values.tolist() == [[3.0]]

@@ -50,7 +50,7 @@ def ends(interval: dict, expected: list[float], tolerance: float) -> None:
     assert [interval["low"], interval["high"]] == pytest.approx(expected, abs=tolerance)
 
 
-def test_a_judge_beside_people_on_pandalm(annot, reference, capsys, tmp_path):
+def test_a_judge_compared_with_people_on_pandalm(annot, reference, capsys, tmp_path):
     source, expected = annot / "pandalm_human3.json", reference["pandalm"]["judges"]["gpt35"]
     flags = ("--judge", f"verdicts:{annot}/pandalm_judges.jsonl:gpt35", "--out", tmp_path, "--resamples", 400)
     (summary,) = said(capsys, "judge", source, *flags)

@@ -43,7 +43,7 @@ def answers(out: Path) -> dict[str, list[dict]]:
     return {f.stem: [json.loads(line) for line in f.read_text().splitlines()] for f in files}
 
 
-def test_the_win_rate_is_that_of_counting_by_hand_and_is_mirrored(tmp_path):
+def test_the_win_rate_matches_counting_by_hand_and_is_mirrored(tmp_path):
     ours, theirs = two_models(tmp_path)
     asked = prompts(tmp_path)
     assert judged(ours, theirs, asked, tmp_path / "a", "--n", "2") == 0
@@ -92,7 +92,7 @@ def test_prompts_without_a_model_are_refused(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("words", [("--n", "1"), ("--temperature", "0"), ("--max-new-tokens", "12"), ("--seed", "0")])
-def test_how_answers_are_drawn_is_refused_where_none_are(tmp_path, capsys, words):
+def test_sampling_settings_are_refused_if_nothing_is_sampled(tmp_path, capsys, words):
     """A flag that would be ignored is an error, even if it gives the default."""
     file = prompts(tmp_path)
     assert main(["judge", file, "--judge", "rule:longest", "--out", str(tmp_path / "out"), *words]) == 2
@@ -127,7 +127,7 @@ def test_a_few_wins_are_not_certain(tmp_path):
     assert (beside["value"], beside["low"]) == (1.0, pytest.approx(wilson(2, 2)[0]))
 
 
-def test_a_judge_without_any_verdict_is_told_and_leads_nowhere(tmp_path, capsys):
+def test_a_judge_without_any_verdict_is_reported_and_proposes_nothing(tmp_path, capsys):
     rows = [{"prompt": "Q", "chosen": "Long.", "rejected": "S."}]
     (tmp_path / "rows.jsonl").write_text(json.dumps(rows[0]) + "\n")
     (tmp_path / "mute.jsonl").write_text(json.dumps({"id": "rows.jsonl:1", "judges": {"mute": "garbage"}}) + "\n")

@@ -94,7 +94,7 @@ def test_a_message_without_content_is_a_reply_that_was_cut():
     assert (reply.text, reply.finish) == ("", "length")
 
 
-def test_an_error_under_status_200_is_tried_again_and_told_in_the_servers_words():
+def test_an_error_under_status_200_is_tried_again_and_reported_in_the_servers_words():
     error = {"error": {"message": "Provider returned error", "code": 502}}
     asker, seen = server(lambda body: (200, error), attempts=3)
     with pytest.raises(Unreachable, match="3 x status 502 in a reply of status 200; it says: Provider returned error"):
@@ -106,7 +106,7 @@ def test_an_error_under_status_200_is_tried_again_and_told_in_the_servers_words(
 
 
 @pytest.mark.parametrize(("code", "kind"), [(401, AfzalError), (400, TooLong)])
-def test_an_error_under_status_200_that_no_other_try_mends_is_not_tried_again(code, kind):
+def test_an_error_under_status_200_that_retries_cannot_fix_is_not_tried_again(code, kind):
     said = "User not found" if code == 401 else "maximum context length is 4096 tokens"
     asker, seen = server(lambda body: (200, {"error": {"message": said, "code": code}}))
     with pytest.raises(kind, match=said):
@@ -114,7 +114,7 @@ def test_an_error_under_status_200_that_no_other_try_mends_is_not_tried_again(co
     assert len(seen) == 1
 
 
-def test_why_a_server_gave_up_is_told():
+def test_the_reason_why_a_server_gave_up_is_reported():
     said = "You exceeded your current quota, please check your plan and billing details."
     asker, _ = server(lambda body: (429, {"error": {"message": said}}), attempts=2)
     with pytest.raises(Unreachable, match="2 x status 429; it says: You exceeded your current quota"):

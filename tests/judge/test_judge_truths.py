@@ -84,7 +84,7 @@ def _turned(row: Item) -> dict:
     }
 
 
-def test_more_truths_find_out_who_is_turned_round():
+def test_more_truths_reveal_reversed_annotators():
     """One good annotator, two who are usually wrong: the majority is wrong, and few truths suffice to learn weights."""
     said = labels.of_items(crowd(300, good=0.85, bad=0.2, worse=0.2))
     assert aggregate.aggregate(said, "mean").right(said.gold) < 0.35
@@ -152,7 +152,7 @@ def test_the_command_says_what_truth_is_worth(tmp_path, capsys):
         assert "is not a list of numbers" in capsys.readouterr().err
 
 
-def test_two_orders_that_part_are_no_label():
+def test_two_orders_that_disagree_are_no_label():
     """A judge's verdicts in the two orders of a pair are one label if they agree, and none if they do not."""
     same = (vote("first", "j", shown_first=0), vote("first", "j", shown_first=1))
     parted = (vote("first", "j", shown_first=0), vote("second", "j", shown_first=1))

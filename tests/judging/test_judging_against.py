@@ -63,7 +63,7 @@ def value(board: dict, part: str, **about: str) -> float:
     return line["value"]
 
 
-def test_figures_are_those_of_counting_by_hand(judged):
+def test_figures_match_counting_by_hand(judged):
     board = json.loads((judged / "table.json").read_text())
     rates = {(x["model"], x["by"]): x["value"] for x in board["lines"]}
     assert rates == {
@@ -167,7 +167,7 @@ def test_what_is_refused(tmp_path, capsys):
     assert "holds no votes on these pairs" in capsys.readouterr().err
 
 
-def test_people_count_for_the_named_model_whichever_side_it_stands_on():
+def test_people_count_for_the_named_model_whichever_side_it_is_on():
     first = Item("a", "q", (Response("x", "ours"), Response("y", "theirs")), (Comparison(0, 1, "first"),))
     turned = Item("b", "r", (Response("y", "theirs"), Response("x", "ours")), (Comparison(0, 1, "first"),))
     items = [first, turned]
@@ -180,7 +180,7 @@ def test_people_count_for_the_named_model_whichever_side_it_stands_on():
     assert (alone["win_rate"]["value"], alone["agreement"]) == (1.0, None)
 
 
-def test_a_model_beside_itself_answers_by_other_random_numbers(tmp_path, capsys):
+def test_a_model_against_itself_answers_with_other_random_numbers(tmp_path, capsys):
     """A win rate needs independent answers; with the same random numbers every pair here would be one text twice."""
     for name in ("ours", "theirs"):
         model_folder(tmp_path / name)
@@ -198,7 +198,7 @@ def test_a_model_beside_itself_answers_by_other_random_numbers(tmp_path, capsys)
     assert all(a != b for a, b in answers)
 
 
-def test_a_judge_that_follows_the_slot_or_says_nothing_is_told():
+def test_a_judge_that_follows_the_slot_or_says_nothing_is_reported():
     """Such a judge's win rate of 50 % looks like any other."""
     from afzal.judge.games import Ruling, games_of
     from afzal.judge.summary import summary

@@ -57,7 +57,7 @@ def test_a_rule_judges_every_pair_once(tmp_path, capsys):
     assert {p.name for p in out.iterdir()} >= {"judge_card.html", "judge_card.json", "summary.json"}
 
 
-def test_one_pair_is_said_as_one(tmp_path, capsys):
+def test_one_pair_is_reported_in_the_singular(tmp_path, capsys):
     assert judge(rows(tmp_path / "rows.jsonl", 1), tmp_path / "out", "--judge", "rule:longest") == 0
     said = capsys.readouterr().out
     assert "judge rule:longest: 1 pair of 1 prompt, 1 game\n" in said
@@ -72,14 +72,14 @@ def test_longest_and_shortest_are_each_others_opposite(tmp_path):
     assert (one["win"], one["loss"]) == (two["loss"], two["win"])
 
 
-def test_a_function_of_ones_own(tmp_path, monkeypatch):
+def test_a_users_own_function(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("taste.py").write_text("def yes(prompt, answer):\n    return answer.startswith('yes')\n")
     assert judge(rows(tmp_path / "rows.jsonl"), tmp_path / "out", "--judge", "taste.py:yes") == 0
     assert summary_in(tmp_path / "out")["models"]["win"] == 12
 
 
-def test_people_as_a_judge_and_beside_one(tmp_path):
+def test_people_as_a_judge_and_compared_with_one(tmp_path):
     source = rows(tmp_path / "rows.jsonl")
     assert judge(source, tmp_path / "out", "--judge", f"people:{source}") == 0
     seen = summary_in(tmp_path / "out")
@@ -118,7 +118,7 @@ def test_a_jury_votes_under_its_own_names(tmp_path):
     assert names == {"ali", "dil", "umi", "rule:longest", "rule:shortest"}
 
 
-def test_what_is_required(tmp_path, capsys):
+def test_requirements(tmp_path, capsys):
     source = rows(tmp_path / "rows.jsonl")
     assert judge(source, tmp_path / "out", "--judge", "rule:longest", "--require", "no_verdict_share<=0,pairs>=12") == 0
     assert judge(source, tmp_path / "out", "--judge", "rule:longest", "--require", "models.win_rate>=.9") == 1
@@ -149,7 +149,7 @@ def test_conditions():
         ("kind: http\nmodel: m\nurl: u\nprompts: x\n", "prompts"),
     ],
 )
-def test_a_judge_that_cannot_be_is_refused_in_words(tmp_path, capsys, text, said):
+def test_an_invalid_judge_is_refused_with_a_message(tmp_path, capsys, text, said):
     path = tmp_path / "judge.yaml"
     path.write_text(text)
     assert judge(rows(tmp_path / "rows.jsonl"), tmp_path / "out", "--judge", str(path)) == 2
@@ -349,7 +349,7 @@ def test_a_reward_model_judges_on_the_device_of_all_other_scoring(tmp_path, monk
     assert seen == ["device of auto"]
 
 
-def test_replies_that_could_not_be_read_stand_on_the_page(tmp_path):
+def test_replies_that_could_not_be_read_are_on_the_page(tmp_path):
     """One for each reason first, and only the end of a long one."""
     said = iter(["VERDICT: A or B", "I <b>refuse</b>.", "x" * 5000 + "\nthe end", "VERDICT: A or B"] + ["no"] * 20)
     with scripted() as server:

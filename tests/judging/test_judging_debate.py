@@ -145,7 +145,7 @@ def items() -> list[Item]:
     ]
 
 
-def test_a_debate_gives_ordinary_verdicts_with_its_controls_beside(place):
+def test_a_debate_gives_ordinary_verdicts_and_its_controls(place):
     result = judging.judge_items("debate.yaml", items(), cache=place / "replies.sqlite", voted=items(), resamples=20)
     by_order = {(g.pair.item, g.turned): r for g, r in zip(result.games, result.rulings, strict=True)}
     for k in range(5):  # orders swapped give 1 - p
@@ -163,7 +163,7 @@ def test_a_debate_gives_ordinary_verdicts_with_its_controls_beside(place):
     assert [v.annotator for v in result.rows[0].votes] == ["p", "debate", "debate"]  # controls do not vote
 
 
-def test_a_win_by_half_in_the_order_of_a_judge_that_goes_by_place(place):
+def test_a_judge_that_goes_by_position_wins_half_in_each_order(place):
     Path("place.py").write_text("def decide(prompt, first, second, transcript):\n    return 0.9\n")
     settings = json.loads(Path("debate.yaml").read_text())
     settings["judge"]["function"] = "place.py:decide"
@@ -173,7 +173,7 @@ def test_a_win_by_half_in_the_order_of_a_judge_that_goes_by_place(place):
     assert result.summary["orders"]["consistent"] == 0.0
 
 
-def test_an_assistant_criticises_and_the_unassisted_judge_runs_beside(place):
+def test_an_assistant_criticises_and_the_unassisted_judge_is_a_control(place):
     result = judging.judge_items("assisted.yaml", items(), cache=place / "replies.sqlite", voted=items(), resamples=20)
     assert set(result.summary["controls"]) == {"quotes", "alone"}
     assert result.games[0].transcript == "[Criticism]\n  The first has 3, the second 12."
@@ -231,7 +231,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("changes", "said"), REFUSED)
-def test_what_cannot_be_is_refused(changes, said):
+def test_impossible_settings_are_refused(changes, said):
     whole = {"kind": "debate", "judge": {"kind": "function", "function": "a:b"}}
     whole |= {"debater": {"kind": "function", "function": "a:c"}}
     given = changes if "kind" in changes else whole | changes
@@ -270,7 +270,7 @@ class _Talk(BaseHTTPRequestHandler):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["debate", "assisted"])
-def test_killed_while_others_speak_it_resumes_to_the_same_bytes(tmp_path, kind):
+def test_a_run_killed_during_the_debate_resumes_to_the_same_bytes(tmp_path, kind):
     server: Any = ThreadingHTTPServer(("127.0.0.1", 0), _Talk)
     server.asked, server.lock = [], threading.Lock()
     threading.Thread(target=server.serve_forever, daemon=True).start()
