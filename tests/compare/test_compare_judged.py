@@ -126,9 +126,9 @@ def test_a_judge_is_asked_again_only_where_it_or_the_answers_changed(tmp_path, m
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"judges": {"gold": "rule:longest"}}, "the name of the true reward"),
-        ({"judges": {"a b": "rule:longest"}}, "'a b' has not"),
-        ({"judges": {"j": "${a}"}}, "cannot judge it"),
+        ({"judges": {"gold": "rule:longest"}}, "the same name as the true reward"),
+        ({"judges": {"a b": "rule:longest"}}, "not 'a b'"),
+        ({"judges": {"j": "${a}"}}, "cannot be a judge in it"),
         ({"judges": ["rule:longest"]}, "{name: judge.yaml"),
         ({"judges": {}, "judge_prompts": 4}, "no effect: there are no judges"),
     ],

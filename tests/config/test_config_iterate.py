@@ -66,7 +66,7 @@ def test_adapters_have_their_own_learning_rate():
         ({"preset": "spin", "reward": None, "patience": 2}, "patience has no effect: there is no reward"),
         ({"preset": "spin", "min_margin": 0.5}, "min_margin has no effect: spin"),
         ({"min_gain": 0.1}, "min_gain has no effect: patience is not set"),
-        ({"held_out": 3, "held_out_prompts": "other.jsonl"}, "held_out has no effect beside held_out_prompts"),
+        ({"held_out": 3, "held_out_prompts": "other.jsonl"}, "held_out has no effect with held_out_prompts"),
         ({"lora_alpha": 3.0}, "lora_alpha has no effect"),
         ({"optimizer": "rmsprop", "adam_beta1": 0.5}, "adam_beta1 has no effect"),
         ({"eval_fraction": 0.0, "eval_every_steps": 3}, "eval_every_steps has no effect"),

@@ -38,7 +38,7 @@ FILES = {
     ),
     "a reference that cannot follow": (
         HEAD + "reference: cached\nreference_sync_steps: 5\n",
-        "run.yaml:5: reference_sync_steps needs a frozen copy of all weights that can follow; the reference is cached",
+        "run.yaml:5: reference_sync_steps needs a frozen copy of all weights that can move; the reference is cached",
     ),
     "mixup of nothing": (
         HEAD + "reference_mixup: 1\n",
@@ -46,7 +46,8 @@ FILES = {
     ),
     "a constraint that nothing holds": (
         "method: prefer\nmodel: M\ndata: D\nconstraint: unsafe_mass\nconstraint_tokens: [a]\n",
-        "run.yaml:4: constraint needs constraint_weight (a penalty) or constraint_dual_lr (a multiplier), one of them",
+        "run.yaml:4: constraint needs exactly one of constraint_weight (a penalty) and constraint_dual_lr (a "
+        "multiplier)",
     ),
     "a constraint without its data": (
         "method: prefer\nmodel: M\ndata: D\nconstraint: unsafe_likelihood\nconstraint_weight: 1\n",
@@ -71,7 +72,7 @@ FILES = {
     ),
     "nothing learned at a rate of 0": (
         "method: prefer\nmodel: M\ndata: D\nlearn: nu\nlr: 0\n",
-        "run.yaml:4: learn has no effect: lr is 0, and learned_lr follows its course",
+        "run.yaml:4: learn has no effect: lr is 0, and learned_lr follows its schedule",
     ),
     "arguments": (
         "method: prefer\nmodel: M\ndata: D\nobjective_arg: beta\n",
@@ -118,7 +119,7 @@ FILES = {
     "lora parts": (HEAD + "lora_alpha: 8\n", "run.yaml:4: lora_alpha has no effect: lora_rank is not set"),
     "two held-out sets": (
         HEAD + "eval_data: H\neval_fraction: 0.2\n",
-        "run.yaml:5: eval_fraction has no effect beside eval_data: leave one of them out",
+        "run.yaml:5: eval_fraction has no effect with eval_data: leave one of them out",
     ),
     "patience without data": (
         HEAD + "early_stop_patience: 2\neval_fraction: 0\n",

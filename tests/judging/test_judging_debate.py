@@ -224,7 +224,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"kind": "debate", "judge": {"kind": "rule", "rule": "longest"}}, "reads no arguments|needs judge"),
     ({"kind": "rule", "rule": "longest", "rounds": 2}, "rounds has no effect"),
     ({"prompt": "{{ first }} or {{ second }}?"}, "must name transcript"),
-    ({"temperature": 0.5}, "it belongs to the judge inside"),
+    ({"temperature": 0.5}, "it belongs to the nested judge"),
     ({"debater": {"kind": "http", "model": "m"}}, "kind http needs url"),
     ({"debater": {"kind": "function", "function": "a:b", "max_tokens": 9}}, "max_tokens has no effect"),
 ]

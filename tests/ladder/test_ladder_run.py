@@ -118,7 +118,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"common": {"out": "x"}}, "'out' is set by the ladder itself"),
     ({"train_reward": {"beta": 1}}, "train_reward: unknown setting 'beta'"),
     ({"levels": 0}, "levels"),
-    ({"judge": "judge.yaml"}, "judge cannot be 'judge.yaml'; wanted: settings of its own"),
+    ({"judge": "judge.yaml"}, "judge cannot be 'judge.yaml'; wanted: nested settings"),
     ({"judge": ASSISTED | {"kind": "asisted"}}, "judge: kind cannot be 'asisted'; wanted: one of model, http"),
     ({"judge": ASSISTED | {"ordrs": "both"}}, r"judge: unknown setting 'ordrs' \(did you mean orders"),
     ({"judge": ASSISTED | {"judge": {"function": "a:b"}}}, "judge: judge: the setting 'kind' is missing"),

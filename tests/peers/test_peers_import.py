@@ -134,7 +134,7 @@ def test_defaults_that_differ_are_written_and_named():
     assert "beta" not in defaults, "the same as Afzal's"
     assert "Afzal's is 64" in as_yaml(made)
     assert any(
-        line.strip() == "batch_size: 8 (items per update, of one process; --processes N says of how many)"
+        line.strip() == "batch_size: 8 (items per update, of one process; --processes N for several)"
         for line in summary(made)
     )
 
@@ -193,7 +193,7 @@ def test_the_command_of_trl_is_recognised_or_asked_for(tmp_path):
     named.write_text(given, encoding="utf-8")
     assert import_config(named).settings["objective"] == "orpo"
     assert written(tmp_path, given + "desirable_weight: 2.0\n").settings["method"] == "kto"
-    with pytest.raises(AfzalError, match="not a command of TRL"):
+    with pytest.raises(AfzalError, match="not a supported command of TRL"):
         written(tmp_path, given, method="ppo")
 
 

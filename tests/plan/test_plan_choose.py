@@ -202,7 +202,7 @@ def test_loading_names_itself_where_an_update_would_fit():
     small = replace(H100, memory=32e9)  # an update with frozen weights in bf16 would fit
     error = does_not_fit(job("llama-3.1-8b", rank=16), Layout(recompute="full", tokens=512), small)
     assert "to load the model" in str(error)
-    assert "one device loads all of it in float32" in str(error)
+    assert "one device loads the full model in float32" in str(error)
     assert "several devices" in error.remedy
 
 
@@ -212,7 +212,7 @@ def test_learning_from_rewards_is_planned_for_one_device_or_several(method: str)
     assert found.layout.devices == 1
     found = plan(job("qwen2.5-0.5b", method), H100, Wish(nodes=1, gpus=8), ASSUMED)
     assert found.layout.devices == 8
-    said = any("policy, reference and value model whole" in line for line in assumptions(found))
+    said = any("policy, reference and value model unsharded" in line for line in assumptions(found))
     assert said == (found.layout.shards > 1)
 
 

@@ -317,7 +317,7 @@ def test_what_cannot_be_is_refused(tmp_path):
             r"principle 1: unknown setting 'avoids' \(did you mean avoid",
         ),
         ({"principles": [{"id": "a", "txt": "t"}]}, r"principle 1: unknown setting 'txt' \(did you mean text"),
-        ({"principles": ["No violence."]}, r"principle 1: wanted: settings of its own, such as \{id: peace"),
+        ({"principles": ["No violence."]}, r"principle 1: wanted: nested settings, such as \{id: peace"),
         ({"principles": [{"id": 1, "text": "t"}]}, "principle 1: id cannot be 1; wanted: text, in quotes"),
         ({"principles": [{"id": "a", "text": ""}]}, "principle 1: text is empty"),
         (

@@ -121,7 +121,7 @@ def test_killed_and_resumed_it_ends_with_the_same_bytes(folder: Path, order: str
         ({"inner_steps": 0}, "inner_lr has no effect: there is no inner step"),
         ({"dtype": "bf16"}, "would round inner steps away"),
         ({"order": "maml", "compile": True}, "differentiates twice"),
-        ({"adapter_from": "model"}, "adapter has no effect beside adapter_from"),
+        ({"adapter_from": "model"}, "adapter has no effect with adapter_from"),
     ],
 )
 def test_what_cannot_be_learned_is_refused_by_name(folder: Path, changes: dict[str, Any], said: str):

@@ -257,7 +257,7 @@ def test_a_reward_that_is_not_finite_stops_the_run_before_anything_moves(folder)
     [
         ("rloo", {"n": 1}, "n"),
         ("ppo", {"reference": "cached"}, "cannot be cached"),
-        ("ppo", {"minibatches": 9}, "9 minibatches need as many prompts"),
+        ("ppo", {"minibatches": 9}, "9 minibatches need at least as many prompts"),
         ("ppo", {"epochs": 2.0}, "epochs has no effect"),
         ("ppo", {"kl_horizon": 5}, "kl_horizon has no effect"),
         ("ppo", {"kl_coef": 0, "kl_target": 3}, "kl_target needs a kl_coef"),

@@ -187,7 +187,7 @@ def test_strengths_are_used_by_the_margin_loss_and_named_where_they_are_not(fold
 
 
 def test_a_loss_that_is_none_of_reward_models_is_refused(folder):
-    with pytest.raises(AfzalError, match="not a loss of reward models"):
+    with pytest.raises(AfzalError, match="not a reward-model loss"):
         train(folder, "wrong", objective="dpo")
 
 

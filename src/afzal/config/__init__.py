@@ -1,6 +1,6 @@
 """Typed settings of a run: YAML and ``key=value`` in, a checked and frozen object out, the resolved copy back to YAML.
 
-A key is known or refused, with the nearest known one; so is a key that the chosen method would ignore. Nothing below
+An unknown key is refused with the nearest known one; so is a key that the chosen method would ignore. Nothing below
 the recipes ever sees these objects.
 """
 

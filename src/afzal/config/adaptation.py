@@ -1,4 +1,4 @@
-"""Settings of an adapter that is learned for what a few steps on a new task make of it."""
+"""Settings of an adapter trained to adapt to a new task in a few steps."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class AdaptationSettings(Settings, frozen=True, title="Objective"):
 
     order: Literal["fomaml", "reptile", "maml"] = Field(
         "fomaml",
-        description="Gradient of an update: fomaml (first order), maml (through the inner steps), or reptile.",
+        description="Outer gradient: fomaml (first order), maml (through the inner steps), or reptile.",
     )
     inner_steps: int = Field(3, ge=0, description="Steps of gradient descent on a task's support set.")
     inner_lr: float = Field(0.1, ge=0, description="Learning rate of the inner steps.")
-    support_size: int = Field(8, ge=1, description="Items of a task that its inner steps see.")
+    support_size: int = Field(8, ge=1, description="Items of a task used by its inner steps.")
     query_size: int = Field(
-        16, ge=1, description="Items of other prompts of the task on which the adapted policy is judged."
+        16, ge=1, description="Items on other prompts of the task, on which the adapted policy is evaluated."
     )

@@ -14,7 +14,7 @@ def advice(config: TrainConfig, parameters: int | None = None) -> list[str]:
     """Remarks on values outside the usual ranges: unusual, not wrong.
 
     Args:
-        parameters: how many weights the model has, where that is known.
+        parameters: number of the model's weights, if known.
     """
     notes = []
     kind = config.adapter_kind
@@ -28,7 +28,9 @@ def advice(config: TrainConfig, parameters: int | None = None) -> list[str]:
         high = _SMALL_LR * (10 if config.has_new_adapter else 1)
     if config.lr == 0:
         notes.append("lr is 0: no weight will move")
-    elif config.optimizer != "sgd" and not low <= config.lr <= high:  # steps of gradients' own sizes have no usual rate
+    elif (
+        config.optimizer != "sgd" and not low <= config.lr <= high
+    ):  # sgd steps scale with the gradients: no usual rate
         of = f"{tuning} of a model below 100 million" if small else tuning
         more = "" if parameters is not None else " (models below 100 million weights take up to 3e-3, with LoRA 3e-2)"
         ruin = "; steps of that size usually ruin a model" if config.lr > _RUIN * high else ""
@@ -36,7 +38,7 @@ def advice(config: TrainConfig, parameters: int | None = None) -> list[str]:
             f"lr {config.lr:g} is outside the usual {low:g} to {high:g} for {config.method} on {of}{more}{ruin}"
         )
     if (beta := getattr(config, "beta", None)) is not None and not 0.01 <= beta <= 1:
-        notes.append(f"beta {beta:g} is outside the usual 0.01 to 1; larger stays nearer to the reference")
+        notes.append(f"beta {beta:g} is outside the usual 0.01 to 1; larger stays closer to the reference")
     if not method.small_batches and config.batch_size < 8:
         notes.append(f"batch_size {config.batch_size} is small for {config.method}: 32 to 128 is usual")
     if method.over_optimises and config.epochs > 5:
@@ -49,17 +51,17 @@ def advice(config: TrainConfig, parameters: int | None = None) -> list[str]:
 
 
 def _unsampled(config: PolicyConfig) -> list[str]:
-    """Settings of samples that nobody takes."""
+    """Sample settings without effect, because no samples are drawn."""
     held_out = config.eval_data is not None or config.eval_fraction > 0
     if held_out and config.sample_prompts:
         return []
     keys = ("sample_prompts", *_OF_SAMPLES) if config.sample_prompts else _OF_SAMPLES
     fields = PolicyConfig.model_fields
-    given = [key for key in keys if getattr(config, key) != fields[key].default]
+    changed = [key for key in keys if getattr(config, key) != fields[key].default]
     why = "sample_prompts is 0" if held_out else "nothing is held out"
-    return [f"no effect: {', '.join(given)}, since {why}"] if given else []
+    return [f"no effect: {', '.join(changed)}, since {why}"] if changed else []
 
 
 _SMALL_LR = 3e-3  # of models below 100 million weights, 10 times that with LoRA
-# Adapters of few weights take large steps.
+# Adapters with few weights take large steps.
 _USUAL_LR_OF = {"ia3": (1e-5, 1e-2), "prefix": (1e-4, 0.3), "prompt": (1e-4, 0.3), "p_tuning": (1e-4, 0.3)}

@@ -19,37 +19,41 @@ class AskConfig(Settings, frozen=True):
     n: int = Field(100, ge=1, description="Number of questions to choose.")
     by: AskBy = Field(
         "d_optimal",
-        description="The rule. d_optimal and bald: what teaches the model most. entropy: what it is least sure of. "
-        "information: what settles a leaderboard of models soonest. repeat: pairs on which people disagree. max_margin "
-        "and closest were measured to be worse than random.",
+        description="The rule. d_optimal and bald: pairs that teach the model most. entropy: pairs it is least sure "
+        "of. information: pairs that settle a leaderboard of models soonest. repeat: pairs people disagree on. "
+        "max_margin and closest measured worse than random.",
     )
     random: float = Field(0.1, gt=0, le=1, description="Share of the questions drawn at random.")
     votes: str | None = Field(
         None,
-        description="Votes so far: rows, or a folder of afzal annotate; nobody ignores all votes. Default: those "
-        "in the pool.",
+        description="Votes so far: rows, or a folder of afzal annotate; the word nobody ignores all votes. Default: "
+        "those in the pool.",
     )
     axis: str | None = Field(None, description="Only votes on this axis, such as helpful; default: all, pooled.")
     reward: Names = Field(
         None,
-        description="Scores that the rule uses in place of a linear model: folders of reward models, or "
-        "file.py:function with function(prompt, answer). Several are an ensemble, and so are several heads.",
+        description="Scorers to use instead of the linear model: folders of reward models, or file.py:function with "
+        "function(prompt, answer). Several scorers, or several heads, form an ensemble.",
     )
-    policy: Names = Field(None, description="Policies as scorers, by beta x (log-prob - reference's).")
+    policy: Names = Field(None, description="Policies as scorers: a score is beta x (log-prob - reference log-prob).")
     reference: str | None = Field(None, description="The policies' reference.")
     beta: float = Field(0.1, gt=0, description="The policies' beta.")
     features: str | None = Field(
         None,
-        description="What the linear model sees: words (hashed, the default), rows (extra.features, a list of numbers "
-        "for each response), or a model's folder (its last hidden state).",
+        description="Features of the linear model: words (hashed, the default), rows (extra.features, a list of "
+        "numbers for each response), or a model's folder (its last hidden state).",
     )
-    ridge: float = Field(1.0, gt=0, description="Precision of the linear model's prior; larger trusts votes less.")
-    curve: bool = Field(False, description="Also simulate the rule against random on the pairs with votes.")
-    seeds: int = Field(10, ge=2, description="Simulations of the learning curve.")
+    ridge: float = Field(
+        1.0, gt=0, description="Precision of the linear model's prior; larger values trust votes less."
+    )
+    curve: bool = Field(False, description="Also simulate the rule and random choice on the pairs that have votes.")
+    seeds: int = Field(10, ge=2, description="Number of simulations of the learning curve.")
     labels: int = Field(200, ge=40, description="Labels or votes at the end of the learning curve.")
-    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the random share, of equal scores, and of the curve.")
-    columns: Columns = Field({}, description="Which field of the pool is what, as chosen=good,prompt=question.")
-    data_format: str | None = Field(None, description="Name of the pool's format, when detection is to be overruled.")
+    seed: int = Field(
+        0, ge=0, lt=2**63, description="Seed of the random share, of ties between scores, and of the curve."
+    )
+    columns: Columns = Field({}, description="Field names of the pool by role, as chosen=good,prompt=question.")
+    data_format: str | None = Field(None, description="Name of the pool's format; overrides detection.")
     max_tokens: int = Field(
         1024, ge=2, description="Longest prompt + response that a model reads, in tokens; longer ones are cut."
     )
@@ -59,11 +63,11 @@ class AskConfig(Settings, frozen=True):
 
     @property
     def scorers(self) -> tuple[str, ...]:
-        """Reward models, functions and policies that are given."""
+        """The given reward models, functions and policies."""
         return (*(self.reward or ()), *(self.policy or ()))
 
     @model_validator(mode="after")
-    def _whole(self) -> Self:
+    def _consistent(self) -> Self:
         if (self.policy is None) != (self.reference is None):
             raise ValueError("policy and reference belong together")
         if self.policy is None:

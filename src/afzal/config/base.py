@@ -1,4 +1,4 @@
-"""What all settings have in common: closed to unknown keys, and values that may be written as text."""
+"""The base of all settings: unknown keys are refused, and values may be written as text."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ def members(annotation: Any) -> set[Any]:
 
 
 class Settings(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True):
-    """Any set of settings: frozen, and closed to unknown keys."""
+    """A frozen set of settings that refuses unknown keys."""
 
     @field_validator("*", mode="before")
     @classmethod
-    def _truth_is_no_number(cls, value: Any, info: Any) -> Any:
+    def _bool_is_no_number(cls, value: Any, info: Any) -> Any:
         if isinstance(value, bool) and bool not in members(cls.model_fields[info.field_name].annotation):
             raise PydanticCustomError("truth", "true and false are not numbers")
         return value
 
     def _refuse(self, keys: Iterable[str], because: str) -> None:
-        """Settings that would be ignored must have their defaults."""
+        """Refuse values other than the default for settings that would be ignored."""
         for key in keys:
             if getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"{key} has no effect: {because}")
@@ -61,8 +61,8 @@ def _split_columns(value: Any) -> Any:
 
 
 def _split_arguments(value: Any) -> Any:
-    found = _split_pairs(value, "name=value,name=value, such as beta=0.2")
-    return {k: _number_or_text(v) for k, v in found.items()} if isinstance(found, dict) else found
+    pairs = _split_pairs(value, "name=value,name=value, such as beta=0.2")
+    return {k: _number_or_text(v) for k, v in pairs.items()} if isinstance(pairs, dict) else pairs
 
 
 Columns = Annotated[dict[str, str], BeforeValidator(_split_columns)]
@@ -71,11 +71,11 @@ Names = Annotated[list[str] | None, BeforeValidator(split_names)]
 ObjectiveName = Annotated[
     str,
     Field(
-        description="A name (see afzal objectives), a sum as 0.8*dpo+0.2*bco_pair+1.0*nll, module:function or "
+        description="A name (see afzal objectives), a sum such as 0.8*dpo+0.2*bco_pair+1.0*nll, module:function or "
         "file.py:function."
     ),
 ]
 ObjectiveArguments = Annotated[
     Arguments,
-    Field(description="Parameters of the objective, as beta=0.2; those of one term of a sum as bco_pair.beta=0.05."),
+    Field(description="Parameters of the objective, as beta=0.2; those of one term of a sum, as bco_pair.beta=0.05."),
 ]

@@ -11,7 +11,9 @@ class BoardConfig(Settings, frozen=True):
     """The runs below a folder in the browser."""
 
     folder: str = Field(".", description="Folder whose runs and pages are shown, six levels down.")
-    host: str = Field("127.0.0.1", description="Address to serve at; loopback, so that only this machine reaches it.")
-    port: int = Field(0, ge=0, le=65535, description="Port to serve at; 0 takes a free one.")
-    names: Names = Field(None, description="Further names of the server in the Host header, such as a proxy's.")
+    host: str = Field(
+        "127.0.0.1", description="Address to serve at; the default, loopback, is reachable from this machine only."
+    )
+    port: int = Field(0, ge=0, le=65535, description="Port to serve at; 0 picks a free one.")
+    names: Names = Field(None, description="Additional names to accept in the Host header, such as a proxy's.")
     headless: bool = Field(False, description="Print the address and open no browser.")

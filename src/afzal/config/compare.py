@@ -16,8 +16,8 @@ from .methods import METHODS
 
 Kind = Literal["train", "iterate", "run", "best_of"]
 KINDS: tuple[Kind, ...] = ("train", "iterate", "run", "best_of")
-# What the comparison itself decides, the same for all.
-_OWN = ("out", "seed", "method", "save_every_steps", "keep_checkpoints")
+# Settings that the comparison decides itself, the same for all entries.
+_RESERVED = ("out", "seed", "method", "save_every_steps", "keep_checkpoints")
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 START = "start"
@@ -27,9 +27,9 @@ START = "start"
 class Entry:
     """One method of a comparison.
 
-    ``value`` is the method to train, the objective of rounds, the folder(s) of finished runs, or the numbers n of
-    best-of-n; ``settings`` are those of the method, in which ``${name}`` stands for the folder of another entry's run
-    of the same seed, and ``${start}`` for the start model.
+    ``value`` is the method to train, the objective of rounds, the folder(s) of finished runs, or the values of n for
+    best-of-n. ``settings`` are those of the method: in them ``${name}`` means the folder of another entry's run with
+    the same seed, and ``${start}`` the start model.
     """
 
     name: str
@@ -40,12 +40,12 @@ class Entry:
 
     @property
     def is_policy(self) -> bool:
-        """Whether it gives a policy to be compared; a reward model is a stage for others."""
+        """Whether it yields a policy to compare; a reward model is a stage for other entries."""
         return not (self.kind == "train" and not METHODS[self.value].writes)
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Names of the entries that must be finished before this one."""
+        """Names of the entries that must finish before this one."""
         return tuple(dict.fromkeys(name for name in variables(self.settings) if name != START))
 
 
@@ -59,7 +59,7 @@ def variables(value: Any) -> list[str]:
 
 
 def substituted(value: Any, known: Mapping[str, str]) -> Any:
-    """The value with every ``${name}`` replaced by what ``known`` says of it."""
+    """The value with every ``${name}`` replaced by ``known[name]``."""
     if isinstance(value, str):
         return _VARIABLE.sub(lambda m: known[m[1]], value)
     if isinstance(value, Mapping):
@@ -70,46 +70,48 @@ def substituted(value: Any, known: Mapping[str, str]) -> Any:
 class CompareConfig(MeasuringSettings, frozen=True):
     """Several methods from one start model, on the same prompts, by the same rewards."""
 
-    model: str = Field(description="The start: a model folder, a run folder or a hub id. KL is measured to it.")
-    data: str | None = Field(None, description="Training data of every entry that does not name its own.")
+    model: str = Field(description="The start model: a model folder, a run folder or a hub id. KL is measured to it.")
+    data: str | None = Field(None, description="Training data of every entry that names none.")
     prompts: str = Field(description="Held-out prompts to answer, in any format that training data may have.")
     rewards: dict[str, str] = Field(
-        description="Name -> what gives it: module:function, file.py:function, a reward model's folder, or ${entry}. "
-        "Methods are compared by the first, the true one; the others are shown beside it."
+        description="Name -> source: module:function, file.py:function, a reward model's folder, or ${entry}. "
+        "Methods are compared by the first, the true reward; the others are shown next to it."
     )
     judges: dict[str, str] = Field(
         {},
         description="Name -> a judge, as for afzal judge --judge: judge.yaml, a model folder, rule:longest, "
-        "people:votes.jsonl. Each compares the answers of every two policies and the start.",
+        "people:votes.jsonl. Each compares the answers of every two policies, the start included.",
     )
-    judge_prompts: int | None = Field(None, ge=2, description="Judges see only this many prompts, from the first.")
+    judge_prompts: int | None = Field(
+        None, ge=2, description="Prompts that the judges see, from the first on; default: all."
+    )
     methods: list[dict[str, Any]] = Field(
         description="Entries {name, train: METHOD}, {name, iterate: OBJECTIVE}, {name, run: FOLDER} or "
         "{name, best_of: N}, each with the settings of its method."
     )
     common: dict[str, Any] = Field(
-        {}, description="Settings of every entry whose method has them, unless the entry says otherwise."
+        {}, description="Settings of every entry whose method has them; the entry's own settings override them."
     )
     matched_kl: list[float] | None = Field(
         None,
-        description="KLs in nats at which rewards are compared; default: a quarter, a half and all of what half "
-        "of the methods reach with every seed.",
+        description="KLs in nats at which rewards are compared; default: a quarter, a half and all of the KL that "
+        "half of the methods reach with every seed.",
     )
     kl_budget: float | None = Field(
-        None, gt=0, description="Judge each method by its last snapshot within this KL in nats, not by its last one."
+        None, gt=0, description="Judge each method by its last snapshot within this KL, in nats, not by its last one."
     )
     resamples: int = Field(2000, ge=100, description="Bootstrap resamples of the prompts, for gains within a seed.")
     show_prompts: int = Field(6, ge=0, description="Prompts whose answers the page shows side by side.")
     tokens_per_forward: int = Field(8192, ge=2, description="Tokens per forward pass when answers are measured.")
     max_tokens: int = Field(1024, ge=2, description="Longest prompt + answer, in tokens; longer is refused.")
-    eos_token: str | None = Field(None, description="Token that ends an answer, when not the tokenizer's own EOS.")
+    eos_token: str | None = Field(None, description="Token that ends an answer, if not the tokenizer's EOS.")
     generator: str | None = Field(
         None,
-        description="YAML file of a server that writes the answers (see servers.md), and must follow the policy: "
-        "{policy} in model or reload. The KL is still taken here, along the tokens of its texts.",
+        description="YAML file of a server that writes the answers (see servers.md). It must serve the policy being "
+        "measured: {policy} in model or reload. KL is still computed locally, on the tokens of its texts.",
     )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", description="auto, cpu, cuda, cuda:1 or mps.")
-    out: str = Field("compare", description="Folder of the runs, the measurements and the report.")
+    out: str = Field("compare", description="Folder for the runs, the measurements and the report.")
 
     @field_validator("matched_kl", mode="before")
     @classmethod
@@ -117,12 +119,12 @@ class CompareConfig(MeasuringSettings, frozen=True):
         if value is None:
             return None
         try:
-            found = [float(part) for part in (value if isinstance(value, list) else split_names(str(value)))]
+            kls = [float(part) for part in (value if isinstance(value, list) else split_names(str(value)))]
         except (TypeError, ValueError):
             raise ValueError("write it as [0.5, 1, 2], in nats") from None
-        if not found or min(found) <= 0:
-            raise ValueError("KLs are greater than 0, and there is at least one")
-        return sorted(set(found))
+        if not kls or min(kls) <= 0:
+            raise ValueError("give at least one KL, each greater than 0")
+        return sorted(set(kls))
 
     @field_validator("rewards", mode="before")
     @classmethod
@@ -138,9 +140,11 @@ class CompareConfig(MeasuringSettings, frozen=True):
             raise ValueError("write it as {name: judge.yaml, another: rule:longest}")
         for name, spec in value.items():
             if not _NAME.fullmatch(str(name)):
-                raise ValueError(f"a judge's name has letters, digits, '-', '_', '+' and '.', and {name!r} has not")
+                raise ValueError(f"a judge's name consists of letters, digits, '-', '_', '+' and '.', not {name!r}")
             if variables(spec):
-                raise ValueError(f"{spec!r}: what the comparison trains cannot judge it; put it into rewards")
+                raise ValueError(
+                    f"{spec!r}: a model that the comparison trains cannot be a judge in it; put it into rewards"
+                )
         return {str(k): v for k, v in value.items()}
 
     @field_validator("methods", mode="before")
@@ -151,12 +155,12 @@ class CompareConfig(MeasuringSettings, frozen=True):
         return value
 
     @model_validator(mode="after")
-    def _whole(self) -> Self:
-        found = entries(self)
-        known = {e.name: e for e in found}
-        if len(known) < len(found):
+    def _consistent(self) -> Self:
+        listed = entries(self)
+        known = {e.name: e for e in listed}
+        if len(known) < len(listed):
             raise ValueError("methods: two entries have the same name")
-        ordered(found)
+        ordered(listed)
         for name in variables(self.rewards):
             if name not in known:
                 raise ValueError(f"rewards: there is no entry {name!r} in methods{suggestion(name, known)}")
@@ -165,15 +169,15 @@ class CompareConfig(MeasuringSettings, frozen=True):
         if self.judge_prompts is not None and not self.judges:
             raise ValueError("judge_prompts has no effect: there are no judges")
         if next(iter(self.rewards)) in self.judges:
-            raise ValueError("judges: a judge has the name of the true reward")
+            raise ValueError("judges: a judge has the same name as the true reward")
         if not any(e.is_policy for e in known.values()):
-            raise ValueError("methods: there is nothing to compare, only reward models")
+            raise ValueError("methods: nothing to compare: all entries are reward models")
         if self.common and not any(e.kind in ("train", "iterate") for e in known.values()):
             raise ValueError("common has no effect: no entry of methods is trained")
-        for key in self.common.keys() & set(_OWN):
+        for key in self.common.keys() & set(_RESERVED):
             raise ValueError(f"common: {key!r} is set by the comparison itself")
         if self.generator is not None and "rows_per_batch" in self.model_fields_set:
-            raise ValueError("rows_per_batch has no effect: the server of generator writes the answers")
+            raise ValueError("rows_per_batch has no effect: the generator's server writes the answers")
         if self.snapshots != type(self).model_fields["snapshots"].default and all(
             e.kind == "best_of" for e in known.values()
         ):
@@ -186,46 +190,48 @@ def entries(config: CompareConfig) -> tuple[Entry, ...]:
     return tuple(_entry(place, given) for place, given in enumerate(config.methods, 1))
 
 
-def ordered(found: Sequence[Entry]) -> list[Entry]:
-    """The entries such that each stands behind those it needs, else in their own order.
+def ordered(unordered: Sequence[Entry]) -> list[Entry]:
+    """Sort entries so that each follows those it needs; otherwise keep their order.
 
     Raises:
-        ValueError: an entry needs one that is not there, or itself by way of others.
+        ValueError: an entry needs one that does not exist, or depends on itself.
     """
-    known, placed = {e.name: e for e in found}, dict[str, Entry]()
-    for entry in found:
+    known, placed = {e.name: e for e in unordered}, dict[str, Entry]()
+    for entry in unordered:
         for name in entry.needs:
             if name not in known:
                 raise ValueError(
-                    f"methods: {entry.name} needs {name!r}, and there is no such entry{suggestion(name, known)}"
+                    f"methods: {entry.name} needs {name!r}, but there is no such entry{suggestion(name, known)}"
                 )
             if known[name].kind == "best_of":
-                raise ValueError(f"methods: {entry.name} needs {name!r}, which leaves no folder to start from")
-    while len(placed) < len(found):
-        free = [e for e in found if e.name not in placed and placed.keys() >= set(e.needs)]
+                raise ValueError(f"methods: {entry.name} needs {name!r}, which writes no folder to start from")
+    while len(placed) < len(unordered):
+        free = [e for e in unordered if e.name not in placed and placed.keys() >= set(e.needs)]
         if not free:
-            names = ", ".join(e.name for e in found if e.name not in placed)
+            names = ", ".join(e.name for e in unordered if e.name not in placed)
             raise ValueError(f"methods: these entries wait for each other: {names}")
         placed |= {e.name: e for e in free[:1]}
     return list(placed.values())
 
 
 def _entry(place: int, given: Mapping[str, Any]) -> Entry:
-    """One entry of ``methods``, checked as far as it can be without the settings of its method."""
+    """One entry of ``methods``, checked as far as possible without its method's settings."""
     where = f"entry {place} of methods"
     name = given.get("name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ValueError(f"{where} needs a name of letters, digits, '-', '_', '+' and '.', not {name!r}")
+        raise ValueError(f"{where} needs a name made of letters, digits, '-', '_', '+' and '.', not {name!r}")
     if name == START:
-        raise ValueError(f"{where} cannot be called {START}: that is the start model")
+        raise ValueError(f"{where} cannot be called {START}: that name means the start model")
     kinds: list[Kind] = [k for k in KINDS if k in given]
     if len(kinds) != 1:
-        raise ValueError(f"{where} ({name}) needs one of {', '.join(KINDS)}, and has {', '.join(kinds) or 'none'}")
+        raise ValueError(
+            f"{where} ({name}) needs exactly one of {', '.join(KINDS)}, but has {', '.join(kinds) or 'none'}"
+        )
     kind, label = kinds[0], given.get("label", name)
     settings = {str(k).replace("-", "_"): v for k, v in given.items() if k not in ("name", "label", kind)}
     if not isinstance(label, str) or not label.strip():
-        raise ValueError(f"{where} ({name}): label is a text")
-    for key in settings.keys() & set(_OWN):
+        raise ValueError(f"{where} ({name}): label must be a text")
+    for key in settings.keys() & set(_RESERVED):
         raise ValueError(f"{where} ({name}): {key!r} is set by the comparison itself")
     return Entry(name, kind, _value(where, name, kind, given[kind], settings), label, settings)
 
@@ -233,7 +239,7 @@ def _entry(place: int, given: Mapping[str, Any]) -> Entry:
 def _value(where: str, name: str, kind: Kind, value: Any, settings: Mapping[str, Any]) -> Any:
     if kind == "iterate":
         if not isinstance(value, str) or not value:
-            raise ValueError(f"{where} ({name}): iterate is the objective of its rounds, such as dpo")
+            raise ValueError(f"{where} ({name}): iterate must be the objective of the rounds, such as dpo")
         return value
     if kind == "train":
         if value not in METHODS:
@@ -244,9 +250,11 @@ def _value(where: str, name: str, kind: Kind, value: Any, settings: Mapping[str,
         raise ValueError(f"{where} ({name}): {key!r} has no effect on {kind}")
     if kind == "run":
         if not isinstance(value, str) or not value:
-            raise ValueError(f"{where} ({name}): run is a folder, with {{seed}} in it where there is one for each seed")
+            raise ValueError(
+                f"{where} ({name}): run must be a folder, with {{seed}} in its name if there is one per seed"
+            )
         return value
     numbers = value if isinstance(value, list) else [value]
     if not numbers or not all(isinstance(n, int) and not isinstance(n, bool) and n > 1 for n in numbers):
-        raise ValueError(f"{where} ({name}): best_of is a whole number above 1, or a list of them")
+        raise ValueError(f"{where} ({name}): best_of must be a whole number above 1, or a list of them")
     return tuple(sorted(set(numbers)))

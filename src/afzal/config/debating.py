@@ -1,4 +1,4 @@
-"""The settings of those who argue before a judge: debaters, and assistants that criticise."""
+"""The settings of debaters, who argue before a judge, and of assistants, who criticise the answers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from .base import Settings
 
 TRANSCRIPT = "transcript"
-"""What a prompt must name so that the judge sees what was said."""
+"""The variable that a prompt must name so that the judge sees the arguments."""
 
 DEBATE_PROMPT = """[Question]
 {{ prompt }}
@@ -57,46 +57,50 @@ Quote the texts as <quote>their very words</quote>: quotes are checked."""
 
 
 class DebaterConfig(Settings, frozen=True):
-    """The writer of arguments or criticism: a local model, a server, or a function; of criticism also a reward model,
-    which states its scores, or nobody."""
+    """A writer of arguments or criticism: a local model, a server, or a function. An assistant can also be a reward
+    model, which states its scores, or nobody."""
 
     kind: Literal["model", "http", "function", "reward", "none"] = Field(
-        description="model (a folder), http, or function; for an assistant also reward, a reward model's folder, which "
-        "states its scores, or none, who says nothing."
+        description="model (a folder), http, or function; for an assistant also reward (a reward model's folder, which "
+        "states its scores) or none (says nothing)."
     )
     swapped: bool = Field(
         False,
-        description="For an assistant: reads each answer in the place of the other, so that what it says of one is "
-        "told of the other. An adversary, as a control.",
+        description="For an assistant: read the two answers swapped, so that its criticism of one is reported for the "
+        "other. An adversary, as a control.",
     )
-    model: str | None = Field(None, description="A folder or hub id; for http the model's name at the server.")
-    url: str | None = Field(None, description="Of an OpenAI-compatible server, up to and with /v1.")
+    model: str | None = Field(
+        None, description="A folder or hub id; for http the name that the server has for the model."
+    )
+    url: str | None = Field(None, description="Address of an OpenAI-compatible server, up to and including /v1.")
     key_env: str | None = Field(None, description="The environment variable that holds the server's key.")
     function: str | None = Field(
         None, description="file.py:function(prompt, own, other, side, transcript), which returns a text."
     )
     system: str = Field("", description="The system message; empty for none.")
-    prompt: str = Field("", description="Jinja text with prompt, own, other, side and transcript; default: ours.")
-    temperature: float = Field(0.0, ge=0, description="Of what is written.")
+    prompt: str = Field(
+        "", description="Jinja template with prompt, own, other, side and transcript; default: a built-in one."
+    )
+    temperature: float = Field(0.0, ge=0, description="Sampling temperature; 0 is greedy.")
     max_tokens: int = Field(256, ge=1, description="Longest argument, in tokens.")
-    seed: int = Field(0, ge=0, description="Of what is sampled.")
-    timeout: float = Field(60.0, gt=0, description="Seconds for one request.")
-    attempts: int = Field(5, ge=1, description="Tries of one request before the run stops.")
-    concurrency: int = Field(4, ge=1, description="Requests at once.")
+    seed: int = Field(0, ge=0, description="Seed of the sampling.")
+    timeout: float = Field(60.0, gt=0, description="Timeout in seconds for one request.")
+    attempts: int = Field(5, ge=1, description="Attempts per request before the run stops.")
+    concurrency: int = Field(4, ge=1, description="Concurrent requests.")
 
     @model_validator(mode="after")
-    def _whole(self) -> Self:
+    def _consistent(self) -> Self:
         needed = {"model": ("model",), "http": ("url", "model"), "function": ("function",), "reward": ("model",)}
         for key in needed.get(self.kind, ()):
             if getattr(self, key) is None:
                 raise ValueError(f"kind {self.kind} needs {key}")
-        every = type(self).model_fields
+        fields = type(self).model_fields
         unused = {
             "model": ("url", "key_env", "function", "timeout", "attempts", "concurrency"),
             "http": ("function",),
-            "function": tuple(key for key in every if key not in ("kind", "function", "swapped")),
-            "reward": tuple(key for key in every if key not in ("kind", "model", "swapped")),
-            "none": tuple(key for key in every if key != "kind"),
+            "function": tuple(key for key in fields if key not in ("kind", "function", "swapped")),
+            "reward": tuple(key for key in fields if key not in ("kind", "model", "swapped")),
+            "none": tuple(key for key in fields if key != "kind"),
         }
-        self._refuse(unused[self.kind], f"kind {self.kind} has no use for it")
+        self._refuse(unused[self.kind], f"kind {self.kind} does not use it")
         return self

@@ -1,4 +1,4 @@
-"""What is wrong with a setting, in people's words."""
+"""Say in plain words what is wrong with a setting."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from .training import TrainConfig
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One key and its value as given, and where: ``file:line``, a flag, or nothing.
+    """One key and its value as given, and its source: ``file:line``, a flag, or nothing.
 
-    ``typed`` values come as text from a command line; their field decides whether ``1e-6`` is a number.
+    ``typed`` values were typed on a command line; their field decides whether ``1e-6`` is a number.
     """
 
     key: str
@@ -67,7 +67,7 @@ FOREIGN = {
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """`` (did you mean X?)``, or nothing when no known word is near."""
+    """`` (did you mean X?)``, or an empty text if no known word is close."""
     known = list(known)
     foreign = FOREIGN.get(word)
     near = (
@@ -77,21 +77,21 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     )
     if not near:
         return ""
-    # Slips rarely hit the first letter: of two equally near words, take the one that shares it.
+    # Typos rarely hit the first letter: of two equally close words, take the one that shares it.
     best = max(near, key=lambda k: (SequenceMatcher(None, k, word).ratio(), k[0] == word[0]))
     return f" (did you mean {best}?)"
 
 
 def unknown(kind: type[Settings], setting: Setting, given: Mapping[str, Setting]) -> AfzalError:
-    """A key that ``kind`` does not have: a typing slip, or a setting of other methods."""
+    """The error for a key that ``kind`` does not have: a typo, or a setting of other methods."""
     owners = [name for name, config in CONFIGS.items() if setting.key in config.model_fields]
     if owners and issubclass(kind, TrainConfig):
         method = given["method"].value
         what = f"the setting {setting.key!r} has no effect on {method} (only on {', '.join(owners)})"
         by_name = f"objective_arg: {{{setting.key}: ...}}, if the objective has it"
         return AfzalError(what, where=setting.where, remedy=by_name if method == "prefer" else "leave it out")
-    beside = {key for key, other in given.items() if _source(other) == _source(setting)}
-    free = kind.model_fields.keys() - beside  # what a file says can be meant by a word of the command line
+    taken = {key for key, other in given.items() if _source(other) == _source(setting)}
+    free = kind.model_fields.keys() - taken  # a flag may mean a key that the file has already set
     return AfzalError(f"unknown setting {setting.key!r}{suggestion(setting.key, sorted(free))}", where=setting.where)
 
 
@@ -100,7 +100,7 @@ def _source(setting: Setting) -> str:
 
 
 def explain(kind: type[Settings], error: ValidationError, given: Mapping[str, Setting]) -> AfzalError:
-    """What pydantic found, as one error in the order of the settings; missing ones last."""
+    """Pydantic's findings as one error, in the order of the settings; missing ones last."""
     details = error.errors(include_url=False)
     missing = [str(d["loc"][0]) for d in details if d["type"] == "missing" and len(d["loc"]) == 1]
     faults = [_fault(kind, d, given) for d in details if d["type"] != "missing" or len(d["loc"]) > 1]
@@ -115,20 +115,20 @@ def explain(kind: type[Settings], error: ValidationError, given: Mapping[str, Se
 def _fault(kind: type[Settings], detail: Any, given: Mapping[str, Setting]) -> AfzalError:
     said = str(detail["ctx"]["error"]) if detail["type"] == "value_error" else ""
     if not detail["loc"]:
-        # A rule over several settings: point at the first one that its sentence names. What is missing has no place.
-        found = (
+        # A rule over several settings: point at the first one that its sentence names. A missing one has no place.
+        named = (
             {}
             if re.match(r"\w+ is missing", said)
             else {m.start(): s for key, s in given.items() if (m := re.search(rf"\b{key}\b", said))}
         )
-        return AfzalError(said, where=found[min(found)].where if found else "")
+        return AfzalError(said, where=named[min(named)].where if named else "")
     key = str(detail["loc"][0])
     setting = given.get(key, Setting(key, detail["input"]))
     inner = _inner(kind.model_fields[key])
     if inner is not None and (len(detail["loc"]) > 1 or said):
         return AfzalError(_inside(inner, detail["loc"][1:], detail, key, said), where=setting.where)
     if said and isinstance(setting.value, list | dict) and any(isinstance(v, list | dict) for v in setting.value):
-        return AfzalError(f"{key}: {said}", where=setting.where)  # a long value says nothing that the sentence does not
+        return AfzalError(f"{key}: {said}", where=setting.where)  # a long value would add nothing to the sentence
     wanted = said or f"wanted: {_allowed(kind.model_fields[key])}"
     near = ""
     for member in members(kind.model_fields[key].annotation):
@@ -138,13 +138,13 @@ def _fault(kind: type[Settings], detail: Any, given: Mapping[str, Setting]) -> A
 
 
 def _inner(field: FieldInfo | None) -> type[BaseModel] | None:
-    """The class of settings that a field holds; None where it holds a plain value."""
+    """The settings class that a field holds; None for a plain value."""
     kinds = members(field.annotation) if field is not None else ()
     return next((m for m in kinds if isinstance(m, type) and issubclass(m, BaseModel)), None)
 
 
 def _inside(kind: type[BaseModel], loc: Sequence[Any], detail: Any, path: str, said: str) -> str:
-    """What is wrong with settings inside a setting, which ``path`` names."""
+    """Say what is wrong inside the nested settings that ``path`` names."""
     if not loc:
         return f"{path}: {said}"
     key, field = str(loc[0]), kind.model_fields.get(str(loc[0]))
@@ -162,16 +162,18 @@ _SHOWN = 10
 
 
 def joined(faults: Sequence[AfzalError]) -> AfzalError:
-    """One error out of several."""
+    """Several errors joined into one."""
     if len(faults) == 1:
         return faults[0]
     lines = [f"  {line}" for fault in faults[:_SHOWN] for line in str(fault).splitlines()]
-    more = [f"  and {len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else []  # a file for another command
+    more = (
+        [f"  and {len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else []
+    )  # many: probably a file for another command
     return AfzalError("\n".join([f"{len(faults)} settings are wrong:", *lines, *more]))
 
 
 def shown(value: Any) -> str:
-    """A value as one writes it in YAML."""
+    """A value as it is written in YAML."""
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else repr(value)
@@ -182,7 +184,7 @@ _BOUNDS = (("ge", "of at least"), ("gt", "greater than"), ("le", "up to"), ("lt"
 
 
 def _allowed(field: FieldInfo) -> str:
-    """What a field takes, in words: ``a whole number of at least 1, or null``."""
+    """The values that a field takes, in words: ``a whole number of at least 1, or null``."""
     kinds = members(field.annotation)
     words = [_word(m) for m in sorted(kinds - {type(None)}, key=str)]
     bounds = [
@@ -205,5 +207,5 @@ def _word(member: Any) -> str:
     if get_origin(member) is list:
         return "names such as q_proj,v_proj"
     if isinstance(member, type) and issubclass(member, BaseModel):
-        return "settings of its own, such as {kind: ...}" if "kind" in member.model_fields else "settings of its own"
+        return "nested settings, such as {kind: ...}" if "kind" in member.model_fields else "nested settings"
     return _WORDS[member]

@@ -10,7 +10,7 @@ from .sections import HubSettings
 
 
 class ExportConfig(HubSettings, frozen=True):
-    """An adapter's folder as a model that plain `transformers` loads."""
+    """An adapter merged into a model that plain `transformers` loads."""
 
     model: str = Field(description="The adapter: a run folder, an adapter's folder or a hub id.")
     out: str = Field(description="Folder for the model; must not exist.")
@@ -20,10 +20,12 @@ class ExportConfig(HubSettings, frozen=True):
     rows: int = Field(32, ge=1, description="Items of data to compare on.")
     dtype: Literal["auto", "fp32", "bf16"] = Field(
         "auto",
-        description="Number format of the saved weights; auto is bf16 where that is the base model's, else fp32.",
+        description="Number format of the saved weights; auto is bf16 if the base model's is, else fp32.",
     )
     tolerance: float | None = Field(
-        None, gt=0, description="Largest difference of a token's log-prob, in nats; default 1e-3, in bf16 0.15."
+        None,
+        gt=0,
+        description="Largest allowed difference in a token's log-prob, in nats; default 1e-3, with bf16 0.15.",
     )
     max_tokens: int = Field(
         1024, ge=2, description="Longest prompt + response of data, in tokens; longer ones are cut."

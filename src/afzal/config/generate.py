@@ -11,7 +11,7 @@ from .serving import is_server
 
 
 class GenerateConfig(Settings, frozen=True):
-    """Answers of a model to one prompt or to a file of prompts."""
+    """A model's answers to one prompt or to a file of prompts."""
 
     model: str = Field(
         description="The model: a run folder, a model folder or a hub id; or the YAML file of a server that answers."
@@ -22,16 +22,16 @@ class GenerateConfig(Settings, frozen=True):
     max_new_tokens: int = Field(256, ge=1, description="Longest answer, in tokens.")
     min_new_tokens: int = Field(0, ge=0, description="Tokens before an answer may end.")
     temperature: float = Field(1.0, ge=0, description="Temperature; 0 is greedy.")
-    top_p: float = Field(1.0, gt=0, le=1, description="Sample from the likeliest tokens of this total probability.")
-    top_k: int | None = Field(None, ge=1, description="Sample from this many likeliest tokens.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Sample from the likeliest tokens with this total probability.")
+    top_k: int | None = Field(None, ge=1, description="Sample from this many of the likeliest tokens.")
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of the sampling.")
     batch_size: int = Field(
-        64, ge=1, description="Answers sampled at a time; a matter of speed and memory, not of what is said."
+        64, ge=1, description="Answers sampled at a time; affects speed and memory, not the answers."
     )
     dtype: Literal["fp32", "bf16"] = Field("fp32", description="Number format of the weights.")
     engine: Literal["auto", "stock", "vllm"] = Field(
         "auto",
-        description="auto reads a prompt once for all its answers where that is exact; stock reads it for each one; "
+        description="auto reads a prompt once for all its answers if that is exact; stock reads it for each one; "
         "vllm has been tested with a stand-in only, never with vLLM itself.",
     )
     out: str | None = Field(None, description="JSONL file for the answers; default: print them.")
@@ -45,5 +45,5 @@ class GenerateConfig(Settings, frozen=True):
         if self.min_new_tokens > self.max_new_tokens:
             raise ValueError("min_new_tokens is above max_new_tokens")
         if is_server(self.model):
-            self._refuse(("engine", "dtype", "batch_size"), "a server answers, in its own way")
+            self._refuse(("engine", "dtype", "batch_size"), "a server writes the answers")
         return self

@@ -1,4 +1,4 @@
-"""The settings of a judge: one YAML file each."""
+"""The settings of a judge, one YAML file per judge."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ How good is the answer? End with one line: SCORE: and a whole number from 1 to 1
 
 
 class JsonVerdict(BaseModel, frozen=True, extra="forbid"):
-    """The reply is one JSON object, and one of its fields names the better answer."""
+    """The reply is one JSON object with a field that names the better answer."""
 
-    path: str = Field("winner", description="The field, as a.b for a field of a field.")
-    values: dict[str, Named] = Field({"A": "first", "B": "second", "TIE": "tie"}, description="What its values mean.")
+    path: str = Field("winner", description="The field; a.b for a nested one.")
+    values: dict[str, Named] = Field({"A": "first", "B": "second", "TIE": "tie"}, description="Meaning of its values.")
 
 
 class ScoreVerdict(BaseModel, frozen=True, extra="forbid"):
-    """Each answer is judged alone, and the last line of the reply holds its score."""
+    """Each answer is judged alone, and the last line of the reply states its score."""
 
     pattern: str = Field(
-        r"(?i:SCORE): (\d+(?:\.\d+)?)(?:/10)?", description="What the last line must be; its group is the score."
+        r"(?i:SCORE): (\d+(?:\.\d+)?)(?:/10)?", description="Pattern of the last line; its group is the score."
     )
     order: Literal["larger", "smaller"] = Field("larger", description="Which score is better.")
 
@@ -61,7 +61,7 @@ class ScoreVerdict(BaseModel, frozen=True, extra="forbid"):
 
 
 class Verdict(BaseModel, frozen=True, extra="forbid"):
-    """How a reply is read: exactly one way."""
+    """How a reply is read; exactly one way is set."""
 
     choices: dict[str, Named] | None = Field(None, description="Words of the last line, VERDICT: word.")
     json_: JsonVerdict | None = Field(default=None, validation_alias="json", serialization_alias="json")
@@ -69,8 +69,8 @@ class Verdict(BaseModel, frozen=True, extra="forbid"):
 
     @model_validator(mode="after")
     def _one(self) -> Self:
-        given = [way for way in (self.choices, self.json_, self.score) if way is not None]
-        if len(given) != 1:
+        ways = [way for way in (self.choices, self.json_, self.score) if way is not None]
+        if len(ways) != 1:
             raise ValueError("verdict needs exactly one of choices, json and score")
         if self.choices is not None and not {"first", "second"} <= set(self.choices.values()):
             raise ValueError("choices must have a word for first and one for second")
@@ -80,50 +80,55 @@ class Verdict(BaseModel, frozen=True, extra="forbid"):
 class JudgeConfig(Settings, frozen=True):
     """A judge of two answers."""
 
-    name: str | None = Field(None, description="Who judges, in votes and tables; default: the file's name.")
+    name: str | None = Field(None, description="The judge's name in votes and tables; default: the file's name.")
     kind: Kind = Field(
         description="model (log-probs of the verdicts), http, reward, policy, rule, function, debate or assisted."
     )
-    model: str | None = Field(None, description="A folder or hub id; for http the model's name at the server.")
-    url: str | None = Field(None, description="Of an OpenAI-compatible server, up to and with /v1.")
+    model: str | None = Field(
+        None, description="A folder or hub id; for http the name that the server has for the model."
+    )
+    url: str | None = Field(None, description="Address of an OpenAI-compatible server, up to and including /v1.")
     key_env: str | None = Field(None, description="The environment variable that holds the server's key.")
     reference: str | None = Field(
-        None, description="For kind policy: the model before training. Default: the one that the run folder names."
+        None, description="For kind policy: the model before training. Default: the one named by the run folder."
     )
     beta: float | None = Field(
-        None, gt=0, description="For kind policy: of its implicit reward. Default: the run's, else 0.1."
+        None, gt=0, description="For kind policy: beta of its implicit reward. Default: the run's, else 0.1."
     )
     rule: Literal["longest", "shortest", "regex"] | None = Field(None, description="What a rule prefers.")
-    pattern: str | None = Field(None, description="For rule: regex: the answer in which it is found is better.")
+    pattern: str | None = Field(None, description="For rule regex: the answer that matches is better.")
     function: str | None = Field(None, description="file.py:function(prompt, answer), which returns a number.")
     judge: JudgeConfig | None = Field(
         None,
-        description="For kinds debate and assisted: who decides in the end, a judge of kind model, http or function, "
-        "which is file.py:function(prompt, first, second, transcript): the probability that the first is better.",
+        description="For kinds debate and assisted: the judge that decides in the end, of kind model, http or "
+        "function: file.py:function(prompt, first, second, transcript) returns the probability that the first is "
+        "better.",
     )
-    debater: DebaterConfig | None = Field(None, description="For kind debate: who argues, for either side.")
+    debater: DebaterConfig | None = Field(None, description="For kind debate: the writer of both sides' arguments.")
     assistant: DebaterConfig | None = Field(
-        None, description="For kind assisted: who criticises both answers, or states scores of a reward model."
+        None, description="For kind assisted: the one that criticises both answers, or states a reward model's scores."
     )
-    rounds: int = Field(1, ge=1, description="Of a debate; both sides argue at once, and see the rounds before.")
+    rounds: int = Field(
+        1, ge=1, description="Rounds of a debate; both sides argue at the same time and see the earlier rounds."
+    )
     system: str = Field(SYSTEM, description="The system message; empty for none.")
-    prompt: str = Field("", description="Jinja text with prompt, first and second (for scores: prompt and answer).")
+    prompt: str = Field("", description="Jinja template with prompt, first and second (for scores: prompt and answer).")
     verdict: Verdict = Field(
         Verdict(choices={"A": "first", "B": "second", "TIE": "tie"}), description="How a reply is read."
     )
     own: str | None = Field(
-        None, description="The source of answers of its own model, for self-preference; default: the model's name."
+        None, description="Source name of the judge's own answers, for self-preference; default: the model's name."
     )
-    orders: Literal["both", "random", "first"] = Field("both", description="In which order two answers are shown.")
-    samples: int = Field(1, ge=1, description="Replies to each question.")
-    temperature: float = Field(0.0, ge=0, description="Of the replies.")
+    orders: Literal["both", "random", "first"] = Field("both", description="Order in which the two answers are shown.")
+    samples: int = Field(1, ge=1, description="Replies per question.")
+    temperature: float = Field(0.0, ge=0, description="Temperature of the replies.")
     max_tokens: int = Field(512, ge=1, description="Longest reply, in tokens.")
-    seed: int = Field(0, ge=0, description="Of random orders and of sampled replies.")
-    timeout: float = Field(60.0, gt=0, description="Seconds for one request.")
-    attempts: int = Field(5, ge=1, description="Tries of one request before the run stops.")
-    concurrency: int = Field(4, ge=1, description="Requests at once.")
-    price_in: float | None = Field(None, ge=0, description="Of a million tokens asked, in your currency.")
-    price_out: float | None = Field(None, ge=0, description="Of a million tokens answered.")
+    seed: int = Field(0, ge=0, description="Seed of random orders and of sampled replies.")
+    timeout: float = Field(60.0, gt=0, description="Timeout in seconds for one request.")
+    attempts: int = Field(5, ge=1, description="Attempts per request before the run stops.")
+    concurrency: int = Field(4, ge=1, description="Concurrent requests.")
+    price_in: float | None = Field(None, ge=0, description="Price per million input tokens, in your currency.")
+    price_out: float | None = Field(None, ge=0, description="Price per million output tokens.")
 
     @model_validator(mode="after")
     def _argued(self) -> Self:
@@ -138,20 +143,20 @@ class JudgeConfig(Settings, frozen=True):
             raise ValueError(f"a judge of kind {self.judge.kind} reads no arguments: choose model, http or function")
         if self.judge.verdict.score is not None:
             raise ValueError(
-                "a judge that scores each answer alone hears no debate: use verdict.choices or verdict.json"
+                "a judge that scores each answer alone sees no debate: use verdict.choices or verdict.json"
             )
         if self.prompt and TRANSCRIPT not in self.prompt:
-            raise ValueError("prompt must name transcript, or the judge sees nothing of what was argued")
+            raise ValueError("prompt must name transcript, or the judge sees no arguments")
         if self.debater is not None and (self.debater.kind in ("reward", "none") or self.debater.swapped):
             raise ValueError("debater: kinds reward and none, and swapped, are for an assistant")
         used = ("assistant",) if self.kind == "debate" else ("debater", "rounds")
-        self._refuse(used, f"it is of no use to kind {self.kind}")
+        self._refuse(used, f"kind {self.kind} does not use it")
         inside = ("model", "url", "key_env", "rule", "function", "system", "verdict", "temperature", "max_tokens")
-        self._refuse((*inside, "price_in", "price_out"), "it belongs to the judge inside")
+        self._refuse((*inside, "price_in", "price_out"), "it belongs to the nested judge")
         return self
 
     @model_validator(mode="after")
-    def _whole(self) -> Self:
+    def _consistent(self) -> Self:
         needs = {
             "model": "model",
             "http": "url",
@@ -189,5 +194,5 @@ class JudgeConfig(Settings, frozen=True):
 
 
 def prompt_after(settings: JudgeConfig) -> str:
-    """What the judge inside is asked once somebody has argued, or an assistant has spoken."""
+    """The prompt of the nested judge, once the debaters or the assistant have written."""
     return settings.prompt or (ASSISTED_PROMPT if settings.kind == "assisted" else DEBATE_PROMPT)

@@ -1,4 +1,4 @@
-"""The settings of a ladder: a judge whose assistant is what the level below has trained."""
+"""The settings of a ladder: a judge assisted by a model that the level below trained."""
 
 from __future__ import annotations
 
@@ -13,22 +13,20 @@ from .judging import JudgeConfig
 from .methods import CONFIGS
 
 ASSISTANTS = {"reward": "${reward}", "model": "${policy}"}
-"""By the kind of an assistant, what its ``model`` must be: it stands for what the level below has trained."""
-_OWN = ("method", "model", "data", "eval_data", "out", "seed")  # what the ladder decides itself
+"""The required ``model`` of an assistant by its kind; it means the model trained on the level below."""
+_RESERVED = ("method", "model", "data", "eval_data", "out", "seed")  # decided by the ladder itself
 
 
 class LadderConfig(Settings, frozen=True):
     """Recursive reward modelling: levels 0 to ``levels``, each assisted by the one below."""
 
     model: str = Field(
-        description="The start: a model folder, a run folder or a hub id. Every reward model and the first policy "
-        "start from it; each later policy starts from the one below."
+        description="The start model: a model folder, a run folder or a hub id. Every reward model and the first "
+        "policy start from it; each later policy starts from the one below."
     )
-    data: str = Field(
-        description="Pairs of answers, which the judge labels on every level. Their own votes are unused."
-    )
+    data: str = Field(description="Pairs of answers for the judge to label on every level. Their votes are not used.")
     eval_data: str = Field(
-        description="Pairs whose better answer is known, from gold or from votes. Every level is measured on them, and "
+        description="Pairs whose better answer is known, from gold or from votes. Every level is measured on them; "
         "none is trained on their prompts."
     )
     judge: JudgeConfig = Field(
@@ -36,13 +34,13 @@ class LadderConfig(Settings, frozen=True):
         "{kind: model, model: ${policy}}: the reward model or the policy of the level below. On level 0 the judge "
         "decides alone."
     )
-    levels: int = Field(2, ge=1, description="The highest level. One more continues a finished ladder.")
-    train_reward: dict[str, Any] = Field({}, description="Settings of the training of the reward models.")
-    train_policy: dict[str, Any] = Field({}, description="Settings of the training of the policies, by DPO.")
-    common: dict[str, Any] = Field({}, description="Settings of both trainings, unless they say otherwise.")
-    seed: int = Field(0, ge=0, description="Of the trainings.")
-    resamples: int = Field(1000, ge=2, description="Resamples of whole prompts, for the intervals.")
-    out: str = Field("ladder", description="Folder of the levels and the report.")
+    levels: int = Field(2, ge=1, description="The highest level. A higher number continues a finished ladder.")
+    train_reward: dict[str, Any] = Field({}, description="Settings for training the reward models.")
+    train_policy: dict[str, Any] = Field({}, description="Settings for training the policies, by DPO.")
+    common: dict[str, Any] = Field({}, description="Settings for both; train_reward and train_policy override them.")
+    seed: int = Field(0, ge=0, description="Seed of the training runs.")
+    resamples: int = Field(1000, ge=2, description="Bootstrap resamples of the prompts, for the intervals.")
+    out: str = Field("ladder", description="Folder for the levels and the report.")
 
     @model_validator(mode="after")
     def _climbs(self) -> Self:
@@ -55,7 +53,7 @@ class LadderConfig(Settings, frozen=True):
             wanted = " or ".join(f"{{kind: {kind}, model: {model}}}" for kind, model in ASSISTANTS.items())
             raise ValueError(f"judge: assistant must be {wanted}, or no level would learn from the one below")
         if assistant.swapped:
-            raise ValueError("judge: swapped has no effect: on every level such an assistant runs beside")
+            raise ValueError("judge: swapped has no effect: a swapped assistant runs on every level anyway")
         return self
 
     @model_validator(mode="after")
@@ -68,7 +66,7 @@ class LadderConfig(Settings, frozen=True):
 
     def _refuse_unknown(self, where: str, given: dict[str, Any], fields: Any) -> None:
         for key in given:
-            if key in _OWN:
+            if key in _RESERVED:
                 raise ValueError(f"{where}: {key!r} is set by the ladder itself")
             if key not in fields:
                 raise ValueError(f"{where}: unknown setting {key!r}{suggestion(key, fields)}")
@@ -77,8 +75,8 @@ class LadderConfig(Settings, frozen=True):
         """The judge of a level above 0.
 
         Args:
-            folder: of the level below; its run of the kind that the assistant names is the assistant.
-            changes: to the assistant, such as ``swapped``.
+            folder: the level below; its run of the assistant's kind is the assistant.
+            changes: changes to the assistant, such as ``swapped``.
         """
         assistant = self.judge.assistant
         assert assistant is not None
@@ -86,5 +84,5 @@ class LadderConfig(Settings, frozen=True):
         return self.judge.model_copy(update={"assistant": assistant.model_copy(update={"model": model, **changes})})
 
     def alone(self) -> JudgeConfig:
-        """The judge of level 0, whom nobody assists."""
+        """The judge of level 0, without an assistant."""
         return self.judge.model_copy(update={"assistant": DebaterConfig.model_validate({"kind": "none"})})

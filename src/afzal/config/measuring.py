@@ -1,4 +1,4 @@
-"""How policies are measured on held-out prompts, where several are compared."""
+"""Settings of how policies are measured on held-out prompts when several are compared."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from .base import Settings, split_names
 
 
 class MeasuringSettings(Settings, frozen=True):
-    """Prompts, seeds, and the answers to each prompt."""
+    """Prompts, seeds, and answers per prompt."""
 
-    max_prompts: int | None = Field(None, ge=2, description="Use only this many of the prompts, from the first.")
-    seeds: list[int] = Field(
-        [0, 1, 2], description="Each training is made, and its answers are drawn, once for each seed."
+    max_prompts: int | None = Field(
+        None, ge=2, description="Use only this many prompts, from the first on; default: all."
     )
+    seeds: list[int] = Field([0, 1, 2], description="Seeds; training and sampling are done once for each.")
     samples: int = Field(
-        4, ge=2, description="Answers per prompt, seed and snapshot; win rates need 2, drawn independently."
+        4, ge=2, description="Answers per prompt, seed and snapshot; win rates need 2, sampled independently."
     )
     sample_tokens: int = Field(64, ge=1, description="Longest answer, in tokens.")
     temperature: float = Field(1.0, gt=0, description="Temperature of the answers, and of both sides of the KL.")
     snapshots: int = Field(5, ge=1, description="Points along each training at which the policy is measured.")
-    rows_per_batch: int = Field(128, ge=1, description="Answers sampled at a time; a matter of speed and memory.")
+    rows_per_batch: int = Field(128, ge=1, description="Answers sampled at a time; affects speed and memory.")
 
     @field_validator("seeds", mode="before")
     @classmethod
     def _seeds(cls, value: Any) -> Any:
-        """``0,1,2`` is a list, and so is a single number."""
+        """Read ``0,1,2`` or a single number as a list."""
         if isinstance(value, int) and not isinstance(value, bool):
             return [value]
         try:

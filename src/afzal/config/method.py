@@ -1,4 +1,4 @@
-"""What Afzal knows of a training method, in one value: the command line, plans, pages and model cards read it."""
+"""A training method's description, read by the command line, plans, pages and model cards."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from afzal.objectives.advantages import Answered
 
 Expression = tuple[str, Mapping[str, Any]]
-"""An objective of the registry or a sum of them, and the parameters that the settings give it."""
+"""A registered objective or a sum of them, and its parameters from the settings."""
 
 
 @dataclass(frozen=True, slots=True)
 class Paper:
-    """Where a method comes from, as a model card cites it."""
+    """The paper that introduced a method, as a model card cites it."""
 
     key: str
     title: str
@@ -30,17 +30,17 @@ class Paper:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a plan has to count for one item of a method.
+    """What a plan counts for one item of a method.
 
     Attributes:
-        responses: to each prompt, where the data do not say.
+        responses: responses per prompt, if the data do not say.
         reference: whether a reference's log-probs are needed.
-        estimates: further forward passes of an update per response token, such as KTO's other prompts.
-        scalar: one score per response, in place of logits.
-        value: a value model trains beside the policy.
-        reward_model: the answers may be scored by a further model.
-        online: answers are sampled during the training.
-        alone: one process trains it, whatever there is.
+        estimates: additional forward passes of an update per response token, such as KTO's other prompts.
+        scalar: whether the model outputs one score per response instead of logits.
+        value: whether a value model trains alongside the policy.
+        reward_model: whether a further model may score the answers.
+        online: whether answers are sampled during training.
+        alone: whether a single process trains it, however many there are.
     """
 
     responses: int
@@ -54,8 +54,8 @@ class Cost:
 
 
 Advantages = Callable[["Answered", Any, float], "dict[str, Tensor]"]
-"""``(answers, settings, kl_coef) -> numbers of every token``, ``[N, L]`` float64 each: ``advantage``, and what else the
-loss reads beside the log-probs of the time of writing."""
+"""``(answers, settings, kl_coef) -> per-token numbers``, ``[N, L]`` float64 each: ``advantage``, and whatever else the
+loss reads in addition to the log-probs at sampling time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,18 +65,18 @@ class Method:
     Attributes:
         name: as in ``afzal train NAME``.
         line: one sentence for the command line.
-        title: as a page names it, and ``full`` as a model card does; empty where its objective names it.
-        settings: its typed settings; which of :class:`TrainConfig`'s capabilities they have decides what is built.
-        objective: the objective, from the settings.
+        title: its name on a page; ``full`` is its name on a model card. Empty if its objective gives the name.
+        settings: its typed settings; the capabilities of :class:`TrainConfig` that they have decide what is built.
+        objective: returns the objective for given settings.
         cost: what a plan counts.
-        paper: where it comes from.
-        unit: what its objective judges, unless a run says so itself.
-        advantages: of a method that learns from rewards.
+        paper: the paper that introduced it.
+        unit: the unit of its objective, unless a run states it.
+        advantages: for a method that learns from rewards.
         usual_lr: the usual range of the peak learning rate with all weights and with a low-rank adapter, for models of
             1B to 70B parameters.
         small_batches: whether fewer than eight items per update are usual.
         over_optimises: whether more than a few epochs over one data set are usually too many.
-        next: words of the command that makes sense after a sound run, from its folder and its data.
+        next: returns the words of the next sensible command after a sound run, given its folder and its data.
     """
 
     name: str
@@ -101,5 +101,5 @@ class Method:
 
     @property
     def writes(self) -> bool:
-        """Whether it trains a model that writes, and not one that scores."""
+        """Whether it trains a model that writes rather than one that scores."""
         return not self.cost.scalar

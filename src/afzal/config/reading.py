@@ -1,4 +1,4 @@
-"""From YAML, ``key=value`` and Python values to a checked configuration, and back to YAML."""
+"""Read YAML, ``key=value`` and Python values into a checked configuration, and write it back as YAML."""
 
 from __future__ import annotations
 
@@ -62,7 +62,11 @@ def resolve(settings: Sequence[Setting]) -> TrainConfig:
 
 
 def method_of(settings: Sequence[Setting]) -> str:
-    """The method that settings name, refused in words when they name none or an unknown one."""
+    """The method that the settings name.
+
+    Raises:
+        AfzalError: they name none, or an unknown one.
+    """
     chosen = next((s for s in reversed(settings) if s.key == "method"), None)
     if chosen is None:
         where = settings[0].where.rpartition(":")[0] if settings else ""
@@ -81,10 +85,10 @@ C = TypeVar("C", bound=Settings)
 
 
 def build(kind: type[C], settings: Sequence[Setting]) -> C:
-    """An object of ``kind`` from settings, the last of a key winning.
+    """An object of ``kind`` from settings; the last value of a key wins.
 
     Raises:
-        AfzalError: an unknown key, or values that do not fit, in people's words.
+        AfzalError: an unknown key, or invalid values.
     """
     if "activation_checkpointing" in kind.model_fields:
         settings = [_renamed(s) for s in settings]
@@ -99,12 +103,12 @@ def build(kind: type[C], settings: Sequence[Setting]) -> C:
         raise explain(kind, error, latest) from None
 
 
-# A switch of other trainers, as a choice of activation_checkpointing
+# The switch of other trainers as a choice of activation_checkpointing
 _SWITCH = {"true": "full", "false": "none", "null": "auto", "none": "auto"}
 
 
 def _renamed(setting: Setting) -> Setting:
-    """``gradient_checkpointing``, which people know from the Trainer of transformers, under its name here.
+    """Translate ``gradient_checkpointing``, known from transformers' Trainer, into ``activation_checkpointing``.
 
     Raises:
         AfzalError: its value is neither true nor false.
@@ -122,7 +126,7 @@ def _renamed(setting: Setting) -> Setting:
 
 
 def stated(folder: str | Path) -> dict[str, Any]:
-    """The settings that a run in ``folder`` was made with, as its ``run.yaml`` has them; none where it holds no run.
+    """The settings in the ``run.yaml`` of a run folder; empty if ``folder`` holds no run.
 
     Raises:
         AfzalError: the file cannot be read.
@@ -169,14 +173,14 @@ _MAX_DEPTH = 20
 class _Loader(yaml.SafeLoader):
     """YAML's safe loader for settings.
 
-    It reads 1e-6 as a number, which YAML 1.1 does not; it refuses aliases, by which a few lines stand for more values
-    than any machine holds, and deep nesting; and whatever a value cannot be made of is a fault of the YAML.
+    It reads 1e-6 as a number, which YAML 1.1 does not. It refuses deep nesting, and aliases, by which a few lines can
+    expand to more values than any machine holds. A value that cannot be constructed is reported as invalid YAML.
     """
 
     _depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """A node, refused when it is an alias or too deep."""
+        """A node; aliases and deep nesting are refused."""
         mark = self.peek_event().start_mark
         if self.check_event(yaml.AliasEvent):
             raise ComposerError(None, None, "aliases are not read; write the value out", mark)
@@ -189,7 +193,7 @@ class _Loader(yaml.SafeLoader):
             self._depth -= 1
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
-        """A value; dates that do not exist and numbers that are too long are faults of the YAML."""
+        """A value; impossible dates and overlong numbers are reported as invalid YAML."""
         try:
             return super().construct_object(node, deep)
         except (ValueError, OverflowError) as error:
@@ -215,15 +219,15 @@ def _settings_of(text: str, path: str) -> list[Setting]:
         node = loader.get_single_node()
         if not isinstance(node, yaml.MappingNode):
             raise AfzalError("no settings found", where=path, remedy="write one `key: value` per line")
-        found: dict[str, Setting] = {}
+        settings: dict[str, Setting] = {}
         for key_node, value_node in node.value:
             key = str(loader.construct_object(key_node, deep=True)).replace("-", "_")
             where = f"{path}:{key_node.start_mark.line + 1}"
-            if key in found:
-                why = f"also at {found[key].where}"
+            if key in settings:
+                why = f"also at {settings[key].where}"
                 raise AfzalError(f"the setting {key!r} is given twice", where=where, why=why, remedy="keep one of them")
-            found[key] = Setting(key, loader.construct_object(value_node, deep=True), where)
-        return list(found.values())
+            settings[key] = Setting(key, loader.construct_object(value_node, deep=True), where)
+        return list(settings.values())
     finally:
         loader.dispose()
 
@@ -234,7 +238,7 @@ def _read(field: FieldInfo, setting: Setting) -> Any:
         return setting.value
     kinds = members(field.annotation)
     if any(get_origin(k) is Literal and setting.value in get_args(k) for k in kinds):
-        return setting.value  # `none` where that is one of the choices is not the absence of a value
+        return setting.value  # if `none` is one of the choices, it does not mean a missing value
     if type(None) in kinds and setting.value.lower() in ("null", "none", "~"):
         return None
     if str in kinds or any(get_origin(k) is Literal for k in kinds):

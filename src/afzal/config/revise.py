@@ -61,14 +61,14 @@ REFUSALS = (
 
 
 class PrincipleConfig(BaseModel, frozen=True, extra="forbid"):
-    """One principle, what is asked about it, and word lists that check it without a model."""
+    """One principle, its requests, and word lists that check it without a model."""
 
-    id: str = Field(min_length=1, description="Its name in rows and figures.")
+    id: str = Field(min_length=1, description="The principle's name in rows and figures.")
     text: str = Field(min_length=1, description="What an answer should be like.")
-    critique: str = Field("", description="What asks for a critique. Default: names the principle.")
-    revision: str = Field("", description="What asks for a revision. Default: names the principle.")
+    critique: str = Field("", description="The request for a critique. Default: one that names the principle.")
+    revision: str = Field("", description="The request for a revision. Default: one that names the principle.")
     avoid: tuple[str, ...] = Field((), description="Words or phrases that break the principle.")
-    need: tuple[str, ...] = Field((), description="Words or phrases of which an answer must have one.")
+    need: tuple[str, ...] = Field((), description="Words or phrases, one of which an answer must contain.")
 
     @field_validator("avoid", "need")
     @classmethod
@@ -79,25 +79,27 @@ class PrincipleConfig(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def checked(self) -> bool:
-        """Whether word lists say what breaks it."""
+        """Whether it has word lists."""
         return bool(self.avoid or self.need)
 
 
 class PrinciplesConfig(Settings, frozen=True):
-    """A file of principles: what ``--principles`` names."""
+    """A file of principles, as named by ``--principles``."""
 
     principles: list[PrincipleConfig] = Field(description="The principles, each with id and text.")
     system: str = Field("", description="The system message of critiques and revisions; empty for none.")
     critique_prompt: str = Field(
         CRITIQUE_PROMPT,
-        description="Jinja with prompt, answer, principle and request. Empty: no model criticises, and the critique is "
-        "what the word lists say.",
+        description="Jinja template with prompt, answer, principle and request. Empty: no model criticises; the "
+        "critique comes from the word lists.",
     )
     revision_prompt: str = Field(
-        REVISION_PROMPT, description="Jinja with prompt, answer, principle, critique and request."
+        REVISION_PROMPT, description="Jinja template with prompt, answer, principle, critique and request."
     )
-    label_prompt: str = Field(LABEL_PROMPT, description="Jinja with prompt, first, second and principle.")
-    refusals: list[str] = Field(list(REFUSALS), description="Phrases that make an answer a refusal where it begins.")
+    label_prompt: str = Field(LABEL_PROMPT, description="Jinja template with prompt, first, second and principle.")
+    refusals: list[str] = Field(
+        list(REFUSALS), description="Phrases that mark an answer as a refusal if it begins with one."
+    )
 
     @field_validator("principles", mode="before")
     @classmethod
@@ -114,20 +116,20 @@ class PrinciplesConfig(Settings, frozen=True):
         return value
 
     @model_validator(mode="after")
-    def _whole(self) -> Self:
+    def _consistent(self) -> Self:
         doubled = [name for name, n in Counter(p.id for p in self.principles).items() if n > 1]
         if doubled:
             raise ValueError(f"two principles have the id {doubled[0]!r}")
         unchecked = [p.id for p in self.principles if not p.checked]
         if not self.critique_prompt and unchecked:
-            raise ValueError(f"critique_prompt is empty, and principle {unchecked[0]!r} has no word lists to go by")
+            raise ValueError(f"critique_prompt is empty, and principle {unchecked[0]!r} has no word lists")
         return self
 
 
 def _wrong(detail: Any) -> str:
-    """What is wrong with one principle, in words."""
+    """Say in words what is wrong with one principle."""
     if not detail["loc"]:
-        return "wanted: settings of its own, such as {id: peace, text: The story has no violence.}"
+        return "wanted: nested settings, such as {id: peace, text: The story has no violence.}"
     at, given = str(detail["loc"][0]), shown(detail["input"])
     if detail["type"] == "extra_forbidden":
         return f"unknown setting {at!r}{suggestion(at, PrincipleConfig.model_fields)}"
@@ -135,7 +137,7 @@ def _wrong(detail: Any) -> str:
         return f"the setting {at!r} is missing"
     if detail["type"] == "tuple_type":
         return f"{at} cannot be {given}; wanted: a list of words, such as [kill*, sword]"
-    if detail["type"] == "string_type":  # YAML reads 1 and no as a number and a truth value
+    if detail["type"] == "string_type":  # YAML reads 1 and no as a number and a boolean
         return f"{at} cannot {'be' if len(detail['loc']) == 1 else 'hold'} {given}; wanted: text, in quotes if need be"
     if detail["type"] == "string_too_short":
         return f"{at} is empty"
@@ -143,28 +145,29 @@ def _wrong(detail: Any) -> str:
 
 
 class ReviseConfig(Settings, frozen=True):
-    """Preference pairs from principles: answers, critiques and revisions, or labels of a judge."""
+    """Preference pairs from principles: by critiques and revisions, or by a judge's labels."""
 
     mode: Literal["revision", "label"] = Field(
         "revision",
-        description="revision: answer, critique, revision, and the pair revision over answer. label: two answers, and "
-        "a judge that sees the principle says how likely the first is the better one.",
+        description="revision: answer, critique and revision; the pair prefers the revision. label: two answers; a "
+        "judge that sees the principle says how likely the first is the better one.",
     )
     model: str = Field(
-        description="Who answers, criticises and revises: a model folder or hub id; with url the server's name for it."
+        description="The model that answers, criticises and revises: a folder or hub id; with url, its name at the "
+        "server."
     )
     url: str | None = Field(None, description="Address of an OpenAI-compatible server, up to and including /v1.")
     key_env: str | None = Field(None, description="The environment variable that holds the server's key.")
     prompts: str = Field(
         description="A file of prompts in any format that training data may have. A field twin holds a harmless prompt "
-        "that looks alike: its answers are measured and enter no pair. In mode label twins are left out, and where "
-        "every row has two responses, these are labelled."
+        "that looks similar: its answers are measured but enter no pair. Mode label skips twins; if every row has two "
+        "responses, it labels those."
     )
     principles: str = Field(description="YAML file of the principles.")
-    out: str = Field(description="Folder for pairs, stages and report; the same command resumes in it.")
-    rounds: int = Field(1, ge=1, description="Revisions of each answer, each under another principle where possible.")
+    out: str = Field(description="Folder for pairs, stages and report; the same command resumes there.")
+    rounds: int = Field(1, ge=1, description="Revisions of each answer, each under a different principle if possible.")
     candidates: int = Field(
-        1, ge=1, description="Revisions drawn at each step, of which the one that breaks fewest word lists is kept."
+        1, ge=1, description="Revisions sampled at each step; the one that breaks the fewest word lists is kept."
     )
     match: str | None = Field(
         None,
@@ -178,32 +181,32 @@ class ReviseConfig(Settings, frozen=True):
         None, description="For mode label: a judge.yaml of kind model or http, or a model folder. Default: the model."
     )
     clamp: float = Field(
-        0.05, ge=0, lt=0.5, description="For mode label: probabilities are held within clamp and 1 - clamp."
+        0.05, ge=0, lt=0.5, description="For mode label: clamp probabilities to between this and 1 minus this."
     )
-    temperature: float = Field(1.0, ge=0, description="Temperature of all texts that are written; 0 is greedy.")
+    temperature: float = Field(1.0, ge=0, description="Temperature of all generated texts; 0 is greedy.")
     max_new_tokens: int = Field(256, ge=1, description="Longest answer, critique or revision, in tokens.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of the choice of principles and of the texts.")
-    batch_size: int = Field(64, ge=1, description="Texts that a local model writes at a time.")
-    timeout: float = Field(60.0, gt=0, description="Seconds for one request to a server.")
-    attempts: int = Field(5, ge=1, description="Tries of one request before the run stops.")
-    concurrency: int = Field(4, ge=1, description="Requests to a server at once.")
+    batch_size: int = Field(64, ge=1, description="Texts that a local model generates at a time.")
+    timeout: float = Field(60.0, gt=0, description="Timeout in seconds for one request to a server.")
+    attempts: int = Field(5, ge=1, description="Attempts per request before the run stops.")
+    concurrency: int = Field(4, ge=1, description="Concurrent requests to a server.")
 
     @model_validator(mode="after")
     def _used(self) -> Self:
         if self.url is None:
             self._refuse(("key_env", "timeout", "attempts", "concurrency"), "there is no url")
         else:
-            self._refuse(("batch_size",), "a server writes")
+            self._refuse(("batch_size",), "a server writes the texts")
         if self.mode == "label":
             self._refuse(("rounds", "candidates", "match", "match_within"), "nothing is revised in mode label")
             if self.temperature == 0:
-                raise ValueError("mode label compares two answers, and at temperature 0 both are the same")
+                raise ValueError("mode label compares two answers, and at temperature 0 they are identical")
         else:
             self._refuse(("judge", "clamp"), "nobody labels in mode revision")
         if self.match is None:
             self._refuse(("match_within",), "there is no score to match")
         elif self.match_within is None:
-            raise ValueError("match needs match_within, the largest distance in units of the score")
+            raise ValueError("match needs match_within, the largest allowed distance in units of the score")
         if self.candidates > 1 and self.temperature == 0:
-            raise ValueError("candidates are all the same at temperature 0")
+            raise ValueError("candidates are all identical at temperature 0")
         return self

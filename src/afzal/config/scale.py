@@ -1,4 +1,4 @@
-"""Settings of how a run fits into memory."""
+"""Settings that fit a run into memory."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pydantic import BeforeValidator, Field
 from .base import Settings
 
 TOKENS_PER_FORWARD = 8192
-"""What ``tokens_per_forward`` is unless it is given."""
+"""Default of ``tokens_per_forward``."""
 
 Tokens = Annotated[int | None, BeforeValidator(lambda value: None if value == "auto" else value)]
-"""A number of tokens; ``auto``, which is null, leaves it to be measured."""
+"""A number of tokens; ``auto`` is read as null, and the number is then measured."""
 
 
 class MemorySettings(Settings, frozen=True, title="Model"):
@@ -24,16 +24,16 @@ class MemorySettings(Settings, frozen=True, title="Model"):
     memory_gb: float | None = Field(
         None,
         gt=0,
-        description="Memory of the device that the run plans with, in GB; default: four fifths of what is free.",
+        description="Device memory to plan the run with, in GB; default: four fifths of the free memory.",
     )
     offload: Literal["reference", "optimizer", "all"] | None = Field(
         None,
         description="Keep the frozen reference, or the optimizer's state and float32 weights, in the machine's memory "
-        "and not in that of the GPU.",
+        "instead of the GPU's.",
     )
     tensor_parallel: int = Field(
         1,
         ge=1,
-        description="Ranks that compute the same items together, each with some columns or rows of every matrix "
-        "(tensor parallelism, by the model's own plan in transformers); divides the number of ranks.",
+        description="Ranks that compute the same items together, each with a part of the columns or rows of every "
+        "matrix (tensor parallelism, by the model's plan in transformers); must divide the number of ranks.",
     )

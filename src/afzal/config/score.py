@@ -10,17 +10,17 @@ from .base import Columns, Settings
 
 
 class ScoreConfig(Settings, frozen=True):
-    """Scores of the responses of a file."""
+    """Scores for the responses in a file."""
 
     model: str | None = Field(None, description="The reward model: a run folder, a model folder or a hub id.")
     policy: str | None = Field(
-        None, description="In place of a reward model, a policy: scores are beta x (its log-prob - the reference's)."
+        None, description="A policy instead of a reward model: scores are beta x (its log-prob - the reference's)."
     )
     reference: str | None = Field(None, description="The policy's reference.")
     beta: float = Field(0.1, gt=0, description="The policy's beta.")
     data: str = Field(description="Responses to score, in any format that training data may have.")
-    columns: Columns = Field({}, description="Which field is what, as chosen=good,prompt=question.")
-    data_format: str | None = Field(None, description="Name of the data's format, when detection is to be overruled.")
+    columns: Columns = Field({}, description="Field names by role, as chosen=good,prompt=question.")
+    data_format: str | None = Field(None, description="Name of the data's format; overrides detection.")
     max_tokens: int = Field(1024, ge=2, description="Longest prompt + response, in tokens; longer ones are cut.")
     tokens_per_forward: int = Field(8192, ge=2, description="Tokens per forward pass.")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", description="auto, cpu, cuda, cuda:1 or mps.")

@@ -1,4 +1,4 @@
-"""The settings of a server that writes answers: one YAML file, which stands where the folder of a model may stand."""
+"""The settings of a server that writes answers: a YAML file that may be given in place of a model folder."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pydantic import Field, model_validator
 from .base import Settings
 
 POLICY = "{policy}"
-"""In ``model`` and ``reload`` it stands for the folder whose weights are to answer."""
+"""Placeholder in ``model`` and ``reload`` for the folder whose weights are to answer."""
 
 
 class ServerConfig(Settings, frozen=True):
-    """A server with the interface of OpenAI that answers for a model."""
+    """An OpenAI-compatible server that answers for a model."""
 
     kind: Literal["openai", "vllm", "transformers"] = Field(
         "openai",
-        description="openai sends only what every such server knows; vllm and transformers (transformers serve) are "
-        "also told the ids that end an answer, top_k and min_new_tokens.",
+        description="openai sends only what every such server knows; vllm and transformers (transformers serve) also "
+        "get the ids that end an answer, top_k and min_new_tokens.",
     )
-    url: str = Field(description="Of the server, up to and with /v1.")
+    url: str = Field(description="Address of the server, up to and including /v1.")
     model: str = Field(description="The model's name at the server; {policy} is replaced by the model's folder.")
     folder: str | None = Field(
         None,
@@ -32,10 +32,10 @@ class ServerConfig(Settings, frozen=True):
         None,
         min_length=1,
         description="For afzal iterate and compare: a program and its arguments that make the server load the weights "
-        "of {policy}. It is run before each round or policy is sampled.",
+        "of {policy}. It runs before each round or policy is sampled.",
     )
-    timeout: float = Field(600.0, gt=0, description="Seconds for one request.")
-    attempts: int = Field(5, ge=1, description="Tries of one request before the command stops.")
+    timeout: float = Field(600.0, gt=0, description="Timeout in seconds for one request.")
+    attempts: int = Field(5, ge=1, description="Attempts per request before the command stops.")
     concurrency: int = Field(8, ge=1, description="Requests at once; 1 for kind transformers.")
 
     @model_validator(mode="before")
@@ -45,7 +45,7 @@ class ServerConfig(Settings, frozen=True):
         if serial and given.setdefault("concurrency", 1) != 1:
             raise ValueError(
                 "concurrency must be 1 with kind transformers: its requests share one stream of random numbers, so "
-                "that a seed would decide nothing"
+                "a seed would not fix the answers"
             )
         return given
 
@@ -61,5 +61,5 @@ class ServerConfig(Settings, frozen=True):
 
 
 def is_server(model: str) -> bool:
-    """Whether what stands where a model's folder may stand is the file of a server."""
+    """Whether ``model`` names a server's YAML file, not a model."""
     return model.endswith((".yaml", ".yml"))

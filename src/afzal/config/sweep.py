@@ -1,4 +1,4 @@
-"""The settings of a sweep: the space that is searched, and the goal within a KL budget."""
+"""The settings of a sweep: the search space, and the goal within a KL budget."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Goal = Literal["reward", "win_rate", "accuracy"]
 GOALS: tuple[Goal, ...] = ("reward", "win_rate", "accuracy")
 Scale = Literal["list", "log", "uniform"]
 
-# Searches that know all their arms beforehand; tpe proposes each from those before it.
+# Searches that propose each arm from the results of earlier ones; the others know all arms beforehand.
 ADAPTIVE = ("tpe",)
-# What the sweep itself decides, the same for all arms or fitted to their batch size.
+# Settings that the sweep decides itself: the same for all arms, or fitted to their batch size.
 FIXED: Mapping[str, str] = {
-    "out": "each arm has a folder of its own below the sweep's out",
+    "out": "each arm has its own folder below the sweep's out",
     "seed": "every arm is trained with each of seeds",
     "model": "KL is measured to the model of base, the same for all arms",
     "max_steps": "every arm sees the same number of examples; see examples",
@@ -34,14 +34,14 @@ SPACES: Mapping[str, Mapping[str, Any]] = {
     # the ranges of the DPO guide
     "guide": {"beta": {"uniform": [0.1, 0.5]}, "lr": {"log": [1e-6, 1e-5]}, "batch_size": [32, 64, 128]},
 }
-"""The axes of a preset; ``space`` may add others and replace them."""
+"""The axes of each preset; ``space`` may add and replace axes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
     """One setting that is varied: over the ``values`` of a list, or between the two ends of a range.
 
-    ``points`` is how many values a grid takes of a range, ends included; ``whole`` axes have whole numbers only.
+    ``points`` is the number of grid values in a range, ends included; ``whole`` axes have whole numbers only.
     """
 
     key: str
@@ -52,16 +52,16 @@ class Axis:
 
 
 class SweepConfig(MeasuringSettings, frozen=True):
-    """Settings of a training varied, and the best of them on held-out prompts within a KL budget."""
+    """A search over training settings for the best on held-out prompts within a KL budget."""
 
     base: str | dict[str, Any] = Field(
-        description="The training that is varied: its settings, or the YAML file that has them, such as a run's "
-        "run.yaml. Its method, model and data are those of every arm."
+        description="The training to vary: its settings, or a YAML file with them, such as a run's run.yaml. Every arm "
+        "uses its method, model and data."
     )
     space: dict[str, Any] = Field(
         {},
-        description="Setting -> a list of its values, {log: [low, high]} or {uniform: [low, high]}; with points: N "
-        "beside it for a grid. method is an axis too.",
+        description="Setting -> a list of its values, {log: [low, high]} or {uniform: [low, high]}; for a grid with "
+        "points: N. method can be an axis too.",
     )
     preset: Literal["guide"] | None = Field(
         None, description="Axes of a known space: guide is beta .1 to .5, lr 1e-6 to 1e-5, batch_size 32 to 128."
@@ -69,49 +69,50 @@ class SweepConfig(MeasuringSettings, frozen=True):
     search: Literal["grid", "random", "sobol", "tpe"] = Field(
         "sobol", description="How arms are chosen from the space; tpe needs optuna: pip install 'afzal[sweep]'."
     )
-    arms: int = Field(12, ge=1, description="How many arms, besides base itself; a grid has as many as it has.")
+    arms: int = Field(12, ge=1, description="Number of arms, not counting base; a grid determines its own number.")
     search_seed: int = Field(0, ge=0, lt=2**31, description="Seed of random, sobol and tpe.")
     goal: dict[str, Any] = Field(
         description="{maximize: GOAL, within: {kl: NATS}}: GOAL is reward (the first of rewards), win_rate (against "
-        "the start, by that reward) or accuracy (of held-out pairs); NATS is the budget of KL to the start per answer."
+        "the start, by that reward) or accuracy (of held-out pairs); NATS is the KL budget per answer, measured to the "
+        "start."
     )
     rewards: dict[str, str] = Field(
         {},
-        description="Name -> what gives it: module:function, file.py:function, or a reward model's folder; the first "
-        "is the one of the goal.",
+        description="Name -> source: module:function, file.py:function, or a reward model's folder; the goal uses the "
+        "first.",
     )
     prompts: str | None = Field(
         None, description="Held-out prompts to answer, in any format of training data; default: base's eval_data."
     )
     examples: int | None = Field(
-        None, ge=1, description="Training examples that every arm sees; default: as many as base by itself."
+        None, ge=1, description="Training examples that every arm sees; default: as many as base sees."
     )
     confirm: int = Field(
-        2, ge=0, description="Fresh seeds with which the chosen arm and base are trained and measured again."
+        2, ge=0, description="Number of fresh seeds on which the chosen arm and base are trained and measured again."
     )
     confirm_prompts: str | None = Field(
-        None, description="Prompts of the confirmation, best ones that the choice has not seen; default: prompts."
+        None, description="Prompts for the confirmation, ideally not used in the choice; default: prompts."
     )
     prune: Literal["median"] | None = Field(
         None,
-        description="median: an arm below the median of those before it after its first seeds gets no further seed; "
-        "needs optuna.",
+        description="median: an arm that is below the median of earlier arms after its first seeds gets no further "
+        "seeds; needs optuna.",
     )
-    out: str = Field("sweep", description="Folder of the runs, the measurements and the report.")
+    out: str = Field("sweep", description="Folder for the runs, the measurements and the report.")
 
     @property
     def maximized(self) -> Goal:
-        """What is maximised."""
+        """The quantity to maximise."""
         return self.goal["maximize"]
 
     @property
     def kl_budget(self) -> float:
-        """Nats per answer that a candidate may be away from the start."""
+        """Largest KL of a candidate to the start, in nats per answer."""
         return self.goal["within"]["kl"]
 
     @property
     def axes(self) -> tuple[Axis, ...]:
-        """What is varied: the axes of the preset, then others."""
+        """The varied settings: the preset's axes, then others."""
         preset = SPACES[self.preset] if self.preset is not None else {}
         return tuple(_axis(key, given) for key, given in {**preset, **self.space}.items())
 
@@ -138,23 +139,23 @@ class SweepConfig(MeasuringSettings, frozen=True):
         name, within = value.get("maximize"), value.get("within")
         if "minimize" in value or _is_loss(name):
             raise ValueError(
-                "a loss is not a goal: a larger beta or lr changes its scale, and the training loss falls whatever the "
-                f"answers are worth; maximize {', '.join(GOALS)} on held-out prompts"
+                "a loss is not a goal: a larger beta or lr changes its scale, and the training loss falls however good "
+                f"the answers are; maximize {', '.join(GOALS)} on held-out prompts"
             )
         if name not in GOALS:
             near = suggestion(str(name), GOALS)
             raise ValueError(f"maximize one of {', '.join(GOALS)}, not {name!r}{near}")
         if not isinstance(within, dict) or set(within) != {"kl"} or not _is_positive(within["kl"]):
             raise ValueError(
-                "add the budget as within: {kl: NATS}, more than 0: without one the best reward is the one that moved "
-                "farthest"
+                "add the budget as within: {kl: NATS}, more than 0: without one, the arm that moved farthest has the "
+                "best reward"
             )
         if unknown := value.keys() - {"maximize", "within"}:
             raise ValueError(f"{min(unknown)!r} is unknown; write it as {{maximize: reward, within: {{kl: 12}}}}")
         return {"maximize": name, "within": {"kl": float(within["kl"])}}
 
     @model_validator(mode="after")
-    def _whole(self) -> Self:
+    def _consistent(self) -> Self:
         if not self.axes:
             raise ValueError(
                 "space is empty: name a setting with its values, such as beta: [0.05, 0.1, 0.2], or a preset"
@@ -163,13 +164,13 @@ class SweepConfig(MeasuringSettings, frozen=True):
             raise ValueError(f"the goal {self.maximized} needs a reward, as rewards: {{name: file.py:function}}")
         for axis in self.axes:
             if self.search == "grid" and axis.scale != "list" and axis.points is None:
-                raise ValueError(f"a grid takes a list for {axis.key}, or points: N beside {axis.scale}")
+                raise ValueError(f"a grid needs a list for {axis.key}, or points: N next to {axis.scale}")
             if self.search != "grid" and axis.points is not None:
                 raise ValueError(f"points of {axis.key} has no effect: search is {self.search}, not grid")
         if self.search == "grid":
             self._refuse(("arms", "search_seed"), "a grid has as many arms as its axes have points")
         if self.prune is not None and len(self.seeds) < 2:
-            raise ValueError("prune has no effect: arms are pruned between seeds, and there is one")
+            raise ValueError("prune has no effect: arms are pruned between seeds, and there is only one")
         if self.confirm == 0:
             self._refuse(("confirm_prompts",), "confirm is 0")
         return self
@@ -184,14 +185,14 @@ def _is_positive(value: Any) -> bool:
 
 
 def _axis(key: str, given: Any) -> Axis:
-    """One axis as it is written.
+    """Read one axis.
 
     Raises:
         ValueError: it is neither a list of different values nor a range.
     """
     if isinstance(given, list):
         if not given or any(given.count(v) > 1 for v in given):
-            raise ValueError(f"{key} needs at least one value, and no value twice")
+            raise ValueError(f"{key} needs at least one value, and each only once")
         return Axis(key, "list", tuple(given))
     wanted = f"write {key} as a list of values, {{log: [low, high]}} or {{uniform: [low, high]}}"
     if not isinstance(given, dict):
@@ -204,10 +205,10 @@ def _axis(key: str, given: Any) -> Axis:
     plain = isinstance(ends, list) and len(ends) == 2 and all(_is_number(v) for v in ends)
     if not plain or not ends[0] < ends[1] or (scales[0] == "log" and ends[0] <= 0):
         raise ValueError(
-            f"{key}: {scales[0]} has two numbers, the lower one first" + (", above 0" * (scales[0] == "log"))
+            f"{key}: {scales[0]} takes two numbers, the lower one first" + (", above 0" * (scales[0] == "log"))
         )
     if points is not None and (not isinstance(points, int) or isinstance(points, bool) or points < 2):
-        raise ValueError(f"{key}: points is a whole number of at least 2")
+        raise ValueError(f"{key}: points must be a whole number of at least 2")
     return Axis(key, scales[0], tuple(ends), points)
 
 

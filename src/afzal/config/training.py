@@ -1,4 +1,4 @@
-"""What every method that trains has, and what those have that train a policy."""
+"""The settings that all training methods share, and those that train a policy."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
 _CLIPS = ("clip", "clip_high", "value_clip")
 _USUAL_RANK = 8
 _USUAL_VIRTUAL_TOKENS = 20
-# Times the learning rate of all weights; 10 for low-rank adapters
+# Factor on the learning rate of all weights; 10 for low-rank adapters
 _LR_FACTOR: dict[AdapterKind | None, int] = {"ia3": 100, "prefix": 1000, "prompt": 1000, "p_tuning": 1000}
 
 
 def fill_adapter(filled: dict[str, Any], kind_of_settings: type[Settings]) -> None:
-    """The rank, the virtual tokens and the learning rate that an adapter has unless they are given."""
+    """Fill in an adapter's default rank, virtual tokens and learning rate."""
     kind, fields = filled.get("adapter"), kind_of_settings.model_fields
     if kind in LOW_RANK and filled.get("lora_rank") is None:
         filled["lora_rank"] = _USUAL_RANK
@@ -63,67 +63,67 @@ class TrainConfig(
     DataSettings,
     frozen=True,
 ):
-    """What every training method has; use the class of the method, or :func:`make`."""
+    """The settings of every training method; use the method's class, or :func:`make`."""
 
     method: str = Field(description="What to train: the name of a method, such as sft, dpo or ppo.")
 
-    # What a method can do, as the settings that say how: None where it cannot. The rooms that train ask these and never
-    # which method it is, so that a new method is a class and nothing else.
+    # A method's capabilities, each as the settings that configure it, or None. The rooms that train ask for these and
+    # never for the method's name, so a new method is only a class.
 
     @property
     def policy(self) -> PolicyConfig | None:
-        """Of a model that writes; None for one that scores."""
+        """Settings of a model that writes; None for one that scores."""
         return None
 
     @property
     def referenced(self) -> LiveReferenceConfig | None:
-        """Of a policy that may be held near a reference."""
+        """Settings of a policy that may be kept near a reference."""
         return None
 
     @property
     def cacheable(self) -> ReferenceConfig | None:
-        """Of a reference whose log-probs may be kept, since the data are known beforehand."""
+        """Settings of a reference whose log-probs can be cached because the data are known beforehand."""
         return None
 
     @property
     def rollouts(self) -> OnlineConfig | None:
-        """Of a policy that learns from rewards of its own answers."""
+        """Settings of a policy that learns from rewards of its own answers."""
         return None
 
     @property
     def critic(self) -> ValueSettings | None:
-        """Of a value model that trains beside the policy."""
+        """Settings of a value model that trains alongside the policy."""
         return None
 
     @property
     def chosen(self) -> ObjectiveSettings | None:
-        """Of a method whose objective is a setting."""
+        """Settings of a method whose objective is a setting."""
         return None
 
     @property
     def adaptation(self) -> AdaptationSettings | None:
-        """Of an adapter that is learned for what a few steps on a new task make of it."""
+        """Settings of an adapter trained to adapt to a new task in a few steps."""
         return None
 
     @property
     def constrained(self) -> ConstrainedConfig | None:
-        """Of constraints on the policy, beside its objective."""
+        """Settings of a constraint on the policy, in addition to its objective."""
         return None
 
     @property
     def scorer(self) -> ScorerSettings | None:
-        """Of a model that scores answers: a reward model."""
+        """Settings of a model that scores answers: a reward model."""
         return None
 
     @property
     def demonstrated(self) -> DemonstrationSettings | None:
-        """Of a reward that is inferred from demonstrations, against samples."""
+        """Settings of a reward inferred from demonstrations and samples."""
         return None
 
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, given: Any) -> Any:
-        """Defaults that depend on other settings."""
+        """Fill in defaults that depend on other settings."""
         if not isinstance(given, dict):
             return given
         filled = {"method": cls.model_fields["method"].default, **given}
@@ -136,9 +136,9 @@ class TrainConfig(
 
     @model_validator(mode="after")
     def _nothing_ignored(self) -> Self:
-        """A setting that would be ignored is an error."""
+        """Refuse settings that would be ignored."""
         if self.eval_data is not None and self.eval_fraction > 0:
-            raise ValueError("eval_fraction has no effect beside eval_data: leave one of them out")
+            raise ValueError("eval_fraction has no effect with eval_data: leave one of them out")
         if self.eval_data is None and self.eval_fraction == 0:
             self._refuse(("eval_every_steps", "early_stop_patience"), "nothing is held out (eval_fraction is 0)")
         self._refuse_adapter_parts()
@@ -148,14 +148,14 @@ class TrainConfig(
         if self.optimizer == "sgd":
             self._refuse(("adam_eps",), "the optimizer is sgd")
         if self.offload == "reference" and getattr(self, "reference", "cached") == "cached":
-            raise ValueError("offload reference has no effect: there is no reference whose weights are held")
+            raise ValueError("offload reference has no effect: no reference weights are held in memory")
         if self.activation_checkpointing != "auto" and self.tokens_per_forward is not None:
             self._refuse(("memory_gb",), "neither activation_checkpointing nor tokens_per_forward is auto")
         return self
 
 
 class PolicyConfig(WriterSettings, SampleSettings, TrainConfig, frozen=True):
-    """Methods that train a model which writes."""
+    """Methods that train a model that writes."""
 
     @property
     def policy(self) -> PolicyConfig:
@@ -174,8 +174,8 @@ class PolicyConfig(WriterSettings, SampleSettings, TrainConfig, frozen=True):
     @model_validator(mode="after")
     def _given_adapter(self) -> Self:
         if self.adapter_from is not None and self.adapter_kind is not None:
-            given = "adapter" if self.adapter else "lora_rank"
-            raise ValueError(f"{given} has no effect beside adapter_from, which says what the adapter is")
+            key = "adapter" if self.adapter else "lora_rank"
+            raise ValueError(f"{key} has no effect with adapter_from, which determines the adapter")
         if self.adapter_from is None:
             self._refuse(("prior",), "adapter_from names no adapter to stay near")
         if self.prior is None:
@@ -184,7 +184,7 @@ class PolicyConfig(WriterSettings, SampleSettings, TrainConfig, frozen=True):
 
 
 class LiveReferenceConfig(PolicyConfig, frozen=True):
-    """Methods that hold the policy near a reference."""
+    """Methods that keep the policy near a reference."""
 
     reference: str = Field(
         "frozen", description="frozen (copy of the starting weights), adapter_off (with LoRA), or a model."
@@ -192,7 +192,7 @@ class LiveReferenceConfig(PolicyConfig, frozen=True):
     reference_sync_steps: int | None = Field(
         None,
         ge=1,
-        description="Updates between two moves of a frozen reference towards the policy (TR-DPO); default: no moves.",
+        description="Updates between moves of a frozen reference towards the policy (TR-DPO); default: no moves.",
     )
     reference_mixup: float = Field(
         0.6, gt=0, le=1, description="How far the reference moves towards the policy each time; 1 copies the policy."
@@ -219,20 +219,20 @@ class LiveReferenceConfig(PolicyConfig, frozen=True):
         elif self.reference != "frozen" or self.has_new_adapter:
             kind = self.reference if self.reference != "frozen" else "the model with its new adapter off"
             raise ValueError(
-                f"reference_sync_steps needs a frozen copy of all weights that can follow; the reference is {kind}"
+                f"reference_sync_steps needs a frozen copy of all weights that can move; the reference is {kind}"
             )
         return self
 
 
 class ReferenceConfig(LiveReferenceConfig, frozen=True):
-    """Methods on data that is known beforehand, so that the reference's log-probs may be kept."""
+    """Methods on data known beforehand, so the reference's log-probs can be cached."""
 
     reference: str = Field(
         "frozen",
         description="frozen (copy of the starting weights), cached (their log-probs on disk), adapter_off, or a model.",
     )
     reference_cache: str | None = Field(
-        None, description="Folder of cached reference log-probs, to be shared by runs; default: inside the run folder."
+        None, description="Folder of cached reference log-probs, which runs can share; default: inside the run folder."
     )
 
     @property
@@ -247,13 +247,13 @@ class ReferenceConfig(LiveReferenceConfig, frozen=True):
 
 
 class BetaConfig(ReferenceConfig, frozen=True):
-    """Methods of one objective with a reference, whose strength is ``beta``."""
+    """Methods with one objective and a reference, with strength ``beta``."""
 
-    beta: float = Field(0.1, gt=0, description="Strength of the pull to the reference; larger stays nearer to it.")
+    beta: float = Field(0.1, gt=0, description="Strength of the pull to the reference; larger stays closer to it.")
 
 
 class ConstrainedConfig(ConstraintSettings, ReferenceConfig, frozen=True):
-    """Methods on data that is known beforehand, whose policy may be held to a constraint."""
+    """Methods on data known beforehand, whose policy may be constrained."""
 
     @property
     def constrained(self) -> ConstrainedConfig | None:
@@ -261,8 +261,8 @@ class ConstrainedConfig(ConstraintSettings, ReferenceConfig, frozen=True):
 
     @model_validator(mode="after")
     def _constraint_parts(self) -> Self:
-        own = CONSTRAINT_NEEDS.get(self.constraint or "")
-        others = [key for key in CONSTRAINT_NEEDS.values() if key != own]
+        needed = CONSTRAINT_NEEDS.get(self.constraint or "")
+        others = [key for key in CONSTRAINT_NEEDS.values() if key != needed]
         if self.constraint is None:
             self._refuse(
                 ("constraint_bound", "constraint_weight", "constraint_dual_lr", *others), "there is no constraint"
@@ -271,11 +271,11 @@ class ConstrainedConfig(ConstraintSettings, ReferenceConfig, frozen=True):
         self._refuse(others, f"the constraint is {self.constraint}")
         if (self.constraint_weight is None) == (self.constraint_dual_lr is None):
             raise ValueError(
-                "constraint needs constraint_weight (a penalty) or constraint_dual_lr (a multiplier), one of them"
+                "constraint needs exactly one of constraint_weight (a penalty) and constraint_dual_lr (a multiplier)"
             )
-        if own and getattr(self, own) is None:
-            raise ValueError(f"constraint {self.constraint} needs {own}")
-        if not own and ":" not in self.constraint:
+        if needed and getattr(self, needed) is None:
+            raise ValueError(f"constraint {self.constraint} needs {needed}")
+        if not needed and ":" not in self.constraint:
             known = ", ".join(CONSTRAINT_NEEDS)
             raise ValueError(
                 f"constraint cannot be {self.constraint!r}; choose one of {known}, module:function or file.py:function"
@@ -284,11 +284,11 @@ class ConstrainedConfig(ConstraintSettings, ReferenceConfig, frozen=True):
 
 
 class OnlineConfig(RolloutSettings, LiveReferenceConfig, frozen=True):
-    """Methods that learn from the rewards of the policy's own answers; of the data only the prompts are used."""
+    """Methods that learn from rewards of the policy's own answers; only the prompts of the data are used."""
 
     batch_size: int = Field(64, ge=1, description="Prompts per iteration.")
-    sample_prompts: int = Field(8, ge=0, description="Held-out prompts whose answers are kept at each evaluation.")
-    sample_tokens: int = Field(64, ge=1, description="Longest answer, in tokens.")  # pyright: ignore[reportIncompatibleVariableOverride] - prompts alone ask for no length
+    sample_prompts: int = Field(8, ge=0, description="Held-out prompts whose answers are saved at each evaluation.")
+    sample_tokens: int = Field(64, ge=1, description="Longest answer, in tokens.")  # pyright: ignore[reportIncompatibleVariableOverride] - prompts alone imply no length
 
     @property
     def rollouts(self) -> OnlineConfig:
@@ -296,38 +296,38 @@ class OnlineConfig(RolloutSettings, LiveReferenceConfig, frozen=True):
 
     @property
     def penalty(self) -> PenaltyConfig | None:
-        """Of a KL penalty that stands in the reward; None where the pull to the reference is a term of the loss."""
+        """Settings of a KL penalty in the reward; None if the pull to the reference is a term of the loss."""
         return None
 
     @model_validator(mode="after")
     def _online_parts(self) -> Self:
         if self.reference == "cached":
-            raise ValueError("reference cannot be cached: the answers are not known before they are written")
+            raise ValueError("reference cannot be cached: the answers are not known beforehand")
         if self.adapter_from is not None:
             raise ValueError(
-                "adapter_from is another policy than the reference, and the KL penalty would pull it back: "
-                "name the adapter as the model, which is then the reference"
+                "adapter_from starts from a policy other than the reference, and the KL penalty would pull it back: "
+                "give the adapter as the model, which is then the reference"
             )
         if self.iterations is not None:
-            self._refuse(("epochs",), "iterations says how long the run is")
+            self._refuse(("epochs",), "iterations sets the length of the run")
         if self.batch_size < self.minibatches:
             raise ValueError(
-                f"{self.minibatches} minibatches need as many prompts, and batch_size is {self.batch_size}"
+                f"{self.minibatches} minibatches need at least as many prompts, and batch_size is {self.batch_size}"
             )
         if self.ppo_epochs * self.minibatches == 1:
             clips = [key for key in _CLIPS if key in type(self).model_fields]
-            self._refuse(clips, "an iteration makes one update, by the policy that wrote its answers")
+            self._refuse(clips, "an iteration makes one update, at the policy that wrote its answers")
         return self
 
 
 class PenaltyConfig(OnlineConfig, frozen=True):
-    """Methods whose rewards hold the KL penalty, whose strength may move."""
+    """Methods whose rewards include a KL penalty, whose strength may adapt."""
 
     kl_target: float | None = Field(
-        None, gt=0, description="Move kl_coef towards the strength that gives this KL, in nats per answer."
+        None, gt=0, description="Adapt kl_coef so that the KL approaches this, in nats per answer."
     )
     kl_horizon: float = Field(
-        10_000.0, gt=0, description="Answers in which kl_coef may change by a fifth; larger is slower."
+        10_000.0, gt=0, description="Answers over which kl_coef may change by a fifth; larger is slower."
     )
 
     @property

@@ -1,7 +1,7 @@
-"""Configurations of other trainers as Afzal's settings: TRL, axolotl and LLaMA-Factory.
+"""Translate configurations of TRL, axolotl and LLaMA-Factory into Afzal's settings.
 
-Every key of a file is either carried over, changed in meaning, without a counterpart, or unknown, and each is named
-with its reason. What the file leaves to the other trainer's defaults is written out where Afzal's differ.
+Every key of a file is carried over, changed in meaning, without a counterpart, or unknown, and is listed with the
+reason. The other trainer's defaults are written out if Afzal's differ.
 """
 
 from .reading import PEERS, Imported, import_config

@@ -1,6 +1,6 @@
 """Configurations of axolotl: ``rl: dpo``, ``datasets`` with types and field maps, ``sequence_len``.
 
-Defaults are those of axolotl 0.19 and of the trainers of TRL that it wraps.
+Defaults are those of axolotl 0.19 and of the TRL trainers that it wraps.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ TELLING = (
 )
 
 
-_OFFLOADED = ("offload", "unsloth")  # checkpoints that wait in the machine's memory or on its disk
+_OFFLOADED = ("offload", "unsloth")  # checkpoints are moved to the machine's memory or disk
 
 
 def translate(t: Translation, path: Path, *, method: str | None, processes: int) -> None:
-    """Afzal's settings of a configuration of axolotl.
+    """Translate a configuration of axolotl into Afzal's settings.
 
     Raises:
-        AfzalError: the method is none that can be read.
+        AfzalError: the method has no counterpart.
     """
     rl = method or t.text("rl", "reward" if t.switch("reward_model") else "sft")
     if rl not in METHODS:
@@ -97,7 +97,7 @@ def _method(t: Translation, rl: str) -> None:
     t.idle("train_on_inputs", "prompts are never learned")
     t.idle_all(
         {
-            "of another method": "rl_beta dpo_beta orpo_alpha simpo_gamma cpo_alpha kto_desirable_weight "
+            "belongs to another method": "rl_beta dpo_beta orpo_alpha simpo_gamma cpo_alpha kto_desirable_weight "
             "kto_undesirable_weight dpo_label_smoothing dpo_use_weighting dpo_loss_type dpo_loss_weights trl "
             "center_rewards_coefficient precompute_ref_log_probs rpo_alpha dpo_norm_loss"
         }
@@ -138,9 +138,9 @@ def _grpo(t: Translation, inner: Mapping[str, Any]) -> None:
     read = ("beta", "num_generations", "max_completion_length", "temperature", "reward_funcs")
     rest = [k for k, v in inner.items() if k not in read and not is_off(v)]
     why = "batch_size counts prompts, the reward is a function of a prompt and an answer (docs/rewards.md)"
-    t.change("trl", f"{why}; not taken: {', '.join(rest) or 'nothing'}")
+    t.change("trl", f"{why}; ignored: {', '.join(rest) or 'nothing'}")
     if len(functions) > 1:
-        t.change("trl", "one reward: write one function that adds them up", "reward")
+        t.change("trl", "only one reward is supported: write a function that adds them up", "reward")
 
 
 def _optimisation(t: Translation) -> None:
@@ -152,14 +152,14 @@ def _optimisation(t: Translation) -> None:
     t.put("weight_decay", t.number("weight_decay"), "weight_decay")
     t.put("max_grad_norm", t.number("max_grad_norm", 1.0), "max_grad_norm")
     common.adam(t, "adam_epsilon")
-    t.put("seed", t.whole("seed", 42), "seed", why="rows are drawn in another order all the same")
+    t.put("seed", t.whole("seed", 42), "seed", why="the order of the rows still differs")
     t.put("out", t.text("output_dir", "./model-out"), "output_dir")
     common.checkpoints(t)
     if t.has("logging_steps"):
         t.put("log_every_steps", max(1, int(t.number("logging_steps"))), "logging_steps")
     common.precision(t)
     if t.text("gradient_checkpointing").lower().startswith(_OFFLOADED):
-        why = "what is kept stays on the device"
+        why = "the checkpoints stay on the device"
         t.put("activation_checkpointing", "full", "gradient_checkpointing", changed=True, why=why)
     else:
         common.recompute(t, "gradient_checkpointing")
@@ -168,7 +168,7 @@ def _optimisation(t: Translation) -> None:
 def _lengths(t: Translation) -> None:
     t.put("max_tokens", t.whole("sequence_len", 512), "sequence_len")
     strategy = t.text("excess_length_strategy", "drop")
-    why = f"longer rows are cut here, and counted; axolotl's {strategy} leaves them out" if strategy == "drop" else ""
+    why = f"longer rows are cut here, and counted; axolotl's {strategy} skips them" if strategy == "drop" else ""
     if strategy == "truncate":
         t.idle("excess_length_strategy", "longer rows are cut, as here")
     else:
@@ -181,24 +181,24 @@ def _hub(t: Translation) -> None:
     if t.has("hub_model_id"):
         why = "uploaded once, at the end; a new repository is private there, and here unless hub_public is set"
         t.put("push_to_hub", t.text("hub_model_id"), "hub_model_id", why=why)
-    t.idle_all({"nothing is uploaded, or once at the end": "hub_model_id hub_strategy hub_revision"})
+    t.idle_all({"nothing is uploaded, or only once, at the end": "hub_model_id hub_strategy hub_revision"})
 
 
 def _templates(t: Translation) -> None:
     tokens = t.inner("special_tokens")
     if tokens.get("eos_token"):
         t.put("eos_token", str(tokens["eos_token"]), "special_tokens")
-    t.idle("special_tokens", "the padding token is never read, and the others are the tokenizer's own")
+    t.idle("special_tokens", "the padding token is never read, and the others come from the tokenizer")
     name, jinja = t.text("chat_template"), t.value("chat_template_jinja")
     if jinja:
         t.put("chat_template", str(jinja), "chat_template_jinja")
-        t.idle("chat_template", "chat_template_jinja is taken")
+        t.idle("chat_template", "chat_template_jinja takes precedence")
     elif name == "chatml":
         t.put("chat_template", "chatml", "chat_template")
     elif name in ("tokenizer_default", "") or name.startswith("tokenizer_default"):
         t.idle("chat_template", "the tokenizer's own, as here")
     else:
-        t.change("chat_template", "the tokenizer's own is used, which is the one a family's name stands for")
+        t.change("chat_template", "the tokenizer's template is used, which is what the name of a family means")
 
 
 def _adapter(t: Translation) -> None:
@@ -216,38 +216,36 @@ def _adapter(t: Translation) -> None:
         common.targets(t, key, named, t.text("base_model"))
         four = kind == "qlora" or t.switch("load_in_4bit")
         common.low_bits(t, 4 if four else None, *(("load_in_4bit",) if t.has("load_in_4bit") else ("adapter",)))
-        t.lose("load_in_8bit", "4 bits are there (quantize: 4bit)")
+        t.lose("load_in_8bit", "only 4 bits are supported (quantize: 4bit)")
         if t.has("lora_model_dir"):
-            why = "the adapter's folder is the model: its weights are merged, and it is the reference"
+            why = "the adapter's folder becomes the model and the reference, with its weights merged"
             t.put("model", t.text("lora_model_dir"), "lora_model_dir", changed=True, why=why)
     elif kind:
-        t.lose("adapter", "lora and qlora are there")
+        t.lose("adapter", "only lora and qlora are supported")
     t.lose_all({"bits need an adapter": "load_in_4bit load_in_8bit"})
     t.idle_all(
         {
-            "of an adapter that there is not": "lora_r lora_alpha lora_dropout lora_target_linear lora_target_modules "
-            "lora_modules_to_save lora_model_dir peft_use_dora peft_use_rslora peft"
+            "belongs to an adapter, and there is none": "lora_r lora_alpha lora_dropout lora_target_linear "
+            "lora_target_modules lora_modules_to_save lora_model_dir peft_use_dora peft_use_rslora peft"
         }
     )
 
 
-def _data(t: Translation, beside: Path, rl: str) -> None:
-    sources = [source for entry in t.entries("datasets") for source in _sources(t, entry, beside, rl, "datasets")]
+def _data(t: Translation, base: Path, rl: str) -> None:
+    sources = [source for entry in t.entries("datasets") for source in _sources(t, entry, base, rl, "datasets")]
     if sources:
         common.one_or_mixture(t, sources, "datasets")
-    tests = [
-        source for entry in t.entries("test_datasets") for source in _sources(t, entry, beside, rl, "test_datasets")
-    ]
+    tests = [source for entry in t.entries("test_datasets") for source in _sources(t, entry, base, rl, "test_datasets")]
     size = t.number("val_set_size")
     if tests:
         t.put("eval_data", tests[0]["data"], "test_datasets")
         if len(tests) > 1:
-            t.lose("test_datasets", "one held-out data set: name a file of sources as eval_data")
+            t.lose("test_datasets", "only one held-out data set is supported: give a file of sources as eval_data")
     elif size > 0:
         common.share_held_out(t, size, "val_set_size")
     else:
         t.put(
-            "eval_fraction", 0.0, "val_set_size", why="nothing is held out; eval_fraction: 0.1 shows held-out figures"
+            "eval_fraction", 0.0, "val_set_size", why="nothing is held out; eval_fraction: 0.1 gives held-out metrics"
         )
     _evaluation(t, held_out=bool(tests) or size > 0)
 
@@ -261,12 +259,12 @@ def _evaluation(t: Translation, *, held_out: bool) -> None:
     names = "eval_steps evals_per_epoch eval_strategy evaluation_strategy early_stopping_patience"
     for key in names.split():
         if held_out:
-            t.note(key, "10 evaluations per run; eval_every_steps changes that")
+            t.note(key, "10 evaluations per run; set eval_every_steps for another number")
         else:
             t.idle(key, "nothing is held out")
 
 
-# Layouts of axolotl's types: the part after the dot -> Afzal's format and the fields that it needs by its own names
+# Layouts of axolotl's types: the part after the dot -> Afzal's format, and its fields by Afzal's names
 _LAYOUTS: dict[str, tuple[str, dict[str, str]]] = {
     "prompt_pairs": ("question_pair", {"question": "prompt"}),
     "ultra": ("", {}),
@@ -284,8 +282,8 @@ _UNPAIRED: dict[str, tuple[str, dict[str, str]]] = {
 _ENTRY = frozenset(["path", "split", "type", "data_files", "ds_type", "name", "trust_remote_code"])
 
 
-def _sources(t: Translation, entry: Any, beside: Path, rl: str, key: str) -> list[dict[str, Any]]:
-    """The sources of one entry of ``datasets``, with the fields that its type names."""
+def _sources(t: Translation, entry: Any, base: Path, rl: str, key: str) -> list[dict[str, Any]]:
+    """The sources of one entry of ``datasets``, with the columns that its type implies."""
     if not isinstance(entry, Mapping) or not entry.get("path"):
         raise AfzalError(f"an entry of {key} has no path", remedy="- path: FILE, with type: ...")
     kind = entry.get("type")
@@ -293,25 +291,25 @@ def _sources(t: Translation, entry: Any, beside: Path, rl: str, key: str) -> lis
     split = str(entry.get("split") or "train")
     files = common.files_of(entry.get("data_files"), split)
     if files:
-        names = [str(common.local(f, beside) or common.local(f"{entry['path']}/{f}", beside) or f) for f in files]
+        names = [str(common.local(f, base) or common.local(f"{entry['path']}/{f}", base) or f) for f in files]
     else:
-        names = [common.dataset(str(entry["path"]), entry.get("name"), split, beside=beside)]
+        names = [common.dataset(str(entry["path"]), entry.get("name"), split, base=base)]
     rest = [
         k for k, v in entry.items() if k not in _ENTRY and not k.startswith(("field_", "message_")) and not is_off(v)
     ]
     if rest := [k for k in rest if k not in ("roles", "chat_template", "chat_template_jinja", "conversation")]:
-        whys.append(f"not taken: {', '.join(rest)}")
+        whys.append(f"ignored: {', '.join(rest)}")
     if isinstance(kind, str) and kind.startswith("chatml") and not t.has("chat_template"):
         t.settings["chat_template"] = "chatml"
         whys.append("chat_template: chatml")
     for why in whys:
         t.change(key, f"{entry['path']}: {why}", "data")
-    made = {"columns": columns, "format": style}
-    return [{"data": name, **{k: v for k, v in made.items() if v}} for name in names]
+    reading = {"columns": columns, "format": style}
+    return [{"data": name, **{k: v for k, v in reading.items() if v}} for name in names]
 
 
 def _fields(entry: Mapping[str, Any], kind: Any, rl: str) -> tuple[dict[str, str], str, list[str]]:
-    """Which field is what, the format where it does not tell itself, and remarks."""
+    """The columns, the format if it cannot be detected, and remarks."""
     whys: list[str] = []
     if isinstance(kind, Mapping):
         shown = {k: str(v) for k, v in kind.items() if k.startswith("field_") and v}

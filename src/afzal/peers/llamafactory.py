@@ -26,7 +26,7 @@ TELLING = (
 """Keys by which a file is recognised as LLaMA-Factory's."""
 
 _INFO = "dataset_info.json"
-# pref_loss -> objective here, and the name that pref_beta has there
+# pref_loss -> Afzal's objective, and its name for pref_beta
 _LOSSES = {
     "sigmoid": ("dpo", "beta"),
     "hinge": ("hinge", "beta"),
@@ -37,10 +37,10 @@ _LOSSES = {
 
 
 def translate(t: Translation, path: Path, *, method: str | None, processes: int) -> None:
-    """Afzal's settings of a configuration of LLaMA-Factory.
+    """Translate a configuration of LLaMA-Factory into Afzal's settings.
 
     Raises:
-        AfzalError: the stage is none that can be read.
+        AfzalError: the stage has no counterpart.
     """
     stage = method or t.text("stage", "sft")
     if stage not in METHODS:
@@ -49,7 +49,7 @@ def translate(t: Translation, path: Path, *, method: str | None, processes: int)
     if t.has("model_name_or_path"):
         t.put("model", t.text("model_name_or_path"), "model_name_or_path")
     if t.value("model_revision", "main") != "main":
-        t.lose("model_revision", "the hub's main revision is read: download another one and name its folder")
+        t.lose("model_revision", "the hub's main revision is read: download the other one and give its folder")
     t.idle("model_revision", "main, as here")
     kind = {"rm": "reward"}.get(stage, stage)
     t.put("method", kind, "stage")
@@ -89,10 +89,10 @@ def translate(t: Translation, path: Path, *, method: str | None, processes: int)
     ):
         for key in t.given:
             if key.startswith(prefix):
-                t.idle(key, "of a method or an option that is not used")
+                t.idle(key, "belongs to an unused method or option")
     t.idle_all(
         {
-            "of a method that is not used": "pref_beta pref_loss pref_ftx simpo_gamma ld_alpha temperature top_p top_k "
+            "belongs to an unused method": "pref_beta pref_loss pref_ftx simpo_gamma ld_alpha temperature top_p top_k "
             "pref_bco_weight dpo_label_smoothing kto_chosen_weight kto_rejected_weight max_new_tokens"
         }
     )
@@ -121,7 +121,7 @@ def _dpo(t: Translation) -> None:
         sources.append("pref_ftx")
     elif ftx:
         name += f"+{ftx:g}*sft"
-        t.change("pref_ftx", "a mean over all tokens of an update here, over answers there", "objective")
+        t.change("pref_ftx", "Afzal averages over all tokens of an update, LLaMA-Factory over answers", "objective")
     if bco:
         name += f"+{bco:g}*bco_pair"
         sources.append("pref_bco_weight")
@@ -132,14 +132,14 @@ def _dpo(t: Translation) -> None:
         t.put("method", "prefer", "stage")
         t.put("objective", name, *sources)
         t.put("objective_arg", args, "pref_beta", *[k for k in sources if k in ("simpo_gamma", "dpo_label_smoothing")])
-    t.idle_all({"0, as here": "dpo_label_smoothing pref_ftx pref_bco_weight", "of simpo": "simpo_gamma"})
-    t.lose("ld_alpha", "of the sigmoid loss alone (ld_dpo)")
+    t.idle_all({"0, as here": "dpo_label_smoothing pref_ftx pref_bco_weight", "for simpo only": "simpo_gamma"})
+    t.lose("ld_alpha", "for the sigmoid loss only (ld_dpo)")
     if t.has("ref_model") and name.split("+")[0] not in ("orpo", "simpo"):
         t.put("reference", t.text("ref_model"), "ref_model")
     t.lose_all(
         {
-            "a reference is a whole model: merge its adapter (afzal export)": "ref_model_adapters",
-            "a reference is held as it is": "ref_model_quantization_bit",
+            "a reference must be a full model: merge its adapter (afzal export)": "ref_model_adapters",
+            "a reference is not quantised": "ref_model_quantization_bit",
         }
     )
 
@@ -149,11 +149,11 @@ def _kto(t: Translation) -> None:
     for key, into in (("kto_chosen_weight", "desirable_weight"), ("kto_rejected_weight", "undesirable_weight")):
         if t.has(key):
             t.put(into, t.number(key), key)
-    t.lose("pref_ftx", "of pairs alone (rpo)")
+    t.lose("pref_ftx", "for pairs only (rpo)")
 
 
 def _reward(t: Translation) -> None:
-    t.put("centering", 0.0, "center_rewards_coefficient", why="LLaMA-Factory does not draw the scores to 0")
+    t.put("centering", 0.0, "center_rewards_coefficient", why="LLaMA-Factory does not pull the scores towards 0")
 
 
 def _ppo(t: Translation) -> None:
@@ -161,29 +161,31 @@ def _ppo(t: Translation) -> None:
         raise AfzalError(
             "reward_model_type: api has no counterpart", remedy="reward: FILE.py:FUNCTION that asks the server"
         )
-    why = "a model folder with one score (afzal export makes one of an adapter); LLaMA-Factory's adapters are not read"
+    why = (
+        "a model folder with one score (afzal export turns an adapter into one); LLaMA-Factory's adapters are not read"
+    )
     t.put("reward", t.text("reward_model"), "reward_model", changed=True, why=why)
     t.put("ppo_epochs", t.whole("ppo_epochs", 4), "ppo_epochs")
     t.put("minibatches", max(1, min(t.whole("ppo_buffer_size", 1), t.settings["batch_size"])), "ppo_buffer_size")
     if t.whole("ppo_buffer_size", 1) > 1:
         t.settings["batch_size"] *= t.whole("ppo_buffer_size")
-    t.put("kl_coef", 0.2, "kl_coef", why="LLaMA-Factory begins with it and cannot set it")
+    t.put("kl_coef", 0.2, "kl_coef", why="LLaMA-Factory's starting value, which it cannot change")
     t.put("kl_target", t.number("ppo_target", 6.0), "ppo_target")
     t.put("sample_tokens", t.whole("max_new_tokens", 1024), "max_new_tokens")
     t.put("temperature", t.number("temperature", 0.95), "temperature")
-    why = "answers are drawn from the policy as it is: what is cut off could not be learned from"
+    why = "answers are sampled from the full distribution: tokens that are cut off could not be learned"
     t.lose("top_p", why, (1.0,))
     t.lose("top_k", why, (-1,))
     for key in ("top_p", "top_k"):
         if key not in t.given:
-            t.change("stage", f"LLaMA-Factory draws with top_k 50 and top_p 0.7 unless the file says so; {why}")
+            t.change("stage", f"LLaMA-Factory samples with top_k 50 and top_p 0.7 by default; {why}")
     t.lose_all(
         {
-            "rewards are learned from as they are": "ppo_score_norm ppo_whiten_rewards",
-            "a reward model is a folder of its own": "reward_model_adapters reward_model_quantization_bit",
+            "rewards are used unchanged": "ppo_score_norm ppo_whiten_rewards",
+            "a reward model has its own folder": "reward_model_adapters reward_model_quantization_bit",
         }
     )
-    t.idle("reward_model_type", "a reward model is a folder, whatever it was trained with")
+    t.idle("reward_model_type", "a reward model is a folder, however it was trained")
 
 
 def _template(t: Translation) -> None:
@@ -191,9 +193,9 @@ def _template(t: Translation) -> None:
     if name == "chatml":
         t.put("chat_template", "chatml", "template")
     elif name in ("default", "empty", "vanilla"):
-        t.lose("template", "write it as a Jinja file and name it as chat_template")
+        t.lose("template", "write it as a Jinja file and give that as chat_template")
     else:
-        t.change("template", "the tokenizer's own chat template is used, which is the one a family's name stands for")
+        t.change("template", "the tokenizer's chat template is used, which is what the name of a family means")
 
 
 def _adapter(t: Translation) -> None:
@@ -211,70 +213,70 @@ def _adapter(t: Translation) -> None:
         t.lose("quantization_bit", "4 bits need an adapter")
         t.lose("adapter_name_or_path", "merge the adapter first: afzal export ADAPTER --out MODEL")
     else:
-        t.lose("finetuning_type", "lora and full are there: all weights train")
+        t.lose("finetuning_type", "only lora and full are supported: all weights train")
     t.idle_all(
         {
-            "off, or of an adapter that there is not": "use_dora use_rslora lora_rank lora_alpha lora_dropout "
+            "off, or belongs to an adapter, and there is none": "use_dora use_rslora lora_rank lora_alpha lora_dropout "
             "lora_target additional_target loraplus_lr_ratio create_new_adapter"
         }
     )
 
 
 def _earlier_adapter(t: Translation) -> None:
-    """An adapter that training goes on with, or that a new one is put on."""
+    """Translate an existing adapter: training continues it, or adds a new one on top."""
     names = texts(t.value("adapter_name_or_path"))
     if not names:
         return
     fresh = t.switch("create_new_adapter")
-    t.idle("create_new_adapter", "a fresh adapter on the merged one" if fresh else "training goes on with the adapter")
+    t.idle("create_new_adapter", "a new adapter on the merged one" if fresh else "training continues with the adapter")
     if not fresh and t.settings["method"] not in ("ppo", "reward"):
-        own = ("adapter", "lora_rank", "lora_alpha", "lora_targets")
-        for key in own:
+        keys = ("adapter", "lora_rank", "lora_alpha", "lora_targets")
+        for key in keys:
             t.settings.pop(key, None)
-        t.remarks[:] = [r for r in t.remarks if r.into not in own]
+        t.remarks[:] = [r for r in t.remarks if r.into not in keys]
         t.put("adapter_from", names[-1], "adapter_name_or_path", why="the reference is the model without the adapter")
         t.idle_all(
-            {"the adapter is as it was made": "lora_rank lora_alpha lora_target use_dora use_rslora finetuning_type"}
+            {"the adapter keeps its shape": "lora_rank lora_alpha lora_target use_dora use_rslora finetuning_type"}
         )
     else:
-        why = "the adapter's folder is the model: its weights are merged, and it is the reference"
+        why = "the adapter's folder becomes the model and the reference, with its weights merged"
         t.put("model", names[-1], "adapter_name_or_path", changed=True, why=why)
     if len(names) > 1:
-        t.lose("adapter_name_or_path", "one adapter: merge the others first (afzal export)")
+        t.lose("adapter_name_or_path", "only one adapter is supported: merge the others first (afzal export)")
 
 
-def _data(t: Translation, beside: Path) -> None:
+def _data(t: Translation, base: Path) -> None:
     folder = t.text("dataset_dir", "data")
-    info = _info(folder, beside)
+    info = _info(folder, base)
     names = _names(t.value("dataset"))
     shares = [float(p) for p in texts(t.value("interleave_probs"))]
-    sources = [_source(t, name, folder, info, beside) for name in names]
+    sources = [_source(t, name, folder, info, base) for name in names]
     if len(shares) == len(sources) > 1:
         sources = [{**source, "share": share / sum(shares)} for source, share in zip(sources, shares, strict=True)]
         t.change("interleave_probs", "shares of an epoch", "data")
     if t.text("mix_strategy", "concat") != "concat":
         t.change(
             "mix_strategy",
-            "a small part is passed through several times in an epoch, a large one is drawn from",
+            "within an epoch a small part is repeated and a large one is subsampled",
             "data",
         )
     t.idle("mix_strategy", "one after another, as here")
-    t.idle("dataset_dir", "the data are named by their own paths")
+    t.idle("dataset_dir", "the data are given by their own paths")
     if sources:
         common.one_or_mixture(t, sources, "dataset")
     if info is None and names and folder != "ONLINE":
         t.change("dataset", f"no {_INFO} was found in {folder}: give the path of the file as data", "data")
     t.lose("max_samples", "all rows are used: cut the file, or set max_steps")
-    _held_out(t, folder, info, beside)
+    _held_out(t, folder, info, base)
 
 
-def _held_out(t: Translation, folder: str, info: Mapping[str, Any] | None, beside: Path) -> None:
+def _held_out(t: Translation, folder: str, info: Mapping[str, Any] | None, base: Path) -> None:
     others = _names(t.value("eval_dataset"))
     size = t.number("val_size")
     if others:
-        t.put("eval_data", _source(t, others[0], folder, info, beside)["data"], "eval_dataset")
+        t.put("eval_data", _source(t, others[0], folder, info, base)["data"], "eval_dataset")
         if len(others) > 1:
-            t.lose("eval_dataset", "one held-out data set: name a file of sources as eval_data")
+            t.lose("eval_dataset", "only one held-out data set is supported: give a file of sources as eval_data")
     elif size > 0:
         common.share_held_out(t, size, "val_size")
     t.idle("val_size", "nothing is held out by it")
@@ -291,41 +293,41 @@ def _names(value: Any) -> list[str]:
     )
 
 
-def _info(folder: str, beside: Path) -> Mapping[str, Any] | None:
-    """What dataset_info.json says, beside the configuration or in a folder above it."""
-    places = [Path(), beside, *list(beside.resolve().parents)[:3]]
+def _info(folder: str, base: Path) -> Mapping[str, Any] | None:
+    """The entries of dataset_info.json, next to the configuration or in a parent folder."""
+    places = [Path(), base, *list(base.resolve().parents)[:3]]
     for place in places:
         file = place / folder / _INFO
         if file.is_file():
             try:
-                found = json.loads(file.read_text(encoding="utf-8"))
+                entries = json.loads(file.read_text(encoding="utf-8"))
             except (OSError, ValueError) as error:
                 raise AfzalError(f"{_INFO} cannot be read", where=str(file), why=str(error)) from None
-            return {"": str(file.parent), **found}
+            return {"": str(file.parent), **entries}
     return None
 
 
-def _source(t: Translation, name: str, folder: str, info: Mapping[str, Any] | None, beside: Path) -> dict[str, Any]:
+def _source(t: Translation, name: str, folder: str, info: Mapping[str, Any] | None, base: Path) -> dict[str, Any]:
     entry = (info or {}).get(name)
     if entry is None:
         if info is not None:
             t.change("dataset", f"{name} is not in {_INFO}: give the path of its file as data", "data")
-        found = common.local(name, beside)
-        return {"data": str(found or (name if folder == "ONLINE" or "/" in name else f"{folder}/{name}.json"))}
+        existing = common.local(name, base)
+        return {"data": str(existing or (name if folder == "ONLINE" or "/" in name else f"{folder}/{name}.json"))}
     hub = entry.get("hf_hub_url")
     if hub:
-        data = common.dataset(hub, entry.get("subset"), entry.get("split"), beside=beside)
+        data = common.dataset(hub, entry.get("subset"), entry.get("split"), base=base)
     else:
         data = str(Path(str((info or {}).get("", folder))) / str(entry.get("file_name", name)))
     source: dict[str, Any] = {"data": data}
     if columns := _columns(entry):
         source["columns"] = columns
     if entry.get("num_samples") is not None:
-        t.change("dataset", f"{name}: num_samples is not taken: all rows are used", "data")
+        t.change("dataset", f"{name}: num_samples is ignored: all rows are used", "data")
     if tags := {
         k: v for k, v in (entry.get("tags") or {}).items() if _TAGS.get(k) not in (None, v) and v not in _ROLES
     }:
-        t.change("dataset", f"{name}: tags {', '.join(tags)} are read where they are usual names of roles", "data")
+        t.change("dataset", f"{name}: tags {', '.join(tags)} are read only if they are common role names", "data")
     return source
 
 
@@ -353,9 +355,9 @@ _SHARED = {
 
 
 def _columns(entry: Mapping[str, Any]) -> dict[str, str]:
-    """Which field is what, where the file names it otherwise than Afzal's formats do."""
+    """The columns whose names differ from those in Afzal's formats."""
     named = dict(entry.get("columns") or {})
     roles = _SHARED if entry.get("formatting", "alpaca") != "alpaca" else {**_SHARED, **_ALPACA}
-    found = {roles[key]: str(column) for key, column in named.items() if key in roles and not is_off(column)}
-    usual = ("messages", "conversations") if "conversations" in found else ()
-    return {name: column for name, column in found.items() if name != column and column not in usual}
+    columns = {roles[key]: str(column) for key, column in named.items() if key in roles and not is_off(column)}
+    usual = ("messages", "conversations") if "conversations" in columns else ()
+    return {name: column for name, column in columns.items() if name != column and column not in usual}

@@ -1,11 +1,11 @@
-"""Keys of other trainers that have no counterpart, by the reason; the keys of a reason are separated by spaces."""
+"""Other trainers' keys without a counterpart, grouped by reason; the keys of a reason are separated by spaces."""
 
 from __future__ import annotations
 
 WATCHED = "a run writes metrics.jsonl, samples and report.html into its folder, without an account"
-LAID_OUT = "how the work is laid out, which changes no number; Afzal chooses it for the machine (afzal plan)"
-RANKS = "torchrun and the same command divide a run over GPUs (docs/devices.md)"
-SAVED = "checkpoints are whole, checked and resumed with afzal train RUN --resume"
+LAID_OUT = "how the work is organised, which changes no number; Afzal chooses it for the machine (afzal plan)"
+RANKS = "torchrun with the same command distributes a run over GPUs (docs/devices.md)"
+SAVED = "checkpoints are complete, verified, and resumed with afzal train RUN --resume"
 CODE = "code from a model's folder is never run; a model that transformers knows needs none"
 
 SHARED_IDLE = {
@@ -34,14 +34,14 @@ SHARED_IDLE = {
 }
 SHARED_LOST = {
     "no noise is added to embeddings": "neftune_noise_alpha",
-    "not of preference objectives; see cdpo and robust in afzal objectives": "label_smoothing_factor",
+    "not for preference objectives; see cdpo and robust in afzal objectives": "label_smoothing_factor",
     "the optimizer has no further arguments": "optim_args optim_target_modules",
-    "the course of the learning rate has no further arguments": "lr_scheduler_kwargs",
-    "the last weights are the run's; early_stop_patience ends a run whose held-out loss no longer falls": (
+    "the learning-rate schedule has no further arguments": "lr_scheduler_kwargs",
+    "a run keeps its last weights; early_stop_patience ends it when the held-out loss stops falling": (
         "load_best_model_at_end metric_for_best_model greater_is_better"
     ),
-    "rows are drawn by the one seed": "data_seed",
-    "an evaluation comes before the first update and then at even distances": "eval_delay",
+    "a single seed determines the rows": "data_seed",
+    "evaluations run before the first update and then at even intervals": "eval_delay",
 }
 TRL_IDLE = {
     LAID_OUT: "dataset_streaming streaming cast_lm_head_to_fp32 use_vllm vllm_mode vllm_model_impl "
@@ -53,10 +53,10 @@ TRL_IDLE = {
     "use_bnb_nested_quant bnb_4bit_quant_type use_logits_to_keep num_generations_eval",
     "rows are shuffled by the seed": "shuffle_dataset train_sampling_strategy",
     "the tokenizer's padding token is never read: no row is padded": "pad_token padding_value label_pad_token_id",
-    "samples are drawn at every evaluation": "generate_during_eval",
-    "of an option that is not used": "lora_target_parameters sapo_temperature_neg sapo_temperature_pos vespo_k_neg "
+    "answers are sampled at every evaluation": "generate_during_eval",
+    "belongs to an unused option": "lora_target_parameters sapo_temperature_neg sapo_temperature_pos vespo_k_neg "
     "vespo_k_pos vespo_lambda_neg vespo_lambda_pos vllm_structured_outputs_regex",
-    "always: the first figures are those of the start": "eval_on_start",
+    "always: the first evaluation is at the start": "eval_on_start",
 }
 TRL_LOST = {
     "no counterpart yet": "router_aux_loss_coef dataset_kwargs model_init_kwargs is_encoder_decoder "
@@ -64,7 +64,7 @@ TRL_LOST = {
     "prompt and answer share one limit, max_tokens": "max_prompt_length",
 }
 AXOLOTL_IDLE = {
-    "of an option that is not used": "lisa_step_interval lisa_layers_attribute relora_prune_ratio relora_prune_method "
+    "belongs to an unused option": "lisa_step_interval lisa_layers_attribute relora_prune_ratio relora_prune_method "
     "relora_cpu_offload torchdistx_path adam_epsilon2 adam_beta3 dion_lr dion_momentum dion_rank_fraction "
     "dion_rank_multiple_of qgalore_rank qgalore_update_proj_gap qgalore_scale qgalore_proj_type qgalore_proj_quant "
     "qgalore_proj_bits qgalore_proj_group_size qgalore_cos_threshold qgalore_gamma_proj qgalore_queue_size "
@@ -72,7 +72,7 @@ AXOLOTL_IDLE = {
     "pose_num_chunks pretrain_multipack_buffer_size pretrain_multipack_attn eaft_alpha eaft_k bench_dataset "
     "bench_split lora_rank_pattern lora_alpha_pattern lora_target_parameters loraplus_lr_ratio loraplus_lr_embedding "
     "peft_init_lora_weights",
-    "of its own commands and caches": "gradio_title gradio_share gradio_server_name gradio_server_port "
+    "belongs to its own commands and caches": "gradio_title gradio_share gradio_server_name gradio_server_port "
     "gradio_max_new_tokens gradio_temperature is_preprocess preprocess_iterable total_num_tokens "
     "total_supervised_tokens sample_packing_eff_est axolotl_config_path is_falcon_derived_model "
     "tokenizer_save_jinja_files",
@@ -105,22 +105,22 @@ AXOLOTL_IDLE = {
     "resources_per_worker ray_run_name",
     SAVED: "saves_per_epoch auto_resume_from_checkpoints dynamic_checkpoint",
     "rows are shuffled by the seed": "shuffle_merged_datasets shuffle_before_merging_datasets curriculum_sampling",
-    "exact repeats are left out unless clean is off": "dataset_exact_deduplication",
-    "what the hub has is downloaded with the token of hf auth login": "hf_use_auth_token push_dataset_to_hub",
+    "exact duplicates are dropped unless clean is off": "dataset_exact_deduplication",
+    "hub downloads use the token of hf auth login": "hf_use_auth_token push_dataset_to_hub",
 }
 AXOLOTL_LOST = {
     "no counterpart": "mean_resizing_embeddings model_quantization_config model_quantization_config_kwargs "
     "use_onebitllms scaling_softmax scaling_softmax_factor scaling_softmax_bias quantize_moe_experts "
     "max_packed_sequence_len noisy_embedding_alpha s2_attention image_size image_resize_algorithm role_boundaries "
     "fix_untrained_tokens pretraining_sample_concatenation processor_kwargs tokenizer_use_mistral_common",
-    "the model is taken as its files have it": "overrides_of_model_config overrides_of_model_kwargs base_model_config "
+    "the model is used as its files define it": "overrides_of_model_config overrides_of_model_kwargs base_model_config "
     "model_config cls_model_config rope_scaling resize_token_embeddings_to_32x shrink_embeddings reinit_weights "
     "tokenizer_config revision_of_model added_tokens_overrides llama4_linearized_experts",
     "all weights or one adapter train": "unfrozen_parameters freeze_mm_modules lisa_n_layers relora "
     "peft_layers_to_transform peft_layers_pattern peft_layer_replication peft_trainable_token_indices "
     "lora_fan_in_fan_out",
     "one learning rate for all weights": "lr_groups embedding_lr embedding_lr_scale",
-    "the course of the learning rate has no such part": "cosine_min_lr_ratio cosine_constant_lr_ratio lr_div_factor "
+    "the learning-rate schedule has no such part": "cosine_min_lr_ratio cosine_constant_lr_ratio lr_div_factor "
     "lr_quadratic_warmup jagged_restart_steps",
     "the loss is the negative log-likelihood": "use_eaft",
     "a diverging run is stopped by its own checks (docs/run-folder.md)": "loss_watchdog_threshold "
@@ -129,10 +129,10 @@ AXOLOTL_LOST = {
     "the vocabulary is the tokenizer's": "tokens",
     "weights train in float32": "fp8 fp8_config qat quantization",
     "every row is used": "dataset_shard_num dataset_shard_idx min_sample_len max_prompt_len",
-    "no such training": "process_reward_model ebft trainer_cls num_labels pretraining_dataset use_pose gptq",
+    "no such kind of training": "process_reward_model ebft trainer_cls num_labels pretraining_dataset use_pose gptq",
 }
 LLAMA_FACTORY_IDLE = {
-    "of an option that is not used": "init_special_tokens module_dropout hyper_parallel_args export_quantization_bit "
+    "belongs to an unused option": "init_special_tokens module_dropout hyper_parallel_args export_quantization_bit "
     "export_quantization_dataset export_quantization_nsamples export_quantization_maxlen sglang_maxlen sglang_tp_size "
     "sglang_mem_fraction sglang_config sglang_lora_backend kt_weight_path kt_expert_checkpoint_path "
     "kt_use_lora_experts kt_lora_expert_num kt_lora_expert_intermediate_size compute_dtype interleave_probs",
@@ -148,25 +148,25 @@ LLAMA_FACTORY_IDLE = {
     "pure_bf16 fp8_backend fp8_enable_fsdp_float8_all_gather adapter_folder eval_num_beams export_dir export_size "
     "export_device export_legacy_format export_hub_model_id",
     "a token is never in a file: hf auth login": "hf_hub_token ms_hub_token om_hub_token",
-    "images and sounds keep their size, as the model's processor has it": "image_max_pixels image_min_pixels "
+    "the model's processor decides the size of images and sounds": "image_max_pixels image_min_pixels "
     "image_do_pan_and_scan crop_to_patches video_max_pixels video_min_pixels video_fps video_maxlen "
     "use_audio_in_video audio_sampling_rate",
-    "media are found beside the data file": "media_dir",
-    "answers are drawn from the model as it is": "do_sample num_beams length_penalty skip_special_tokens max_length "
-    "repetition_penalty",
+    "media are looked up next to the data file": "media_dir",
+    "answers are sampled from the model's full distribution": "do_sample num_beams length_penalty skip_special_tokens "
+    "max_length repetition_penalty",
 }
 LLAMA_FACTORY_LOST = {
-    "experts are trained as they are": "use_kt",
+    "experts are trained as usual": "use_kt",
     "no counterpart: weights are trained by AdamW, RMSprop or SGD": "use_galore use_apollo use_badam use_muon "
     "use_adam_mini use_mca use_hyper_parallel",
     "the loss is the negative log-likelihood": "use_dft_loss use_asft_loss use_eaft_loss",
     "the vocabulary is the tokenizer's": "resize_vocab add_tokens add_special_tokens new_special_tokens_config",
-    "the model is taken as its files have it": "rope_scaling shift_attn mixture_of_depths train_from_scratch "
+    "the model is used as its files define it": "rope_scaling shift_attn mixture_of_depths train_from_scratch "
     "use_llama_pro moe_aux_loss_coef split_special_tokens model_max_length",
     "only answers are learned": "train_on_prompt",
     "the chat template decides": "default_system enable_thinking preserve_thinking tool_format",
-    "rows are drawn by the seed": "disable_shuffling",
-    "evaluation is over all held-out rows; afzal reports by task": "eval_on_each_dataset",
+    "the seed determines the order of the rows": "disable_shuffling",
+    "evaluation covers all held-out rows; Afzal reports per task": "eval_on_each_dataset",
     "weights train in float32": "fp8",
     "every assistant turn of an answer is learned": "mask_history",
 }

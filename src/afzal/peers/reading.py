@@ -1,4 +1,4 @@
-"""A file of settings, recognised and translated."""
+"""Recognise and translate a configuration file of another trainer."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ PEERS: dict[str, ModuleType] = {"trl": trl, "axolotl": axolotl, "llamafactory": 
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """Settings made of another trainer's configuration.
+    """Settings translated from another trainer's configuration.
 
     Attributes:
         path: the other trainer's file.
         peer: the other trainer's name.
-        settings: Afzal's settings, without those that have their defaults anyway.
-        mixture: what the file of sources says; None where there is a single data set.
+        settings: Afzal's settings, without those at their defaults.
+        mixture: contents of the file of sources; None if there is a single data set.
         remarks: what became of every key.
     """
 
@@ -39,11 +39,11 @@ class Imported:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing that the training depends on was lost, and no key is unknown."""
+        """Whether no key that affects the training was lost, and no key is unknown."""
         return not any(remark.fate in ("lost", "unknown") for remark in self.remarks)
 
     def as_plain(self) -> dict[str, Any]:
-        """Everything, as JSON holds it."""
+        """All fields as JSON values."""
         return {**asdict(self), "complete": self.complete}
 
 
@@ -55,22 +55,25 @@ def import_config(
     processes: int = 1,
     mixture: str = MIXTURE,
 ) -> Imported:
-    """The settings of Afzal that do what a configuration of TRL, axolotl or LLaMA-Factory does.
+    """Translate a configuration of TRL, axolotl or LLaMA-Factory into equivalent Afzal settings.
 
     Args:
         path: a YAML or JSON file.
         peer: ``trl``, ``axolotl`` or ``llamafactory``; default: recognised by its keys.
-        method: TRL's command, such as ``dpo``, where its file does not tell; the stage of LLaMA-Factory and ``rl`` of
-            axolotl likewise.
-        processes: processes (GPUs) that the other trainer ran in, whose batches add up to one update.
-        mixture: where the file of sources is going to be, if there are several data sets.
+        method: TRL's command, such as ``dpo``, if the file does not say it; likewise LLaMA-Factory's stage and
+            axolotl's ``rl``.
+        processes: number of processes (GPUs) of the other trainer, whose batches add up to one update.
+        mixture: path of the file of sources, if there are several data sets.
 
     Raises:
-        AfzalError: the file cannot be read or recognised, its method has no counterpart, or what comes out is not
-            accepted by Afzal's own settings.
+        AfzalError: the file cannot be read or recognised, its method has no counterpart, or the resulting settings
+            are invalid.
     """
     if processes < 1:
-        raise AfzalError(f"processes cannot be {processes}", remedy="how many GPUs the other trainer ran on: 1 or more")
+        raise AfzalError(
+            f"processes cannot be {processes}",
+            remedy="give the number of GPUs that the other trainer ran on: 1 or more",
+        )
     path = Path(path)
     given = {s.key: s.value for s in config.read_file(path)}
     name = peer or recognised(given, path)
@@ -80,7 +83,7 @@ def import_config(
     try:
         PEERS[name].translate(t, path, method=method, processes=processes)
     except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
-        where, why = str(path), f"a value is not what {t.peer} takes: {error}"
+        where, why = str(path), f"a value is not one that {t.peer} accepts: {error}"
         raise AfzalError(f"this is not a configuration of {t.peer}", where=where, why=why) from error
     t.close()
     if t.settings.get("data") == MIXTURE:
@@ -90,10 +93,10 @@ def import_config(
 
 
 def recognised(given: Mapping[str, Any], path: Path) -> str:
-    """The trainer whose keys a file has.
+    """The trainer that a file's keys belong to.
 
     Raises:
-        AfzalError: none, Afzal itself, or several equally.
+        AfzalError: no trainer matches, the file is Afzal's own, or several match equally well.
     """
     if "method" in given and given["method"] in config.METHODS:
         raise AfzalError("these are settings of Afzal already", where=str(path), remedy=f"afzal train {path}")
@@ -112,12 +115,12 @@ def recognised(given: Mapping[str, Any], path: Path) -> str:
 
 
 def _without_defaults(t: Translation, path: Path) -> tuple[dict[str, Any], list[Remark]]:
-    """Settings that need to be written down, and remarks on the other trainer's defaults that differ from Afzal's."""
+    """The settings that must be written out, and the remarks without defaults that both trainers share."""
     method = str(t.settings["method"])
     kind = config.CONFIGS[method]
     fields = kind.model_fields
     usual = {key: field.default for key, field in fields.items()}
-    kept: dict[str, Any] = {"method": method}
+    settings: dict[str, Any] = {"method": method}
     remarks: list[Remark] = []
     from_file = {remark.into for remark in t.remarks if remark.fate in ("carried", "changed")}
     for remark in t.remarks:
@@ -132,13 +135,15 @@ def _without_defaults(t: Translation, path: Path) -> tuple[dict[str, Any], list[
     for key in fields:
         value = t.settings.get(key)
         if key in t.settings and (key in from_file or key == "lr" or not _same(usual[key], value)):
-            kept[key] = value
-    missing = [key for key, field in fields.items() if field.is_required() and key not in kept]
+            settings[key] = value
+    missing = [key for key, field in fields.items() if field.is_required() and key not in settings]
     if missing:
         what = f"the file names no {' and no '.join(missing)}"
-        raise AfzalError(what, where=str(path), why=f"{method} needs it", remedy="add it, in the other trainer's words")
-    config.make(**kept)
-    return kept, remarks
+        raise AfzalError(
+            what, where=str(path), why=f"{method} needs it", remedy="add it to the file, under the other trainer's key"
+        )
+    config.make(**settings)
+    return settings, remarks
 
 
 def _same(usual: Any, value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""What becomes of every key of another trainer's configuration: a setting, a change of meaning, or nothing, and why."""
+"""Record what becomes of every key of another trainer's configuration, and why."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FATES: dict[Fate, str] = {
     "default": "not in the file: the other trainer's default, which differs from Afzal's",
     "lost": "no counterpart, and the training may differ",
     "idle": "no counterpart, and the training does not depend on it",
-    "unknown": "not known: a newer or a misspelled key",
+    "unknown": "unknown: a newer or misspelled key",
 }
 
 
@@ -31,10 +31,10 @@ class Remark:
     """What became of one key.
 
     Attributes:
-        key: as the other trainer names it.
-        value: as the file gives it; the other trainer's own default where the file does not.
-        into: the setting of Afzal that holds it; "" where there is none.
-        why: the reason, where one is needed.
+        key: the other trainer's name.
+        value: the value in the file, or else the other trainer's default.
+        into: Afzal's setting for it; "" if there is none.
+        why: the reason, if one is needed.
     """
 
     fate: Fate
@@ -46,15 +46,15 @@ class Remark:
 
 @dataclass(slots=True)
 class Translation:
-    """A configuration on its way to Afzal's settings; every key is said something about, or it is unknown.
+    """The translation of a configuration in progress; every key gets a remark, or is unknown.
 
     Attributes:
         peer: name of the other trainer.
-        given: its keys and values, as the file has them.
+        given: its keys and values, as in the file.
         settings: Afzal's settings so far.
-        sources: the parts of a mixture, where there are several data sets.
-        remarks: what became of the keys, in the order in which they were read.
-        path: the other trainer's file, for errors.
+        sources: the parts of a mixture, if there are several data sets.
+        remarks: what became of the keys, in reading order.
+        path: the other trainer's file, for error messages.
     """
 
     peer: str
@@ -65,48 +65,48 @@ class Translation:
     path: str = ""
 
     def value(self, key: str, default: Any = None) -> Any:
-        """The value of a key; ``default`` where the file does not give it or says null."""
-        found = self.given.get(key)
-        return default if found is None else found
+        """The value of a key; ``default`` if it is missing or null."""
+        value = self.given.get(key)
+        return default if value is None else value
 
     def number(self, key: str, default: float = 0.0) -> float:
-        """The number of a key, which may be written as text (YAML reads ``5e-5`` as text).
+        """The value of a key as a number; it may be written as text (YAML reads ``5e-5`` as text).
 
         Raises:
-            AfzalError: the value is no finite number.
+            AfzalError: the value is not a finite number.
         """
-        found = self.value(key, default)
+        value = self.value(key, default)
         try:
-            made = math.nan if isinstance(found, bool) else float(found)
+            number = math.nan if isinstance(value, bool) else float(value)
         except (TypeError, ValueError):
-            made = math.nan
-        if not math.isfinite(made):
+            number = math.nan
+        if not math.isfinite(number):
             raise self.wrong(key, "a number")
-        return made
+        return number
 
     def whole(self, key: str, default: int = 0) -> int:
-        """As :meth:`number`, without a fraction."""
-        made = self.number(key, default)
-        if made != int(made):
+        """Like :meth:`number`, for whole numbers."""
+        number = self.number(key, default)
+        if number != int(number):
             raise self.wrong(key, "a whole number")
-        return int(made)
+        return int(number)
 
     def text(self, key: str, default: str = "") -> str:
-        """The text of a key: a name, a path, or a number or a switch that is written as such.
+        """The value of a key as text: a name, a path, a number or a switch.
 
         Raises:
-            AfzalError: the value is a list or an object.
+            AfzalError: the value is a list or a mapping.
         """
-        found = self.value(key, default)
-        if isinstance(found, list | Mapping):
+        value = self.value(key, default)
+        if isinstance(value, list | Mapping):
             raise self.wrong(key, "one value, not several")
-        return str(found)
+        return str(value)
 
     def switch(self, key: str, default: bool = False) -> bool:
-        """Whether a key is switched on, in one of YAML's words for it.
+        """Whether a key is switched on, by one of YAML's words for true.
 
         Raises:
-            AfzalError: the value is none of them.
+            AfzalError: the value means neither true nor false.
         """
         word = str(self.value(key, default)).strip().lower()
         if word not in _SWITCH:
@@ -114,109 +114,106 @@ class Translation:
         return _SWITCH[word]
 
     def entries(self, key: str) -> list[Any]:
-        """The list of a key; empty where there is none.
+        """The value of a key as a list; empty if it is missing.
 
         Raises:
-            AfzalError: the value is no list.
+            AfzalError: the value is not a list.
         """
-        found = self.value(key, [])
-        if not isinstance(found, list):
+        entries = self.value(key, [])
+        if not isinstance(entries, list):
             raise self.wrong(key, "a list")
-        return found
+        return entries
 
     def inner(self, key: str) -> Mapping[str, Any]:
-        """The object of a key; empty where there is none.
+        """The value of a key as a mapping; empty if it is missing.
 
         Raises:
-            AfzalError: the value is no object.
+            AfzalError: the value is not a mapping.
         """
-        found = self.value(key, {})
-        if not isinstance(found, Mapping):
+        mapping = self.value(key, {})
+        if not isinstance(mapping, Mapping):
             raise self.wrong(key, "keys with values")
-        return found
+        return mapping
 
     def wrong(self, key: str, wanted: str) -> AfzalError:
-        """What to say of a value of another kind than its key takes."""
+        """The error for a value of the wrong type."""
         shown = json.dumps(self.given.get(key), ensure_ascii=False, default=str)
         shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
-        return AfzalError(
-            f"{key} cannot be {shown}", where=self.path, remedy=f"write {wanted}, as {self.peer} takes it"
-        )
+        return AfzalError(f"{key} cannot be {shown}", where=self.path, remedy=f"write {wanted}, as {self.peer} expects")
 
     def has(self, key: str) -> bool:
-        """Whether the file gives the key another value than null."""
+        """Whether the file gives the key a value other than null."""
         return self.given.get(key) is not None
 
     def put(self, into: str, value: Any, *keys: str, why: str = "", changed: bool = False) -> None:
-        """Give a setting its value; ``keys`` are those of the other trainer that it comes from, of which any or none
-        stand in the file."""
+        """Set a setting; ``keys`` are the other trainer's keys it comes from, any or none of which are in the file."""
         self.settings[into] = value
         present = [key for key in keys if key in self.given]
         for key in present:
-            self._say(Remark("changed" if changed else "carried", key, self.given[key], into, why))
+            self._add(Remark("changed" if changed else "carried", key, self.given[key], into, why))
         if keys and not present:
-            self._say(Remark("default", keys[0], value, into, why))
+            self._add(Remark("default", keys[0], value, into, why))
 
     def change(self, key: str, why: str, into: str = "") -> None:
-        """Say that a key does something else here, whatever was said about it before."""
+        """Remark that a key has another meaning here, even if there already is a remark on it."""
         if key in self.given:
-            self._say(Remark("changed", key, self.given[key], into, why))
+            self._add(Remark("changed", key, self.given[key], into, why))
 
     def note(self, key: str, why: str, into: str = "") -> None:
-        """As :meth:`change`, of a key that nothing was said about."""
-        if not self._is_said(key):
+        """Like :meth:`change`, for a key without a remark."""
+        if not self._has_remark(key):
             self.change(key, why, into)
 
     def lose(self, key: str, why: str, off: Sequence[Any] = ()) -> None:
-        """Say that a key has no counterpart, unless something was said about it; a switched off one does no harm.
+        """Remark that a key has no counterpart, unless it has a remark; a switched-off key counts as idle.
 
         Args:
             off: further values that switch it off.
         """
-        if key not in self.given or self._is_said(key):
+        if key not in self.given or self._has_remark(key):
             return
         value = self.given[key]
         if is_off(value) or value in off:
-            self._say(Remark("idle", key, value, "", f"off, as here: {why}" if why else "off, as here"))
+            self._add(Remark("idle", key, value, "", f"off, as here: {why}" if why else "off, as here"))
         else:
-            self._say(Remark("lost", key, value, "", why))
+            self._add(Remark("lost", key, value, "", why))
 
     def idle(self, key: str, why: str) -> None:
-        """Say that the training does not depend on a key, unless something was said about it."""
-        if key in self.given and not self._is_said(key):
-            self._say(Remark("idle", key, self.given[key], "", why))
+        """Remark that the training does not depend on a key, unless it has a remark."""
+        if key in self.given and not self._has_remark(key):
+            self._add(Remark("idle", key, self.given[key], "", why))
 
     def idle_all(self, names: Mapping[str, str]) -> None:
-        """The same of many: reasons, each with the names that it holds for, separated by spaces."""
+        """Like :meth:`idle` for many keys: reasons, each with its keys separated by spaces."""
         for why, keys in names.items():
             for key in keys.split():
                 self.idle(key, why)
 
     def lose_all(self, names: Mapping[str, str]) -> None:
-        """As :meth:`idle_all`, of keys that the training depends on."""
+        """Like :meth:`idle_all`, for keys that the training depends on."""
         for why, keys in names.items():
             for key in keys.split():
                 self.lose(key, why)
 
     def close(self) -> None:
-        """Say of every key that nothing was said about that it is not known."""
+        """Remark that every key without a remark is unknown."""
         for key, value in self.given.items():
-            if self._is_said(key):
+            if self._has_remark(key):
                 continue
             if value is None:
-                self._say(Remark("idle", key, None, "", "null: nothing is set"))
+                self._add(Remark("idle", key, None, "", "null: nothing is set"))
             else:
-                self._say(Remark("unknown", key, value, "", f"not a key of {self.peer} that afzal import knows"))
+                self._add(Remark("unknown", key, value, "", f"not a key of {self.peer} that afzal import knows"))
 
     def of(self, *fates: Fate) -> list[Remark]:
-        """The remarks of these kinds."""
+        """The remarks with one of these fates."""
         return [remark for remark in self.remarks if remark.fate in fates]
 
-    def _say(self, remark: Remark) -> None:
+    def _add(self, remark: Remark) -> None:
         if remark not in self.remarks:
             self.remarks.append(remark)
 
-    def _is_said(self, key: str) -> bool:
+    def _has_remark(self, key: str) -> bool:
         return any(remark.key == key for remark in self.remarks)
 
 

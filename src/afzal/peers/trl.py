@@ -1,4 +1,4 @@
-"""Configurations of TRL (``trl dpo --config FILE``): its arguments of the script, the trainer and the model.
+"""Configurations of TRL (``trl dpo --config FILE``): arguments of the script, the trainer and the model.
 
 Defaults are those of TRL 1.16 and the Trainer of transformers 5.
 """
@@ -30,7 +30,7 @@ TELLING = (
 )
 """Keys by which a file is recognised as TRL's."""
 
-# Of each method: keys that no other has, by which a file without its command is understood.
+# Keys that only one method has; they identify the method of a file without a command.
 _SIGNS = {
     "kto": "desirable_weight undesirable_weight",
     "reward": "center_rewards_coefficient",
@@ -47,14 +47,14 @@ _LR = {"sft": 2e-5, "reward": 1e-4}
 
 
 def method_of(given: Mapping[str, Any], named: str | None, path: Path) -> str:
-    """The command of TRL that a configuration is for; the file itself does not say it.
+    """The TRL command that a configuration is for; the file itself does not state it.
 
     Raises:
-        AfzalError: nothing tells, or TRL's command is not one of those that can be read.
+        AfzalError: the command cannot be determined, or is not supported.
     """
     if named is not None:
         if named not in METHODS:
-            raise AfzalError(f"--method {named!r} is not a command of TRL that is read", remedy=" ".join(METHODS))
+            raise AfzalError(f"--method {named!r} is not a supported command of TRL", remedy=" ".join(METHODS))
         return named
     losses = set(texts(given.get("loss_type")))
     if losses & {"kto", "apo_zero_unpaired"}:
@@ -66,28 +66,28 @@ def method_of(given: Mapping[str, Any], named: str | None, path: Path) -> str:
         return "dpo"
     if not given.keys().isdisjoint(("num_generations", "reward_funcs", "reward_model_name_or_path")):
         return _of_name(path, ("rloo", "grpo")) or "grpo"
-    found = _of_name(path, METHODS)
-    if found is not None:
-        return found
+    named_method = _of_name(path, METHODS)
+    if named_method is not None:
+        return named_method
     if not given.keys().isdisjoint(_OF_DPO.split()):
         return "dpo"
     raise AfzalError(
         "the configuration does not say which command of TRL it is for",
         where=str(path),
-        why="TRL's YAML has no key for it, and no key here belongs to one method alone",
+        why="TRL's YAML has no key for it, and none of the keys belongs to a single method",
         remedy=f"--method {'|'.join(METHODS)}",
     )
 
 
 def _of_name(path: Path, methods: tuple[str, ...]) -> str | None:
-    """The one method that the name of the file holds as a word."""
+    """The one method that appears as a word in the file name; None if there is none, or several."""
     words = set(re.split(r"[^a-z]+", path.stem.lower()))
-    found = [method for method in methods if method in words]
-    return found[0] if len(found) == 1 else None
+    matches = [method for method in methods if method in words]
+    return matches[0] if len(matches) == 1 else None
 
 
 def translate(t: Translation, path: Path, *, method: str | None, processes: int) -> None:
-    """Afzal's settings of a configuration of TRL."""
+    """Translate a configuration of TRL into Afzal's settings."""
     name = method_of(t.given, method, path)
     online = name in ("grpo", "rloo")
     _model(t)
@@ -109,7 +109,7 @@ def translate(t: Translation, path: Path, *, method: str | None, processes: int)
 
 
 def hub(t: Translation) -> None:
-    """Where the result is uploaded to."""
+    """Translate where the result is uploaded."""
     if t.switch("push_to_hub") and t.has("hub_model_id"):
         t.put("push_to_hub", t.text("hub_model_id"), "push_to_hub", "hub_model_id")
     else:
@@ -123,26 +123,28 @@ def _model(t: Translation) -> None:
     if t.has("model_name_or_path"):
         t.put("model", t.text("model_name_or_path"), "model_name_or_path")
     if t.value("model_revision", "main") != "main":
-        t.lose("model_revision", "the hub's main revision is read: download another one and name its folder")
+        t.lose("model_revision", "the hub's main revision is read: download the other one and give its folder")
     t.idle("model_revision", "main, as here")
     kind = t.text("dtype", t.text("torch_dtype", "float32"))
     for key in ("dtype", "torch_dtype"):
         if kind in ("float32", "auto"):
-            t.idle(key, "weights that train are float32, whatever the files hold")
+            t.idle(key, "trained weights are float32, whatever the files contain")
         else:
-            t.change(key, "weights that train stay float32; dtype is the format of the forward pass")
+            t.change(key, "trained weights stay float32; dtype is the format of the forward pass")
 
 
-def _data(t: Translation, beside: Path, method: str) -> None:
+def _data(t: Translation, base: Path, method: str) -> None:
     split = t.text("dataset_train_split", "train")
     keys = ("dataset_name", "dataset_config", "dataset_train_split")
     test = ""
     if t.has("datasets"):
         for key in (*keys, "dataset_test_split"):
-            t.idle(key, "datasets is read in its place" if key == "dataset_name" else "datasets name their splits")
+            t.idle(
+                key, "datasets is read instead" if key == "dataset_name" else "each entry of datasets names its split"
+            )
         parts = [entry if isinstance(entry, Mapping) else {"path": str(entry)} for entry in t.entries("datasets")]
-        whole = sum(float(part.get("fraction") or 0) for part in parts)
-        common.one_or_mixture(t, [source for part in parts for source in _parts(part, beside, whole)], "datasets")
+        total = sum(float(part.get("fraction") or 0) for part in parts)
+        common.one_or_mixture(t, [source for part in parts for source in _parts(part, base, total)], "datasets")
         if any(part.get("fraction") is not None for part in parts):
             t.change("datasets", "fraction is a share of an epoch here; TRL takes the first rows of each part", "data")
         if t.has("test_split_size"):
@@ -150,15 +152,13 @@ def _data(t: Translation, beside: Path, method: str) -> None:
             common.evaluation(t, "test", "eval_strategy evaluation_strategy")
             return
     elif t.has("dataset_mixer"):
-        sources = [{"data": common.dataset(n, None, None, beside=beside)} for n in t.inner("dataset_mixer")]
+        sources = [{"data": common.dataset(n, None, None, base=base)} for n in t.inner("dataset_mixer")]
         common.one_or_mixture(t, sources, "dataset_mixer", "dataset_splits")
-        t.change(
-            "dataset_mixer", "shares of a data set below 1 are not taken: set share in the file of sources", "data"
-        )
+        t.change("dataset_mixer", "shares of a data set below 1 are ignored: set share in the file of sources", "data")
     elif t.has("dataset_name"):
         name, config = t.text("dataset_name"), t.value("dataset_config")
-        t.put("data", common.dataset(name, config, split, beside=beside), *keys)
-        test = common.dataset(name, config, t.value("dataset_test_split", "test"), beside=beside)
+        t.put("data", common.dataset(name, config, split, base=base), *keys)
+        test = common.dataset(name, config, t.value("dataset_test_split", "test"), base=base)
     if t.settings.get("data") and t.value("eval_strategy", t.value("evaluation_strategy")) not in _NEVER:
         if test and test != t.settings["data"]:
             t.put("eval_data", test, "dataset_test_split")
@@ -167,28 +167,34 @@ def _data(t: Translation, beside: Path, method: str) -> None:
         t.settings["eval_fraction"] = 0.1
         t.change("eval_strategy", "no test split was found: a tenth of the items is held out", "eval_fraction")
         return
-    t.idle("dataset_test_split", "read only where something is evaluated (eval_strategy)")
+    t.idle("dataset_test_split", "read only if there is an evaluation (eval_strategy)")
     common.evaluation(t, "", "eval_strategy evaluation_strategy")
 
 
 _NEVER = (False, "no", "None", None)
 
 
-def _parts(part: Mapping[str, Any], beside: Path, whole: float) -> list[dict[str, Any]]:
-    """The sources of one entry of ``datasets``; ``whole`` is the sum of all fractions."""
+def _parts(part: Mapping[str, Any], base: Path, total: float) -> list[dict[str, Any]]:
+    """The sources of one entry of ``datasets``; ``total`` is the sum of all fractions."""
     split = str(part.get("split") or "train")
     files = common.files_of(part.get("data_files"), split)
-    share = None if part.get("fraction") is None else float(part["fraction"]) / whole / max(1, len(files))
+    share = None if part.get("fraction") is None else float(part["fraction"]) / total / max(1, len(files))
     extra = {} if share is None else {"share": round(share, 6)}
     if files:
         folder = Path(str(part.get("data_dir") or ""))
-        return [{"data": str(common.local(str(folder / f), beside) or folder / f), **extra} for f in files]
-    return [{"data": common.dataset(str(part["path"]), part.get("name"), split, beside=beside), **extra}]
+        return [{"data": str(common.local(str(folder / f), base) or folder / f), **extra} for f in files]
+    return [{"data": common.dataset(str(part["path"]), part.get("name"), split, base=base), **extra}]
 
 
 def _lengths(t: Translation) -> None:
     if "max_length" in t.given and t.value("max_length") is None:
-        t.put("max_tokens", common.NO_LIMIT, "max_length", changed=True, why="nothing is cut below the model's context")
+        t.put(
+            "max_tokens",
+            common.NO_LIMIT,
+            "max_length",
+            changed=True,
+            why="nothing is truncated below the model's context",
+        )
     else:
         t.put("max_tokens", t.whole("max_length", 1024), "max_length")
     t.idle("truncation_mode", "the end is cut off, as with keep_start") if t.value(
@@ -210,15 +216,15 @@ def _adapter(t: Translation) -> None:
     t.idle_all({"off": "use_dora use_rslora"})
     common.targets(t, "lora_target_modules", t.value("lora_target_modules"), t.text("model_name_or_path"))
     common.low_bits(t, 4 if t.switch("load_in_4bit") else None, "load_in_4bit")
-    t.lose("load_in_8bit", "4 bits are there (quantize: 4bit)")
+    t.lose("load_in_8bit", "only 4 bits are supported (quantize: 4bit)")
     t.settings.setdefault("lora_rank", 16)
     if "lora_dropout" not in t.given:
-        t.change("use_peft", f"lora_dropout is 0.05 unless the file says so; {common.NO_DROPOUT}")
+        t.change("use_peft", f"TRL's default lora_dropout is 0.05; {common.NO_DROPOUT}")
 
 
 def _sft(t: Translation) -> None:
     t.settings["method"] = "sft"
-    t.idle("packing", "rows are always packed, and never see each other")
+    t.idle("packing", "rows are always packed, and never attend to each other")
     field = t.text("dataset_text_field", "text")
     if field != "text":
         t.settings["columns"] = {"text": field}
@@ -229,8 +235,8 @@ def _sft(t: Translation) -> None:
         t.change("completion_only_loss", "prompts are never learned, only answers")
     t.idle("completion_only_loss", "always: prompts are never learned")
     if "assistant_only_loss" in t.given and not t.switch("assistant_only_loss"):
-        t.change("assistant_only_loss", "of a conversation only the assistant's turns are learned, always")
-    t.idle("assistant_only_loss", "always: of a conversation only the assistant's turns are learned")
+        t.change("assistant_only_loss", "only the assistant's turns of a conversation are learned, always")
+    t.idle("assistant_only_loss", "always: only the assistant's turns of a conversation are learned")
     _ends(t)
     losses = texts(t.value("loss_type", "nll"))
     if losses not in (["nll"], ["chunked_nll"]):
@@ -246,17 +252,17 @@ def _ends(t: Translation) -> None:
         if path.endswith(".jinja"):
             t.put("chat_template", path, "chat_template_path")
         else:
-            t.lose("chat_template_path", "name the template's Jinja file as chat_template, not a model that has it")
+            t.lose("chat_template_path", "give the template's Jinja file as chat_template, not a model that has it")
 
 
 def _reference(t: Translation) -> None:
     if t.switch("precompute_ref_log_probs"):
         t.put("reference", "cached", "precompute_ref_log_probs")
-    t.idle("precompute_ref_log_probs", "off: the reference is computed beside the policy")
+    t.idle("precompute_ref_log_probs", "off: the reference is computed alongside the policy")
     if t.switch("sync_ref_model"):
         t.put("reference_sync_steps", t.whole("ref_model_sync_steps", 512), "ref_model_sync_steps", "sync_ref_model")
         t.put("reference_mixup", t.number("ref_model_mixup_alpha", 0.6), "ref_model_mixup_alpha")
-    t.idle_all({"the reference does not follow": "sync_ref_model ref_model_mixup_alpha ref_model_sync_steps"})
+    t.idle_all({"the reference does not move": "sync_ref_model ref_model_mixup_alpha ref_model_sync_steps"})
 
 
 def _dpo(t: Translation) -> None:
@@ -268,7 +274,7 @@ def _kto(t: Translation) -> None:
     t.settings["method"] = "kto"
     _reference(t)
     if texts(t.value("loss_type", "kto")) != ["kto"]:
-        t.lose("loss_type", "of single labelled answers there are kto and bco; apo_zero is for pairs")
+        t.lose("loss_type", "for single labelled answers there are kto and bco; apo_zero is for pairs")
     t.idle("loss_type", "kto, as here")
     t.put("beta", t.number("beta", 0.1), "beta")
     for key in ("desirable_weight", "undesirable_weight"):
@@ -280,4 +286,4 @@ def _reward(t: Translation) -> None:
     t.settings["method"] = "reward"
     _ends(t)
     t.put("centering", t.number("center_rewards_coefficient"), "center_rewards_coefficient")
-    t.change("max_length", "longer rows are cut here; TRL leaves them out", "max_tokens")
+    t.change("max_length", "longer rows are truncated here; TRL skips them", "max_tokens")

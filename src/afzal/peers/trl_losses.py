@@ -1,4 +1,4 @@
-"""TRL's losses of DPO (``loss_type``, ``loss_weights`` and their arguments) as a method or a sum of objectives."""
+"""Translate TRL's DPO losses (``loss_type``, ``loss_weights`` and their arguments) into a method or objectives."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from afzal.errors import AfzalError
 
 from .translation import Translation, texts
 
-# TRL's loss -> objective here, which of its arguments it takes, and what is different
+# TRL's loss -> Afzal's objective, the arguments it takes, and how it differs
 LOSSES: dict[str, tuple[str, tuple[str, ...], str]] = {
     "sigmoid": ("dpo", ("beta",), ""),
     "hinge": ("hinge", ("beta",), ""),
@@ -17,7 +17,11 @@ LOSSES: dict[str, tuple[str, tuple[str, ...], str]] = {
     "exo_pair": ("exo_pair", ("beta", "label_smoothing"), ""),
     "nca_pair": ("nca_pair", ("beta",), ""),
     "robust": ("robust", ("beta", "label_smoothing"), ""),
-    "bco_pair": ("bco_pair", ("beta",), "rewards are shifted by their running middle, as in the paper; TRL's are not"),
+    "bco_pair": (
+        "bco_pair",
+        ("beta",),
+        "rewards are shifted by their running midpoint, as in the paper; TRL's are not",
+    ),
     "sppo_hard": ("sppo_hard", ("beta",), ""),
     "aot": ("aot", ("beta", "label_smoothing"), ""),
     "aot_pair": ("aot", ("beta", "label_smoothing"), ""),
@@ -39,23 +43,23 @@ def dpo_losses(
     keys: Mapping[str, Sequence[str]],
     variant: tuple[str, Mapping[str, Any]] | None = None,
 ) -> None:
-    """The method, or the objective with its arguments, of a list of losses.
+    """Set the method, or the objective with its arguments, for a list of losses.
 
     Args:
-        values: ``beta``, ``label_smoothing`` and ``tau`` as they are given, or the defaults of TRL.
-        keys: the other trainer's keys of ``loss_type`` and of each of the values.
-        variant: an objective in place of plain DPO, and its further arguments.
+        values: ``beta``, ``label_smoothing`` and ``tau`` as given, or TRL's defaults.
+        keys: the other trainer's keys for ``loss_type`` and for each of the values.
+        variant: an objective to use instead of plain DPO, and its further arguments.
 
     Raises:
-        AfzalError: a loss that is not known.
+        AfzalError: an unknown loss.
     """
     if unknown := [loss for loss in losses if loss not in LOSSES]:
-        remedy = "see afzal objectives for one that does what you want"
+        remedy = "choose an objective from afzal objectives"
         raise AfzalError(f"loss_type {unknown[0]!r} has no counterpart", remedy=remedy)
-    found = [LOSSES[loss] for loss in losses]
-    names = [name for name, _, _ in found]
-    takes = {argument for _, arguments, _ in found for argument in arguments}
-    why = "; ".join(text for *_, text in found if text)
+    entries = [LOSSES[loss] for loss in losses]
+    names = [name for name, _, _ in entries]
+    takes = {argument for _, arguments, _ in entries for argument in arguments}
+    why = "; ".join(text for *_, text in entries if text)
     further: Mapping[str, Any] = {}
     if variant is not None:
         names, further = [variant[0]], variant[1]
@@ -77,7 +81,7 @@ def dpo_losses(
 
 
 def trl_dpo(t: Translation) -> None:
-    """The losses of a configuration of ``trl dpo``."""
+    """Translate the losses of a ``trl dpo`` configuration."""
     losses = texts(t.value("loss_type", "sigmoid"))
     weights = [float(w) for w in t.value("loss_weights", [1.0] * len(losses))]
     values = {
@@ -89,13 +93,13 @@ def trl_dpo(t: Translation) -> None:
     keys = {"loss_type": ("loss_type", "loss_weights"), "label_smoothing": ("label_smoothing",), "beta": ("beta",)}
     dpo_losses(t, losses, weights, values, {**keys, "tau": ("discopop_tau",)}, variant)
     t.idle_all(
-        {"off, or of a loss that is not used": "label_smoothing discopop_tau loss_weights f_alpha_divergence_coef"}
+        {"off, or belongs to an unused loss": "label_smoothing discopop_tau loss_weights f_alpha_divergence_coef"}
     )
     t.idle("f_divergence_type", "reverse KL, as here") if _divergence(t) == "reverse_kl" else t.lose(
-        "f_divergence_type", "another divergence is there for the sigmoid loss alone (f_dpo)"
+        "f_divergence_type", "other divergences are supported for the sigmoid loss only (f_dpo)"
     )
-    t.lose("ld_alpha", "of the sigmoid loss alone here (ld_dpo)")
-    t.lose("use_weighting", "of the sigmoid loss alone here (wpo)")
+    t.lose("ld_alpha", "for the sigmoid loss only (ld_dpo)")
+    t.lose("use_weighting", "for the sigmoid loss only (wpo)")
     t.lose("rpo_alpha", "TRL 1.16 has no such key; prefer with objective rpo, or dpo+A*sft, is that loss")
 
 
@@ -104,7 +108,7 @@ def _divergence(t: Translation) -> str:
 
 
 def _variant(t: Translation) -> tuple[str, Mapping[str, Any]] | None:
-    """DPO under another divergence, with shorter tails, or weighted by its own probability."""
+    """The variant of DPO: another divergence, discounted tails (LD-DPO) or weighted pairs (WPO); None for plain DPO."""
     kind = _divergence(t)
     if kind in _DIVERGENCES:
         args: dict[str, Any] = {"divergence": _DIVERGENCES[kind]}
@@ -125,10 +129,10 @@ def _variant(t: Translation) -> tuple[str, Mapping[str, Any]] | None:
 
 
 def cpo(t: Translation) -> None:
-    """The losses of TRL's CPO: CPO, SimPO and AlphaPO, with their likelihood term.
+    """Translate the losses of TRL's CPO: CPO, SimPO and AlphaPO, with their likelihood term.
 
     Raises:
-        AfzalError: a loss that is not known.
+        AfzalError: an unknown loss.
     """
     t.settings["method"] = "prefer"
     loss = (texts(t.value("loss_type", "sigmoid")) or ["sigmoid"])[0]
@@ -145,12 +149,12 @@ def cpo(t: Translation) -> None:
         t.put("objective_arg", {"beta": beta, "cpo.alpha" if alpha else "alpha": 0.0}, "beta")
     else:
         raise AfzalError(f"loss_type {loss!r} of CPO has no counterpart", remedy="objective cpo, simpo or alphapo")
-    t.lose("label_smoothing", "of cdpo and robust alone")
-    t.idle_all({"of simpo": "simpo_gamma alpha"})
+    t.lose("label_smoothing", "for cdpo and robust only")
+    t.idle_all({"for simpo only": "simpo_gamma alpha"})
 
 
 def orpo(t: Translation) -> None:
-    """The loss of TRL's ORPO."""
+    """Translate the loss of TRL's ORPO."""
     t.settings["method"] = "prefer"
     t.settings["objective"] = "orpo"
     why = "lam here; TRL's likelihood term also learns the prompt, and is a mean over the tokens of a batch"

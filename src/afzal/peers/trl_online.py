@@ -1,4 +1,4 @@
-"""TRL's GRPO and RLOO: answers of the policy, their rewards, and the updates made of them."""
+"""Translate TRL's GRPO and RLOO: sampling, rewards and updates."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from .translation import Translation, texts
 
 
 def rollouts(t: Translation, method: str, processes: int) -> None:
-    """The settings of a configuration of ``trl grpo`` or ``trl rloo`` that concern its rollouts."""
+    """Translate the rollout settings of a ``trl grpo`` or ``trl rloo`` configuration."""
     t.settings["method"] = method
     n = t.whole("num_generations", 8 if method == "grpo" else 2)
     if n < 1:
@@ -22,7 +22,7 @@ def rollouts(t: Translation, method: str, processes: int) -> None:
         "steps_per_generation",
         "generation_batch_size",
     )
-    why = f"prompts per iteration: TRL counts answers, {wanted} here, and {n} of them are of one prompt"
+    why = f"prompts per iteration: TRL counts answers, {wanted} here, {n} of them per prompt"
     prompts = max(1, wanted // n)
     t.put("batch_size", prompts, *keys, changed=True, why=why)
     minibatches = min(prompts, max(1, wanted // max(1, per * steps * processes)))
@@ -51,7 +51,7 @@ def rollouts(t: Translation, method: str, processes: int) -> None:
     )
     t.lose_all(
         {
-            "answers are drawn from the policy as it is, and learned from as the paper says": unset
+            "answers are sampled from the full distribution and learned from as in the paper": unset
             + "mask_truncated_completions entropy_coef use_adaptive_entropy off_policy_mask_threshold "
             "reward_clip_range normalize_advantages multi_objective_aggregation",
         }
@@ -67,8 +67,8 @@ def _rewards(t: Translation) -> None:
         module, _, name = functions[0].rpartition(".")
         t.put("reward", f"{module}:{name}" if module else name, "reward_funcs", changed=True, why=_FUNCTION)
     if len(functions) + (model is not None) > 1:
-        t.lose("reward_funcs", "one reward: write one function that adds them up")
-    t.lose("reward_weights", "one reward: write one function that adds them up", ([1.0],))
+        t.lose("reward_funcs", "only one reward is supported: write a function that adds them up")
+    t.lose("reward_weights", "only one reward is supported: write a function that adds them up", ([1.0],))
 
 
 _FUNCTION = "a function of a prompt and an answer that returns a number (docs/rewards.md); TRL's takes lists"

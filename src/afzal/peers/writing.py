@@ -1,4 +1,4 @@
-"""Imported settings as a file that says where each line comes from, and as lines for a terminal."""
+"""Write imported settings as YAML with the origin of each line, and as a summary for the terminal."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _COMMENTS = 36  # column at which the origin of a setting begins
 
 
 def as_yaml(imported: Imported) -> str:
-    """The settings as YAML, every line with the key it comes from, below comments on what else became of the file."""
-    lines = [f"# Settings of Afzal, made by afzal import from {imported.path} ({imported.peer})."]
+    """The settings as YAML, each line with the key it comes from, below comments on the other keys."""
+    lines = [f"# Afzal settings, written by afzal import from {imported.path} ({imported.peer})."]
     for fate in _IN_FILE:
         lines += [f"# {line}".rstrip() for line in _section(fate, imported.remarks)]
     lines.append("")
@@ -33,21 +33,21 @@ def as_yaml(imported: Imported) -> str:
 
 
 def mixture_yaml(imported: Imported) -> str:
-    """The file of sources as YAML; "" where there is a single data set."""
+    """The file of sources as YAML; "" if there is a single data set."""
     if imported.mixture is None:
         return ""
     return yaml.safe_dump(dict(imported.mixture), sort_keys=False, allow_unicode=True)
 
 
 def summary(imported: Imported) -> list[str]:
-    """What became of the file, by groups; what was carried over is only counted."""
+    """Summary lines of what became of the keys, by group; keys carried over are only counted."""
     counts: dict[Fate, int] = {
         fate: len({r.key for r in imported.remarks if r.fate == fate}) for fate in FATES if fate != "default"
     }
-    told = "; ".join(f"{n} {FATES[fate]}" for fate, n in counts.items() if n)
+    counted = "; ".join(f"{n} {FATES[fate]}" for fate, n in counts.items() if n)
     lines = [
         f"{imported.path}: a configuration of {imported.peer}, method {imported.settings['method']}",
-        *textwrap.wrap(f"keys: {told}", _WIDTH, subsequent_indent="      "),
+        *textwrap.wrap(f"keys: {counted}", _WIDTH, subsequent_indent="      "),
     ]
     for fate in _ON_TERMINAL:
         lines += _section(fate, imported.remarks)
@@ -55,7 +55,7 @@ def summary(imported: Imported) -> list[str]:
 
 
 def _section(fate: Fate, remarks: Iterable[Remark]) -> list[str]:
-    """A heading and a line per reason; keys of one reason stand together."""
+    """A heading and a line per reason, with all keys of that reason."""
     by_reason: dict[tuple[str, str], list[Remark]] = {}
     for remark in remarks:
         if remark.fate == fate:
@@ -83,22 +83,22 @@ def _section(fate: Fate, remarks: Iterable[Remark]) -> list[str]:
 
 
 def _origin(key: str, imported: Imported) -> str:
-    """Which keys of the other trainer a setting comes from; of its defaults, also what Afzal's would be."""
-    found = [r for r in imported.remarks if r.into == key]
-    given = [r.key for r in found if r.fate in ("carried", "changed")]
+    """The other trainer's keys that a setting comes from; for its defaults, also Afzal's default if it differs."""
+    remarks = [r for r in imported.remarks if r.into == key]
+    given = [r.key for r in remarks if r.fate in ("carried", "changed")]
     if given:
         return ", ".join(dict.fromkeys(given))
-    if not any(r.fate == "default" for r in found):
+    if not any(r.fate == "default" for r in remarks):
         return ""
     others = {name: value for name, value in imported.settings.items() if name != key}
     usual = _usual(key, others)
     same = usual in (None, "", {}, imported.settings[key])
-    own = "" if same else f"; Afzal's is {_shown(usual)}"
-    return f"default of {imported.peer}{own}"
+    note = "" if same else f"; Afzal's is {_shown(usual)}"
+    return f"default of {imported.peer}{note}"
 
 
 def _usual(key: str, others: Mapping[str, Any]) -> Any:
-    """What a setting would be beside the others; None where they cannot be without it."""
+    """The default of a setting given the others; None if they are invalid without it."""
     try:
         return getattr(config.make(**dict(others)), key)
     except AfzalError:
@@ -106,7 +106,7 @@ def _usual(key: str, others: Mapping[str, Any]) -> Any:
 
 
 def _shown(value: Any, longest: int = 60) -> str:
-    """A value on one line, as YAML has it; long ones are cut."""
+    """A value as one line of YAML, cut if it is long."""
     text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6, sort_keys=False)
     text = text.removesuffix("...\n").strip()
     return text if len(text) <= longest else text[: longest - 3] + "..."

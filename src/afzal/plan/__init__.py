@@ -1,4 +1,4 @@
-"""Memory, arithmetic, traffic and time of a run before it is started: closed formulas of shapes and lengths."""
+"""Predict a run's memory, arithmetic, traffic and time from shapes and lengths, by closed formulas."""
 
 from afzal.plan.choose import Plan, Wish, does_not_fit, largest_tokens, layouts, plan
 from afzal.plan.hardware import DEVICES, Device, device_named

@@ -1,7 +1,7 @@
-"""Bytes that grow with a forward pass: what blocks keep for the backward pass, what is at work, and logits.
+"""Bytes that grow with a forward pass: activations kept for the backward pass, working memory, and logits.
 
-Counted from the operations of `transformers`' own blocks and of the tree attention; docs/scale.md says how far they
-agree with measured runs. In names and comments ``e`` is the bytes of a computed number.
+Counted from the operations of `transformers`' blocks and of the tree attention; docs/scale.md compares them with
+measured runs. In names and comments ``e`` is the number of bytes of a computed number.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 from afzal.plan.job import Job, Layout, compute_bytes
 from afzal.plan.shapes import Shape
 
-KEPT_LOGITS = 2**30  # bytes of logits that one forward pass keeps; beyond, they are recomputed tile by tile
-TILE = 2**24  # logits of one product where they are not kept
-TENSOR_TILE = 2**26  # float32 logits at work at once where a vocabulary is cut
+KEPT_LOGITS = 2**30  # bytes of logits that one forward pass keeps; above that, they are recomputed tile by tile
+TILE = 2**24  # logits per product if they are not kept
+TENSOR_TILE = 2**26  # float32 logits in use at the same time if the vocabulary is sharded
 
 
 def activation_bytes(job: Job, layout: Layout, tokens: float, *, on_cpu: bool) -> tuple[float, float]:
-    """What all blocks keep for the backward pass, and what one block keeps without recomputation, per device.
+    """Bytes per device that all blocks keep for the backward pass, and that one block keeps without recomputation.
 
-    Of recomputed blocks one at a time has the second; :func:`again_bytes` is what comes on top of the first then.
+    With recomputation, one block at a time needs the second number; :func:`again_bytes` is then added to the first.
     """
     e, width = compute_bytes(job), job.shape.width
     one = block_kept_bytes(job, on_cpu=on_cpu, tensor=layout.tensor)
@@ -34,15 +34,15 @@ def activation_bytes(job: Job, layout: Layout, tokens: float, *, on_cpu: bool) -
 
 
 def merged_bytes(job: Job) -> float:
-    """The experts of a block together with their adapters: PEFT adds the two in every forward pass, whatever its
-    tokens, and the backward pass needs the sum."""
+    """Bytes of a block's experts merged with their adapters: PEFT adds the two in every forward pass, however many
+    tokens it has, and the backward pass needs the sum."""
     shape = job.shape
     return 3.0 * shape.experts * shape.ff * shape.width * compute_bytes(job) if job.rank else 0.0
 
 
 def _row_bytes(job: Job, *, on_cpu: bool, tensor: int) -> float:
-    """Bytes per token that the attention of all blocks keeps together: in bf16 on the CPU, the places that each head
-    gathers from and who may look at whom; elsewhere next to nothing."""
+    """Bytes per token that the attention of all blocks keeps jointly: in bf16 on the CPU, each head's gather indices
+    and the attention mask; otherwise next to nothing."""
     shape, e = job.shape, compute_bytes(job)
     if not (on_cpu and e == 2):
         return 0.0
@@ -52,7 +52,7 @@ def _row_bytes(job: Job, *, on_cpu: bool, tensor: int) -> float:
 
 
 def again_bytes(job: Job, layout: Layout, tokens: float, *, on_cpu: bool) -> float:
-    """What the backward pass through a block makes again; matrix products that are kept are not made."""
+    """Bytes that the backward pass through a block recomputes; matrix products that were kept are not recomputed."""
     if layout.recompute == "none":
         return 0.0
     one = block_kept_bytes(job, on_cpu=on_cpu, tensor=layout.tensor)
@@ -61,26 +61,26 @@ def again_bytes(job: Job, layout: Layout, tokens: float, *, on_cpu: bool) -> flo
 
 
 def _selective_bytes(job: Job, *, on_cpu: bool, tensor: int) -> float:
-    """Bytes per token that one block keeps where only its input and the results of matrix products, other than those of
-    experts, and of fused attention are kept (:mod:`afzal.model.recompute`). Results as wide as the model are whole on
-    every device."""
+    """Bytes per token that one block keeps if it keeps only its input and the results of fused attention and of matrix
+    products other than the experts' (:mod:`afzal.model.recompute`). Results as wide as the model are replicated on all
+    devices."""
     shape, e = job.shape, compute_bytes(job)
     queries, keys = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
     products = shape.width + (queries + 2 * keys) / tensor
-    products += 0 if shape.experts else shape.width + 2 * shape.ff / tensor  # those of experts are made again
-    adapters = _adapter_numbers(job) + (products if job.rank else 0)  # of a matrix and of its adapter, apart
-    fused = not (on_cpu and e == 2)  # a short tree's attention in bf16 is plain products on a CPU
+    products += 0 if shape.experts else shape.width + 2 * shape.ff / tensor  # those of experts are recomputed
+    adapters = _adapter_numbers(job) + (products if job.rank else 0)  # of the matrix and of its adapter separately
+    fused = not (on_cpu and e == 2)  # on a CPU, a short tree's attention in bf16 uses plain products
     return e * (shape.width + products + adapters) + fused * (e * queries + 4 * shape.heads) / tensor
 
 
 def block_kept_bytes(job: Job, *, on_cpu: bool, tensor: int = 1) -> float:
     """Bytes per token that one block keeps for its backward pass, on each of the ``tensor`` devices that share it.
 
-    A norm keeps its input in float32, the normed input where its weight trains, and its output, all of it on every
-    device; on a CPU the input as it is (:mod:`afzal.model.norms`) and its output. Attention keeps its gathered queries,
-    keys and values, and its output before and after it is put back in order; on the CPU, in bf16 and for short trees,
-    queries, keys and values as they are given, its output, and its weights. The feed-forward layer keeps gate,
-    activated gate, up and their product.
+    A norm keeps its input in float32, the normed input if its weight trains, and its output, all replicated on every
+    device; on a CPU the unconverted input (:mod:`afzal.model.norms`) and its output. Attention keeps its gathered
+    queries, keys and values, and its output before and after reordering; on the CPU, in bf16 and for short trees, the
+    original queries, keys and values, its output, and its weights. The feed-forward layer keeps gate, activated gate,
+    up and their product.
     """
     shape, e = job.shape, compute_bytes(job)
     queries, keys = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
@@ -100,8 +100,8 @@ def block_kept_bytes(job: Job, *, on_cpu: bool, tensor: int = 1) -> float:
 
 
 def _adapter_numbers(job: Job) -> int:
-    """Per token, what the first halves of LoRA adapters give: on seven matrices of a block; with experts on those of
-    attention and on the router, since the experts' are merged (:func:`merged_bytes`)."""
+    """Numbers per token from the first halves of the LoRA adapters: on seven matrices of a block; with experts, on
+    those of attention and on the router, since the experts' adapters are merged (:func:`merged_bytes`)."""
     return (5 if job.shape.experts else 7) * job.rank
 
 
@@ -112,12 +112,12 @@ def _feed_forward_kept(shape: Shape, e: int) -> float:
 
 
 def _is_fused(shape: Shape, e: int, *, on_cpu: bool) -> bool:
-    other = shape.family.startswith("gemma") or (shape.family == "olmo2" and e == 2)
-    return on_cpu and not other
+    unfused = shape.family.startswith("gemma") or (shape.family == "olmo2" and e == 2)
+    return on_cpu and not unfused
 
 
 def _norm_bytes(shape: Shape, e: int, *, trained: bool, on_cpu: bool) -> float:
-    """Bytes per token that a norm and what follows it keep: input, normed input, output."""
+    """Bytes per token that a norm and the layer after it keep: input, normed input, output."""
     if _is_fused(shape, e, on_cpu=on_cpu):
         return shape.width * 2 * e
     normed = 4 if shape.family.startswith("gemma") else e
@@ -125,20 +125,20 @@ def _norm_bytes(shape: Shape, e: int, *, trained: bool, on_cpu: bool) -> float:
 
 
 def block_working_bytes(shape: Shape, e: int, tensor: int = 1) -> float:
-    """Bytes per token alive inside the backward pass of one block: gradients of its widest part."""
+    """Bytes per token in use inside the backward pass of one block: gradients of its widest part."""
     used = max(1, shape.experts_used)
     queries, keys = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
     return e * max(3 * used * shape.ff / tensor, (3 * queries + 4 * keys) / tensor) + e * 2 * shape.width
 
 
 def logit_bytes(job: Job, layout: Layout, tokens: float) -> float:
-    """Bytes of the logits that are kept or, where they would not fit, of one tile of them."""
+    """Bytes of the logits that are kept or, if they would not fit, of one tile of them."""
     if job.method.scalar:
         return 0.0
     e, scored = compute_bytes(job), tokens * job.lengths.scored / job.lengths.tokens
     if layout.tensor > 1:
-        # a device's own logits, those of all put together, and in float32 the log-probs and their gradient; or, while a
-        # reference does the same, its logits and log-probs beside the policy's
+        # a device's logits, the gathered logits of all devices, and in float32 the log-probs and their gradient; or,
+        # while a reference does the same, its logits and log-probs in addition to the policy's
         tables = e / layout.tensor + (e if e == 2 else 0) + (12.0 if job.reference == "live" else 8.0)
         return min(scored * job.shape.vocabulary, TENSOR_TILE) * tables
     kept = scored * job.shape.vocabulary * e

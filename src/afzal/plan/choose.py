@@ -1,4 +1,4 @@
-"""A whole plan: the layout that was asked for, or the smallest one that fits, and how much more would fit in it."""
+"""Make a complete plan: the requested layout or the smallest one that fits, and the largest pass that fits in it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from afzal.plan.memory import USABLE, Moment, fits, loading, peak
 from afzal.plan.speed import Assumptions, Times, Traffic, executed_flops, times, traffic, updates, useful_flops
 from afzal.plan.work import Lengths
 
-_MOST_TOKENS = 1 << 20  # beyond a million tokens per forward pass nothing is looked for
+_MOST_TOKENS = 1 << 20  # the search for the largest forward pass ends at a million tokens
 _MOST_NODES = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What the person fixed of a layout; None is left to choose. ``gpus`` is per node, ``tokens`` per forward pass."""
+    """The fixed parts of a layout; None leaves a part open. ``gpus`` is per node, ``tokens`` per forward pass."""
 
     nodes: int | None = None
     gpus: int | None = None
@@ -30,17 +30,17 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A job on a layout, and what it takes.
+    """A job on a layout, and the resources it needs.
 
     Attributes:
-        chosen: names of the parts of the layout that were not asked for.
-        memory: the fullest moment of an update; ``loading`` is that before the first.
-        fits: both moments.
-        largest: tokens of the largest forward pass that fits, 0 when none does.
-        executed, useful: floating-point operations of one update, with and without what is computed twice.
-        updates: of the whole run.
-        hours: of the whole run, without evaluation and checkpoints.
-        cost: in the currency of the price per device and hour, None without one.
+        chosen: names of the parts of the layout that were chosen here.
+        memory: the moment of an update with the highest memory use; ``loading`` is the moment before the first update.
+        fits: whether both moments fit.
+        largest: tokens of the largest forward pass that fits, 0 if none does.
+        executed, useful: floating-point operations of one update, with and without recomputation.
+        updates: number of updates of the entire run.
+        hours: duration of the entire run, without evaluation and checkpoints.
+        cost: in the currency of the price per device-hour; None without a price.
     """
 
     job: Job
@@ -64,16 +64,16 @@ class Plan:
 def plan(job: Job, device: Device, wish: Wish, assumed: Assumptions, *, price: float | None = None) -> Plan:
     """The plan for a job on this kind of device.
 
-    A layout that was fixed is planned even if it does not fit; parts that were not are chosen so that as few devices
-    as possible do, then for the shortest update.
+    Fixed parts of the layout are kept even if the job does not fit. The others are chosen for the fewest devices, then
+    for the shortest update.
 
     Raises:
-        AfzalError: nothing fits, however many devices; or the parts of the layout contradict each other.
+        AfzalError: no number of devices is enough, or the parts of the layout contradict each other.
     """
     layout = _choose(job, device, wish, assumed)
-    found = times(job, layout, device, assumed)
+    timing = times(job, layout, device, assumed)
     n = updates(job)
-    hours = (found.iteration * n / found.updates + found.before) / 3600
+    hours = (timing.iteration * n / timing.updates + timing.before) / 3600
     names = ("nodes", "gpus", "shards", "tensor", "recompute")
     return Plan(
         job=job,
@@ -88,7 +88,7 @@ def plan(job: Job, device: Device, wish: Wish, assumed: Assumptions, *, price: f
         executed=executed_flops(job, layout),
         useful=useful_flops(job),
         traffic=traffic(job, layout, device),
-        times=found,
+        times=timing,
         updates=n,
         hours=hours,
         cost=None if price is None else price * hours * layout.devices,
@@ -96,8 +96,8 @@ def plan(job: Job, device: Device, wish: Wish, assumed: Assumptions, *, price: f
 
 
 def largest_tokens(job: Job, layout: Layout, device: Device) -> int:
-    """Tokens of the largest forward pass that fits, at most a million; 0 when the largest item alone does not."""
-    # as if every replica had work for all of it: a batch may always be made larger
+    """Tokens of the largest forward pass that fits, at most a million; 0 if the largest item alone does not."""
+    # as if every replica had enough work to fill it: a batch can always be made larger
     many = replace(job, batch_size=job.lengths.items, lengths=_repeated(job, layout))
     small, large = job.lengths.longest, _MOST_TOKENS
     if not fits(many, replace(layout, tokens=small), device):
@@ -111,13 +111,13 @@ def largest_tokens(job: Job, layout: Layout, device: Device) -> int:
 
 
 def _repeated(job: Job, layout: Layout) -> Lengths:
-    """The same data so often that every replica has several of the largest forward passes in an update."""
-    found = job.lengths
-    times_over = max(1, round(4 * _MOST_TOKENS * layout.replicas / found.tokens))
+    """The same data repeated until every replica has several of the largest forward passes in an update."""
+    lengths = job.lengths
+    times_over = max(1, round(4 * _MOST_TOKENS * layout.replicas / lengths.tokens))
     sums = {
-        name: getattr(found, name) * times_over for name in ("items", "tokens", "scored", "keys", "products", "dense")
+        name: getattr(lengths, name) * times_over for name in ("items", "tokens", "scored", "keys", "products", "dense")
     }
-    return replace(found, **sums)
+    return replace(lengths, **sums)
 
 
 def _choose(job: Job, device: Device, wish: Wish, assumed: Assumptions) -> Layout:
@@ -147,19 +147,19 @@ def _choose(job: Job, device: Device, wish: Wish, assumed: Assumptions) -> Layou
 
 
 def one_device_only(job: Job) -> str:
-    """What of a job ``afzal train`` refuses over several ranks, so that it is planned for one device; or nothing."""
+    """The part of a job that ``afzal train`` refuses on several ranks, so it is planned for one device; "" if none."""
     if job.method.alone:
         return f"method={job.method.name}"
     return "a quantised model" if job.frozen != "dtype" else ""
 
 
 def layouts(job: Job, wish: Wish, nodes: int, gpus: int) -> Iterator[Layout]:
-    """Every layout of these machines that the wish allows, from the plainest to the most divided."""
+    """All layouts of these machines that the wish allows, from the least to the most sharded."""
     for tensor in [wish.tensor] if wish.tensor else [1]:
         if gpus % tensor or job.shape.heads % tensor or job.shape.kv_heads % tensor:
             continue
         replicas = nodes * gpus // tensor
-        for shards in [wish.shards] if wish.shards else sorted({1, replicas}):  # as train cuts: whole, or over all
+        for shards in [wish.shards] if wish.shards else sorted({1, replicas}):  # as in training: unsharded, or over all
             if replicas % shards:
                 continue
             for recompute in RECOMPUTE if wish.recompute is None else (wish.recompute,):
@@ -167,7 +167,7 @@ def layouts(job: Job, wish: Wish, nodes: int, gpus: int) -> Iterator[Layout]:
 
 
 def does_not_fit(job: Job, layout: Layout, device: Device) -> AfzalError:
-    """What to say when memory is short: by how much, the largest term, and the flag that makes it smaller."""
+    """The error for insufficient memory: by how much, the largest term, and the flag that reduces it."""
     moment, start = peak(job, layout, device), loading(job, layout, device)
     if start.total > USABLE * device.memory >= moment.total:
         alone = layout.shards * layout.tensor == 1
@@ -175,9 +175,9 @@ def does_not_fit(job: Job, layout: Layout, device: Device) -> AfzalError:
             f"{start.total / 1e9:.1f} GB per device are needed to load the model, and "
             f"{USABLE * device.memory / 1e9:.1f} GB of {device.name} are available",
             where=job.shape.name,
-            why="one device loads all of it in float32" if alone else "a share of it, and one gathered block",
+            why="one device loads the full model in float32" if alone else "each loads a share and one gathered block",
             remedy="a device with more memory, a smaller model, or "
-            + ("several devices, of which each reads its own pieces" if alone else "more devices"),
+            + ("several devices, each of which reads its own shard" if alone else "more devices"),
         )
     term, size = max(moment.terms.items(), key=lambda item: item[1])
     return AfzalError(
@@ -200,12 +200,12 @@ def _remedy(term: str, job: Job, layout: Layout, device: Device) -> str:
     if term in ("activations", "logits"):
         fewer = f"--tokens-per-forward below {layout.tokens}"
         if tokens_at_once(job, layout) <= job.lengths.longest:
-            fewer = "shorter items (--max-tokens), or --tensor, since one item is a forward pass already"
+            fewer = "shorter items (--max-tokens), or --tensor, since one item already fills a forward pass"
         return f"{fewer}, or --checkpointing full" if layout.recompute != "full" else fewer
     if term == "reference":
         return f"--reference cached, or {more}"
     if term == "gathered" and job.method.online:
-        return "a device with more memory, or --lora-rank 16: while answers are written every device holds all models"
+        return "a device with more memory, or --lora-rank 16: during sampling every device holds all models"
     if term == "gathered":
         return "--tensor, which makes the gathered layers smaller"
     if job.rank:
@@ -214,13 +214,13 @@ def _remedy(term: str, job: Job, layout: Layout, device: Device) -> str:
 
 
 def _order(job: Job, layout: Layout, device: Device, assumed: Assumptions) -> tuple[float, int, int]:
-    """Shortest update first (to a thousandth), then the plainest layout."""
+    """Sort key: the shortest update (to a thousandth), then the least sharded layout."""
     seconds = times(job, layout, device, assumed).iteration
     return (float(f"{seconds:.3g}"), layout.tensor, layout.shards)
 
 
 def _machines(device: Device, wish: Wish) -> Iterator[tuple[int, int]]:
-    """Nodes and devices per node, from few devices to many."""
+    """Pairs of nodes and devices per node, from few devices to many."""
     if wish.nodes is not None:
         yield from ((wish.nodes, g) for g in ([wish.gpus] if wish.gpus else [device.per_node]))
         return
@@ -232,11 +232,11 @@ def _machines(device: Device, wish: Wish) -> Iterator[tuple[int, int]]:
 
 
 def _powers(n: int) -> list[int]:
-    """1, 2, 4, ... that divide ``n``, and ``n`` itself."""
-    found = [1 << k for k in range(n.bit_length()) if n % (1 << k) == 0]
-    return found if found[-1] == n else [*found, n]
+    """The powers of two that divide ``n``, and ``n`` itself."""
+    powers = [1 << k for k in range(n.bit_length()) if n % (1 << k) == 0]
+    return powers if powers[-1] == n else [*powers, n]
 
 
 def _said(wish: Wish) -> str:
-    given = {name: getattr(wish, name) for name in ("nodes", "gpus", "shards", "tensor")}
-    return ", ".join(f"{name} {value}" for name, value in given.items() if value is not None) or "these machines"
+    fixed = {name: getattr(wish, name) for name in ("nodes", "gpus", "shards", "tensor")}
+    return ", ".join(f"{name} {value}" for name, value in fixed.items() if value is not None) or "these machines"

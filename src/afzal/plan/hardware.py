@@ -1,4 +1,4 @@
-"""What the machines can do: peaks and sizes as their vendors state them, none of it measured here."""
+"""Peaks and sizes of devices as stated by their vendors; nothing here is measured."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Device:
     Attributes:
         memory: bytes.
         bf16, fp32: floating-point operations per second of a dense matrix product, without sparsity.
-        bandwidth: bytes per second from and to its own memory.
-        intra, inter: bytes per second and direction to devices of the same node, and to those of others.
-        reserve: bytes that the runtime, the libraries and the communication buffers take before any tensor.
-        per_node: how many of them usually stand in one node.
+        bandwidth: bytes per second to and from its own memory.
+        intra, inter: bytes per second and direction to devices in the same node, and in other nodes.
+        reserve: bytes taken by the runtime, the libraries and the communication buffers before any tensor.
+        per_node: usual number of devices in one node.
     """
 
     name: str
@@ -43,7 +43,7 @@ def _device(
 
 
 # Dense bf16 and plain float32 TFLOP/s, memory TB/s; links in GB/s per direction: NVLink or PCIe inside a node, and
-# one network card per GPU between nodes (400 Gb/s beside H100, H200 and B200, 200 Gb/s beside A100).
+# one network card per GPU between nodes (400 Gb/s with H100, H200 and B200, 200 Gb/s with A100).
 _DEVICES = (
     _device("h100", 80, 989, 67, 3.35, 450, 50),
     _device("h200", 141, 989, 67, 4.8, 450, 50),
@@ -52,7 +52,7 @@ _DEVICES = (
     _device("a100-40", 40, 312, 19.5, 1.555, 300, 25),
     _device("l4", 24, 121, 30.3, 0.3, 32, 12.5, reserve=1.0),
     _device("4090", 24, 165, 82.6, 1.008, 32, 3.1, reserve=1.0),
-    # Two cores of a server of 2023; for another machine, say --memory-gb and --tflops.
+    # Two cores of a server from 2023; for another machine, give --memory-gb and --tflops.
     _device("cpu", 16, 0.42, 0.2, 0.03, 1, 1, reserve=0.5, per_node=1),
 )
 DEVICES: dict[str, Device] = {device.name: device for device in _DEVICES}
@@ -60,10 +60,10 @@ _ALIASES = {"a100": "a100-80", "h100-80": "h100", "rtx4090": "4090", "rtx-4090":
 
 
 def device_named(name: str) -> Device:
-    """A device of the table, by name in any case.
+    """A device of the table by its name, in upper or lower case.
 
     Raises:
-        AfzalError: there is none of that name.
+        AfzalError: no device has that name.
     """
     key = name.lower().replace("_", "-").replace(" ", "-")
     key = _ALIASES.get(key, key)
@@ -72,6 +72,6 @@ def device_named(name: str) -> Device:
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise AfzalError(
             f"hardware {name!r} is not in the table{hint}",
-            remedy=f"one of {', '.join(DEVICES)}; its numbers can be given with --memory-gb, --tflops and the like",
+            remedy=f"choose one of {', '.join(DEVICES)}; --memory-gb, --tflops and the like override its numbers",
         )
     return DEVICES[key]

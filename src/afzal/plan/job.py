@@ -1,4 +1,4 @@
-"""What is to be planned: a model, a method and data on one side, machines and how they share the work on the other."""
+"""The inputs of a plan: the job (model, method and data), and the layout (machines and how they share the work)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FORMAT_BYTES = {"fp8": 1.0, "nf4": 0.5 + 1 / 64}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method(config.Cost):
-    """What a method costs, by its name."""
+    """A method's name and costs."""
 
     name: str
 
@@ -35,14 +35,14 @@ class Job:
     """A training run without its machines.
 
     Attributes:
-        lengths: of all items, one epoch.
-        batch_size: items per update, over all devices together; of a method that learns from rewards, per iteration.
-        rank: of LoRA adapters, 0 when all weights train.
-        frozen: number format of the weights that do not train, with ``rank``; ``dtype`` is that of the computation.
-        state_bytes: of the optimiser per trained weight: 8 for AdamW, 4 for RMSprop.
-        value: of a method with a value model, whether it is a copy of the policy or a head on it.
-        reward: the reward model of a method that learns from rewards; None where they are a function or a server.
-        ppo_epochs, minibatches: passes over the answers of an iteration, and updates in each.
+        lengths: sums over all items of one epoch.
+        batch_size: items per update over all devices; per iteration for a method that learns from rewards.
+        rank: rank of LoRA adapters, 0 if all weights train.
+        frozen: number format of the weights that do not train, with ``rank``; ``dtype`` is the computation's format.
+        state_bytes: optimiser bytes per trained weight: 8 for AdamW, 4 for RMSprop.
+        value: whether the value model, if the method has one, is a copy of the policy or a head on it.
+        reward: the reward model of a method that learns from rewards; None if a function or a server gives them.
+        ppo_epochs, minibatches: passes over the answers of an iteration, and updates per pass.
     """
 
     shape: Shape
@@ -63,12 +63,12 @@ class Job:
 
     @property
     def has_value_model(self) -> bool:
-        """Whether a value model of its own trains beside the policy."""
+        """Whether a separate value model trains alongside the policy."""
         return self.method.value and self.value == "own"
 
     @property
     def updates_per_iteration(self) -> int:
-        """1 for a method whose data are known beforehand."""
+        """Updates per iteration; 1 for a method whose data are known beforehand."""
         return self.ppo_epochs * self.minibatches
 
 
@@ -77,12 +77,12 @@ class Layout:
     """How devices share a run, as PyTorch's FSDP2 and tensor parallelism do it.
 
     Attributes:
-        gpus: per node.
-        shards: devices (or tensor-parallel groups) over which weights, gradients and optimiser are cut; 1 is whole.
-        tensor: devices over which every matrix product is cut.
-        recompute: what the backward pass makes again: nothing, all but matrix products and fused attention, or all but
-            the input of each block.
-        tokens: of one forward pass of a tensor-parallel group.
+        gpus: devices per node.
+        shards: devices (or tensor-parallel groups) over which weights, gradients and optimiser are sharded; 1: not.
+        tensor: devices over which every matrix product is split.
+        recompute: what the backward pass recomputes: nothing, everything but matrix products and fused attention, or
+            everything but each block's input.
+        tokens: tokens per forward pass of a tensor-parallel group.
     """
 
     nodes: int = 1
@@ -94,12 +94,12 @@ class Layout:
 
     @property
     def devices(self) -> int:
-        """Of all nodes together."""
+        """Devices of all nodes."""
         return self.nodes * self.gpus
 
     @property
     def replicas(self) -> int:
-        """Tensor-parallel groups, each with micro-batches of its own."""
+        """Tensor-parallel groups, each with its own micro-batches."""
         return self.devices // self.tensor
 
 
@@ -109,46 +109,46 @@ def compute_bytes(job: Job) -> int:
 
 
 def policy_parameters(job: Job) -> int:
-    """Weights of the trained model without adapters and towers; a scalar head stands in for the vocabulary's."""
+    """Weights of the trained model without adapters and towers; a scalar head may replace the vocabulary head."""
     text = trunk_parameters(job.shape) + job.shape.width if job.method.scalar else parameters(job.shape)
     return text + job.shape.projection
 
 
 def trained_parameters(job: Job) -> int:
-    """Weights that the optimiser moves, a value model's included."""
+    """Weights that the optimiser updates, including a value model's."""
     return trained_policy(job) + trained_value(job)
 
 
 def trained_policy(job: Job) -> int:
-    """Of :func:`trained_parameters`, the policy's or those of the only model there is."""
+    """The share of :func:`trained_parameters` in the policy, or in the only model."""
     return adapter_parameters(job.shape, job.rank) if job.rank else policy_parameters(job)
 
 
 def trained_value(job: Job) -> int:
-    """Of :func:`trained_parameters`, the value model's: its trunk or its adapters, and its head."""
+    """The share of :func:`trained_parameters` in the value model: its trunk or its adapters, and its head."""
     if not job.method.value:
         return 0
-    whole = trunk_parameters(job.shape) + job.shape.projection
-    trunk = adapter_parameters(job.shape, job.rank) if job.rank else whole
+    full = trunk_parameters(job.shape) + job.shape.projection
+    trunk = adapter_parameters(job.shape, job.rank) if job.rank else full
     return (trunk if job.has_value_model else 0) + job.shape.width
 
 
 def value_parameters(job: Job) -> int:
-    """Weights of the value model, frozen ones included: a copy of the policy has its unused output head too."""
+    """Weights of the value model, frozen ones included; a copy of the policy includes the unused output head."""
     if not job.has_value_model:
         return trained_value(job)
-    beside = job.shape.towers + job.shape.projection + job.shape.width
-    return parameters(job.shape) + (adapter_parameters(job.shape, job.rank) if job.rank else 0) + beside
+    further = job.shape.towers + job.shape.projection + job.shape.width
+    return parameters(job.shape) + (adapter_parameters(job.shape, job.rank) if job.rank else 0) + further
 
 
 def frozen_bytes(job: Job) -> float:
-    """Bytes of the policy's weights when only adapters train: matrices of the blocks in their own number format."""
+    """Bytes of the policy's weights if only adapters train; the matrices of the blocks have their own number format."""
     ends = policy_parameters(job) - job.shape.layers * block_parameters(job.shape)
     return job.shape.layers * frozen_block_bytes(job) + ends * compute_bytes(job)
 
 
 def frozen_block_bytes(job: Job) -> float:
-    """Of :func:`frozen_bytes`, those of one block."""
+    """The share of :func:`frozen_bytes` in one block."""
     e, matrices = compute_bytes(job), block_matrices(job.shape)
     return matrices * _FORMAT_BYTES.get(job.frozen, e) + (block_parameters(job.shape) - matrices) * e
 
@@ -164,13 +164,13 @@ def tokens_per_update(job: Job) -> float:
 
 
 def tokens_at_once(job: Job, layout: Layout) -> float:
-    """Tokens of one forward pass: the budget, or what a replica has in one update if that is less; never below the
-    largest item."""
+    """Tokens of one forward pass: the budget, or a replica's tokens per update if those are fewer; at least those of
+    the largest item."""
     return at_most(job, layout, tokens_per_update(job))
 
 
 def at_most(job: Job, layout: Layout, tokens: float) -> float:
-    """Tokens of one forward pass where all devices together have ``tokens`` to read."""
+    """Tokens of one forward pass if all devices together have ``tokens`` to read."""
     return max(job.lengths.longest, min(layout.tokens, tokens / layout.replicas))
 
 

@@ -1,7 +1,7 @@
-"""What an iteration of a method that learns from rewards needs before its updates: answers drawn, rewarded and scored.
+"""The cost of sampling, rewarding and scoring an iteration's answers, before the updates of a method with rewards.
 
-Bytes per device of `afzal train`'s own decoding and scoring, and floating-point operations; docs/scale.md says how far
-the bytes agree with measured runs.
+Bytes per device of `afzal train`'s decoding and scoring, and floating-point operations; docs/scale.md compares the
+bytes with measured runs.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from afzal.plan.job import Job, Layout, at_most, compute_bytes, frozen_bytes, po
 from afzal.plan.shapes import Shape, adapter_parameters, block_matrices, embedding_parameters, parameters, reward_bytes
 from afzal.plan.work import Lengths, body_flops, head_flops, part
 
-ROWS = 128  # answers that are decoded together
-ROOM = 16  # tokens of an answer: the cache has room for multiples of it, and grows by a quarter
-PROMPT_TOKENS = 8192  # of a pass over prompts
-SCORED_TILE = 2**25  # float32 log-probs of each model that are compared at once
-SCORED_BYTES_CPU = 2**24  # the logits of each model there, as the head gives them
-SCORED_CACHED_CPU = 2**18  # of these, what a core compares at once
-# tables of that size alive at once: log-probs of both, and what the KL is summed from, one of them bool
+ROWS = 128  # answers decoded together
+ROOM = 16  # tokens of an answer: the cache's capacity is a multiple of it, and grows by a quarter
+PROMPT_TOKENS = 8192  # tokens per pass over prompts
+SCORED_TILE = 2**25  # float32 log-probs of each model compared at the same time
+SCORED_BYTES_CPU = 2**24  # on a CPU: bytes of each model's logits, as the head outputs them
+SCORED_CACHED_CPU = 2**18  # the part of these that a core compares at the same time
+# tables of that size in use at the same time: log-probs of both models and the terms of the KL, one of them bool
 _COMPARED = 5.25
-_PACKED_SHARE = 1 / 8  # of the memory, for weights that a CPU lays out anew for decoding
-_SUMS_SHARE = 1 / 4  # of the memory; a run compares with half of what is free then
+_PACKED_SHARE = 1 / 8  # of the memory, for weights that a CPU repacks for decoding
+_SUMS_SHARE = 1 / 4  # of the memory; a run compares with half of the memory free at that time
 _FLOAT32 = 4
 
 
 def iteration(job: Job) -> Lengths:
-    """The lengths of one iteration, as sums."""
+    """The length sums of one iteration."""
     return part(job.lengths, min(job.batch_size, job.lengths.items))
 
 
 def prompts_of_a_replica(job: Job, layout: Layout) -> int:
-    """Prompts that one device answers in an iteration."""
+    """Prompts per device and iteration."""
     return math.ceil(min(job.batch_size, job.lengths.items) / layout.replicas)
 
 
@@ -45,7 +45,7 @@ def rows_at_once(job: Job, layout: Layout) -> int:
 
 
 def room_for(tokens: float) -> int:
-    """Places for keys and values of a row after so many tokens of its answer."""
+    """Cache capacity, in tokens per row, after ``tokens`` tokens of the answer."""
     room = ROOM
     while room < tokens:
         room += max(ROOM, room // 4 // ROOM * ROOM)
@@ -53,21 +53,23 @@ def room_for(tokens: float) -> int:
 
 
 def key_value_bytes(shape: Shape, e: int) -> float:
-    """Keys and values of one token in all blocks."""
+    """Bytes of one token's keys and values in all blocks."""
     return 2.0 * e * shape.layers * shape.kv_heads * shape.head_width
 
 
 def generation_bytes(job: Job, layout: Layout, device: Device) -> dict[str, float]:
-    """While answers are drawn: keys and values of prompts (once for all their answers) and of answers; beside them the
-    pass over the prompts, or the logits of one token of every row. A CPU has a second copy of matrices that are whole.
+    """Bytes in use during sampling, by term.
+
+    Keys and values of prompts (once for all their answers) and of answers; in addition the pass over the prompts, or
+    the logits of one token of every row. A CPU has a second copy of unsharded matrices.
     """
     shape, e, rows = job.shape, compute_bytes(job), rows_at_once(job, layout)
     prompts = math.ceil(rows / job.lengths.branches)
     room = room_for(job.lengths.response)
     read = min(prompts * job.lengths.prompt, max(PROMPT_TOKENS, job.lengths.prompt))
     working = block_working_bytes(shape, e, layout.tensor)
-    # of a row: scores of one layer and their softmax in float32, and in the number format of products; queries and
-    # results with a place for every key head; or logits, beside the room in float32 from which tokens are drawn
+    # per row: scores of one layer and their softmax in float32 and in the number format of products, and queries and
+    # results expanded to the key heads; or the logits. In addition the float32 buffer from which tokens are sampled.
     heads, key_heads = shape.heads / layout.tensor, shape.kv_heads / layout.tensor
     seen = 2 * heads * ((job.lengths.prompt + room) * (_FLOAT32 + e) + key_heads * shape.head_width * e)
     drawn = rows * (shape.vocabulary * _FLOAT32 + max(shape.vocabulary * e, seen + working))
@@ -81,23 +83,26 @@ def generation_bytes(job: Job, layout: Layout, device: Device) -> dict[str, floa
 
 
 def _sum_bytes(job: Job, device: Device) -> float:
-    """Experts and their adapters, added up once for all answers (:mod:`afzal.model.experts`); or one block after the
-    other, where the sums would take too much of the memory."""
+    """Bytes of experts merged with their adapters: once for all answers (:mod:`afzal.model.experts`), or block by block
+    if the sums would take too much memory."""
     size = job.shape.layers * merged_bytes(job)
     return size if size <= _SUMS_SHARE * device.memory else merged_bytes(job)
 
 
 def _packed_bytes(job: Job, device: Device) -> float:
-    """The matrices of the policy as a CPU's products read them; none where they do not fit into their share."""
+    """Bytes of the policy's matrices repacked for a CPU's products; 0 if they do not fit into their share."""
     matrices = job.shape.layers * block_matrices(job.shape) + embedding_parameters(job.shape)
     size = float(compute_bytes(job)) * matrices
     return size if device.name == "cpu" and not job.shape.experts and size <= _PACKED_SHARE * device.memory else 0.0
 
 
 def scoring_bytes(job: Job, layout: Layout, device: Device) -> dict[str, float]:
-    """While policy, reference and value model read the answers: the logits of both and what is made of them; or a block
-    of the reward model, which computes in float32. A reward model in shards is whole after that, while the others are
-    no more: the fuller of the two."""
+    """Bytes in use while policy, reference and value model score the answers, by term.
+
+    The logits of policy and reference and the numbers computed from them; or a block of the reward model, which
+    computes in float32. A sharded reward model is gathered afterwards, when the others are freed; the larger of the two
+    counts.
+    """
     tokens = at_most(job, layout, iteration(job).tokens)
     scored = tokens * job.lengths.scored / job.lengths.tokens
     e, shape = compute_bytes(job), job.shape
@@ -123,7 +128,7 @@ def scoring_bytes(job: Job, layout: Layout, device: Device) -> dict[str, float]:
 
 
 def _whole_bytes(job: Job, layout: Layout) -> float:
-    """Of models that lie in shards: every device holds all of their layers as long as an iteration is written."""
+    """Bytes of sharded models gathered during rollouts: every device then holds all of their layers."""
     if layout.shards == 1:
         return 0.0
     e = compute_bytes(job)
@@ -134,21 +139,21 @@ def _whole_bytes(job: Job, layout: Layout) -> float:
 
 
 def scoring_flops(job: Job) -> float:
-    """Operations of one iteration for log-probs of policy and reference, rewards and values, over all devices."""
-    found = iteration(job)
-    read, heads = body_flops(job.shape, found), head_flops(job.shape, found)
+    """Operations of one iteration over all devices for log-probs of policy and reference, rewards and values."""
+    lengths = iteration(job)
+    read, heads = body_flops(job.shape, lengths), head_flops(job.shape, lengths)
     models = 1 + (job.reference == "live")
-    rewards = body_flops(job.reward, found) if job.reward is not None else 0.0
+    rewards = body_flops(job.reward, lengths) if job.reward is not None else 0.0
     return models * (read + heads) + rewards + (read if job.method.value else 0.0)
 
 
 def sums_of_tensor_ranks(job: Job, layout: Layout, tokens: float) -> float:
-    """Bytes that a device receives when so many tokens pass through one model: two sums per block, as a ring."""
+    """Bytes that a device receives while ``tokens`` tokens pass through one model: two ring all-reduces per block."""
     ring = 2 * (layout.tensor - 1) / layout.tensor
     return 2.0 * job.shape.layers * ring * tokens * job.shape.width * compute_bytes(job)
 
 
 def drawing_flops(job: Job) -> float:
-    """Operations of one iteration's answers: prompts once, then token by token, each with its head."""
-    found = iteration(job)
-    return body_flops(job.shape, found) + head_flops(job.shape, found)
+    """Operations for sampling one iteration's answers: prompts once, then token by token, each with the head."""
+    lengths = iteration(job)
+    return body_flops(job.shape, lengths) + head_flops(job.shape, lengths)

@@ -1,4 +1,4 @@
-"""Shapes of language models: from a configuration to counts of weights, without building anything.
+"""Shapes of language models: weight counts from a configuration, without building the model.
 
 Counts are exact: they equal those of the `transformers` model that the configuration describes.
 """
@@ -15,19 +15,19 @@ from afzal.errors import AfzalError
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What decides how many weights a decoder has, and how much it computes.
+    """The dimensions that determine a decoder's number of weights and its arithmetic.
 
     Attributes:
         width: features of the residual stream.
         heads, kv_heads, head_width: query heads, key-value heads, features of each.
         ff: hidden features of the feed-forward layer, or of one expert.
-        experts, experts_used: 0 in a dense model; else experts per block and how many of them a token visits.
-        tied: input and output embeddings are one matrix.
-        norms: norms of the whole width in a block: 2, or 4 where outputs are normed too.
-        head_norm: norms on queries and keys: none, of one head's width, or of all heads together.
-        media: whether it reads images or sounds besides.
-        towers, projection: weights that encode these, which stay as they are, and weights from their features to the
-            model's, which train; 0 where only a configuration is known.
+        experts, experts_used: experts per block and per token; 0 in a dense model.
+        tied: whether input and output embeddings are one matrix.
+        norms: full-width norms per block: 2, or 4 if outputs are normed too.
+        head_norm: norms on queries and keys: none, over one head, or over all heads together.
+        media: whether it also reads images or sounds.
+        towers, projection: weights of the encoders of images and sounds, which stay frozen, and of the projection from
+            their features to the model's, which train; 0 if only a configuration is known.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Shape:
     projection: int = 0
 
 
-# What the configuration of a family leaves unsaid.
+# Facts that a family's configuration does not state.
 _FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {},
     "mistral": {},
@@ -78,7 +78,7 @@ def shape_of(config: Mapping[str, Any], name: str = "") -> Shape:
     """The shape that a `transformers` configuration (``config.json`` as a mapping) describes.
 
     Raises:
-        AfzalError: the family is not known here, a number is missing, or a block differs from block to block.
+        AfzalError: the family is unknown, a number is missing, or the blocks differ from each other.
     """
     media = any(isinstance(config.get(key), Mapping) for key in _OTHER_INPUTS)
     text = config.get("text_config") if isinstance(config.get("text_config"), Mapping) else None
@@ -98,7 +98,7 @@ def shape_of(config: Mapping[str, Any], name: str = "") -> Shape:
             "blocks with and without experts cannot be planned together",
             where=name,
             why="mlp_only_layers is set, or decoder_sparse_step is not 1",
-            remedy="plan a model whose blocks are all of one kind",
+            remedy="plan a model whose blocks are all of the same kind",
         )
     biased = bool(config.get("attention_bias", False))
     return Shape(
@@ -131,13 +131,13 @@ def _number(config: Mapping[str, Any], key: str, name: str) -> int:
 
 
 def block_matrices(shape: Shape) -> int:
-    """Weights of one block that stand in matrix products with its tokens, all experts and their router included."""
+    """Weights of one block in matrix products with tokens, including all experts and their router."""
     feed_forward = 3 * shape.width * shape.ff * max(1, shape.experts) + shape.width * shape.experts
     return _attention_matrices(shape) + feed_forward
 
 
 def visited_matrices(shape: Shape) -> int:
-    """Of :func:`block_matrices`, those that one token meets: only the experts it visits."""
+    """The share of :func:`block_matrices` used by one token: only the experts it is routed to."""
     feed_forward = 3 * shape.width * shape.ff * max(1, shape.experts_used) + shape.width * shape.experts
     return _attention_matrices(shape) + feed_forward
 
@@ -157,26 +157,26 @@ def embedding_parameters(shape: Shape) -> int:
 
 
 def parameters(shape: Shape) -> int:
-    """All weights of the language model, tied ones once."""
+    """All weights of the language model; tied ones are counted once."""
     embeddings = embedding_parameters(shape) * (1 if shape.tied else 2)
     return shape.layers * block_parameters(shape) + shape.width + embeddings
 
 
 def trunk_parameters(shape: Shape) -> int:
-    """All weights below the output head: what a reward or value model keeps."""
+    """All weights below the output head: the trunk of a reward or value model."""
     return shape.layers * block_parameters(shape) + shape.width + embedding_parameters(shape)
 
 
 def reward_bytes(shape: Shape) -> float:
-    """Of a reward model with one head, in float32."""
+    """Bytes of a reward model with one head, in float32."""
     return 4.0 * (trunk_parameters(shape) + shape.width)
 
 
 def adapter_parameters(shape: Shape, rank: int) -> int:
     """Weights of LoRA adapters of this rank on every linear layer of the blocks.
 
-    With experts they are on the router and on each expert too, whose gate and up are one matrix and get twice the rank
-    from PEFT.
+    With experts, the router and each expert have adapters too; an expert's gate and up are one matrix, to which PEFT
+    gives twice the rank.
     """
     queries, keys = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
     ends = 2 * (shape.width + queries) + 2 * (shape.width + keys)
@@ -232,13 +232,13 @@ SHAPES: dict[str, Shape] = {shape.name: shape for shape in _SHAPES}
 
 
 def named(name: str) -> Shape | None:
-    """A built-in shape by its name in any case, with or without its owner and ``-instruct``; None if there is none."""
+    """A built-in shape by name, ignoring case, owner and ``-instruct``; None if there is none."""
     bare = name.lower().rpartition("/")[2].removesuffix("-instruct").removesuffix("-it")
     bare = bare.removeprefix("meta-")
     return SHAPES.get(bare)
 
 
 def nearest(name: str) -> str:
-    """`` (did you mean X?)`` for a slip of a built-in name, else nothing."""
-    found = get_close_matches(name.lower(), SHAPES, n=1, cutoff=0.7)
-    return f" (did you mean {found[0]}?)" if found else ""
+    """`` (did you mean X?)`` for a misspelt built-in name, else an empty text."""
+    matches = get_close_matches(name.lower(), SHAPES, n=1, cutoff=0.7)
+    return f" (did you mean {matches[0]}?)" if matches else ""

@@ -1,4 +1,4 @@
-"""A model's shape from a name, a folder or a hub id: the configuration alone, never weights, never code."""
+"""Read a model's shape from a name, a folder or a hub id: only its configuration, never weights or code."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from afzal.plan.shapes import SHAPES, Shape, named, nearest, parameters, shape_o
 
 
 def shape_from(model: str) -> Shape:
-    """The shape of a local folder, a built-in name, or a hub id, in this order.
+    """The shape of a local folder, a built-in name, or a hub id, tried in this order.
 
     Raises:
-        AfzalError: it is none of them, or its configuration cannot be planned.
+        AfzalError: ``model`` is none of them, or its configuration cannot be planned.
     """
     path = Path(model)
     if path.exists():
@@ -40,9 +40,9 @@ _TOWERS = ("vision_tower.", "vision_model.", "visual.", "audio_tower.", "audio_e
 
 
 def _with_towers(shape: Shape, folder: Path) -> Shape:
-    """The shape with what its files hold beside the language model, by the names of their tensors."""
+    """The shape with the weights outside the language model, counted by the names of the tensors in its files."""
     sizes = {name: math.prod(tensor.shape) for name, tensor in tensors_of(folder).items()}
-    if shape.tied:  # stored twice by some
+    if shape.tied:  # some files store both
         sizes = {name: size for name, size in sizes.items() if not name.endswith("lm_head.weight")}
     towers = sum(size for name, size in sizes.items() if any(f".{part}" in f".{name}" for part in _TOWERS))
     return replace(shape, towers=towers, projection=max(0, sum(sizes.values()) - parameters(shape) - towers))
@@ -50,11 +50,11 @@ def _with_towers(shape: Shape, folder: Path) -> Shape:
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.exists():
-        remedy = "name the folder that config.json is in"
+        remedy = "give the folder that contains config.json"
         raise AfzalError(f"{path.parent} has no {path.name}", remedy=remedy)
     config = read_config(path)
     if fault := wrong_number(config):
-        raise AfzalError(f"{path} cannot be planned", why=fault, remedy="get the model's own configuration again")
+        raise AfzalError(f"{path} cannot be planned", why=fault, remedy="restore the model's original configuration")
     return config
 
 

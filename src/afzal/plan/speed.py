@@ -1,6 +1,6 @@
-"""Seconds per update: arithmetic against traffic, both by stated assumptions, none of it a measurement.
+"""Seconds per update, from arithmetic and traffic under stated assumptions; nothing is measured.
 
-Arithmetic runs at an assumed share of the peak. Traffic runs at an assumed share of the links. Gathering and scattering
+Arithmetic runs at an assumed share of the peak, traffic at an assumed share of the links. Gathering and scattering
 shards overlaps with the arithmetic; tensor-parallel sums do not.
 """
 
@@ -40,7 +40,7 @@ OPTIMISER_TRAFFIC = 30.0  # bytes read and written per trained weight: weight, g
 
 @dataclass(frozen=True, slots=True)
 class Assumptions:
-    """Shares of what the vendor states: ``mfu`` of the matrix peak, ``link`` of the links."""
+    """Assumed shares of the vendor's figures: ``mfu`` of the matrix peak, ``link`` of the link bandwidth."""
 
     mfu: float
     link: float = 0.7
@@ -48,7 +48,7 @@ class Assumptions:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Bytes that one device receives in one update, by kind, and the bytes per second of its links for each."""
+    """Bytes that one device receives per update, by kind, and the bytes per second of the links for each kind."""
 
     gather: float
     scatter: float
@@ -61,9 +61,12 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Seconds of one update: arithmetic, shard traffic beside it, tensor-parallel sums, gradient sums of replicas, the
-    optimiser's passes over its state. Of one iteration of a method that learns from rewards: its answers drawn, then
-    rewarded and scored, then ``updates`` of those. Of the whole job what comes before the first update."""
+    """Seconds of the parts of a run.
+
+    Of one update: arithmetic, shard traffic overlapping with it, tensor-parallel sums, gradient sums of replicas, and
+    the optimiser's passes over its state. Of one iteration of a method that learns from rewards: sampling, then
+    rewarding and scoring, then ``updates`` updates. ``before`` comes once, before the first update.
+    """
 
     compute: float
     shards: float
@@ -77,41 +80,41 @@ class Times:
 
     @property
     def update(self) -> float:
-        """Seconds of one update: the traffic of shards hides behind arithmetic, everything else adds up."""
+        """Seconds of one update: shard traffic overlaps with arithmetic, everything else adds up."""
         return max(self.compute, self.shards) + self.tensor + self.replicas + self.optimiser
 
     @property
     def iteration(self) -> float:
-        """Seconds of one iteration; of an update where the data are known beforehand."""
+        """Seconds of one iteration; of one update if the data are known beforehand."""
         return self.sampling + self.scoring + self.updates * self.update
 
     @property
     def hidden(self) -> bool:
-        """Whether the shard traffic takes no longer than the arithmetic beside it."""
+        """Whether the shard traffic takes no longer than the arithmetic."""
         return self.shards <= self.compute
 
 
 def update_lengths(job: Job) -> Lengths:
-    """The lengths of one update, as sums."""
+    """The length sums of one update."""
     return part(job.lengths, items_per_update(job))
 
 
 def executed_flops(job: Job, layout: Layout) -> float:
     """Floating-point operations of one update over all devices, recomputation included."""
-    found, again = update_lengths(job), int(layout.recompute == "full")
-    total = update_flops(job.shape, found, Passes(_further(job), again, job.rank), scalar_head=job.method.scalar)
+    lengths, again = update_lengths(job), int(layout.recompute == "full")
+    total = update_flops(job.shape, lengths, Passes(_further(job), again, job.rank), scalar_head=job.method.scalar)
     if job.has_value_model:
-        total += update_flops(job.shape, found, Passes(0.0, again, job.rank), scalar_head=True)
+        total += update_flops(job.shape, lengths, Passes(0.0, again, job.rank), scalar_head=True)
     return total
 
 
 def _further(job: Job) -> float:
-    """Forward passes of an update without gradient. What learns from rewards has made them before, for all updates."""
+    """Forward passes without gradient per update; methods that learn from rewards make them before all updates."""
     return 0.0 if job.method.online else (job.reference == "live") + job.method.estimates
 
 
 def useful_flops(job: Job) -> float:
-    """Of :func:`executed_flops`, those that the exact result cannot do without: nothing is computed twice."""
+    """The share of :func:`executed_flops` needed for the exact result, without recomputation."""
     return executed_flops(job, Layout())
 
 
@@ -120,8 +123,8 @@ def traffic(job: Job, layout: Layout, device: Device) -> Traffic:
     passes, e = micro_batches(job, layout), compute_bytes(job)
     outside = (layout.shards - 1) / layout.shards
     trained = trained_parameters(job)
-    own = trained_policy(job)
-    whole = (frozen_bytes(job) + e * own if job.rank else policy_parameters(job) * e) / layout.tensor
+    policy = trained_policy(job)
+    whole = (frozen_bytes(job) + e * policy if job.rank else policy_parameters(job) * e) / layout.tensor
     whole += e * value_parameters(job) / layout.tensor if job.has_value_model else 0.0
     # embedding and head stay gathered between a forward pass and its backward pass
     ends = e * embedding_parameters(job.shape) * (1 if job.shape.tied or job.method.scalar else 2) / layout.tensor
@@ -142,9 +145,9 @@ def traffic(job: Job, layout: Layout, device: Device) -> Traffic:
 
 
 def _rate(layout: Layout, device: Device, stride: int, members: int) -> float:
-    """Bytes per second of a device in a group of ``members`` that stand ``stride`` apart.
+    """Bytes per second of a device in a group of ``members`` devices that are ``stride`` apart.
 
-    A group that leaves its node goes through the cards of all its members there, unless the links inside are slower.
+    A group that spans nodes uses the network cards of all its members in a node, unless the links inside are slower.
     """
     if stride * members <= layout.gpus:
         return device.intra
@@ -152,10 +155,10 @@ def _rate(layout: Layout, device: Device, stride: int, members: int) -> float:
 
 
 def times(job: Job, layout: Layout, device: Device, assumed: Assumptions) -> Times:
-    """Seconds of one update, of an iteration, and of the passes before the first."""
+    """Seconds of one update, of one iteration, and of the passes before the first update."""
     peak = device.bf16 if job.dtype == "bf16" else device.fp32
     rate = layout.devices * peak * assumed.mfu
-    busy = min(1.0, items_per_update(job) / layout.replicas)  # an item is not divided over replicas
+    busy = min(1.0, items_per_update(job) / layout.replicas)  # an item is not split over replicas
     speed = busy * rate
     moved = traffic(job, layout, device)
     trained = trained_parameters(job) / (layout.shards * layout.tensor)
@@ -178,18 +181,20 @@ def times(job: Job, layout: Layout, device: Device, assumed: Assumptions) -> Tim
 
 
 def _sampling(job: Job, layout: Layout, device: Device, speed: float, link: float) -> float:
-    """Seconds to draw one iteration's answers. Every token of the rows that are decoded together reads all weights and
-    the keys and values so far once, or computes for all of them, whichever takes longer.
+    """Seconds to sample one iteration's answers.
 
-    Weights in pieces are gathered once, before the first token.
+    Every decoding step reads all weights and the keys and values so far once, or computes for all rows, whichever takes
+    longer. Sharded weights are gathered once, before the first token.
     """
     if not job.method.online:
         return 0.0
-    found, rows, n = iteration(job), rows_at_once(job, layout), job.lengths.branches
-    length = found.scored / (found.items * n)
+    lengths, rows, n = iteration(job), rows_at_once(job, layout), job.lengths.branches
+    length = lengths.scored / (lengths.items * n)
     rounds = -(-prompts_of_a_replica(job, layout) * n // rows)
     whole = compute_bytes(job) * parameters(job.shape) / layout.tensor
-    read = found.tokens / found.items - n * length + n * length / 2  # a prompt's once, and half an answer's on average
+    read = (
+        lengths.tokens / lengths.items - n * length + n * length / 2
+    )  # a prompt once, and half of each answer on average
     cached = key_value_bytes(job.shape, compute_bytes(job)) / layout.tensor * read * rows / n
     outside = (layout.shards - 1) / layout.shards
     gathered = whole * outside / (_rate(layout, device, layout.tensor, layout.shards) * link)
@@ -197,7 +202,7 @@ def _sampling(job: Job, layout: Layout, device: Device, speed: float, link: floa
 
 
 def updates(job: Job) -> int:
-    """Updates of the whole run."""
+    """Number of updates of the entire run."""
     if job.method.online:
         return max(1, round(job.epochs * job.updates_per_iteration * job.lengths.items / job.batch_size))
     per_epoch = -(-job.lengths.items // job.batch_size)

@@ -1,4 +1,4 @@
-"""A plan as a person reads it, and as plain data."""
+"""Render a plan as text lines and as plain data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _UNITS = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "
 
 
 def lines(plan: Plan) -> list[str]:
-    """The plan in plain lines: job, layout, memory, one update, the whole run, assumptions."""
+    """The plan as text lines: job, layout, memory, one update, the whole run, assumptions."""
     iteration = [_iteration(plan)] if plan.job.method.online else []
     blocks = [_job(plan), _layout(plan), _memory(plan), _update(plan), *iteration, _run(plan)]
     blocks.append(["assumed", *assumptions(plan)])
@@ -23,7 +23,7 @@ def lines(plan: Plan) -> list[str]:
 
 
 def as_data(plan: Plan) -> dict[str, Any]:
-    """The plan as JSON can say it: bytes, seconds, floating-point operations, tokens."""
+    """The plan as JSON data, in bytes, seconds, floating-point operations and tokens."""
     job, layout = plan.job, plan.layout
     return {
         "model": asdict(job.shape) | {"parameters": parameters(job.shape)},
@@ -63,7 +63,7 @@ def as_data(plan: Plan) -> dict[str, Any]:
 
 
 def iteration_data(plan: Plan) -> dict[str, Any]:
-    """One iteration of a method that learns from rewards: counts, seconds, and each part's share of them."""
+    """One iteration of a method that learns from rewards: counts, seconds, and each part's share of the seconds."""
     job, t = plan.job, plan.times
     parts = {"sampling": t.sampling, "scoring": t.scoring, "updates": t.updates * t.update}
     prompts = min(job.batch_size, job.lengths.items)
@@ -77,45 +77,43 @@ def iteration_data(plan: Plan) -> dict[str, Any]:
 
 
 def assumptions(plan: Plan) -> list[str]:
-    """What the figures rest on, one sentence each."""
+    """The assumptions behind the figures, one sentence each."""
     job, device = plan.job, plan.device
     peak = device.bf16 if job.dtype == "bf16" else device.fp32
-    found = [
+    notes = [
         f"arithmetic at {plan.assumed.mfu:.0%} of a peak of {_scaled(peak)}FLOP/s; nothing here was timed",
         f"{USABLE:.0%} of {device.memory / 1e9:g} GB can be filled; {device.reserve / 1e9:g} GB belong to the runtime",
         "no evaluation, no checkpoints written, no padding, work spread evenly",
     ]
     if plan.layout.devices > 1:
-        found.append(
+        notes.append(
             f"links at {plan.assumed.link:.0%} of {device.intra / 1e9:g} GB/s inside a node "
             f"and {device.inter / 1e9:g} GB/s per device between nodes"
         )
-        found.append("several devices as PyTorch's FSDP2 shares them, which afzal train uses under torchrun")
-        found.append("loading: every device reads its own pieces")
+        notes.append("several devices share the work as in PyTorch's FSDP2, which afzal train uses under torchrun")
+        notes.append("loading: every device reads its own shard")
     if job.reference == "cached":
-        found.append("the reference's log-probs are computed once, before the first update")
+        notes.append("the reference's log-probs are computed once, before the first update")
     if job.shape.family not in ("llama", "mistral", "qwen2"):
-        found.append(f"activations of {job.shape.family} are less exact than those of llama")
+        notes.append(f"activations of {job.shape.family} are less exact than those of llama")
     if job.method.online:
-        found.append("every answer has the stated length; a token reads all weights once, or computes for all rows")
+        notes.append("every answer has the stated length; a token reads all weights once, or computes for all rows")
         if job.reward is None:
-            found.append("rewards take neither memory nor time: a function or a server gives them")
+            notes.append("rewards take neither memory nor time: a function or a server gives them")
         if plan.layout.shards > 1:
-            found.append("while an iteration is written every device holds policy, reference and value model whole")
+            notes.append("during sampling and scoring every device holds policy, reference and value model unsharded")
     if plan.layout.recompute == "selective":
-        found.append("what selective checkpointing makes again is no matrix product and is not counted as time")
+        notes.append("selective checkpointing recomputes no matrix products, and its time is not counted")
     if job.shape.media:
-        known = (
-            "no more than their tokens" if not job.shape.towers else "their weights and tokens, not their arithmetic"
-        )
-        found.append(f"of what encodes images and sounds {known}; it stays frozen")
+        known = "only the tokens" if not job.shape.towers else "only weights and tokens, not the arithmetic,"
+        notes.append(f"of the encoders of images and sounds {known} are counted; they stay frozen")
     if job.frozen != "dtype":
-        found.append(f"frozen matrices are kept as {job.frozen} and computed with in {job.dtype}")
-    return found
+        notes.append(f"frozen matrices are stored as {job.frozen}; computation is in {job.dtype}")
+    return notes
 
 
 def largest_first(plan: Plan) -> list[tuple[str, float]]:
-    """The terms of the memory and their bytes, the largest first."""
+    """The memory terms and their bytes, the largest first."""
     return sorted(plan.memory.terms.items(), key=lambda term: -term[1])
 
 
@@ -127,13 +125,13 @@ def _job(plan: Plan) -> list[str]:
         whole += f" (LoRA rank {job.rank})"
     reference = {"none": "no reference", "cached": "reference cached", "live": "reference live"}[job.reference]
     mean, prompts = job.lengths.tokens / job.lengths.items, min(job.batch_size, job.lengths.items)
-    said = f"{prompts} per iteration" if job.method.online else f"{prompts} per update"
-    beside = f" and {job.shape.towers:,} of towers" if job.shape.towers else ""
+    batch = f"{prompts} per iteration" if job.method.online else f"{prompts} per update"
+    towers = f" and {job.shape.towers:,} of towers" if job.shape.towers else ""
     return [
-        f"{job.shape.name}: {parameters(job.shape) + job.shape.projection:,} weights{beside}, {whole}",
+        f"{job.shape.name}: {parameters(job.shape) + job.shape.projection:,} weights{towers}, {whole}",
         f"{job.method.name}, {job.dtype}, {reference}, prompts {'shared' if job.shared else 'unshared'}",
         f"{job.lengths.items:,} items of {mean:,.0f} tokens ({job.lengths.scored / job.lengths.items:,.0f} scored, "
-        f"at most {job.lengths.longest:,}), {said}",
+        f"at most {job.lengths.longest:,}), {batch}",
     ]
 
 
@@ -166,9 +164,9 @@ def _update(plan: Plan) -> list[str]:
     t, moved = plan.times, plan.traffic
     rows = [_row("arithmetic", _seconds(t.compute), f"{_scaled(plan.executed)}FLOP, {_scaled(plan.useful)} useful")]
     if plan.layout.shards > 1:
-        said = "beside the arithmetic" if t.hidden else "longer than the arithmetic beside it"
+        overlap = "overlaps the arithmetic" if t.hidden else "longer than the arithmetic it overlaps"
         both = f"{_scaled(moved.gather)}B gathered, {_scaled(moved.scatter)}B scattered"
-        rows.append(_row("shards", _seconds(t.shards), f"{both} per device, {said}"))
+        rows.append(_row("shards", _seconds(t.shards), f"{both} per device, {overlap}"))
     if plan.layout.tensor > 1:
         rows.append(_row("tensor sums", _seconds(t.tensor), f"{_scaled(moved.tensor)}B per device"))
     if moved.replicas:
@@ -179,17 +177,17 @@ def _update(plan: Plan) -> list[str]:
 
 
 def _iteration(plan: Plan) -> list[str]:
-    found = iteration_data(plan)
-    said = {
-        "sampling": f"{found['answers']:,} answers to {found['prompts']:,} prompts",
+    data = iteration_data(plan)
+    remarks = {
+        "sampling": f"{data['answers']:,} answers to {data['prompts']:,} prompts",
         "scoring": "their log-probs under policy and reference"
         + (", rewards" if plan.job.reward is not None else "")
         + (", values" if plan.job.method.value else ""),
-        "updates": f"{found['updates']} of them",
+        "updates": f"{data['updates']} of them",
     }
     rows = [
-        _row(name, _seconds(found["seconds"][name]), f"{found['shares'][name]:.0%}: {words}")
-        for name, words in said.items()
+        _row(name, _seconds(data["seconds"][name]), f"{data['shares'][name]:.0%}: {words}")
+        for name, words in remarks.items()
     ]
     return ["one iteration", *rows, _row("total", _seconds(plan.times.iteration))]
 
@@ -207,8 +205,8 @@ def _run(plan: Plan) -> list[str]:
     ]
 
 
-def _row(name: str, value: str, said: str = "") -> str:
-    return f"  {name:<15} {value:>14}  {said}".rstrip()
+def _row(name: str, value: str, note: str = "") -> str:
+    return f"  {name:<15} {value:>14}  {note}".rstrip()
 
 
 def _scaled(value: float) -> str:

@@ -1,7 +1,7 @@
-"""How much an update computes: lengths of the data, and the least floating-point operations that give the exact result.
+"""The arithmetic of an update: data lengths, and the fewest floating-point operations that give the exact result.
 
-Shapes: n items of one prompt and K responses; ``counts`` is ``[n, 1 + K]`` tokens, the prompt's first, 0 where an item
-has fewer responses.
+Shapes: n items of one prompt and K responses; ``counts`` is ``[n, 1 + K]`` tokens, the prompt's first; 0 for missing
+responses.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ class Lengths:
     """Sums over items, in tokens.
 
     Attributes:
-        tokens: computed by one forward pass.
-        scored: response tokens, whose log-probs are taken.
-        keys: key slots of attention; a prompt's keys are laid out again for each of its responses.
-        products: query-key pairs in which the query may look at the key.
-        dense: query-key pairs where those within a prompt or a response are all computed, also the later keys.
-        longest: tokens of the largest item, which cannot be cut.
+        tokens: tokens computed by one forward pass.
+        scored: response tokens, whose log-probs are computed.
+        keys: key slots of attention; a prompt's keys are repeated for each of its responses.
+        products: query-key pairs in which the query may attend to the key.
+        dense: query-key pairs if all pairs within a prompt or a response are computed, later keys included.
+        longest: tokens of the largest item, which cannot be split.
         prompt, response: tokens of the longest prompt and of the longest response.
-        branches: most responses of one prompt.
+        branches: largest number of responses to one prompt.
     """
 
     items: int
@@ -41,7 +41,7 @@ class Lengths:
 
 
 def lengths(counts: np.ndarray, *, shared: bool = True) -> Lengths:
-    """Sums over the items; not ``shared`` means that every response comes with a prompt of its own."""
+    """Sums over the items; without ``shared``, every response has its own copy of the prompt."""
     prompts, responses = counts[:, :1].astype(float), counts[:, 1:].astype(float)
     branches = (responses > 0).sum(1, keepdims=True)
     scored = float(responses.sum())
@@ -58,21 +58,21 @@ def lengths(counts: np.ndarray, *, shared: bool = True) -> Lengths:
     return Lengths(len(counts), tokens, scored, keys, products, products + squares, *most)
 
 
-def part(found: Lengths, items: float) -> Lengths:
-    """The sums of so many of the items."""
-    share = items / found.items
-    sums = {name: getattr(found, name) * share for name in ("tokens", "scored", "keys", "products", "dense")}
-    return replace(found, items=round(items), **sums)
+def part(lengths: Lengths, items: float) -> Lengths:
+    """The sums scaled to ``items`` items."""
+    share = items / lengths.items
+    sums = {name: getattr(lengths, name) * share for name in ("tokens", "scored", "keys", "products", "dense")}
+    return replace(lengths, items=round(items), **sums)
 
 
 def looked_at(counts: np.ndarray) -> float:
-    """Query-key pairs in which the query may look at the key, prompts once."""
+    """Query-key pairs in which the query may attend to the key; prompts count once."""
     prompts, responses = counts[:, :1].astype(float), counts[:, 1:].astype(float)
     return float((prompts * (prompts + 1) / 2).sum() + (responses * (prompts + (responses + 1) / 2)).sum())
 
 
 def body_weights(shape: Shape) -> int:
-    """Weights of all blocks: what each token is multiplied with once."""
+    """Weights of all blocks that each token is multiplied with once."""
     return shape.layers * visited_matrices(shape)
 
 
@@ -81,20 +81,20 @@ def per_product(shape: Shape) -> int:
     return 4 * shape.layers * shape.heads * shape.head_width
 
 
-def body_flops(shape: Shape, found: Lengths) -> float:
+def body_flops(shape: Shape, lengths: Lengths) -> float:
     """Operations of one forward pass through the blocks."""
-    return 2.0 * body_weights(shape) * found.tokens + per_product(shape) * found.products
+    return 2.0 * body_weights(shape) * lengths.tokens + per_product(shape) * lengths.products
 
 
-def head_flops(shape: Shape, found: Lengths) -> float:
+def head_flops(shape: Shape, lengths: Lengths) -> float:
     """Operations of the output head at the response tokens, one forward pass."""
-    return 2.0 * shape.width * shape.vocabulary * found.scored
+    return 2.0 * shape.width * shape.vocabulary * lengths.scored
 
 
-def least_flops(shape: Shape, found: Lengths, *, reference_online: bool) -> float:
-    """Operations of full fine-tuning on these items: forward, twice as much backward, and one forward more for a
-    reference that is not cached. No recomputation."""
-    return (body_flops(shape, found) + head_flops(shape, found)) * (4 if reference_online else 3)
+def least_flops(shape: Shape, lengths: Lengths, *, reference_online: bool) -> float:
+    """Operations of full fine-tuning on these items: a forward pass, a backward pass of twice that, and one more
+    forward pass for a reference that is not cached. No recomputation."""
+    return (body_flops(shape, lengths) + head_flops(shape, lengths)) * (4 if reference_online else 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +102,10 @@ class Passes:
     """How often the parts of a forward pass are computed for one update of one model.
 
     Attributes:
-        forward: extra forward passes: a live reference, an estimate.
-        recompute: forward passes through the blocks that the backward pass makes again, 0 or 1.
-        rank: of LoRA adapters, 0 when all weights train. Frozen weights have no gradient of their own, so that the
-            backward pass of their products costs one forward pass rather than two.
+        forward: additional forward passes: a live reference, an estimate.
+        recompute: forward passes through the blocks that the backward pass repeats, 0 or 1.
+        rank: rank of LoRA adapters, 0 if all weights train. Frozen weights have no gradient, so the backward pass of
+            their products costs one forward pass, not two.
     """
 
     forward: float = 0.0
@@ -113,13 +113,13 @@ class Passes:
     rank: int = 0
 
 
-def update_flops(shape: Shape, found: Lengths, passes: Passes, *, scalar_head: bool = False) -> float:
+def update_flops(shape: Shape, lengths: Lengths, passes: Passes, *, scalar_head: bool = False) -> float:
     """Operations that one update executes, recomputation included."""
-    head = 0.0 if scalar_head else head_flops(shape, found)
-    matrices = 2.0 * body_weights(shape) * found.tokens
-    attention = per_product(shape) * found.products
+    head = 0.0 if scalar_head else head_flops(shape, lengths)
+    matrices = 2.0 * body_weights(shape) * lengths.tokens
+    attention = per_product(shape) * lengths.products
     if passes.rank:
-        adapters = 2.0 * adapter_parameters(shape, passes.rank) * found.tokens
+        adapters = 2.0 * adapter_parameters(shape, passes.rank) * lengths.tokens
         trained = 2 * matrices + 3 * adapters + 3 * attention + 2 * head
     else:
         trained = 3 * (matrices + attention + head)

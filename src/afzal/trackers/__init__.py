@@ -1,4 +1,4 @@
-"""Experiment trackers that hear what ``metrics.jsonl`` holds, by the names that they have in `transformers`."""
+"""Send the lines of ``metrics.jsonl`` to experiment trackers, named as in `transformers`."""
 
 from __future__ import annotations
 

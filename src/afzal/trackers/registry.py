@@ -1,4 +1,4 @@
-"""The trackers that there are. Each is a package, an extra of Afzal, and a module ``with_NAME`` of this room."""
+"""The supported trackers. Each is a package, an extra of Afzal, and a module ``with_NAME`` of this room."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 
 
 def opener(name: str) -> Callable[[About], Tracker]:
-    """What opens a run in the tracker of that name; it may raise anything, and may take long."""
+    """The function that opens a run in the named tracker; it may raise anything, and may take long."""
     return import_module(f"{__package__}.with_{name}").opened
 
 
 def refuse_unready(names: Iterable[str]) -> None:
-    """Refuse a tracker that cannot work before a run begins: its package is missing, or it has no account to write to.
+    """Refuse trackers that cannot work, before a run starts: the package is missing, or there is no account.
 
     Raises:
         AfzalError: with the remedy.
     """
     for name in names:
-        found = find_spec(name)
-        if found is None or found.origin is None:  # without an origin it is a folder of that name, such as ./wandb
+        spec = find_spec(name)
+        if spec is None or spec.origin is None:  # no origin: a folder with that name, such as ./wandb
             raise AfzalError(
                 f"report_to {name} needs the package {name}", remedy=f'pip install "afzal[{name}]", or leave it out'
             )

@@ -1,8 +1,8 @@
-"""Lines of the metrics to trackers, behind the back of the run: a thread for each tracker, fed by a queue.
+"""Send metric lines to trackers in the background, with one thread and one queue per tracker.
 
-A run puts a line into the queues and computes on. A tracker that fails is given up after one warning, and one that
-hangs is left behind at the end. ``trackers.json`` in the run folder notes what each tracker has, so that a resumed run
-continues there and sends no step twice: what is computed again has the same numbers.
+A run puts a line into the queues and continues computing. A tracker that fails is dropped after one warning; one that
+hangs is abandoned at the end. ``trackers.json`` in the run folder records what each tracker has, so a resumed run
+continues there and sends no step twice: recomputed steps have the same numbers.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from .registry import opener
 from .tracker import About, Line, Tracker
 
 NOTES = "trackers.json"
-_GATHER = 1.0  # seconds in which lines are gathered: a call for many lines costs a tracker as much as one for one
-_WAIT = 30.0  # seconds that the end of a run waits for what is on its way
+_GATHER = 1.0  # seconds to gather lines: for a tracker, a call with many lines costs as much as one with one
+_WAIT = 30.0  # seconds that the end of a run waits for lines on their way
 
 
 class Relay:
-    """The trackers of one run, each in a thread of its own.
+    """The trackers of one run, each in its own thread.
 
     Attributes:
-        whole: whether the training reached its end, as trackers are told.
+        whole: whether the training was completed, for the trackers' status.
     """
 
     def __init__(self, names: Sequence[str], about: About, say: Callable[[str], None]) -> None:
@@ -46,7 +46,7 @@ class Relay:
             thread.start()
 
     def hear(self, record: Mapping[str, Any]) -> None:
-        """Pass a line of the metrics on. Returns at once, whatever the trackers do."""
+        """Pass on a line of the metrics. Returns immediately, whatever the trackers do."""
         if not self._inboxes:
             return
         line = Line.of(record)
@@ -56,10 +56,10 @@ class Relay:
         self._tell()
 
     def close(self, wait: float = _WAIT) -> None:
-        """Let the trackers take what is on its way.
+        """Let the trackers receive the lines on their way, then end the threads.
 
         Args:
-            wait: seconds; a tracker that takes longer is left behind with a warning.
+            wait: seconds; a tracker that takes longer is abandoned with a warning.
         """
         until = time.monotonic() + wait
         self._ending.set()
@@ -70,10 +70,10 @@ class Relay:
         self._tell()
         for name, thread in self._threads.items():
             if thread.is_alive():
-                self._say(f"warning: {name} has not answered within {wait:g} s and may lack the last lines; {_KEPT}")
+                self._say(f"warning: {name} did not answer within {wait:g} s and may lack the last lines; {_KEPT}")
 
     def _tell(self) -> None:
-        """What the threads have to say is said by the run's own, which draws the bar."""
+        """Print the threads' messages from the run's thread, which draws the progress bar."""
         while True:
             try:
                 self._say(self._said.get_nowait())
@@ -88,7 +88,7 @@ class Relay:
             self._said.put(f"{name}: {tracker.where}")
             self._send(name, tracker, known.get("steps", {}))
             tracker.finish(self.whole)
-        except (Exception, SystemExit) as error:  # of a foreign library: whatever it is, the run continues
+        except (Exception, SystemExit) as error:  # from a third-party library: whatever it is, the run continues
             what = " ".join(f"{type(error).__name__}: {error}".split())
             self._said.put(f"warning: {name} records no more of this run: {what[:300]}; {_KEPT}")
 
@@ -96,7 +96,7 @@ class Relay:
         """Send lines until the end.
 
         Args:
-            had: by kind of line, the last step that an earlier process has sent.
+            had: the last step that an earlier process sent, by kind of line.
         """
         sent, inbox, ended = dict(had), self._inboxes[name], False
         while not ended:
@@ -112,22 +112,22 @@ class Relay:
                 self._notes.keep(name, steps=sent)
 
 
-_KEPT = "metrics.jsonl has every line, and --resume sends what is missing"
+_KEPT = "metrics.jsonl has every line, and --resume sends the missing ones"
 
 
 class _Notes:
-    """The file that says what each tracker has."""
+    """The file that records what each tracker has received."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.lock = path, threading.Lock()
         self.known: dict[str, dict[str, Any]] = runs.read_json(path) if path.is_file() else {}
 
     def of(self, name: str) -> Mapping[str, Any]:
-        """What is noted of a tracker."""
+        """The recorded facts of a tracker."""
         return self.known.get(name, {})
 
     def keep(self, name: str, **facts: Any) -> None:
-        """Note more of a tracker."""
+        """Record further facts of a tracker."""
         with self.lock:
             self.known = {**self.known, name: {**self.known.get(name, {}), **facts}}
             runs.atomic_write(self.path, json.dumps(self.known, indent=1) + "\n")
@@ -137,11 +137,11 @@ class _Notes:
 def relayed(
     names: Sequence[str], about: About, before: Sequence[Mapping[str, Any]], say: Callable[[str], None]
 ) -> Iterator[Relay]:
-    """A relay to the trackers of these names, closed at the end of the block, however it ends.
+    """A relay to the named trackers, closed at the end of the block, however the block ends.
 
     Args:
-        before: the lines that the metrics have already; a tracker that lacks some of them gets them.
-        say: takes lines for the person, only ever called by the thread of the caller.
+        before: the lines already in the metrics; a tracker that lacks some of them gets them.
+        say: prints a line for the user; called only from the caller's thread.
     """
     relay = Relay(names, about, say)
     try:

@@ -1,4 +1,4 @@
-"""What a tracker is told of a run, and what it must be able to do."""
+"""The data that a tracker gets about a run, and the interface that it must have."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import Any, Protocol
 
 PROJECT = "afzal"
-"""The project or experiment of runs, where the tracker's own environment variable names none."""
+"""The project or experiment of runs, unless the tracker's own environment variable names one."""
 
 _NO_METRICS = ("step", "kind")
 
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """A run, for a tracker.
+    """The description of a run for a tracker.
 
     Attributes:
-        name: what the run is called.
+        name: the run's name.
         folder: the run folder.
         settings: the resolved settings, secrets hidden.
-        id: what the tracker called the run when it was opened before; None where it never was.
+        id: the tracker's id of the run, if it was opened before; else None.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Line:
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Line:
-        """The line of a record; what is no number is left out."""
+        """The line of a record; values that are not numbers are skipped."""
         kind = str(record["kind"])
         numbers = {
             metric_name(kind, key): float(value)
@@ -51,32 +51,32 @@ class Line:
 
 
 def metric_name(kind: str, key: str) -> str:
-    """``train/loss``, ``eval/loss``, ``rollout/length``: the kind of the line before the name, as `transformers` does,
-    since one step may have lines of several kinds."""
+    """The name prefixed by the kind of the line, as in `transformers`: ``train/loss``, ``eval/loss``,
+    ``rollout/length``. One step may have lines of several kinds."""
     return key if key.startswith(f"{kind}/") else f"{kind}/{key}"
 
 
 class Tracker(Protocol):
-    """A run that is open in a tracker. Every method may raise anything, and may take long."""
+    """An open run in a tracker. Every method may raise anything, and may take long."""
 
     @property
     def id(self) -> str:
-        """What opens the same run again."""
+        """The id that reopens the same run."""
         ...
 
     @property
     def where(self) -> str:
-        """Where a person finds it: an address, a folder or a command."""
+        """Where to find the run: an address, a folder or a command."""
         ...
 
     def log(self, lines: Sequence[Line]) -> None:
-        """Record the lines, in their order."""
+        """Record the lines in order."""
         ...
 
     def finish(self, whole: bool) -> None:
-        """Write out what is not written yet, and close the run.
+        """Flush pending lines and close the run.
 
         Args:
-            whole: whether the training reached its end.
+            whole: whether the training was completed.
         """
         ...

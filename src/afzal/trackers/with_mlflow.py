@@ -10,13 +10,13 @@ from typing import Any
 
 from .tracker import PROJECT, About, Line
 
-_METRICS, _PARAMS = 1000, 100  # of one request, as MLflow limits them
-_LONGEST = 500  # characters of a parameter, as its older servers limit them
+_METRICS, _PARAMS = 1000, 100  # MLflow's limits per request
+_LONGEST = 500  # characters of a parameter, the limit of older servers
 _NOT_ALLOWED = re.compile(r"[^\w\-. :/]")
 
 
 def opened(about: About) -> _Run:
-    """A new run of the experiment with the settings as its parameters, or the one of the id."""
+    """Open the run with the given id, or a new run of the experiment with the settings as its parameters."""
     import mlflow  # pyright: ignore[reportMissingImports]
 
     client = mlflow.MlflowClient()
@@ -24,24 +24,24 @@ def opened(about: About) -> _Run:
         client.update_run(about.id, status="RUNNING")
         return _Run(client, about.id)
     run = client.create_run(_experiment(client), run_name=about.name)
-    said = [mlflow.entities.Param(key, str(value)[:_LONGEST]) for key, value in about.settings.items()]
-    for k in range(0, len(said), _PARAMS):
-        client.log_batch(run.info.run_id, params=said[k : k + _PARAMS])
+    params = [mlflow.entities.Param(key, str(value)[:_LONGEST]) for key, value in about.settings.items()]
+    for k in range(0, len(params), _PARAMS):
+        client.log_batch(run.info.run_id, params=params[k : k + _PARAMS])
     return _Run(client, run.info.run_id)
 
 
 def _experiment(client: Any) -> str:
-    """The id of the experiment, which is made where there is none."""
+    """The id of the experiment, which is created if it does not exist."""
     from mlflow.exceptions import MlflowException  # pyright: ignore[reportMissingImports]
 
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
-    found = client.get_experiment_by_name(name)
-    if found is None:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
         try:
             return client.create_experiment(name)
         except MlflowException:  # another run was faster
-            found = client.get_experiment_by_name(name)
-    return found.experiment_id
+            experiment = client.get_experiment_by_name(name)
+    return experiment.experiment_id
 
 
 class _Run:
@@ -55,13 +55,13 @@ class _Run:
         from mlflow.entities import Metric  # pyright: ignore[reportMissingImports]
 
         now = int(1000 * time.time())
-        made = [
+        metrics = [
             Metric(_NOT_ALLOWED.sub("_", name), value, now, line.step)
             for line in lines
             for name, value in line.metrics.items()
         ]
-        for k in range(0, len(made), _METRICS):
-            self.client.log_batch(self.id, metrics=made[k : k + _METRICS])
+        for k in range(0, len(metrics), _METRICS):
+            self.client.log_batch(self.id, metrics=metrics[k : k + _METRICS])
 
     def finish(self, whole: bool) -> None:
         self.client.set_terminated(self.id, "FINISHED" if whole else "KILLED")

@@ -1,4 +1,4 @@
-"""TensorBoard: event files in ``tensorboard/`` of the run folder, or below ``TENSORBOARD_LOGGING_DIR``."""
+"""TensorBoard: event files in ``tensorboard/`` in the run folder, or below ``TENSORBOARD_LOGGING_DIR``."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .tracker import About, Line
 
 
 def opened(about: About) -> _Events:
-    """A new event file in the run's folder of events; TensorBoard reads all files of a folder as one run."""
+    """Open a new event file in the run's event folder; TensorBoard reads all files of a folder as one run."""
     from torch.utils.tensorboard import SummaryWriter
 
-    above = os.environ.get("TENSORBOARD_LOGGING_DIR")
-    folder = about.id or str(Path(above) / about.name if above else about.folder / "tensorboard")
+    parent = os.environ.get("TENSORBOARD_LOGGING_DIR")
+    folder = about.id or str(Path(parent) / about.name if parent else about.folder / "tensorboard")
     writer = SummaryWriter(log_dir=folder)
     if about.id is None:
         settings = json.dumps(dict(about.settings), indent=1, ensure_ascii=False, default=str)

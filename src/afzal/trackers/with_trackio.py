@@ -11,7 +11,7 @@ from .tracker import PROJECT, About, Line
 
 
 def opened(about: About) -> _Run:
-    """A run of the project. Trackio finds a run by its name, so the name has an ending of its own."""
+    """Open a run of the project. Trackio finds a run by its name, so the name gets a unique suffix."""
     import trackio  # pyright: ignore[reportMissingImports]
 
     project = os.environ.get("TRACKIO_PROJECT", PROJECT)

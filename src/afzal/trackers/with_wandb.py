@@ -12,18 +12,18 @@ from afzal.errors import AfzalError
 from .tracker import PROJECT, About, Line
 
 STEP = "train/global_step"
-"""The x axis of every chart: the update, by the name that `transformers` gives it.
+"""The x axis of every chart: the update, named as in `transformers`.
 
-W&B's own step is the number of the row. It only ever grows, so that a line of another kind at the same step would be
-lost after a resume.
+W&B's own step is the row number. It only ever grows, so a line of another kind at the same step would be lost after a
+resume.
 """
 
 
 def refuse_unready() -> None:
-    """W&B asks for an account at the terminal; a run asks nothing.
+    """Refuse a run without an account: W&B would ask for one at the terminal, and a run asks nothing.
 
     Raises:
-        AfzalError: there is no account, and offline is not asked for.
+        AfzalError: there is no account, and offline mode is not set.
     """
     import wandb  # pyright: ignore[reportMissingImports]
 
@@ -37,7 +37,7 @@ def refuse_unready() -> None:
 
 
 def opened(about: About) -> _Run:
-    """A run of the project ``WANDB_PROJECT``; one of the same id is continued."""
+    """Open a run of the project ``WANDB_PROJECT``; a run with the same id is continued."""
     import wandb  # pyright: ignore[reportMissingImports]
 
     run = wandb.init(
@@ -46,7 +46,7 @@ def opened(about: About) -> _Run:
         id=about.id or uuid.uuid4().hex[:8],
         resume="allow",
         config=dict(about.settings),
-        settings=wandb.Settings(silent=True, console="off"),  # the terminal is the run's own
+        settings=wandb.Settings(silent=True, console="off"),  # the terminal belongs to the run
     )
     run.define_metric(STEP, hidden=True)
     run.define_metric("*", step_metric=STEP)

@@ -1,4 +1,4 @@
-"""The table of training methods, one file each: add one there, and its line here."""
+"""The table of training methods, one file each. A new method adds its file and its line here."""
 
 from __future__ import annotations
 
@@ -30,5 +30,5 @@ CONFIGS: dict[str, type[TrainConfig]] = {name: method.settings for name, method 
 
 
 def method_in(facts: Mapping[str, Any]) -> Method | None:
-    """The method of a run's facts (``run.json``); None where they name none that is known here."""
+    """The method of a run's facts (``run.json``); None if they name no known method."""
     return METHODS.get(str(facts.get("method") or ""))

@@ -17,7 +17,7 @@ class DPOConfig(BetaConfig, frozen=True):
 
 
 def objective(config: DPOConfig) -> Expression:
-    """The objective of that name, with beta."""
+    """The objective of the same name, with its beta."""
     return "dpo", {"beta": config.beta}
 
 

@@ -19,17 +19,17 @@ class GRPOConfig(OnlineConfig, frozen=True):
     """Group-relative policy optimisation."""
 
     method: Literal["grpo"] = Field("grpo", description="Group-relative policy optimisation.")
-    n: int = Field(4, ge=2, description="Answers to each prompt of an iteration.")
+    n: int = Field(4, ge=2, description="Answers per prompt and iteration.")
     kl_coef: float = Field(
-        0.04, ge=0, description="Strength of the pull to the reference, in the loss; larger stays nearer to it."
+        0.04, ge=0, description="Weight of the KL penalty in the loss; larger stays closer to the reference."
     )
     group_std: bool = Field(
-        True, description="Divide advantages by the spread of their group's rewards, which weighs easy prompts up."
+        True, description="Divide advantages by their group's reward spread, which gives easy prompts more weight."
     )
 
 
 def objective(config: GRPOConfig) -> Expression:
-    """The clipped objective, with the pull to the reference as a term of the loss."""
+    """The clipped objective, with the KL penalty as a term of the loss."""
     return "grpo", {"clip": config.clip, "clip_high": config.clip_high, "beta": config.kl_coef}
 
 

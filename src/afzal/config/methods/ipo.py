@@ -17,7 +17,7 @@ class IPOConfig(BetaConfig, frozen=True):
 
 
 def objective(config: IPOConfig) -> Expression:
-    """The objective of that name, with beta."""
+    """The objective of the same name, with its beta."""
     return "ipo", {"beta": config.beta}
 
 

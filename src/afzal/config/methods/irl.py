@@ -1,5 +1,5 @@
-"""Inverse reinforcement learning: the reward that demonstrations are best for, near the reference that sampled beside
-them. What comes of it is a reward model like any other."""
+"""Inverse reinforcement learning: the reward under which demonstrations are optimal, given a pull to the reference
+that drew the samples. The result is a reward model like any other."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class IRLConfig(DemonstrationSettings, ScorerSettings, TrainConfig, frozen=True)
     beta: float = Field(
         1.0,
         gt=0,
-        description="Strength of the pull to the reference in the demonstrator's objective: the unit of the reward.",
+        description="Strength of the pull to the reference in the demonstrator's objective; sets the unit of the "
+        "reward.",
     )
     lr: float = Field(1e-5, ge=0, description="Peak learning rate, 0 for none; larger by default with an adapter.")
 
@@ -49,7 +50,7 @@ class IRLConfig(DemonstrationSettings, ScorerSettings, TrainConfig, frozen=True)
         if self.heads > 1 and self.objective != "demonstration_pairs":
             raise ValueError(
                 f"objective {self.objective} trains a single head: heads of an ensemble differ by the weights of their "
-                "pairs; heads=1, or objective=demonstration_pairs"
+                "pairs; use heads=1, or objective=demonstration_pairs"
             )
         return self
 

@@ -20,7 +20,7 @@ class KTOConfig(BetaConfig, frozen=True):
 
 
 def objective(config: KTOConfig) -> Expression:
-    """KTO, with beta and the weights of its two sides."""
+    """KTO, with beta and the weights of good and bad responses."""
     weights = {"desirable_weight": config.desirable_weight, "undesirable_weight": config.undesirable_weight}
     return "kto", {"beta": config.beta, **weights}
 

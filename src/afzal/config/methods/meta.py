@@ -1,4 +1,4 @@
-"""Meta-learning: an adapter from which a few steps on a new task go far."""
+"""Meta-learning: an adapter that adapts to a new task in a few steps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..training import ReferenceConfig
 
 
 class MetaConfig(ObjectiveSettings, AdaptationSettings, ReferenceConfig, frozen=True):
-    """An adapter that is learned over many tasks for a few steps on the next one."""
+    """An adapter trained over many tasks so that a few steps suffice for the next one."""
 
     method: Literal["meta"] = Field("meta", description="Meta-learning over tasks.")
     batch_size: int = Field(4, ge=1, description="Tasks per update.")
@@ -29,8 +29,8 @@ class MetaConfig(ObjectiveSettings, AdaptationSettings, ReferenceConfig, frozen=
 
     @model_validator(mode="before")
     @classmethod
-    def _whole_numbers(cls, given: Any) -> Any:
-        """The number format is float32 where none is asked for: inner steps are small."""
+    def _full_precision(cls, given: Any) -> Any:
+        """Default to float32: inner steps are small."""
         return {"dtype": "fp32", **given} if isinstance(given, dict) else given
 
     @model_validator(mode="after")
@@ -40,15 +40,15 @@ class MetaConfig(ObjectiveSettings, AdaptationSettings, ReferenceConfig, frozen=
         self._refuse(("learn", "learned_lr"), "inner steps move the adapter alone")
         self._refuse(("quantize",), "inner steps are taken in fp32")
         self._refuse(("reference_sync_steps",), "inner and outer losses share one reference")
-        self._refuse(("prior",), "the adapter is where tasks begin, and not held anywhere")
+        self._refuse(("prior",), "the adapter is the starting point of the tasks and is not held near another")
         if self.inner_steps == 0:
             self._refuse(("inner_lr",), "there is no inner step")
         if self.order == "reptile":
             self._refuse(("query_size",), "reptile has no query set in training")
             if self.inner_steps == 0:
-                raise ValueError("reptile needs inner_steps: its gradient is the way that they go")
+                raise ValueError("reptile needs inner_steps: its gradient is their total displacement")
         if self.order == "maml" and (self.compile or self.activation_checkpointing == "full"):
-            raise ValueError("order maml takes no compile and no activation_checkpointing: it differentiates twice")
+            raise ValueError("order maml allows neither compile nor activation_checkpointing: it differentiates twice")
         return self
 
 
@@ -59,7 +59,7 @@ def objective(config: MetaConfig) -> Expression:
 
 METHOD = Method(
     name="meta",
-    line="Meta-learning over tasks (FOMAML, Reptile, MAML): an adapter from which a few steps on a new task go far.",
+    line="Meta-learning over tasks (FOMAML, Reptile, MAML): an adapter that adapts to a new task in a few steps.",
     title="meta-learning over tasks",
     full="meta-learning over tasks",
     settings=MetaConfig,

@@ -22,10 +22,10 @@ class PPOConfig(ValueSettings, PenaltyConfig, frozen=True):
     method: Literal["ppo"] = Field("ppo", description="Proximal policy optimisation.")
     lr: float = Field(3e-6, ge=0, description="Peak learning rate, 0 for none; larger by default with an adapter.")
     ppo_epochs: int = Field(4, ge=1, description="Passes over the answers of an iteration.")
-    whiten: bool = Field(True, description="Give the advantages of an iteration mean 0 and variance 1.")
-    gamma: float = Field(1.0, gt=0, le=1, description="Discount per token; 1 has none.")
+    whiten: bool = Field(True, description="Normalise the advantages of an iteration to mean 0 and variance 1.")
+    gamma: float = Field(1.0, gt=0, le=1, description="Discount per token; 1 means no discount.")
     lam: float = Field(
-        0.95, ge=0, le=1, description="GAE: 1 trusts the rewards alone (more noise), 0 the value model (more bias)."
+        0.95, ge=0, le=1, description="GAE: 1 trusts only the rewards (more noise), 0 the value model (more bias)."
     )
 
     @property
@@ -37,7 +37,7 @@ class PPOConfig(ValueSettings, PenaltyConfig, frozen=True):
         if self.value == "shared":
             self._refuse(("value_model",), "the value model is a head on the policy")
         if self.lr == 0:
-            self._refuse(("value_lr",), "lr is 0, and value_lr follows its course")
+            self._refuse(("value_lr",), "lr is 0, and value_lr follows its schedule")
         return self
 
 
@@ -48,15 +48,15 @@ def objective(config: PPOConfig) -> Expression:
 
 
 def advantages(answers: Answered, config: PPOConfig, kl_coef: float) -> dict[str, Tensor]:
-    """GAE of the rewards of tokens, and what the value model is to learn."""
+    """GAE of the token rewards, and the value model's targets."""
     from afzal.objectives.advantages import gae, penalties, token_rewards, whiten
 
     rewards = token_rewards(answers.scores, penalties(answers, kl_coef), answers.mask)
-    gained = gae(rewards, answers.old_value, answers.mask, gamma=config.gamma, lam=config.lam)
+    gae_advantage = gae(rewards, answers.old_value, answers.mask, gamma=config.gamma, lam=config.lam)
     return {
-        "advantage": whiten(gained, answers.mask) if config.whiten else gained,
+        "advantage": whiten(gae_advantage, answers.mask) if config.whiten else gae_advantage,
         "old_value": answers.old_value,
-        "target": gained + answers.old_value,
+        "target": gae_advantage + answers.old_value,
     }
 
 

@@ -1,4 +1,4 @@
-"""Any objective of the registry, a weighted sum of them, or one of your own; with constraints."""
+"""Any registered objective, a weighted sum of them, or your own; with constraints."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..training import ConstrainedConfig
 
 
 class PreferConfig(ObjectiveSettings, ConstrainedConfig, frozen=True):
-    """Any objective of the registry, a weighted sum of them, or one of your own."""
+    """Any registered objective, a weighted sum of them, or your own."""
 
     method: Literal["prefer"] = Field("prefer", description="Any objective.")
 
@@ -25,7 +25,7 @@ class PreferConfig(ObjectiveSettings, ConstrainedConfig, frozen=True):
         if self.learn is None:
             self._refuse(("learned_lr",), "learn names no parameter")
         elif self.lr == 0:
-            raise ValueError("learn has no effect: lr is 0, and learned_lr follows its course")
+            raise ValueError("learn has no effect: lr is 0, and learned_lr follows its schedule")
         return self
 
 
@@ -36,7 +36,7 @@ def objective(config: PreferConfig) -> Expression:
 
 METHOD = Method(
     name="prefer",
-    line="Any objective by name, a weighted sum of objectives, or one of your own: see afzal objectives.",
+    line="Any objective by name, a weighted sum of objectives, or your own: see afzal objectives.",
     title="",
     full="",
     settings=PreferConfig,

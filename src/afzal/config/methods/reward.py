@@ -18,10 +18,10 @@ class RewardConfig(ScorerSettings, TrainConfig, frozen=True):
 
     method: Literal["reward"] = Field("reward", description="Reward model.")
     objective: str = Field(
-        "bradley_terry", description="The loss: bradley_terry, bradley_terry_margin, or another of reward models."
+        "bradley_terry", description="The loss: bradley_terry, bradley_terry_margin, or another reward-model loss."
     )
     centering: float = Field(
-        0.01, ge=0, description="Weight of (r_w + r_l)^2 in the loss, which draws the mean score to 0."
+        0.01, ge=0, description="Weight of (r_w + r_l)^2 in the loss, which pulls the mean score towards 0."
     )
     lr: float = Field(1e-5, ge=0, description="Peak learning rate, 0 for none; larger by default with an adapter.")
 
@@ -40,25 +40,25 @@ def objective(config: RewardConfig) -> Expression:
     """The loss that the settings name.
 
     Raises:
-        AfzalError: it is not a loss of reward models, or heads or centering have no effect on it.
+        AfzalError: it is not a reward-model loss, or heads or centering have no effect on it.
     """
     return config.objective, _arguments(config)
 
 
 def _arguments(config: RewardConfig) -> dict[str, float]:
-    """``centering`` for the losses that have it; only losses of reward models are let through."""
+    """``centering`` for the losses that have it; refuse anything but reward-model losses."""
     from afzal.objectives import REGISTRY  # loads torch
 
     known = [o for o in REGISTRY.values() if o.scores == "reward"]
     loss = next((o for o in known if o.name == config.objective), None)
     if loss is None:
         remedy = f"choose one of {', '.join(o.name for o in known)}"
-        raise AfzalError(f"objective {config.objective!r} is not a loss of reward models", remedy=remedy)
+        raise AfzalError(f"objective {config.objective!r} is not a reward-model loss", remedy=remedy)
     if config.heads > 1 and loss.unit != "pair":
         raise AfzalError(
             f"objective {loss.name!r} trains a single head",
             why="heads of an ensemble differ by the weights of their pairs, and it has no pairs",
-            remedy="heads=1, or objective=bradley_terry",
+            remedy="use heads=1, or objective=bradley_terry",
         )
     if "centering" in loss.parameters:
         return {"centering": config.centering}

@@ -1,4 +1,4 @@
-"""RLOO: REINFORCE with the mean reward of the other answers as baseline."""
+"""RLOO: REINFORCE with the other answers' mean reward as baseline."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class RLOOConfig(PenaltyConfig, frozen=True):
     """REINFORCE with the other answers' mean reward as baseline."""
 
     method: Literal["rloo"] = Field("rloo", description="REINFORCE, leave one out.")
-    n: int = Field(4, ge=2, description="Answers to each prompt of an iteration.")
+    n: int = Field(4, ge=2, description="Answers per prompt and iteration.")
 
 
 def objective(config: RLOOConfig) -> Expression:
@@ -28,16 +28,16 @@ def objective(config: RLOOConfig) -> Expression:
 
 
 def advantages(answers: Answered, config: RLOOConfig, kl_coef: float) -> dict[str, Tensor]:
-    """Reward less KL penalty of a whole answer, over the mean of its siblings."""
+    """Each answer's reward minus KL penalty, relative to the mean of its siblings."""
     from afzal.objectives.advantages import penalties, rloo, spread
 
-    worth = (answers.scores - penalties(answers, kl_coef).sum(1)).reshape(-1, config.n)
-    return {"advantage": spread(rloo(worth).flatten(), answers.mask)}
+    returns = (answers.scores - penalties(answers, kl_coef).sum(1)).reshape(-1, config.n)
+    return {"advantage": spread(rloo(returns).flatten(), answers.mask)}
 
 
 METHOD = Method(
     name="rloo",
-    line="REINFORCE, leave one out: several answers to each prompt, the others' mean reward as baseline.",
+    line="REINFORCE, leave one out: several answers per prompt, with the others' mean reward as baseline.",
     title="REINFORCE, leave one out",
     full="REINFORCE with a leave-one-out baseline (RLOO)",
     settings=RLOOConfig,
