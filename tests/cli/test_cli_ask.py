@@ -70,7 +70,7 @@ def test_an_existing_file_is_kept_unless_forced(tmp_path, capsys):
     assert (tmp_path / "to_label.jsonl").read_text() == "mine"
     assert main(["ask", source, "--force"]) == 0
     assert len(asked(tmp_path / "to_label.jsonl")) == 40
-    assert "100 were wanted; no more are left" in capsys.readouterr().out
+    assert "100 were requested, but no more are left" in capsys.readouterr().out
 
 
 def test_the_same_command_writes_the_same_bytes_and_another_seed_others(tmp_path):
@@ -123,7 +123,7 @@ def test_harmful_rules_are_named_in_full_and_warned_of(tmp_path, capsys, rule):
 
 def test_a_rule_that_needs_votes_says_that_there_are_none(tmp_path, capsys):
     assert main(["ask", pool(tmp_path), "--by", "entropy"]) == 0
-    assert "the order of entropy is that of random questions" in capsys.readouterr().err
+    assert "neither votes nor scores, so entropy orders the questions at random" in capsys.readouterr().err
 
 
 def test_votes_of_another_file_count_as_known(tmp_path, capsys):

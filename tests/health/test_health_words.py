@@ -269,7 +269,7 @@ def test_a_run_is_healthy_only_if_something_shows_that_it_learned():
     diagnoses = diagnose(held_out, told())
     assert alarms(diagnoses) == []
     assert verdict(diagnoses).word == "watch"
-    assert verdict(diagnoses).sentence == "Nothing was measured that shows whether anything was learned."
+    assert verdict(diagnoses).sentence == "No measurement shows whether anything was learned."
 
 
 def test_scores_that_ranked_pairs_before_training_prove_nothing():

@@ -233,7 +233,7 @@ def test_a_curve_of_models_follows_how_often_the_best_is_named():
     assert found.ours[-1].value >= found.ours[0].value
     assert found.ours[-1].high <= 1
     two = ask.pool_of(league({("A", "B"): (30, 10)}, 20))
-    with pytest.raises(AfzalError, match="three models or more"):
+    with pytest.raises(AfzalError, match="at least three models"):
         ask.model_curve(ask.matches_of(two, ask.votes_of(two)), "information")
 
 

@@ -264,13 +264,13 @@ def test_features_of_rows_are_checked_by_name(features, said):
 
 def test_features_of_rows_must_have_one_width():
     rows = [replace(r, extra={"features": [[1.0] * w, [2.0] * w]}) for r, w in zip(some(2), (2, 3), strict=True)]
-    with pytest.raises(AfzalError, match=r"pool.jsonl:2: the features of a response are 3 numbers, and 2"):
+    with pytest.raises(AfzalError, match=r"pool.jsonl:2: a response has 3 features, but 2"):
         ask.with_row_features(rows)
 
 
 def test_a_pool_of_nothing_to_ask_is_refused_with_counts():
     pool = ask.pool_of([item(0, "x", "x"), item(1, "alone")])
-    with pytest.raises(AfzalError, match="no row holds two different responses") as caught:
+    with pytest.raises(AfzalError, match="no row has two different responses") as caught:
         ask.refuse_nothing_to_ask(pool, "pool.jsonl")
     assert "1 rows have fewer than two; 1 pairs" in str(caught.value)
 

@@ -74,14 +74,14 @@ class AnnotateConfig(Settings, frozen=True):
     export: str | None = Field(None, description="File for the rows with their votes, written when the page ends.")
     columns: Columns = Field({}, description="Field names by role, as prompt=q,chosen=good,rejected=bad.")
     data_format: str | None = Field(None, description="Name of the data's format; overrides detection.")
-    skip_bad: bool = Field(False, description="Leave out damaged rows instead of stopping at the first.")
+    skip_bad: bool = Field(False, description="Skip damaged rows instead of stopping at the first.")
 
     @field_validator("annotators")
     @classmethod
     def _named_once(cls, value: list[str] | None) -> list[str] | None:
         if value and not (len(value) == 1 and value[0].isdecimal()):
             if not all(value) or len({name.casefold() for name in value}) < len(value):
-                raise ValueError("each annotator needs a name of their own")
+                raise ValueError("each annotator needs a unique name")
             if any(len(name) > 60 or not name.isprintable() for name in value):
                 raise ValueError("a name has at most 60 characters, all of them visible")
         return value
@@ -91,12 +91,14 @@ class AnnotateConfig(Settings, frozen=True):
         if self.gold is None:
             self._refuse(("practice",), "there are no gold rows to practise on")
         if len(self.people) < self.overlap:
-            raise ValueError(f"overlap {self.overlap} needs as many annotators: there are {len(self.people)}")
+            raise ValueError(
+                f"overlap {self.overlap} needs at least as many annotators, but there are {len(self.people)}"
+            )
         return self
 
     @property
     def people(self) -> tuple[str, ...]:
-        """A name per address, empty where the person gives it; as many as the overlap unless annotators says more."""
+        """A name per address, empty if the person enters it; as many as the overlap unless annotators gives more."""
         if not self.annotators:
             return ("",) * self.overlap
         if len(self.annotators) == 1 and self.annotators[0].isdecimal():

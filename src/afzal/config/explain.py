@@ -113,23 +113,23 @@ def explain(kind: type[Settings], error: ValidationError, given: Mapping[str, Se
 
 
 def _fault(kind: type[Settings], detail: Any, given: Mapping[str, Setting]) -> AfzalError:
-    said = str(detail["ctx"]["error"]) if detail["type"] == "value_error" else ""
+    message = str(detail["ctx"]["error"]) if detail["type"] == "value_error" else ""
     if not detail["loc"]:
         # A rule over several settings: point at the first one that its sentence names. A missing one has no place.
         named = (
             {}
-            if re.match(r"\w+ is missing", said)
-            else {m.start(): s for key, s in given.items() if (m := re.search(rf"\b{key}\b", said))}
+            if re.match(r"\w+ is missing", message)
+            else {m.start(): s for key, s in given.items() if (m := re.search(rf"\b{key}\b", message))}
         )
-        return AfzalError(said, where=named[min(named)].where if named else "")
+        return AfzalError(message, where=named[min(named)].where if named else "")
     key = str(detail["loc"][0])
     setting = given.get(key, Setting(key, detail["input"]))
     inner = _inner(kind.model_fields[key])
-    if inner is not None and (len(detail["loc"]) > 1 or said):
-        return AfzalError(_inside(inner, detail["loc"][1:], detail, key, said), where=setting.where)
-    if said and isinstance(setting.value, list | dict) and any(isinstance(v, list | dict) for v in setting.value):
-        return AfzalError(f"{key}: {said}", where=setting.where)  # a long value would add nothing to the sentence
-    wanted = said or f"wanted: {_allowed(kind.model_fields[key])}"
+    if inner is not None and (len(detail["loc"]) > 1 or message):
+        return AfzalError(_inside(inner, detail["loc"][1:], detail, key, message), where=setting.where)
+    if message and isinstance(setting.value, list | dict) and any(isinstance(v, list | dict) for v in setting.value):
+        return AfzalError(f"{key}: {message}", where=setting.where)  # a long value would add nothing to the sentence
+    wanted = message or f"wanted: {_allowed(kind.model_fields[key])}"
     near = ""
     for member in members(kind.model_fields[key].annotation):
         if get_origin(member) is Literal:
@@ -143,19 +143,19 @@ def _inner(field: FieldInfo | None) -> type[BaseModel] | None:
     return next((m for m in kinds if isinstance(m, type) and issubclass(m, BaseModel)), None)
 
 
-def _inside(kind: type[BaseModel], loc: Sequence[Any], detail: Any, path: str, said: str) -> str:
+def _inside(kind: type[BaseModel], loc: Sequence[Any], detail: Any, path: str, message: str) -> str:
     """Say what is wrong inside the nested settings that ``path`` names."""
     if not loc:
-        return f"{path}: {said}"
+        return f"{path}: {message}"
     key, field = str(loc[0]), kind.model_fields.get(str(loc[0]))
     inner = _inner(field)
-    if inner is not None and (len(loc) > 1 or said):
-        return _inside(inner, loc[1:], detail, f"{path}: {key}", said)
+    if inner is not None and (len(loc) > 1 or message):
+        return _inside(inner, loc[1:], detail, f"{path}: {key}", message)
     if detail["type"] == "missing":
         return f"{path}: the setting {key!r} is missing"
     if field is None:
         return f"{path}: unknown setting {key!r}{suggestion(key, kind.model_fields)}"
-    return f"{path}: {key} cannot be {shown(detail['input'])}; {said or f'wanted: {_allowed(field)}'}"
+    return f"{path}: {key} cannot be {shown(detail['input'])}; {message or f'wanted: {_allowed(field)}'}"
 
 
 _SHOWN = 10
@@ -188,8 +188,8 @@ def _allowed(field: FieldInfo) -> str:
     kinds = members(field.annotation)
     words = [_word(m) for m in sorted(kinds - {type(None)}, key=str)]
     bounds = [
-        f"{said} {bound:g}"
-        for name, said in _BOUNDS
+        f"{phrase} {bound:g}"
+        for name, phrase in _BOUNDS
         for m in field.metadata
         if (bound := getattr(m, name, None)) is not None
     ]

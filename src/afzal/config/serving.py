@@ -36,7 +36,7 @@ class ServerConfig(Settings, frozen=True):
     )
     timeout: float = Field(600.0, gt=0, description="Timeout in seconds for one request.")
     attempts: int = Field(5, ge=1, description="Attempts per request before the command stops.")
-    concurrency: int = Field(8, ge=1, description="Requests at once; 1 for kind transformers.")
+    concurrency: int = Field(8, ge=1, description="Concurrent requests; 1 for kind transformers.")
 
     @model_validator(mode="before")
     @classmethod

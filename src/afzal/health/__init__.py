@@ -1,13 +1,13 @@
-"""Is this training curve healthy, and if not, why: named checks with exact rules over the metrics of a run.
+"""Diagnose a run: named checks with exact rules over its metrics say whether it is healthy, and if not, why.
 
 :func:`diagnose` is a pure function of the lines of ``metrics.jsonl`` and the facts of ``run.json``. A check that has
-the numbers it needs gives one :class:`Diagnosis`, ``good`` when it passed; one that lacks them gives nothing, and the
-report lists it as not checked. The limits stand at the top of each module and are the whole of the rules; every
-diagnosis repeats its own in ``rule``. Numbers that allow no conclusion give an ``open`` one: no alarm, and no proof.
+the numbers it needs returns one :class:`Diagnosis`, ``good`` if it passed; a check that lacks them returns nothing, and
+the report lists it as not checked. The limits at the top of each module are the complete rules; every diagnosis repeats
+its rule in ``rule``. Numbers that allow no conclusion give an ``open`` diagnosis: no alarm, and no proof.
 
-The limits are judgements, not laws: they were set so that healthy runs stay silent and the failures that preference
-training is known for do not; ``benchmarks/health_sim.py`` measures how often either fails. "First" and "last" are
-evaluations when there are two or more, else means over the first and last tenth of the training steps.
+The limits are judgements, not laws. They are set so that healthy runs raise no alarm and the known failures of
+preference training do; ``benchmarks/health_sim.py`` measures how often either goes wrong. "First" and "last" are
+evaluations if there are two or more, else means over the first and last tenth of the training steps.
 """
 
 from __future__ import annotations
@@ -72,34 +72,34 @@ class Verdict:
 
 
 def diagnose(metrics: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> list[Diagnosis]:
-    """Every check that could be made, alarms first.
+    """Diagnoses of all checks that could be made, alarms first.
 
     Args:
         metrics: lines of ``metrics.jsonl`` (kinds ``train``, ``eval`` and ``rollout``), in order of step.
-        facts: contents of ``run.json``. ``config`` (the resolved configuration) sharpens the remedies; ``samples``
-            (``before``/``after`` with ``length``, ``eos_rate`` and their ``_se``) stands in for the evaluations' own;
-            with ``kept_step`` the weights of an earlier step were kept, and what came later is not judged.
+        facts: contents of ``run.json``. ``config`` (the resolved configuration) refines the remedies; ``samples``
+            (``before``/``after`` with ``length``, ``eos_rate`` and their ``_se``) replaces the evaluations' samples;
+            ``kept_step`` means that the weights of an earlier step were kept, and later steps are not judged.
     """
-    kept = upto(metrics, facts)
-    train, held_out, rolled = ([m for m in kept if m.get("kind") == kind] for kind in ("train", "eval", "rollout"))
+    judged = upto(metrics, facts)
+    train, held_out, rolled = ([m for m in judged if m.get("kind") == kind] for kind in ("train", "eval", "rollout"))
     curves = Curves(train, held_out, facts, rolled)
-    found = [replace(d, check=name) for name, check in CHECKS.items() if (d := check(curves))]
-    return sorted(found, key=lambda d: _RANK[d.severity])
+    diagnoses = [replace(d, check=name) for name, check in CHECKS.items() if (d := check(curves))]
+    return sorted(diagnoses, key=lambda d: _RANK[d.severity])
 
 
 def upto(metrics: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The lines up to the step whose weights were kept: all of them, unless the run stopped early."""
-    kept = facts.get("kept_step")
-    return [m for m in metrics if not is_number(kept) or not is_number(m.get("step")) or m["step"] <= kept]
+    kept_step = facts.get("kept_step")
+    return [m for m in metrics if not is_number(kept_step) or not is_number(m.get("step")) or m["step"] <= kept_step]
 
 
 def alarms(diagnoses: Iterable[Diagnosis]) -> list[Diagnosis]:
-    """Those that are ``watch`` or ``bad``."""
+    """The diagnoses that are ``watch`` or ``bad``."""
     return [d for d in diagnoses if d.severity in ("watch", "bad")]
 
 
 def verdict(diagnoses: Sequence[Diagnosis]) -> Verdict:
-    """One word and one sentence for the whole run: healthy only where something shows that it learned."""
+    """One word and one sentence for the run: healthy only if something shows that it learned."""
     raised = alarms(diagnoses)
     bad = [d.title for d in raised if d.severity == "bad"]
     if bad:
@@ -107,7 +107,7 @@ def verdict(diagnoses: Sequence[Diagnosis]) -> Verdict:
     if raised:
         return Verdict("watch", "watch", _sentence([d.title for d in raised]))
     if not any(d.check in ("learning", "reward") and d.severity == "good" for d in diagnoses):
-        return Verdict("watch", "watch", _sentence(["nothing was measured that shows whether anything was learned"]))
+        return Verdict("watch", "watch", _sentence(["no measurement shows whether anything was learned"]))
     proof = [d.title for d in diagnoses if d.check in ("learning", "reward", "first loss")]
     unknown = [d.title for d in diagnoses if d.severity == "open"]
     checks = f"{plural(len(diagnoses) - len(unknown), 'check')} made, none raised an alarm"
@@ -115,18 +115,18 @@ def verdict(diagnoses: Sequence[Diagnosis]) -> Verdict:
 
 
 def not_checked(diagnoses: Iterable[Diagnosis], facts: Mapping[str, Any] | None = None) -> list[str]:
-    """Names of the checks that lacked the numbers they need; of the run's own kind, on data or on rewards.
+    """Names of the checks that apply to the run (on data or on rewards) but lacked the numbers they need.
 
     Args:
-        facts: contents of ``run.json``; what a reward model cannot be asked is then left out for one.
+        facts: contents of ``run.json``; for a reward model, checks that do not apply to it are then left out.
     """
-    made = {d.check for d in diagnoses}
-    other: set[str] = (_ON_DATA if made & _ON_REWARDS else _ON_REWARDS) if made else set()
+    done = {d.check for d in diagnoses}
+    irrelevant: set[str] = (_ON_DATA if done & _ON_REWARDS else _ON_REWARDS) if done else set()
     if not writes(facts or {}):
-        other = other | _OF_WRITERS
-    if made and len(by_task.task_names(facts or {})) < 2:
-        other = other | {"tasks"}
-    return [name for name in CHECKS if name not in made | other]
+        irrelevant = irrelevant | _OF_WRITERS
+    if done and len(by_task.task_names(facts or {})) < 2:
+        irrelevant = irrelevant | {"tasks"}
+    return [name for name in CHECKS if name not in done | irrelevant]
 
 
 def _sentence(parts: Sequence[str]) -> str:

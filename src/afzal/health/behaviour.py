@@ -1,4 +1,4 @@
-"""What the policy writes, and how evenly the optimiser moved it."""
+"""Checks of what the policy writes, and of how steady its gradients were."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SURE = 3.0  # standard errors of a change in samples
 EOS_FALL, EOS_LEFT = 0.2, 0.5  # absolute fall and share left: both
 SPIKE = 10.0  # times the median of the 20 gradient norms before it
 SPIKE_OVERALL = 3.0  # and times the median of all
-SPIKE_NOISE = 6.0  # and this many standard deviations of the norms' logarithm above it
+SPIKE_NOISE = 6.0  # and standard deviations of the norms' logarithm above the median
 CLIP_SHARE, CLIP_FACTOR = 0.95, 20.0  # share of norms above the limit, and their median over it: both
 
 Estimate = tuple[float, float]  # value and standard error
@@ -26,13 +26,13 @@ def lengths(c: Curves) -> Diagnosis | None:
     """Did the policy learn to write longer or shorter, and does its reward follow length?"""
     sampled, pull = _sampled(c, "length"), _pull_of_length(c)
     rules = [
-        f"mean sample length changed by more than {LENGTH_WATCH} times either way (bad: {LENGTH_BAD}) and by more than "
+        f"mean sample length changed by a factor above {LENGTH_WATCH} either way (bad: {LENGTH_BAD}) and by more than "
         f"{SURE:.0f} standard errors"
     ]
     if pull is not None:
         rules.append(
-            f"the 95% interval of the correlation of margin and difference in length on held-out pairs lies beyond "
-            f"{LENGTH_CORRELATION} either way"
+            f"the 95% interval of the correlation between margin and length difference on held-out pairs lies beyond "
+            f"{LENGTH_CORRELATION} in either direction"
         )
     rule = ", or ".join(rules if sampled else rules[1:])
     remedy = f"balance lengths in the data (`afzal check` shows the bias), or raise {c.named('beta')}"
@@ -43,7 +43,7 @@ def lengths(c: Curves) -> Diagnosis | None:
             "length_drift",
             "bad" if _drifted(*sampled, LENGTH_BAD) else "watch",
             f"responses became {way}: {number(before, 3)} to {number(after, 3)} tokens",
-            f"Samples have {number(after / before, 3)} times their former length. Part of what was learned is length, "
+            f"Samples are {number(after / before, 3)} times as long as before. Part of what was learned is length, "
             "which people and judges reward without meaning to.",
             rule,
             remedy,
@@ -56,17 +56,17 @@ def lengths(c: Curves) -> Diagnosis | None:
         return Diagnosis("length_drift", "watch", title, words, rule, remedy, evidence={"correlation": pull[0]})
     if (sampled is None or _all_cut(c)) and pull is None:
         return None
-    said = []
+    sentences = []
     if sampled is not None and not _all_cut(c):
-        said.append(f"Samples went from {number(sampled[0][0], 3)} to {number(sampled[1][0], 3)} tokens.")
+        sentences.append(f"Samples went from {number(sampled[0][0], 3)} to {number(sampled[1][0], 3)} tokens.")
     if pull is not None:
-        said.append(f"Margin and difference in length correlate by {number(pull[0], 2)} {interval(*pull[1:], 2)}.")
-    title = "no drift in length beyond chance" if sampled else "the reward does not follow length alone"
-    return Diagnosis("length", "good", title, " ".join(said), rule)
+        sentences.append(f"Margin and length difference correlate at {number(pull[0], 2)} {interval(*pull[1:], 2)}.")
+    title = "no length drift beyond chance" if sampled else "the reward does not follow length alone"
+    return Diagnosis("length", "good", title, " ".join(sentences), rule)
 
 
 def _pull_of_length(c: Curves) -> tuple[float, float, float] | None:
-    """Correlation of margin and difference in length at the last evaluation, with its interval."""
+    """Correlation of margin and length difference at the last evaluation, with its interval."""
     name = "rewards/length_correlation"
     if not c.held_out or not is_number(value := c.held_out[-1].get(name)):
         return None
@@ -83,27 +83,27 @@ def endings(c: Curves) -> Diagnosis | None:
     if _all_cut(c):
         return None
     rule = (
-        f"the share of samples that end by themselves fell by more than {EOS_FALL}, by more than {SURE:.0f} standard "
-        f"errors, and to less than {EOS_LEFT:.0%} of what it was"
+        f"the share of samples that end with EOS fell by more than {EOS_FALL}, by more than {SURE:.0f} standard "
+        f"errors, and to less than {EOS_LEFT:.0%} of its former value"
     )
     evidence = {"before": before, "after": after}
     chance = SURE * math.hypot(sampled[0][1], sampled[1][1])
     if before - after <= max(EOS_FALL, chance) or after >= EOS_LEFT * before:
-        words = f"{before:.0%} of samples ended by themselves before, {after:.0%} after."
-        return Diagnosis("endings", "good", "responses end as they did", words, rule, evidence=evidence)
+        words = f"{before:.0%} of samples ended with EOS before training, {after:.0%} after."
+        return Diagnosis("endings", "good", "responses still end", words, rule, evidence=evidence)
     return Diagnosis(
         "eos_collapsed",
         "bad",
-        f"the model forgot how to stop: {before:.0%} of samples ended by themselves, now {after:.0%}",
+        f"the model forgot how to stop: {before:.0%} of samples ended with EOS before, now {after:.0%}",
         "Responses run into the token limit: the end token was not trained, or the policy drifted too far.",
         rule,
-        f"see that every row ends with one EOS (`afzal check --show`), {c.lower_lr()}",
+        f"make sure that every row ends with one EOS (`afzal check --show`), {c.lower_lr()}",
         evidence=evidence,
     )
 
 
 def gradients(c: Curves) -> Diagnosis | None:
-    """Gradient norms before clipping: single spikes, or a limit that decides every step."""
+    """Do gradient norms before clipping have spikes, or does the limit decide every step?"""
     points = c.points("train", "grad_norm")
     if len(points) < 10:
         return None
@@ -115,9 +115,9 @@ def gradients(c: Curves) -> Diagnosis | None:
         (s, v) for i, (s, v) in enumerate(points) if i >= 10 and _is_spike(v, values[max(0, i - 20) : i], usual, wide)
     ]
     rule = (
-        f"a norm above {SPIKE:.0f} times the median of the 20 before it, above that by {SPIKE_NOISE:.0f} standard "
-        f"deviations of the norms' logarithm, and {SPIKE_OVERALL:.0f} times the median of all, or {CLIP_SHARE:.0%} of "
-        f"norms above max_grad_norm and their median above {CLIP_FACTOR:.0f} times it"
+        f"a norm above {SPIKE:.0f} times the median of the 20 before it, above that median by {SPIKE_NOISE:.0f} "
+        f"standard deviations of the norms' logarithm, and above {SPIKE_OVERALL:.0f} times the median of all; or "
+        f"{CLIP_SHARE:.0%} of norms above max_grad_norm and their median above {CLIP_FACTOR:.0f} times it"
     )
     if spikes:
         step, worst = max(spikes, key=lambda p: p[1])
@@ -129,7 +129,9 @@ def gradients(c: Curves) -> Diagnosis | None:
     share = sum(v > limit for v in values) / len(values) if is_number(limit) else 0.0
     if is_number(limit) and share >= CLIP_SHARE and usual > CLIP_FACTOR * limit:
         title = f"{share:.0%} of the steps were clipped, the median norm {number(usual / limit, 2)} times the limit"
-        words = "The limit, not the gradient, decides the length of every step, so loud batches count as quiet ones."
+        words = (
+            "The limit, not the gradient, sets the length of every step, so loud batches count no more than quiet ones."
+        )
         remedy = f"raise {c.named('max_grad_norm')} to about {setting(float(f'{usual:.1g}'))}, and lower lr with it"
         evidence = {"share": share, "median": usual, "limit": limit}
         return Diagnosis("always_clipped", "watch", title, words, rule, remedy, evidence=evidence)
@@ -140,7 +142,8 @@ def gradients(c: Curves) -> Diagnosis | None:
 
 
 def _sampled(c: Curves, name: str) -> tuple[Estimate, Estimate] | None:
-    """Before and after: from the samples on disk, else from the evaluations (with the disk's error, or none)."""
+    """Values before and after training: from the samples on disk, else from the evaluations (with the disk's error, or
+    0)."""
     samples = c.facts.get("samples")
     stages = [samples.get(s) for s in ("before", "after")] if isinstance(samples, Mapping) else []
     known = [(s[name], s.get(f"{name}_se", 0.0)) for s in stages if isinstance(s, Mapping) and is_number(s.get(name))]
@@ -151,7 +154,7 @@ def _sampled(c: Curves, name: str) -> tuple[Estimate, Estimate] | None:
 
 
 def _all_cut(c: Curves) -> bool:
-    """No sample ever ended by itself, so that their length is the limit's and says nothing."""
+    """Whether no sample ever ended with EOS, so that their length is only the limit."""
     ended = _sampled(c, "eos_rate")
     return ended is not None and ended[0][0] == ended[1][0] == 0
 

@@ -1,4 +1,4 @@
-"""What the checks share: the shape of a finding, and questions to ask of the curves."""
+"""Shared by the checks: the diagnosis, and queries on the curves."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Severity = Literal["good", "open", "watch", "bad"]
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """One finding in words.
+    """One diagnosis in words.
 
-    ``severity`` is ``open`` where there are numbers that allow no conclusion. ``code`` is stable and for machines,
-    ``rule`` the exact numeric condition, ``remedy`` a setting to change (empty when nothing is wrong), ``step`` the
-    training step it points at, ``evidence`` the numbers it rests on, ``check`` the name of the check that made it, and
-    ``change`` the settings of a next run that would fix it, by name.
+    ``severity`` is ``open`` if the numbers allow no conclusion. ``code`` is stable and for machines, ``rule`` is the
+    exact numeric condition, ``remedy`` a setting to change (empty if nothing is wrong), ``step`` the training step it
+    points to, ``evidence`` the numbers behind it, ``check`` the name of the check, and ``change`` the settings, by
+    name, that would fix a next run.
     """
 
     code: str
@@ -40,7 +40,7 @@ class Diagnosis:
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """The metrics split by kind, with the questions the checks ask of them."""
+    """The metrics split by kind, with the queries that the checks need."""
 
     train: list[Mapping[str, Any]]
     held_out: list[Mapping[str, Any]]
@@ -53,7 +53,7 @@ class Curves:
         return [(int(r["step"]), r[name]) for r in rows if is_number(r.get(name)) and is_number(r.get("step"))]
 
     def change(self, name: str) -> tuple[float, float] | None:
-        """First and last value: of the evaluations, else of tenths of the training curve."""
+        """First and last value of the evaluations, else means of the first and last tenth of the training curve."""
         held_out = [v for _, v in self.points("eval", name)]
         if len(held_out) > 1:
             return held_out[0], held_out[-1]
@@ -61,7 +61,7 @@ class Curves:
         return (head_mean(train), tail_mean(train)) if len(train) > 1 else None
 
     def margin(self) -> tuple[float, float] | None:
-        """First and last reward margin: as logged, or the chosen (desirable) reward less the rejected one."""
+        """First and last reward margin: as logged, or the chosen (desirable) reward minus the rejected one."""
         logged = self.change("rewards/margins")
         if logged:
             return logged
@@ -75,20 +75,20 @@ class Curves:
         return (last, bounds) if last and bounds else None
 
     def setting(self, name: str) -> Any:
-        """Value of a setting, from the objective's parameters or the configuration; None when unknown."""
+        """Value of a setting, from the objective's parameters or the configuration; None if unknown."""
         objective = self.facts.get("objective")
         params = objective.get("params") if isinstance(objective, Mapping) else None
         places = [place for place in (params, self.facts.get("config")) if isinstance(place, Mapping)]
         return next((place[name] for place in places if place.get(name) is not None), None)
 
     def named(self, name: str) -> str:
-        """A setting with its present value: ``beta (now 0.1)``."""
+        """A setting with its current value: ``beta (now 0.1)``."""
         value = self.setting(name)
         return f"{name} (now {setting(value)})" if is_number(value) else name
 
     @property
     def is_reward_model(self) -> bool:
-        """Whether what was trained gives scores and writes nothing."""
+        """Whether the trained model scores answers rather than writing them."""
         return not writes(self.facts)
 
     @property
@@ -99,28 +99,28 @@ class Curves:
 
     @property
     def subject(self) -> str:
-        """What was trained, in words."""
+        """The trained model, in words."""
         return "reward model" if self.is_reward_model else "policy"
 
     @property
     def training_loss_is_one_curve(self) -> bool:
-        """Whether the training losses of two steps can be compared: not where each is of new answers, nor where the
-        reference that they are measured against moves."""
+        """Whether the training losses of two steps can be compared: not if each is on new answers, nor if their
+        reference moves."""
         return not self.rollouts and not self.facts.get("reference_moves")
 
     def known_start(self) -> float | None:
-        """The loss at policy = reference, where that is what training began from; None where it is not known."""
+        """The loss at policy = reference if training started there; None if unknown."""
         objective = self.facts.get("objective")
         value = objective.get("at_reference") if isinstance(objective, Mapping) else None
         return value if is_number(value) and starts_at_reference(self.facts) else None
 
     def times_lr(self, factor: float) -> dict[str, float]:
-        """The settings of a next run with ``factor`` times the learning rate; none where that is not known."""
+        """The settings of a next run with ``factor`` times the learning rate; empty if the rate is unknown."""
         value = self.setting("lr")
         return {"lr": float(f"{value * factor:.0e}")} if is_number(value) and value else {}
 
     def lower_lr(self) -> str:
-        """A remedy: a third of the learning rate, with figures when it is known."""
+        """The remedy of a third of the learning rate, with numbers if the rate is known."""
         value = self.setting("lr")
         return f"lower lr from {setting(value)} to about {setting(float(f'{value / 3:.0e}'))}" if value else "lower lr"
 
@@ -135,7 +135,7 @@ def accuracy_interval(record: Mapping[str, Any]) -> tuple[float, float] | None:
 
 
 def interval_of(record: Mapping[str, Any], name: str) -> tuple[float, float] | None:
-    """95% interval of any metric: stated ends, else by its standard error, else Wilson's for an accuracy."""
+    """95% interval of any metric: the stated bounds, else from its standard error, else Wilson's for an accuracy."""
     value, low, high, error = (record.get(f"{name}{end}") for end in ("", "_low", "_high", "_se"))
     if is_number(low) and is_number(high):
         return low, high
@@ -145,10 +145,10 @@ def interval_of(record: Mapping[str, Any], name: str) -> tuple[float, float] | N
 
 
 def starts_at_reference(facts: Mapping[str, Any]) -> bool:
-    """Whether policy and reference are one before training: a fact of the run.
+    """Whether policy and reference are identical before training, a fact of the run.
 
-    Runs of before there was that fact tell it by the reference's name and by the kind of the adapter, since a fresh one
-    with virtual tokens is not the identity.
+    Older runs lack that fact. For them it follows from the reference's name and the kind of adapter, since a new
+    adapter with virtual tokens is not the identity.
     """
     known = facts.get("starts_at_reference")
     if isinstance(known, bool):
@@ -159,9 +159,10 @@ def starts_at_reference(facts: Mapping[str, Any]) -> bool:
 
 
 def noise(values: Sequence[float]) -> float:
-    """Standard deviation of a curve about its course, from the differences of neighbours, in the values' unit.
+    """Standard deviation of a curve around its trend, from the differences of neighbours, in the values' unit.
 
-    The median of their size, so that a few jumps do not count: 0.6745 sqrt 2 standard deviations of normal noise.
+    It uses the median of their absolute values, so a few jumps do not count: for normal noise that is 0.6745 sqrt 2
+    standard deviations.
     """
     steps = [abs(b - a) for a, b in pairwise(values)]
     return median(steps) / (0.67449 * 2**0.5) if steps else 0.0

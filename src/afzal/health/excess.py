@@ -1,4 +1,4 @@
-"""Was too much learned: past the best held-out loss, at the cost of the chosen texts, or by memorising rows?"""
+"""Checks for over-training: past the best held-out loss, at the cost of the chosen texts, or by memorising rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from afzal.health.facts import kl_of
 from afzal.text import interval, is_number, number, signed
 
 RISE_OF_FIRST = 0.03  # share of the first held-out loss
-RISE_OF_DROP = 0.10  # share of what the held-out loss had fallen by
+RISE_OF_DROP = 0.10  # share of the fall of the held-out loss
 CHOSEN_WATCH = 1.5  # perplexity of the chosen responses over its first value
 CHOSEN_BAD = 3.0
 COMMON_FALL = 3.0  # nats the chosen fell per nat that the gap to the rejected gained
@@ -34,7 +34,7 @@ def held_out_loss(c: Curves) -> Diagnosis | None:
     at, best = min(points, key=lambda p: (p[1], p[0]))
     first, (end, last) = points[0][1], points[-1]
     limit = max(RISE_OF_FIRST * abs(first), RISE_OF_DROP * (first - best))
-    # a single evaluation may be above by chance: the one before it is too, where it comes after the minimum
+    # a single evaluation may be above by chance, so the one before it must be too, if it comes after the minimum
     lasting = [v for s, v in points[-2:] if s > at]
     evidence = {"minimum": best, "last": last}
     rule = (
@@ -49,7 +49,7 @@ def held_out_loss(c: Curves) -> Diagnosis | None:
         "bad" if last > first else "watch",
         f"over-optimised after step {at}: held-out loss {number(best)} there, {number(last)} at the end",
         f"From step {at} to step {end} the held-out loss rose while the training loss did not: the model kept "
-        "learning its rows and stopped learning the preference.",
+        "learning its rows but no longer the preference.",
         rule,
         f"stop near step {at} (early_stop_patience), {c.lower_lr()}, or gather more data",
         at,
@@ -59,7 +59,7 @@ def held_out_loss(c: Curves) -> Diagnosis | None:
 
 
 def _training_rose(train: Sequence[tuple[int, float]], at: int) -> bool:
-    """Whether the training loss ended above what it was around step ``at`` by more than chance."""
+    """Whether the training loss ended above its level around step ``at`` by more than chance."""
     values = [v for _, v in train]
     if len(values) < 2:
         return False
@@ -70,7 +70,7 @@ def _training_rose(train: Sequence[tuple[int, float]], at: int) -> bool:
 
 
 def log_probs(c: Curves) -> Diagnosis | None:
-    """Over-optimisation and likelihood displacement: both show in the log-prob of the chosen responses."""
+    """Is there over-optimisation or likelihood displacement? Both show in the log-prob of the chosen responses."""
     chosen, rejected, length = c.change("logps/chosen"), c.change("logps/rejected"), c.change("lengths/chosen")
     margin = c.margin()
     if chosen is None or rejected is None or margin is None:
@@ -79,16 +79,16 @@ def log_probs(c: Curves) -> Diagnosis | None:
     tokens = length[0] if length and length[0] > 0 else math.inf
     ratio = math.exp(min(fall / tokens, 50.0))
     evidence = {"chosen_fall": fall, "rejected_fall": other, "perplexity_ratio": ratio}
-    said = f"Chosen responses changed by {signed(-fall)} nats"
-    said += f" ({signed(-fall / tokens, 2)} per token)" if tokens < math.inf else ""
-    said += f", rejected ones by {signed(-other)}"
+    words = f"Chosen responses changed by {signed(-fall)} nats"
+    words += f" ({signed(-fall / tokens, 2)} per token)" if tokens < math.inf else ""
+    words += f", rejected ones by {signed(-other)}"
     if ratio >= CHOSEN_BAD and margin[1] > margin[0]:
         return Diagnosis(
             "over_optimised",
             "bad",
             f"over-optimised: the margin grew, but chosen responses became {number(ratio, 2)} times as perplexing",
-            f"{said}. The margin grows only because the rejected fall faster; probability is leaving both for texts "
-            "that nobody compared.",
+            f"{words}. The margin grows only because the rejected ones fall faster; probability is moving from both "
+            "to texts that nobody compared.",
             f"perplexity of chosen responses at least {CHOSEN_BAD} times its first value, with the margin rising",
             f"{c.lower_lr()}, raise {c.named('beta')}, or stop earlier (early_stop_patience)",
             _step_of_ratio(c, tokens),
@@ -98,21 +98,21 @@ def log_probs(c: Curves) -> Diagnosis | None:
     common = fall >= COMMON_FALL_NATS and fall >= COMMON_FALL * abs(other - fall)
     rule = (
         f"both log-probs fell, and the perplexity of chosen responses is at least {CHOSEN_WATCH} times its first "
-        f"value, or the chosen fell by {COMMON_FALL_NATS:.0f} nats and {COMMON_FALL:.0f} times what the gap gained"
+        f"value, or the chosen fell by {COMMON_FALL_NATS:.0f} nats and {COMMON_FALL:.0f} times the gain of the gap"
     )
     if min(fall, other) > 0 and (ratio >= CHOSEN_WATCH or common):
         return Diagnosis(
             "displacement",
             "watch",
             f"likelihood displacement: chosen responses lost {number(fall, 3)} nats, rejected ones {number(other, 3)}",
-            f"{said}. Some of this is usual with DPO, since only the difference counts; it matters when the chosen "
-            "texts themselves are wanted, and when chosen and rejected are nearly alike.",
+            f"{words}. Some of this is usual with DPO, since only the difference counts; it matters if the chosen "
+            "texts themselves are wanted, or if chosen and rejected are nearly alike.",
             rule,
             f"raise {c.named('beta')}, {c.lower_lr()}, or drop near-identical pairs",
             evidence=evidence,
         )
     title = "chosen responses kept their likelihood" if fall <= 0 else "chosen responses kept most of their likelihood"
-    return Diagnosis("log_probs", "good", title, f"{said}.", rule, evidence=evidence)
+    return Diagnosis("log_probs", "good", title, f"{words}.", rule, evidence=evidence)
 
 
 def overfit(c: Curves) -> Diagnosis | None:
@@ -129,10 +129,10 @@ def overfit(c: Curves) -> Diagnosis | None:
     rule = (
         f"training loss at most {FITTED:.0%} of the held-out loss and below it by {FITTED_OF_FIRST:.0%} of the first "
         f"held-out loss and {SURE:.0f} standard errors (bad: at most {COLLAPSED_LOSS:.0%} of the first, with accuracy "
-        f"at least {COLLAPSED_ACCURACY} and the whole held-out interval more than {OVERFIT_GAP} below it)"
+        f"at least {COLLAPSED_ACCURACY} and the entire held-out interval more than {OVERFIT_GAP} below it)"
     )
-    said = f"Training loss ends at {number(loss)}, held-out loss at {number(outside)}"
-    said += (
+    words = f"Training loss ends at {number(loss)}, held-out loss at {number(outside)}"
+    words += (
         f"; training accuracy at {number(share, 3)}, held out at most {number(high, 3)}." if shares and last else "."
     )
     if loss <= COLLAPSED_LOSS * losses[0] and share >= COLLAPSED_ACCURACY and high < share - OVERFIT_GAP:
@@ -152,16 +152,16 @@ def overfit(c: Curves) -> Diagnosis | None:
             "rows_fitted",
             "watch",
             f"training rows are fitted better than held-out rows: loss {number(loss, 3)} against {number(outside, 3)}",
-            f"{said} Part of what was learned holds for the training rows alone, and further epochs add to that part.",
+            f"{words} Part of what was learned applies only to the training rows, and further epochs add to that part.",
             rule,
             f"fewer epochs, {c.lower_lr()}, or more data",
             evidence=evidence,
         )
-    return Diagnosis("fit", "good", "no sign of memorised rows", said, rule, evidence=evidence)
+    return Diagnosis("fit", "good", "no sign of memorised rows", words, rule, evidence=evidence)
 
 
 def distance(c: Curves) -> Diagnosis | None:
-    """How far did the policy go from where it started (KL of its own answers, nats)?"""
+    """How far did the policy move from its start (KL of its own answers, nats)?"""
     records = [r for r in c.held_out if is_number(r.get("kl"))]
     if not records:
         return None
@@ -170,11 +170,11 @@ def distance(c: Curves) -> Diagnosis | None:
     low = bounds[0] if bounds else kl
     tokens = last.get("kl_tokens", last.get("samples/length"))
     per_token = low / tokens if is_number(tokens) and tokens > 0 else math.inf
-    said = number(kl, 3) + (f" {interval(*bounds)}" if bounds else "")
+    estimate = number(kl, 3) + (f" {interval(*bounds)}" if bounds else "")
     evidence = {"kl": kl, "kl_low": low}
     rule = (
         f"the lower end of the KL's 95% interval is above {KL_WATCH:.0f} nats per answer and {KL_WATCH_TOKEN} a token "
-        f"(bad: {KL_BAD:.0f} and {KL_BAD_TOKEN:.0f}); within bounds where no answer was cut and the estimate is not "
+        f"(bad: {KL_BAD:.0f} and {KL_BAD_TOKEN:.0f}); within bounds if no answer was cut and the estimate is not "
         f"negative"
     )
     whom = kl_of(c.facts)
@@ -182,9 +182,9 @@ def distance(c: Curves) -> Diagnosis | None:
         return Diagnosis(
             "kl_large",
             "bad" if low > KL_BAD and per_token > KL_BAD_TOKEN else "watch",
-            f"the policy went far: {whom} is {said} nats",
-            f"Best-of-n sampling would need n of about {_best_of(low)} to go as far. What the model knew before is "
-            "being given up for the preference.",
+            f"the policy moved far: {whom} is {estimate} nats",
+            f"Best-of-n sampling would need n of about {_best_of(low)} to move as far. The model is losing what it "
+            "knew before in exchange for the preference.",
             rule,
             f"raise {c.named('beta')}, {c.lower_lr()}, or stop earlier "
             + ("(kl_budget)" if c.in_rounds else "(early_stop_patience)"),
@@ -194,27 +194,27 @@ def distance(c: Curves) -> Diagnosis | None:
         )
     if kl < 0:
         words = "A KL is never negative: the mean log-ratio of so few samples says nothing about it."
-        return Diagnosis("kl_unknown", "open", f"{whom} is not known", words, rule, "", step, evidence)
+        return Diagnosis("kl_unknown", "open", f"{whom} is unknown", words, rule, "", step, evidence)
     cut = _cut(last)
     if cut:
         return Diagnosis(
             "kl_of_cut_answers",
             "open",
-            f"{whom} is {said} nats or more: {cut:.0%} of the answers were cut",
-            f"It is the KL of the first {number(tokens, 3)} tokens, on average. That of whole answers is larger, and "
-            "not known.",
+            f"{whom} is {estimate} nats or more: {cut:.0%} of the answers were cut",
+            f"This is the KL of the first {number(tokens, 3)} tokens, on average. The KL of complete answers is "
+            "larger, and unknown.",
             rule,
             "raise max_new_tokens" if c.in_rounds else "raise sample_tokens",
             step,
             evidence,
         )
     per = f", {number(kl / tokens, 2)} per token" if is_number(tokens) and tokens > 0 else ""
-    title = f"{whom} is {said} nats, within bounds"
+    title = f"{whom} is {estimate} nats, within bounds"
     return Diagnosis("kl", "good", title, f"Per answer{per}.", rule, "", step, evidence)
 
 
 def _cut(record: Mapping[str, Any]) -> float:
-    """Share of the answers that were cut."""
+    """Share of answers cut by the token limit."""
     cut, ended = record.get("kl_cut"), record.get("samples/eos_rate")
     return cut if is_number(cut) else 1 - ended if is_number(ended) else 0.0
 

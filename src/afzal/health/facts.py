@@ -1,4 +1,4 @@
-"""What the facts of a run say of its method, where older run folders do not say it themselves."""
+"""Facts of a run's method, also for older run folders that do not state them."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ def writes(facts: Mapping[str, Any]) -> bool:
 
 
 def unit_of(facts: Mapping[str, Any]) -> str:
-    """What a run's objective judges: ``pair``, ``group``, ``response`` or ``token``."""
+    """The unit of a run's objective: ``pair``, ``group``, ``response`` or ``token``."""
     objective, method = facts.get("objective"), method_in(facts)
     stated = objective.get("unit") if isinstance(objective, Mapping) else None
     return str(stated or (method.unit if method else "pair"))
 
 
 def kl_of(facts: Mapping[str, Any]) -> str:
-    """What a run's KL is measured to, in words.
+    """A run's KL in words, with the policy that it is measured to.
 
-    Policies that learn from rewards measure it to their reference. So did every run before ``run.json`` said whether
+    Policies that learn from rewards measure it to their reference. So did every run before ``run.json`` stated whether
     the reference is the start.
     """
     start, method = facts.get("reference_is_start", False), method_in(facts)

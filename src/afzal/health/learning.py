@@ -1,4 +1,4 @@
-"""Was the preference learned, as far as held-out data can tell?"""
+"""Check whether the preference was learned, as far as held-out data can show."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from afzal.text import interval, is_number, number, plural, setting, signed
 CHANCE = 0.5
 WIDE_INTERVAL = 0.10  # half width of the accuracy's 95% interval
 FEW_ROWS = 20
-LEAST_STEPS = 6  # logged updates whose ends can be told apart
+LEAST_STEPS = 6  # logged updates needed to distinguish start and end
 MOVED_MARGIN = 0.02  # reward units (beta times nats)
 MOVED_LOGP = 0.1  # nats per sequence
 MOVED_LOSS = 0.01  # share of the first loss
@@ -20,7 +20,7 @@ MOVED_LOSS = 0.01  # share of the first loss
 
 def learning(c: Curves) -> Diagnosis | None:
     """Does the policy rank held-out pairs as people did (or, without pairs, did the held-out loss fall)?"""
-    if not c.train or (c.rollouts and c.held_out):  # of a policy that learns from rewards, these are asked for
+    if not c.train or (c.rollouts and c.held_out):  # for methods with rewards, other checks use these
         return None
     stuck = None if c.rollouts else _unmoved(c) or _stuck(c)
     if stuck:
@@ -39,19 +39,19 @@ def learning(c: Curves) -> Diagnosis | None:
 
 
 def _unmoved(c: Curves) -> Diagnosis | None:
-    """Every held-out figure that depends on the weights alone is to the last bit what it was."""
+    """A diagnosis if every held-out number that depends only on the weights is unchanged to the last bit."""
     names = [name for name in ("loss", "logps/chosen", "rewards/margins") if len(c.points("eval", name)) > 1]
     if "loss" not in names or any(len({v for _, v in c.points("eval", name)}) > 1 for name in names):
         return None
     if any(v != 0 for _, v in c.points("eval", "kl")):
         return None
     lr = c.setting("lr")
-    remedy = "set lr above 0" if lr == 0 else f"raise {c.named('lr')}, or look for what keeps the weights from training"
+    remedy = "set lr above 0" if lr == 0 else f"raise {c.named('lr')}, or find out what keeps the weights from training"
     return Diagnosis(
         "weights_unmoved",
         "bad",
         "nothing was learned: the weights did not move",
-        f"Every held-out figure equals its value before training to the last digit{' (lr is 0)' if lr == 0 else ''}.",
+        f"Every held-out number equals its value before training to the last digit{' (lr is 0)' if lr == 0 else ''}.",
         "loss, log-probs and margins of all evaluations are equal, and the KL is 0",
         remedy,
         evidence={"loss": c.points("eval", "loss")[0][1]},
@@ -59,7 +59,7 @@ def _unmoved(c: Curves) -> Diagnosis | None:
 
 
 def _stuck(c: Curves) -> Diagnosis | None:
-    """Nothing moved that would be worth the name: margin, log-prob and loss all stayed where they began."""
+    """A diagnosis if nothing moved noticeably: margin, log-prob and loss all stayed near their first values."""
     loss, margin, logp = c.change("loss"), c.margin(), c.change("logps/chosen")
     if loss is None or (len(c.points("eval", "loss")) < 2 and len(c.train) < LEAST_STEPS):
         return None
@@ -86,7 +86,7 @@ def _stuck(c: Curves) -> Diagnosis | None:
 
 
 def _pace(c: Curves) -> float:
-    """The pace of a run (:mod:`afzal.health.pace`) from its logged learning rates; 0 where it is not known."""
+    """The pace of a run (:mod:`afzal.health.pace`) from its logged learning rates; 0 if unknown."""
     rates, steps, model = [v for _, v in c.points("train", "lr")], c.facts.get("step"), c.facts.get("model")
     weights = model.get("trainable") if isinstance(model, Mapping) else None
     if not (rates and is_number(steps) and is_number(weights)):
@@ -98,35 +98,35 @@ def _pace(c: Curves) -> float:
 def _accuracy(c: Curves, last: Mapping[str, Any], bounds: tuple[float, float]) -> Diagnosis:
     share, n, (low, high) = float(last["rewards/accuracies"]), last.get("n"), bounds
     rows = f" of {plural(int(n), 'held-out pair')}" if is_number(n) else " of held-out pairs"
-    said = f"{number(share, 3)} {interval(low, high)}"
+    value = f"{number(share, 3)} {interval(low, high)}"
     where = {"step": whole(last.get("step")), "evidence": {"accuracy": share, "low": low, "high": high}}
     rule = f"the 95% interval of the last held-out reward accuracy lies above {CHANCE}"
     if (low <= CHANCE <= high and (high - low) / 2 > WIDE_INTERVAL) or (is_number(n) and n < FEW_ROWS):
         return Diagnosis(
             "few_rows",
             "watch",
-            f"too few held-out rows for a conclusion: accuracy {said}",
+            f"too few held-out rows for a conclusion: accuracy {value}",
             f"The {c.subject} ranks {share:.1%}{rows} as people did, but the 95% interval {interval(low, high)} is too "
             "wide to say more.",
             f"the interval includes {CHANCE} and its half width exceeds {WIDE_INTERVAL}, or fewer than {FEW_ROWS} rows",
-            "hold more rows out (about 400 give ±0.05): raise eval_fraction or give --eval-data",
+            "hold out more rows (about 400 give ±0.05): raise eval_fraction or give --eval-data",
             **where,
         )
     if high < CHANCE:
         return Diagnosis(
             "backwards",
             "bad",
-            f"the {c.subject} ranks held-out pairs backwards: accuracy {said}",
+            f"the {c.subject} ranks held-out pairs backwards: accuracy {value}",
             "Reward accuracy is below chance: the labels of the training or the evaluation rows are probably swapped.",
             rule,
-            "look at a few rows with `afzal check`, and name the fields with --columns chosen=…,rejected=…",
+            "look at a few rows with `afzal check`, and set the fields with --columns chosen=…,rejected=…",
             **where,
         )
     if low <= CHANCE:
         return Diagnosis(
             "not_learning",
             "bad",
-            f"no learning is visible on held-out data: accuracy {said}",
+            f"no learning is visible on held-out data: accuracy {value}",
             f"The {c.subject} ranks {share:.1%}{rows} as people did, which chance explains. The weights did move, so "
             "what they learned does not carry over.",
             rule,
@@ -142,11 +142,11 @@ def _accuracy(c: Curves, last: Mapping[str, Any], bounds: tuple[float, float]) -
         remedy = f"check that the labels mean something (`afzal check`), or change {c.named('lr')}"
         grew = f"{rule}, and the margin grew"
         return Diagnosis("not_learning", "bad", title, also, grew, remedy, **where)
-    return Diagnosis("learning", "good", f"held-out accuracy {said}, above chance", words, rule, **where)
+    return Diagnosis("learning", "good", f"held-out accuracy {value}, above chance", words, rule, **where)
 
 
 def _falling_loss(c: Curves) -> Diagnosis | None:
-    """For methods without pairs: the held-out loss fell (for KTO, desirable above undesirable as well)."""
+    """For methods without pairs: did the held-out loss fall (and, for KTO, did desirable rise above undesirable)?"""
     losses, margin = [v for _, v in c.points("eval", "loss")], c.margin()
     if len(losses) < 2:
         return None

@@ -1,4 +1,4 @@
-"""Policies that learn from rewards: did the reward rise, and what was paid for it?"""
+"""Checks of policies that learn from rewards: did the reward rise, and at what cost?"""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from afzal.health.curves import Curves, Diagnosis, noise
 from afzal.health.excess import KL_WATCH, KL_WATCH_TOKEN
 from afzal.text import is_number, number
 
-SEVERAL = 3  # rollouts at either end whose mean is compared
+SEVERAL = 3  # rollouts at each end whose means are compared
 EOS_LEFT = 0.5  # share of the endings at the start
 ENTROPY_LEFT = 0.1  # share of the entropy per token at the start
-SAME_REWARD = 0.8  # share of prompts whose answers all get one reward, so that nothing is learned from them
+SAME_REWARD = 0.8  # share of prompts whose answers all get the same reward, so nothing is learned from them
 SURE = 2.5  # standard errors of a change in reward
 CLIPPED, MOVED = 0.4, 0.2  # mean clip fraction; mean KL(old || new) per update, nats
 
 _RULE = (
     f"the mean of the last {SEVERAL} rollouts against the first {SEVERAL}: KL above {KL_WATCH:.0f} nats per answer and "
-    f"{KL_WATCH_TOKEN} per token, length {LENGTH_BAD:.0f} times more or less, endings below {EOS_LEFT:.0%} or entropy "
-    f"per token below {ENTROPY_LEFT:.0%} of what they were, or {SAME_REWARD:.0%} of prompts with one reward for all "
-    f"answers while the reward did not rise by more than {SURE} standard errors of its noise"
+    f"{KL_WATCH_TOKEN} per token, length {LENGTH_BAD:.0f} times as large or small, endings below {EOS_LEFT:.0%} or "
+    f"entropy per token below {ENTROPY_LEFT:.0%} of their first value, or {SAME_REWARD:.0%} of prompts with one reward "
+    f"for all answers while the reward did not rise by more than {SURE} standard errors of its noise"
 )
 
 
 def signs(rollouts: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """What the rollouts of a run warn of, in words by name; nothing while there are fewer than two at either end.
+    """Warnings from the rollouts of a run, by name; none as long as there are too few rollouts.
 
     Args:
         rollouts: lines of ``metrics.jsonl`` of kind ``rollout``, in order.
@@ -34,34 +34,36 @@ def signs(rollouts: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     if len(rollouts) < 2 * SEVERAL:
         return {}
     first, last = rollouts[:SEVERAL], rollouts[-SEVERAL:]
-    found: dict[str, str] = {}
+    warnings: dict[str, str] = {}
     lengths, ends = _both(first, last, "rollout/length"), _both(first, last, "rollout/eos_rate")
     kl, entropy = _both(first, last, "objective/kl_exact"), _both(first, last, "objective/entropy")
     if lengths and lengths[0] > 0 and not 1 / LENGTH_BAD < lengths[1] / lengths[0] < LENGTH_BAD:
         way = "exploded" if lengths[1] > lengths[0] else "collapsed"
-        found["length"] = f"the length of answers {way}: {number(lengths[0], 3)} to {number(lengths[1], 3)} tokens"
+        warnings["length"] = f"answer length {way}: {number(lengths[0], 3)} to {number(lengths[1], 3)} tokens"
     if kl and lengths and kl[1] > KL_WATCH and kl[1] > KL_WATCH_TOKEN * lengths[1]:
-        found["kl"] = f"the policy runs away from its reference: KL {number(kl[1], 3)} nats per answer"
+        warnings["kl"] = f"the policy runs away from its reference: KL {number(kl[1], 3)} nats per answer"
     if ends and ends[0] > 0 and ends[1] < EOS_LEFT * ends[0]:
-        found["endings"] = f"answers no longer end: {ends[0]:.0%} did, now {ends[1]:.0%}"
+        warnings["endings"] = f"answers no longer end: {ends[0]:.0%} did, now {ends[1]:.0%}"
     if entropy and lengths and entropy[0] > 0 and lengths[0] > 0 and lengths[1] > 0:
         left = (entropy[1] / lengths[1]) / (entropy[0] / lengths[0])
         if left < ENTROPY_LEFT:
-            found["entropy"] = f"the policy always says the same: {left:.0%} of its entropy per token is left"
+            warnings["entropy"] = f"the policy always writes the same: {left:.0%} of its entropy per token is left"
     same = _both(first, last, "rollout/same_reward")
     rose = _rose(rollouts)
-    if same and same[1] > SAME_REWARD and not rose:  # where it rose, prompts may be solved
-        found["signal"] = f"all answers get the same reward at {same[1]:.0%} of the prompts: nothing is learned there"
-    # a reward that rises while the answers go wrong is being served, not the people it stands for
-    wrong = [name for name in ("length", "kl", "endings", "entropy") if name in found]
+    if same and same[1] > SAME_REWARD and not rose:  # if it rose, the prompts may be solved
+        warnings["signal"] = (
+            f"all answers get the same reward at {same[1]:.0%} of the prompts: nothing is learned there"
+        )
+    # if the reward rises while the answers get worse, the policy exploits the reward instead of pleasing people
+    wrong = [name for name in ("length", "kl", "endings", "entropy") if name in warnings]
     if wrong and rose:
         rise = f"the reward rose from {number(rose[0], 3)} to {number(rose[1], 3)}"
-        found["hacking"] = f"this may be reward hacking: {rise} while " + "; ".join(found[name] for name in wrong)
-    return found
+        warnings["hacking"] = f"this may be reward hacking: {rise} while " + "; ".join(warnings[name] for name in wrong)
+    return warnings
 
 
 def _rose(rollouts: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None:
-    """The mean reward at either end, where it rose beyond the noise between rollouts."""
+    """The mean reward at both ends if it rose beyond the noise between rollouts; else None."""
     scores = _both(rollouts[:SEVERAL], rollouts[-SEVERAL:], "objective/scores")
     spread = noise([r["objective/scores"] for r in rollouts if is_number(r.get("objective/scores"))])
     beyond = scores is not None and scores[1] - scores[0] > SURE * spread * (2 / SEVERAL) ** 0.5
@@ -76,7 +78,7 @@ def _both(
 
 
 def reward(c: Curves) -> Diagnosis | None:
-    """Did the reward of held-out prompts rise?"""
+    """Did the reward on held-out prompts rise?"""
     records = [r for r in c.held_out if is_number(r.get("reward"))]
     if len(records) < 2:
         return None
@@ -103,14 +105,14 @@ def conduct(c: Curves) -> Diagnosis | None:
     """What did the policy give up for its reward?"""
     if len(c.rollouts) < 2 * SEVERAL:
         return None
-    found = signs(c.rollouts)
-    if not found:
+    warnings = signs(c.rollouts)
+    if not warnings:
         words = "Length, endings, entropy and KL of the answers stayed within bounds."
         return Diagnosis("conduct", "good", "no sign of reward hacking", words, _RULE)
-    title = found.get("hacking") or next(iter(found.values()))
-    words = "; ".join(text for name, text in found.items() if name != "hacking")
+    title = warnings.get("hacking") or next(iter(warnings.values()))
+    words = "; ".join(text for name, text in warnings.items() if name != "hacking")
     remedy = f"read samples.jsonl, raise {c.named('kl_coef')}, or stop earlier (early_stop_patience)"
-    severity = "bad" if "hacking" in found or "endings" in found else "watch"
+    severity = "bad" if "hacking" in warnings or "endings" in warnings else "watch"
     return Diagnosis("conduct", severity, title, words[:1].upper() + words[1:] + ".", _RULE, remedy)
 
 
@@ -121,7 +123,7 @@ def step_sizes(c: Curves) -> Diagnosis | None:
         return None
     share, far = sum(clipped) / len(clipped), sum(moved) / len(moved)
     rule = f"mean share clipped at most {CLIPPED} and mean KL(old || new) at most {MOVED} nats per update"
-    words = f"{share:.0%} was clipped, and the policy moved {number(far, 2)} nats from the one that wrote, on average."
+    words = f"On average {share:.0%} was clipped, and the policy moved {number(far, 2)} nats from the one that wrote."
     evidence = {"clipfrac": share, "approxkl": far}
     if share <= CLIPPED and far <= MOVED:
         return Diagnosis("step_sizes", "good", "updates stayed near the writing policy", words, rule, evidence=evidence)

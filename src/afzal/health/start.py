@@ -1,4 +1,4 @@
-"""Did the run end, did its numbers stay finite, and did it begin where it had to?"""
+"""Check whether the run ended, its numbers stayed finite, and it started at the right loss."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from afzal.text import duration, is_number, number
 FIRST_LOSS_TOLERANCE = 5e-4  # in the loss's own unit; wide enough for bf16
 DIVERGED = 1.2  # last loss over the first
 SURE = 4.0  # standard errors
-LEAST_STEPS = 6  # logged updates below which their noise is not known
+LEAST_STEPS = 6  # logged updates needed to estimate their noise
 
 
 def run_ended(c: Curves) -> Diagnosis | None:
-    """Is the run whole, or do its numbers describe a part?"""
+    """Did the run finish, or do its numbers describe only a part?"""
     rule = "status is finished, and at least one training step was taken"
     status, step, steps = (c.facts.get(k) for k in ("status", "step", "steps"))
     reason = "" if c.facts.get("stop_reason") == "finished" else str(c.facts.get("stop_reason") or "")
@@ -24,12 +24,12 @@ def run_ended(c: Curves) -> Diagnosis | None:
         severity = "bad" if status == "failed" else "watch"
         return Diagnosis("no_steps", severity, "no training step was taken", words, rule, remedy)
     if status == "failed":
-        words = f"It ended with an error{': ' + reason if reason else ''}. The numbers describe what came before it."
+        words = f"It ended with an error{': ' + reason if reason else ''}. The numbers describe the part before it."
         remedy = "fix the cause and run the same command with --resume"
         return Diagnosis("failed", "bad", f"the run failed at step {number(step)}", words, rule, remedy)
     if status in ("stopped", "running"):
         ended = "has not ended" if status == "running" else f"was stopped{': ' + reason if reason else ''}"
-        words = f"It {ended}. Every number is from an unfinished run, whose learning rate had not reached its end."
+        words = f"It {ended}. All numbers are from an unfinished run, whose learning rate had not reached its end."
         title = f"the run is unfinished: step {number(step)} of {number(steps)}"
         return Diagnosis("unfinished", "watch", title, words, rule, "run the same command with --resume")
     took = f" in {duration(c.facts['seconds'])}" if is_number(c.facts.get("seconds")) else ""
@@ -38,7 +38,7 @@ def run_ended(c: Curves) -> Diagnosis | None:
 
 
 def finite(c: Curves) -> Diagnosis | None:
-    """Did loss and gradient stay finite, and did training not run away?"""
+    """Did loss and gradient stay finite, and did training not diverge?"""
     rule = (
         f"every loss and gradient norm is finite, and the mean loss of the last fifth of the updates is not above the "
         f"start by {DIVERGED - 1:.0%} and by {SURE:.0f} standard errors of their noise (nor the last held-out loss by "
@@ -66,7 +66,7 @@ def finite(c: Curves) -> Diagnosis | None:
 
 
 def _risen(c: Curves) -> tuple[str, float, float] | None:
-    """Which loss ran away, from what to what; None where none did."""
+    """The loss that diverged, with its first and last value; None if none did."""
     if not c.training_loss_is_one_curve:
         return None
     train, held_out = ([v for _, v in c.points(kind, "loss")] for kind in ("train", "eval"))
@@ -77,7 +77,7 @@ def _risen(c: Curves) -> tuple[str, float, float] | None:
         sure = SURE * (error**2 + first_error**2) ** 0.5
         if first > 0 and last - first > max((DIVERGED - 1) * first, sure):
             return "training", first, last
-        if last < first:  # held-out rows that do not follow are another matter
+        if last < first:  # held-out rows that do not follow are for another check
             return None
     if len(held_out) > 1 and held_out[0] > 0 and held_out[-1] > DIVERGED * held_out[0]:
         return "held-out", held_out[0], held_out[-1]
@@ -85,8 +85,8 @@ def _risen(c: Curves) -> tuple[str, float, float] | None:
 
 
 def _start_of_training(c: Curves, train: Sequence[float], held_out: Sequence[float], size: int) -> tuple[float, float]:
-    """The loss that training began from, and its standard error: known from the objective, else the lower of what the
-    held-out rows had and the mean over the first updates."""
+    """The loss at the start of training, and its standard error: known from the objective, else the lower of the first
+    held-out loss and the mean over the first updates."""
     known = c.known_start()
     if known is not None:
         return known, 0.0
@@ -113,7 +113,7 @@ def first_loss(c: Curves) -> Diagnosis | None:
         "bad",
         f"the first loss is {number(worst)}, not {number(expected)}",
         "Before the first update the policy equals its reference, so the loss is known in advance. It differs, so "
-        "policy and reference do not see the same thing: other weights, dropout, another precision, another text.",
+        "policy and reference do not see the same thing: different weights, dropout, precision or text.",
         rule,
         "check the reference model and its cache, switch dropout off, and use one precision for both",
         0,

@@ -1,4 +1,4 @@
-"""Tasks trained together: is one of them left behind, or worn out?"""
+"""Check tasks that are trained together: is one of them under-fitted or over-fitted?"""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from afzal.health.curves import Curves, Diagnosis
 from afzal.text import interval, number
 
 ACCURACY = "tasks/accuracies/"
-"""Begins the name of a task's held-out accuracy in an evaluation; its number follows, then nothing, /low or /high."""
+"""Prefix of a task's held-out accuracy in an evaluation, followed by the task's number and nothing, /low or /high."""
 
 LOSS = "tasks/losses/"
-"""Begins the name of a task's held-out loss; its number follows."""
+"""Prefix of a task's held-out loss, followed by the task's number."""
 
 _RULE = (
     "under-fitted: the 95% interval of the last held-out accuracy over prompts includes 50%; over-fitted: an earlier "
@@ -21,7 +21,7 @@ _RULE = (
 
 
 def tasks(c: Curves) -> Diagnosis | None:
-    """Is every task better than a coin, and none worse than it was?"""
+    """Is every task better than chance, and none worse than before?"""
     names = task_names(c.facts)
     last = next((r for r in reversed(c.held_out) if f"{ACCURACY}0" in r), None)
     if last is None or len(names) < 2:
@@ -38,16 +38,16 @@ def tasks(c: Curves) -> Diagnosis | None:
         elif low <= 0.5 <= high:
             behind.append(f"{name} ({number(value, 3)} {interval(low, high, 3)})")
     if not worn and not behind:
-        return Diagnosis("tasks", "good", "every task is better than a coin", "No task fell from its best.", _RULE)
-    said = ([f"over-fitted: {', '.join(worn)}"] if worn else []) + (
+        return Diagnosis("tasks", "good", "every task is better than chance", "No task fell from its best.", _RULE)
+    groups = ([f"over-fitted: {', '.join(worn)}"] if worn else []) + (
         [f"under-fitted: {', '.join(behind)}"] if behind else []
     )
     return Diagnosis(
         "tasks",
         "watch" if worn else "open",
-        f"tasks: {'; '.join(said)}",
-        "A task that falls from its best is repeated too often; one that stays at a coin's accuracy has too "
-        "small a share, too few held-out prompts, or preferences that the model cannot learn.",
+        f"tasks: {'; '.join(groups)}",
+        "A task that falls from its best is repeated too often; one that stays at chance has too small a "
+        "share, too few held-out prompts, or preferences that the model cannot learn.",
         _RULE,
         "lower the share of an over-fitted task in the mixture and raise that of an under-fitted one, or "
         "objective=group_dpo",
@@ -55,20 +55,20 @@ def tasks(c: Curves) -> Diagnosis | None:
 
 
 def task_names(facts: Mapping[str, Any]) -> list[str]:
-    """The names of a run's tasks in order of their numbers."""
+    """A run's task names in order of their numbers."""
     known = facts.get("data")
     entries = known.get("tasks") if isinstance(known, Mapping) else None
     return [str(e.get("name")) for e in entries if isinstance(e, Mapping)] if isinstance(entries, list) else []
 
 
 def accuracy_of(record: Mapping[str, Any], task: int) -> tuple[float, float, float] | None:
-    """A task's accuracy in an evaluation with the ends of its interval; None where the evaluation has none."""
+    """A task's accuracy in an evaluation with its interval's bounds; None if the evaluation has none."""
     values = [record.get(f"{ACCURACY}{task}{end}") for end in ("", "/low", "/high")]
     numbers = [float(v) for v in values if isinstance(v, int | float)]
     return (numbers[0], numbers[1], numbers[2]) if len(numbers) == 3 else None
 
 
 def loss_of(record: Mapping[str, Any], task: int) -> float | None:
-    """A task's mean loss in an evaluation; None where the evaluation has none."""
+    """A task's mean loss in an evaluation; None if the evaluation has none."""
     value = record.get(f"{LOSS}{task}")
     return float(value) if isinstance(value, int | float) else None

@@ -1,1 +1,1 @@
-"""A world so small that every response can be listed, so that claims about objectives are sums."""
+"""A language so small that every response can be listed, so that claims about objectives can be computed as sums."""

@@ -1,4 +1,4 @@
-"""The whole job on a language whose gold reward is known: data, SFT, DPO, and the exact gain; then on real data."""
+"""The demonstration on a language with a known gold reward: data, SFT, DPO and the exact gain; then on real data."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SMALL_MODEL_BYTES = 400_000_000  # 100 million float32 weights
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Sizes of the demonstration: rows, updates, and the values of beta; the last one is the main run."""
+    """Sizes of the demonstration: rows, updates, and the values of beta; the last beta is that of the main run."""
 
     demonstrations: int
     sft_steps: int
@@ -44,7 +44,7 @@ QUICK = Plan(demonstrations=8_000, sft_steps=250, pairs=4_000, dpo_steps=120, be
 
 @dataclass(frozen=True, slots=True, eq=False)
 class World:
-    """The held-out prompts ``[X, 3]``, what the reference says to them (log-probs ``[X, Y]``) and the gold rewards."""
+    """The held-out prompts ``[X, 3]``, the reference's log-probs ``[X, Y]`` and the gold rewards."""
 
     prompts: np.ndarray
     log_ref: np.ndarray
@@ -54,7 +54,7 @@ class World:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
-    """A trained policy: where it is, what it says to the held-out prompts, and what that is worth."""
+    """A trained policy: its folder, its log-probs on the held-out prompts, and the exact figures."""
 
     label: str
     run: Path
@@ -63,12 +63,12 @@ class Outcome:
 
 
 def run(out: Path, quick: bool = False, model: str | None = None, data: str | None = None) -> Path:
-    """Make data, train SFT and DPO on it by the ordinary recipes, and report the exact gain.
+    """Generate data, train SFT and DPO on it with the ordinary recipes, and report the exact gain.
 
     Args:
-        out: a folder for the data, the runs and their pages; the next free ``out-2``, ``out-3`` ... when it is in use.
-        quick: fewer rows and updates and one value of beta: less than a minute instead of less than three.
-        model, data: a model and a preference file to do the same with afterwards; both or neither.
+        out: folder for the data, the runs and their pages; if it is in use, the next free ``out-2``, ``out-3`` ...
+        quick: use fewer rows and updates and one value of beta: less than one minute instead of less than three.
+        model, data: a model and a preference file for a second run afterwards; both or neither.
 
     Returns:
         The folder of the main DPO run, whose ``report.html`` shows the frontier, as does ``frontier.svg`` in ``out``.
@@ -93,7 +93,7 @@ def run(out: Path, quick: bool = False, model: str | None = None, data: str | No
 
 
 def _unused(out: Path) -> Path:
-    """``out`` itself, or beside it the first free ``out-2``, ``out-3`` ...: nothing is ever overwritten."""
+    """``out`` itself, or the first free ``out-2``, ``out-3`` ... next to it; nothing is overwritten."""
     candidate, n = out, 1
     while candidate.exists() and (not candidate.is_dir() or any(candidate.iterdir())):
         n += 1
@@ -103,7 +103,7 @@ def _unused(out: Path) -> Path:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """A model this small loses time when its operations are shared out over cores."""
+    """Use one thread: so small a model is slower if its operations are spread over cores."""
     import torch
 
     before = torch.get_num_threads()
@@ -115,7 +115,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _supervised(out: Path, plan: Plan) -> Path:
-    """The SFT run: the policy that preferences will be collected from, and the reference of DPO."""
+    """The SFT run: the policy whose answers get preferences, and the reference of DPO."""
     rng = np.random.default_rng(_SEED)
     train, held_out = language.prompts()
     rows = language.sft_items(train, plan.demonstrations, rng)
@@ -139,7 +139,7 @@ def _supervised(out: Path, plan: Plan) -> Path:
 
 
 def _preferences(out: Path, plan: Plan, reference: Path) -> tuple[World, list[Outcome]]:
-    """One DPO run for each beta, on the same noisy pairs drawn from the reference."""
+    """One DPO run per beta, on the same noisy pairs sampled from the reference."""
     train, held_out = language.prompts()
     log_ref, rewards = log_policy(reference, held_out), language.reward(held_out)
     world = World(held_out, log_ref, rewards, exact.frontier(log_ref, rewards))
@@ -148,7 +148,7 @@ def _preferences(out: Path, plan: Plan, reference: Path) -> tuple[World, list[Ou
     _write_pairs(held_out, log_ref, _N_HELD_OUT, out / "data" / "pairs-held-out.jsonl", rng)
     outcomes = [Outcome("SFT", reference, log_ref, exact.evaluate(log_ref, log_ref, rewards))]
     for beta in plan.betas:
-        made = recipes.train(
+        run_folder = recipes.train(
             config.make(
                 "dpo",
                 model=str(reference),
@@ -163,8 +163,8 @@ def _preferences(out: Path, plan: Plan, reference: Path) -> tuple[World, list[Ou
                 **_steps(plan.dpo_steps, 64, plan.pairs),
             )
         )
-        log_pi = log_policy(made, held_out)
-        outcomes.append(Outcome(f"DPO, beta {beta:g}", made, log_pi, exact.evaluate(log_pi, log_ref, rewards)))
+        log_pi = log_policy(run_folder, held_out)
+        outcomes.append(Outcome(f"DPO, beta {beta:g}", run_folder, log_pi, exact.evaluate(log_pi, log_ref, rewards)))
     return world, outcomes
 
 
@@ -186,7 +186,7 @@ _COLUMNS = ("policy", "reward", "KL, nats", "best at KL", "gain won", "beats SFT
 
 
 def _rows(world: World, outcomes: Sequence[Outcome]) -> list[tuple[str, ...]]:
-    """What was measured, a row for each policy and one for the best there is; as text, so both tables agree."""
+    """The measurements as text, so that both tables agree: one row per policy, and one for the best possible policy."""
     rows = []
     for o in outcomes:
         f, moved = o.figures, o.figures.kl > 0
@@ -216,7 +216,7 @@ def _verdict(world: World, main: Outcome) -> str:
 
 
 def _chart(world: World, outcomes: Sequence[Outcome]) -> sections.FrontierChart:
-    """Every policy by its KL and expected reward, under the best that any policy could have."""
+    """A chart of the policies by KL and expected reward, below the curve of the best possible reward."""
     spots = [sections.Spot(o.label, o.figures.kl, o.figures.reward) for o in outcomes]
     spots += [_best_of(world, n) for n in (4, 16)]
     curve = tuple(zip(world.frontier.kl.tolist(), world.frontier.reward.tolist(), strict=True))
@@ -232,7 +232,7 @@ def _sections(world: World, outcomes: Sequence[Outcome], chart: sections.Frontie
 
 
 def _estimate(main: Outcome) -> str:
-    """The run's own estimate of the KL beside the truth."""
+    """A sentence that compares the run's own estimate of the KL with the exact value."""
     last = runs.open_run(main.run).last("eval")
     if "kl_se" not in last:
         return ""
@@ -259,7 +259,7 @@ def _best_of(world: World, n: int) -> sections.Spot:
 
 
 def _listed(world: World, main: Outcome) -> sections.Section:
-    """The likeliest responses to one held-out prompt, before and after."""
+    """The likeliest responses to one held-out prompt, before and after training."""
     after, before, rewards = np.exp(main.log_pi[0]), np.exp(world.log_ref[0]), world.rewards[0]
     rows = tuple(
         (language.response_text(language.RESPONSES[y]), float(rewards[y]), f"{before[y]:.2%}", f"{after[y]:.2%}")
@@ -276,19 +276,19 @@ def _listed(world: World, main: Outcome) -> sections.Section:
 
 
 def _real(out: Path, quick: bool, model: str, data: str, console: Console) -> None:
-    """DPO on real preferences: nothing is exact there, so the held-out figures are shown."""
+    """Run DPO on real preferences; nothing is exact there, so the held-out metrics are shown."""
     settings: dict[str, Any] = {"max_steps": 20} if quick else {"epochs": 3}
     if _is_small(model):
         settings |= {"lr": 1e-4, "batch_size": 16}
-    made = recipes.train(config.make("dpo", model=model, data=data, out=str(out / "real"), **settings))
-    records = runs.open_run(made).metrics("eval")
+    run_folder = recipes.train(config.make("dpo", model=model, data=data, out=str(out / "real"), **settings))
+    records = runs.open_run(run_folder).metrics("eval")
     if records:
         console.print(_real_table(Path(data).name, records[0], records[-1]))
-    console.print(f"report: {made / 'report.html'}", highlight=False, soft_wrap=True)
+    console.print(f"report: {run_folder / 'report.html'}", highlight=False, soft_wrap=True)
 
 
 def _is_small(model: str) -> bool:
-    """Whether the weights in a folder are so few that learning rates of large models would not move them."""
+    """Whether a model is so small that the learning rates of large models would not move it."""
     files = list(Path(model).glob("*.safetensors"))
     return bool(files) and sum(f.stat().st_size for f in files) < _SMALL_MODEL_BYTES
 

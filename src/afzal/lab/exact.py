@@ -14,7 +14,7 @@ import numpy as np
 from afzal.lab.language import EOS, LENGTHS, MAX_LENGTH, N_CONTENT, RESPONSES, SEP
 
 _STRICTEST = 1e6
-"""Largest multiplier that is tried."""
+"""Largest multiplier to try."""
 _HALVINGS = 60
 BETAS: tuple[float, ...] = tuple(np.geomspace(8, 0.05, 120).tolist())
 
@@ -22,9 +22,9 @@ BETAS: tuple[float, ...] = tuple(np.geomspace(8, 0.05, 120).tolist())
 def log_policy(model: Any, prompt: np.ndarray) -> np.ndarray:
     """Log-probability ``[X, Y]`` of every response to each prompt ``[X, 3]`` under a causal LM.
 
-    The 6³ rows of three content tokens hold every decision: shorter responses are their prefixes closed by the end
+    The 6³ rows of three content tokens cover all decisions: shorter responses are their prefixes followed by the end
     token, and the fourth token is predicted at their last position. Nothing is renormalised: a row of probabilities
-    sums to 1 if, and only if, the model keeps to the language.
+    sums to 1 if and only if the model stays inside the language.
     """
     import torch
 
@@ -36,7 +36,7 @@ def log_policy(model: Any, prompt: np.ndarray) -> np.ndarray:
         for x in np.asarray(prompt):
             head = np.broadcast_to(np.append(x, SEP), (len(content), 4))
             ids = torch.from_numpy(np.concatenate([head, content], axis=1)).to(model.device)
-            logits = model(input_ids=ids, use_cache=False).logits[:, -ids.shape[1] :]  # virtual tokens stand before
+            logits = model(input_ids=ids, use_cache=False).logits[:, -ids.shape[1] :]  # virtual tokens come first
             logits = logits[:, 3:].double()
             rows.append(_assemble(torch.log_softmax(logits, dim=-1).cpu().numpy()))
     model.train(was_training)
@@ -77,7 +77,7 @@ def entropy(log_pi: np.ndarray) -> float:
 
 
 def win_rate(log_pi: np.ndarray, log_other: np.ndarray, rewards: np.ndarray) -> float:
-    """Probability that a response of π has the higher reward than one of the other policy; equal rewards count ½."""
+    """Probability that a response of π has a higher reward than one of the other policy; equal rewards count ½."""
     pi, other = np.exp(log_pi), np.exp(log_other)
     total = 0.0
     for p, q, r in zip(pi, other, rewards, strict=True):
@@ -99,9 +99,9 @@ def optimum(log_ref: np.ndarray, rewards: np.ndarray, beta: float) -> np.ndarray
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Constrained:
-    """The best policy under a bound on its cost: ``log_pi`` ``[X, Y]`` in nats, and the multiplier that holds it there.
+    """The best policy under a bound on its cost: ``log_pi`` ``[X, Y]`` in nats, and the multiplier that enforces it.
 
-    ``multiplier`` is in reward per cost, and 0 where the bound does not bind.
+    ``multiplier`` is in reward per cost; 0 if the bound is not active.
     """
 
     multiplier: float
@@ -118,7 +118,7 @@ def constrained(log_ref: np.ndarray, rewards: np.ndarray, costs: np.ndarray, bet
         costs: ``[X, Y]`` in any unit; larger is worse.
 
     Raises:
-        ValueError: no policy on the reference's support has so low a cost.
+        ValueError: no policy on the reference's support has a cost that low.
     """
 
     def at(multiplier: float) -> np.ndarray:
@@ -138,41 +138,41 @@ def constrained(log_ref: np.ndarray, rewards: np.ndarray, costs: np.ndarray, bet
 
 
 def best_of(log_ref: np.ndarray, scores: np.ndarray, n: int) -> np.ndarray:
-    """Log-policy of drawing ``n`` responses and keeping the one with the highest score, a coin among equals.
+    """Log-policy of sampling ``n`` responses and keeping the one with the highest score, at random among equals.
 
     P(best score ≤ s) = P(score ≤ s)ⁿ, and among equal scores the reference's proportions remain.
     """
     ref = np.exp(log_ref)
-    made = []
+    policies = []
     for p, s in zip(ref, scores, strict=True):
         level = np.unique(s, return_inverse=True)[1]
         mass = np.bincount(level, p)
         reached = np.minimum(np.cumsum(mass), 1.0) ** n
-        made.append(p * (np.diff(reached, prepend=0.0) / mass)[level])
-    best = np.stack(made)
+        policies.append(p * (np.diff(reached, prepend=0.0) / mass)[level])
+    best = np.stack(policies)
     return np.log(best, where=best > 0, out=np.full_like(best, -np.inf))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frontier:
-    """The best reward any policy can have at each KL.
+    """The best reward that any policy can have at each KL.
 
-    ``kl`` ``[F]`` ascends from 0 (the reference) to the policy that gives only best responses; ``reward`` ``[F]``.
+    ``kl`` ``[F]`` rises from 0 (the reference) to the policy that gives only best responses; ``reward`` ``[F]``.
     """
 
     kl: np.ndarray
     reward: np.ndarray
 
     def at(self, kl: float) -> float:
-        """The best expected reward at a KL in nats, interpolated linearly; past the end, the best reward there is."""
+        """The best expected reward at a KL in nats, interpolated linearly; beyond the end, the best possible reward."""
         return float(np.interp(kl, self.kl, self.reward))
 
     def regret(self, kl: float, reward: float) -> float:
-        """How far a policy stays below the best one at its KL; 0 is optimal."""
+        """How far a policy is below the best one at its KL; 0 is optimal."""
         return self.at(kl) - reward
 
     def share(self, kl: float, reward: float) -> float:
-        """The part of the possible gain over the reference at that KL that a policy has won: 1 is optimal.
+        """The share of the possible gain over the reference at that KL that a policy has won: 1 is optimal.
 
         At a KL of 0 nothing can be gained, and the share is 1.
         """
@@ -191,9 +191,9 @@ def frontier(log_ref: np.ndarray, rewards: np.ndarray, betas: tuple[float, ...] 
 
 @dataclass(frozen=True, slots=True)
 class Exact:
-    """What a policy is worth, exactly: means over prompts, KL and entropy in nats per response.
+    """The exact figures of a policy: means over prompts, KL and entropy in nats per response.
 
-    ``optimal`` is the best reward at this KL, ``share`` the part of the possible gain that was won, ``win_rate`` that
+    ``optimal`` is the best reward at this KL, ``share`` the share of the possible gain, ``win_rate`` the win rate
     against the reference.
     """
 
@@ -214,7 +214,9 @@ def evaluate(log_pi: np.ndarray, log_ref: np.ndarray, rewards: np.ndarray) -> Ex
     for policy in (log_pi, log_ref):
         gap = np.abs(np.exp(policy).sum(1) - 1).max()
         if not gap <= 1e-3:
-            raise ValueError(f"the probabilities of all responses miss 1 by {gap:.3g}: the model leaves the language")
+            raise ValueError(
+                f"the total response probability differs from 1 by {gap:.3g}: the model leaves the language"
+            )
     edge, reward, distance = frontier(log_ref, rewards), expected(log_pi, rewards), kl(log_pi, log_ref)
     return Exact(
         reward=reward,

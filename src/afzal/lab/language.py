@@ -1,12 +1,12 @@
-"""The enumerable language: a world so small that every response can be listed.
+"""The enumerable language: so small that every response can be listed.
 
-A prompt is three of six tokens, a response none to four of them: 216 prompts, 1555 responses each, and a gold reward
-that is known. Prompts and responses are ordinary text, so the ordinary readers, tokens and recipes train on them:
-``413|`` is a prompt, ``41.`` a response of two tokens, ``.`` the one of none. The full stop is the end token, spelled
-out, so that no response is an empty text; after four tokens the length limit ends a response, and none is written.
+A prompt is three of six tokens, a response zero to four of them: 216 prompts with 1555 responses each, and a known gold
+reward. Prompts and responses are ordinary text, so the ordinary readers, tokens and recipes train on them: ``413|`` is
+a prompt, ``41.`` a response of two tokens, ``.`` the response without tokens. The full stop is the end token, written
+out so that no response is an empty text; after four tokens the length limit ends a response without a full stop.
 
-Two rules keep a model inside the language. The separator is barred from responses by the output bias of
-:func:`new_model`. The end after four tokens is not a decision: ``SETTINGS`` cut the row there.
+Two rules keep a model inside the language. The output bias of :func:`new_model` bars the separator from responses. The
+end after four tokens is not a decision: ``SETTINGS`` cuts the row there.
 
 Legend: X prompts, Y = 1555 responses, T pairs, N rows.
 """
@@ -40,8 +40,8 @@ SETTINGS: Mapping[str, Any] = {
     "sample_tokens": MAX_LENGTH,
     "clean": False,
 }
-"""What a recipe needs to train on this language: where a response ends, by its own mark or by the limit, and
-that rows which repeat are independent samples and stay."""
+"""The settings a recipe needs for this language: responses end with the end token or at the limit, and repeated rows
+are independent samples and are kept."""
 
 _SFT_LENGTHS = (0.05, 0.15, 0.2, 0.35, 0.25)
 _SFT_COPY = 0.35
@@ -61,7 +61,7 @@ LENGTHS: np.ndarray = (RESPONSES >= 0).sum(1)
 def prompts(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """The training prompts ``[160, 3]`` and the held-out prompts ``[32, 3]``, in a fixed order for each seed.
 
-    The order is that of a hash, not of a generator, so it is the same under every library version.
+    The order comes from a hash, not a random generator, so it is the same under every library version.
     """
     every = sorted(
         product(range(N_CONTENT), repeat=3), key=lambda x: hashlib.sha256(f"{seed}:{x}".encode()).hexdigest()
@@ -73,9 +73,9 @@ def prompts(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 def reward(prompt: np.ndarray, kappa: float = KAPPA) -> np.ndarray:
     """Gold reward ``[X, Y]`` of every response to each prompt ``[X, 3]``; larger is better.
 
-    .9 per copied token, .5 per rise, -.7 per repetition, -.35 per token away from length 3, and the only non-local
-    term, ± kappa / 2 for the parity of the sum. ``kappa=0`` leaves a reward that is additive over tokens.
-    Values are rounded to 1e-9, so that equal rewards are equal numbers.
+    .9 per copied token, .5 per rise, -.7 per repetition, -.35 per token away from length 3, and one non-local term,
+    ± kappa / 2 for the parity of the sum. ``kappa=0`` gives a reward that is additive over tokens. Values are rounded
+    to 1e-9, so that equal rewards are equal numbers.
     """
     y, x = RESPONSES[None], np.asarray(prompt, dtype=np.int64)
     copied = (y[..., :3] == x[:, None]).sum(-1)
@@ -88,10 +88,10 @@ def reward(prompt: np.ndarray, kappa: float = KAPPA) -> np.ndarray:
 
 
 def gold(prompt: str, response: str) -> float:
-    """Gold reward of one response as texts, its full stop written or not: what ``--reward`` takes on this language.
+    """Gold reward of one response given as text, with or without its full stop; usable as ``--reward``.
 
     Raises:
-        ValueError: one of the texts is not of the language.
+        ValueError: one of the texts is outside the language.
     """
     index = response_index(response) if response_index(response) is not None else response_index(response + ".")
     if index is None or len(prompt) != 4 or any(c not in VOCABULARY[:N_CONTENT] for c in prompt[:3]):
@@ -111,7 +111,7 @@ def response_text(response: Sequence[int] | np.ndarray) -> str:
 
 
 def response_index(text: str) -> int | None:
-    """Position in :data:`RESPONSES` of a response's text, or None when the text is not of the language."""
+    """Position of a response's text in :data:`RESPONSES`; None if the text is outside the language."""
     content = text[:MAX_LENGTH].removesuffix(VOCABULARY[EOS])
     if any(c not in VOCABULARY[:N_CONTENT] for c in content) or response_text([int(c) for c in content]) != text:
         return None
@@ -122,8 +122,8 @@ def response_index(text: str) -> int | None:
 def sft_policy(prompt: np.ndarray) -> np.ndarray:
     """Probabilities ``[X, Y]`` with which :func:`sft_items` draws responses to prompts ``[X, 3]``.
 
-    The length is drawn first, then uniform content, and each of the first three tokens is overwritten by the
-    prompt's token at its place with probability .35.
+    The length is drawn first, then uniform content; each of the first three tokens is replaced by the prompt's token at
+    the same position with probability .35.
     """
     y, x = RESPONSES[None], np.asarray(prompt)[:, None]
     token = np.full((len(prompt), *RESPONSES.shape), 1 / N_CONTENT)
@@ -135,12 +135,12 @@ def sample(probabilities: np.ndarray, which: np.ndarray, rng: np.random.Generato
     """For each entry of ``which`` ``[N]``, a response index drawn from row ``which[n]`` of ``[X, Y]``."""
     edges = np.cumsum(probabilities, axis=1)
     rows = edges / edges[:, -1:] + np.arange(len(edges))[:, None]  # one ascending list: row x fills (x, x + 1]
-    found = np.searchsorted(rows.ravel(), which + rng.random(len(which)), side="right") - which * edges.shape[1]
-    return np.minimum(found, edges.shape[1] - 1)
+    places = np.searchsorted(rows.ravel(), which + rng.random(len(which)), side="right") - which * edges.shape[1]
+    return np.minimum(places, edges.shape[1] - 1)
 
 
 def sft_items(prompt: np.ndarray, n: int, rng: np.random.Generator) -> list[Item]:
-    """``n`` demonstrations on prompts drawn uniformly from ``[X, 3]``."""
+    """``n`` demonstrations for prompts drawn uniformly from ``[X, 3]``."""
     which = rng.integers(len(prompt), size=n)
     drawn = sample(sft_policy(prompt), which, rng)
     return [
@@ -153,7 +153,7 @@ def sample_pairs(policy: np.ndarray, n: int, rng: np.random.Generator) -> tuple[
     """``n`` pairs of two independent responses of ``policy`` (probabilities ``[X, Y]``) to a uniform prompt.
 
     Returns:
-        The prompt, first and second response index of each pair, ``[T]`` each; pairs of equal responses are redrawn.
+        The prompt index and the two response indices of each pair, ``[T]`` each; pairs of equal responses are redrawn.
     """
     parts: list[np.ndarray] = []
     while sum(len(p) for p in parts) < n:
@@ -170,12 +170,12 @@ def graded(gaps: np.ndarray) -> np.ndarray:
 
 
 def noisy(gaps: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """One Bradley–Terry vote per pair: 1 where the first wins, else 0."""
+    """One Bradley–Terry vote per pair: 1 if the first wins, else 0."""
     return (rng.random(len(gaps)) < graded(gaps)).astype(float)
 
 
 def deterministic(gaps: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The higher reward wins; a coin decides between equals."""
+    """One vote per pair for the higher reward; at random between equals."""
     return np.where(gaps == 0, rng.random(len(gaps)) < 0.5, gaps > 0).astype(float)
 
 
@@ -185,16 +185,16 @@ def flipped(p_first: np.ndarray, rate: float, rng: np.random.Generator) -> np.nd
 
 
 def with_ties(gaps: np.ndarray, rng: np.random.Generator, nu: float = 1.5) -> np.ndarray:
-    """Votes with ties (1, 0, or .5) of the Rao–Kupper model; ``nu = 1`` has no ties, a larger one more of them."""
+    """Votes with ties (1, 0, or .5) from the Rao–Kupper model; ``nu = 1`` gives no ties, larger values more."""
     first, second = graded(gaps - np.log(nu)), graded(-gaps - np.log(nu))
     draw = rng.random(len(gaps))
     return np.where(draw < first, 1.0, np.where(draw < first + second, 0.0, 0.5))
 
 
 def crowd(gaps: np.ndarray, reliability: Sequence[float], rng: np.random.Generator) -> np.ndarray:
-    """Votes ``[A, T]`` of annotators who report a noisy vote as it is with their reliability, else reversed.
+    """Votes ``[A, T]`` of annotators who report a noisy vote correctly with probability ``reliability``, else reversed.
 
-    1 is faithful, .5 a coin, 0 an adversary (Chen 2013, CrowdBT).
+    1 is faithful, .5 random, 0 adversarial (Chen 2013, CrowdBT).
     """
     return np.stack([flipped(noisy(gaps, rng), 1 - trust, rng) for trust in reliability])
 
@@ -205,7 +205,7 @@ def pair_items(
     """Items of two responses with their votes.
 
     Args:
-        prompt: ``[X, 3]``, what the first array of ``pairs`` counts in.
+        prompt: ``[X, 3]``, which the first array of ``pairs`` indexes.
         pairs: as :func:`sample_pairs` returns them.
         p_first: labels ``[T]``, or ``[A, T]`` for A annotators: 1 and 0 are votes, .5 a tie, else a stated probability.
     """
@@ -254,17 +254,17 @@ def _write(rows: Iterable[dict[str, Any]], path: Path) -> Path:
 def tokenizer() -> Any:
     """A fast tokenizer of the eight symbols, one per character.
 
-    The end token is not a special token of it, since the texts spell it. Any other character reads as the separator, so
-    that a text outside the language does not survive the round trip and its row is dropped, with the reason counted.
+    The end token is not a special token, since the texts contain it. Any other character is read as the separator, so a
+    text outside the language does not survive the round trip; its row is dropped and the reason counted.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     ids = {symbol: k for k, symbol in enumerate(VOCABULARY)}
-    made = Tokenizer(models.WordLevel(ids, unk_token=VOCABULARY[SEP]))
-    made.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
-    made.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(tokenizer_object=made, clean_up_tokenization_spaces=False)
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token=VOCABULARY[SEP]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False)
 
 
 def new_model(seed: int = 0) -> Any:
@@ -297,7 +297,7 @@ def new_model(seed: int = 0) -> Any:
 
 
 def save_model(folder: Path, seed: int = 0) -> Path:
-    """An ordinary model folder with random weights and the tokenizer, the start of supervised training."""
+    """Save a model with random weights and the tokenizer as an ordinary folder, the start of supervised training."""
     new_model(seed).save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return folder

@@ -1,4 +1,4 @@
-"""What any policy of the enumerable language is worth, exactly: reward, KL, and the best reward possible at that KL."""
+"""Measure policies of the enumerable language exactly: reward, KL, and the best possible reward at that KL."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ def figures(policy: str | Path, reference: str | Path) -> Exact:
 
     Args:
         policy: the folder to measure.
-        reference: the folder that KL (nats) and win rate are measured against, usually the SFT run.
+        reference: the reference for KL (nats) and win rate, usually the SFT run.
 
     Raises:
         ValueError: one of the models puts more than 1e-3 of its probability outside the language.
         afzal.errors.AfzalError: a folder holds no model.
     """
-    (found,) = _figures([policy], reference)
-    return found
+    (result,) = _figures([policy], reference)
+    return result
 
 
 def table(policies: Sequence[str | Path], reference: str | Path) -> str:
-    """The figures of several policies as plain text, a line each; ``gain won`` is the share of the gain possible."""
+    """The figures of several policies as plain text, one line each; ``gain won`` is the share of the possible gain."""
     width = max(len(str(p)) for p in policies)
     lines = [f"{'':{width}}  reward     KL   best there  gain won  beats {reference}"]
     for policy, f in zip(policies, _figures(policies, reference), strict=True):

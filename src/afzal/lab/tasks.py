@@ -1,8 +1,8 @@
-"""A family of enumerable languages: the same prompts and responses, and a reward for every task.
+"""A family of enumerable languages: the same prompts and responses, with a reward per task.
 
-A task is a draw of the weights of a reward that is linear in known features, so its optimum, its KL and the regret of
-any policy are sums, as in :mod:`afzal.lab.exact`. Tasks share a mean, the language's own reward, and differ by normal
-deviations: what all tasks have in common is what transfer and meta-learning can use.
+A task is a random draw of the weights of a reward that is linear in known features, so its optimum, its KL and the
+regret of any policy are sums, as in :mod:`afzal.lab.exact`. Tasks share a mean, the language's own reward, and differ
+by normal deviations; transfer and meta-learning can use what the tasks have in common.
 
 Legend: X prompts, Y = 1555 responses, F features, T pairs.
 """
@@ -20,14 +20,14 @@ from afzal.lab.language import KAPPA, LENGTHS, N_CONTENT, RESPONSES
 from afzal.records import Item
 
 FEATURES: tuple[str, ...] = ("copies", "rises", "repeats", "length", "parity", *(f"token {k}" for k in range(6)))
-"""Copied tokens, rises, repetitions, tokens away from length 3, parity of the sum (± ½), and how often each token
-occurs."""
+"""Copied tokens, rises, repetitions, tokens away from length 3, parity of the sum (± ½), and the count of each
+token."""
 
 GENERAL: np.ndarray = np.array([0.9, 0.5, -0.7, -0.35, KAPPA, *[0.0] * N_CONTENT])
 """``[F]`` the weights of the language's own reward, the mean of all tasks."""
 
 SPREAD: np.ndarray = np.array([0.4, 0.4, 0.4, 0.2, 0.4, *[0.6] * N_CONTENT])
-"""``[F]`` standard deviations of the tasks' weights round their mean."""
+"""``[F]`` standard deviations of the tasks' weights around their mean."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,10 +44,10 @@ def general() -> Task:
 
 
 def draw(n: int, seed: int, spread: float = 1.0, name: str = "task") -> tuple[Task, ...]:
-    """``n`` tasks, the first of them the same for every larger ``n``.
+    """``n`` tasks; a larger ``n`` adds tasks and keeps the first ones.
 
     Args:
-        spread: multiplies :data:`SPREAD`; 0 gives the mean ``n`` times.
+        spread: factor on :data:`SPREAD`; 0 gives the mean ``n`` times.
     """
     deviations = np.random.default_rng(seed).standard_normal((n, len(FEATURES)))
     return tuple(Task(f"{name}-{k}", GENERAL + spread * SPREAD * z) for k, z in enumerate(deviations))
@@ -73,7 +73,8 @@ def features(prompt: np.ndarray) -> np.ndarray:
 
 
 def reward(task: Task, prompt: np.ndarray) -> np.ndarray:
-    """Reward ``[X, Y]`` of every response to each prompt ``[X, 3]``; rounded to 1e-9, so that equals are equal."""
+    """Reward ``[X, Y]`` of every response to each prompt ``[X, 3]``; rounded to 1e-9, so that equal rewards are
+    equal."""
     return np.round(features(prompt) @ task.weights, 9)
 
 
@@ -98,10 +99,10 @@ def rows(items: Sequence[Item]) -> list[Mapping[str, str]]:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What a policy is worth on a task at a strength ``beta`` of the KL penalty: exact means over prompts.
+    """The exact value of a policy on a task for a KL penalty of strength ``beta``: means over prompts.
 
-    ``value`` is E[r] - beta KL in the reward's measure, ``optimum`` the largest value that any policy has, beta log Z,
-    and ``regret`` the difference: 0 is optimal.
+    ``value`` is E[r] - beta KL in the reward's unit, ``optimum`` the largest value of any policy, beta log Z, and
+    ``regret`` the difference: 0 is optimal.
     """
 
     reward: float
@@ -115,7 +116,7 @@ class Standing:
 
 
 def standing(log_pi: np.ndarray, log_ref: np.ndarray, rewards: np.ndarray, beta: float) -> Standing:
-    """The standing of a policy ``[X, Y]`` beside its reference and the rewards of a task.
+    """The standing of a policy ``[X, Y]``, given its reference and the rewards of a task.
 
     The regret is beta KL(pi || pi*), with pi* = pi_ref exp(r / beta) / Z (Rafailov et al. 2023, eq. 4 and 14).
     """

@@ -313,14 +313,14 @@ def _fields(entry: Mapping[str, Any], kind: Any, rl: str) -> tuple[dict[str, str
     whys: list[str] = []
     if isinstance(kind, Mapping):
         shown = {k: str(v) for k, v in kind.items() if k.startswith("field_") and v}
-        asked = shown.get("field_prompt", shown.get("field_instruction", "prompt"))
+        prompt_field = shown.get("field_prompt", shown.get("field_instruction", "prompt"))
         answers = {
             k: shown.get(f"field_{k}", k) for k in (("completion", "label") if rl == "kto" else ("chosen", "rejected"))
         }
         if rl == "sft":
             answers = {"output": shown.get("field_output", "output")}
         style = {"kto": "unpaired_alpaca", "sft": "alpaca"}.get(rl, "question_pair")
-        columns = {"question": asked, **answers}
+        columns = {"question": prompt_field, **answers}
         if "field_system" in shown:
             columns["system"] = shown["field_system"]
         if odd := [k for k, v in kind.items() if k.endswith("_format") and str(v) not in _PLAIN]:

@@ -89,12 +89,12 @@ def moments(job: Job, layout: Layout, device: Device) -> list[Moment]:
     A method that learns from rewards also has the generation of an iteration's answers and their scoring. In the first
     micro-batch of an update the gradients do not exist yet; in the later ones they do.
     """
-    e, whole = compute_bytes(job), layout.shards == 1
+    e, unsharded = compute_bytes(job), layout.shards == 1
     tokens = tokens_at_once(job, layout)
     kept, block = activation_bytes(job, layout, tokens, on_cpu=device.name == "cpu")
     live = block_working_bytes(job.shape, e, layout.tensor) * tokens + 2 / 3 * merged_bytes(job)  # of gate and up
     ends = (
-        _end_weights(job) / layout.tensor if whole else 0.0
+        _end_weights(job) / layout.tensor if unsharded else 0.0
     )  # gradients of sharded weights are reduced as they appear
     gradients = 4.0 * trained_parameters(job) / (layout.shards * layout.tensor)
     carried = gradients if micro_batches(job, layout) > 1 else 0.0
@@ -135,16 +135,16 @@ def _value_activations(job: Job, layout: Layout, tokens: float, *, on_cpu: bool)
 
 def states(job: Job, layout: Layout) -> dict[str, float]:
     """Bytes in use throughout: weights, float32 masters, optimiser, and the models other than the policy."""
-    e, split, whole = compute_bytes(job), layout.shards * layout.tensor, layout.shards == 1
+    e, split, unsharded = compute_bytes(job), layout.shards * layout.tensor, layout.shards == 1
     trained = trained_policy(job)
     if job.rank:
         # sharded adapters are themselves the float32 masters, and are rounded when gathered
-        weights = frozen_bytes(job) + (e if whole else 4) * trained
+        weights = frozen_bytes(job) + (e if unsharded else 4) * trained
     else:
-        weights = (e if whole else 4) * policy_parameters(job)
+        weights = (e if unsharded else 4) * policy_parameters(job)
     terms = {
         "weights": weights / split,
-        "master weights": 4.0 * trained / split if e == 2 and whole else 0.0,
+        "master weights": 4.0 * trained / split if e == 2 and unsharded else 0.0,
         "optimiser": float(job.state_bytes) * trained_parameters(job) / split,
     }
     if job.shape.towers:
@@ -154,7 +154,7 @@ def states(job: Job, layout: Layout) -> dict[str, float]:
         terms["reference"] = float(e) * other / split
     if job.has_value_model:
         moved = trained_value(job)
-        each = (e + 4 if e == 2 else e) if whole else 4  # a working copy and a master, or a single copy
+        each = (e + 4 if e == 2 else e) if unsharded else 4  # a working copy and a master, or a single copy
         terms["value model"] = float(e * (value_parameters(job) - moved) + each * moved) / split
     if job.reward is not None:  # in float32 too; unsharded under tensor parallelism
         terms["reward model"] = reward_bytes(job.reward) / (layout.shards if layout.tensor == 1 else 1)
@@ -178,9 +178,9 @@ def _gathered(job: Job, layout: Layout) -> dict[str, float]:
     ahead = e * (job.shape.towers + job.shape.projection)  # with the root too
     if job.rank:  # no large gradient: a forward pass needs most, with two buffers and the unit copied out of one
         adapters = e * adapter_parameters(job.shape, job.rank) / job.shape.layers
-        whole = (frozen_block_bytes(job) + adapters) / layout.tensor
-        first, blocks = whole + 2 * e * ends + ahead, 3 * whole + matrix + e * ends + ahead
-        return dict(zip(_MOMENTS, (first, blocks, blocks - whole, first), strict=True))
+        unit_bytes = (frozen_block_bytes(job) + adapters) / layout.tensor
+        first, blocks = unit_bytes + 2 * e * ends + ahead, 3 * unit_bytes + matrix + e * ends + ahead
+        return dict(zip(_MOMENTS, (first, blocks, blocks - unit_bytes, first), strict=True))
     # their gradients are reduced together
     further = ahead + (e * ends + ahead if job.reference == "live" else 0.0)  # and a reference's
     blocks = e * (ends + end) + (3 * e + 4) * unit + further

@@ -124,8 +124,8 @@ def traffic(job: Job, layout: Layout, device: Device) -> Traffic:
     outside = (layout.shards - 1) / layout.shards
     trained = trained_parameters(job)
     policy = trained_policy(job)
-    whole = (frozen_bytes(job) + e * policy if job.rank else policy_parameters(job) * e) / layout.tensor
-    whole += e * value_parameters(job) / layout.tensor if job.has_value_model else 0.0
+    weight_bytes = (frozen_bytes(job) + e * policy if job.rank else policy_parameters(job) * e) / layout.tensor
+    weight_bytes += e * value_parameters(job) / layout.tensor if job.has_value_model else 0.0
     # embedding and head stay gathered between a forward pass and its backward pass
     ends = e * embedding_parameters(job.shape) * (1 if job.shape.tied or job.method.scalar else 2) / layout.tensor
     moved = 4.0 * trained / layout.tensor
@@ -134,7 +134,7 @@ def traffic(job: Job, layout: Layout, device: Device) -> Traffic:
     rows = max(tokens_at_once(job, layout), tokens_per_update(job) / layout.replicas) * job.shape.width * e
     ring = 2 * (layout.tensor - 1) / layout.tensor
     return Traffic(
-        gather=passes * ((2 + _further(job)) * whole - ends) * outside,
+        gather=passes * ((2 + _further(job)) * weight_bytes - ends) * outside,
         scatter=passes * moved * outside,
         replicas=2 * (copies - 1) / copies * moved / layout.shards,
         tensor=job.shape.layers * rounds * ring * rows,
@@ -191,14 +191,14 @@ def _sampling(job: Job, layout: Layout, device: Device, speed: float, link: floa
     lengths, rows, n = iteration(job), rows_at_once(job, layout), job.lengths.branches
     length = lengths.scored / (lengths.items * n)
     rounds = -(-prompts_of_a_replica(job, layout) * n // rows)
-    whole = compute_bytes(job) * parameters(job.shape) / layout.tensor
+    weight_bytes = compute_bytes(job) * parameters(job.shape) / layout.tensor
     read = (
         lengths.tokens / lengths.items - n * length + n * length / 2
     )  # a prompt once, and half of each answer on average
     cached = key_value_bytes(job.shape, compute_bytes(job)) / layout.tensor * read * rows / n
     outside = (layout.shards - 1) / layout.shards
-    gathered = whole * outside / (_rate(layout, device, layout.tensor, layout.shards) * link)
-    return gathered + max(rounds * length * (whole + cached) / device.bandwidth, drawing_flops(job) / speed)
+    gathered = weight_bytes * outside / (_rate(layout, device, layout.tensor, layout.shards) * link)
+    return gathered + max(rounds * length * (weight_bytes + cached) / device.bandwidth, drawing_flops(job) / speed)
 
 
 def updates(job: Job) -> int:

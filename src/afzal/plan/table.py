@@ -120,15 +120,15 @@ def largest_first(plan: Plan) -> list[tuple[str, float]]:
 def _job(plan: Plan) -> list[str]:
     job = plan.job
     trained = trained_parameters(job)
-    whole = f"{trained:,} train" if job.rank or job.method.value else "all train"
+    training = f"{trained:,} train" if job.rank or job.method.value else "all train"
     if job.rank:
-        whole += f" (LoRA rank {job.rank})"
+        training += f" (LoRA rank {job.rank})"
     reference = {"none": "no reference", "cached": "reference cached", "live": "reference live"}[job.reference]
     mean, prompts = job.lengths.tokens / job.lengths.items, min(job.batch_size, job.lengths.items)
     batch = f"{prompts} per iteration" if job.method.online else f"{prompts} per update"
     towers = f" and {job.shape.towers:,} of towers" if job.shape.towers else ""
     return [
-        f"{job.shape.name}: {parameters(job.shape) + job.shape.projection:,} weights{towers}, {whole}",
+        f"{job.shape.name}: {parameters(job.shape) + job.shape.projection:,} weights{towers}, {training}",
         f"{job.method.name}, {job.dtype}, {reference}, prompts {'shared' if job.shared else 'unshared'}",
         f"{job.lengths.items:,} items of {mean:,.0f} tokens ({job.lengths.scored / job.lengths.items:,.0f} scored, "
         f"at most {job.lengths.longest:,}), {batch}",

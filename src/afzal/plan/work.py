@@ -50,10 +50,10 @@ def lengths(counts: np.ndarray, *, shared: bool = True) -> Lengths:
         tokens, keys, products = float(counts.sum()), float(prompts.sum()) + repeated + scored, looked_at(counts)
         longest, squares = counts.sum(1).max(), float((counts.astype(float) * (counts - 1) / 2).sum())
     else:
-        whole = np.where(responses > 0, prompts + responses, 0)
-        tokens = keys = float(whole.sum())
-        products, longest = float((whole * (whole + 1) / 2).sum()), whole.sum(1).max()
-        squares = float((whole * (whole - 1) / 2).sum())
+        sequences = np.where(responses > 0, prompts + responses, 0)
+        tokens = keys = float(sequences.sum())
+        products, longest = float((sequences * (sequences + 1) / 2).sum()), sequences.sum(1).max()
+        squares = float((sequences * (sequences - 1) / 2).sum())
     most = (int(longest), int(counts[:, 0].max()), int(counts[:, 1:].max()), int(branches.max()))
     return Lengths(len(counts), tokens, scored, keys, products, products + squares, *most)
 

@@ -1,4 +1,4 @@
-"""Audits of preference data, and the named cleaning that training applies."""
+"""Audit preference data, and apply the named cleaning that training uses."""
 
 from afzal.quality.audit import Audit, audit, audit_stream
 from afzal.quality.clean import clean

@@ -1,4 +1,4 @@
-"""What is wrong, or odd, in a data set: counts, and findings with numbers, ids and remedies."""
+"""Audit a data set: counts, and findings with numbers, ids and remedies."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Audit:
     """Counts and findings of a data set; ``dataclasses.asdict`` makes it JSON.
 
     Attributes:
-        rows, kept: rows read, and those that gave an item; ``rows == kept + dropped rows``.
-        pairs, ties, soft: pairs derived by :func:`afzal.records.preferences`, those of them with probability 1/2, and
-            those neither certain nor tied.
-        good, bad: labelled responses.
-        characters: median, 95 % quantile and largest length of prompts and of responses.
-        not_run: findings that were not looked for, and how to ask for them.
+        rows, kept: rows read, and rows that gave an item; ``rows == kept + dropped rows``.
+        pairs, ties, soft: pairs derived by :func:`afzal.records.preferences`, pairs with probability 1/2, and pairs
+            neither certain nor tied.
+        good, bad: responses labelled so.
+        characters: median, 95 % quantile and maximum length of prompts and of responses.
+        not_run: checks that were not run, and how to run them.
     """
 
     source: str
@@ -60,16 +60,16 @@ class Audit:
     @property
     def worst(self) -> Literal["ok", "minor", "major"]:
         """The severity of the worst finding."""
-        found = {finding.severity for finding in self.findings}
-        return "major" if "major" in found else "minor" if "minor" in found else "ok"
+        severities = {finding.severity for finding in self.findings}
+        return "major" if "major" in severities else "minor" if "minor" in severities else "ok"
 
 
 def audit(dataset: Dataset, extra: Sequence[Look] = (), deep: Deep = "never") -> Audit:
-    """Look a data set over; needs no model and no tokenizer.
+    """Audit a data set; needs no model and no tokenizer.
 
     Args:
-        extra: further findings to look for.
-        deep: when texts are compared with each other, which takes about half a second per 1,000 items.
+        extra: additional checks.
+        deep: when to compare texts with each other, which takes about half a second per 1,000 items.
     """
     ledger = Ledger(extra, deep)
     for item in dataset.items:
@@ -78,7 +78,7 @@ def audit(dataset: Dataset, extra: Sequence[Look] = (), deep: Deep = "never") ->
 
 
 def audit_stream(reading: Reading, extra: Sequence[Look] = (), deep: Deep = "never") -> Audit:
-    """The same of a source that is read on the way, so that its items need not be in memory together."""
+    """Audit a source while reading it, so that its items need not be in memory at the same time."""
     ledger, digest = Ledger(extra, deep), Fingerprint()
     for item in reading.items():
         ledger.add(item)
@@ -86,23 +86,23 @@ def audit_stream(reading: Reading, extra: Sequence[Look] = (), deep: Deep = "nev
     return ledger.audit(reading.source, reading.format, reading.rows, reading.losses, digest.hexdigest())
 
 
-BATCH, BATCH_CHARACTERS = 256, 2**20  # how many items wait until they are looked at together
+BATCH, BATCH_CHARACTERS = 256, 2**20  # items gathered before they are checked together
 
 
 class Ledger:
-    """What an audit says of the items so far."""
+    """The state of an audit after the items so far."""
 
     def __init__(self, extra: Sequence[Look] = (), deep: Deep = "never") -> None:
         self._view, self._texts = View(), Texts(deep)
         self._shared = Shared(Edges(), Kinds(), Private())
         self._looks = [*looks(self._shared), *extra]
         shared = self._shared
-        # What looks at pairs, labels or media alone is not called for items without them.
-        told = [look for look in self._looks if type(look).add is not nothing]
-        self._adds = [shared.private.add, self._texts.add, *(look.add for look in told if wants(look) == "items")]
-        self._of_pairs = [shared.edges.add, *(look.add for look in told if wants(look) == "pairs")]
-        self._of_labels = [look.add for look in told if wants(look) == "labels"]
-        self._of_media = [look.add for look in told if wants(look) == "media"]
+        # Checks of pairs, labels or media are not called for items without them.
+        active = [look for look in self._looks if type(look).add is not nothing]
+        self._adds = [shared.private.add, self._texts.add, *(look.add for look in active if wants(look) == "items")]
+        self._of_pairs = [shared.edges.add, *(look.add for look in active if wants(look) == "pairs")]
+        self._of_labels = [look.add for look in active if wants(look) == "labels"]
+        self._of_media = [look.add for look in active if wants(look) == "media"]
         self._sizes: Counter[int] = Counter()
         self._asked: Counter[int] = Counter()
         self._said: Counter[int] = Counter()
@@ -113,7 +113,7 @@ class Ledger:
         self._characters = 0
 
     def add(self, item: Item) -> None:
-        """Look at one more item."""
+        """Add one more item."""
         told = self._view.told(item)
         self._batch.append(told)
         self._characters += len(told.words)
@@ -121,7 +121,7 @@ class Ledger:
             self._look()
 
     def _look(self) -> None:
-        """Look at the items that wait."""
+        """Check the gathered items."""
         batch, self._batch, self._characters = self._batch, [], 0
         self._view.add(batch)
         paired, labelled = [told for told in batch if told.pairs], [told for told in batch if told.labels]
@@ -150,7 +150,7 @@ class Ledger:
                 self._bad += told.labels.count(False)
 
     def audit(self, source: str, format: str, rows: int, losses: Losses, fingerprint: str) -> Audit:
-        """What was seen; ``losses`` and ``rows`` are those of the source."""
+        """The audit of the items so far; ``losses`` and ``rows`` are those of the source."""
         self._look()
         view = self._view
         findings = [seen for look in self._looks if (seen := look.finding(view, losses, rows)) is not None]
@@ -181,7 +181,7 @@ class Ledger:
 
 
 def _lengths(counts: Counter[int]) -> dict[str, int]:
-    """Median, 95 % quantile and largest of lengths that occur so often."""
+    """Median, 95 % quantile and maximum of lengths, given how often each occurs."""
     ordered, ends = sorted(counts), []
     for length in ordered:
         ends.append(counts[length] + (ends[-1] if ends else 0))
@@ -194,10 +194,10 @@ def _lengths(counts: Counter[int]) -> dict[str, int]:
 
 
 def quantile(ordered: Sequence[int], q: float) -> int:
-    """The smallest of the sorted values that at least a share ``q`` does not exceed; 0 when there are none."""
+    """The smallest of the sorted values that at least a share ``q`` does not exceed; 0 if there are none."""
     return ordered[place(len(ordered), q)] if ordered else 0
 
 
 def place(n: int, q: float) -> int:
-    """The number, from 0, of that value among ``n`` sorted ones."""
+    """The index of the ``q`` quantile among ``n`` sorted values."""
     return min(n - 1, max(0, -int(-q * n // 1) - 1))

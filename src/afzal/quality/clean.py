@@ -1,4 +1,4 @@
-"""Removing what cannot teach: answers compared with themselves, and items said twice."""
+"""Remove items that teach nothing: answers compared with themselves, and duplicate items."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from afzal.records import Comparison, Item, Ranking, Turns, Vote, template_field
 
 
 def clean(items: Iterable[Item], columns: Sequence[str] = ()) -> tuple[list[Item], list[Drop]]:
-    """Items without empty answers, identical pairs and exact duplicates, in order, and a reason for each loss.
+    """Items without empty answers, identical pairs and exact duplicates, in order, and a reason for each drop.
 
-    Answers without words are kept at reading where people judged them; there is nothing in them to learn.
-    Answers that are equal but for white space at their ends are merged into one, with the votes of both. An item whose
-    answers are all the same is dropped. Of items with the same prompt, answers and votes (whatever the order in which
-    the answers stand) the first is kept. Contradictory pairs are kept: :func:`afzal.quality.contradictions` finds them.
+    Reading keeps answers without words if people judged them, but there is nothing to learn from them. Answers that are
+    equal except for white space at their ends are merged into one, with the votes of both. An item whose answers are
+    all the same is dropped. Of items with the same prompt, answers and votes (in any order of the answers) the first is
+    kept. Contradictory pairs are kept: :func:`afzal.quality.contradictions` finds them.
 
     Args:
-        columns: other columns of the rows in which items must be the same too, to be duplicates.
+        columns: other columns of the rows in which duplicates must agree too.
     """
     kept: list[Item] = []
     drops: list[Drop] = []
@@ -51,7 +51,7 @@ def clean(items: Iterable[Item], columns: Sequence[str] = ()) -> tuple[list[Item
 
 
 def _without_empty(item: Item) -> tuple[Item, Drop | None]:
-    """The item without answers that say nothing, and what is lost; an item left with fewer than two is lost whole."""
+    """The item without its empty answers, and the drop; if fewer than two answers remain, the item is dropped."""
     if len(item.responses) < 2:
         return item, None
     empty = {k for k, response in enumerate(item.responses) if _is_empty(response.turns)}
@@ -70,7 +70,7 @@ def _is_empty(turns: Turns) -> bool:
 
 
 def merge_identical(item: Item) -> Item:
-    """The item with answers that differ at most in white space at their ends made one; itself when there are none."""
+    """The item with answers merged that differ only in white space at their ends; the same object if there are none."""
     if len(item.responses) < 2:
         return item
     place: dict[object, int] = {}
@@ -79,20 +79,20 @@ def merge_identical(item: Item) -> Item:
 
 
 def duplicate_key(item: Item) -> Hashable:
-    """Equal for items with the same prompt, answers and votes, whichever answer stands first.
+    """A key that is equal for items with the same prompt, answers and votes, in any order of the answers.
 
-    What rows say to the chat template makes prompts of the same messages different ones.
+    Prompts with the same messages differ if their rows pass different values to the chat template.
     """
-    said = [_sortable(response.turns) for response in item.responses]
-    order = sorted(range(len(said)), key=said.__getitem__)
+    answers_by_place = [_sortable(response.turns) for response in item.responses]
+    order = sorted(range(len(answers_by_place)), key=answers_by_place.__getitem__)
     votes: Iterable[Vote] = item.votes
     if order != sorted(order):
         place = {old: new for new, old in enumerate(order)}
-        votes = moved_votes(votes, [place[k] for k in range(len(said))])
-    told = [vote_values(_upright(vote)) for vote in votes]
+        votes = moved_votes(votes, [place[k] for k in range(len(answers_by_place))])
+    values = [vote_values(_upright(vote)) for vote in votes]
     answers = tuple([exact_key(item.responses[k].turns) for k in order])
     stated = json.dumps(template_fields(item), sort_keys=True, default=str) if item.extra else "{}"
-    return exact_key(item.prompt), stated, answers, tuple(sorted(told, key=repr) if len(told) > 1 else told)
+    return exact_key(item.prompt), stated, answers, tuple(sorted(values, key=repr) if len(values) > 1 else values)
 
 
 def _sortable(turns: Turns) -> str:
@@ -108,4 +108,4 @@ def _upright(vote: Vote) -> Vote:
 def _identical(item: Item, gone: bool) -> Drop:
     if gone:
         return Drop(item.where, item.id, "identical_pair", "all answers are the same text")
-    return Drop(item.where, item.id, "identical_answers", "answers with the same text were made one", "response")
+    return Drop(item.where, item.id, "identical_answers", "answers with the same text were merged", "response")

@@ -1,4 +1,4 @@
-"""Facts of many items in little memory: numbers in columns, names end to end, repeated values found by sorting."""
+"""Facts about many items in little memory: numbers in columns, concatenated names, repeated values by sorting."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from afzal.stats.intervals import Cluster
 
 SHOWN_IDS = 20
 
-_HELD = 2**20  # bytes of a column that are in memory
-_MANY = 2**17  # rows, from which a set of them takes more memory and time than numpy's sorting
+_HELD = 2**20  # bytes of a column kept in memory
+_MANY = 2**17  # rows above which a set takes more memory and time than numpy's sorting
 
 
 class Column(Sequence[Any]):
-    """Numbers one after another, with a type code of :mod:`array`. Beyond a mebibyte they wait in a temporary file, so
-    that a million rows take the memory of a hundred thousand."""
+    """A sequence of numbers with a type code of :mod:`array`. Beyond a mebibyte they go to a temporary file, so a
+    million rows take as much memory as a hundred thousand."""
 
     def __init__(self, code: str, values: Iterable[Any] = ()) -> None:
         self._code, self._new, self._written = code, array(code, values), 0
         self._file: IO[bytes] | None = None
 
     def append(self, value: float) -> None:
-        """The next number."""
+        """Add a number at the end."""
         self.extend((value,))
 
     def extend(self, values: Sequence[Any]) -> None:
-        """The next numbers; of a column of bytes also as :class:`bytes`."""
+        """Add numbers at the end; for a column of bytes also as :class:`bytes`."""
         if isinstance(values, bytes):
             self._new.frombytes(values)
         else:
@@ -38,7 +38,7 @@ class Column(Sequence[Any]):
             self._put_down()
 
     def read(self, start: int = 0, stop: int | None = None) -> array[Any]:
-        """A copy of a part of it, or of all of it."""
+        """A copy of the column or of a part of it."""
         stop = len(self) if stop is None else stop
         if self._file is None:
             return self._new[start:stop]
@@ -55,7 +55,7 @@ class Column(Sequence[Any]):
     def __getitem__(self, at: Any) -> Any:
         if isinstance(at, slice):
             raise TypeError("a column has no slices: read() gives a part of it")
-        at = range(len(self))[at]  # which counts from the end, too, and knows where it is
+        at = range(len(self))[at]  # handles negative positions, and raises beyond the ends
         if at >= self._written:
             return self._new[at - self._written]
         return self.read(at, at + 1)[0]
@@ -66,7 +66,7 @@ class Column(Sequence[Any]):
 
     def _put_down(self) -> None:
         if self._file is None:
-            self._file = TemporaryFile(prefix="afzal-")  # noqa: SIM115 - it is open, and there, as long as the column
+            self._file = TemporaryFile(prefix="afzal-")  # noqa: SIM115 - it stays open as long as the column exists
         self._file.seek(0, 2)
         self._file.write(self._new)
         self._written += len(self._new)
@@ -74,17 +74,17 @@ class Column(Sequence[Any]):
 
 
 class Names:
-    """Texts by number, a few bytes each beyond their own."""
+    """Texts by number, with a few bytes of overhead each."""
 
     def __init__(self) -> None:
         self._bytes, self._ends = Column("B"), Column("Q")
 
     def append(self, name: str) -> None:
-        """The next text."""
+        """Add a text at the end."""
         self.extend([name])
 
     def extend(self, names: Sequence[str]) -> None:
-        """The next texts."""
+        """Add texts at the end."""
         texts = [name.encode("utf-8", "surrogatepass") for name in names]
         self._ends.extend(list(accumulate(map(len, texts), initial=len(self._bytes)))[1:])
         self._bytes.extend(b"".join(texts))
@@ -94,7 +94,7 @@ class Names:
         return self._bytes.read(start, self._ends[at]).tobytes().decode("utf-8", "surrogatepass")
 
     def first(self, places: Iterable[int]) -> list[str]:
-        """The first different texts at these places, as many as are shown."""
+        """The first distinct texts at these places, as many as are shown."""
         shown = FirstIds()
         for at in places:
             shown.add(self[at])
@@ -104,18 +104,18 @@ class Names:
 
 
 class FirstIds:
-    """The first different ids, as many as are shown."""
+    """The first distinct ids, as many as are shown."""
 
     def __init__(self) -> None:
         self._ids: dict[str, None] = {}
 
     @property
     def full(self) -> bool:
-        """Whether no further one is kept."""
+        """Whether no further ids are kept."""
         return len(self._ids) >= SHOWN_IDS
 
     def add(self, name: str) -> None:
-        """One more."""
+        """Add an id."""
         if not self.full:
             self._ids[name] = None
 
@@ -124,13 +124,13 @@ class FirstIds:
 
 
 def extend(columns: Sequence[Column | bytearray], rows: Iterable[Sequence[Any]]) -> None:
-    """Put more rows at the end of columns, one value of a row in each."""
-    for column, values in zip(columns, zip(*rows, strict=True), strict=False):  # no rows have no columns
+    """Append rows to columns, one value of each row per column."""
+    for column, values in zip(columns, zip(*rows, strict=True), strict=False):  # without rows, zip gives no columns
         column.extend(values)
 
 
 def distinct(column: Column) -> int:
-    """How many different numbers it holds."""
+    """The number of distinct values."""
     if len(column) < _MANY:
         return len(set(column))
     import numpy as np
@@ -141,7 +141,7 @@ def distinct(column: Column) -> int:
 
 
 def repeated(column: Column) -> Iterator[list[int]]:
-    """The places that hold one value, ascending, for every value that two or more places hold."""
+    """For every value that occurs more than once, its places in ascending order."""
     if len(column) >= _MANY:
         yield from _repeated_of_many(column)
         return
@@ -160,7 +160,7 @@ def repeated(column: Column) -> Iterator[list[int]]:
 def _repeated_of_many(column: Column) -> Iterator[list[int]]:
     import numpy as np
 
-    if distinct(column) == len(column):  # which needs no order of the places, and half of the memory
+    if distinct(column) == len(column):  # needs no order of the places, and half the memory
         return
     values = np.asarray(column.read())
     order = np.argsort(values, kind="stable")
@@ -174,20 +174,20 @@ def _repeated_of_many(column: Column) -> Iterator[list[int]]:
 
 
 def clusters(keys: Column, values: Sequence[float], weights: Column | None = None) -> list[Cluster]:
-    """Rows added up by the prompt that each belongs to, as :func:`afzal.stats.intervals.clustered` does.
+    """Rows summed by their prompt, as in :func:`afzal.stats.intervals.clustered`.
 
-    Prompts of one row share their few different clusters, so that a million take little memory.
+    Prompts with a single row share a few distinct cluster objects, so a million take little memory.
     """
-    found: list[Cluster] = []
+    shared: list[Cluster] = []
     many = list(repeated(keys))
     alone = bytearray(b"\x01") * len(keys)
-    given = weights.read() if weights is not None and many else None
+    all_weights = weights.read() if weights is not None and many else None
     for places in many:
         total = summed = square = 0.0
         for at in places:
-            alone[at], weight = 0, given[at] if given else 1.0
+            alone[at], weight = 0, all_weights[at] if all_weights else 1.0
             total, summed, square = total + weight * values[at], summed + weight, square + weight * weight
-        found.append(Cluster(total, summed, square))
+        shared.append(Cluster(total, summed, square))
     rows = lambda: compress(zip(map(float, values), weights or repeat(1.0), strict=False), alone)  # noqa: E731
     seen = {(value, weight): Cluster(weight * value, weight, weight * weight) for value, weight in set(rows())}
-    return found + [seen[row] for row in rows()]
+    return shared + [seen[row] for row in rows()]

@@ -1,4 +1,4 @@
-"""What a finding is."""
+"""The finding of an audit, and the interface of a check (a look)."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ CLEANED = "training removes them and lists each one in dropped.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked for.
+    """The result of one check.
 
     Attributes:
         code: short name, such as ``"contradictions"``.
         severity: ok (nothing to do), minor (know about it), major (fix it first).
-        count, total: how many of how many.
-        message: what was seen, in one sentence with its numbers.
-        remedy: what to do about it; "" when nothing.
-        value, low, high: a rate and its 95 % interval over prompts, where the finding is one.
+        count, total: number of hits, and of cases checked.
+        message: the result in one sentence with its numbers.
+        remedy: what to do about it; "" if nothing.
+        value, low, high: a rate and its 95 % interval over prompts, if the finding is a rate.
         ids: the first 20 items concerned.
         threshold: when it is minor or major, in words.
     """
@@ -48,12 +48,12 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class NotRun:
-    """Findings that were not looked for.
+    """Checks that were not run.
 
     Attributes:
-        codes: their short names.
-        why: what was missing, in a few words.
-        how: the flag that asks for them.
+        codes: short names of their findings.
+        why: the reason in a few words.
+        how: the flag that runs them.
     """
 
     codes: tuple[str, ...]
@@ -62,28 +62,28 @@ class NotRun:
 
 
 class Look(Protocol):
-    """Looks at some items after others, and says at the end what it saw; None when there was nothing to look at.
+    """A check that sees items in batches and reports a finding at the end, or None if there was nothing to check.
 
-    A class attribute ``wants`` says that only some items concern it (:func:`wants`).
+    A class attribute ``wants`` restricts it to some items (:func:`wants`).
     """
 
     def add(self, batch: Sequence[Told]) -> None:
-        """Some more items, in their order; a few hundred in one call, which would cost more than the look itself."""
+        """Check more items, in order; a few hundred per call, since a call per item would cost more than the check."""
 
     def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
-        """What was seen, given what all items come to, what was dropped at reading, and the number of rows read."""
+        """The finding, given the view of all items, the losses at reading, and the number of rows read."""
 
 
 Wants = Literal["items", "pairs", "labels", "media"]
 
 
 def wants(look: Look) -> Wants:
-    """Which items a look is shown: all, or those with pairs, labels or media, as its ``wants`` says."""
+    """The items that a look sees: all, or those with pairs, labels or media, according to its ``wants``."""
     return getattr(look, "wants", "items")
 
 
 def nothing(look: Look, batch: Sequence[Told]) -> None:
-    """The ``add`` of what looks at all items together only."""
+    """The ``add`` of a look that only uses the view of all items."""
 
 
 def finding(
@@ -94,21 +94,21 @@ def finding(
     message: str,
     remedy: str = "",
     ids: Iterable[str] = (),
-    known: Interval | None = None,
+    rate: Interval | None = None,
 ) -> Finding:
-    """A finding with its threshold; its remedy is given only when there is something to fix.
+    """A finding with its threshold; the remedy is kept only if there is something to fix.
 
     Args:
-        known: the rate and its interval, where the finding is a rate.
+        rate: the rate and its interval, if the finding is a rate.
     """
     shown = list(islice(ids, SHOWN_IDS))
-    rate = (known.value, *known.ends) if known else (None, None, None)
+    numbers = (rate.value, *rate.ends) if rate else (None, None, None)
     return Finding(
-        code, severity, count, total, message, remedy if severity != "ok" else "", *rate, shown, THRESHOLDS[code]
+        code, severity, count, total, message, remedy if severity != "ok" else "", *numbers, shown, THRESHOLDS[code]
     )
 
 
-def percent(known: Interval) -> str:
+def percent(rate: Interval) -> str:
     """A rate with its interval, for messages."""
-    low, high = known.ends
-    return f"{known.value:.1%} (95 % interval {low:.1%}-{high:.1%})"
+    low, high = rate.ends
+    return f"{rate.value:.1%} (95 % interval {low:.1%}-{high:.1%})"

@@ -1,4 +1,4 @@
-"""One class per thing to look for. To add one: a :class:`afzal.quality.finding.Look`, listed in :func:`looks`."""
+"""One class per check. To add one, write a :class:`afzal.quality.finding.Look` and list it in :func:`looks`."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from afzal.stats.intervals import share
 
 
 class _Counting:
-    """Counts the items (or pairs) that are hit, and keeps the first ids."""
+    """Counts the affected items (or pairs), and keeps the first ids."""
 
     def __init__(self) -> None:
         self.count = self.total = 0
         self.ids = FirstIds()
 
     def hit(self, item: Item) -> None:
-        """One more is hit."""
+        """Count an affected item."""
         self.count += 1
         self.ids.add(item.id)
 
 
 class DroppedRows:
-    """Rows that became no item, and parts of rows left aside."""
+    """Rows that gave no item, and dropped parts of rows."""
 
     add = nothing
 
@@ -56,7 +56,7 @@ class DroppedRows:
 
 
 class IdenticalPairs(_Counting):
-    """Ordered pairs whose two answers are the same text but for white space at the ends: no gradient, no meaning."""
+    """Ordered pairs whose two answers differ at most in white space at the ends: no gradient, no meaning."""
 
     wants = "pairs"
 
@@ -73,13 +73,13 @@ class IdenticalPairs(_Counting):
     def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
         if not view.pairs:
             return None
-        message = f"{self.count} of {view.pairs} pairs have chosen == rejected ({self.raw} to the letter)"
+        message = f"{self.count} of {view.pairs} pairs have chosen == rejected ({self.raw} exactly)"
         severity: Severity = "major" if self.count else "ok"
         return finding("identical_pairs", severity, self.count, view.pairs, message, CLEANED, self.ids)
 
 
 class RepeatedPrompts:
-    """Prompts asked in more than one item: not wrong, but they must not be split."""
+    """Prompts in more than one item: not wrong, but splits must keep them together."""
 
     add = nothing
 
@@ -92,7 +92,7 @@ class RepeatedPrompts:
 
 
 class NoOrder(_Counting):
-    """Opinions that order nothing: ties, answers that are all bad, no votes."""
+    """Items whose votes order nothing: ties, or answers that are all bad."""
 
     def add(self, batch: Sequence[Told]) -> None:
         voted = [told for told in batch if told.item.votes and not told.labels]
@@ -106,12 +106,12 @@ class NoOrder(_Counting):
             return None
         severity: Severity = "major" if self.count == self.total else "ok"
         message = f"{self.count} of {self.total} items prefer no answer (ties, or all bad)"
-        remedy = "there is nothing to learn an order from"
+        remedy = "add items with a preference: from these, no order can be learned"
         return finding("no_order", severity, self.count, self.total, message, remedy, self.ids)
 
 
 class LengthBias:
-    """How often the longer answer is preferred, pairs by their weight, ties and equal lengths left out."""
+    """How often the longer answer is preferred, with pairs by weight, without ties and equal lengths."""
 
     wants = "pairs"
 
@@ -131,15 +131,15 @@ class LengthBias:
         total = len(self._longer)
         if not total:
             return None
-        known = share(clusters(self._prompts, self._longer, self._weights))
-        low, high = known.ends
+        rate = share(clusters(self._prompts, self._longer, self._weights))
+        low, high = rate.ends
         severity: Severity = "ok"
         if total >= LENGTH_BIAS_PAIRS and (low > LENGTH_BIAS_MINOR or high < 1 - LENGTH_BIAS_MINOR):
             severity = "major" if low > LENGTH_BIAS_MAJOR or high < 1 - LENGTH_BIAS_MAJOR else "minor"
-        message = f"the longer answer is preferred in {known.value:.1%} of {total} pairs "
+        message = f"the longer answer is preferred in {rate.value:.1%} of {total} pairs "
         message += f"(95 % interval {low:.1%}-{high:.1%})"
         remedy = "a model may learn length instead of quality: watch the lengths of its samples"
-        return finding("length_bias", severity, sum(self._longer), total, message, remedy, known=known)
+        return finding("length_bias", severity, sum(self._longer), total, message, remedy, rate=rate)
 
 
 class LabelBalance:
@@ -161,18 +161,18 @@ class LabelBalance:
         total = len(self._good)
         if not total:
             return None
-        good, known = sum(self._good), share(clusters(self._prompts, self._good))
+        good, rate = sum(self._good), share(clusters(self._prompts, self._good))
         rarer = min(good, total - good) / total
         severity: Severity = "major" if rarer == 0 else "minor" if rarer < LOW_CLASS_SHARE else "ok"
         message = f"{good} answers are good and {total - good} bad ({good / total:.1%} good)"
-        remedy = "KTO needs both kinds; weigh the rarer one up (desirable_weight, undesirable_weight)"
+        remedy = "KTO needs both kinds; give the rarer one more weight (desirable_weight, undesirable_weight)"
         if rarer == 0:
-            remedy = "KTO needs both kinds: add the other one" + ("; good answers alone train sft" if good else "")
-        return finding("label_balance", severity, good, total, message, remedy, known=known)
+            remedy = "KTO needs both kinds: add the other one" + ("; good answers alone can train sft" if good else "")
+        return finding("label_balance", severity, good, total, message, remedy, rate=rate)
 
 
 class Agreement(_Counting):
-    """How often two votes on the same two answers (and axis) say the same, ties being a separate answer."""
+    """How often two votes on the same two answers (and axis) agree; a tie is a separate outcome."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -189,16 +189,16 @@ class Agreement(_Counting):
     def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
         if not self._agreed:
             return None
-        known, same, total = share(clusters(self._prompts, self._agreed)), sum(self._agreed), len(self._agreed)
-        message = f"two votes on the same answers agree in {known.value:.1%} of {total} cases; "
+        rate, same, total = share(clusters(self._prompts, self._agreed)), sum(self._agreed), len(self._agreed)
+        message = f"two votes on the same answers agree in {rate.value:.1%} of {total} cases; "
         message += f"{self.count} items are disputed"
-        severity: Severity = "minor" if known.value < LOW_AGREEMENT else "ok"
+        severity: Severity = "minor" if rate.value < LOW_AGREEMENT else "ok"
         remedy = "clarify the guideline, or ask more people"
-        return finding("agreement", severity, same, total, message, remedy, self.ids, known)
+        return finding("agreement", severity, same, total, message, remedy, self.ids, rate)
 
 
 class ScoreMismatches(_Counting):
-    """Pairs whose stated scores, or ratings, say the opposite of the stated order."""
+    """Pairs whose scores or ratings contradict the stated order."""
 
     wants = "pairs"
 
@@ -224,7 +224,7 @@ class ScoreMismatches(_Counting):
 
 
 class OverLong(_Counting):
-    """Items of more characters than common context windows hold (16,000 characters are about 4,000 English tokens)."""
+    """Items longer than common context windows (16,000 characters are about 4,000 English tokens)."""
 
     def add(self, batch: Sequence[Told]) -> None:
         for told in [told for told in batch if len(told.words) > LONG_CHARACTERS or not told.plain]:
@@ -239,7 +239,7 @@ class OverLong(_Counting):
 
 
 class EmptyPrompts(_Counting):
-    """Items without a prompt among others that have one."""
+    """Items without a prompt, if others have one."""
 
     def add(self, batch: Sequence[Told]) -> None:
         for told in [told for told in batch if not told.asked or told.asked.isspace()]:
@@ -287,7 +287,7 @@ class OnePrompt:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What several findings ask of all items; it is fed before them."""
+    """State that several checks share; it is updated before them."""
 
     edges: Edges
     kinds: Kinds
@@ -295,7 +295,7 @@ class Shared:
 
 
 def looks(shared: Shared) -> list[Look]:
-    """Everything that is looked for, in the order in which it is reported."""
+    """All checks, in the order of the report."""
     return [
         DroppedRows(),
         IdenticalPairs(),
@@ -327,14 +327,15 @@ def looks(shared: Shared) -> list[Look]:
 
 
 def _rated(item: Item) -> tuple[float | None, ...]:
-    """Mean scores of the responses of an item that is also compared; () where it is not both."""
+    """Mean scores of the responses of an item that is both rated and compared; else ()."""
     kinds = {(type(vote), getattr(vote, "kind", "")) for vote in item.votes}
     both = (Rating, "score") in kinds and any(kind in (Comparison, Ranking) for kind, _ in kinds)
     return scores(item) if both else ()
 
 
 def _agreeing(item: Item) -> tuple[int, int]:
-    """(agreeing pairs of votes, pairs of votes) over all pairs of answers of an item; repeats have no weight."""
+    """(agreeing pairs of votes, pairs of votes) over all pairs of answers of an item; votes without weight are
+    ignored."""
     by_pair: dict[object, Counter[object]] = defaultdict(Counter)
     for vote in comparisons(vote for vote in item.votes if vote.weight > 0):
         vote = vote if vote.first < vote.second else vote.swap()
@@ -349,8 +350,8 @@ def _choose_two(n: int) -> int:
 
 def _words(told: Told, response: int) -> str:
     """An answer's words without white space at the ends."""
-    said = told.answers[response]
-    return said if isinstance(said, str) else told.texts[response].strip()
+    answer = told.answers[response]
+    return answer if isinstance(answer, str) else told.texts[response].strip()
 
 
 def _size(told: Told) -> int:

@@ -1,4 +1,4 @@
-"""What sorts the items: fields such as type or source, one small number per item and field."""
+"""Fields that sort the items, such as type or source, stored as one small number per item and field."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Sorted:
     """One field that sorts the items.
 
     Attributes:
-        names: its different values; the first is "" for items that lack it.
-        codes: the number of its value, for every item.
+        names: its distinct values; the first is "" for items without it.
+        codes: the number of each item's value.
     """
 
     names: list[str]
@@ -34,15 +34,15 @@ class Sorted:
 
 
 class Kinds:
-    """The fields of the items so far that have few different values."""
+    """The fields of the items so far that have few distinct values."""
 
     def __init__(self) -> None:
         self._names: dict[str, dict[str, int]] = {}
         self._codes: dict[str, bytearray] = {}
-        self._other: set[str] = set()  # fields of too many values
+        self._other: set[str] = set()  # fields with too many values
 
     def add(self, batch: Sequence[Told]) -> None:
-        """Look at some more items."""
+        """Add more items."""
         for told in batch:
             extra = told.item.extra
             for name in extra:
@@ -63,13 +63,13 @@ class Kinds:
         codes.append(names[value])
 
     def fields(self, items: int) -> dict[str, Sorted]:
-        """The fields of two or more values by name, once all ``items`` were seen."""
-        found = {}
+        """The fields with two or more values by name, after all ``items`` have been added."""
+        fields = {}
         for name, codes in self._codes.items():
-            whole = bytes(codes) + bytes(items - len(codes))
-            if len(set(whole)) > 1:
-                found[name] = Sorted(list(self._names[name]), whole)
-        return found
+            padded = bytes(codes) + bytes(items - len(codes))
+            if len(set(padded)) > 1:
+                fields[name] = Sorted(list(self._names[name]), padded)
+        return fields
 
 
 class Balance:
@@ -81,28 +81,29 @@ class Balance:
         self._kinds = kinds
 
     def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
-        told: list[tuple[Interval, str, int]] = []
+        shares: list[tuple[Interval, str, int]] = []
         for name, field in self._kinds.fields(view.items).items():
             counts = Counter(field.codes)
             code, most = counts.most_common(1)[0]
-            known = share(clusters(view.units, [c == code for c in field.codes]))
+            rate = share(clusters(view.units, [c == code for c in field.codes]))
             largest = field.names[code][:40] or "(none)"
-            worth = effective_number(list(counts.values()))
-            text = f"{name} has {len(counts)} values, as diverse as {worth:.1f} of equal size; largest: {largest}"
-            told.append((known, f"{text}, {percent(known)}", most))
-        if not told:
+            effective = effective_number(list(counts.values()))
+            text = f"{name} has {len(counts)} values, as diverse as {effective:.1f} of equal size; largest: {largest}"
+            shares.append((rate, f"{text}, {percent(rate)}", most))
+        if not shares:
             return None
-        told.sort(key=lambda entry: -entry[0].value)
-        known, _, most = told[0]
-        severity: Severity = "minor" if known.ends[0] > ONE_KIND else "ok"
+        shares.sort(key=lambda entry: -entry[0].value)
+        rate, _, most = shares[0]
+        severity: Severity = "minor" if rate.ends[0] > ONE_KIND else "ok"
         message, remedy = (
-            "; ".join(text for _, text, _ in told),
+            "; ".join(text for _, text, _ in shares),
             "add items of the rare kinds, or sample them more often",
         )
-        return finding("balance", severity, most, view.items, message, remedy, known=known)
+        return finding("balance", severity, most, view.items, message, remedy, rate=rate)
 
 
 def effective_number(counts: list[int]) -> float:
-    """exp of the entropy of a distribution (Hill 1973, order 1): so many equally frequent classes are as diverse."""
+    """exp of the entropy of a distribution (Hill 1973, order 1): the number of equally frequent classes of the same
+    diversity."""
     total = sum(counts)
     return math.exp(-math.fsum(n / total * math.log(n / total) for n in counts if n))

@@ -1,4 +1,4 @@
-"""Findings about images and sounds: marks without media, media that many prompts share, odd sizes and lengths."""
+"""Checks of images and sounds: markers without media, media that many prompts share, odd sizes and lengths."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ANY_SIZE = MediaRules(max_mib=float("inf"), max_megapixels=float("inf"), max_mi
 
 
 class MissingMedia:
-    """Items whose words hold ``<image>`` or ``<audio>`` while the item has no medium of that kind."""
+    """Items whose texts contain ``<image>`` or ``<audio>`` although the item has no such media."""
 
     def __init__(self) -> None:
         self.count, self.ids = 0, FirstIds()
@@ -35,13 +35,13 @@ class MissingMedia:
     def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
         if not self.count:
             return None
-        message = f"{self.count} of {view.items} items speak of <image> or <audio> and have none"
-        remedy = "name the files in a column (images, audios) if they are meant; the words are plain text now"
+        message = f"{self.count} of {view.items} items mention <image> or <audio> but have none"
+        remedy = "give the files in a column (images, audios) if they are meant; the words are now plain text"
         return finding("missing_media", "minor", self.count, view.items, message, remedy, self.ids)
 
 
 class RepeatedMedia:
-    """Images and sounds that stand under several prompts of other words: a split by prompts parts them."""
+    """Images and sounds shared by prompts with different words, which a split by prompts separates."""
 
     wants = "media"
 
@@ -66,27 +66,25 @@ class RepeatedMedia:
         if not self._words:
             return None
         count, total = len(self._shared), len(self._words)
-        message = (
-            f"{count} of {total} images and sounds stand under several prompts; splits go by prompts, not by media"
-        )
+        message = f"{count} of {total} images and sounds occur in several prompts; splits go by prompts, not by media"
         return finding("repeated_media", "ok", count, total, message, "", self.ids)
 
 
 class _Odd:
-    """Distinct media of one kind whose header says something odd; those that cannot be read are passed over."""
+    """Distinct media of one kind with unusual properties; unreadable ones are skipped."""
 
     wants = "media"
 
     kind = "image"
 
     def __init__(self) -> None:
-        self._met: set[str] = set()
+        self._seen: set[str] = set()
         self.odd: dict[str, int] = {}
         self.total, self.ids = 0, FirstIds()
 
     def add(self, batch: Sequence[Told]) -> None:
         for told in batch:
-            for media in _new(told.media, self.kind, self._met):
+            for media in _new(told.media, self.kind, self._seen):
                 facts = _facts(media)
                 words = "" if facts is None else self.oddity(facts)
                 self.total += facts is not None
@@ -95,16 +93,16 @@ class _Odd:
                     self.ids.add(told.item.id)
 
     def oddity(self, facts: Facts) -> str:
-        """What is odd, in words; "" when nothing is, or when the library that would tell is not installed."""
+        """The oddity in words; "" if there is none, or if the library needed to detect it is not installed."""
         raise NotImplementedError
 
     def told(self, code: str, noun: str, remedy: str) -> Finding | None:
-        """The finding; None where there are no media of the kind."""
+        """The finding; None if there are no media of the kind."""
         if not self.total:
             return None
         count = sum(self.odd.values())
         details = ", ".join(f"{n} {words}" for words, n in sorted(self.odd.items()))
-        message = f"{count} of {self.total} different {noun} are odd" + (f": {details}" if details else "")
+        message = f"{count} of {self.total} distinct {noun} are odd" + (f": {details}" if details else "")
         severity: Severity = "minor" if count else "ok"
         return finding(code, severity, count, self.total, message, remedy, self.ids)
 
@@ -125,7 +123,7 @@ class OddImages(_Odd):
 
 
 class OddSounds(_Odd):
-    """Sounds too short to hold anything, or longer than the 30 seconds that Whisper's encoder hears."""
+    """Sounds too short to contain anything, or longer than the 30 seconds that Whisper's encoder reads."""
 
     kind = "audio"
 
@@ -140,10 +138,10 @@ class OddSounds(_Odd):
         return self.told("odd_sounds", "sounds", "cut long sounds: many encoders hear only the first 30 seconds")
 
 
-def _new(shown: Iterable[Media], kind: str, met: set[str]) -> Iterator[Media]:
+def _new(shown: Iterable[Media], kind: str, seen: set[str]) -> Iterator[Media]:
     for media in shown:
-        if media.kind == kind and media.sha256 not in met:
-            met.add(media.sha256)
+        if media.kind == kind and media.sha256 not in seen:
+            seen.add(media.sha256)
             yield media
 
 

@@ -1,4 +1,4 @@
-"""Near-duplicates and coverage: they compare items with each other, so that the texts of all must be held."""
+"""Near-duplicates and coverage; both compare items with each other and so need all texts in memory."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
     import numpy as np
 
 Deep = Literal["never", "small", "always"]
-"""When texts are compared with each other: never, in small files, or always."""
+"""When to compare texts with each other: never, for small files, or always."""
 
 _GRAM = 5  # characters
-_BANDS, _ROWS = 25, 5  # of the signature: finds a pair of similarity 0.8 but once in 20,000
-_TRIED = 20  # candidates per item that are compared exactly
+_BANDS, _ROWS = 25, 5  # of the signature: misses a pair of similarity 0.8 once in 20,000
+_TRIED = 20  # candidates per item compared exactly
 _LIKELY = 0.64  # share of agreeing places of two sketches: four standard errors below NEAR
-_SAMPLE = 500  # prompts of which the coverage is taken
+_SAMPLE = 500  # prompts in the sample for the coverage
 _WORD_COLUMNS = 4096
 
 
 class Texts:
-    """The texts of the items so far; dropped when they become too many."""
+    """The texts of the items so far; discarded if there are too many."""
 
     def __init__(self, deep: Deep) -> None:
         self._deep, self._characters = deep, 0
@@ -43,7 +43,7 @@ class Texts:
         self.held = deep != "never"
 
     def add(self, batch: Sequence[Told]) -> None:
-        """Keep the texts of some more items."""
+        """Add the texts of more items."""
         for told in batch if self.held else ():
             self._characters += len(told.asked) + sum(told.lengths)
             if self._deep == "small" and (told.at >= SMALL_ITEMS or self._characters > SMALL_CHARACTERS):
@@ -53,15 +53,15 @@ class Texts:
             self._prompts.append(told.asked)
 
     def findings(self, view: View) -> list[Finding]:
-        """What they come to; none where they are not held."""
+        """The findings; none if the texts were discarded."""
         if not self.held or view.items < 2:
             return []
         texts = [self._items[at] for at in range(view.items)]
-        made = [_near_finding(texts, view), _coverage(list({self._prompts[at] for at in range(view.items)}))]
-        return [one for one in made if one is not None]
+        findings = [_near_finding(texts, view), _coverage(list({self._prompts[at] for at in range(view.items)}))]
+        return [one for one in findings if one is not None]
 
     def not_run(self) -> list[NotRun]:
-        """What was left out because of the size of the data."""
+        """The checks skipped because of the size of the data."""
         if self.held:
             return []
         why = f"more than {SMALL_ITEMS:,} items or {SMALL_CHARACTERS // 10**6} million characters"
@@ -69,62 +69,63 @@ class Texts:
 
 
 def near_duplicates(texts: Sequence[str]) -> list[tuple[int, int]]:
-    """(place, earlier place) of every item that is nearly an earlier one, and not the same.
+    """(place, earlier place) of every item that nearly, but not exactly, repeats an earlier one.
 
-    Nearly: the sets of five neighbouring characters, case and white space folded, have a Jaccard similarity of at least
-    ``NEAR``, both of the whole items and of their answers. Candidates come from MinHash and locality-sensitive hashing
-    (Broder 1997; Leskovec et al. 2014, ch. 3), and each is compared exactly, so that no pair is reported in error.
-    Near-duplicates are not compared with later texts, so that ten thousand alike take no hundred million comparisons.
+    Nearly means that the sets of runs of five characters, with case and white space folded, have a Jaccard similarity
+    of at least ``NEAR``, both for the complete items and for their answers. Candidates come from MinHash and
+    locality-sensitive hashing (Broder 1997; Leskovec et al. 2014, ch. 3), and each is compared exactly, so no pair is
+    reported in error. Near-duplicates are not compared with later texts, so ten thousand similar items do not take a
+    hundred million comparisons.
 
     Args:
-        texts: the prompt and every answer of each item, with ``\\0`` between them; no five characters lie across it.
+        texts: the prompt and all answers of each item, separated by ``\\0``; runs do not cross it.
     """
     from datasketch import MinHash, MinHashLSH
 
     index = MinHashLSH(num_perm=_BANDS * _ROWS, params=(_BANDS, _ROWS))
     seen: dict[str, int] = {}
-    found: list[tuple[int, int]] = []
+    duplicates: list[tuple[int, int]] = []
     sketches: dict[int, np.ndarray] = {}
     for at, text in enumerate(texts):
         folded = _folded(text)
         if folded in seen:
             if texts[seen[folded]] != text:
-                found.append((at, seen[folded]))
+                duplicates.append((at, seen[folded]))
             continue
         seen[folded] = at
-        own = grams(folded)
-        if not len(own):
+        hashes = grams(folded)
+        if not len(hashes):
             continue
         sketch = MinHash(num_perm=_BANDS * _ROWS, seed=1, hashfunc=int)
-        sketch.update_batch((own >> 32).tolist())
+        sketch.update_batch((hashes >> 32).tolist())
         candidates = _likely(sketch.hashvalues, sketches, [int(str(name)) for name in index.query(sketch)])
         near = next((other for other in candidates if _is_near(folded, _folded(texts[other]))), None)
         if near is None:
             index.insert(at, sketch, check_duplication=False)
             sketches[at] = sketch.hashvalues
         else:
-            found.append((at, near))
-    return found
+            duplicates.append((at, near))
+    return duplicates
 
 
 def grams(text: str) -> np.ndarray:
-    """Hashes ``[G]`` uint64, sorted, of the different runs of five characters that hold no ``\\0``."""
+    """Sorted hashes ``[G]`` uint64 of the distinct runs of five characters without ``\\0``."""
     import numpy as np
 
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
     n = len(codes) - _GRAM + 1
     if n < 1:
         return np.zeros(0, np.uint64)
-    made, whole = np.zeros(n, np.uint64), np.ones(n, bool)
+    hashes, complete = np.zeros(n, np.uint64), np.ones(n, bool)
     for k in range(_GRAM):
-        made = (made ^ codes[k : k + n]) * np.uint64(0x9E3779B97F4A7C15)
-        made ^= made >> np.uint64(29)
-        whole &= codes[k : k + n] != 0
-    return np.unique(made[whole])
+        hashes = (hashes ^ codes[k : k + n]) * np.uint64(0x9E3779B97F4A7C15)
+        hashes ^= hashes >> np.uint64(29)
+        complete &= codes[k : k + n] != 0
+    return np.unique(hashes[complete])
 
 
 def jaccard(a: np.ndarray, b: np.ndarray) -> float:
-    """Size of the intersection over that of the union of two sets, as sorted arrays; 1 where both are empty."""
+    """Size of the intersection over that of the union of two sets, given as sorted arrays; 1 if both are empty."""
     import numpy as np
 
     both = len(np.intersect1d(a, b, assume_unique=True))
@@ -133,11 +134,11 @@ def jaccard(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def vendi(prompts: Sequence[str]) -> float:
-    """As how many wholly different prompts these are as diverse: exp of the entropy of the eigenvalues of K / n.
+    """The number of entirely different prompts with the same diversity: exp of the entropy of the eigenvalues of K / n.
 
     K holds the cosines of their words, case folded and weighted by rarity (TF-IDF; Friedman and Dieng 2023, arXiv
-    2210.02410). Words of one prompt only, such as its number, are left out: they make nothing diverse. k groups of
-    equal prompts that share no word give the effective number of the groups.
+    2210.02410). Words that occur in one prompt only, such as its number, are ignored: they add no diversity. k groups
+    of equal prompts that share no word give the effective number of groups.
     """
     import numpy as np
 
@@ -156,7 +157,7 @@ def vendi(prompts: Sequence[str]) -> float:
 
 
 def _likely(sketch: np.ndarray, others: Mapping[int, np.ndarray], candidates: Sequence[int]) -> list[int]:
-    """The candidates whose sketches agree with this one often enough, the most alike first."""
+    """The candidates whose sketches agree with this one often enough, most similar first."""
     import numpy as np
 
     if not candidates:
@@ -167,7 +168,7 @@ def _likely(sketch: np.ndarray, others: Mapping[int, np.ndarray], candidates: Se
 
 
 def _is_near(one: str, other: str) -> bool:
-    """Whether two items are alike, and their answers by themselves: other answers to a long prompt are not repeats."""
+    """Whether two items are similar, and so are their answers alone: other answers to a long prompt are no repeats."""
     answers = (text.partition("\0")[2] for text in (one, other))
     return jaccard(grams(one), grams(other)) >= NEAR and jaccard(*map(grams, answers)) >= NEAR
 
@@ -177,22 +178,22 @@ def _folded(text: str) -> str:
 
 
 def _near_finding(texts: list[str], view: View) -> Finding:
-    found = [(at, near) for at, near in near_duplicates(texts) if view.media[at] == view.media[near]]
+    duplicates = [(at, near) for at, near in near_duplicates(texts) if view.media[at] == view.media[near]]
     ids = FirstIds()
     hit = bytearray(len(texts))
-    for at, other in found:
+    for at, other in duplicates:
         hit[at] = 1
         ids.add(view.ids[at])
         ids.add(view.ids[other])
-    known = share(clusters(view.units, hit))
-    severity: Severity = "minor" if known.ends[0] > MANY_NEAR else "ok"
-    message = f"{len(found)} of {len(texts)} items nearly repeat an earlier one, {percent(known)}"
-    remedy = "keep one of each: copies count several times, and may end up on both sides of a split"
-    return finding("near_duplicates", severity, len(found), len(texts), message, remedy, ids, known)
+    rate = share(clusters(view.units, hit))
+    severity: Severity = "minor" if rate.ends[0] > MANY_NEAR else "ok"
+    message = f"{len(duplicates)} of {len(texts)} items nearly repeat an earlier one, {percent(rate)}"
+    remedy = "keep one of each: copies count several times and may end up on both sides of a split"
+    return finding("near_duplicates", severity, len(duplicates), len(texts), message, remedy, ids, rate)
 
 
 def _coverage(prompts: list[str]) -> Finding | None:
-    """How diverse the different prompts are; a sample that does not depend on their order where there are many."""
+    """The diversity of the distinct prompts, or of a sample, independent of their order, if there are many."""
     prompts = [prompt for prompt in prompts if prompt.strip()]
     if len(prompts) < NARROW_PROMPTS:
         return None
@@ -200,6 +201,6 @@ def _coverage(prompts: list[str]) -> Finding | None:
     sample = prompts[:_SAMPLE]
     score = vendi(sample)
     severity: Severity = "minor" if score < NARROW else "ok"
-    message = f"{len(sample)} different prompts are as diverse as {score:.1f} that share no word (Vendi score)"
-    remedy = "add prompts of other kinds: what a model learns here may hold for these only"
+    message = f"{len(sample)} distinct prompts are as diverse as {score:.1f} that share no word (Vendi score)"
+    remedy = "add prompts of other kinds: what a model learns here may apply only to these"
     return finding("coverage", severity, round(score), len(sample), message, remedy)

@@ -1,4 +1,4 @@
-"""Prompts of a test set that stand in the training data: runs of 13 words, or the whole of a shorter prompt."""
+"""Detect prompts of a test set in the training data: runs of 13 words, or the full text of a shorter prompt."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _TEMPLATE_PROMPTS, _TEMPLATE_SHARE = 10, 0.05
 
 
 class HeldOutPrompts:
-    """Prompts that no item may hold.
+    """Prompts that must not occur in any item.
 
-    A run of words that stands in more than ten of them, and in more than 5 %, is a template and says nothing.
+    A run of words in more than ten of them, and in more than 5 %, is a template and is ignored.
     """
 
     def __init__(self, items: Iterable[Item]) -> None:
@@ -41,7 +41,7 @@ class HeldOutPrompts:
 
 
 class Overlap:
-    """Test prompts that share 13 words in a row with an item's prompt, or are the same when they are shorter."""
+    """Test prompts that share 13 consecutive words with an item's prompt; shorter ones must be equal."""
 
     def __init__(self, tests: HeldOutPrompts) -> None:
         self._tests, self._ids, self._items = tests, FirstIds(), 0
@@ -50,33 +50,33 @@ class Overlap:
     def add(self, batch: Sequence[Told]) -> None:
         for told in batch:
             places = self._tests.places
-            met = [run for run in runs(words_of(told.item.prompt)) if run in places]
-            if met:
+            shared = [run for run in runs(words_of(told.item.prompt)) if run in places]
+            if shared:
                 self._items += 1
                 self._ids.add(told.item.id)
-                self._hit.update(at for run in met for at in places[run])
+                self._hit.update(at for run in shared for at in places[run])
 
     def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
         total, count = len(self._tests.keys), len(self._hit)
         if not total:
             return None
-        known = share(clustered(self._tests.keys, [float(at in self._hit) for at in range(total)]))
-        severity: Severity = "major" if known.value > MANY_OVERLAPS else "minor" if count else "ok"
-        message = f"{count} of {total} test prompts, {percent(known)}, share {GRAM} words in a row with, or are, "
+        rate = share(clustered(self._tests.keys, [float(at in self._hit) for at in range(total)]))
+        severity: Severity = "major" if rate.value > MANY_OVERLAPS else "minor" if count else "ok"
+        message = f"{count} of {total} test prompts, {percent(rate)}, share {GRAM} words in a row with, or are, "
         message += f"the prompts of {self._items} of {view.items} items"
-        remedy = "remove these items, or figures on the test set say too much"
-        return finding("overlap", severity, count, total, message, remedy, self._ids, known)
+        remedy = "remove these items, or results on the test set will be too good"
+        return finding("overlap", severity, count, total, message, remedy, self._ids, rate)
 
 
 def words_of(prompt: Turns) -> list[str]:
-    """The words of a prompt, case and punctuation folded; system messages, which many prompts share, are left out."""
+    """The words of a prompt, without case and punctuation; system messages, which many prompts share, are skipped."""
     if not isinstance(prompt, str):
         prompt = tuple(message for message in prompt if message.role != "system")
     return WORD.findall(full_text(prompt).casefold())
 
 
 def runs(words: list[str]) -> Iterator[int]:
-    """Hashes of every 13 words in a row; of all words where there are fewer, none where there is no word."""
+    """Hashes of all runs of 13 words; of all words if there are fewer, none if there are no words."""
     if len(words) < GRAM:
         if words:
             yield hash(("whole", *words))

@@ -1,4 +1,4 @@
-"""Personal data and secrets: counted, and their rows named; the text itself is never shown."""
+"""Count personal data and secrets and list their rows; the text itself is never shown."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ PERSONAL = ("e-mail address", "phone number", "IBAN", "card number")
 SECRETS = ("access key", "private key", "signed token")
 
 _FEW_DIGITS = 7  # no phone number, account or card has fewer
-# The shape of a text: digits as "0", capitals as "A", all else as it stands. Every number looked for has four digits
-# in a row, or begins as the other two do, and stands in a run of these characters, but for a few before it.
+# The shape of a text: digits become "0", capitals "A", all else is unchanged. Every number looked for has four digits
+# in a row, or begins like the other two, and lies in a run of these characters, except for a few before it.
 _SHAPES = bytes(48 if 48 <= n <= 57 else 65 if 65 <= n <= 90 else n for n in range(256))
 _BEGINNINGS = (b"0000", b"+0", b"AA00")
 _DOMAIN = re.compile(r"@((?:[A-Za-z0-9-]{2,63}\.)+[A-Za-z]{2,24})\b")
@@ -43,19 +43,19 @@ _TOKEN = re.compile(r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}")
 _EXAMPLES = re.compile(
     r".*example.*|(?:.*\.)?(?:test|invalid|localhost|(?:my|your)?(?:site|website|domain|company|email)\.com)"
 )
-_FILMS = re.compile(r"555\D{0,2}\d{4}$")  # numbers that American telephone companies keep for fiction
+_FILMS = re.compile(r"555\D{0,2}\d{4}$")  # numbers that American telephone companies reserve for fiction
 _FEW_DIFFERENT = 8  # characters: "sk-xxxxxxxxxxxxxxxxxxxxxxxx" is a placeholder
 
 
 class Private:
-    """What was met so far, by kind: how often, and in which items."""
+    """The hits so far, by kind: how many, and in which items."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self._items: dict[str, Column] = {}
 
     def add(self, batch: Sequence[Told]) -> None:
-        """Look at some more items."""
+        """Check more items."""
         for told in batch:
             for kind in private_kinds(told.words):
                 self.counts[kind] += 1
@@ -64,7 +64,7 @@ class Private:
                     items.append(told.at)
 
     def items(self, kinds: tuple[str, ...]) -> list[int]:
-        """The numbers of the items that hold one of these kinds."""
+        """The numbers of the items that contain one of these kinds."""
         return sorted({at for kind in kinds for at in self._items.get(kind, ())})
 
 
@@ -77,7 +77,7 @@ class PersonalData:
         self._private = private
 
     def finding(self, view: View, losses: Losses, rows: int) -> Finding:
-        remedy = "replace them by placeholders before a model learns them"
+        remedy = "replace them with placeholders before a model learns them"
         return _private_finding("personal_data", "minor", PERSONAL, self._private, view, remedy)
 
 
@@ -90,22 +90,22 @@ class Secrets:
         self._private = private
 
     def finding(self, view: View, losses: Losses, rows: int) -> Finding:
-        remedy = "revoke them if they are real, and replace them by placeholders"
+        remedy = "revoke them if they are real, and replace them with placeholders"
         return _private_finding("secrets", "major", SECRETS, self._private, view, remedy)
 
 
 def private_kinds(text: str) -> list[str]:
-    """The kind of every piece of personal data and every secret in a text, as often as it occurs."""
+    """The kind of every piece of personal data and every secret in a text, once per occurrence."""
     kinds: list[str] = []
-    # One character is found fifty times as fast as a word or an expression, and nearly all texts lack some.
+    # Searching one character is fifty times as fast as a word or an expression, and nearly all texts lack some.
     if "@" in text:
-        kinds += ["e-mail address"] * sum(_is_email(text, found) for found in _DOMAIN.finditer(text))
+        kinds += ["e-mail address"] * sum(_is_email(text, match) for match in _DOMAIN.finditer(text))
     shape = text.encode("utf-8", "surrogatepass").translate(_SHAPES)
     if b"0" in shape:
         if any(map(shape.__contains__, _BEGINNINGS)) and len(shape.split(b"0", _FEW_DIGITS)) > _FEW_DIGITS:
             kinds += _numbers(text, shape.decode("utf-8", "surrogatepass"))
         if _may_hold_key(text):
-            kinds += ["access key"] * sum(len(set(found[0])) > _FEW_DIFFERENT for found in _KEY.finditer(text))
+            kinds += ["access key"] * sum(len(set(match[0])) > _FEW_DIFFERENT for match in _KEY.finditer(text))
         if "J" in text and "eyJ" in text:
             kinds += ["signed token"] * len(_TOKEN.findall(text))
     if "-" in text and "-----BEGIN" in text:
@@ -114,35 +114,35 @@ def private_kinds(text: str) -> list[str]:
 
 
 def _is_email(text: str, domain: re.Match[str]) -> bool:
-    """Whether a name stands before "@" and a domain that is none of examples."""
+    """Whether a name precedes the "@" and the domain is not an example."""
     at = domain.start()
     return bool(_LOCAL.search(text[max(0, at - _LONGEST_LOCAL) : at])) and not _EXAMPLES.fullmatch(domain[1].lower())
 
 
 def _numbers(text: str, shape: str) -> list[str]:
-    """The kinds of the cards, accounts and phone numbers in a text of this shape, one character for each of its own."""
+    """The kinds of cards, accounts and phone numbers in a text; ``shape`` has one character for each of the text's."""
     kinds: list[str] = []
     for run in _DENSE.finditer(shape):
         if run[0].count("0") < _FEW_DIGITS:
             continue
         start, end = max(0, run.start() - _BEFORE), run.end()
-        # up to the end of the text, so that what follows the run can refuse a match
-        taken = [found.span() for found in _within(_CARD, text, start, end) if is_card(found[0])]
+        # beyond the end of the run, so that the text after it can reject a match
+        taken = [match.span() for match in _within(_CARD, text, start, end) if is_card(match[0])]
         kinds += ["card number"] * len(taken)
-        accounts = [found.span() for found in _within(_IBAN, text, start, end) if is_iban(found[0])]
+        accounts = [match.span() for match in _within(_IBAN, text, start, end) if is_iban(match[0])]
         kinds += ["IBAN"] * len(accounts)
-        for found in _within(_PHONE, text, start, end):
-            inside = any(found.start() < b and a < found.end() for a, b in taken + accounts)
-            kinds += ["phone number"] * (not inside and _is_phone(found[0]))
+        for match in _within(_PHONE, text, start, end):
+            inside = any(match.start() < b and a < match.end() for a, b in taken + accounts)
+            kinds += ["phone number"] * (not inside and _is_phone(match[0]))
     return kinds
 
 
 def _within(pattern: re.Pattern[str], text: str, start: int, end: int) -> Iterator[re.Match[str]]:
-    """Matches that begin between two places; each sees what stands before it and after it."""
+    """Matches that begin between two places; each also sees the text before and after it."""
     at = start
-    while (found := pattern.search(text, at, min(len(text), end + 2))) and found.start() < end:
-        yield found
-        at = found.end()
+    while (match := pattern.search(text, at, min(len(text), end + 2))) and match.start() < end:
+        yield match
+        at = match.end()
 
 
 def _may_hold_key(text: str) -> bool:
@@ -159,7 +159,7 @@ _UNDERSCORED = ("hf", "ghp", "gho", "ghu", "ghs", "ghr", "pat", "live", "npm")
 
 
 def is_card(text: str) -> bool:
-    """Whether digits are a payment card's: its issuer's first digits and length, and Luhn's checksum (ISO/IEC 7812)."""
+    """Whether digits form a payment card number, by issuer digits, length and Luhn's checksum (ISO/IEC 7812)."""
     digits = [int(c) for c in text if c.isdigit()]
     head, n = int("".join(map(str, digits[:4]))), len(digits)
     issued = (
@@ -178,7 +178,7 @@ def luhn(digits: list[int]) -> bool:
 
 
 def is_iban(text: str) -> bool:
-    """Whether letters and digits have an account number's length and checksum (ISO 13616, ISO 7064 mod 97)."""
+    """Whether letters and digits have the length and checksum of an IBAN (ISO 13616, ISO 7064 mod 97)."""
     compact = text.replace(" ", "")
     if not 15 <= len(compact) <= 34:
         return False
@@ -186,7 +186,8 @@ def is_iban(text: str) -> bool:
 
 
 def _is_phone(text: str) -> bool:
-    """Whether a match has a number's length (ITU-T E.164), and is none of fiction; sums have longer runs of digits."""
+    """Whether a match has a phone number's length (ITU-T E.164) and is not fictional; sums have longer runs of
+    digits."""
     digits = sum(c.isdigit() for c in text)
     most = 13 if text[1:].isdigit() else 15
     return 8 <= digits <= most and not _FILMS.search(text)
@@ -199,7 +200,7 @@ def _private_finding(
     for at in hit:
         ids.add(view.ids[at])
     counts = ", ".join(f"{kind} {private.counts[kind]}" for kind in kinds if private.counts[kind])
-    message = f"{len(hit)} of {view.items} items hold {'personal data' if code == 'personal_data' else 'secrets'}"
+    message = f"{len(hit)} of {view.items} items contain {'personal data' if code == 'personal_data' else 'secrets'}"
     return finding(
         code, severity if hit else "ok", len(hit), view.items, message + (f": {counts}" if counts else ""), remedy, ids
     )

@@ -1,4 +1,4 @@
-"""What several items say together: duplicates, contradictions, circles."""
+"""Checks across items: duplicates, contradictions, cycles."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class DuplicateItems:
 
 
 class DuplicateIds:
-    """Different items under one id: later lists of ids would be ambiguous."""
+    """Different items with the same id, which makes later lists of ids ambiguous."""
 
     def __init__(self) -> None:
         self._ids = Column("q")
@@ -42,13 +42,13 @@ class DuplicateIds:
         hit = sorted(places[0] for places in repeated(self._ids))
         if not hit:
             return None
-        names, message = view.ids.first(hit), f"{len(hit)} ids name more than one item"
+        names, message = view.ids.first(hit), f"{len(hit)} ids are used by more than one item"
         total = distinct(self._ids)
         return finding("duplicate_ids", "minor", len(hit), total, message, "give every row its own id", names)
 
 
 class Edges:
-    """Who beats whom: one entry per decided pair of two different answers, in columns."""
+    """The decided pairs of two different answers, in columns."""
 
     def __init__(self) -> None:
         self._items, self._prompts = Column("I"), Column("q")
@@ -56,22 +56,22 @@ class Edges:
         self._upright = bytearray()
 
     def add(self, batch: Sequence[Told]) -> None:
-        met: list[tuple[int, int, int, int, int, bool]] = []
+        rows: list[tuple[int, int, int, int, int, bool]] = []
         for told in batch:
             for pair in () if told.labels else told.pairs:
                 better, worse = told.answers[pair.i], told.answers[pair.j]
                 if pair.p == 0.5 or better == worse:
                     continue
                 key, a, b = told.key, hash(better), hash(worse)
-                met.append(
+                rows.append(
                     (told.at, key, a, b, hash((key, a, b)), True)
                     if a < b
                     else (told.at, key, a, b, hash((key, b, a)), False)
                 )
-        extend((self._items, self._prompts, self._better, self._worse, self._pairs, self._upright), met)
+        extend((self._items, self._prompts, self._better, self._worse, self._pairs, self._upright), rows)
 
     def both_ways(self) -> list[list[int]]:
-        """The numbers of the items that order the same two answers both ways, a group for each two answers."""
+        """The numbers of the items that order the same two answers both ways, one group per pair of answers."""
         groups: list[tuple[int, list[int]]] = []
         for places in repeated(self._pairs):
             said_first = self._upright[places[0]]
@@ -82,7 +82,7 @@ class Edges:
         return [items for _, items in sorted(groups)]
 
     def circles(self) -> tuple[int, list[list[int]]]:
-        """(prompts with three or more orders, the numbers of the items of each one that goes in a circle)."""
+        """(number of prompts with three or more orders, the item numbers of each prompt whose orders form a cycle)."""
         long, circles, columns = 0, [], None
         for places in repeated(self._prompts):
             if len(places) < 3:
@@ -98,12 +98,12 @@ class Edges:
 
     @property
     def prompts(self) -> int:
-        """Prompts whose answers are ordered."""
+        """Number of prompts whose answers are ordered."""
         return distinct(self._prompts)
 
 
 class Contradictions:
-    """The same two answers ordered both ways, or one answer called good and bad."""
+    """The same two answers ordered both ways, or one answer labelled both good and bad."""
 
     wants = "labels"
 
@@ -121,29 +121,29 @@ class Contradictions:
                     self._good.append(label)
 
     def groups(self) -> list[list[int]]:
-        """The numbers of the items that contradict each other, a group for each two answers or label."""
-        said: list[tuple[int, list[int]]] = []
+        """The numbers of the items that contradict each other, one group per pair of answers or label."""
+        groups: list[tuple[int, list[int]]] = []
         for places in repeated(self._answers):
             good = [at for at in places if self._good[at]]
             bad = [at for at in places if not self._good[at]]
             if good and bad:
-                said.append((places[0], [self._items[at] for at in (*good, *bad)]))
-        return self._edges.both_ways() + [items for _, items in sorted(said)]
+                groups.append((places[0], [self._items[at] for at in (*good, *bad)]))
+        return self._edges.both_ways() + [items for _, items in sorted(groups)]
 
     def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
         if not view.pairs and not self._labelled:
             return None
         groups = self.groups()
         hit = [at for group in groups for at in group]
-        said = "1 pair or label is" if len(groups) == 1 else f"{len(groups)} pairs or labels are"
-        message = f"{said} stated both ways" + (f", by {len(hit)} items" if hit else "")
-        remedy = "look at them and keep one side: both together pull against each other"
+        subject = "1 pair or label is" if len(groups) == 1 else f"{len(groups)} pairs or labels are"
+        message = f"{subject} stated both ways" + (f", by {len(hit)} items" if hit else "")
+        remedy = "look at them and keep one side: together they pull against each other"
         severity: Severity = "major" if hit else "ok"
         return finding("contradictions", severity, len(groups), view.items, message, remedy, view.ids.first(hit))
 
 
 class Cycles:
-    """Prompts whose answers beat each other in a circle of three or more."""
+    """Prompts whose answers beat each other in a cycle of three or more."""
 
     def __init__(self, edges: Edges) -> None:
         self._edges = edges
@@ -155,14 +155,14 @@ class Cycles:
         if not long:
             return None
         prompts = self._edges.prompts
-        message = f"{len(circles)} of {prompts} prompts order their answers in a circle"
+        message = f"{len(circles)} of {prompts} prompts order their answers in a cycle"
         remedy = "rankings cannot be circular: check how the votes were joined"
         ids = view.ids.first(at for items in circles for at in items)
         return finding("cycles", "major" if circles else "ok", len(circles), prompts, message, remedy, ids)
 
 
 def contradictions(items: Iterable[Item]) -> list[list[Item]]:
-    """Groups of items that state opposite orders of the same two answers, or opposite labels of one answer.
+    """Groups of items that state opposite orders of the same two answers, or opposite labels for one answer.
 
     Disagreement *within* an item (several annotators) is not a contradiction: it is pooled into a probability.
     """
@@ -176,7 +176,7 @@ def contradictions(items: Iterable[Item]) -> list[list[Item]]:
 
 
 def _key(told: Told) -> int:
-    """A hash of :func:`afzal.quality.clean.duplicate_key`, by a shorter way for one vote on two answers."""
+    """A hash of :func:`afzal.quality.clean.duplicate_key`, with a shortcut for one vote on two answers."""
     item = told.item
     vote = item.votes[0] if len(item.votes) == 1 and len(item.responses) == 2 else None
     if type(vote) is not Comparison or (item.extra and template_fields(item)):
@@ -185,16 +185,16 @@ def _key(told: Told) -> int:
         asked, one, two = hash(item.prompt), hash(item.responses[0].turns), hash(item.responses[1].turns)
     except TypeError:  # images and sounds are mappings
         return hash(duplicate_key(item))
-    # The answers by their hashes, the smaller first, and the vote as one on the first against the second of them.
+    # The answers by their hashes, the smaller first, and the vote as one on the first against the second.
     turned = one > two
-    said = told.stated.opinions.get(turned)
-    if said is None:
-        said = told.stated.opinions[turned] = opinion(vote, turned)
-    return hash((asked, two, one, said) if turned else (asked, one, two, said))
+    vote_hash = told.stated.opinions.get(turned)
+    if vote_hash is None:
+        vote_hash = told.stated.opinions[turned] = opinion(vote, turned)
+    return hash((asked, two, one, vote_hash) if turned else (asked, one, two, vote_hash))
 
 
 def opinion(vote: Comparison, turned: bool) -> int:
-    """A hash of a vote as one on response 0 against response 1, or the other way round where the two are turned."""
+    """A hash of a vote on response 0 against response 1, or the other way round if ``turned``."""
     outcome, p, shown = vote.outcome, vote.probability, vote.shown_first
     if (vote.first == 1) != turned:
         outcome, p = SWAPPED[outcome], None if p is None else 1.0 - p
@@ -206,7 +206,7 @@ def opinion(vote: Comparison, turned: bool) -> int:
 
 
 def _has_cycle(edges: Iterable[tuple[int, int]]) -> bool:
-    """Whether a circle of three or more remains when pairs stated both ways are left out."""
+    """Whether a cycle of three or more remains without pairs stated both ways."""
     left = set(edges)
     left -= {(b, a) for a, b in left}
     while left:

@@ -1,4 +1,4 @@
-"""What may decide a pair in place of quality: a format, the model that wrote the answer, length within one type."""
+"""Checks for shortcuts that decide pairs instead of quality: format, source, length within one type."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from afzal.stats.intervals import Interval, share
 
 MARKS = ("a list", "a heading", "bold text", "a code block", "a refusal")
 _LIST, _HEADING, _BOLD, _CODE, _REFUSAL = (1 << k for k in range(len(MARKS)))
-# The line feed before the line is part of the match: the search leaps from one to the next.
+# The match includes the line feed before the line, so the search jumps from one to the next.
 _LIST_LINE = re.compile(r"\n\s{0,3}(?:[-*\u2022]|\d{1,2}[.)])(?=\s)")
 _REFUSAL_STARTS = frozenset("ISA")
 _REFUSES = re.compile(
@@ -26,7 +26,7 @@ _REFUSES = re.compile(
 
 
 class Decided:
-    """Pairs in which one answer has something that the other lacks: does it win?"""
+    """Pairs in which one answer has a feature that the other lacks, and whether it wins."""
 
     def __init__(self) -> None:
         self._items, self._wins, self._weights = Column("I"), bytearray(), Column("d")
@@ -36,17 +36,17 @@ class Decided:
 
     @property
     def wins(self) -> int:
-        """In how many it wins."""
+        """Number of pairs in which it wins."""
         return sum(self._wins)
 
     def add(self, item: int, wins: bool, weight: float) -> None:
-        """One more pair: the number of its item, whether the answer that has it is preferred, and its weight."""
+        """Add a pair: its item's number, whether the answer with the feature is preferred, and its weight."""
         self._items.append(item)
         self._wins.append(wins)
         self._weights.append(weight)
 
     def of(self, field: Sorted, code: int) -> Decided:
-        """The pairs whose items have this value in a field."""
+        """The pairs whose items have the given value of a field."""
         chosen = Decided()
         for item, wins, weight in zip(self._items, self._wins, self._weights, strict=True):
             if field.codes[item] == code:
@@ -54,12 +54,12 @@ class Decided:
         return chosen
 
     def share(self, view: View) -> Interval:
-        """How often it wins, with its interval over prompts."""
+        """The share of wins, with its interval over prompts."""
         prompts = view.prompts.read()
         return share(clusters(Column("q", (prompts[item] for item in self._items)), self._wins, self._weights))
 
     def first(self, view: View, winners: bool) -> FirstIds:
-        """The first items in which it wins, or loses."""
+        """The first items in which it wins, or in which it loses."""
         ids = FirstIds()
         for item, wins in zip(self._items, self._wins, strict=True):
             if bool(wins) is winners:
@@ -69,7 +69,7 @@ class Decided:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """How often the answer with something wins: ``what`` it is, among which pairs."""
+    """How often answers with a feature win: ``what`` the answer is, and the pairs."""
 
     what: str
     pairs: Decided
@@ -77,13 +77,13 @@ class Rate:
 
     @property
     def ends(self) -> float:
-        """The end of the interval that is nearer to one half, as the share that it leaves to the winning side."""
+        """The interval's end nearer to one half, as a share of the winning side."""
         low, high = self.known.ends
         return max(low, 1 - high)
 
 
 class LengthBiasByType:
-    """The longer answer's share of wins in each type: it may cancel out in the whole."""
+    """The longer answer's share of wins in each type; over all types it may cancel out."""
 
     wants = "pairs"
 
@@ -133,7 +133,7 @@ class FormatBias:
 
 
 class SourceBias:
-    """How often each source's answers win against those of others: where it always wins, its style is the reward."""
+    """How often each source's answers win against those of others; if one always wins, its style is the reward."""
 
     wants = "pairs"
 
@@ -148,7 +148,7 @@ class SourceBias:
                 if not better:
                     continue
                 worse = answers[pair.j].source
-                if not (isinstance(better, str) and isinstance(worse, str)):  # rows may hold anything there
+                if not (isinstance(better, str) and isinstance(worse, str)):  # rows may contain anything there
                     continue
                 if better and worse and better != worse and pair.p != 0.5 and pair.weight > 0:
                     for name, wins in ((better, True), (worse, False)):
@@ -166,22 +166,22 @@ class SourceBias:
 
 
 def marks_of(text: str) -> int:
-    """Which of ``MARKS`` an answer has, one bit each; a list has two lines at least."""
-    found = 0
+    """The ``MARKS`` of an answer, one bit each; a list has at least two lines."""
+    marks = 0
     if "\n" in text:
         if "\n#" in text or text.startswith("#"):
-            found |= _HEADING
+            marks |= _HEADING
         if len(_LIST_LINE.findall(f"\n{text}")) > 1:
-            found |= _LIST
+            marks |= _LIST
     if "**" in text:
-        found |= _BOLD
+        marks |= _BOLD
     if "```" in text:
-        found |= _CODE
-    return found | _REFUSAL if text.lstrip()[:1] in _REFUSAL_STARTS and _REFUSES.match(text) else found
+        marks |= _CODE
+    return marks | _REFUSAL if text.lstrip()[:1] in _REFUSAL_STARTS and _REFUSES.match(text) else marks
 
 
 def _by_type(pairs: Mapping[str, Decided], fields: Mapping[str, Sorted], view: View) -> Iterator[Rate]:
-    """The rates in every type with enough pairs."""
+    """The rates in all types with enough pairs."""
     for name, field in fields.items():
         for code, value in enumerate(field.names):
             for what, decided in pairs.items():
@@ -190,22 +190,22 @@ def _by_type(pairs: Mapping[str, Decided], fields: Mapping[str, Sorted], view: V
 
 
 def _worst(code: str, rates: list[Rate], limit: float, view: View, remedy: str) -> Finding | None:
-    """The finding of the rate farthest from one half; None where no rate has enough pairs."""
+    """The finding for the rate farthest from one half; None if no rate has enough pairs."""
     if not rates:
         return None
     ends: Callable[[Rate], float] = lambda rate: rate.ends  # noqa: E731
     rates = sorted(rates, key=ends, reverse=True)
     hit = [rate for rate in rates if rate.ends > limit]
     severity: Severity = "minor" if hit else "ok"
-    told = "; ".join(
+    message = "; ".join(
         f"{rate.what} is preferred in {percent(rate.known)} of {len(rate.pairs)} pairs" for rate in hit[:5]
     )
     more = f"; and {len(hit) - 5} more" if len(hit) > 5 else ""
     worst = rates[0]
     if not hit:
-        told = f"{worst.what} is preferred in {percent(worst.known)} of {len(worst.pairs)} pairs"
-        told += f", the most one-sided of {len(rates)}" if len(rates) > 1 else ""
+        message = f"{worst.what} is preferred in {percent(worst.known)} of {len(worst.pairs)} pairs"
+        message += f", the most one-sided of {len(rates)}" if len(rates) > 1 else ""
     ids = worst.pairs.first(view, worst.known.value > 0.5)
     return finding(
-        code, severity, worst.pairs.wins, len(worst.pairs), told + more, remedy, ids if hit else (), worst.known
+        code, severity, worst.pairs.wins, len(worst.pairs), message + more, remedy, ids if hit else (), worst.known
     )

@@ -1,4 +1,4 @@
-"""Where a finding becomes minor or major: one place for the numbers and for the words that state them.
+"""The thresholds at which a finding becomes minor or major, as numbers and in words.
 
 ``docs/audit.md`` shows the table; a test compares the two.
 """
@@ -13,19 +13,19 @@ LOW_CLASS_SHARE = 0.2
 MANY_DUPLICATES = 0.05
 SHORTCUT = 0.6  # share of pairs that a mark or a source decides
 SOURCE_SHORTCUT = 0.9
-SHORTCUT_PAIRS = 50  # fewer say nothing: with 50, chance alone passes SHORTCUT once in a thousand
+SHORTCUT_PAIRS = 50  # fewer prove nothing: with 50, chance alone exceeds SHORTCUT once in a thousand
 ONE_KIND = 0.9
-MANY_KINDS = 50  # a field with more different values does not sort the rows
+MANY_KINDS = 50  # a field with more distinct values does not sort the rows
 NEAR = 0.8  # Jaccard similarity of sets of five characters
 MANY_NEAR = 0.01
-NARROW = 10.0  # different prompts that a Vendi score stands for
+NARROW = 10.0  # Vendi score, a number of different prompts
 NARROW_PROMPTS = 100
 GRAM = 13  # words
 MANY_OVERLAPS = 0.01
-SURE = 0.9  # probability of the favoured answer, from which on a scorer is confident
+SURE = 0.9  # probability of the favoured answer at which a scorer counts as confident
 UNSURE = 0.6
 MANY_UNSURE = 0.5
-SMALL_PIXELS, NARROW_SHAPE = 16, 20  # of the shorter side; longer side over shorter
+SMALL_PIXELS, NARROW_SHAPE = 16, 20  # pixels of the shorter side; ratio of longer to shorter side
 SHORT_SECONDS, LONG_SECONDS = 0.1, 30
 SMALL_ITEMS, SMALL_CHARACTERS = 2_000, 4_000_000
 
@@ -63,4 +63,4 @@ THRESHOLDS = {
     "suspicious_pairs": f"minor: the interval above {1 - SURE:.0%} of the pairs that the scores are {SURE:.0%} sure of",
     "ambiguous_pairs": f"an answer favoured with less than {UNSURE:.0%}; minor: the interval above {MANY_UNSURE:.0%}",
 }
-"""By the code of the finding."""
+"""The thresholds in words, by code of the finding."""

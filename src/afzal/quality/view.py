@@ -1,4 +1,4 @@
-"""One item after another as the findings look at it, and what they ask of all items together."""
+"""The items as the checks see them: each item by itself, and facts about all items together."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from afzal.records import (
 
 
 class Stated:
-    """What votes come to by themselves, whatever they are about; rows that state the order alone share theirs.
+    """Facts that follow from an item's votes alone; rows with the same votes object share it.
 
     Attributes:
-        pairs: the preferences derived from them, the better first.
-        labelled: whether single responses are called good or bad.
+        pairs: the preferences derived from the votes, the better response first.
+        labelled: whether single responses are labelled good or bad.
         measured: whether the pairs may have scores: a margin, or ratings among several votes.
-        ties, soft: pairs with probability 1/2, and those neither certain nor tied.
-        both_bad: votes that say that both responses are bad.
-        annotators: who voted, and ``axes`` on what the pairs were compared, or rated where nothing was compared.
-        opinions: what :func:`afzal.quality.relations.opinion` says of the only vote, by whether it is turned.
+        ties, soft: number of pairs with probability 1/2, and of pairs neither certain nor tied.
+        both_bad: number of votes that call both responses bad.
+        annotators: the voters; ``axes`` are those of comparisons, or of ratings if nothing was compared.
+        opinions: :func:`afzal.quality.relations.opinion` of the only vote, by whether it is turned.
     """
 
     __slots__ = ("annotators", "axes", "both_bad", "labelled", "measured", "opinions", "pairs", "soft", "ties", "votes")
@@ -40,7 +40,7 @@ class Stated:
     def __init__(self, item: Item) -> None:
         self.votes = item.votes
         self.pairs = preferences(item)
-        # a list, since it takes half the time of a generator for one vote
+        # a list takes half the time of a generator for one vote
         self.labelled = True in [isinstance(vote, Rating) and vote.kind == "label" for vote in self.votes]
         self.measured = len(self.votes) > 1 or [pair.margin for pair in self.pairs] != [None] * len(self.pairs)
         certainties = [pair.p for pair in self.pairs]
@@ -55,19 +55,19 @@ class Stated:
 
 @dataclass(slots=True)
 class Told:
-    """One item and what it says; not frozen, since one is made for every item.
+    """One item and its texts and votes; not frozen, for speed, since every item gets one.
 
     Attributes:
-        at: its number among the items.
-        plain: whether prompt and answers are texts, as :attr:`afzal.records.Item.is_plain` says.
-        asked: the words of the prompt as they stand.
-        key: a hash of what was asked, without white space at the ends.
-        answers: what was said, without white space at the ends; one answer per response.
-        texts: the words of each answer as they stand; ``lengths`` their characters.
-        words: those of the prompt and of all answers, one after another.
-        media: the images and sounds of the whole item.
-        stated: what its votes come to; ``pairs`` are the preferences among it.
-        labels: per response good, bad or None; () where single responses are not called good or bad.
+        at: number of the item.
+        plain: whether prompt and answers are texts (:attr:`afzal.records.Item.is_plain`).
+        asked: text of the prompt, unchanged.
+        key: a hash of the prompt, without white space at the ends.
+        answers: the responses, without white space at the ends.
+        texts: text of each response, unchanged; ``lengths`` are their characters.
+        words: the texts of the prompt and of all responses, joined.
+        media: the images and sounds of the entire item.
+        stated: facts from its votes; ``pairs`` are the preferences among them.
+        labels: good, bad or None per response; () if single responses are not labelled.
     """
 
     item: Item
@@ -87,15 +87,15 @@ class Told:
 
 @dataclass(slots=True)
 class View:
-    """What there is to know about the items so far, in columns with one number per item.
+    """Facts about the items so far, in columns with one number per item.
 
     Attributes:
-        ids: their ids.
-        prompts: hashes of what was asked, ``Told.key``.
-        asked: hashes of the prompts' words as they stand, and of what they show.
-        groups: hashes of what must not be split.
-        media: hashes of the images and sounds of the whole item, in order.
-        pairs: how many pairs they make.
+        ids: the items' ids.
+        prompts: hashes of the prompts, ``Told.key``.
+        asked: hashes of the unchanged text and the media of the prompts.
+        groups: hashes of the groups that must not be split.
+        media: hashes of the images and sounds of the entire item, in order.
+        pairs: number of pairs.
         prompted: whether any prompt is not empty.
     """
 
@@ -111,23 +111,23 @@ class View:
 
     @property
     def items(self) -> int:
-        """How many items there are."""
+        """Number of items."""
         return len(self.prompts)
 
     @property
     def units(self) -> Column:
-        """What is independent of each other: prompts, or what must not be split where there are none."""
+        """The independent units: prompts, or groups if there are no prompts."""
         return self.prompts if self.prompted else self.groups
 
     def told(self, item: Item) -> Told:
-        """The next item, and what it says; :meth:`add` is to follow."""
+        """Read the next item; a call of :meth:`add` must follow."""
         told = tell(item, self._told, self._stated)
         self._stated = told.stated
         self._told += 1
         return told
 
     def add(self, batch: Sequence[Told]) -> None:
-        """Look at some more items."""
+        """Add more items."""
         self.ids.extend([told.item.id for told in batch])
         self.prompts.extend([told.key for told in batch])
         self.asked.extend([_shown(told) if told.media else hash(told.asked) for told in batch])
@@ -143,14 +143,14 @@ def _shown(told: Told) -> int:
 
 
 def tell(item: Item, at: int = 0, before: Stated | None = None) -> Told:
-    """One item and what it says.
+    """Read one item.
 
     Args:
-        before: what the votes of the item before come to, which is taken where they are the same object.
+        before: facts from the previous item's votes, reused if the votes are the same object.
     """
     stated = before if before is not None and before.votes is item.votes else Stated(item)
     prompt, plain, turns = item.prompt, item.is_plain, tuple([response.turns for response in item.responses])
-    if plain:  # what is written below, without a call for each text
+    if plain:  # as below, without a call for each text
         asked, texts, media = cast(str, prompt), cast("tuple[str, ...]", turns), ()
         answers, key = tuple([text.strip() for text in texts]), hash(asked.strip())
     else:

@@ -1,6 +1,6 @@
-"""Which pairs to ask people about next, whether the rule is worth it, and when to stop.
+"""Choose which pairs to ask people about next, and tell whether the rule is worth it and when to stop.
 
-Pure functions of rows, votes and numbers. Scores of reward models and policies are made above and handed in.
+Pure functions of rows, votes and numbers. Callers compute the scores of reward models and policies and pass them in.
 """
 
 from .asking import Asked, How, Scored, ask, with_row_features

@@ -1,4 +1,4 @@
-"""From scored rows to the next questions, with all that there is to say about them."""
+"""From scored rows to the next questions, with a report on them."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class How:
     """How to choose.
 
     Attributes:
-        source: what the pool is called in messages.
-        seeds: simulations of the learning curve; 0 for none. Curves of models take five times as many, which are cheap.
+        source: name of the pool in messages.
+        seeds: simulations of the learning curve; 0 for none. Curves of models use five times as many, which are cheap.
         labels: labels or votes at the end of the curve.
-        axis: only votes on this axis; None for all.
+        axis: use only votes on this axis; None for all.
     """
 
     source: str
@@ -49,14 +49,14 @@ class How:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scored:
-    """Rows and what is known of their responses.
+    """Rows with the scores or features of their responses.
 
     Attributes:
         items: the rows.
-        members: per item ``[K, M]`` scores by M scorers or heads; None where the linear model is to score.
-        features: per item ``[K, D]``; None for the words of the responses.
-        hidden: whether the features are hidden states, whose scale says nothing.
-        unread: rows left out, since a model could not read one of their responses.
+        members: per item ``[K, M]`` scores by M scorers or heads; None if the linear model scores.
+        features: per item ``[K, D]``; None to use the words of the responses.
+        hidden: whether the features are hidden states, whose scale has no meaning.
+        unread: number of skipped rows, of which a model could not read a response.
     """
 
     items: Sequence[Item]
@@ -68,7 +68,7 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The questions as rows, what there is to say in lines, warnings, and the same as plain values."""
+    """The questions as rows, report lines, warnings, and the same as plain values."""
 
     rows: list[Item]
     lines: list[str]
@@ -77,19 +77,19 @@ class Asked:
 
 
 def with_row_features(items: Sequence[Item]) -> Scored:
-    """Rows with the features that they hold themselves."""
+    """Rows with the features that they contain."""
     return Scored(items, features=of_rows(items))
 
 
 def ask(ours: Scored, theirs: Scored | None, how: How) -> Asked:
-    """The next questions, and the learning curve where it is wanted.
+    """The next questions, and the learning curve if requested.
 
     Args:
         ours: the pool.
-        theirs: the rows with the votes so far, none of which need be in the pool; None for those of the pool itself.
+        theirs: the rows with the votes so far, which need not be in the pool; None for the votes in the pool itself.
 
     Raises:
-        AfzalError: a score is not a finite number, nothing is left to ask, or the rule needs what is not there.
+        AfzalError: a score is not a finite number, nothing is left to ask, or the rule lacks data that it needs.
     """
     pool = pool_of(ours.items)
     refuse_nothing_to_ask(pool, how.source)
@@ -112,27 +112,27 @@ def ask(ours: Scored, theirs: Scored | None, how: How) -> Asked:
         raise AfzalError(
             "every pair of the pool has votes",
             where=how.source,
-            remedy="--votes nobody ignores the votes in the pool; --by repeat asks again where people disagree",
+            remedy="--votes nobody ignores the votes in the pool; --by repeat asks again about pairs in dispute",
         )
     warnings = [HARMFUL[how.by]] if how.by in HARMFUL else []
     warnings += _uninformed(how.by, seen, votes)
     if how.axis is None and (axes := pooled_axes(known.items)):
-        warnings.append(f"votes on {axes} are pooled, as if they answered one question; choose one with --axis")
+        warnings.append(f"votes on {axes} are pooled as if they answered one question; choose one axis with --axis")
     plain = {"rule": how.by, "pairs": len(pool.pairs), "voted": int(votes.cast.sum()), **plain}
     plain |= {"questions": len(chosen), "by_rule": dict(Counter(q.rule for q in chosen)), "warnings": warnings}
     return Asked(rows_of(pool, chosen), [*lines, *_told(how, chosen)], warnings, plain)
 
 
 def _seen(by: By, ours: tuple[Pool, Scored], theirs: tuple[Pool, Scored]) -> Seen | None:
-    """What the rule reads of the pairs of the pool and of those voted on; None where it reads nothing."""
+    """The rule's inputs for the pairs of the pool and for those voted on; None if it needs none."""
     if by not in _BY_SCORES:
         return None
 
     def both(of_side: Callable[[Pool, Scored], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        found = of_side(*ours)
+        values = of_side(*ours)
         if theirs[0] is ours[0]:
-            return found, found
-        return found, of_side(*theirs) if theirs[0].pairs else found[:0]
+            return values, values
+        return values, of_side(*theirs) if theirs[0].pairs else values[:0]
 
     margins = None
     if ours[1].members is not None:
@@ -145,7 +145,7 @@ def _seen(by: By, ours: tuple[Pool, Scored], theirs: tuple[Pool, Scored]) -> See
 
 
 def _refuse_other_axis(known: Pool, how: How) -> None:
-    """An error where votes are on axes, and none of them on the one that is named."""
+    """Raise AfzalError if the votes have axes and none is on the given one."""
     axes = axes_of(known.items)
     if how.axis is not None and axes and how.axis not in axes:
         raise AfzalError(
@@ -154,48 +154,48 @@ def _refuse_other_axis(known: Pool, how: How) -> None:
 
 
 def _simulated(how: How, votes: Votes, seen: Seen) -> Curve:
-    had = votes.weight > 0
-    prompts = [prompt for prompt, is_there in zip(votes.pool.prompts, had, strict=True) if is_there]
-    margins = None if seen.margins is None else seen.margins[1][:, had]
-    known = Labelled(seen.features[1][had], votes.p_first[had], votes.weight[had], prompts, margins)
+    voted = votes.weight > 0
+    prompts = [prompt for prompt, has_votes in zip(votes.pool.prompts, voted, strict=True) if has_votes]
+    margins = None if seen.margins is None else seen.margins[1][:, voted]
+    known = Labelled(seen.features[1][voted], votes.p_first[voted], votes.weight[voted], prompts, margins)
     assert how.by in ("d_optimal", "bald", "entropy", "max_margin")
     return learning_curve(known, how.by, seeds=how.seeds, most=how.labels, ridge=how.ridge, seed=how.seed)
 
 
 def _uninformed(by: By, seen: Seen | None, votes: Votes) -> list[str]:
-    """A rule that nothing tells the pairs apart by."""
+    """A warning for a rule that has nothing to distinguish the pairs by."""
     if by not in ("entropy", "max_margin") or votes.weight.any() or (seen and seen.margins is not None):
         return []
-    return [f"there are no votes and no scores to go by: the order of {by} is that of random questions"]
+    return [f"there are neither votes nor scores, so {by} orders the questions at random"]
 
 
 def _about(pool: Pool, votes: Votes, unread: int) -> list[str]:
     counts = (
         (pool.short, "rows with fewer than two answers"),
-        (pool.repeated, "pairs that were there before"),
+        (pool.repeated, "pairs that repeat earlier ones"),
         (pool.identical, "pairs of equal answers"),
         (unread, "rows that a model could not read"),
     )
     left = [f"{count} {what}" for count, what in counts if count]
-    said = f"known: {len(votes.p):,} votes on {int(votes.cast.sum()):,} pairs"
+    known = f"known: {len(votes.p):,} votes on {int(votes.cast.sum()):,} pairs"
     unordered = int(np.isnan(votes.p).sum())
     return [
         f"pool: {len(pool.items):,} rows, {len(pool.pairs):,} pairs of different answers",
-        *([f"left out: {', '.join(left)}"] if left else []),
-        said + (f", of which {unordered} order nothing (both bad)" if unordered else ""),
+        *([f"skipped: {', '.join(left)}"] if left else []),
+        known + (f", of which {unordered} order nothing (both bad)" if unordered else ""),
     ]
 
 
 def _told(how: How, chosen: Sequence[Question]) -> list[str]:
     if not chosen:
-        return ["no pair without votes is left to ask about"]
+        return ["no pairs without votes are left to ask about"]
     ours = [q.score for q in chosen if q.rule == how.by]
     parts = [f"{len(chosen) - len(ours)} at random"]
     if how.by == "random":
         parts = ["all at random"]
     elif ours:
         parts = [f"{len(ours)} by {how.by} (score {ours[0]:.3g} to {ours[-1]:.3g})", *parts]
-    short = [f"{how.n} were wanted; no more are left"] if len(chosen) < how.n else []
+    short = [f"{how.n} were requested, but no more are left"] if len(chosen) < how.n else []
     return [f"{len(chosen)} questions: {', '.join(parts)}", *short]
 
 
@@ -203,13 +203,13 @@ def _decision(decided: Decided | None, plain: dict[str, Any]) -> list[str]:
     """The stop rule of a leaderboard."""
     plain["decided"] = None if decided is None else asdict(decided) | {"settled": decided.settled}
     if decided is None:
-        return ["the votes so far give no finite strengths to all models: not decided, keep asking"]
+        return ["the votes so far do not give every model a finite strength: not decided, keep asking"]
     leads = f"{decided.leader} leads in {100 * decided.share:.1f} % of resamples of {decided.prompts} prompts"
     return [leads + (": decided at 95 %, you may stop" if decided.settled else ": not decided at 95 %, keep asking")]
 
 
 def _curve(curve: Curve, plain: dict[str, Any]) -> list[str]:
-    """A learning curve as a table, and what it comes to."""
+    """A learning curve as a table, with its conclusions."""
     plain["curve"] = asdict(curve) | {"better": curve.better, "worse": curve.worse, "flat": curve.flat}
     where = f"{curve.seeds} simulations"
     if curve.held_out:

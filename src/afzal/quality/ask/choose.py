@@ -1,4 +1,4 @@
-"""The next questions: a rule's choice, and always some at random, with the reason for each.
+"""Choose the next questions, by a rule and a share at random, with the reason for each.
 
 Shapes: N pairs of the pool, V pairs of the rows with votes, D features, M members of an ensemble.
 """
@@ -24,22 +24,22 @@ By = Literal["d_optimal", "bald", "entropy", "information", "repeat", "random", 
 RULES: tuple[By, ...] = get_args(By)
 
 HARMFUL: Mapping[str, str] = {
-    "max_margin": "max_margin asks about the pairs that the model is surest of; on real pairs of texts it was 3.3 "
+    "max_margin": "max_margin asks about the pairs that the model is most sure of; on real pairs of texts it was 3.3 "
     "points of accuracy worse than random questions",
-    "closest": "closest asks about the two models that seem most alike; after 300 votes on five models it named the "
+    "closest": "closest asks about the two models that seem most alike; after 300 votes on five models it found the "
     "best one in 74 % of runs, random questions in 99 %",
 }
-"""Rules that were measured to be worse than random questions, and how much."""
+"""Rules measured to be worse than random questions, and by how much."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Seen:
-    """What rules read of the pairs, those of the pool and those voted on.
+    """The rules' inputs for the pairs of the pool and for the pairs voted on.
 
     Attributes:
-        features: ``[N, D]`` and ``[V, D]``, of the first response less the second.
-        margins: ``[M, N]`` and ``[M, V]`` by scorers that are given, in nats; None where the linear model on the
-            features is to be fitted to the votes.
+        features: ``[N, D]`` and ``[V, D]``, of the first response minus the second.
+        margins: ``[M, N]`` and ``[M, V]`` in nats, by the given scorers; None to fit the linear model on the features
+            to the votes.
     """
 
     features: tuple[np.ndarray, np.ndarray]
@@ -48,8 +48,8 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A pair of the pool to ask about, the rule that chose it (``random`` for the random share), and the score that the
-    rule gave it."""
+    """A pair of the pool to ask about, the rule that chose it (``random`` for the random share), and the rule's
+    score."""
 
     pair: int
     rule: By
@@ -57,7 +57,7 @@ class Question:
 
 
 def words_of(pool: Pool, votes: Votes) -> Seen:
-    """Hashed words of the responses as features."""
+    """Inputs with the hashed words of the responses as features."""
     return Seen((pool.words, votes.pool.words))
 
 
@@ -70,17 +70,17 @@ def next_questions(
     *,
     random_share: float = 0.1,
 ) -> list[Question]:
-    """The next n questions while people vote, from the words of the answers and the votes so far.
+    """The next n questions during voting, from the words of the answers and the votes so far.
 
-    The features of a pool are worked out at the first call; then a call takes milliseconds to tenths of a second.
+    The first call computes the features of the pool; later calls take milliseconds to tenths of a second.
 
     Args:
-        votes: by the item's number in the pool.
-        n: fewer are returned where fewer are left.
-        seed: of the random share and of the order among equal scores.
+        votes: votes by the item's number in the pool.
+        n: number of questions; fewer are returned if fewer are left.
+        seed: seed of the random share and of the order among equal scores.
     """
-    said = votes_of(pool, votes)
-    return choose(pool, said, words_of(pool, said), n, rule, seed=seed, random_share=random_share)
+    cast = votes_of(pool, votes)
+    return choose(pool, cast, words_of(pool, cast), n, rule, seed=seed, random_share=random_share)
 
 
 def choose(
@@ -94,21 +94,20 @@ def choose(
     random_share: float,
     ridge: float = 1.0,
 ) -> list[Question]:
-    """The next n questions, fewer where fewer are left.
+    """The next n questions, or fewer if fewer are left.
 
-    Pairs that were voted on are not asked about again, except by ``repeat``, which asks about no others. The random
-    share is drawn first, from all of those pairs alike, so that it is a fair sample of them; its questions are spread
-    among the others, since people may stop early. Where all scores are equal, the questions are those of ``random``,
-    in its order.
+    Pairs with votes are not asked about again, except by ``repeat``, which asks only about those. The random share is
+    drawn first, uniformly from all eligible pairs, so it is a fair sample; its questions are spread among the others,
+    since people may stop early. If all scores are equal, the questions and their order are those of ``random``.
 
     Args:
-        seen: None will do for rules that go by no scores: information, closest, repeat, random.
-        random_share: of the n questions, from 0 to 1; what is not whole is rounded by chance.
+        seen: may be None for rules without scores: information, closest, repeat, random.
+        random_share: share of the n questions, from 0 to 1; fractions are rounded at random.
         ridge: precision of the linear model's prior.
 
     Raises:
-        AfzalError: the rule needs what is not there: a second scorer, named models, votes that disagree.
-        ValueError: the rule goes by scores, and ``seen`` is None.
+        AfzalError: the rule lacks what it needs: a second scorer, named models, or votes that disagree.
+        ValueError: the rule needs scores, and ``seen`` is None.
     """
     generator = np.random.default_rng(seed)
     places = places_in(pool, votes)
@@ -128,7 +127,7 @@ def choose(
     elif rule == "random":
         chosen, scores = [Choice(k, 0.0) for k in rest[: n - drawn].tolist()], np.zeros(len(pool.pairs))
     elif seen is None:
-        raise ValueError(f"{rule} goes by scores or features of the pairs")
+        raise ValueError(f"{rule} needs scores or features of the pairs")
     else:
         chosen, scores = _pairs(votes, seen, rule, n - drawn, by_chance, rest, ridge)
     random = [Question(k, "random", float(scores[k])) for k in by_chance.tolist()]
@@ -136,7 +135,7 @@ def choose(
 
 
 def _again(votes: Votes, places: np.ndarray, n: int, rest: np.ndarray) -> tuple[list[Choice], np.ndarray]:
-    """Pairs on which people disagree, the one first whose majority is most likely to be wrong."""
+    """Pairs on which people disagree, starting with the one whose majority is most likely to be wrong."""
     scores = np.zeros(len(places))
     known = places >= 0
     at = places[known]
@@ -160,19 +159,19 @@ def _pairs(
     scores = np.zeros(everything.margins.shape[1])
     for choice in rules.ranked(rule, _part(everything, by_chance), len(by_chance), np.arange(len(by_chance))):
         scores[by_chance[choice.pair]] = choice.score
-    if rule in ("d_optimal", "bald"):  # the questions at random will be answered too
+    if rule in ("d_optimal", "bald"):  # the random questions will be answered too
         x, p = everything.features[by_chance], everything.p_first[by_chance]
-        told = (x * (p * (1 - p))[:, None]).T @ x
-        everything = replace(everything, precision=everything.precision + told)
+        expected = (x * (p * (1 - p))[:, None]).T @ x
+        everything = replace(everything, precision=everything.precision + expected)
     chosen = rules.ranked(rule, _part(everything, rest), n, np.arange(len(rest)))
     return [Choice(int(rest[c.pair]), c.score) for c in chosen], scores
 
 
 def belief_of(votes: Votes, seen: Seen, rule: Rule, ridge: float) -> Belief:
-    """What the votes and the scorers say about the pairs of the pool.
+    """The belief about the pairs of the pool, from the votes and the scorers.
 
     Raises:
-        AfzalError: BALD with a single scorer, which cannot disagree with itself.
+        AfzalError: BALD has a single scorer, which cannot disagree with itself.
     """
     ours, theirs = seen.features
     if seen.margins is None:
@@ -196,7 +195,7 @@ def _part(belief: Belief, pairs: np.ndarray) -> Belief:
 
 
 def _spread(chosen: Sequence[Question], random: Sequence[Question]) -> list[Question]:
-    """All questions, those at random at even distances among the others."""
+    """All questions, with the random ones evenly spaced among the others."""
     total = len(chosen) + len(random)
     places = {int((k + 0.5) * total / len(random)) for k in range(len(random))} if random else set()
     ours, theirs = iter(chosen), iter(random)
@@ -205,8 +204,8 @@ def _spread(chosen: Sequence[Question], random: Sequence[Question]) -> list[Ques
 
 def rows_of(pool: Pool, questions: Sequence[Question]) -> list[Item]:
     """The questions as rows for ``afzal annotate``: two responses, no votes, and the reason in ``extra.asked``."""
-    made = []
+    rows = []
     for q in questions:
         row = pool.row(q.pair)
-        made.append(replace(row, extra={**row.extra, "asked": {"rule": q.rule, "score": q.score}}))
-    return made
+        rows.append(replace(row, extra={**row.extra, "asked": {"rule": q.rule, "score": q.score}}))
+    return rows

@@ -1,4 +1,4 @@
-"""Is the rule worth it? Learning curves against random questions, and when to stop asking.
+"""Learning curves of a rule against random questions, and rules for when to stop asking.
 
 Shapes: N labelled pairs, D features, C marks along a curve, S seeds, X held-out prompts, M models.
 """
@@ -28,14 +28,14 @@ HELD_OUT = 0.3
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Labelled:
-    """Pairs whose answers are on record.
+    """Pairs with recorded answers.
 
     Attributes:
-        features: ``[N, D]`` of the first response less the second.
-        p_first: ``[N]`` the share of the votes that name the first; 0.5 is a tie, which teaches but is not a test.
-        weight: ``[N]`` votes.
-        prompts: ``[N]`` the prompt of each.
-        margins: ``[M, N]`` of given scorers, by which the rule chooses; None where it goes by the model that learns.
+        features: ``[N, D]`` of the first response minus the second.
+        p_first: ``[N]`` share of the votes for the first response; 0.5 is a tie, used for training but not for testing.
+        weight: ``[N]`` number of votes.
+        prompts: ``[N]`` prompt of each pair.
+        margins: ``[M, N]`` of given scorers, by which the rule chooses; None if it uses the learning model.
     """
 
     features: np.ndarray
@@ -47,18 +47,18 @@ class Labelled:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A rule against random questions.
+    """The learning curve of a rule and of random questions.
 
     Attributes:
-        rule: its name.
-        what: the figure that is followed, in words; larger is better.
-        unit: what is counted along the curve.
+        rule: the rule's name.
+        what: the measured quantity in words; larger is better.
+        unit: the unit along the curve.
         marks: numbers of labels or votes.
-        ours, random: the figure at each mark.
-        gain: the rule's mean over the marks less that of random questions.
-        slope: what 100 further labels add to the rule's figure, over the second half of its curve.
-        held_out, prompts: pairs and prompts that it is measured on; 0 where it is measured by simulated leaderboards.
-        seeds: how often the whole was done, each time with other questions at the start.
+        ours, random: the measured quantity at each mark.
+        gain: the rule's mean over the marks minus that of random questions.
+        slope: gain of the rule per 100 further labels, over the second half of its curve.
+        held_out, prompts: pairs and prompts for the measurement; 0 if it uses simulated leaderboards.
+        seeds: number of repetitions, each with different questions at the start.
     """
 
     rule: str
@@ -75,31 +75,31 @@ class Curve:
 
     @property
     def better(self) -> bool:
-        """Whether the interval of the gain lies above 0."""
+        """Whether the gain's interval lies above 0."""
         return self.gain.low is not None and self.gain.low > 0
 
     @property
     def worse(self) -> bool:
-        """Whether it lies below 0."""
+        """Whether the gain's interval lies below 0."""
         return self.gain.high is not None and self.gain.high < 0
 
     @property
     def flat(self) -> bool:
-        """The stop rule: further labels do not measurably help any more, since the slope's interval holds 0 or lies
-        below it."""
+        """The stop rule: further labels no longer help measurably, as the slope's interval includes 0 or is below
+        it."""
         return self.slope.low is not None and self.slope.low <= 0
 
 
 def asked_in_turn(
     known: Labelled, train: np.ndarray, start: np.ndarray, rule: Rule, most: int, rng: np.random.Generator, ridge: float
 ) -> dict[int, np.ndarray]:
-    """The parameters ``[D]`` that are learned from 20, 30, ... labels, by number of labels, each batch of ten
-    chosen by the rule from the pairs of ``train`` that are left.
+    """The parameters ``[D]`` learned from 20, 30, ... labels, by number of labels; the rule chooses each batch of ten
+    from the remaining pairs of ``train``.
 
     Args:
         train: numbers of the pairs that may be asked about.
-        start: those asked about first.
-        most: labels at which to end.
+        start: numbers of the pairs asked about first.
+        most: number of labels at which to stop.
     """
     asked, learned = start.tolist(), {}
     while True:
@@ -118,14 +118,14 @@ def asked_in_turn(
 def learning_curve(
     known: Labelled, rule: Rule, *, seeds: int = 10, most: int = 200, ridge: float = 1.0, seed: int = 0
 ) -> Curve:
-    """Held-out accuracy by number of labels, by the rule and by random questions.
+    """Held-out accuracy by number of labels, for the rule and for random questions.
 
-    A part of the prompts is held out once, so that all seeds are measured on the same pairs and intervals are over
+    The same prompts are held out for all seeds, so all seeds are measured on the same pairs, and intervals are over
     seeds and prompts (:func:`afzal.stats.comparing.share_of_verdicts`, and for differences
     :func:`afzal.stats.comparing.over_seeds_and_prompts`). Both sides start from the same 20 labels.
 
     Raises:
-        AfzalError: there are too few labelled pairs, or too few prompts.
+        AfzalError: there are too few labelled pairs or prompts.
     """
     train, test, prompt = _divided(known, seed)
     marks = list(range(START, min(most, len(train)) + 1, BATCH))
@@ -157,7 +157,8 @@ def learning_curve(
 
 
 def _divided(known: Labelled, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs to ask about, pairs to measure on, and the prompt of each of the latter, from 0."""
+    """Numbers of the pairs to ask about and of the pairs to measure on, and the prompt of each of the latter, from
+    0."""
     prompts = numbered(known.prompts)
     count = int(prompts.max()) + 1 if len(prompts) else 0
     held = np.random.default_rng([seed, 1]).permutation(count)[: int(HELD_OUT * count)]
@@ -175,9 +176,9 @@ def _divided(known: Labelled, seed: int) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 def _accuracies(right: np.ndarray) -> tuple[Interval, ...]:
-    """The accuracy at each mark, of ``[S, C, X]``: shares, whose intervals lie within 0 and 1."""
-    found = (share_of_verdicts(right[:, c]) for c in range(right.shape[1]))
-    return tuple(one for one in found if one is not None)
+    """The accuracy at each mark, from ``[S, C, X]``, with an interval within 0 and 1."""
+    intervals = (share_of_verdicts(right[:, c]) for c in range(right.shape[1]))
+    return tuple(one for one in intervals if one is not None)
 
 
 def _by_prompt(values: np.ndarray, prompt: np.ndarray) -> np.ndarray:
@@ -187,7 +188,7 @@ def _by_prompt(values: np.ndarray, prompt: np.ndarray) -> np.ndarray:
 
 
 def _slopes(values: np.ndarray, marks: Sequence[int]) -> np.ndarray:
-    """``[S, X]``: by least squares, how much 100 labels add over the second half of the marks; values ``[S, C, X]``."""
+    """``[S, X]`` least-squares gain per 100 labels over the second half of the marks, of values ``[S, C, X]``."""
     half = len(marks) // 2
     at = np.asarray(marks[half:], float) / 100
     away = at - at.mean()
@@ -197,19 +198,19 @@ def _slopes(values: np.ndarray, marks: Sequence[int]) -> np.ndarray:
 
 
 def model_curve(known: Matches, rule: MatchRule, *, runs: int = 50, votes: int = 300, seed: int = 0) -> Curve:
-    """How often the best model is named after so many votes, by the rule and by random pairs of models.
+    """How often the best model is found by number of votes, for the rule and for random pairs of models.
 
-    Votes are drawn from those on record, whose own leader counts as the best. Intervals are over runs: they say how
-    well the simulation is known, not how far the record can be trusted.
+    Votes are sampled from the recorded ones, whose leader counts as the best. Intervals are over runs: they show the
+    precision of the simulation, not the reliability of the record.
 
     Raises:
-        AfzalError: the record holds fewer than two votes on a pair of models, or there are only two models.
+        AfzalError: the record has votes on fewer than three models.
     """
     enough = known.weight > 0
     names = known.x[enough].any(0) if enough.any() else np.zeros(0)
     if names.sum() < 3:
         raise AfzalError(
-            "a learning curve of models needs votes on three models or more",
+            "a learning curve of models needs votes on at least three models",
             where="--curve",
             remedy="leave out --curve, or give rows with votes and the model of each response as its source",
         )
@@ -222,8 +223,8 @@ def model_curve(known: Matches, rule: MatchRule, *, runs: int = 50, votes: int =
     for name in dict.fromkeys((rule, "random")):
         runs_of = []
         for k in range(runs):
-            found = simulate(x, answers, name, votes, np.random.default_rng([seed, k]))
-            runs_of.append([float(np.argmax(found[m // 5 - 1]) == best) for m in marks])
+            thetas = simulate(x, answers, name, votes, np.random.default_rng([seed, k]))
+            runs_of.append([float(np.argmax(thetas[m // 5 - 1]) == best) for m in marks])
         right[name] = np.array(runs_of)
     ours, chance = right[rule], right["random"]
     return Curve(
@@ -242,7 +243,7 @@ def model_curve(known: Matches, rule: MatchRule, *, runs: int = 50, votes: int =
 
 
 def _record(points: float, weight: float) -> np.ndarray:
-    """Votes of this many points in all, whole but for one."""
+    """Single votes that sum to these points; all but one are 0 or 1."""
     count = max(1, round(weight))
     share = points / weight * count
     return np.clip(share - np.arange(count), 0.0, 1.0)
@@ -250,7 +251,7 @@ def _record(points: float, weight: float) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """Which model leads, and in which share of the resamples of whole prompts it does."""
+    """The leading model, and the share of the resamples of prompts in which it leads."""
 
     leader: str
     share: float
@@ -263,7 +264,7 @@ class Decided:
 
 
 def best_model(known: Matches, votes: Votes, *, resamples: int = 500, seed: int = 0) -> Decided | None:
-    """The model that leads by the votes so far; None while they give no finite strengths to all models.
+    """The model that leads after the votes so far; None as long as not every model has a finite strength.
 
     A resample whose votes do not connect all models counts as one in which nobody leads.
     """

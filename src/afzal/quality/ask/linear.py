@@ -1,7 +1,7 @@
-"""A linear Bradley-Terry model of pairs: P(first is better) = sigma(x' theta), where x holds the features of the first
-response less those of the second.
+"""A linear Bradley-Terry model of pairs: P(first is better) = sigma(x' theta), where x is the features of the first
+response minus those of the second.
 
-Shapes: N pairs, D features. There is no intercept, so that swapping the responses of a pair turns x and the label and
+Shapes: N pairs, D features. There is no intercept, so swapping the responses of a pair negates x, flips the label and
 changes nothing else. Margins are in nats.
 """
 
@@ -16,7 +16,7 @@ STEPS = 100
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fit:
-    """The posterior by Laplace's approximation: mean ``theta`` ``[D]`` and ``precision`` ``[D, D]``, the Hessian of the
+    """The posterior in Laplace's approximation: mean ``theta`` ``[D]`` and ``precision`` ``[D, D]``, the Hessian of the
     negative log posterior at its minimum."""
 
     theta: np.ndarray
@@ -34,12 +34,12 @@ def fit(x: np.ndarray, p_first: np.ndarray, weight: np.ndarray, ridge: float) ->
 
     Args:
         x: ``[N, D]`` feature differences.
-        p_first: ``[N]`` y, the share of the votes that name the first response, from 0 to 1.
+        p_first: ``[N]`` y, the share of votes for the first response, from 0 to 1.
         weight: ``[N]`` w, the number of votes.
-        ridge: precision of the Gaussian prior on every parameter, above 0; larger draws theta towards 0.
+        ridge: precision of the Gaussian prior on every parameter, above 0; larger values pull theta towards 0.
 
     Raises:
-        ValueError: the ridge is not above 0, or Newton's steps have not come to rest.
+        ValueError: the ridge is not above 0, or Newton's method did not converge.
     """
     if not ridge > 0:
         raise ValueError(f"the ridge must be above 0, not {ridge}")

@@ -1,4 +1,4 @@
-"""Which two models to compare next, where the aim is a leaderboard: Bradley and Terry's model of M models.
+"""Choose which two models to compare next for a leaderboard, by the Bradley-Terry model of M models.
 
 Shapes: M models, P pairs of models, N pairs of answers. A model's strength is a parameter of the linear model whose
 features of an answer are 1 for the model that wrote it.
@@ -25,13 +25,13 @@ RIDGE = 0.1
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Matches:
-    """The models of a pool, and what is known about each two of them.
+    """The models of a pool, and the votes on each pair of them.
 
     Attributes:
         names: ``[M]``, sorted.
         x: ``[P, M]`` 1 for the first model, -1 for the second.
-        points, weight: ``[P]`` as in :class:`Votes`, added up over the votes on the same two models.
-        of: ``[N]`` int, the pair of models that wrote the pair of answers; -1 where they are one model, or unnamed.
+        points, weight: ``[P]`` as in :class:`Votes`, summed over the votes on the same two models.
+        of: ``[N]`` int, the pair of models that wrote the pair of answers; -1 if it is one model, or one is unnamed.
     """
 
     names: tuple[str, ...]
@@ -42,7 +42,7 @@ class Matches:
 
 
 def matches_of(pool: Pool, votes: Votes) -> Matches:
-    """The models by whom the answers of a pool were written, and the votes on them.
+    """The models that wrote the answers of a pool, and the votes on them.
 
     Raises:
         AfzalError: no pair of answers is by two named models.
@@ -54,7 +54,7 @@ def matches_of(pool: Pool, votes: Votes) -> Matches:
             "no pair of answers is by two models",
             where="--by information, --by closest",
             why="the rule chooses which models to compare, and the rows do not say who wrote the answers",
-            remedy="name the model of each response as its source, or choose another rule",
+            remedy="give the model of each response as its source, or choose another rule",
         )
     number = {pair: k for k, pair in enumerate(combinations(names, 2))}
     x = np.zeros((len(number), len(names)))
@@ -77,10 +77,10 @@ def strengths(x: np.ndarray, points: np.ndarray, weight: np.ndarray, ridge: floa
 
 
 def expected_drop(x: np.ndarray, p: np.ndarray, precision: np.ndarray) -> np.ndarray:
-    """``[P]`` by how much one vote is expected to lower the summed variance of the strengths (A-optimal design).
+    """``[P]`` expected drop in the summed variance of the strengths from one vote (A-optimal design).
 
     w |V x|^2 / (1 + w x' V x) with w = p (1 - p) and V the posterior covariance of the strengths. Their common level is
-    a direction of its own, which no vote touches.
+    a separate direction, unaffected by votes.
     """
     along = x @ np.linalg.inv(precision)
     w = p * (1 - p)
@@ -88,18 +88,18 @@ def expected_drop(x: np.ndarray, p: np.ndarray, precision: np.ndarray) -> np.nda
 
 
 def closeness(p: np.ndarray) -> np.ndarray:
-    """``[P]`` -|p - 1/2|: the pair of the most equal models first. It asks about the same two models for ever, so that
-    those who were unlucky once stay where they are; measured, it is far worse than random questions."""
+    """``[P]`` -|p - 1/2|: highest for the most equal models. It keeps asking about the same two models, so a model that
+    was unlucky early never recovers; in measurements it is far worse than random questions."""
     return -np.abs(p - 0.5)
 
 
 def first_of_best(scores: np.ndarray, order: np.ndarray) -> int:
-    """The number of the best score; among those that differ by rounding alone, the first of them in ``order``."""
+    """The index of the best score; among scores equal up to rounding, the first in ``order``."""
     return int(order[first_of_equals(scores[order])])
 
 
 def next_matches(known: Matches, rule: Literal["information", "closest"], n: int, order: np.ndarray) -> list[Choice]:
-    """The n pairs of answers to ask about next: the rule chooses two models, ``order`` the answers of theirs.
+    """The n pairs of answers to ask about next: the rule chooses two models, ``order`` a pair of their answers.
 
     Args:
         order: the pairs of answers that may be asked about, in random order.
@@ -124,7 +124,7 @@ def next_matches(known: Matches, rule: Literal["information", "closest"], n: int
 
 
 def match_scores(known: Matches, rule: Literal["information", "closest"]) -> np.ndarray:
-    """``[N]`` what a rule says of the two models that wrote each pair of answers; 0 where they are not two."""
+    """``[N]`` a rule's score of the two models that wrote each pair of answers; 0 if they are not two."""
     model = strengths(known.x, known.points, known.weight)
     by_two = _scores(known, rule, sigmoid(known.x @ model.theta), model.precision)
     return np.where(known.of >= 0, by_two[np.maximum(known.of, 0)], 0.0)
@@ -139,14 +139,15 @@ def _scores(
 def simulate(
     x: np.ndarray, answers: list[np.ndarray], rule: MatchRule, votes: int, rng: np.random.Generator, *, refit: int = 5
 ) -> np.ndarray:
-    """``[votes // refit, M]`` strengths after every ``refit`` votes, each question chosen by the rule and its answer
-    drawn with replacement from those on record.
+    """``[votes // refit, M]`` strengths after every ``refit`` votes; the rule chooses each question, and its answer is
+    sampled with replacement from the recorded ones.
 
     Args:
         x: ``[P, M]`` as in :class:`Matches`.
-        answers: per pair of models, the votes on record: 1 the first won, 0 the second, 0.5 a tie; at least one each.
+        answers: per pair of models, the recorded votes: 1 if the first won, 0 if the second, 0.5 for a tie; at least
+            one.
     """
-    points, weight, found = np.zeros(len(x)), np.zeros(len(x)), []
+    points, weight, thetas = np.zeros(len(x)), np.zeros(len(x)), []
     model = strengths(x, points, weight)
     for asked in range(1, votes + 1):
         two = _next(x, sigmoid(x @ model.theta), weight, rule, rng)
@@ -154,8 +155,8 @@ def simulate(
         weight[two] += 1
         if asked % refit == 0:
             model = strengths(x, points, weight)
-            found.append(model.theta)
-    return np.array(found)
+            thetas.append(model.theta)
+    return np.array(thetas)
 
 
 def _next(x: np.ndarray, p: np.ndarray, weight: np.ndarray, rule: MatchRule, rng: np.random.Generator) -> int:

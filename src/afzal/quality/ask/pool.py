@@ -1,4 +1,4 @@
-"""The pairs of answers that people could be asked about, and what they said of them so far.
+"""The pairs of answers that people can be asked about, and the votes on them so far.
 
 Shapes: N pairs, K responses of an item.
 """
@@ -22,7 +22,7 @@ from afzal.records import Comparison, Item, Ranking, Turns, Vote, preferences, p
 from .features import FIELD, place, words
 
 Key = tuple[str, str, str]
-"""A prompt and two different responses, the smaller text first: the same for a pair and for the swapped pair."""
+"""A prompt and two different responses, the smaller text first: identical for a pair and its swapped version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +36,17 @@ class Pair:
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """Pairs that can be asked about; each stands here once, whatever the number and order of its rows.
+    """Pairs that can be asked about, each listed once, whatever the number and order of its rows.
 
     Attributes:
         items: the rows.
         pairs: ``[N]``.
-        keys: ``[N]`` the texts of each.
-        number: which pair has a key.
-        short: rows with fewer than two responses.
-        repeated: pairs that stood in the rows before.
-        identical: pairs of responses with the same text, about which there is nothing to ask.
-        settled: ``[N]`` bool, pairs whose truth a row states; they teach, and nobody is asked about them.
+        keys: ``[N]`` the texts of each pair.
+        number: the number of the pair with a given key.
+        short: number of rows with fewer than two responses.
+        repeated: number of pairs that repeat an earlier one.
+        identical: number of pairs of responses with the same text, about which there is nothing to ask.
+        settled: ``[N]`` bool, pairs whose truth a row states; they are used for training but not asked about.
     """
 
     items: tuple[Item, ...]
@@ -60,23 +60,23 @@ class Pool:
 
     @cached_property
     def words(self) -> np.ndarray:
-        """``[N, D]`` hashed words of the first response less those of the second."""
+        """``[N, D]`` hashed words of the first response minus those of the second."""
         return self.differences(words(self.items))
 
     @cached_property
     def prompts(self) -> tuple[str, ...]:
-        """``[N]`` what must not be taken for independent: the group or prompt of each pair."""
+        """``[N]`` the group or prompt of each pair; pairs that share it are not independent."""
         keys = [prompt_key(item) for item in self.items]
         return tuple(keys[pair.item] for pair in self.pairs)
 
     def find(self, item: int, first: int, second: int) -> int | None:
-        """The number of the pair that two responses of an item are; None where they say the same."""
+        """The number of the pair formed by two responses of an item; None if their texts are equal."""
         responses = self.items[item].responses
         texts = _text(responses[first].turns), _text(responses[second].turns)
         return self.number.get(_key(_text(self.items[item].prompt), *texts))
 
     def differences(self, by_item: Sequence[np.ndarray]) -> np.ndarray:
-        """``[N, D]``: of values ``[K, D]`` per item, those of the first response less those of the second.
+        """``[N, D]``: from values ``[K, D]`` per item, those of the first response minus those of the second.
 
         Raises:
             AfzalError: a value is not a finite number; the message names the row.
@@ -90,48 +90,48 @@ class Pool:
                     why="a pair without a score cannot be ranked",
                     remedy="fix the scorer so that it gives a finite number for every response",
                 )
-        found = [by_item[p.item][p.first] - by_item[p.item][p.second] for p in self.pairs]
-        return np.array(found) if found else np.zeros((0, 0))
+        differences = [by_item[p.item][p.first] - by_item[p.item][p.second] for p in self.pairs]
+        return np.array(differences) if differences else np.zeros((0, 0))
 
     def row(self, number: int) -> Item:
-        """The item of a pair, with its two responses alone and without votes.
+        """The item of a pair, with only its two responses and without votes.
 
-        An item of more than two responses gives an id of its own to each pair, and names its prompt as the group.
+        If the item has more than two responses, each of its pairs gets its own id, and the item becomes the group.
         """
         pair = self.pairs[number]
         item = self.items[pair.item]
         if len(item.responses) == 2:
             return replace(item, votes=())
         places = {pair.first: 0, pair.second: 1}
-        made = remap(replace(item, votes=()), [places.get(k) for k in range(len(item.responses))])
-        return replace(made, id=f"{item.id}/{pair.first}-{pair.second}", group=item.group or item.id)
+        row = remap(replace(item, votes=()), [places.get(k) for k in range(len(item.responses))])
+        return replace(row, id=f"{item.id}/{pair.first}-{pair.second}", group=item.group or item.id)
 
 
 def together(items: Sequence[Item]) -> list[Item]:
-    """Rows of a single answer to the same prompt as one row, at the place of the first of them; others as they are.
+    """Join rows with a single answer to the same prompt into one row, in the place of the first; keep other rows.
 
-    So the answers that ``afzal generate`` writes one by one can be compared. Votes stay with their answers;
-    ``extra`` is that of the first row, but for features, which are those of all.
+    This makes answers that ``afzal generate`` writes one per row comparable. Votes stay with their answers; ``extra``
+    is that of the first row, except for the features, which come from all rows.
     """
     of_prompt: dict[str, list[Item]] = {}
     for item in items:
         if len(item.responses) == 1:
             of_prompt.setdefault(_text(item.prompt), []).append(item)
-    made = []
+    joined = []
     for item in items:
         rows = of_prompt.get(_text(item.prompt), []) if len(item.responses) == 1 else []
         if len(rows) < 2:
-            made.append(item)
+            joined.append(item)
         elif rows[0] is item:
-            made.append(_joined(rows))
-    return made
+            joined.append(_joined(rows))
+    return joined
 
 
 def _joined(rows: Sequence[Item]) -> Item:
     votes = tuple(v for k, row in enumerate(rows) for v in moved_votes(row.votes, [k]))
     features = [row.extra.get(FIELD) for row in rows]
-    whole = all(isinstance(f, list) and len(f) == 1 for f in features)
-    extra = {**rows[0].extra, **({FIELD: [f[0] for f in features if f]} if whole else {})}
+    complete = all(isinstance(f, list) and len(f) == 1 for f in features)
+    extra = {**rows[0].extra, **({FIELD: [f[0] for f in features if f]} if complete else {})}
     responses = tuple(row.responses[0] for row in rows)
     return replace(rows[0], responses=responses, votes=votes, extra=extra, gold=())
 
@@ -159,13 +159,13 @@ def pool_of(items: Sequence[Item]) -> Pool:
 
 
 def refuse_nothing_to_ask(pool: Pool, source: str) -> None:
-    """Raise AfzalError where no row holds two different responses."""
+    """Raise AfzalError if no row has two different responses."""
     if not pool.pairs:
         raise AfzalError(
-            "no row holds two different responses",
+            "no row has two different responses",
             where=source,
-            why=f"{pool.short} rows have fewer than two; {pool.identical} pairs are of the same text",
-            remedy="write several answers to each prompt with: afzal generate --prompts FILE -n 4 --out answers.jsonl",
+            why=f"{pool.short} rows have fewer than two; {pool.identical} pairs have the same text",
+            remedy="sample several answers per prompt with: afzal generate --prompts FILE -n 4 --out answers.jsonl",
         )
 
 
@@ -180,16 +180,16 @@ def _key(prompt: str, first: str, second: str) -> Key:
 
 @dataclass(frozen=True, eq=False)
 class Votes:
-    """What was said about the pairs of a pool: O opinions, each on one pair.
+    """The votes on the pairs of a pool: O opinions, each on one pair.
 
     Attributes:
-        pool: the pairs; those without any vote may be among them.
+        pool: the pairs, including those without votes.
         pair: ``[O]`` int, the pair's number.
-        p: ``[O]`` the opinion's probability that the pair's first response is better, a tie being a half; NaN where it
+        p: ``[O]`` the opinion's probability that the pair's first response is better; a half for a tie, NaN if it
             orders nothing (both bad).
-        w: ``[O]`` its weight, above 0.
-        writers: ``[O]`` the models that wrote the two responses, in that order, where the voted row names them. Equal
-            texts of different models are one pair to ask about, but each vote counts for the models of its row.
+        w: ``[O]`` the opinion's weight, above 0.
+        writers: ``[O]`` the models that wrote the two responses, in that order, if the voted row names them. Equal
+            texts by different models are one pair to ask about, but each vote counts for the models of its row.
     """
 
     pool: Pool
@@ -200,7 +200,7 @@ class Votes:
 
     @cached_property
     def cast(self) -> np.ndarray:
-        """``[N]`` bool: which pairs anybody voted on."""
+        """``[N]`` bool: whether anybody voted on the pair."""
         return np.bincount(self.pair, minlength=len(self.pool.pairs)) > 0
 
     @cached_property
@@ -210,17 +210,17 @@ class Votes:
 
     @cached_property
     def points(self) -> np.ndarray:
-        """``[N]`` summed weight of those for the first response, a tie counting half."""
+        """``[N]`` summed weight of the opinions for the first response; a tie counts half."""
         return self._sum(self.p)
 
     @property
     def p_first(self) -> np.ndarray:
-        """``[N]`` the share of the votes that name the first response; a half where there are none."""
+        """``[N]`` share of the votes for the first response; a half if there are none."""
         return np.where(self.weight > 0, self.points / np.where(self.weight > 0, self.weight, 1.0), 0.5)
 
     @property
     def disagree(self) -> np.ndarray:
-        """``[N]`` bool: not all opinions on the pair are the same. Ties alone agree that it is a tie."""
+        """``[N]`` bool: whether opinions on the pair differ. If all are ties, they agree."""
         away = np.abs(self.p - self.p_first[self.pair])
         return self._sum(away) > 1e-9 * self.weight
 
@@ -231,22 +231,22 @@ class Votes:
 
 
 def votes_of(pool: Pool, cast: Mapping[int, Sequence[Vote]] | None = None, axis: str | None = None) -> Votes:
-    """The votes on the pairs of a pool, those of rows that repeat a pair with the others on it.
+    """The votes on the pairs of a pool; votes on repeated pairs are combined.
 
     Args:
-        cast: the votes of each item by its number in the pool; default those that the items hold, and their known
-            truth, which nobody needs to be asked. Comparisons count one by one, a ranking as those of its pairs; where
-            an item has neither, its scores or ranks order its pairs. Votes of weight 0 do not count.
-        axis: only votes on this axis; None for all.
+        cast: the votes of each item by its number in the pool; default: those in the items. The items' known truth is
+            added. Each comparison counts, and a ranking counts as its pairwise comparisons; if an item has neither, its
+            scores or ranks order its pairs. Votes with weight 0 do not count.
+        axis: use only votes on this axis; None for all.
     """
     numbers, p, w, writers = [], [], [], []
     for at, item in enumerate(pool.items):
-        said = item.votes if cast is None else cast.get(at, ())
-        given = (*(v for v in said if axis is None or v.axis == axis), *item.gold)
-        if not given:
+        item_votes = item.votes if cast is None else cast.get(at, ())
+        on_axis = (*(v for v in item_votes if axis is None or v.axis == axis), *item.gold)
+        if not on_axis:
             continue
         prompt, texts = _text(item.prompt), [_text(r.turns) for r in item.responses]
-        for first, second, share, weight in _opinions(item, given):
+        for first, second, share, weight in _opinions(item, on_axis):
             number = pool.number.get(_key(prompt, texts[first], texts[second]))
             if number is not None:  # else the two have the same text
                 pair = pool.pairs[number]
@@ -259,7 +259,7 @@ def votes_of(pool: Pool, cast: Mapping[int, Sequence[Vote]] | None = None, axis:
 
 
 def writers_of(item: Item, first: int, second: int) -> tuple[str, str] | None:
-    """The models that wrote two responses; None where they are one model, or one is not named."""
+    """The models that wrote two responses; None if it is one model, or one is unnamed."""
     a, b = item.responses[first].source, item.responses[second].source
     return (a, b) if a and b and a != b else None
 
@@ -267,10 +267,10 @@ def writers_of(item: Item, first: int, second: int) -> tuple[str, str] | None:
 def _opinions(item: Item, votes: Sequence[Vote]) -> list[tuple[int, int, float | None, float]]:
     """(first, second, probability that the first is better or None, weight) of each opinion."""
     compared = [
-        told
+        comparison
         for v in votes
         if isinstance(v, Comparison | Ranking)
-        for told in (v.comparisons() if isinstance(v, Ranking) else (v,))
+        for comparison in (v.comparisons() if isinstance(v, Ranking) else (v,))
     ]
     if compared:
         return [(v.first, v.second, v.p_first, v.weight) for v in compared if v.weight > 0]
@@ -278,7 +278,7 @@ def _opinions(item: Item, votes: Sequence[Vote]) -> list[tuple[int, int, float |
 
 
 def places_in(pool: Pool, votes: Votes) -> np.ndarray:
-    """``[N]`` int: for each pair of ``pool`` its number among the pairs voted on, -1 where nobody voted on it."""
+    """``[N]`` int: for each pair of ``pool`` its number among the pairs voted on; -1 if nobody voted on it."""
     cast = votes.cast
-    found = [votes.pool.number.get(key, -1) for key in pool.keys]
-    return np.array([k if k >= 0 and cast[k] else -1 for k in found], dtype=np.int64)
+    numbers = [votes.pool.number.get(key, -1) for key in pool.keys]
+    return np.array([k if k >= 0 and cast[k] else -1 for k in numbers], dtype=np.int64)

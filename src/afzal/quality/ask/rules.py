@@ -1,7 +1,7 @@
-"""Which pairs to ask about next, given what is believed about them: pure functions of numbers.
+"""Rules that choose which pairs to ask about next from the belief about them: pure functions of numbers.
 
-Shapes: N pairs, D features, M members of an ensemble. Scores are larger where asking is worth more. Margins are those
-of the first response over the second, in nats; every score stays the same when the responses of a pair are swapped.
+Shapes: N pairs, D features, M members of an ensemble. A larger score means a more useful question. Margins are those of
+the first response over the second, in nats; swapping the responses of a pair changes no score.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from .linear import sigmoid
 
 Rule = Literal["d_optimal", "bald", "entropy", "random", "max_margin"]
-"""Rules that rank pairs by what is believed of their margins."""
+"""Rules that rank pairs by the belief about their margins."""
 
 _NODES = 24
 _EQUAL = 1e-12
@@ -24,12 +24,12 @@ _EQUAL = 1e-12
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Belief:
-    """What is believed about N pairs.
+    """The belief about N pairs.
 
     Attributes:
-        margins: ``[M, N]`` of each member of an ensemble, or of the one model (M = 1).
-        features: ``[N, D]`` of the first response less the second.
-        precision: ``[D, D]`` of the parameters of a linear model on these features, from what was asked so far.
+        margins: ``[M, N]`` by each member of an ensemble, or by a single model (M = 1).
+        features: ``[N, D]`` of the first response minus the second.
+        precision: ``[D, D]`` of the parameters of a linear model on these features, after the questions so far.
     """
 
     margins: np.ndarray
@@ -44,7 +44,7 @@ class Belief:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A pair (its number) and the score that it was chosen for."""
+    """The number of a pair, and the score for which it was chosen."""
 
     pair: int
     score: float
@@ -58,13 +58,14 @@ def binary_entropy(p: np.ndarray) -> np.ndarray:
 
 
 def entropy(margins: np.ndarray) -> np.ndarray:
-    """``[N]`` H(mean p) in nats: how open the next answer is, for whatever reason, noise included."""
+    """``[N]`` H(mean p) in nats: the uncertainty of the next answer, noise included."""
     return binary_entropy(_towards_half(sigmoid(margins).mean(0)))
 
 
 def disagreement(margins: np.ndarray) -> np.ndarray:
-    """``[N]`` H(mean p) - mean H(p) in nats: what an answer is expected to say about which member is right (BALD,
-    Houlsby et al. 2011, arXiv 1112.5745). At least 0, and 0 where all members agree, so always with one member."""
+    """``[N]`` H(mean p) - mean H(p) in nats: the information that an answer is expected to give about which member is
+    right (BALD, Houlsby et al. 2011, arXiv 1112.5745). At least 0; 0 if all members agree, so always with one
+    member."""
     p = sigmoid(margins)
     if len(p) == 1 or (p == p[:1]).all():
         return np.zeros(p.shape[1])
@@ -74,7 +75,7 @@ def disagreement(margins: np.ndarray) -> np.ndarray:
 def information(mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
     """``[N]`` BALD in nats for margins that are normal with this mean and variance: H(E sigma(d)) - E H(sigma(d)).
 
-    By Gauss-Hermite quadrature. 0 where the variance is 0.
+    By Gauss-Hermite quadrature; 0 if the variance is 0.
     """
     nodes, weights = _quadrature()
     p = sigmoid(np.abs(mean)[:, None] + np.sqrt(variance)[:, None] * nodes)
@@ -89,7 +90,7 @@ def _quadrature() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _towards_half(p: np.ndarray) -> np.ndarray:
-    """The smaller of p and 1 - p: entropies of a pair and of the swapped pair are then the same to the last bit."""
+    """The smaller of p and 1 - p, so that entropies of a pair and of the swapped pair are equal to the last bit."""
     return np.minimum(p, 1 - p)
 
 
@@ -99,27 +100,27 @@ def max_margin(margins: np.ndarray) -> np.ndarray:
 
 
 def by_score(scores: np.ndarray, n: int, order: np.ndarray) -> list[Choice]:
-    """The n pairs of the highest scores, best first.
+    """The n pairs with the highest scores, best first.
 
     Args:
-        order: ``[N]`` a random permutation: among equal scores the pair that stands first in it is first. So a constant
-            score gives this very order, which is that of random questions.
+        order: ``[N]`` a random permutation that orders equal scores. A constant score thus gives exactly this order,
+            that of random questions.
     """
     ranked = order[np.argsort(-scores[order], kind="stable")][:n]
     return [Choice(k, float(scores[k])) for k in ranked.tolist()]
 
 
 def first_of_equals(scores: np.ndarray) -> int:
-    """The place of the largest score, or of the first that differs from it by rounding alone."""
+    """The index of the first score that equals the largest up to rounding."""
     return int(np.argmax(scores >= scores.max() - _EQUAL))
 
 
 def d_optimal(belief: Belief, n: int, order: np.ndarray) -> list[Choice]:
-    """The n pairs that, one after another, each add most to the log-determinant of the information matrix.
+    """The n pairs that, chosen one after another, each add most to the log-determinant of the information matrix.
 
     The score is the gain log(1 + w x' A^-1 x) in nats with w = p (1 - p), which is log det(A + w x x') - log det A
     (Mukherjee et al. 2024, arXiv 2404.13895; Das et al. 2024, arXiv 2402.10500). Each choice updates A^-1 by rank one
-    (Sherman and Morrison 1950), so that a batch is not n times the same question.
+    (Sherman and Morrison 1950), so a batch does not repeat the same question n times.
     """
     p = belief.p_first
     spread = p * (1 - p)
@@ -127,22 +128,22 @@ def d_optimal(belief: Belief, n: int, order: np.ndarray) -> list[Choice]:
 
 
 def bald(belief: Belief, n: int, order: np.ndarray) -> list[Choice]:
-    """The n pairs whose answers are expected to say most about the parameters of the linear model.
+    """The n pairs whose answers are expected to give the most information about the linear model's parameters.
 
     The score is :func:`information` of the pair's margin. Each choice narrows the posterior as its answer would on
-    average, so that a batch does not ask the same thing twice.
+    average, so a batch does not ask the same thing twice.
     """
     mean = belief.margins.mean(0)
     return _greedy(belief, n, order, lambda variance, at: information(mean[at], variance))
 
 
 def ranked(rule: Rule, belief: Belief, n: int, order: np.ndarray) -> list[Choice]:
-    """The n pairs that a rule would ask about next, the first one first.
+    """The n pairs that a rule would ask about next, in order.
 
-    BALD is the disagreement of the members where there are several, else that of the linear model's posterior.
+    BALD is the disagreement of the members if there are several, else that of the linear model's posterior.
 
     Args:
-        order: ``[N]`` a random permutation, which decides between equal scores.
+        order: ``[N]`` a random permutation that orders equal scores.
     """
     match rule:
         case "d_optimal":
@@ -161,10 +162,10 @@ def ranked(rule: Rule, belief: Belief, n: int, order: np.ndarray) -> list[Choice
 
 
 def may_be_wrong(points: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """``[N]`` the probability that the majority of the votes on a pair is not that of many more votes.
+    """``[N]`` the probability that the majority of the votes on a pair would differ from that of many more votes.
 
-    From the posterior Beta(1 + a, 1 + b) of the share of people who prefer the first response, a and b being the votes
-    for either: 1/2 where they are even, 5/16 for 2 to 1, and less the clearer they are.
+    From the posterior Beta(1 + a, 1 + b) of the share of people who prefer the first response, with a and b votes for
+    the two: 1/2 if they are even, 5/16 for 2 to 1, and lower the clearer they are.
     """
     from scipy.special import betainc
 
@@ -175,7 +176,7 @@ def may_be_wrong(points: np.ndarray, weight: np.ndarray) -> np.ndarray:
 def _greedy(
     belief: Belief, n: int, order: np.ndarray, score: Callable[[np.ndarray, np.ndarray], np.ndarray]
 ) -> list[Choice]:
-    """One choice after another by ``score(variance [N] of the margins, pairs [N])``, the covariance updated by each."""
+    """Greedy choices by ``score(variance [N] of the margins, pairs [N])``; each choice updates the covariance."""
     x, p = belief.features[order], belief.p_first[order]
     covariance = np.linalg.inv(belief.precision)
     variance = ((x @ covariance) * x).sum(1)
