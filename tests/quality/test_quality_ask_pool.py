@@ -245,7 +245,7 @@ def test_a_score_that_is_no_number_is_refused_by_its_row():
 @pytest.mark.parametrize(
     ("features", "said"),
     [
-        (None, "holds no features"),
+        (None, "the row has no features"),
         ([[1.0]], "one list for each of the 2 responses"),
         ([[1.0], [float("nan")]], "feature of response 1 is nan"),
         ([[1.0], ["2"]], "feature of response 1 is '2'"),

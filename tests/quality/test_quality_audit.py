@@ -81,7 +81,7 @@ def test_data_without_any_order_or_with_one_label_only(tmp_path):
     mixed = [{"prompt": f"Q{n}", "completion": "a", "label": n < 18} for n in range(20)]
     balance = finding(load(tmp_path, mixed), "label_balance")
     assert (balance.severity, balance.count, balance.total, balance.value) == ("minor", 18, 20, 0.9)
-    assert "give the rarer one more weight" in balance.remedy
+    assert "weigh the rarer one up" in balance.remedy
     both = [{"prompt": "Q", "completion": "a", "label": label} for label in (True, False)]
     assert finding(load(tmp_path, both), "contradictions").count == 1
 

@@ -195,7 +195,7 @@ REFUSALS: dict[str | tuple[str, str], str] = {
     ("meta", "quantize"): "inner steps are taken in fp32",
     **{(method, "adapter_from"): "pull it back" for method in ONLINE},
     ("meta", "learn"): "inner steps move the adapter alone",
-    ("meta", "prior"): "not held anywhere|names no adapter",
+    ("meta", "prior"): "not held near another|names no adapter",
     **{(method, "virtual_tokens"): "virtual_tokens has no effect" for method in ONLINE},
     "data_format": "rows cannot be read",
     "push_to_hub": "needs the hub|no token",

@@ -140,7 +140,7 @@ def test_the_preset_has_the_ranges_of_the_guide(settings, tmp_path):
         ({"space": {}}, "space is empty"),
         ({"space": {"epochs": [1, 2]}}, "same number of examples"),
         ({"space": {"seed": [1, 2]}}, "cannot be varied"),
-        ({"space": {"beta": [0.1, 0.1]}}, "no value twice"),
+        ({"space": {"beta": [0.1, 0.1]}}, "each only once"),
         ({"space": {"beta": {"log": [0.5, 0.1], "points": 3}}}, "the lower one first"),
         ({"space": {"beta": {"log": [0, 0.1], "points": 3}}}, "above 0"),
         ({"space": {"beta": {"log": [0.1, 0.5]}}}, "points: N"),

@@ -73,7 +73,7 @@ class IdenticalPairs(_Counting):
     def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
         if not view.pairs:
             return None
-        message = f"{self.count} of {view.pairs} pairs have chosen == rejected ({self.raw} exactly)"
+        message = f"{self.count} of {view.pairs} pairs have chosen == rejected ({self.raw} to the letter)"
         severity: Severity = "major" if self.count else "ok"
         return finding("identical_pairs", severity, self.count, view.pairs, message, CLEANED, self.ids)
 
@@ -165,7 +165,7 @@ class LabelBalance:
         rarer = min(good, total - good) / total
         severity: Severity = "major" if rarer == 0 else "minor" if rarer < LOW_CLASS_SHARE else "ok"
         message = f"{good} answers are good and {total - good} bad ({good / total:.1%} good)"
-        remedy = "KTO needs both kinds; give the rarer one more weight (desirable_weight, undesirable_weight)"
+        remedy = "KTO needs both kinds; weigh the rarer one up (desirable_weight, undesirable_weight)"
         if rarer == 0:
             remedy = "KTO needs both kinds: add the other one" + ("; good answers alone can train sft" if good else "")
         return finding("label_balance", severity, good, total, message, remedy, rate=rate)

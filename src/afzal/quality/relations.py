@@ -42,7 +42,7 @@ class DuplicateIds:
         hit = sorted(places[0] for places in repeated(self._ids))
         if not hit:
             return None
-        names, message = view.ids.first(hit), f"{len(hit)} ids are used by more than one item"
+        names, message = view.ids.first(hit), f"{len(hit)} ids name more than one item"
         total = distinct(self._ids)
         return finding("duplicate_ids", "minor", len(hit), total, message, "give every row its own id", names)
 
@@ -137,7 +137,7 @@ class Contradictions:
         hit = [at for group in groups for at in group]
         subject = "1 pair or label is" if len(groups) == 1 else f"{len(groups)} pairs or labels are"
         message = f"{subject} stated both ways" + (f", by {len(hit)} items" if hit else "")
-        remedy = "look at them and keep one side: together they pull against each other"
+        remedy = "look at them and keep one side: both together pull against each other"
         severity: Severity = "major" if hit else "ok"
         return finding("contradictions", severity, len(groups), view.items, message, remedy, view.ids.first(hit))
 
@@ -155,7 +155,7 @@ class Cycles:
         if not long:
             return None
         prompts = self._edges.prompts
-        message = f"{len(circles)} of {prompts} prompts order their answers in a cycle"
+        message = f"{len(circles)} of {prompts} prompts order their answers in a circle"
         remedy = "rankings cannot be circular: check how the votes were joined"
         ids = view.ids.first(at for items in circles for at in items)
         return finding("cycles", "major" if circles else "ok", len(circles), prompts, message, remedy, ids)
