@@ -145,7 +145,7 @@ def test_the_preset_has_the_ranges_of_the_guide(settings, tmp_path):
         ({"space": {"beta": {"log": [0, 0.1], "points": 3}}}, "above 0"),
         ({"space": {"beta": {"log": [0.1, 0.5]}}}, "points: N"),
         ({"arms": 3}, "arms has no effect"),
-        ({"prune": "median"}, "there is one"),
+        ({"prune": "median"}, "there is only one"),
         ({"confirm_prompts": "x.jsonl"}, "confirm is 0"),
     ],
 )
