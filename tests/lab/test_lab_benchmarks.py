@@ -90,9 +90,9 @@ def test_the_claims_of_the_ordering_follow_the_figures(ordering):
         "KTO": 0.35,
         "iterative DPO": 0.41,
     }
-    found = [course(m, gain, s) for m, gain in slopes.items() for s in (0, 1)]
-    found += [course("preferred-FT", 0.5, s, far=0.2) for s in (0, 1)]
-    made = {c.text: c for c in ordering.claims(found, (0, 1), edge)}
+    runs = [course(m, gain, s) for m, gain in slopes.items() for s in (0, 1)]
+    runs += [course("preferred-FT", 0.5, s, far=0.2) for s in (0, 1)]
+    made = {c.text: c for c in ordering.claims(runs, (0, 1), edge)}
     outcome = {text: c.outcome for text, c in made.items()}
     assert outcome["no policy is above the optimum"] == "reproduces"
     assert outcome["PPO with the true reward is above DPO"] == "reproduces"
@@ -104,7 +104,7 @@ def test_the_claims_of_the_ordering_follow_the_figures(ordering):
     assert outcome["preferred-FT stays below a KL of 0.5, and .5 below DPO"] == "reproduces"
     assert outcome["unlikelihood stays below a KL of 0.5, and .5 below DPO"] == "not measured"
     assert "difference at a KL of 2: +0.10, +0.10" in made["PPO with the true reward is above DPO"].figures
-    too_good = [*found, course("DPO", 0.6, 1)]
+    too_good = [*runs, course("DPO", 0.6, 1)]
     assert ordering.claims(too_good, (0, 1), edge)[0].held == 1
 
 

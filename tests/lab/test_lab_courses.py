@@ -20,19 +20,19 @@ def course(method: str, seed: int, *points: tuple[float, float], setting: str = 
 
 
 def test_the_reward_at_a_kl_is_linear_between_evaluations():
-    found = course("a", 0, (0.5, 1.6), (1.5, 2.0))
-    assert courses.reward_at(found, 0) == 1.0
-    assert courses.reward_at(found, 0.25) == pytest.approx(1.3)
-    assert courses.reward_at(found, 0.5) == pytest.approx(1.6)
-    assert courses.reward_at(found, 1.0) == pytest.approx(1.8)
-    assert courses.reward_at(found, 1.5) == pytest.approx(2.0)
-    assert courses.reward_at(found, 1.51) is None
+    one = course("a", 0, (0.5, 1.6), (1.5, 2.0))
+    assert courses.reward_at(one, 0) == 1.0
+    assert courses.reward_at(one, 0.25) == pytest.approx(1.3)
+    assert courses.reward_at(one, 0.5) == pytest.approx(1.6)
+    assert courses.reward_at(one, 1.0) == pytest.approx(1.8)
+    assert courses.reward_at(one, 1.5) == pytest.approx(2.0)
+    assert courses.reward_at(one, 1.51) is None
 
 
 def test_the_first_time_counts_where_a_course_comes_back():
-    found = course("a", 0, (1.0, 2.0), (0.4, 1.2), (2.0, 0.0))
-    assert courses.reward_at(found, 0.8) == pytest.approx(1.8)
-    assert courses.reward_at(found, 1.2) == pytest.approx(1.2 - 0.8 / 1.6 * 1.2)
+    one = course("a", 0, (1.0, 2.0), (0.4, 1.2), (2.0, 0.0))
+    assert courses.reward_at(one, 0.8) == pytest.approx(1.8)
+    assert courses.reward_at(one, 1.2) == pytest.approx(1.2 - 0.8 / 1.6 * 1.2)
 
 
 def test_the_best_of_several_settings_at_that_kl():

@@ -47,10 +47,10 @@ def test_the_report_holds_the_frontier_and_figures_that_can_be_had_again(made):
     rewards = language.reward(prompts)
     spots = {s.label: s for s in gain.chart.points}
     for row, (name, policy) in zip(gain.table.rows, policies.items(), strict=False):
-        found = exact.evaluate(policy, policies["SFT"], rewards)
-        assert row[:3] == (name, f"{found.reward:.3f}", f"{found.kl:.3f}")
-        assert (spots[name].x, spots[name].y) == pytest.approx((found.kl, found.reward))
-        assert found.reward <= np.interp(found.kl, *np.array(gain.chart.optimum).T) + 1e-9
+        figures = exact.evaluate(policy, policies["SFT"], rewards)
+        assert row[:3] == (name, f"{figures.reward:.3f}", f"{figures.kl:.3f}")
+        assert (spots[name].x, spots[name].y) == pytest.approx((figures.kl, figures.reward))
+        assert figures.reward <= np.interp(figures.kl, *np.array(gain.chart.optimum).T) + 1e-9
     assert listed.table is not None
     assert len(listed.table.rows) == 10
     page = (made / "report.html").read_text()

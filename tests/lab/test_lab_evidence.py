@@ -24,13 +24,13 @@ KNOWN = {
 
 
 @pytest.fixture(scope="module")
-def found():
+def accuracies():
     return toy()
 
 
 @pytest.mark.parametrize(("protocol", "k"), KNOWN)
-def test_accuracies_of_the_toy(found, protocol, k):
-    known = found[f"{protocol}, k = {k}"]
+def test_accuracies_of_the_toy(accuracies, protocol, k):
+    known = accuracies[f"{protocol}, k = {k}"]
     assert (known["naive"], known["aware"]) == pytest.approx(KNOWN[protocol, k], abs=0.005)
 
 

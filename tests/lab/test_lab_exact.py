@@ -46,11 +46,11 @@ def naive_log_prob(model, prompt, response):
 
 
 def test_log_policy_is_the_naive_score_of_each_sequence(model):
-    found = exact.log_policy(model, PROMPT)
+    log_pi = exact.log_policy(model, PROMPT)
     picks = [0, 1, 6, 7, 30, 42, 43, 100, 258, 259, 700, 1554]
     for x, k in [(0, k) for k in picks] + [(2, 5), (1, 1000)]:
         response = [int(t) for t in language.RESPONSES[k] if t >= 0]
-        assert found[x, k] == pytest.approx(naive_log_prob(model, PROMPT[x].tolist(), response), abs=1e-5)
+        assert log_pi[x, k] == pytest.approx(naive_log_prob(model, PROMPT[x].tolist(), response), abs=1e-5)
 
 
 def test_every_distribution_sums_to_one(model, reference, rewards):
@@ -96,11 +96,11 @@ def test_entropy_of_the_uniform_policy():
 def test_win_rate_counts_ties_half(reference, rewards):
     assert exact.win_rate(reference, reference, rewards) == pytest.approx(0.5, abs=1e-12)
     (policy,) = random_policies(1)
-    found = exact.win_rate(policy, reference, rewards)
+    rate = exact.win_rate(policy, reference, rewards)
     better = (rewards[:, :, None] > rewards[:, None, :]) + 0.5 * (rewards[:, :, None] == rewards[:, None, :])
     brute = np.einsum("xi,xij,xj->x", np.exp(policy), better, np.exp(reference)).mean()
-    assert found == pytest.approx(brute, abs=1e-12)
-    assert found + exact.win_rate(reference, policy, rewards) == pytest.approx(1, abs=1e-12)
+    assert rate == pytest.approx(brute, abs=1e-12)
+    assert rate + exact.win_rate(reference, policy, rewards) == pytest.approx(1, abs=1e-12)
 
 
 def test_optimum_reaches_the_dual_bound_and_nothing_beats_it(reference, rewards):
@@ -145,8 +145,8 @@ def test_best_of_n_is_what_sampling_gives(reference, rewards):
     rng = np.random.default_rng(0)
     draws = language.sample(np.exp(reference[:1]), np.zeros(100_000, dtype=int), rng).reshape(-1, 5)
     best = rewards[0][draws].max(1)
-    found = exact.expected(exact.best_of(reference, rewards, 5)[:1], rewards[:1])
-    assert abs(found - best.mean()) < 5 * best.std() / np.sqrt(len(best))
+    mean = exact.expected(exact.best_of(reference, rewards, 5)[:1], rewards[:1])
+    assert abs(mean - best.mean()) < 5 * best.std() / np.sqrt(len(best))
 
 
 def test_best_of_n_stays_below_its_kl_bound(reference, rewards):

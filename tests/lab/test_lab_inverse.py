@@ -57,8 +57,8 @@ def inferred(name: str, n: int = D, seed: int = 0) -> tuple[np.ndarray, np.ndarr
         return value
 
     solver.step(loss)
-    found = weights.detach().numpy()
-    return found, table @ found
+    theta = weights.detach().numpy()
+    return theta, table @ theta
 
 
 @pytest.mark.parametrize("name", ["maxent_irl", "ranking_nce", "airl", "demonstration_pairs"])

@@ -40,8 +40,8 @@ def drawn(policy, prompts, n: int):
         p.tolist()
         for p in Speaker(language.tokenizer()).encode_prompts([language.prompt_text(x) for x in prompts], max_tokens=8)
     ]
-    found = sample(policy, ids, eos=[language.EOS], n=n, sampling=Sampling(max_new_tokens=4), seed=3)
-    return ids, found
+    samples = sample(policy, ids, eos=[language.EOS], n=n, sampling=Sampling(max_new_tokens=4), seed=3)
+    return ids, samples
 
 
 def test_the_kl_of_samples_is_the_exact_kl_within_chance():
@@ -53,11 +53,11 @@ def test_the_kl_of_samples_is_the_exact_kl_within_chance():
     truth = exact.kl(*(exact.log_policy(m, prompts) for m in (policy, first)))
     ids, answers = drawn(policy, prompts, 16)
     values = sequence_kl(policy, first, answers, ids, 512)
-    found = estimate(list(zip([s.prompt_index for s in answers], values, strict=True)))
+    kl = estimate(list(zip([s.prompt_index for s in answers], values, strict=True)))
     assert truth > 0.3
-    assert found.count == 48 * 16
-    assert found.se < 0.05 * truth
-    assert abs(found.mean - truth) < 4 * found.se
+    assert kl.count == 48 * 16
+    assert kl.se < 0.05 * truth
+    assert abs(kl.mean - truth) < 4 * kl.se
     assert min(values) > 0
     assert sequence_kl(policy, policy, answers, ids, 512) == [0.0] * len(values)
 
@@ -116,12 +116,12 @@ def policy(folder: Path) -> np.ndarray:
 
 @pytest.mark.slow
 def test_reward_rises_in_each_of_three_rounds_and_the_figures_are_the_exact_ones(sft, tmp_path):
-    found = rounds(sft, tmp_path / "run")
+    records = rounds(sft, tmp_path / "run")
     log_ref, rewards = policy(sft), language.reward(HELD_OUT)
     truth = [exact.evaluate(log_ref, log_ref, rewards)]
-    truth += [exact.evaluate(policy(tmp_path / "run" / r["policy"]), log_ref, rewards) for r in found[1:]]
+    truth += [exact.evaluate(policy(tmp_path / "run" / r["policy"]), log_ref, rewards) for r in records[1:]]
     assert all(after.reward > before.reward + 0.1 for before, after in pairwise(truth))
-    for r, e in zip(found, truth, strict=True):
+    for r, e in zip(records, truth, strict=True):
         assert abs(r["reward"]["mean"] - e.reward) < 4 * r["reward"]["se"]
         assert abs(r["kl"]["mean"] - e.kl) <= 4 * r["kl"]["se"]
         assert abs(r["win_rate"]["mean"] - e.win_rate) < 4 * r["win_rate"]["se"] + 1e-9
@@ -141,13 +141,13 @@ def votes(prompt, answer):
 @pytest.mark.slow
 def test_a_reference_that_moves_drifts_further_at_the_same_beta(sft, tmp_path):
     """Bradley-Terry votes (Gumbel noise on the true reward) and beta 1, which R moving references make act as 1 / R."""
-    found = []
+    results = []
     for name in ("initial", "previous"):
         own = tmp_path / f"{name}.py"  # a file of each run's own, whose chances begin anew
         own.write_text(VOTES)
         given: dict[str, Any] = {"reward": f"{own}:votes", "watch_reward": GOLD, "reference": name}
         given |= {"objective_arg": {"beta": 1.0}, "epochs": 12.0}
-        found.append(rounds(sft, tmp_path / name, **given))
-    kept, moved = found
+        results.append(rounds(sft, tmp_path / name, **given))
+    kept, moved = results
     assert moved[1]["kl"] == kept[1]["kl"]
     assert moved[3]["kl"]["mean"] > 1.3 * kept[3]["kl"]["mean"]

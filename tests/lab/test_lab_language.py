@@ -43,11 +43,11 @@ def test_prompts_are_split_without_overlap_and_always_alike():
 @pytest.mark.parametrize("kappa", [0.0, 0.8])
 def test_reward_is_its_definition(kappa):
     prompt = np.array([[4, 1, 3], [0, 0, 0]])
-    found = language.reward(prompt, kappa)
+    rewards = language.reward(prompt, kappa)
     for k in rng().integers(1555, size=200):
         y = [int(t) for t in language.RESPONSES[k] if t >= 0]
         for row, x in enumerate(prompt):
-            assert found[row, k] == pytest.approx(one_reward(x, y, kappa), abs=1e-9)
+            assert rewards[row, k] == pytest.approx(one_reward(x, y, kappa), abs=1e-9)
 
 
 def test_the_parity_term_is_not_earned_by_any_one_token():

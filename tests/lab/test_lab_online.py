@@ -74,8 +74,8 @@ CASES = {
 def test_the_true_reward_is_won_near_the_frontier(world, method):
     """Well above the reference (by more than 1.2), within 0.35 of the best that any policy has at that KL."""
     root, log_ref = world
-    found = exact.evaluate(log_policy(train(root, method, **CASES[method])), log_ref, REWARDS)
+    figures = exact.evaluate(log_policy(train(root, method, **CASES[method])), log_ref, REWARDS)
     before = exact.expected(log_ref, REWARDS)
-    assert found.reward > before + 1.2
-    assert 0 < found.optimal - found.reward < 0.35
-    assert 0.5 < found.kl < 4
+    assert figures.reward > before + 1.2
+    assert 0 < figures.optimal - figures.reward < 0.35
+    assert 0.5 < figures.kl < 4

@@ -20,9 +20,9 @@ def test_the_mean_of_all_tasks_is_the_language_s_own_reward():
 
 def test_features_are_counted_by_hand():
     at = language.response_index("4135")
-    found = dict(zip(tasks.FEATURES, tasks.features(np.array([[4, 1, 0]]))[0, at], strict=True))
+    features = dict(zip(tasks.FEATURES, tasks.features(np.array([[4, 1, 0]]))[0, at], strict=True))
     wanted = {"copies": 2, "rises": 2, "repeats": 0, "length": 1, "parity": 0.5, "token 0": 0, "token 1": 1}
-    assert found == wanted | {"token 2": 0, "token 3": 1, "token 4": 1, "token 5": 1}
+    assert features == wanted | {"token 2": 0, "token 3": 1, "token 4": 1, "token 5": 1}
 
 
 def test_draws_repeat_and_do_not_depend_on_their_number():
@@ -45,9 +45,9 @@ def test_regret_is_beta_times_the_kl_to_the_optimum(beta: float):
     best = exact.optimum(log_ref, rewards, beta)
     assert tasks.standing(best, log_ref, rewards, beta).regret == pytest.approx(0, abs=1e-9)
     other = exact.optimum(log_ref, tasks.reward(tasks.general(), HELD_OUT[:4]), 2 * beta)
-    found = tasks.standing(other, log_ref, rewards, beta)
-    assert found.regret == pytest.approx(beta * exact.kl(other, best), rel=1e-9)
-    assert found.regret > 0.01
+    result = tasks.standing(other, log_ref, rewards, beta)
+    assert result.regret == pytest.approx(beta * exact.kl(other, best), rel=1e-9)
+    assert result.regret > 0.01
     still = tasks.standing(log_ref, log_ref, rewards, beta)
     assert (still.kl, still.value) == (pytest.approx(0, abs=1e-12), pytest.approx(exact.expected(log_ref, rewards)))
 

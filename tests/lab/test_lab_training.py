@@ -93,8 +93,8 @@ def test_supervised_training_learns_the_demonstrations(log_ref):
 
 
 def test_trained_policies_keep_to_the_language(log_ref, dpo):
-    for found in (log_ref, *(policy(path) for path in dpo.values())):
-        assert np.abs(np.exp(found).sum(1) - 1).max() < 1e-5
+    for log_pi in (log_ref, *(policy(path) for path in dpo.values())):
+        assert np.abs(np.exp(log_pi).sum(1) - 1).max() < 1e-5
 
 
 def test_dpo_starts_at_ln_2(dpo):
@@ -106,16 +106,16 @@ def test_dpo_starts_at_ln_2(dpo):
 def test_dpo_gains_reward_below_the_frontier(log_ref, dpo):
     """Regret to the optimum at matched KL within (0, .8), and most of the possible gain is won."""
     for path in dpo.values():
-        found = exact.evaluate(policy(path), log_ref, REWARDS)
-        assert 0 < found.optimal - found.reward < 0.8
-        assert found.share > 0.6
-        assert found.win_rate > 0.6
-    assert found.reward > exact.expected(log_ref, REWARDS) + 0.4
+        figures = exact.evaluate(policy(path), log_ref, REWARDS)
+        assert 0 < figures.optimal - figures.reward < 0.8
+        assert figures.share > 0.6
+        assert figures.win_rate > 0.6
+    assert figures.reward > exact.expected(log_ref, REWARDS) + 0.4
 
 
 def test_kl_falls_with_beta(log_ref, dpo):
-    found = {beta: exact.kl(policy(path), log_ref) for beta, path in dpo.items()}
-    assert found[0.1] > 1.5 * found[1.0] > 0.1
+    kls = {beta: exact.kl(policy(path), log_ref) for beta, path in dpo.items()}
+    assert kls[0.1] > 1.5 * kls[1.0] > 0.1
 
 
 def test_implicit_reward_orders_responses_as_the_gold_reward_does(log_ref, dpo):
@@ -132,11 +132,11 @@ def test_implicit_reward_orders_responses_as_the_gold_reward_does(log_ref, dpo):
 @pytest.mark.slow
 def test_kl_falls_strictly_over_a_sweep_of_beta(sft, noisy, log_ref, tmp_path):
     betas = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
-    found = [
+    kls = [
         exact.kl(policy(train("dpo", sft, noisy, tmp_path / f"{b:g}", steps=200, rows=4000, beta=b)), log_ref)
         for b in betas
     ]
-    assert (np.diff(found) < 0).all()
+    assert (np.diff(kls) < 0).all()
 
 
 @pytest.mark.slow
@@ -176,7 +176,7 @@ def test_a_reset_reference_with_beta_kept_drifts(sft, log_ref, tmp_path):
     """
     common = {"steps": 400, "beta": 0.2}
     length = {"steps": 1200, "save_every_steps": 400, "keep_checkpoints": 3}
-    found = []
+    results = []
     for seed in (0, 1000):
         labels = write_pairs(sft, 2400, tmp_path / f"once-{seed}.jsonl", seed=seed)
         once = train("dpo", sft, labels, tmp_path / f"once-{seed}", rows=2400, **{**common, **length})
@@ -186,8 +186,8 @@ def test_a_reset_reference_with_beta_kept_drifts(sft, log_ref, tmp_path):
             data = write_pairs(reached, 800, tmp_path / f"{name}.jsonl", seed=seed + 10 * k)
             reached = train("dpo", reached, data, tmp_path / name, rows=800, **common)
         policies = (policy(reached), policy(once, step=400), policy(once))
-        found.append([(e.kl, e.reward) for e in (exact.evaluate(p, log_ref, REWARDS) for p in policies)])
-    drifted, short, as_long = np.mean(found, axis=0)
+        results.append([(e.kl, e.reward) for e in (exact.evaluate(p, log_ref, REWARDS) for p in policies)])
+    drifted, short, as_long = np.mean(results, axis=0)
     assert drifted[0] > short[0] + 1
     assert drifted[0] > as_long[0]
     assert drifted[1] < as_long[1]
