@@ -59,15 +59,15 @@ def trained(kind: Any, family: str = "llama") -> Any:
 @torch.no_grad()
 def plainly(model: Any, trees: Any) -> Tensor:
     """Log-probs of all scored tokens by the model's own forward: one response at a time, without padding."""
-    found = []
+    parts = []
     for one in expand(trees):
         branch = one.branches[0]
         ids = torch.tensor([[*one.prompt.tolist(), *branch.ids.tolist()]])
         with stock_attention(model):
             logits = model(input_ids=ids).logits[0, -ids.shape[1] :]
         rows = logits[len(one.prompt) - 1 : -1].log_softmax(-1)
-        found.append(rows.gather(1, ids[0, len(one.prompt) :, None])[:, 0][torch.from_numpy(branch.scored)])
-    return torch.cat(found)
+        parts.append(rows.gather(1, ids[0, len(one.prompt) :, None])[:, 0][torch.from_numpy(branch.scored)])
+    return torch.cat(parts)
 
 
 @torch.no_grad()
@@ -106,15 +106,15 @@ def test_prompts_are_shared_with_virtual_tokens_in_front(kind: Any, family: str)
 def test_gradients_of_the_virtual_tokens_are_those_of_pefts_rows(kind: Any):
     model, trees = trained(kind), random_trees(4)
     choose_sharing(model)
-    found = []
+    gradients = []
     for sharing in ("shared", "unshared"):
         context = stock_attention(model) if sharing == "unshared" else nullcontext()
         with context:
             score(model, collate(trees, sharing)).token_logps.sum().backward()
-        found.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
         model.zero_grad()
-    assert len(found[0]) == len(found[1]) > 0
-    for a, b in zip(*found, strict=True):
+    assert len(gradients[0]) == len(gradients[1]) > 0
+    for a, b in zip(*gradients, strict=True):
         assert float((a - b).abs().max()) < 1e-4 * max(1.0, float(b.abs().max()))
 
 
@@ -149,8 +149,8 @@ def test_a_fresh_one_is_the_base_model_that_has_read_those_tokens_first(kind: An
     first = drawn_tokens(model, kind)
     ids = [*first, *tree.prompt.tolist(), *tree.branches[0].ids.tolist()]
     expected = make("llama")(input_ids=torch.tensor([ids])).logits[0, len(first) :]
-    found = model(input_ids=torch.tensor([ids[len(first) :]])).logits[0]
-    assert torch.allclose(found[-len(expected) :], expected, atol=1e-5)
+    logits = model(input_ids=torch.tensor([ids[len(first) :]])).logits[0]
+    assert torch.allclose(logits[-len(expected) :], expected, atol=1e-5)
     assert drawn_tokens(fresh(kind, seed=1), kind) != first
 
 
@@ -171,8 +171,8 @@ def test_a_saved_adapter_is_the_same_through_peft_and_through_us(kind: Any, tmp_
         model.save_pretrained(tmp_path / "adapter")
     through_peft = PeftModel.from_pretrained(load.load_model(str(tmp_path / "base")), str(tmp_path / "adapter"))
     again = load.load_model(str(tmp_path / "adapter"))
-    for found in (plainly(through_peft.eval(), trees), ours(again, trees)):
-        assert float((found - expected).abs().max()) < 2e-5
+    for logps in (plainly(through_peft.eval(), trees), ours(again, trees)):
+        assert float((logps - expected).abs().max()) < 2e-5
     training = {name for name, p in again.named_parameters() if p.requires_grad}
     assert training
     assert all("lora_" in name or "ia3_" in name or "prompt_encoder" in name for name in training)
@@ -241,8 +241,8 @@ def test_samples_have_the_log_probs_that_scoring_gives_them(kind: Any):
     assert [s.prompt_index for s in drawn] == [0, 0, 1, 1, 2, 2, 3, 3]
     with torch.no_grad():
         scored = score(model, collate(as_trees(drawn, prompts), "unshared")).token_logps
-    found = torch.cat([torch.from_numpy(s.logps) for s in drawn])
-    assert float((found - scored).abs().max()) < 2e-5
+    sampled = torch.cat([torch.from_numpy(s.logps) for s in drawn])
+    assert float((sampled - scored).abs().max()) < 2e-5
     alone = sample(model, prompts[:1], eos=[2, 3], n=1, sampling=Sampling(max_new_tokens=6, min_new_tokens=2), seed=3)
     assert alone[0].ids.tolist() == drawn[0].ids.tolist()
 
@@ -263,9 +263,9 @@ def test_sampling_is_our_own_with_virtual_tokens(kind: Any, family: str, monkeyp
         model.set_attn_implementation("eager")
         with torch.no_grad():
             scored = score(model, collate(as_trees(drawn, prompts), "unshared")).token_logps
-        found = torch.cat([torch.from_numpy(s.logps) for s in drawn])
-        assert float((found - scored).abs().max()) < 5e-5
-        assert float((found - away_from_virtual(model, drawn, prompts)).abs().max()) > 0.05
+        sampled = torch.cat([torch.from_numpy(s.logps) for s in drawn])
+        assert float((sampled - scored).abs().max()) < 5e-5
+        assert float((sampled - away_from_virtual(model, drawn, prompts)).abs().max()) > 0.05
 
 
 def away_from_virtual(model: Any, drawn: Any, prompts: Any) -> torch.Tensor:

@@ -32,8 +32,8 @@ def test_blocks_are_found_by_the_name_that_transformers_gives_them(family):
 def test_without_blocks_of_a_known_name_parts_are_compiled():
     model = make("llama")
     model._no_split_modules = None
-    found = {type(m).__name__ for m in compiled_parts(model, whole_blocks=True)}
-    assert found == {"LlamaMLP", "LlamaRMSNorm"}
+    kinds = {type(m).__name__ for m in compiled_parts(model, whole_blocks=True)}
+    assert kinds == {"LlamaMLP", "LlamaRMSNorm"}
 
 
 @pytest.mark.parametrize("family", ["llama", pytest.param("gemma2", marks=pytest.mark.slow)])
@@ -43,13 +43,13 @@ def test_compiled_blocks_give_the_same_numbers_and_are_compiled_once_for_all(fam
     batches = [collate(random_trees(n, seed=n), "shared") for n in (3, 4, 5, 6)]
 
     def run():
-        found = []
+        values = []
         for batch in batches:
             model.zero_grad()
             logps = score(model, batch).token_logps
             (logps * torch.linspace(-1, 2, len(logps))).sum().backward()
-            found += [logps.detach(), *(p.grad.clone() for p in model.parameters())]
-        return found
+            values += [logps.detach(), *(p.grad.clone() for p in model.parameters())]
+        return values
 
     plain = run()
     torch._dynamo.reset()
@@ -57,8 +57,8 @@ def test_compiled_blocks_give_the_same_numbers_and_are_compiled_once_for_all(fam
     for block in compiled_parts(model, whole_blocks=True):
         block.compile(dynamic=True, backend="aot_eager")
     before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    for found, expected in zip(run(), plain, strict=True):
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    for values, expected in zip(run(), plain, strict=True):
+        torch.testing.assert_close(values, expected, atol=1e-5, rtol=1e-5)
     made = torch._dynamo.utils.counters["stats"]["unique_graphs"] - before
     assert 0 < made <= 24, "every layer or every batch is compiled anew"
 

@@ -45,10 +45,10 @@ def test_values_and_gradients_equal_those_of_autograd(scale, cap, bias, keep, mo
     monkeypatch.setattr(head, "KEEP_BYTES", keep)
     *tensors, target = given(dtype=torch.float32, bias=bias)
     upstream = torch.linspace(-1, 2, 7, dtype=torch.float64)
-    found = linear_logps(*tensors, target, scale=scale, cap=cap)
+    logps = linear_logps(*tensors, target, scale=scale, cap=cap)
     expected = oracle(*tensors, target, scale, cap)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=1e-6)
+    assert logps.dtype == torch.float32
+    torch.testing.assert_close(logps.double(), expected, atol=1e-6, rtol=1e-6)
     ours = gradients(lambda: linear_logps(*tensors, target, scale=scale, cap=cap), tensors, upstream)
     theirs = gradients(lambda: oracle(*tensors, target, scale, cap), tensors, upstream)
     for a, b in zip(ours, theirs, strict=True):
@@ -69,9 +69,9 @@ def test_bf16_sums_in_float32(keep, monkeypatch):
     monkeypatch.setattr(head, "KEEP_BYTES", keep)
     hidden, weight, _, target = given(4096, 16, 1000, torch.bfloat16, bias=False)
     exact = torch.nn.functional.linear(hidden, weight).double().log_softmax(-1).gather(1, target[:, None])[:, 0]
-    found = linear_logps(hidden, weight, None, target)
-    assert float((found.double() - exact).abs().max()) < 1e-4
-    found.sum().backward()
+    logps = linear_logps(hidden, weight, None, target)
+    assert float((logps.double() - exact).abs().max()) < 1e-4
+    logps.sum().backward()
     assert weight.grad is not None
     assert weight.grad.dtype == torch.bfloat16
 
@@ -88,9 +88,9 @@ def test_a_second_backward_through_the_same_graph_gives_the_same_gradients():
 def test_extreme_logits_stay_finite():
     hidden = torch.tensor([[1e4], [-1e4]], requires_grad=True)
     weight = torch.tensor([[1.0], [-1.0], [0.0]], requires_grad=True)
-    found = linear_logps(hidden, weight, None, torch.tensor([0, 0]))
-    assert found.tolist() == pytest.approx([0.0, -2e4])
-    found.sum().backward()
+    logps = linear_logps(hidden, weight, None, torch.tensor([0, 0]))
+    assert logps.tolist() == pytest.approx([0.0, -2e4])
+    logps.sum().backward()
     assert bool(hidden.grad.isfinite().all() & weight.grad.isfinite().all())
 
 
@@ -108,9 +108,9 @@ def test_an_expanded_gradient_is_no_other_gradient():
     """What ``sum`` passes back is one number under every row, which a kernel must not read as many."""
     hidden, weight, _, target = given(dtype=torch.float32)
     upstream = torch.ones(())
-    found = torch.autograd.grad(linear_logps(hidden, weight, None, target), weight, upstream.expand(7))
+    gradients = torch.autograd.grad(linear_logps(hidden, weight, None, target), weight, upstream.expand(7))
     expected = torch.autograd.grad(linear_logps(hidden, weight, None, target), weight, torch.ones(7))
-    assert torch.equal(found[0], expected[0])
+    assert torch.equal(gradients[0], expected[0])
 
 
 @pytest.fixture
@@ -141,8 +141,8 @@ def test_the_head_over_the_kernels_gives_what_it_gives_without(scale, cap, keep,
     run = lambda: linear_logps(*tensors, target, scale=scale, cap=cap)  # noqa: E731
     expected, theirs = run(), gradients(run, tensors, upstream)
     monkeypatch.setattr(fused, "fused", lambda logits: True)
-    found, ours = run(), gradients(run, tensors, upstream)
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
+    result, ours = run(), gradients(run, tensors, upstream)
+    torch.testing.assert_close(result, expected, atol=1e-6, rtol=1e-6)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
 
@@ -209,8 +209,8 @@ def test_logits_of_minus_infinity_take_no_share_and_no_rows_give_no_log_probs():
     hidden, weight, _, target = given(dtype=torch.float32, bias=False)
     bias = torch.zeros(len(weight))
     bias[[i for i in range(len(weight)) if i not in set(target.tolist())][:2]] = -torch.inf
-    found = linear_logps(hidden, weight, bias, target)
-    torch.testing.assert_close(found.double(), oracle(hidden, weight, bias, target), atol=1e-6, rtol=1e-6)
+    logps = linear_logps(hidden, weight, bias, target)
+    torch.testing.assert_close(logps.double(), oracle(hidden, weight, bias, target), atol=1e-6, rtol=1e-6)
     none = linear_logps(hidden[:0], weight, None, target[:0])
     none.sum().backward()
     assert len(none) == 0

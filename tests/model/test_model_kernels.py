@@ -69,9 +69,9 @@ def test_ragged_sequences_give_attention_by_definition(shapes, window):
     q, k, v = random_qkv(layout)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ragged, "flash", flash_by_definition)
-        found = ragged.attend(q, k, v, layout, scale=0.25, window=window)
+        result = ragged.attend(q, k, v, layout, scale=0.25, window=window)
     expected = choose.plain(q, k, v, layout, replace(JOB, window=window))
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_ragged_keys_are_copied_for_further_branches_only():
@@ -108,11 +108,11 @@ def test_pairs_per_block_count_what_is_seen(shapes, window):
     layout = layout_of(shapes)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(flex, "BLOCK", 4)
-        found = flex.pairs_per_block(flex.spans(layout, window), layout.n_tokens)
+        counts = flex.pairs_per_block(flex.spans(layout, window), layout.n_tokens)
     n = -(-layout.n_tokens // 4) * 4
     padded = np.zeros((n, n), dtype=int)
     padded[: layout.n_tokens, : layout.n_tokens] = visible(layout, window)
-    assert np.array_equal(found, padded.reshape(n // 4, 4, n // 4, 4).sum((1, 3)))
+    assert np.array_equal(counts, padded.reshape(n // 4, 4, n // 4, 4).sum((1, 3)))
 
 
 @pytest.mark.parametrize("window", [None, 50])
@@ -140,9 +140,9 @@ def test_flex_attention_gives_attention_by_definition(window, softcap):
     layout = TreeLayout(choose._TRIAL, 467, CPU)
     q, k, v = random_qkv(layout)
     with torch.no_grad():  # it has no backward pass on a CPU
-        found = flex.attend(q, k, v, layout, scale=0.25, window=window, softcap=softcap)
+        result = flex.attend(q, k, v, layout, scale=0.25, window=window, softcap=softcap)
     expected = choose.plain(q, k, v, layout, replace(JOB, window=window, softcap=softcap))
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_metadata_is_made_once_for_all_layers(monkeypatch):
@@ -176,8 +176,8 @@ def test_a_model_with_the_ragged_kernel_equals_the_unshared_path(family, standin
 
     unshared = run("unshared")
     assert choose_sharing(model)[0] == "shared"
-    for found, expected in zip(run("shared"), unshared, strict=True):
-        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    for actual, expected in zip(run("shared"), unshared, strict=True):
+        torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")

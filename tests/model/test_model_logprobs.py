@@ -25,15 +25,15 @@ from afzal.tokens.tree import Branch, Tree, tree
 
 def oracle(model, trees):
     """Each response on its own: prompt + response, no padding, stock attention, log-softmax of the full logits."""
-    found = []
+    parts = []
     for t in trees:
         for b in t.branches:
             ids = torch.from_numpy(np.concatenate([t.prompt, b.ids]).astype(np.int64))[None]
             with torch.no_grad(), stock_attention(model):
                 logps = model(input_ids=ids, use_cache=False).logits[0, :-1].float().log_softmax(-1)
             tokens = logps.gather(1, ids[0, 1:, None])[len(t.prompt) - 1 :, 0]
-            found.append(tokens[torch.from_numpy(b.scored)])
-    return torch.cat(found)
+            parts.append(tokens[torch.from_numpy(b.scored)])
+    return torch.cat(parts)
 
 
 @pytest.mark.parametrize("family", SHARING_FAMILIES)
@@ -180,9 +180,9 @@ def test_without_gradients_statistics_come_from_small_tiles(monkeypatch):
     for a, b in zip(whole, few, strict=True):
         torch.testing.assert_close(b.token_logps, a.token_logps.detach(), atol=1e-6, rtol=0)
         torch.testing.assert_close(b.token_logps, score(model if a is whole[0] else other, batch).token_logps.detach())
-    found = few[0].extras["kl_policy_ref"]
-    torch.testing.assert_close(found, whole[0].extras["kl_policy_ref"], atol=1e-6, rtol=0)
-    assert (found > 1e-3).all()
+    kl = few[0].extras["kl_policy_ref"]
+    torch.testing.assert_close(kl, whole[0].extras["kl_policy_ref"], atol=1e-6, rtol=0)
+    assert (kl > 1e-3).all()
 
 
 def test_unscored_tokens_are_context_but_not_counted():

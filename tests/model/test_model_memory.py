@@ -99,14 +99,14 @@ def test_every_mode_gives_the_same_bits(family):
     switch_off_dropout(model)
     assert choose_sharing(model)[0] == "shared"
     batch = collate(random_trees(6), "shared")
-    found = {}
+    gradients = {}
     for mode in (*MODES, "none"):
         set_recompute(model, mode)
         assert recompute_of(model) == mode
         model.zero_grad()
         score(model, batch).logps.sum().backward()
         gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-        assert torch.equal(found.setdefault("first", gradient), gradient), mode
+        assert torch.equal(gradients.setdefault("first", gradient), gradient), mode
 
 
 def test_the_terms_of_a_forward_pass_by_hand():

@@ -35,12 +35,12 @@ def test_packed_layers_give_what_plain_ones_give(layers, dtype):
         assert packed_now(layers) == [False] * 3
         for shape in shapes:
             x = torch.randn(shape).to(dtype)
-            found = layers(x)
+            outputs = layers(x)
             assert packed_now(layers) == [True, True, False]  # the last one is too small to be worth it
             with pytest.MonkeyPatch.context() as patch:
                 for layer in layers[:2]:
                     patch.delitem(vars(layer), "forward")
-                torch.testing.assert_close(found, layers(x), rtol=0, atol=0 if dtype == torch.bfloat16 else 1e-6)
+                torch.testing.assert_close(outputs, layers(x), rtol=0, atol=0 if dtype == torch.bfloat16 else 1e-6)
     assert not any("forward" in vars(m) for m in layers)
 
 
@@ -92,8 +92,8 @@ def test_answers_are_those_of_plain_layers(monkeypatch, decoding):
     monkeypatch.setattr(
         torch.ops.mkldnn, "_reorder_linear_weight", lambda weight, rows: made.append(rows) or reorder(weight, rows)
     )
-    found = sample(model, asked, **how)
+    answers = sample(model, asked, **how)
     assert made == [4] * len([m for m in model.modules() if type(m) is nn.Linear])
-    assert [s.ids.tolist() for s in found] == [s.ids.tolist() for s in plain]
-    for a, b in zip(found, plain, strict=True):
+    assert [s.ids.tolist() for s in answers] == [s.ids.tolist() for s in plain]
+    for a, b in zip(answers, plain, strict=True):
         assert a.logps.tolist() == pytest.approx(b.logps.tolist(), abs=1e-5)

@@ -20,11 +20,11 @@ def off_by(monkeypatch: pytest.MonkeyPatch, tokens: int) -> None:
     original = probe.score
 
     def wrong(model: Any, batch: Any) -> Any:
-        found = original(model, batch)
+        scores = original(model, batch)
         if len(batch.ids) == 1:  # one row for all trees
-            assert len(found.token_logps) == TOKENS
-            found.token_logps[:tokens] -= 1.0
-        return found
+            assert len(scores.token_logps) == TOKENS
+            scores.token_logps[:tokens] -= 1.0
+        return scores
 
     monkeypatch.setattr(probe, "score", wrong)
 

@@ -62,8 +62,8 @@ def test_shared_and_padded_scores_are_those_of_the_classifier_itself(family, tmp
         own = model(input_ids=batch.ids, attention_mask=batch.attention_mask).logits[:, 0]
         rows = [torch.tensor(np.concatenate([t.prompt, b.ids]))[None].long() for t in trees for b in t.branches]
         single = torch.cat([model(input_ids=row).logits[:, 0] for row in rows])
-    for found in (shared, padded, own):
-        torch.testing.assert_close(found, single, atol=1e-4, rtol=0)
+    for scores in (shared, padded, own):
+        torch.testing.assert_close(scores, single, atol=1e-4, rtol=0)
     assert single.std() > 0.05
 
 
@@ -77,8 +77,8 @@ def test_the_last_scored_token_is_read_and_not_what_follows_it(tmp_path):
         for sharing in ("shared", "unshared"):
             if sharing == "unshared":
                 model.set_attn_implementation("sdpa")
-            found = [score(model, collate([t], sharing)).logps for t in (whole, longer)]
-            torch.testing.assert_close(*found, atol=1e-5, rtol=0)
+            scores = [score(model, collate([t], sharing)).logps for t in (whole, longer)]
+            torch.testing.assert_close(*scores, atol=1e-5, rtol=0)
 
 
 def test_fresh_heads_are_drawn_small_and_by_their_seed(folder):

@@ -99,8 +99,8 @@ def test_rows_of_equal_frequencies():
 
 
 def test_an_items_log_probs_do_not_depend_on_its_neighbours(model: Any):
-    found = score(model, collate(trees(), "unshared")).token_logps
-    torch.testing.assert_close(found, expected(model, trees()), rtol=0, atol=2e-5)
+    logps = score(model, collate(trees(), "unshared")).token_logps
+    torch.testing.assert_close(logps, expected(model, trees()), rtol=0, atol=2e-5)
 
 
 def test_nor_on_the_passes_before_it(model: Any):
@@ -125,9 +125,9 @@ def test_prompts_are_shared_only_where_no_row_is_too_long(model: Any):
     assert f"beyond {LIMIT} tokens" in reason
     assert choose_sharing(model, LIMIT + 1) == ("unshared", reason)
     assert choose_sharing(model, LIMIT) == ("shared", "")
-    found = score(model, collate(trees()[:1], "shared")).token_logps
+    logps = score(model, collate(trees()[:1], "shared")).token_logps
     model.set_attn_implementation("sdpa")
-    torch.testing.assert_close(found, expected(model, trees()[:1]), rtol=0, atol=2e-5)
+    torch.testing.assert_close(logps, expected(model, trees()[:1]), rtol=0, atol=2e-5)
     assert choose_common_sharing((model, make("llama")), LIMIT + 1) == "unshared"
     assert choose_common_sharing((model, make("llama")), LIMIT) == "shared"
 
@@ -175,8 +175,8 @@ def test_sharing_while_decoding_asks_how_long_texts_may_become(model: Any):
 
 def test_samples_within_the_limit_are_scored_alike(model: Any):
     drawn = sample(model, [[5, 6, 7], [8, 9]], eos=[2], n=2, sampling=Sampling(6), seed=1)
-    found = score(model, collate(as_trees(drawn, [[5, 6, 7], [8, 9]]), "unshared")).token_logps
-    np.testing.assert_allclose(np.concatenate([s.logps for s in drawn]), found.detach(), atol=2e-5)
+    scored = score(model, collate(as_trees(drawn, [[5, 6, 7], [8, 9]]), "unshared")).token_logps
+    np.testing.assert_allclose(np.concatenate([s.logps for s in drawn]), scored.detach(), atol=2e-5)
 
 
 def test_scores_of_a_reward_model_do_not_depend_on_neighbours():

@@ -41,6 +41,6 @@ def test_weights_may_be_read_by_whoever_may_read_the_rest(tmp_path, mask, kind):
     else:
         save_model(add_lora(model, rank=2, alpha=4) if kind == "adapter" else model, tokenizer, out)
     weights = {"model": "model.safetensors", "adapter": "adapter_model.safetensors", "ensemble": HEADS_FILE}[kind]
-    found = modes(out)
-    assert weights in found
-    assert set(found.values()) == {0o666 & ~mask}, found
+    by_file = modes(out)
+    assert weights in by_file
+    assert set(by_file.values()) == {0o666 & ~mask}, by_file

@@ -34,5 +34,5 @@ def test_the_temperature_divides_what_scale_and_cap_leave(family, changed):
             logits = cap * torch.tanh(logits / cap)
         for temperature in (0.5, 1.0, 2.0):
             expected = (logits / temperature).log_softmax(-1).gather(1, target[:, None])[:, 0]
-            found = head_logps(model, hidden, target, temperature)
-            assert found.tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+            logps = head_logps(model, hidden, target, temperature)
+            assert logps.tolist() == pytest.approx(expected.tolist(), abs=1e-5)
