@@ -32,10 +32,10 @@ def without(logits: Tensor) -> Tensor:
 @pytest.mark.parametrize("statistic", [kl_policy_ref, kl_ref_policy])
 def test_a_kl_is_that_over_the_tokens_that_can_be_written(logits, statistic):
     policy, reference, target = logits
-    found = statistic(policy.log_softmax(-1), target, ref_logp=reference.log_softmax(-1))
+    kl = statistic(policy.log_softmax(-1), target, ref_logp=reference.log_softmax(-1))
     p, q = without(policy).log_softmax(-1), without(reference).log_softmax(-1)
     p, q = (p, q) if statistic is kl_policy_ref else (q, p)
-    torch.testing.assert_close(found, (p.exp() * (p - q)).sum(-1), rtol=0, atol=1e-14)
+    torch.testing.assert_close(kl, (p.exp() * (p - q)).sum(-1), rtol=0, atol=1e-14)
 
 
 def test_the_gradient_of_a_kl_is_that_over_the_tokens_that_can_be_written(logits):
@@ -52,9 +52,9 @@ def test_a_kl_is_infinite_where_only_the_first_can_write_a_token(logits, statist
     policy, reference, target = logits
     narrower = reference if statistic is kl_policy_ref else policy
     narrower[0, OPEN[0]] = -math.inf
-    found = statistic(policy.log_softmax(-1), target, ref_logp=reference.log_softmax(-1))
-    assert math.isinf(found[0])
-    assert found[1:].isfinite().all()
+    kl = statistic(policy.log_softmax(-1), target, ref_logp=reference.log_softmax(-1))
+    assert math.isinf(kl[0])
+    assert kl[1:].isfinite().all()
 
 
 @pytest.mark.parametrize("statistic", [kl_policy_ref, kl_ref_policy])
@@ -68,10 +68,10 @@ def test_a_kl_is_finite_where_only_the_second_can_write_a_token(logits, statisti
 @pytest.mark.parametrize(("statistic", "share"), [(logp_away, 1.2), (logp_towards, 0.8)])
 def test_mixtures_of_logits_leave_barred_tokens_barred(logits, statistic, share: float):
     policy, reference, target = logits
-    found = statistic(policy.log_softmax(-1), target, ref_logp=reference.log_softmax(-1), epsilon=0.2)
+    logps = statistic(policy.log_softmax(-1), target, ref_logp=reference.log_softmax(-1), epsilon=0.2)
     mixed = (share * without(policy) + (1 - share) * without(reference)).log_softmax(-1)
     at = torch.tensor([OPEN.index(int(t)) for t in target])
-    torch.testing.assert_close(found, mixed.gather(1, at[:, None])[:, 0], rtol=0, atol=1e-14)
+    torch.testing.assert_close(logps, mixed.gather(1, at[:, None])[:, 0], rtol=0, atol=1e-14)
     reference[:, OPEN[0]] = -math.inf  # barred by one of them only
     rest = statistic(policy.log_softmax(-1), target, ref_logp=reference.log_softmax(-1), epsilon=0.2)
     assert not rest.isnan().any()

@@ -43,11 +43,11 @@ def test_value_where_policy_equals_reference_is_the_declared_one(name):
     policy = replace(policy, extras={})
     given = replace(given, p=torch.ones_like(given.p))
     _, rewards = run(name, policy, policy, given)
-    found = mean_loss(name, policy, policy, given)
-    assert found.isfinite()
+    loss = mean_loss(name, policy, policy, given)
+    assert loss.isfinite()
     declared = objective.at_reference(objective.parameters)
     if declared is not None:
-        assert float(found) == pytest.approx(declared, rel=1e-9)
+        assert float(loss) == pytest.approx(declared, rel=1e-9)
     if objective.needs_reference:
         assert rewards.abs().max() == 0
     else:
@@ -218,10 +218,10 @@ def test_what_an_objective_uses_is_what_it_declares(name):
         "task": replace(given, task_of=torch.zeros_like(given.group_of)),
     }
     for what, other in changes.items():
-        found = mean_loss(name, policy, reference, other)
+        loss = mean_loss(name, policy, reference, other)
         if what == "weight" and what not in uses and objectives.get(name).unit == "pair":
-            found = run(name, policy, reference, other)[0].mean()  # the loop would weigh; the recipe refuses weights
-        assert (float(found) != pytest.approx(float(base), abs=1e-12)) == (what in uses), what
+            loss = run(name, policy, reference, other)[0].mean()  # the loop would weigh; the recipe refuses weights
+        assert (float(loss) != pytest.approx(float(base), abs=1e-12)) == (what in uses), what
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -290,11 +290,11 @@ def test_ten_thousand_extreme_inputs_give_no_infinity(name):
 @pytest.mark.parametrize("name", [n for n in EVERY if objectives.get(n).unit in ("pair", "response")])
 def test_losses_are_bounded_as_declared(name):
     """One pair after another, each response a hundred or a million nats above or below the reference."""
-    found = []
+    losses = []
     for far, (w, v) in product((1e2, 1e6), ((1, 0), (-1, 0), (0, 1), (0, -1), (1, -1), (-1, 1))):
         policy, zero = scored([(w - 2) * far, (v - 2) * far]), scored([-2 * far] * 2)
-        found += run(name, policy, zero, opinions(1))[0].tolist()
-    kind = "none" if min(found) < -1e-9 else "both" if max(found) < 10 else "below"
+        losses += run(name, policy, zero, opinions(1))[0].tolist()
+    kind = "none" if min(losses) < -1e-9 else "both" if max(losses) < 10 else "below"
     assert kind == objectives.get(name).bounded
 
 

@@ -274,9 +274,9 @@ def test_limits_of_the_parameters_give_the_parent_objective(limit):
         parent, parameters = "dpo", B
         reference = Scored(reference.token_logps * 0, reference.response_of, reference.n_responses)
     measure = mean_loss if limit.kind == "mean" else lambda *a, **k: run(*a, **k)[0]
-    found = measure(limit.name, policy, reference, given, **limit.parameters)
+    losses = measure(limit.name, policy, reference, given, **limit.parameters)
     expected = measure(parent, policy, reference, given, **parameters)
-    torch.testing.assert_close(found, limit.scale * expected, atol=1e-7, rtol=1e-7)
+    torch.testing.assert_close(losses, limit.scale * expected, atol=1e-7, rtol=1e-7)
 
 
 # what the papers promise
@@ -358,8 +358,8 @@ def test_equal_scores_cost_the_mean_over_their_orders(scores):
         (scores[a] > scores[b]) <= (ranks[a] > ranks[b]) for a in range(4) for b in range(4)
     )]  # fmt: skip
     each = [float(run("plackett_luce", policy, nothing, one_group(order), beta=0.7)[0]) for order in orders]
-    found = float(run("plackett_luce", policy, nothing, one_group(scores), beta=0.7)[0])
-    assert found == pytest.approx(sum(each) / len(each), abs=1e-12)
+    loss = float(run("plackett_luce", policy, nothing, one_group(scores), beta=0.7)[0])
+    assert loss == pytest.approx(sum(each) / len(each), abs=1e-12)
 
 
 @pytest.mark.parametrize("name", ["plackett_luce", "plackett_luce_reward"])

@@ -15,8 +15,8 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "objectives.md"
 def cells(name: str) -> list[str]:
     """The cells of an objective's line in the index."""
     lines = PAGE.read_text(encoding="utf-8").splitlines()
-    (found,) = [line for line in lines if line.startswith(f"| `{name}`")]
-    return [cell.strip().replace("\\|", "|") for cell in found.replace("\\|", "\\¦").split("|")[1:-1]]
+    (row,) = [line for line in lines if line.startswith(f"| `{name}`")]
+    return [cell.strip().replace("\\|", "|") for cell in row.replace("\\|", "\\¦").split("|")[1:-1]]
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -65,12 +65,12 @@ def test_expected_gradients_as_losses_are_exact(toy, estimator, gradient_of):
     policy, reference, _ = toy
     logits = policy.clone().requires_grad_()
     log_pi = logits.log_softmax(0)
-    (found,) = torch.autograd.grad((log_pi.detach().exp() * estimator(log_pi - reference)).sum(), logits)
+    (gradient,) = torch.autograd.grad((log_pi.detach().exp() * estimator(log_pi - reference)).sum(), logits)
     if gradient_of is None:
-        expected = torch.zeros_like(found)
+        expected = torch.zeros_like(gradient)
     else:
         (expected,) = torch.autograd.grad(gradient_of(logits.log_softmax(0), reference), logits)
-    assert (found - expected).abs().max() <= 1e-6
+    assert (gradient - expected).abs().max() <= 1e-6
 
 
 def rollouts(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -96,23 +96,25 @@ def test_gae_at_zero_is_the_one_step_error():
 
 def test_gae_by_hand():
     """R = (0, 1), V = (0.5, 0.25), gamma = 1, lam = 0.5: delta = (-0.25, 0.75), A = (0.125, 0.75)."""
-    found = gae(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.5, 0.25]]), torch.ones(1, 2, dtype=torch.bool), lam=0.5)
-    assert found.tolist() == [[0.125, 0.75]]
+    advantages = gae(
+        torch.tensor([[0.0, 1.0]]), torch.tensor([[0.5, 0.25]]), torch.ones(1, 2, dtype=torch.bool), lam=0.5
+    )
+    assert advantages.tolist() == [[0.125, 0.75]]
 
 
 def test_gae_reads_nothing_behind_the_mask():
     rewards, values, mask = rollouts()
     junk = torch.where(mask, 0.0, float("nan"))
-    found = gae(rewards + junk, values + junk, mask)
-    torch.testing.assert_close(found, gae(rewards, values, mask))
+    advantages = gae(rewards + junk, values + junk, mask)
+    torch.testing.assert_close(advantages, gae(rewards, values, mask))
 
 
 def test_whitened_values_have_mean_zero_and_variance_one_over_real_tokens():
     rewards, _, mask = rollouts()
-    found = whiten(rewards, mask)
-    assert float(found[mask].mean()) == pytest.approx(0.0, abs=1e-12)
-    assert float(found[mask].var(correction=0)) == pytest.approx(1.0, abs=1e-6)
-    assert found[~mask].abs().max() == 0
+    whitened = whiten(rewards, mask)
+    assert float(whitened[mask].mean()) == pytest.approx(0.0, abs=1e-12)
+    assert float(whitened[mask].var(correction=0)) == pytest.approx(1.0, abs=1e-6)
+    assert whitened[~mask].abs().max() == 0
 
 
 def test_leave_one_out_is_the_distance_to_the_mean_of_the_others():
@@ -133,10 +135,10 @@ def test_leave_one_out_gradient_is_unbiased_and_the_normalised_one_is_not(toy):
     weight = policy[pairs].sum(1).exp()
 
     def expected_gradient(advantage):
-        (found,) = torch.autograd.grad(
+        (gradient,) = torch.autograd.grad(
             (weight * (advantage(rewards[pairs]) * logits.log_softmax(0)[pairs]).mean(1)).sum(), logits
         )
-        return found
+        return gradient
 
     assert (expected_gradient(rloo) - exact).abs().max() < 1e-10
     normalised = expected_gradient(group_normalised)
@@ -145,9 +147,9 @@ def test_leave_one_out_gradient_is_unbiased_and_the_normalised_one_is_not(toy):
 
 def test_group_normalised_advantages_by_hand():
     """(1 - 2) / (sqrt 2 + 1e-4), with the divisor K - 1 under the root."""
-    found = group_normalised(torch.tensor([[1.0, 3.0], [0.0, 4.0]], dtype=F64))
-    assert found[0].tolist() == pytest.approx([-1 / (2**0.5 + 1e-4), 1 / (2**0.5 + 1e-4)], rel=1e-12)
-    assert found[1].tolist() == pytest.approx([-2 / (8**0.5 + 1e-4), 2 / (8**0.5 + 1e-4)], rel=1e-12)
+    advantages = group_normalised(torch.tensor([[1.0, 3.0], [0.0, 4.0]], dtype=F64))
+    assert advantages[0].tolist() == pytest.approx([-1 / (2**0.5 + 1e-4), 1 / (2**0.5 + 1e-4)], rel=1e-12)
+    assert advantages[1].tolist() == pytest.approx([-2 / (8**0.5 + 1e-4), 2 / (8**0.5 + 1e-4)], rel=1e-12)
 
 
 def test_the_rounding_of_equal_rewards_is_no_advantage():

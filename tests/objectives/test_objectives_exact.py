@@ -89,8 +89,8 @@ def test_metrics_of_pairs_by_hand():
     policy = scored([-1.0, -2, -3, -4, -5, -6, -7, -8], [1, 2, 3, 4, 5, 6, 7, 8])
     rewards = torch.tensor([3.0, 1, 2, 2, 0, 5, 9, 0], dtype=F64)
     given = replace(opinions(4, p=[1.0, 0.75, 1.0, 0.5]), weight=torch.tensor([1.0, 2, 4, 8], dtype=F64))
-    found = {name: (float(s), float(n)) for name, (s, n) in tally("pair", policy, rewards, given).items()}
-    assert found == {
+    figures = {name: (float(s), float(n)) for name, (s, n) in tally("pair", policy, rewards, given).items()}
+    assert figures == {
         "logps/chosen": (-1 - 2 * 3 - 4 * 5, 7),
         "logps/rejected": (-2 - 2 * 4 - 4 * 6, 7),
         "lengths/chosen": (1 + 2 * 3 + 4 * 5, 7),
@@ -105,8 +105,8 @@ def test_metrics_of_pairs_by_hand():
 def test_metrics_of_labels_and_of_tokens_by_hand():
     policy, rewards = scored([-1.0, -2.0, -4.0], [1, 2, 3]), torch.tensor([0.5, 0.25, 8.0], dtype=F64)
     labels = opinions(0, desirable=[1.0, 0.0, math.nan])
-    found = {name: (float(s), float(n)) for name, (s, n) in tally("response", policy, rewards, labels).items()}
-    assert found == {
+    figures = {name: (float(s), float(n)) for name, (s, n) in tally("response", policy, rewards, labels).items()}
+    assert figures == {
         "logps/chosen": (-1, 1),
         "logps/rejected": (-2, 1),
         "lengths/chosen": (1, 1),
@@ -135,11 +135,11 @@ def test_metrics_of_rollouts_by_hand():
     for name in ("ppo", "rloo", "grpo"):
         metrics, extra = objectives.get(name).metrics, {"beta": 0.0} if name == "grpo" else {}
         assert metrics is not None
-        found = metrics(policy, NONE, clip=0.2, clip_high=0.0, **extra)
-        assert [float(x) for x in found["policy/clipfrac"]] == [2.0, 3.0]
+        figures = metrics(policy, NONE, clip=0.2, clip_high=0.0, **extra)
+        assert [float(x) for x in figures["policy/clipfrac"]] == [2.0, 3.0]
         assert float(metrics(policy, NONE, clip=0.2, clip_high=0.6, **extra)["policy/clipfrac"][0]) == 1.0
-        assert float(found["policy/ratio"][0]) == pytest.approx(3.1)
-        assert float(found["policy/approxkl"][0]) == pytest.approx(0.1 - float(logps.sum()))
+        assert float(figures["policy/ratio"][0]) == pytest.approx(3.1)
+        assert float(figures["policy/approxkl"][0]) == pytest.approx(0.1 - float(logps.sum()))
     whole = Scored(logps, torch.tensor([0, 0, 1]), 2, policy.extras)
     by_answer = objectives.get("rloo").metrics(whole, NONE, clip=0.2, clip_high=0.0)  # pyright: ignore
     assert [float(x) for x in by_answer["policy/clipfrac"]] == [1.0, 2.0]
@@ -148,9 +148,9 @@ def test_metrics_of_rollouts_by_hand():
 
 def test_metrics_of_the_value_model_by_hand():
     seen = scored([0.0, 0.0, 0.0], value=[1.0, -1.0, 0.1], old_value=[0.0, 0.0, 0.0])
-    found = objectives.get("value").metrics(seen, NONE, value_clip=0.2)  # pyright: ignore
-    assert [float(x) for x in found["value/clipfrac"]] == [2.0, 3.0]
-    assert float(found["value/mean"][0]) == pytest.approx(0.1)
+    figures = objectives.get("value").metrics(seen, NONE, value_clip=0.2)  # pyright: ignore
+    assert [float(x) for x in figures["value/clipfrac"]] == [2.0, 3.0]
+    assert float(figures["value/mean"][0]) == pytest.approx(0.1)
 
 
 # weights, groups, ratios
@@ -183,8 +183,8 @@ def test_the_weights_of_coupled_pairs_enter_their_means():
     """Dr.DPO: weights 1 and 3 of e^-L = (1/2, 1/4) give -log(1/8 + 3/16); beta-DPO: mean h = (1 + 3 * 3) / 4."""
     point, nothing = scored([0.0, 0.0, -math.log(3), 0.0]), scored([0.0] * 4)
     heavy = replace(opinions(2), weight=torch.tensor([1.0, 3.0], dtype=F64))
-    found = run("dr_dpo", point, nothing, heavy, beta=1.0, beta_prime=1.0)[0]
-    assert found.tolist() == pytest.approx([-math.log(5 / 16)] * 2)
+    losses = run("dr_dpo", point, nothing, heavy, beta=1.0, beta_prime=1.0)[0]
+    assert losses.tolist() == pytest.approx([-math.log(5 / 16)] * 2)
     state = {"mean": 0.5, "std": 1.0, "updates": 0.0}
     steep = run("beta_dpo", scored([1.0, 0, 3.0, 0]), nothing, heavy, beta=0.5, a=1, rho=0, state=state)[0]
     assert steep.tolist() == pytest.approx([math.log1p(math.exp(-1.5)), math.log1p(math.exp(-4.5))])
@@ -276,9 +276,9 @@ def test_the_running_beta_of_epsilon_dpo_follows_the_mean_direction_by_weight():
 
 def test_whitening_and_token_rewards_read_their_mask():
     mask = torch.tensor([[True, True], [True, False]])
-    found = advantages.whiten(torch.tensor([[1.0, 2.0], [6.0, 99.0]], dtype=F64), mask)
+    whitened = advantages.whiten(torch.tensor([[1.0, 2.0], [6.0, 99.0]], dtype=F64), mask)
     spread = (14 / 3) ** 0.5
-    assert found.flatten().tolist() == pytest.approx([-2 / spread, -1 / spread, 3 / spread, 0.0], rel=1e-6)
+    assert whitened.flatten().tolist() == pytest.approx([-2 / spread, -1 / spread, 3 / spread, 0.0], rel=1e-6)
     nothing = advantages.token_rewards(torch.tensor([5.0]), torch.zeros(1, 2), torch.zeros(1, 2, dtype=torch.bool))
     assert nothing.tolist() == [[0.0, 0.0]]
 
@@ -292,8 +292,8 @@ def test_the_pairs_that_beta_dpo_keeps_weigh_as_much_as_all_did():
     """Of four equal pairs at rho 1/2 two stay, each twice as heavy; a steep fall of the mean leaves a beta of 0.001."""
     point, nothing = scored([1.0, 0.0] * 4), scored([0.0] * 8)
     state = {"mean": 1.0, "std": 1.0, "updates": 0.0}
-    found = run("beta_dpo", point, nothing, opinions(4), beta=1.0, a=0.0, rho=0.5, state=state)[0]
-    assert sorted(found.tolist()) == pytest.approx([0.0, 0.0, *[2 * math.log1p(math.exp(-1.0))] * 2])
+    losses = run("beta_dpo", point, nothing, opinions(4), beta=1.0, a=0.0, rho=0.5, state=state)[0]
+    assert sorted(losses.tolist()) == pytest.approx([0.0, 0.0, *[2 * math.log1p(math.exp(-1.0))] * 2])
     low = run("beta_dpo", point, nothing, opinions(4), beta=1.0, a=9.0, rho=0.0, state=state | {"mean": 50.0})[0]
     assert low.tolist() == pytest.approx([math.log1p(math.exp(-1e-3))] * 4, rel=1e-12)
 

@@ -28,10 +28,10 @@ def test_the_kl_of_mismatched_rows_is_policy_over_reference():
 def test_how_far_the_policy_has_moved():
     """Ratios 1/2, 1, 3/2 and 2: outside 0.8 to 1.2 are three of four; k3 of old to new is r - 1 - ln r."""
     ratios = [0.5, 1.0, 1.5, 2.0]
-    found = {k: float(s) / float(n) for k, (s, n) in _moved(torch.tensor(ratios).log(), 0.2, 0.0).items()}
-    assert found["policy/clipfrac"] == 0.75
-    assert found["policy/ratio"] == pytest.approx(1.25)
-    assert found["policy/approxkl"] == pytest.approx(sum(r - 1 - math.log(r) for r in ratios) / 4)
+    means = {k: float(s) / float(n) for k, (s, n) in _moved(torch.tensor(ratios).log(), 0.2, 0.0).items()}
+    assert means["policy/clipfrac"] == 0.75
+    assert means["policy/ratio"] == pytest.approx(1.25)
+    assert means["policy/approxkl"] == pytest.approx(sum(r - 1 - math.log(r) for r in ratios) / 4)
     wide = {k: float(s) / float(n) for k, (s, n) in _moved(torch.tensor(ratios).log(), 0.2, 0.6).items()}
     assert wide["policy/clipfrac"] == 0.5  # 3/2 is inside 1 + 0.6
 
@@ -39,15 +39,15 @@ def test_how_far_the_policy_has_moved():
 def test_advantages_discount_by_gamma_and_lambda():
     """Two steps without rewards but the last: delta_1 = gamma V_2 - V_1, delta_2 = R - V_2."""
     rewards, values = torch.tensor([[0.0, 1.0]]), torch.tensor([[0.25, 0.5]])
-    found = advantages.gae(rewards, values, torch.ones(1, 2, dtype=torch.bool), gamma=0.8, lam=0.5)
+    result = advantages.gae(rewards, values, torch.ones(1, 2, dtype=torch.bool), gamma=0.8, lam=0.5)
     second = 1.0 - 0.5
     first = 0.8 * 0.5 - 0.25 + 0.8 * 0.5 * second
-    assert found[0].tolist() == pytest.approx([first, second])
+    assert result[0].tolist() == pytest.approx([first, second])
 
 
 def test_group_normalised_advantages_divide_by_the_standard_deviation():
-    found = advantages.group_normalised(torch.tensor([[1.0, 5.0]], dtype=torch.float64))
-    assert found[0].tolist() == pytest.approx([-2 / math.sqrt(8), 2 / math.sqrt(8)], rel=1e-4)
+    result = advantages.group_normalised(torch.tensor([[1.0, 5.0]], dtype=torch.float64))
+    assert result[0].tolist() == pytest.approx([-2 / math.sqrt(8), 2 / math.sqrt(8)], rel=1e-4)
 
 
 def of_pairs(*p: float) -> Pairs:

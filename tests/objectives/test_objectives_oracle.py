@@ -441,14 +441,14 @@ DIVIDED = ("maxent_irl", "ranking_nce", "airl", "demonstration_pairs")  # by bet
 
 
 def parameters_of(name: str) -> dict[str, Any]:
-    found = objectives.get(name).parameters | PARAMETERS.get(name, {})
-    if "beta" in found and name not in ("sppo", "sppo_hard", "cal_dpo"):
-        found["beta"] = 2.0 if name in DIVIDED else EXACT_BETA
-    return found
+    parameters = objectives.get(name).parameters | PARAMETERS.get(name, {})
+    if "beta" in parameters and name not in ("sppo", "sppo_hard", "cal_dpo"):
+        parameters["beta"] = 2.0 if name in DIVIDED else EXACT_BETA
+    return parameters
 
 
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    return float((found.double() - expected).norm() / expected.norm())
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    return float((actual.double() - expected).norm() / expected.norm())
 
 
 def in_float32(policy: Scored, reference: Scored, given: Pairs) -> tuple[Scored, Scored, Pairs]:
@@ -470,9 +470,9 @@ def errors(name: str, seed: int, groups: int) -> tuple[float, float]:
     near = replace(near, token_logps=near.token_logps.requires_grad_())
     single = {k: v.float() if isinstance(v, Tensor) else v for k, v in parameters.items()}
     needed = near_ref if objectives.get(name).needs_reference else None
-    found, _ = objectives.get(name).fn(near, needed, near_given, **single)
-    (gradient,) = torch.autograd.grad(found.sum(), near.token_logps)
-    return relative_error(found, expected.detach()), relative_error(gradient, slope)
+    loss, _ = objectives.get(name).fn(near, needed, near_given, **single)
+    (gradient,) = torch.autograd.grad(loss.sum(), near.token_logps)
+    return relative_error(loss, expected.detach()), relative_error(gradient, slope)
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -495,8 +495,8 @@ def test_the_oracle_knows_every_objective():
 def test_the_oracle_would_see_a_slip():
     """A beta that is one per mille off fails the very comparison."""
     policy, reference, given = random_case("dpo", 1)
-    found, _ = objectives.dpo(policy, reference, given, beta=0.1001)
-    assert relative_error(found, ORACLE["dpo"](World(policy, reference, given), beta=0.1)) > 1e-6
+    losses, _ = objectives.dpo(policy, reference, given, beta=0.1001)
+    assert relative_error(losses, ORACLE["dpo"](World(policy, reference, given), beta=0.1)) > 1e-6
 
 
 def test_joining_is_what_the_oracle_sees_too():

@@ -89,10 +89,10 @@ def test_where_the_policy_has_not_moved_the_gradient_is_that_of_reinforce(name):
     torch.testing.assert_close(gradient, -level["advantage"] / share)
     objective = objectives.get(name)
     assert objective.metrics is not None
-    found = objective.metrics(policy, NONE, **objective.parameters)
-    assert float(found["policy/clipfrac"][0]) == 0
-    assert float(found["policy/approxkl"][0]) == pytest.approx(0.0, abs=1e-15)
-    assert float(found["policy/ratio"][0] / found["policy/ratio"][1]) == pytest.approx(1.0)
+    figures = objective.metrics(policy, NONE, **objective.parameters)
+    assert float(figures["policy/clipfrac"][0]) == 0
+    assert float(figures["policy/approxkl"][0]) == pytest.approx(0.0, abs=1e-15)
+    assert float(figures["policy/ratio"][0] / figures["policy/ratio"][1]) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("name", ["ppo", "rloo"])
@@ -179,8 +179,8 @@ def test_rloo_is_unbiased_and_grpo_is_not():
     goal = (log_pi.exp() * (rewards - BETA * (log_pi - reference))).sum()
     (exact,) = torch.autograd.grad(goal, logits, retain_graph=True)
     worth = (rewards - BETA * (log_pi - reference)).detach()
-    found = -expected_gradient("rloo", logits, worth, advantages.rloo)
-    assert (found - exact).abs().max() < 1e-10
+    gradient = -expected_gradient("rloo", logits, worth, advantages.rloo)
+    assert (gradient - exact).abs().max() < 1e-10
     normalised = -expected_gradient("grpo", logits, worth, advantages.group_normalised)
     assert (normalised - exact).abs().max() > 0.01
     assert float(torch.cosine_similarity(normalised, exact, dim=0)) < 0.999
@@ -192,16 +192,16 @@ def test_rloo_is_unbiased_and_grpo_is_not():
 def test_the_answers_score_stands_at_the_last_real_token():
     mask = torch.tensor([[True, True, True], [True, False, False]])
     penalties = torch.tensor([[0.5, -1.0, 2.0], [3.0, 9.0, 9.0]])
-    found = advantages.token_rewards(torch.tensor([10.0, 20.0]), penalties, mask)
-    assert found.tolist() == [[-0.5, 1.0, 8.0], [17.0, 0.0, 0.0]]
+    rewards = advantages.token_rewards(torch.tensor([10.0, 20.0]), penalties, mask)
+    assert rewards.tolist() == [[-0.5, 1.0, 8.0], [17.0, 0.0, 0.0]]
 
 
 def test_token_penalties_add_up_to_the_answers_log_ratio():
     rng = torch.Generator().manual_seed(0)
     old, ref = (torch.randn(4, 6, generator=rng, dtype=F64) for _ in range(2))
     mask = torch.arange(6) < torch.tensor([6, 3, 1, 4])[:, None]
-    found = advantages.token_rewards(torch.zeros(4, dtype=F64), 0.7 * (old - ref), mask)
-    torch.testing.assert_close(found.sum(1), -0.7 * ((old - ref) * mask).sum(1))
+    rewards = advantages.token_rewards(torch.zeros(4, dtype=F64), 0.7 * (old - ref), mask)
+    torch.testing.assert_close(rewards.sum(1), -0.7 * ((old - ref) * mask).sum(1))
 
 
 def test_the_adaptive_coefficient_rests_at_its_target_and_moves_a_fifth_at_most():

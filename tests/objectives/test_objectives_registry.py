@@ -119,11 +119,11 @@ def test_metrics_are_sums_and_counts_and_ties_enter_neither_side():
     policy = scored([-1.0, -2.0, -3.0, -4.0, -5.0, -6.0], [1, 2, 1, 1, 1, 1])
     rewards = torch.tensor([1.0, 0.0, 2.0, 2.0, 0.0, 9.0])
     given = opinions(3, p=[1.0, 0.8, 0.5])
-    found: dict = {}
-    add(found, tally("pair", policy, rewards, given))
-    add(found, tally("pair", policy, rewards, given))
-    assert {k: float(n) for k, (_, n) in found.items()} == dict.fromkeys(found, 4.0)
-    averages = means(found)
+    sums: dict = {}
+    add(sums, tally("pair", policy, rewards, given))
+    add(sums, tally("pair", policy, rewards, given))
+    assert {k: float(n) for k, (_, n) in sums.items()} == dict.fromkeys(sums, 4.0)
+    averages = means(sums)
     assert averages["rewards/accuracies"] == pytest.approx(0.75)  # right, and equal rewards count one half
     assert averages["rewards/margins"] == pytest.approx(0.5)
     assert averages["logps/chosen"] == pytest.approx(-2.0)

@@ -34,10 +34,10 @@ def table(logps: Tensor) -> Scored:
 
 def all_pairs(p_of: Callable[[int, int, int], float], n_prompts: int = X, n_responses: int = Y) -> Pairs:
     """Every pair i < j of every prompt, once, with the probability ``p_of(x, i, j)`` that i is better."""
-    found = [(x, i, j) for x in range(n_prompts) for i, j in combinations(range(n_responses), 2)]
-    first = torch.tensor([x * n_responses + i for x, i, _ in found])
-    second = torch.tensor([x * n_responses + j for x, _, j in found])
-    p = torch.tensor([float(p_of(*key)) for key in found], dtype=torch.float64)
+    keys = [(x, i, j) for x in range(n_prompts) for i, j in combinations(range(n_responses), 2)]
+    first = torch.tensor([x * n_responses + i for x, i, _ in keys])
+    second = torch.tensor([x * n_responses + j for x, _, j in keys])
+    p = torch.tensor([float(p_of(*key)) for key in keys], dtype=torch.float64)
     return pairs(first, second, p=p, weight=torch.ones_like(p))
 
 
@@ -48,9 +48,9 @@ def bradley_terry(rewards: Tensor) -> Pairs:
 
 def minimise(loss: Callable[[Tensor], Tensor], start: Tensor) -> tuple[Tensor, float]:
     """The minimiser of a smooth function by LBFGS with strong Wolfe line search, and its value."""
-    found = start.clone().requires_grad_(True)
+    x = start.clone().requires_grad_(True)
     optimiser = torch.optim.LBFGS(
-        [found],
+        [x],
         max_iter=2000,
         max_eval=10000,
         tolerance_grad=1e-12,
@@ -61,21 +61,21 @@ def minimise(loss: Callable[[Tensor], Tensor], start: Tensor) -> tuple[Tensor, f
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        value = loss(found)
+        value = loss(x)
         value.backward()
         return value
 
     optimiser.step(closure)
-    return found.detach(), loss(found).item()
+    return x.detach(), loss(x).item()
 
 
 def fit_dpo(labels: Pairs, log_ref: Tensor, beta: float) -> tuple[Tensor, float]:
     """Log-probs of the policy that minimises the mean DPO loss, from the reference, and the minimum."""
     reference = table(log_ref)
-    found, least = minimise(
+    solution, least = minimise(
         lambda logits: dpo(table(logits.log_softmax(1)), reference, labels, beta=beta)[0].mean(), log_ref
     )
-    return found.log_softmax(1), least
+    return solution.log_softmax(1), least
 
 
 def total_variation(log_p: Tensor, log_q: Tensor | np.ndarray) -> float:
@@ -95,8 +95,8 @@ def test_constrained_optimum_is_the_tilted_reference(world):
         log_pi = logits.log_softmax(1)
         return -(log_pi.exp() * (rewards - BETA * (log_pi - log_ref))).sum(1).mean()
 
-    found, least = minimise(negative_objective, torch.zeros(X, Y, dtype=torch.float64))
-    assert total_variation(found.log_softmax(1), optimum(log_ref, rewards, BETA)) < 1e-6
+    solution, least = minimise(negative_objective, torch.zeros(X, Y, dtype=torch.float64))
+    assert total_variation(solution.log_softmax(1), optimum(log_ref, rewards, BETA)) < 1e-6
     log_z = exact.log_partition(log_ref.numpy(), rewards.numpy(), BETA)
     assert -least == pytest.approx(BETA * log_z.mean(), abs=1e-10)  # the maximum is beta log Z
 
@@ -104,9 +104,9 @@ def test_constrained_optimum_is_the_tilted_reference(world):
 def test_dpo_minimiser_is_the_constrained_optimum(world):
     """With labels sigma(r_i - r_j) on all pairs, minimising DPO recovers pi_ref e^{r/beta} / Z (maths.md 3)."""
     rewards, log_ref = world
-    found, _ = fit_dpo(bradley_terry(rewards), log_ref, BETA)
-    assert total_variation(found, log_ref) > 0.1  # there was something to learn
-    assert total_variation(found, optimum(log_ref, rewards, BETA)) < 1e-6
+    log_pi, _ = fit_dpo(bradley_terry(rewards), log_ref, BETA)
+    assert total_variation(log_pi, log_ref) > 0.1  # there was something to learn
+    assert total_variation(log_pi, optimum(log_ref, rewards, BETA)) < 1e-6
 
 
 def test_dpo_minimum_is_the_label_entropy(world):
@@ -121,8 +121,8 @@ def test_dpo_minimum_is_the_label_entropy(world):
 def test_implicit_reward_is_the_reward_up_to_a_constant_per_prompt(world):
     """beta rho - r depends on the prompt alone, and is -beta log Z(x) (maths.md 2; Rafailov et al. 2023, eq. 5)."""
     rewards, log_ref = world
-    found, _ = fit_dpo(bradley_terry(rewards), log_ref, BETA)
-    rest = BETA * (found - log_ref) - rewards
+    log_pi, _ = fit_dpo(bradley_terry(rewards), log_ref, BETA)
+    rest = BETA * (log_pi - log_ref) - rewards
     log_z = torch.as_tensor(exact.log_partition(log_ref.numpy(), rewards.numpy(), BETA))
     assert (rest + BETA * log_z[:, None]).abs().max() < 1e-6
     assert log_z.std() > 0.01  # the constant does differ from prompt to prompt
@@ -140,8 +140,8 @@ def test_rewards_that_differ_by_a_function_of_the_prompt_are_one_class(world):
 def test_dpo_reward_is_the_normalised_member_of_its_class(world):
     """Of each class, beta rho is the member with E_ref[e^{r/beta}] = 1 (Rafailov et al. 2023, theorem 1)."""
     rewards, log_ref = world
-    found, _ = fit_dpo(bradley_terry(rewards), log_ref, BETA)
-    _, implicit = dpo(table(found), table(log_ref), bradley_terry(rewards), beta=BETA)
+    log_pi, _ = fit_dpo(bradley_terry(rewards), log_ref, BETA)
+    _, implicit = dpo(table(log_pi), table(log_ref), bradley_terry(rewards), beta=BETA)
     log_z = exact.log_partition(log_ref.numpy(), implicit.reshape(X, Y).numpy(), BETA)
     assert np.abs(log_z).max() < 1e-12
     assert np.abs(exact.log_partition(log_ref.numpy(), rewards.numpy(), BETA)).min() > 1e-3
@@ -228,10 +228,10 @@ def test_ipo_minimiser_follows_the_mean_win_probability(world):
     p = torch.sigmoid(rewards[:, :, None] - rewards[:, None, :]) ** 1.7  # no Bradley-Terry model fits these
     p = torch.triu(p, 1) + torch.tril(1 - p.transpose(1, 2), -1) + 0.5 * torch.eye(Y, dtype=torch.float64)
     labels, reference = all_pairs(lambda x, i, j: p[x, i, j].item()), table(log_ref)
-    found, _ = minimise(
+    solution, _ = minimise(
         lambda logits: ipo(table(logits.log_softmax(1)), reference, labels, beta=tau)[0].mean(), log_ref
     )
-    assert total_variation(found.log_softmax(1), optimum(log_ref, p.mean(2), tau)) < 1e-6
+    assert total_variation(solution.log_softmax(1), optimum(log_ref, p.mean(2), tau)) < 1e-6
 
 
 def test_dpo_has_no_finite_minimiser_on_certain_labels():
@@ -256,11 +256,11 @@ def test_ipo_stops_at_a_finite_margin_on_certain_labels(tau):
     """Two actions, uniform reference, labels that never err: h = 1 / (2 tau), so pi(better) = sigma(1 / (2 tau))."""
     labels = pairs(torch.tensor([0]), torch.tensor([1]))
     log_ref = torch.full((1, 2), 0.5, dtype=torch.float64).log()
-    found, least = minimise(
+    solution, least = minimise(
         lambda logits: ipo(table(logits.log_softmax(1)), table(log_ref), labels, beta=tau)[0].mean(), log_ref
     )
     assert least == pytest.approx(0, abs=1e-12)
-    assert found.softmax(1)[0, 0].item() == pytest.approx(1 / (1 + np.exp(-1 / (2 * tau))), abs=1e-8)
+    assert solution.softmax(1)[0, 0].item() == pytest.approx(1 / (1 + np.exp(-1 / (2 * tau))), abs=1e-8)
 
 
 def test_dpo_on_helpfulness_and_then_on_safety_with_the_first_result_as_reference_is_dpo_on_their_sum(world):
@@ -272,8 +272,8 @@ def test_dpo_on_helpfulness_and_then_on_safety_with_the_first_result_as_referenc
     both = optimum(log_ref, rewards + weight * safety, BETA)
     helpful, _ = fit_dpo(bradley_terry(rewards), log_ref, BETA)
     assert total_variation(helpful, both) > 0.1
-    found, _ = fit_dpo(bradley_terry(safety), helpful, BETA / weight)
-    assert total_variation(found, both) < 1e-6
+    log_pi, _ = fit_dpo(bradley_terry(safety), helpful, BETA / weight)
+    assert total_variation(log_pi, both) < 1e-6
     safe, _ = fit_dpo(bradley_terry(safety), log_ref, BETA / weight)
     assert total_variation(fit_dpo(bradley_terry(rewards), safe, BETA)[0], both) < 1e-6
 
@@ -286,10 +286,10 @@ def test_modpo_on_the_labels_of_one_objective_reaches_the_optimum_of_the_weighte
     assert (gap < 0).any()  # the other objective is against some labels
     given = pairs(labels.yw_idxs, labels.yl_idxs, p=labels.p, margin=gap)
     modpo, reference = get("modpo").fn, table(log_ref)
-    found, _ = minimise(
+    solution, _ = minimise(
         lambda logits: modpo(table(logits.log_softmax(1)), reference, given, beta=BETA, w=w)[0].mean(), log_ref
     )
-    assert total_variation(found.log_softmax(1), optimum(log_ref, w * rewards + (1 - w) * other, BETA)) < 1e-6
+    assert total_variation(solution.log_softmax(1), optimum(log_ref, w * rewards + (1 - w) * other, BETA)) < 1e-6
 
 
 def test_dual_steps_from_sampled_costs_bring_dpo_on_the_relabelled_reward_to_its_bound(world):
