@@ -30,8 +30,8 @@ def run(folder, name, method="dpo", **overrides):
     return runs.open_run(recipes.train(config.make(method, **settings(folder, out, **(SHORT | overrides)))))
 
 
-def first(found):
-    return found.metrics("train")[0]
+def first(result):
+    return result.metrics("train")[0]
 
 
 def count_reference_passes(monkeypatch):
@@ -51,9 +51,9 @@ def test_case_1_a_cache_is_not_reused_after_a_change_that_alters_the_maths(folde
     asked = count_reference_passes(monkeypatch)
     for name, change in {"cut": {"max_tokens": 16}, "rows": {"sharing": "unshared"}, "bf16": {"dtype": "bf16"}}.items():
         asked.clear()
-        found = run(folder, f"c1-{name}", **cache, **change)
+        result = run(folder, f"c1-{name}", **cache, **change)
         assert asked, f"{name}: the old table was used"
-        assert first(found)["loss"] == pytest.approx(0.6931472, abs=1e-6)
+        assert first(result)["loss"] == pytest.approx(0.6931472, abs=1e-6)
 
 
 def test_case_2_a_sweep_over_beta_lr_and_out_computes_the_reference_once(folder, monkeypatch):
@@ -82,15 +82,15 @@ def test_case_4_the_reference_is_the_policy_as_it_was_handed_over(folder):
     with torch.no_grad():
         model.model.embed_tokens.weight.add_(0.05 * torch.randn_like(model.model.embed_tokens.weight))
     given.pop("model")
-    found = afzal.fit("dpo", model=model, tokenizer=tokenizer, **given)
-    assert first(found)["loss"] == pytest.approx(0.6931472, abs=1e-6)
-    assert first(found)["rewards/margins"] == pytest.approx(0.0, abs=1e-5)
+    result = afzal.fit("dpo", model=model, tokenizer=tokenizer, **given)
+    assert first(result)["loss"] == pytest.approx(0.6931472, abs=1e-6)
+    assert first(result)["rewards/margins"] == pytest.approx(0.0, abs=1e-5)
 
 
 def test_case_5_kto_on_pairs_trains_on_mixed_batches(folder):
     """TRL unpairs into all desirable, then all undesirable rows, read in sequence."""
-    found = run(folder, "c5", "kto", max_steps=None, epochs=1.0)
-    for record in found.metrics("train"):
+    result = run(folder, "c5", "kto", max_steps=None, epochs=1.0)
+    for record in result.metrics("train"):
         assert {"rewards/chosen", "rewards/rejected"} <= record.keys(), "an update had only one kind of row"
 
 
@@ -121,8 +121,8 @@ def test_case_8_probability_and_weight_columns_are_used_and_dead_settings_refuse
         # the first half carries the extra column's value, the rest its neutral one
         lines = [r | {k: (v if i % 2 else 1.0) for k, v in extra.items()} for i, r in enumerate(rows)]
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        found = run(tmp_path, f"c8-{name}", model=base["model"], data=str(path))
-        losses[name] = found.metrics("train")[1]["loss"]
+        result = run(tmp_path, f"c8-{name}", model=base["model"], data=str(path))
+        losses[name] = result.metrics("train")[1]["loss"]
     assert losses["p"] > losses["plain"] + 1e-4
     assert losses["weight"] != losses["plain"]
     with pytest.raises(AfzalError, match="label_smoothing"):
@@ -132,9 +132,9 @@ def test_case_8_probability_and_weight_columns_are_used_and_dead_settings_refuse
 @pytest.mark.parametrize("kind", ["prefix", "prompt"])
 def test_case_9_virtual_tokens_train_and_step_0_is_explained(folder, capsys, kind):
     """TRL crashes on prefix tuning in its default configuration, and a first loss that is not ln 2 goes unannounced."""
-    found = run(folder, f"c9-{kind}", adapter=kind, virtual_tokens=4)
+    result = run(folder, f"c9-{kind}", adapter=kind, virtual_tokens=4)
     said = capsys.readouterr().err
-    assert abs(first(found)["loss"] - 0.6931472) > 1e-4
+    assert abs(first(result)["loss"] - 0.6931472) > 1e-4
     assert "0.6931 with the adapter off: the reference is the model without it" in said
     assert f"a fresh {kind} adapter is not the identity" in said
 
@@ -142,10 +142,10 @@ def test_case_9_virtual_tokens_train_and_step_0_is_explained(folder, capsys, kin
 def test_case_10_the_defaults_train_on_a_cpu(folder):
     """TRL's default configuration raises on a machine without a GPU."""
     given = settings(folder, folder / "c10")
-    found = runs.open_run(
+    result = runs.open_run(
         recipes.train(config.make("dpo", model=given["model"], data=given["data"], out=given["out"], max_steps=1))
     )
-    assert found.facts()["status"] == "finished"
+    assert result.facts()["status"] == "finished"
 
 
 def test_case_11_skewed_lengths_are_packed_without_padding():
@@ -167,15 +167,15 @@ def test_case_12_degenerate_rows_are_counted_with_reasons(folder, tmp_path):
     path = tmp_path / "messy.jsonl"
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
     model = settings(folder, folder / "c12")["model"]
-    found = prepare(config.make("dpo", model=model, data=str(path), eval_fraction=0.0, max_tokens=40))
-    facts = found.facts
+    prepared = prepare(config.make("dpo", model=model, data=str(path), eval_fraction=0.0, max_tokens=40))
+    facts = prepared.facts
     assert facts["dropped"] == {"identical_pair": 1, "empty_response": 1, "duplicate_item": 1, "no_pair": 1}
     assert facts["cut"] == {"prompt_cut": 2, "response_cut": 3}
     assert facts["parts"] == {"identical_after_cut": 1}
-    (contradictions,) = [f for f in found.audit["audit"]["findings"] if f["code"] == "contradictions"]
+    (contradictions,) = [f for f in prepared.audit["audit"]["findings"] if f["code"] == "contradictions"]
     assert contradictions["count"] == 1
-    assert len(found.train) + sum(facts["dropped"].values()) == len(rows)
-    lost_their_end = [line for line in dropped_lines(found) if line["reason"] == "response_cut"]
+    assert len(prepared.train) + sum(facts["dropped"].values()) == len(rows)
+    lost_their_end = [line for line in dropped_lines(prepared) if line["reason"] == "response_cut"]
     assert all("no EOS" in line["detail"] for line in lost_their_end)
 
 
@@ -190,11 +190,11 @@ def test_case_13_a_users_turn_inside_a_completion_is_context_only(folder, tmp_pa
     path = tmp_path / "turns.jsonl"
     path.write_text(json.dumps(row) + "\n")
     model = settings(folder, folder / "c13")["model"]
-    found = prepare(config.make("dpo", model=model, data=str(path), eval_fraction=0.0))
-    tree = found.train[0]
-    texts = [found.tokenizer.decode(b.ids[b.scored], skip_special_tokens=True) for b in tree.branches]
+    prepared = prepare(config.make("dpo", model=model, data=str(path), eval_fraction=0.0))
+    tree = prepared.train[0]
+    texts = [prepared.tokenizer.decode(b.ids[b.scored], skip_special_tokens=True) for b in tree.branches]
     assert sorted(t.replace("\n", "") for t in texts) == ["AAABBB", "CCC"]
-    assert "UUU" in found.tokenizer.decode(max((b.ids for b in tree.branches), key=len))
+    assert "UUU" in prepared.tokenizer.decode(max((b.ids for b in tree.branches), key=len))
 
 
 def test_case_14_index_pairs_are_native_and_token_columns_are_refused_by_name(tmp_path):

@@ -260,9 +260,9 @@ def test_checkpoints_of_axolotl_that_are_offloaded_are_checkpoints(tmp_path, val
 
 def test_ranks_of_axolotl_that_share_matrices_do_not_multiply_the_batch(tmp_path):
     text = "base_model: m\nrl: dpo\nlearning_rate: 1e-5\nmicro_batch_size: 4\ndatasets: [{path: a/b}]\n"
-    found = written(tmp_path, text + "tensor_parallel_size: 2\n", processes=8).settings
-    assert found["tensor_parallel"] == 2
-    assert found["batch_size"] == 4 * 4  # of eight processes four have rows of their own
+    settings = written(tmp_path, text + "tensor_parallel_size: 2\n", processes=8).settings
+    assert settings["tensor_parallel"] == 2
+    assert settings["batch_size"] == 4 * 4  # four of the eight processes have their own rows
     assert written(tmp_path, text, processes=8).settings["batch_size"] == 32
 
 

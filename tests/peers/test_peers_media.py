@@ -70,9 +70,9 @@ def test_four_steps_of_dpo_on_pictures_agree_with_trl_in_fp32(tmp_path: Path) ->
     run = recipes.train(config.make("dpo", **given, train_towers=True, sample_prompts=0))
     ours = runs.open_run(run).metrics("train")
     order = update_order(ROWS, BATCH, epoch=0, seed=0)
-    found = of_trl(tmp_path, [theirs[i] for update in order for i in update], given["lr"])
-    assert len(ours) == len(found) == ROWS // BATCH
-    for a, b in zip(ours, found, strict=True):
+    losses = of_trl(tmp_path, [theirs[i] for update in order for i in update], given["lr"])
+    assert len(ours) == len(losses) == ROWS // BATCH
+    for a, b in zip(ours, losses, strict=True):
         for name in ("loss", "rewards/margins", "logps/chosen"):
             assert a[name] == pytest.approx(b[name], abs=1e-4), (a["step"], name)
     assert ours[-1]["loss"] < 0.69, "nothing was learnt, so agreement would say little"
