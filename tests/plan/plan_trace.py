@@ -128,8 +128,8 @@ def trace(model: nn.Module, ranks: int, tokens: int) -> Traced:
             model(ids).logits.float().sum().backward()
         gradients = bytes_of(p.grad for p in trained)
         states = [t for s in optimizer.state.values() for t in s.values() if t.dim() > 0]
-        found = (bytes_of(model.parameters()), gradients, bytes_of(states), sizes.peak)
-        return Traced(*found, round(moving.gathered), round(moving.scattered))
+        sizes_of_state = (bytes_of(model.parameters()), gradients, bytes_of(states), sizes.peak)
+        return Traced(*sizes_of_state, round(moving.gathered), round(moving.scattered))
 
 
 def _update(model: Any, optimizer: Any, ids: torch.Tensor) -> None:

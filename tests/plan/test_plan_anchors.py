@@ -48,9 +48,9 @@ THROUGHPUT = {
 @pytest.mark.parametrize("name", THROUGHPUT)
 def test_operations_per_token_are_what_published_rates_imply(name: str):
     shape, tokens, rank, rate, per_second = THROUGHPUT[name]
-    found = flops_per_token(on_text(shape, tokens, rank=rank))
-    print(f"{name}: {found / 1e9:.1f} GFLOP per token, published {rate / per_second / 1e9:.1f}")
-    assert found == pytest.approx(rate / per_second, rel=0.1)
+    operations = flops_per_token(on_text(shape, tokens, rank=rank))
+    print(f"{name}: {operations / 1e9:.1f} GFLOP per token, published {rate / per_second / 1e9:.1f}")
+    assert operations == pytest.approx(rate / per_second, rel=0.1)
 
 
 def test_the_state_of_full_fine_tuning_at_405b_is_six_and_a_half_terabytes():
@@ -62,8 +62,8 @@ def test_the_state_of_full_fine_tuning_at_405b_is_six_and_a_half_terabytes():
 
 def least_peak(job: Job, device: str) -> float:
     """Bytes per device of an update on the best layout of one node of eight with tensor 4 or 8, a row at a time."""
-    found = [layout for n in (4, 8) for layout in layouts(job, Wish(tensor=n, tokens=4096), 1, 8)]
-    return min(peak(job, layout, DEVICES[device]).total for layout in found)
+    candidates = [layout for n in (4, 8) for layout in layouts(job, Wish(tensor=n, tokens=4096), 1, 8)]
+    return min(peak(job, layout, DEVICES[device]).total for layout in candidates)
 
 
 @pytest.mark.parametrize("frozen", ["fp8", "nf4"])

@@ -38,39 +38,39 @@ ASSUMED = Assumptions(0.4)
 
 
 def job(shape: str, method: str = "dpo", **changed) -> Job:
-    found = METHODS[method]
-    counts = np.array([[256, *[128] * found.responses]] * 1000)
+    traits = METHODS[method]
+    counts = np.array([[256, *[128] * traits.responses]] * 1000)
     return replace(
-        Job(SHAPES[shape], found, lengths(counts), reference="live" if found.reference else "none"), **changed
+        Job(SHAPES[shape], traits, lengths(counts), reference="live" if traits.reference else "none"), **changed
     )
 
 
 @pytest.mark.parametrize("rank", [0, 16])
 @pytest.mark.parametrize("shape", ["qwen2.5-0.5b", "llama-3.2-1b", "llama-3.2-3b"])
 def test_the_suggested_layout_fits_and_half_of_it_does_not(shape: str, rank: int):
-    found = plan(job(shape, rank=rank), H100, Wish(), ASSUMED)
-    assert found.fits
-    assert found.largest >= 512
-    assert found.layout.devices % (found.layout.shards * found.layout.tensor) == 0
-    if found.layout.devices > 1:
-        nodes, gpus = (found.layout.nodes // 2, 8) if found.layout.nodes > 1 else (1, found.layout.gpus // 2)
-        assert not any(fits(found.job, layout, H100) for layout in layouts(found.job, Wish(), nodes, gpus))
+    result = plan(job(shape, rank=rank), H100, Wish(), ASSUMED)
+    assert result.fits
+    assert result.largest >= 512
+    assert result.layout.devices % (result.layout.shards * result.layout.tensor) == 0
+    if result.layout.devices > 1:
+        nodes, gpus = (result.layout.nodes // 2, 8) if result.layout.nodes > 1 else (1, result.layout.gpus // 2)
+        assert not any(fits(result.job, layout, H100) for layout in layouts(result.job, Wish(), nodes, gpus))
 
 
 def test_the_largest_pass_fits_and_a_larger_one_does_not():
     for layout in (Layout(gpus=8, shards=8), Layout(gpus=8, shards=4, tensor=2, recompute="full")):
-        found = job("llama-3.2-3b", batch_size=100_000)
-        found = replace(found, lengths=lengths(np.array([[256, 128, 128]] * 100_000)))
-        most = largest_tokens(found, layout, H100)
-        assert fits(found, replace(layout, tokens=most), H100)
-        assert not fits(found, replace(layout, tokens=round(1.02 * most)), H100)
+        work = job("llama-3.2-3b", batch_size=100_000)
+        work = replace(work, lengths=lengths(np.array([[256, 128, 128]] * 100_000)))
+        most = largest_tokens(work, layout, H100)
+        assert fits(work, replace(layout, tokens=most), H100)
+        assert not fits(work, replace(layout, tokens=round(1.02 * most)), H100)
 
 
 def test_a_fixed_layout_is_planned_even_when_it_does_not_fit():
-    found = plan(job("llama-3.1-70b"), H100, Wish(1, 8, 8, 1, recompute="full"), ASSUMED)
-    assert not found.fits
-    assert found.largest == 0
-    assert found.chosen == ()
+    result = plan(job("llama-3.1-70b"), H100, Wish(1, 8, 8, 1, recompute="full"), ASSUMED)
+    assert not result.fits
+    assert result.largest == 0
+    assert result.chosen == ()
 
 
 @pytest.mark.parametrize(
@@ -90,8 +90,8 @@ def test_a_fixed_layout_is_planned_even_when_it_does_not_fit():
     ],
 )
 def test_what_does_not_fit_names_the_largest_term_and_a_flag(shape: str, changed, layout, term: str, flag: str):
-    found = job(shape, batch_size=1000, **changed)
-    error = does_not_fit(found, layout, H100)
+    work = job(shape, batch_size=1000, **changed)
+    error = does_not_fit(work, layout, H100)
     assert f"the largest term is {term}" in error.why
     assert flag in error.remedy
 
@@ -109,26 +109,26 @@ def test_parts_that_contradict_each_other_are_an_error():
 
 
 def test_traffic_by_hand():
-    found = job("llama-3.1-8b", "sft")
+    work = job("llama-3.1-8b", "sft")
     n = 8_030_261_248
-    cut = traffic(found, Layout(gpus=8, shards=8, tokens=100_000), H100)
+    cut = traffic(work, Layout(gpus=8, shards=8, tokens=100_000), H100)
     ends = 2 * 128256 * 4096  # gathered once for both ways
     assert (cut.gather, cut.scatter) == (2 * (2 * n - ends) * 7 / 8, 4 * n * 7 / 8)
     assert (cut.replicas, cut.tensor, cut.shard_rate) == (0, 0, H100.intra)
     live = traffic(job("llama-3.1-8b"), Layout(gpus=8, shards=8, tokens=100_000), H100)
     assert live.gather == cut.gather + 2 * n * 7 / 8
-    copies = traffic(found, Layout(nodes=2, gpus=8, shards=8, tokens=100_000), H100)
+    copies = traffic(work, Layout(nodes=2, gpus=8, shards=8, tokens=100_000), H100)
     assert copies.replicas == 4 * n / 8
     assert copies.replica_rate == H100.inter
-    one = traffic(found, Layout(), H100)
+    one = traffic(work, Layout(), H100)
     assert (one.gather, one.scatter, one.replicas, one.tensor) == (0, 0, 0, 0)
 
 
 def test_a_group_beyond_its_node_goes_through_all_cards_of_the_node():
-    found = job("llama-3.1-8b", "sft")
-    wide = traffic(found, Layout(nodes=4, gpus=8, shards=32), H100)
+    work = job("llama-3.1-8b", "sft")
+    wide = traffic(work, Layout(nodes=4, gpus=8, shards=32), H100)
     assert wide.shard_rate == 8 * H100.inter
-    beside = traffic(found, Layout(nodes=4, gpus=8, shards=4, tensor=8), H100)
+    beside = traffic(work, Layout(nodes=4, gpus=8, shards=4, tensor=8), H100)
     assert beside.shard_rate == H100.inter
     assert beside.tensor_rate == H100.intra
 
@@ -146,10 +146,10 @@ def test_time_adds_up():
 
 
 def test_cost_is_price_times_device_hours():
-    found = plan(job("llama-3.1-8b"), H100, Wish(gpus=8, nodes=1), ASSUMED, price=2.5)
-    assert found.updates == updates(found.job) == 16
-    assert found.hours == pytest.approx(found.times.update * 16 / 3600)
-    assert found.cost == pytest.approx(2.5 * 8 * found.hours)
+    result = plan(job("llama-3.1-8b"), H100, Wish(gpus=8, nodes=1), ASSUMED, price=2.5)
+    assert result.updates == updates(result.job) == 16
+    assert result.hours == pytest.approx(result.times.update * 16 / 3600)
+    assert result.cost == pytest.approx(2.5 * 8 * result.hours)
 
 
 def test_layouts_divide_what_they_divide():
@@ -175,8 +175,8 @@ def test_a_rank_loads_its_share():
     assert start == pytest.approx((4 + 2) * n / 8 + 2 * (block_parameters(shape) + ends))
     assert plan(job("llama-3.1-70b"), H100, Wish(), ASSUMED).fits
     mixture = SHAPES["mixtral-8x7b"]
-    found = loading(job("mixtral-8x7b"), eight, H100).total - H100.reserve
-    assert found == pytest.approx(6 * parameters(mixture) / 8 + 2 * (block_parameters(mixture) + 2 * 32000 * 4096))
+    weights = loading(job("mixtral-8x7b"), eight, H100).total - H100.reserve
+    assert weights == pytest.approx(6 * parameters(mixture) / 8 + 2 * (block_parameters(mixture) + 2 * 32000 * 4096))
     cached = loading(job("llama-3.1-8b", reference="cached"), eight, H100).total - H100.reserve
     assert cached == pytest.approx(4 * n / 8 + 2 * (block_parameters(shape) + ends))
     reward = loading(job("llama-3.1-8b", "reward"), eight, H100).total - H100.reserve
@@ -208,12 +208,12 @@ def test_loading_names_itself_where_an_update_would_fit():
 
 @pytest.mark.parametrize("method", ["ppo", "rloo", "grpo", "reinforce"])
 def test_learning_from_rewards_is_planned_for_one_device_or_several(method: str):
-    found = plan(job("qwen2.5-0.5b", method), H100, Wish(), ASSUMED)
-    assert found.layout.devices == 1
-    found = plan(job("qwen2.5-0.5b", method), H100, Wish(nodes=1, gpus=8), ASSUMED)
-    assert found.layout.devices == 8
-    said = any("policy, reference and value model unsharded" in line for line in assumptions(found))
-    assert said == (found.layout.shards > 1)
+    result = plan(job("qwen2.5-0.5b", method), H100, Wish(), ASSUMED)
+    assert result.layout.devices == 1
+    result = plan(job("qwen2.5-0.5b", method), H100, Wish(nodes=1, gpus=8), ASSUMED)
+    assert result.layout.devices == 8
+    said = any("policy, reference and value model unsharded" in line for line in assumptions(result))
+    assert said == (result.layout.shards > 1)
 
 
 def test_a_quantised_model_is_planned_for_one_device():
@@ -223,48 +223,48 @@ def test_a_quantised_model_is_planned_for_one_device():
 
 
 def test_weights_in_pieces_are_gathered_once_for_an_iteration():
-    found = job("llama-3.1-8b", "rloo")
+    work = job("llama-3.1-8b", "rloo")
     whole = 2 * parameters(SHAPES["llama-3.1-8b"])
     layouts = (Layout(gpus=8), Layout(gpus=8, shards=8))
-    copies, cut = (times(found, layout, H100, ASSUMED).sampling for layout in layouts)
+    copies, cut = (times(work, layout, H100, ASSUMED).sampling for layout in layouts)
     assert cut - copies == pytest.approx(whole * 7 / 8 / (H100.intra * ASSUMED.link))
 
 
 def test_a_drawn_token_reads_weights_and_cache_or_computes():
     """8 answers of 128 tokens to each of 64 prompts of 256, 128 at a time: 4 times 128 steps, each of which reads all
     weights and, of 16 prompts and half of 128 answers, 2 x 32 blocks x 8 heads x 128 numbers per token in bf16."""
-    found = replace(job("llama-3.1-8b", "rloo"), lengths=lengths(np.array([[256, *[128] * 8]] * 64)))
+    work = replace(job("llama-3.1-8b", "rloo"), lengths=lengths(np.array([[256, *[128] * 8]] * 64)))
     read = 2 * parameters(SHAPES["llama-3.1-8b"]) + 131072 * (16 * 256 + 128 * 64)
     slow = replace(H100, bandwidth=1e9)
-    assert times(found, Layout(), slow, ASSUMED).sampling == pytest.approx(4 * 128 * read / 1e9)
-    fast = times(found, Layout(), replace(H100, bandwidth=1e20), ASSUMED)
+    assert times(work, Layout(), slow, ASSUMED).sampling == pytest.approx(4 * 128 * read / 1e9)
+    fast = times(work, Layout(), replace(H100, bandwidth=1e20), ASSUMED)
     assert fast.sampling == pytest.approx(fast.scoring / 2)  # policy and reference read them once more, no reward model
 
 
 def test_an_iteration_is_its_answers_their_scores_and_its_updates():
-    found = job("qwen2.5-0.5b", "ppo", ppo_epochs=4, minibatches=2)
-    whole = times(found, Layout(), H100, ASSUMED)
+    work = job("qwen2.5-0.5b", "ppo", ppo_epochs=4, minibatches=2)
+    whole = times(work, Layout(), H100, ASSUMED)
     assert whole.updates == 8
     assert whole.iteration == pytest.approx(whole.sampling + whole.scoring + 8 * whole.update)
-    once = times(replace(found, minibatches=1), Layout(), H100, ASSUMED)
+    once = times(replace(work, minibatches=1), Layout(), H100, ASSUMED)
     assert once.compute == pytest.approx(2 * whole.compute)
     assert once.sampling == whole.sampling
-    assert updates(found) == 8 * 16 - 3  # 1000 prompts are 15.6 iterations of 64
-    planned = plan(found, H100, Wish(nodes=1, gpus=1), ASSUMED)
+    assert updates(work) == 8 * 16 - 3  # 1000 prompts are 15.6 iterations of 64
+    planned = plan(work, H100, Wish(nodes=1, gpus=1), ASSUMED)
     assert planned.hours == pytest.approx(planned.times.iteration * 125 / 8 / 3600)
 
 
 def test_ranks_that_share_every_matrix_share_what_answers_take_too():
-    found = job("llama-3.2-1b", "rloo")
+    work = job("llama-3.2-1b", "rloo")
     alone, two = Layout(), Layout(gpus=2, tensor=2)
     large = replace(DEVICES["cpu"], memory=1e12)
-    whole, own = (generation_bytes(found, layout, large) for layout in (alone, two))
+    whole, own = (generation_bytes(work, layout, large) for layout in (alone, two))
     assert own["keys and values"] == whole["keys and values"] / 2
     assert own["activations"] < whole["activations"]
     assert whole["packed weights"] > own["packed weights"] == 0.0
-    assert scoring_bytes(found, two, H100)["activations"] <= scoring_bytes(found, alone, H100)["activations"]
+    assert scoring_bytes(work, two, H100)["activations"] <= scoring_bytes(work, alone, H100)["activations"]
     times_of = [
-        times(found, layout, replace(H100, intra=rate), ASSUMED)
+        times(work, layout, replace(H100, intra=rate), ASSUMED)
         for layout, rate in ((alone, 1e12), (two, 1e12), (two, 1e11))
     ]
     assert times_of[1].sampling < times_of[0].sampling
@@ -283,12 +283,12 @@ def test_what_is_planned_is_what_the_trainer_does(method: str, monkeypatch):
     given |= {"objective": "simpo"} if method == "prefer" else {"samples": "s"} if method == "irl" else {}
     for adapter in ({}, {"lora_rank": 16}):
         settings = config.make(method, model="m", data="d", out="o", **given, **adapter)
-        found = job("llama-3.2-1b", method, rank=adapter.get("lora_rank", 0))
+        work = job("llama-3.2-1b", method, rank=adapter.get("lora_rank", 0))
         try:
             parallel.refuse(settings, None)
         except AfzalError:
-            assert plan(found, H100, Wish(), ASSUMED).layout.devices == 1
+            assert plan(work, H100, Wish(), ASSUMED).layout.devices == 1
             with pytest.raises(AfzalError):
-                plan(found, H100, Wish(nodes=1, gpus=8), ASSUMED)
+                plan(work, H100, Wish(nodes=1, gpus=8), ASSUMED)
         else:
-            assert plan(found, H100, Wish(nodes=1, gpus=8), ASSUMED).layout.tensor == 1
+            assert plan(work, H100, Wish(nodes=1, gpus=8), ASSUMED).layout.tensor == 1

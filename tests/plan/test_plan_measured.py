@@ -84,9 +84,9 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reas
 @needs_proc
 @pytest.mark.parametrize("name", CASES)
 def test_planned_memory_is_within_a_tenth_of_the_measured(name: str):
-    found, expected = run("plan_runs.py", CASES[name]), planned(CASES[name])
-    print(f"{name}: measured {found / 1e6:.0f} MB, planned {expected / 1e6:.0f} MB, {expected / found - 1:+.1%}")
-    assert expected == pytest.approx(found, rel=0.1)
+    measured, expected = run("plan_runs.py", CASES[name]), planned(CASES[name])
+    print(f"{name}: measured {measured / 1e6:.0f} MB, planned {expected / 1e6:.0f} MB, {expected / measured - 1:+.1%}")
+    assert expected == pytest.approx(measured, rel=0.1)
 
 
 REWARDS = {
@@ -127,21 +127,22 @@ def test_learning_from_rewards_takes_the_planned_memory_and_shares_of_time(name:
     )
     layout = Layout(recompute=case.recompute, tokens=case.tokens)  # type: ignore[arg-type]
     device = replace(DEVICES["cpu"], reserve=0.0)
-    found, moment = run("plan_runs_rewards.py", case), peak(job, layout, device)
+    measured, moment = run("plan_runs_rewards.py", case), peak(job, layout, device)
     t = times(job, layout, device, Assumptions(0.45))
     parts = {"sampling": t.sampling, "scoring": t.scoring, "updates": t.updates * t.update}
-    whole = sum(found["seconds"][part] for part in parts)
+    whole = sum(measured["seconds"][part] for part in parts)
     shares = ", ".join(
-        f"{part} {found['seconds'][part] / whole:.0%} ({seconds / t.iteration:.0%})" for part, seconds in parts.items()
+        f"{part} {measured['seconds'][part] / whole:.0%} ({seconds / t.iteration:.0%})"
+        for part, seconds in parts.items()
     )
     print(
-        f"{name}: measured {found['peak'] / 1e6:.0f} MB, planned {moment.total / 1e6:.0f} MB ({moment.name}), "
-        f"{moment.total / found['peak'] - 1:+.1%}; time, planned in brackets: {shares}"
+        f"{name}: measured {measured['peak'] / 1e6:.0f} MB, planned {moment.total / 1e6:.0f} MB ({moment.name}), "
+        f"{moment.total / measured['peak'] - 1:+.1%}; time, planned in brackets: {shares}"
     )
-    assert moment.total == pytest.approx(found["peak"], rel=0.1)
+    assert moment.total == pytest.approx(measured["peak"], rel=0.1)
     assert (moment.name == "generation") == ("answers are written" in name)
     for part, seconds in parts.items():
-        assert seconds / t.iteration == pytest.approx(found["seconds"][part] / whole, abs=0.15)
+        assert seconds / t.iteration == pytest.approx(measured["seconds"][part] / whole, abs=0.15)
 
 
 RANKS = {
@@ -159,9 +160,9 @@ def test_a_rank_takes_the_planned_memory(name: str):
     shape = shape_of(rewards.shape(case) | {"model_type": "llama"})
     job = Job(shape, METHODS["dpo"], lengths(counts), batch_size=case.prompts, dtype="fp32")
     layout = Layout(gpus=2, shards=2 // case.tensor, tensor=case.tensor, tokens=case.tokens)
-    found, expected = run("plan_runs_ranks.py", case), peak(job, layout, replace(DEVICES["cpu"], reserve=0.0)).total
-    print(f"{name}: measured {found / 1e6:.0f} MB, planned {expected / 1e6:.0f} MB, {expected / found - 1:+.1%}")
-    assert expected == pytest.approx(found, rel=0.1)
+    measured, expected = run("plan_runs_ranks.py", case), peak(job, layout, replace(DEVICES["cpu"], reserve=0.0)).total
+    print(f"{name}: measured {measured / 1e6:.0f} MB, planned {expected / 1e6:.0f} MB, {expected / measured - 1:+.1%}")
+    assert expected == pytest.approx(measured, rel=0.1)
 
 
 @pytest.mark.slow
@@ -170,11 +171,11 @@ def test_a_model_of_images_takes_the_planned_memory(tmp_path: Path):
     from afzal import plan
 
     case = media.Case()
-    found = run("plan_runs_media.py", case, str(tmp_path))
+    measured = run("plan_runs_media.py", case, str(tmp_path))
     settings = {"model": str(tmp_path / "model"), "data": str(tmp_path / "pairs.jsonl"), "memory_gb": 64.0}
     settings |= {"hardware": "cpu", "checkpointing": "none", "batch_size": case.items, "nodes": 1, "gpus": 1}
     _, job, chosen, device = planning.planned(PlanConfig.model_validate(settings))
     assert job.shape.towers > 15e6
     expected = plan.peak(job, chosen.layout, replace(device, reserve=0.0)).total
-    print(f"a LLaVA: measured {found / 1e6:.0f} MB, planned {expected / 1e6:.0f} MB, {expected / found - 1:+.1%}")
-    assert expected == pytest.approx(found, rel=0.1)
+    print(f"a LLaVA: measured {measured / 1e6:.0f} MB, planned {expected / 1e6:.0f} MB, {expected / measured - 1:+.1%}")
+    assert expected == pytest.approx(measured, rel=0.1)

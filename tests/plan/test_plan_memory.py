@@ -105,9 +105,9 @@ def test_of_models_in_shards_those_that_write_or_the_one_that_rewards_are_whole(
     eight, device = Layout(gpus=8, shards=8), DEVICES["h200"]
     for policy, reward in itertools.permutations([SHAPES["qwen2.5-0.5b"], EIGHT.shape]):
         job = replace(EIGHT, shape=policy, reward=reward, method=METHODS["rloo"], lengths=lines)
-        found = moments(job, eight, device)[-1].terms["gathered"]
+        gathered = moments(job, eight, device)[-1].terms["gathered"]
         trunk = parameters(reward) - (0 if reward.tied else embedding_parameters(reward))
-        assert found == max(2 * 2 * parameters(policy), 4 * (trunk + reward.width))
+        assert gathered == max(2 * 2 * parameters(policy), 4 * (trunk + reward.width))
 
 
 def test_writing_answers_keeps_keys_and_values_by_hand():
@@ -200,11 +200,11 @@ def test_blocks_keep_what_is_planned(family: str, rank: int, dtype: str):
     rng = np.random.default_rng(0)
     draw = lambda n: rng.integers(3, 97, n)  # noqa: E731
     batch = collate([tree(str(n), draw(40), [draw(24), draw(24)]) for n in range(6)], "shared")
-    found = kept_bytes(model, batch)
+    measured = kept_bytes(model, batch)
     job = Job(shape_of(model.config.to_dict()), METHODS["dpo"], lengths(counts), rank=rank, dtype=dtype)  # type: ignore
     expected, _ = activation_bytes(job, Layout(), float(counts.sum()), on_cpu=True)
-    print(f"{family} {dtype} rank {rank}: kept {found}, planned {expected:.0f}, {expected / found - 1:+.1%}")
-    assert expected == pytest.approx(found, rel=0.1)
+    print(f"{family} {dtype} rank {rank}: kept {measured}, planned {expected:.0f}, {expected / measured - 1:+.1%}")
+    assert expected == pytest.approx(measured, rel=0.1)
 
 
 @pytest.mark.parametrize(
@@ -220,19 +220,19 @@ def test_selective_checkpointing_keeps_what_is_planned(family: str, rank: int, d
     if dtype == "bf16":
         model.to(torch.bfloat16)
     modes = ("none", "selective", "full")
-    found = measure(model, "shared", modes=modes).kept  # one tree of 40 tokens and twice 12
+    measured = measure(model, "shared", modes=modes).kept  # one tree of 40 tokens and twice 12
     one = lengths(np.array([[40, 12, 12]]))
     job = Job(shape_of(model.config.to_dict()), METHODS["dpo"], one, rank=rank, dtype=dtype)  # type: ignore
     for mode in modes:
         expected, _ = activation_bytes(job, Layout(recompute=mode), 1.0, on_cpu=True)
-        print(f"{family} {dtype} rank {rank} {mode}: {expected / found[mode] - 1:+.1%}")
-        assert expected == pytest.approx(found[mode], rel=0.1)
+        print(f"{family} {dtype} rank {rank} {mode}: {expected / measured[mode] - 1:+.1%}")
+        assert expected == pytest.approx(measured[mode], rel=0.1)
 
 
 def test_the_fullest_moment_is_the_largest_of_four():
-    found = moments(EIGHT, Layout(), DEVICES["h200"])
-    assert [m.name for m in found] == ["head", "last block", "first block", "embedding"]
-    assert peak(EIGHT, Layout(), DEVICES["h200"]).total == max(m.total for m in found)
+    stages = moments(EIGHT, Layout(), DEVICES["h200"])
+    assert [m.name for m in stages] == ["head", "last block", "first block", "embedding"]
+    assert peak(EIGHT, Layout(), DEVICES["h200"]).total == max(m.total for m in stages)
 
 
 def test_what_is_left_out_costs_no_memory():
@@ -253,12 +253,12 @@ def test_experts_with_adapters_are_planned_as_they_are_measured():
     """Their sums count whatever the tokens; per token adapters count on attention's four matrices and on the router."""
     model = add_lora(make("mixtral"), rank=2, alpha=4)
     sharing, _ = choose_sharing(model)
-    found = measure(model, sharing, modes=("none",))
+    measured = measure(model, sharing, modes=("none",))
     job = Job(shape_of(model.config.to_dict()), METHODS["dpo"], PAIR, rank=2, dtype="fp32")
     kept, one = activation_bytes(job, Layout(), 0, on_cpu=True)
     assert one == 4 * 3 * 48 * 32 * 4  # experts, matrices, their size, bytes
     assert kept == 2 * one
-    assert kept <= found.fixed["none"] < 1.3 * kept  # with the factors as they are multiplied
+    assert kept <= measured.fixed["none"] < 1.3 * kept  # with the factors as they are multiplied
     assert activation_bytes(job, Layout(recompute="full"), 0, on_cpu=True) == (0, one)
     assert activation_bytes(replace(job, rank=0), Layout(), 0, on_cpu=True) == (0, 0)
     kept_of = lambda rank: activation_bytes(replace(job, rank=rank), Layout(), 100, on_cpu=True)[0]  # noqa: E731

@@ -158,8 +158,8 @@ def test_weights_beside_the_language_model_are_those_of_the_model(family: str, t
         pytest.skip("no such family among the helpers")
     model, _ = getattr(helpers_towers, family)()
     model.save_pretrained(tmp_path)
-    found = shape_from(str(tmp_path))
+    shape = shape_from(str(tmp_path))
     frozen = sum(p.numel() for tower in towers(model).values() for p in tower.parameters())
-    assert found.media
-    assert found.towers == frozen
-    assert parameters(found) + found.towers + found.projection == sum(p.numel() for p in model.parameters())
+    assert shape.media
+    assert shape.towers == frozen
+    assert parameters(shape) + shape.towers + shape.projection == sum(p.numel() for p in model.parameters())

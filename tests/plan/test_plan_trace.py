@@ -73,24 +73,24 @@ def planned(case: Case) -> tuple[Moment, Traffic]:
 @pytest.fixture(scope="module", params=CASES)
 def both(request: pytest.FixtureRequest) -> tuple[Traced, Moment, Traffic]:
     case = CASES[request.param]
-    found = traced(case), *planned(case)
-    print(request.param, *found)
-    return found
+    figures = traced(case), *planned(case)
+    print(request.param, *figures)
+    return figures
 
 
 def test_weights_gradients_and_optimiser_are_cut_as_planned(both: tuple[Traced, Moment, Traffic]):
-    found, moment, _ = both
-    assert found.parameters == pytest.approx(moment.terms["weights"], rel=0.01)
-    assert found.optimiser == pytest.approx(moment.terms["optimiser"], rel=0.01)
-    assert found.gradients == pytest.approx(found.optimiser / 2)
+    actual, moment, _ = both
+    assert actual.parameters == pytest.approx(moment.terms["weights"], rel=0.01)
+    assert actual.optimiser == pytest.approx(moment.terms["optimiser"], rel=0.01)
+    assert actual.gradients == pytest.approx(actual.optimiser / 2)
 
 
 def test_the_fullest_moment_is_within_a_tenth(both: tuple[Traced, Moment, Traffic]):
-    found, moment, _ = both
-    assert moment.total == pytest.approx(found.peak, rel=0.1)
+    actual, moment, _ = both
+    assert moment.total == pytest.approx(actual.peak, rel=0.1)
 
 
 def test_traffic_is_what_the_collectives_move(both: tuple[Traced, Moment, Traffic]):
-    found, _, moved = both
-    assert moved.gather == pytest.approx(found.gathered, rel=0.1)
-    assert moved.scatter == pytest.approx(found.scattered, rel=0.1)
+    actual, _, moved = both
+    assert moved.gather == pytest.approx(actual.gathered, rel=0.1)
+    assert moved.scatter == pytest.approx(actual.scattered, rel=0.1)

@@ -41,10 +41,10 @@ def test_matrix_products_are_those_torch_counts(family: str):
     with FlopCounterMode(display=False) as counter:
         model(torch.ones(1, tokens, dtype=torch.long)).logits.sum().backward()
     shape = shape_of(model.config.to_dict())
-    found = lengths(np.array([[0, tokens]]))
+    batch = lengths(np.array([[0, tokens]]))
     # eager attention computes all pairs, and its rotary angles take a product of a row of positions
     attention = 4 * shape.layers * shape.heads * shape.head_width
-    expected = 3 * (body_flops(shape, found) + head_flops(shape, found) + attention * (tokens**2 - found.products))
+    expected = 3 * (body_flops(shape, batch) + head_flops(shape, batch) + attention * (tokens**2 - batch.products))
     rotary = tokens * shape.head_width * 2
     assert counter.get_total_flops() == pytest.approx(expected, abs=2 * rotary)
 
@@ -58,12 +58,12 @@ def test_the_head_reads_response_tokens_alone():
 
 def test_passes_add_up():
     shape = shape_of(make("llama").config.to_dict())
-    found = lengths(np.array([[30, 8, 9]] * 5))
-    forward = body_flops(shape, found) + head_flops(shape, found)
-    assert least_flops(shape, found, reference_online=False) == pytest.approx(3 * forward)
-    assert least_flops(shape, found, reference_online=True) == pytest.approx(4 * forward)
-    assert update_flops(shape, found, Passes(forward=1.0)) == pytest.approx(4 * forward)
-    again = update_flops(shape, found, Passes(recompute=1)) - update_flops(shape, found, Passes())
-    assert again == pytest.approx(body_flops(shape, found))
-    adapters = update_flops(shape, found, Passes(rank=1)) / forward
+    batch = lengths(np.array([[30, 8, 9]] * 5))
+    forward = body_flops(shape, batch) + head_flops(shape, batch)
+    assert least_flops(shape, batch, reference_online=False) == pytest.approx(3 * forward)
+    assert least_flops(shape, batch, reference_online=True) == pytest.approx(4 * forward)
+    assert update_flops(shape, batch, Passes(forward=1.0)) == pytest.approx(4 * forward)
+    again = update_flops(shape, batch, Passes(recompute=1)) - update_flops(shape, batch, Passes())
+    assert again == pytest.approx(body_flops(shape, batch))
+    adapters = update_flops(shape, batch, Passes(rank=1)) / forward
     assert 2 < adapters < 3
