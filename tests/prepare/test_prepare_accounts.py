@@ -82,43 +82,43 @@ def line_of(line: dict[str, Any]) -> int:
 
 @pytest.mark.parametrize("method", LOST)
 def test_each_defect_is_named_once_with_its_line_and_reason(folder: Path, method: str):
-    found = prepared(folder, method)
+    result = prepared(folder, method)
     expected = {LINE[name]: reason for name, reason in LOST[method].items()}
-    lines = whole(dropped_lines(found))
+    lines = whole(dropped_lines(result))
     assert {line_of(line): line["reason"] for line in lines} == expected
     assert len(lines) == len(expected), "a row was counted twice"
-    assert found.facts["dropped"] == Counter(expected.values())
-    assert found.facts["rows"] == len(GOOD) + len(ODD)
+    assert result.facts["dropped"] == Counter(expected.values())
+    assert result.facts["rows"] == len(GOOD) + len(ODD)
 
 
 @pytest.mark.parametrize("method", LOST)
 def test_kept_and_dropped_make_up_the_file(folder: Path, method: str):
-    found = prepared(folder, method)
-    kept = {int(t.item_id.rpartition(":")[2]) for t in found.train}
-    gone = {line_of(line) for line in whole(dropped_lines(found))}
+    result = prepared(folder, method)
+    kept = {int(t.item_id.rpartition(":")[2]) for t in result.train}
+    gone = {line_of(line) for line in whole(dropped_lines(result))}
     assert not kept & gone
-    assert kept | gone == set(range(1, found.facts["rows"] + 1))
-    assert len(found.train) == found.facts["train"] == (2 * len(kept) if method == "kto" else len(kept))
+    assert kept | gone == set(range(1, result.facts["rows"] + 1))
+    assert len(result.train) == result.facts["train"] == (2 * len(kept) if method == "kto" else len(kept))
 
 
 @pytest.mark.parametrize("method", LOST)
 def test_what_was_shortened_is_named_beside_it(folder: Path, method: str):
-    found = prepared(folder, method)
-    cuts = {(line_of(line), line["reason"]) for line in dropped_lines(found) if line["action"] == "cut"}
+    result = prepared(folder, method)
+    cuts = {(line_of(line), line["reason"]) for line in dropped_lines(result) if line["action"] == "cut"}
     assert cuts == {
         (LINE["alike after the cut"], "response_cut"),
         (LINE["long answer"], "response_cut"),
         (LINE["long prompt"], "prompt_cut"),
     }
-    assert found.facts["cut"] == {"response_cut": 3, "prompt_cut": 1}
-    assert found.facts["parts"] == {"identical_after_cut": 1}
+    assert result.facts["cut"] == {"response_cut": 3, "prompt_cut": 1}
+    assert result.facts["parts"] == {"identical_after_cut": 1}
 
 
 def test_contradictions_are_trained_on_and_counted_by_the_audit(folder: Path):
-    found = prepared(folder, "dpo")
-    (finding,) = [f for f in found.audit["audit"]["findings"] if f["code"] == "contradictions"]
+    result = prepared(folder, "dpo")
+    (finding,) = [f for f in result.audit["audit"]["findings"] if f["code"] == "contradictions"]
     assert finding["count"] == 1
-    kept = {t.item_id for t in found.train}
+    kept = {t.item_id for t in result.train}
     assert {f"messy.jsonl:{LINE[name]}" for name in ("said one way", "and the other")} <= kept
 
 
@@ -151,10 +151,10 @@ def arena(path: Path) -> Path:
 
 def test_sft_learns_no_answer_that_people_called_bad(folder: Path, tmp_path: Path):
     """``both bad`` orders nothing, but that is no reason to imitate both."""
-    found = prepared(folder, "sft", data=str(arena(tmp_path / "arena.jsonl")), max_tokens=200)
-    said = [found.tokenizer.decode(t.branches[0].ids, skip_special_tokens=True).strip() for t in found.train]
+    result = prepared(folder, "sft", data=str(arena(tmp_path / "arena.jsonl")), max_tokens=200)
+    said = [result.tokenizer.decode(t.branches[0].ids, skip_special_tokens=True).strip() for t in result.train]
     assert said == ["a0", "b3"]
-    assert [(line_of(x), x["reason"]) for x in dropped_lines(found)] == [
+    assert [(line_of(x), x["reason"]) for x in dropped_lines(result)] == [
         (2, "no_good_response"),
         (3, "no_good_response"),
     ]
@@ -162,8 +162,8 @@ def test_sft_learns_no_answer_that_people_called_bad(folder: Path, tmp_path: Pat
 
 def test_sft_learns_everything_where_nobody_was_asked(folder: Path, tmp_path: Path):
     path = write(tmp_path / "plain.jsonl", [{"prompt": f"Q{i}", "completion": f" a{i}"} for i in range(3)])
-    found = prepared(folder, "sft", data=str(path))
-    assert (len(found.train), dropped_lines(found)) == (3, [])
+    result = prepared(folder, "sft", data=str(path))
+    assert (len(result.train), dropped_lines(result)) == (3, [])
 
 
 def test_an_axis_leaves_out_what_was_judged_on_another(folder: Path, tmp_path: Path):
@@ -174,19 +174,19 @@ def test_an_axis_leaves_out_what_was_judged_on_another(folder: Path, tmp_path: P
     rows[0]["safer_response_id"] = 1
     path = write(tmp_path / "axes.jsonl", rows)
     for method in ("sft", "dpo"):
-        found = prepared(folder, method, data=str(path), axis="safer", max_tokens=200)
-        assert [line_of(x) for x in dropped_lines(found) if x["reason"] == "not_on_axis"] == [2, 3]
-        assert len(found.train) == 1
-    found = prepared(folder, "sft", data=str(path), axis="safer", max_tokens=200)
-    assert "b0" in found.tokenizer.decode(found.train[0].branches[0].ids)
+        result = prepared(folder, method, data=str(path), axis="safer", max_tokens=200)
+        assert [line_of(x) for x in dropped_lines(result) if x["reason"] == "not_on_axis"] == [2, 3]
+        assert len(result.train) == 1
+    result = prepared(folder, "sft", data=str(path), axis="safer", max_tokens=200)
+    assert "b0" in result.tokenizer.decode(result.train[0].branches[0].ids)
 
 
 def test_rows_that_share_an_id_keep_their_own_line_numbers(folder: Path, tmp_path: Path):
     """``prompt_id`` names the prompt, so several rows of a file have the same one."""
     base = {"prompt_id": "same", "prompt": "Q?"}
     rows = [base | {"chosen": f" {i}", "rejected": " no", "weight": int(i != 1)} for i in range(3)]
-    found = prepared(folder, "dpo", data=str(write(tmp_path / "ids.jsonl", rows)))
-    assert [(line_of(x), x["reason"]) for x in dropped_lines(found)] == [(2, "no_pair")]
+    result = prepared(folder, "dpo", data=str(write(tmp_path / "ids.jsonl", rows)))
+    assert [(line_of(x), x["reason"]) for x in dropped_lines(result)] == [(2, "no_pair")]
 
 
 @pytest.mark.parametrize(
@@ -205,8 +205,8 @@ def test_columns_that_a_method_cannot_use_are_said_aloud(
     folder: Path, tmp_path: Path, method: str, extra: dict[str, float], said: str | None
 ):
     rows = [GOOD[0] | extra, *GOOD[1:]]
-    found = prepared(folder, method, data=str(write(tmp_path / "rows.jsonl", rows)))
-    notes = [note for note in found.notes if "no effect" in note]
+    result = prepared(folder, method, data=str(write(tmp_path / "rows.jsonl", rows)))
+    notes = [note for note in result.notes if "no effect" in note]
     assert len(notes) == (said is not None)
     assert said is None or said in notes[0]
 
@@ -216,23 +216,23 @@ def test_every_row_of_the_hh_sample_is_accounted_for_whole(folder: Path, shared:
     """1,492 real rows and the tokenizer of a real model, for KTO two examples a row."""
     source = shared / "data/pref/hh_rlhf_harmless_a.jsonl.gz"
     made = partial(config.make, model=str(shared / "data/models/stories260k"), data=str(source), eval_fraction=0.1)
-    found = prepare(made("kto"))
-    gone = {line_of(line) for line in whole(dropped_lines(found))}
-    assert {line_of(x) for x in dropped_lines(found) if x["reason"] == "prefix_differs"} <= gone
-    examples = Counter(t.item_id for t in (*found.train, *found.evaluation))
+    result = prepare(made("kto"))
+    gone = {line_of(line) for line in whole(dropped_lines(result))}
+    assert {line_of(x) for x in dropped_lines(result) if x["reason"] == "prefix_differs"} <= gone
+    examples = Counter(t.item_id for t in (*result.train, *result.evaluation))
     assert set(examples.values()) == {2}
-    assert len(examples) + len(gone) == found.facts["rows"] == 1492
-    assert not {t.item_id for t in found.train} & {t.item_id for t in found.evaluation}
+    assert len(examples) + len(gone) == result.facts["rows"] == 1492
+    assert not {t.item_id for t in result.train} & {t.item_id for t in result.evaluation}
 
 
 @pytest.mark.parametrize(("label", "said"), [(True, "labelled good"), (False, "labelled bad")])
 def test_labels_of_one_kind_alone_are_said_aloud(folder: Path, tmp_path: Path, label: bool, said: str):
     rows = [{"prompt": f"p {k}", "completion": f"answer {k}", "label": label} for k in range(8)]
-    found = prepared(folder, "kto", data=str(write(tmp_path / "rows.jsonl", rows)))
-    assert [note for note in found.notes if said in note and "needs both kinds" in note]
+    result = prepared(folder, "kto", data=str(write(tmp_path / "rows.jsonl", rows)))
+    assert [note for note in result.notes if said in note and "needs both kinds" in note]
     rows[0]["label"] = rows[7]["label"] = not label
-    found = prepared(folder, "kto", data=str(write(tmp_path / "both.jsonl", rows)), eval_fraction=0.0)
-    assert not [note for note in found.notes if "needs both kinds" in note]
+    result = prepared(folder, "kto", data=str(write(tmp_path / "both.jsonl", rows)), eval_fraction=0.0)
+    assert not [note for note in result.notes if "needs both kinds" in note]
 
 
 @pytest.mark.parametrize("method", ["dpo", "rloo"])
@@ -250,6 +250,6 @@ def test_what_a_template_does_is_said_once_for_both_parts(folder: Path, tmp_path
     ]
     more = {"reward": "len", "sample_tokens": 4} if method == "rloo" else {}
     source = str(write(tmp_path / "rows.jsonl", rows))
-    found = prepared(folder, method, data=source, chat_template=deaf, eval_fraction=0.2, max_tokens=200, **more)
-    notes = [note for note in found.notes if "system message" in note]
+    result = prepared(folder, method, data=source, chat_template=deaf, eval_fraction=0.2, max_tokens=200, **more)
+    notes = [note for note in result.notes if "system message" in note]
     assert notes == ["the template leaves out the system message of 10 items"]

@@ -36,8 +36,8 @@ def prepared(folder: Path, rows: list[str], **settings: object) -> Prepared:
     return prepare(made, tokenizer=tokenizer, model=make("llama", vocab_size=len(tokenizer)))
 
 
-def first_wins(found: Prepared) -> list[bool]:
-    return [t.preferences[0].i == 0 for t in found.train if t.preferences[0].p != 0.5]
+def first_wins(result: Prepared) -> list[bool]:
+    return [t.preferences[0].i == 0 for t in result.train if t.preferences[0].p != 0.5]
 
 
 def test_an_axis_keeps_its_own_opinions(tmp_path: Path):
@@ -55,15 +55,15 @@ def test_damaged_rows_stop_the_run_unless_they_may_be_skipped(tmp_path: Path):
     rows = [json.dumps(PAIR), '{"prompt": "Q2", "chosen": ', json.dumps({**PAIR, "prompt": "Q3"})]
     with pytest.raises(AfzalError, match=r"rows\.jsonl:2"):
         prepared(tmp_path, rows)
-    found = prepared(tmp_path, rows, skip_bad=True)
-    assert len(found.train) == 2
-    assert [line["where"].rpartition(":")[2] for line in dropped_lines(found)] == ["2"]
+    result = prepared(tmp_path, rows, skip_bad=True)
+    assert len(result.train) == 2
+    assert [line["where"].rpartition(":")[2] for line in dropped_lines(result)] == ["2"]
 
 
 def test_repeats_are_left_out_and_listed_unless_they_may_stay(tmp_path: Path):
     rows = [json.dumps(PAIR)] * 3
-    found = prepared(tmp_path, rows)
-    assert (len(found.train), [line["reason"] for line in dropped_lines(found)]) == (
+    result = prepared(tmp_path, rows)
+    assert (len(result.train), [line["reason"] for line in dropped_lines(result)]) == (
         1,
         ["duplicate_item"] * 2,
     )
