@@ -68,12 +68,12 @@ def test_a_few_runs_show_that_the_closest_pair_is_harmful(shared):
 def test_the_measured_table_of_models(shared, rule):
     known = pandalm(shared)
     best = int(np.argmax(matches.strengths(known.x, known.points, known.weight).theta))
-    found = (simulated(known, records(shared, known.names), rule, 300, 200).argmax(2) == best).mean(0)
+    shares = (simulated(known, records(shared, known.names), rule, 300, 200).argmax(2) == best).mean(0)
     for votes, wanted in zip(AT, MODELS[rule], strict=True):
         # The same draws give the same figures, but for near ties in `information`, which rounding decides: after 50
         # votes it is .825 here, with a standard error of .027 over runs.
         wide = 0.02 if rule == "information" and votes == 50 else 0.01
-        assert found[votes // 5 - 1] == pytest.approx(wanted, abs=wide + 1e-9)
+        assert shares[votes // 5 - 1] == pytest.approx(wanted, abs=wide + 1e-9)
 
 
 def story_accuracy(shared: Path, rule, seeds: int, most: int) -> np.ndarray:
@@ -113,21 +113,21 @@ def test_what_was_measured_to_be_harmful_is_marked():
 
 def test_a_curve_pairs_both_sides_on_the_same_prompts_and_starts():
     known = linear_world(300)
-    found = ask.learning_curve(known, "d_optimal", seeds=3, most=80)
-    assert found.marks == (20, 30, 40, 50, 60, 70, 80)
-    assert found.ours[0] == found.random[0]
-    assert found.held_out == 90
-    area = np.mean([i.value for i in found.ours]) - np.mean([i.value for i in found.random])
-    assert found.gain.value == pytest.approx(area)
-    assert found.gain.low < found.gain.value < found.gain.high
-    assert ask.learning_curve(known, "d_optimal", seeds=3, most=80) == found
+    curve = ask.learning_curve(known, "d_optimal", seeds=3, most=80)
+    assert curve.marks == (20, 30, 40, 50, 60, 70, 80)
+    assert curve.ours[0] == curve.random[0]
+    assert curve.held_out == 90
+    area = np.mean([i.value for i in curve.ours]) - np.mean([i.value for i in curve.random])
+    assert curve.gain.value == pytest.approx(area)
+    assert curve.gain.low < curve.gain.value < curve.gain.high
+    assert ask.learning_curve(known, "d_optimal", seeds=3, most=80) == curve
 
 
 def test_random_against_itself_has_no_gain():
-    found = ask.learning_curve(linear_world(200), "random", seeds=2, most=60)
-    assert (found.gain.value, found.gain.low, found.gain.high) == (0, 0, 0)
-    assert not found.better
-    assert not found.worse
+    curve = ask.learning_curve(linear_world(200), "random", seeds=2, most=60)
+    assert (curve.gain.value, curve.gain.low, curve.gain.high) == (0, 0, 0)
+    assert not curve.better
+    assert not curve.worse
 
 
 def test_a_curve_that_still_climbs_says_go_on_and_one_of_noise_says_stop():
@@ -227,11 +227,11 @@ def test_an_undefeated_model_or_no_votes_decide_nothing():
 def test_a_curve_of_models_follows_how_often_the_best_is_named():
     pool = ask.pool_of(league({("A", "B"): (30, 10), ("B", "C"): (30, 10), ("A", "C"): (36, 4)}, 20))
     known = ask.matches_of(pool, ask.votes_of(pool))
-    found = ask.model_curve(known, "information", runs=10, votes=60)
-    assert found.what == "how often A is named the best model"
-    assert found.marks[-1] == 60
-    assert found.ours[-1].value >= found.ours[0].value
-    assert found.ours[-1].high <= 1
+    curve = ask.model_curve(known, "information", runs=10, votes=60)
+    assert curve.what == "how often A is named the best model"
+    assert curve.marks[-1] == 60
+    assert curve.ours[-1].value >= curve.ours[0].value
+    assert curve.ours[-1].high <= 1
     two = ask.pool_of(league({("A", "B"): (30, 10)}, 20))
     with pytest.raises(AfzalError, match="at least three models"):
         ask.model_curve(ask.matches_of(two, ask.votes_of(two)), "information")
@@ -253,11 +253,11 @@ def test_the_slope_is_that_of_the_second_half_per_100():
 
 def test_a_resample_that_connects_nothing_counts_against_the_leader():
     """B's only win is on one prompt of ten, which a third of the resamples leave out."""
-    found = decided(league({("A", "B"): (9, 1)}, 10))
-    assert found is not None
-    assert found.leader == "A"
-    assert 0.5 < found.share < 0.75
-    assert not found.settled
+    decision = decided(league({("A", "B"): (9, 1)}, 10))
+    assert decision is not None
+    assert decision.leader == "A"
+    assert 0.5 < decision.share < 0.75
+    assert not decision.settled
 
 
 def test_a_rule_that_is_better_is_said_to_be_and_one_that_is_worse_too():
@@ -267,11 +267,11 @@ def test_a_rule_that_is_better_is_said_to_be_and_one_that_is_worse_too():
     x, theta = rng.normal(size=(900, 10)), rng.normal(size=10)
     y = np.where(scale[:, 0] > 1, x @ theta > 0, 0.5).astype(float)
     clear = curve.Labelled(x * scale, y, np.ones(900), [str(k) for k in range(900)])
-    found = ask.learning_curve(clear, "d_optimal", seeds=4, most=60)
-    assert found.better
-    assert not found.worse
+    learning = ask.learning_curve(clear, "d_optimal", seeds=4, most=60)
+    assert learning.better
+    assert not learning.worse
     # a scorer that says of the clear pairs that there is nothing to learn from them
     misled = curve.Labelled(clear.features, y, clear.weight, clear.prompts, margins=np.where(scale > 1, 9.0, 0.0).T)
-    found = ask.learning_curve(misled, "entropy", seeds=6, most=200)
-    assert found.worse
-    assert not found.better
+    learning = ask.learning_curve(misled, "entropy", seeds=6, most=200)
+    assert learning.worse
+    assert not learning.better

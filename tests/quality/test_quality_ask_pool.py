@@ -362,6 +362,6 @@ def test_the_linear_model_counts_every_vote():
     pool = ask.pool_of(rows)
     votes = ask.votes_of(pool)
     x = np.array([[1.0], [2.0]])
-    found = belief_of(votes, ask.Seen((x, x)), "entropy", 1.0)
+    belief = belief_of(votes, ask.Seen((x, x)), "entropy", 1.0)
     theta = linear.fit(x, np.ones(2), np.array([1.0, 5.0]), 1.0).theta
-    assert found.margins[0] == pytest.approx(x @ theta)
+    assert belief.margins[0] == pytest.approx(x @ theta)

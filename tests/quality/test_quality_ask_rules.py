@@ -147,15 +147,15 @@ def test_a_batch_of_bald_does_not_ask_the_same_thing_twice():
 
 def test_may_be_wrong_by_hand():
     points, weight = np.array([1.0, 2.0, 1.0, 0.0, 5.0]), np.array([2.0, 3.0, 3.0, 1.0, 6.0])
-    found = rules.may_be_wrong(points, weight)
-    assert found[:4] == pytest.approx([1 / 2, 5 / 16, 5 / 16, 1 / 4])
-    assert found[4] == pytest.approx(betainc(6, 2, 0.5))
+    chances = rules.may_be_wrong(points, weight)
+    assert chances[:4] == pytest.approx([1 / 2, 5 / 16, 5 / 16, 1 / 4])
+    assert chances[4] == pytest.approx(betainc(6, 2, 0.5))
 
 
 def test_the_fit_is_at_a_maximum_and_turns_with_the_pairs():
     rng = np.random.default_rng(1)
     x, y, w = rng.normal(size=(40, 4)), rng.random(40), rng.integers(1, 4, 40).astype(float)
-    found = linear.fit(x, y, w, 0.5)
+    fitted = linear.fit(x, y, w, 0.5)
 
     def loss(theta: np.ndarray) -> float:
         d = x @ theta
@@ -163,12 +163,12 @@ def test_the_fit_is_at_a_maximum_and_turns_with_the_pairs():
 
     for k in range(4):
         step = np.eye(4)[k] * 1e-4
-        assert (loss(found.theta + step) - loss(found.theta - step)) / 2e-4 == pytest.approx(0, abs=1e-6)
-        second = (loss(found.theta + step) - 2 * loss(found.theta) + loss(found.theta - step)) / 1e-8
-        assert second == pytest.approx(found.precision[k, k], rel=1e-4)
+        assert (loss(fitted.theta + step) - loss(fitted.theta - step)) / 2e-4 == pytest.approx(0, abs=1e-6)
+        second = (loss(fitted.theta + step) - 2 * loss(fitted.theta) + loss(fitted.theta - step)) / 1e-8
+        assert second == pytest.approx(fitted.precision[k, k], rel=1e-4)
     sign = np.where(rng.random(40) < 0.5, -1.0, 1.0)
     turned = linear.fit(x * sign[:, None], np.where(sign > 0, y, 1 - y), w, 0.5)
-    assert turned.theta == pytest.approx(found.theta, abs=1e-9)
+    assert turned.theta == pytest.approx(fitted.theta, abs=1e-9)
 
 
 def test_separable_votes_and_no_votes_have_a_finite_fit():

@@ -30,11 +30,11 @@ SOUND = [pair(n, f" {'x' * (n % 4 + 1)}{n}", f" {'y' * (4 - n % 4)}{n}") for n i
 
 
 def test_sound_data_has_no_finding_above_ok(tmp_path):
-    found = audit(load(tmp_path, SOUND))
-    assert found.worst == "ok"
-    assert (found.rows, found.kept, found.items, found.pairs, found.prompts) == (20, 20, 20, 20, 20)
-    assert found.responses_per_item == {"2": 20}
-    json.dumps(asdict(found), allow_nan=False)
+    result = audit(load(tmp_path, SOUND))
+    assert result.worst == "ok"
+    assert (result.rows, result.kept, result.items, result.pairs, result.prompts) == (20, 20, 20, 20, 20)
+    assert result.responses_per_item == {"2": 20}
+    json.dumps(asdict(result), allow_nan=False)
 
 
 # name: (rows put before 20 sound ones, code, severity, count)
@@ -63,12 +63,12 @@ DEGENERATE = {
 def test_a_degenerate_part_is_named_with_its_count(tmp_path, name):
     rows, code, severity, count = DEGENERATE[name]
     dataset = load(tmp_path, rows + SOUND)
-    found = finding(dataset, code)
-    assert (found.severity, found.count) == (severity, count)
-    assert str(count) in found.message
-    assert found.ids
-    assert bool(found.remedy) == (severity != "ok")
-    assert len(found.ids) <= 20
+    defect = finding(dataset, code)
+    assert (defect.severity, defect.count) == (severity, count)
+    assert str(count) in defect.message
+    assert defect.ids
+    assert bool(defect.remedy) == (severity != "ok")
+    assert len(defect.ids) <= 20
 
 
 def test_data_without_any_order_or_with_one_label_only(tmp_path):
@@ -126,9 +126,9 @@ def test_intervals_of_the_audit_are_over_prompts(tmp_path):
 def test_length_bias_is_a_rate_with_its_wilson_interval(tmp_path):
     rows = [pair(n, " long" * 5) for n in range(30)] + [pair(n, None, " long" * 5) for n in range(30, 40)]
     rows += [pair(n, " ab", " cd") for n in range(40, 50)]  # equal lengths do not count
-    found = finding(load(tmp_path, rows), "length_bias")
-    assert (found.count, found.total, found.value, found.severity) == (30, 40, 0.75, "ok")
-    assert (found.low, found.high) == pytest.approx((0.5981, 0.8581), abs=1e-4)
+    bias = finding(load(tmp_path, rows), "length_bias")
+    assert (bias.count, bias.total, bias.value, bias.severity) == (30, 40, 0.75, "ok")
+    assert (bias.low, bias.high) == pytest.approx((0.5981, 0.8581), abs=1e-4)
     assert finding(load(tmp_path, rows[:30]), "length_bias").severity == "major"
 
 
@@ -149,10 +149,10 @@ def test_agreement_counts_pairs_of_votes_whichever_way_round_they_are_written(tm
     dataset = load(tmp_path, [pair(0)])
     votes = [Comparison(0, 1, "first"), Comparison(1, 0, "second"), Comparison(0, 1, "tie")]
     dataset.items[:] = [item("Q", ["a", "b"], votes), item("R", ["a", "b"], votes[:1])]
-    found = finding(dataset, "agreement")
-    assert (found.count, found.total, found.value) == (1, 3, pytest.approx(1 / 3))
-    assert found.severity == "minor"
-    assert found.ids == ["x"]
+    agreement = finding(dataset, "agreement")
+    assert (agreement.count, agreement.total, agreement.value) == (1, 3, pytest.approx(1 / 3))
+    assert agreement.severity == "minor"
+    assert agreement.ids == ["x"]
 
 
 def test_disagreement_within_an_item_is_no_contradiction():
@@ -174,8 +174,8 @@ def test_pairs_stated_both_ways_are_no_cycle(tmp_path):
 def test_both_bad_is_counted_apart_from_ties(tmp_path):
     dataset = load(tmp_path, [pair(0)])
     dataset.items[:] = [item("Q", ["a", "b"], [Comparison(0, 1, o)], str(n)) for n, o in enumerate(["both_bad", "tie"])]
-    found = audit(dataset)
-    assert (found.both_bad, found.ties, found.pairs) == (1, 1, 1)
+    result = audit(dataset)
+    assert (result.both_bad, result.ties, result.pairs) == (1, 1, 1)
 
 
 # --- cleaning -------------------------------------------------------------------------------------------------------

@@ -95,10 +95,10 @@ def test_repeats_with_a_changed_word_are_found_with_their_rows():
     rng = random.Random(5)
     texts = [similar(rng, 0)[0] for _ in range(60)]
     texts += [text + "x" for text in texts[:6]]
-    found = finding(pairs(texts), "near_duplicates")
-    assert (found.severity, found.count, found.total) == ("minor", 6, 66)
-    assert found.ids[:4] == ["60", "0", "61", "1"]
-    assert found.low < found.value == 6 / 66 < found.high
+    repeats = finding(pairs(texts), "near_duplicates")
+    assert (repeats.severity, repeats.count, repeats.total) == ("minor", 6, 66)
+    assert repeats.ids[:4] == ["60", "0", "61", "1"]
+    assert repeats.low < repeats.value == 6 / 66 < repeats.high
 
 
 def test_coverage_counts_groups_of_prompts_that_share_no_word():

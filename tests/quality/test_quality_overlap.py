@@ -27,8 +27,8 @@ def overlap(train, test):
 
 def test_sets_that_share_nothing_stay_silent():
     rng = random.Random(0)
-    found = overlap(prompts(rng, 200), prompts(rng, 100))
-    assert (found.severity, found.count, found.total, found.ids) == ("ok", 0, 100, [])
+    shared = overlap(prompts(rng, 200), prompts(rng, 100))
+    assert (shared.severity, shared.count, shared.total, shared.ids) == ("ok", 0, 100, [])
 
 
 def test_planted_overlap_is_counted_with_its_rows():
@@ -37,10 +37,10 @@ def test_planted_overlap_is_counted_with_its_rows():
     for k in range(10):  # thirteen words of a test prompt, in other words and case
         start = rng.randrange(30 - GRAM)
         train[5 * k] = f"Well: {', '.join(test[k].split()[start : start + GRAM]).upper()}! {train[5 * k]}"
-    found = overlap(train, test)
-    assert (found.severity, found.count, found.total, found.value) == ("major", 10, 100, 0.1)
-    assert found.ids == [str(5 * k) for k in range(10)]
-    assert "the prompts of 10 of 200 items" in found.message
+    shared = overlap(train, test)
+    assert (shared.severity, shared.count, shared.total, shared.value) == ("major", 10, 100, 0.1)
+    assert shared.ids == [str(5 * k) for k in range(10)]
+    assert "the prompts of 10 of 200 items" in shared.message
     for k in range(10):
         train[5 * k] = " ".join(test[k].split()[: GRAM - 1])
     assert overlap(train, test).count == 0

@@ -88,8 +88,8 @@ def test_rows_and_counts_are_told_and_never_the_text():
     items = [Item(f"row{n}", text, (Response("fine"), Response("well"))) for n, text in enumerate(texts)]
     items.append(Item("row4", "Q", (Response("fine"), Response(texts[1]))))
     made = audit(Dataset(items, "standard", len(items)))
-    found = {f.code: f for f in made.findings}
-    personal, secrets = found["personal_data"], found["secrets"]
+    by_code = {f.code: f for f in made.findings}
+    personal, secrets = by_code["personal_data"], by_code["secrets"]
     assert (personal.severity, personal.count, personal.total, personal.ids) == (
         "minor",
         3,

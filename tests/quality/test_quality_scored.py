@@ -22,32 +22,32 @@ def by_code(scored):
 
 def test_planted_contradictions_are_counted_the_most_contradicted_first():
     rows = [(item(n), (3.0, 0.0)) for n in range(60)] + [(item(n, False), (3.0 + n, 0.0)) for n in range(60, 100)]
-    found = by_code(rows)["suspicious_pairs"]
-    assert (found.severity, found.count, found.total, found.value) == ("minor", 40, 100, 0.4)
-    assert found.ids[:3] == ["99", "98", "97"]
+    suspicious = by_code(rows)["suspicious_pairs"]
+    assert (suspicious.severity, suspicious.count, suspicious.total, suspicious.value) == ("minor", 40, 100, 0.4)
+    assert suspicious.ids[:3] == ["99", "98", "97"]
 
 
 def test_a_share_that_chance_explains_raises_no_alarm():
-    found = by_code([(item(n, n != 0), (3.0, 0.0)) for n in range(5)])["suspicious_pairs"]
-    assert (found.severity, found.value, found.count) == ("ok", 0.2, 1)
-    assert found.low < 0.1
+    suspicious = by_code([(item(n, n != 0), (3.0, 0.0)) for n in range(5)])["suspicious_pairs"]
+    assert (suspicious.severity, suspicious.value, suspicious.count) == ("ok", 0.2, 1)
+    assert suspicious.low < 0.1
 
 
 def test_the_bounds_are_90_and_60_percent():
     rows = [(item(0), (GAP + 1e-9, 0.0)), (item(1), (0.0, GAP - 1e-9)), (item(2), (0.0, GAP + 1e-9))]
-    found = by_code(rows)["suspicious_pairs"]
-    assert (found.count, found.total) == (1, 2)
+    flagged = by_code(rows)["suspicious_pairs"]
+    assert (flagged.count, flagged.total) == (1, 2)
     close = math.log(1.5)
     rows = [(item(0), (close - 1e-9, 0.0)), (item(1), (0.0, close - 1e-9)), (item(2), (close + 1e-9, 0.0))]
-    found = by_code(rows)["ambiguous_pairs"]
-    assert (found.count, found.total) == (2, 3)
+    flagged = by_code(rows)["ambiguous_pairs"]
+    assert (flagged.count, flagged.total) == (2, 3)
     assert "suspicious_pairs" not in by_code(rows)
 
 
 def test_a_constant_scorer_makes_every_pair_ambiguous_and_none_suspicious():
-    found = by_code([(item(n), (1.0, 1.0)) for n in range(50)])
-    assert found.keys() == {"ambiguous_pairs"}
-    assert (found["ambiguous_pairs"].severity, found["ambiguous_pairs"].value) == ("minor", 1.0)
+    findings = by_code([(item(n), (1.0, 1.0)) for n in range(50)])
+    assert findings.keys() == {"ambiguous_pairs"}
+    assert (findings["ambiguous_pairs"].severity, findings["ambiguous_pairs"].value) == ("minor", 1.0)
 
 
 def test_what_has_no_score_and_no_order_is_left_out():

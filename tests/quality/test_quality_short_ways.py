@@ -124,8 +124,8 @@ def test_the_same_words_with_other_tools_are_no_duplicate():
         Item(str(k), (Message("user", "q"),), said, (Comparison(0, 1, "first"),), extra={"tools": tools})
         for k, tools in enumerate(([{"name": "x"}], [{"name": "y"}], [{"name": "x"}]))
     ]
-    (found,) = [f for f in audit(Dataset(rows, "chat", 3)).findings if f.code == "duplicate_items"]
-    assert (found.count, found.ids) == (1, ["2"])
+    (duplicates,) = [f for f in audit(Dataset(rows, "chat", 3)).findings if f.code == "duplicate_items"]
+    assert (duplicates.count, duplicates.ids) == (1, ["2"])
 
 
 def test_names_are_found_by_their_number():
@@ -137,8 +137,8 @@ def test_names_are_found_by_their_number():
 
 
 def test_rows_alone_in_their_prompt_are_clusters_in_their_order():
-    found = clusters(Column("q", [5, 7, 5, 8]), [1, 0, 0, 1], Column("d", [2.0, 1.0, 1.0, 0.5]))
-    assert found == [Cluster(2.0, 3.0, 5.0), Cluster(0.0, 1.0, 1.0), Cluster(0.5, 0.5, 0.25)]
+    groups = clusters(Column("q", [5, 7, 5, 8]), [1, 0, 0, 1], Column("d", [2.0, 1.0, 1.0, 0.5]))
+    assert groups == [Cluster(2.0, 3.0, 5.0), Cluster(0.0, 1.0, 1.0), Cluster(0.5, 0.5, 0.25)]
 
 
 @pytest.mark.parametrize(

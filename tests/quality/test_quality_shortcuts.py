@@ -30,26 +30,26 @@ def findings(items, **kwargs):
 
 def test_a_format_that_decides_pairs_is_named_with_its_rate():
     bold = [pair(n, "a **b**", "a b") for n in range(90)] + [pair(n, "a b", "a **b**") for n in range(90, 100)]
-    found = findings([*bold, *(pair(n) for n in range(100, 150))])["format_bias"]
-    assert (found.severity, found.count, found.total, found.value) == ("minor", 90, 100, 0.9)
-    assert (found.low, found.high) == pytest.approx(wilson(90, 100))
-    assert "the answer with bold text is preferred in 90.0%" in found.message
-    assert found.ids == [str(n) for n in range(20)]
+    bias = findings([*bold, *(pair(n) for n in range(100, 150))])["format_bias"]
+    assert (bias.severity, bias.count, bias.total, bias.value) == ("minor", 90, 100, 0.9)
+    assert (bias.low, bias.high) == pytest.approx(wilson(90, 100))
+    assert "the answer with bold text is preferred in 90.0%" in bias.message
+    assert bias.ids == [str(n) for n in range(20)]
 
 
 def test_a_format_that_loses_is_named_with_the_rows_in_which_it_loses():
     lists = [pair(n, "one, two", "- one\n- two") for n in range(80)]
-    found = findings(lists)["format_bias"]
-    assert (found.severity, found.value, found.ids[0]) == ("minor", 0.0, "0")
-    assert "a list is preferred in 0.0%" in found.message
+    bias = findings(lists)["format_bias"]
+    assert (bias.severity, bias.value, bias.ids[0]) == ("minor", 0.0, "0")
+    assert "a list is preferred in 0.0%" in bias.message
 
 
 def test_length_that_cancels_out_over_two_types_is_found_in_each():
     rows = [pair(n, "long" * 5, "short", type="code") for n in range(60)]
     rows += [pair(n, "short", "long" * 5, type="chat") for n in range(60, 120)]
-    found = findings(rows)
-    assert (found["length_bias"].severity, found["length_bias"].value) == ("ok", 0.5)
-    by_type = found["length_bias_by_type"]
+    by_code = findings(rows)
+    assert (by_code["length_bias"].severity, by_code["length_bias"].value) == ("ok", 0.5)
+    by_type = by_code["length_bias_by_type"]
     assert (by_type.severity, by_type.total) == ("minor", 60)
     assert "in type code is preferred in 100.0%" in by_type.message
     assert "in type chat is preferred in 0.0%" in by_type.message
@@ -57,9 +57,9 @@ def test_length_that_cancels_out_over_two_types_is_found_in_each():
 
 def test_a_source_that_always_wins_is_named():
     rows = [pair(n, "a", "b", sources=("big", "small")) for n in range(100)]
-    found = findings(rows)["source_bias"]
-    assert (found.severity, found.value, found.total) == ("minor", 1.0, 100)
-    assert "the answer of big is preferred in 100.0%" in found.message
+    bias = findings(rows)["source_bias"]
+    assert (bias.severity, bias.value, bias.total) == ("minor", 1.0, 100)
+    assert "the answer of big is preferred in 100.0%" in bias.message
     even = [pair(n, "a", "b", sources=("big", "small") if n % 4 else ("small", "big")) for n in range(100)]
     assert findings(even)["source_bias"].severity == "ok"
     assert "source_bias" not in findings([pair(n, "a", "b", sources=("big", "big")) for n in range(100)])
@@ -75,17 +75,17 @@ def test_too_few_pairs_say_nothing():
 def test_rows_of_one_prompt_are_one_fact():
     """Sixty rows of three prompts are no sixty prompts: the interval says so, and nothing is flagged."""
     rows = [pair(n, "a **b**", "a b", prompt=f"Q{n % 3}") for n in range(60)]
-    found = findings(rows)["format_bias"]
-    assert (found.value, found.severity) == (1.0, "ok")
-    assert found.low < 0.6
+    bias = findings(rows)["format_bias"]
+    assert (bias.value, bias.severity) == (1.0, "ok")
+    assert bias.low < 0.6
 
 
 def test_one_type_nearly_alone_is_unbalanced_and_a_missing_value_is_a_class():
     rows = [pair(n, language="en") for n in range(390)] + [pair(n) for n in range(390, 400)]
-    found = findings(rows)["balance"]
-    assert (found.severity, found.count, found.value) == ("minor", 390, 0.975)
-    assert "language has 2 values" in found.message
-    assert "largest: en, 97.5%" in found.message
+    balance = findings(rows)["balance"]
+    assert (balance.severity, balance.count, balance.value) == ("minor", 390, 0.975)
+    assert "language has 2 values" in balance.message
+    assert "largest: en, 97.5%" in balance.message
     even = [pair(n, language="en" if n % 2 else "uz") for n in range(400)]
     assert findings(even)["balance"].severity == "ok"
     assert "balance" not in findings([pair(n, language="en") for n in range(100)])
@@ -126,8 +126,8 @@ def test_marks_of_an_answer():
 def test_ratings_that_contradict_comparisons_are_mismatches():
     votes = (Comparison(0, 1, "first"), Rating(0, 1.0, "score"), Rating(1, 3.0, "score"))
     rows = [replace(pair(n), votes=votes) for n in range(3)] + [pair(9)]
-    found = findings(rows)["score_mismatches"]
-    assert (found.severity, found.count, found.total) == ("minor", 3, 3)
+    mismatches = findings(rows)["score_mismatches"]
+    assert (mismatches.severity, mismatches.count, mismatches.total) == ("minor", 3, 3)
     upright = (votes[0], Rating(0, 3.0, "score"), Rating(1, 1.0, "score"))
     assert findings([replace(pair(0), votes=upright)])["score_mismatches"].severity == "ok"
 
@@ -154,9 +154,9 @@ def test_sound_data_raises_no_alarm():
     """At most 2 % of clean sets may be flagged; each finding by itself."""
     alarms = dict.fromkeys(CODES, 0)
     for seed in range(100):
-        for code, found in findings(sound(random.Random(seed))).items():
+        for code, finding in findings(sound(random.Random(seed))).items():
             if code in alarms:
-                alarms[code] += found.severity != "ok"
+                alarms[code] += finding.severity != "ok"
     assert {code: n for code, n in alarms.items() if n > 2} == {}
 
 
