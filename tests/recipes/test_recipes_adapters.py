@@ -76,17 +76,17 @@ def test_the_first_loss_is_the_one_that_pefts_forward_gives(folder: Path, capsys
     given = {"adapter": kind, "eval_fraction": 0.0, "eval_every_steps": None, "batch_size": 64, "beta": 0.5}
     run = train(folder, name, **given, lr=1e-30, max_steps=1)
     said = capsys.readouterr().err
-    found = run.metrics("train")[0]["loss"]
+    loss = run.metrics("train")[0]["loss"]
     expected, _ = dpo_loss_by_hand(run.path, made(folder, name, **given), 0.5)
-    assert found == pytest.approx(expected, abs=2e-5)
+    assert loss == pytest.approx(expected, abs=2e-5)
     assert run.facts()["reference"] == "the same model with its adapter switched off"
     assert run.facts()["model"]["adapter"] == kind
     if kind in IDENTITIES:
-        assert found == pytest.approx(LN2, abs=1e-6)
+        assert loss == pytest.approx(LN2, abs=1e-6)
         assert "as it must be where policy equals reference" in said
     else:
-        assert abs(found - LN2) > 1e-4
-        assert f"first loss {found:.4f}, and 0.6931 with the adapter off" in said
+        assert abs(loss - LN2) > 1e-4
+        assert f"first loss {loss:.4f}, and 0.6931 with the adapter off" in said
         assert run.facts()["sharing"] == "shared"
 
 
@@ -188,12 +188,12 @@ def test_bf16_follows_fp32(folder: Path, kind: str):
 @pytest.mark.parametrize("kind", mostly_slow(("prefix",), "prompt"))
 def test_recomputed_activations_and_unshared_prompts_change_nothing(folder: Path, kind: str):
     runs_of = {"plain": {}, "recomputed": {"activation_checkpointing": "full"}, "rows": {"sharing": "unshared"}}
-    found = {
+    results = {
         name: train(folder, f"{name}-{kind}", adapter=kind, lr=1e-2, **(given | {"save_every_steps": None}))
         for name, given in runs_of.items()
     }
     for name in ("recomputed", "rows"):
-        for a, b in zip(found["plain"].metrics("train"), found[name].metrics("train"), strict=True):
+        for a, b in zip(results["plain"].metrics("train"), results[name].metrics("train"), strict=True):
             assert a["loss"] == pytest.approx(b["loss"], abs=2e-6)
             assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
 
@@ -262,8 +262,8 @@ def test_virtual_tokens_are_copied_and_said_to_be(folder: Path, tmp_path: Path):
     told = recipes.export(config.ExportConfig(model=str(run.path), out=str(tmp_path / "copy")))
     assert "cannot be merged" in told[1]
     trees = prepare(made(folder, "unused")).train[:4]
-    found = [response_logps(load_model(str(path)), trees) for path in (run.path, tmp_path / "copy")]
-    assert torch.equal(*found)
+    logps = [response_logps(load_model(str(path)), trees) for path in (run.path, tmp_path / "copy")]
+    assert torch.equal(*logps)
     with pytest.raises(AfzalError, match="dtype has no effect"):
         recipes.export(config.ExportConfig(model=str(run.path), out=str(tmp_path / "no"), dtype="bf16"))
 

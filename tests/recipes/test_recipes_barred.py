@@ -53,15 +53,15 @@ def test_two_infinities_are_no_gap_and_nan_is_one():
 def test_log_probs_and_gradients_are_finite_and_those_of_the_model():
     model = barring()
     sharing, _ = choose_sharing(model)
-    found = score(model, collate(open_trees(4), sharing)).token_logps
-    found.sum().backward()
+    logps = score(model, collate(open_trees(4), sharing)).token_logps
+    logps.sum().backward()
     gradients = [p.grad for p in model.parameters()]
     assert all(g.isfinite().all() for g in gradients)
     assert (model.lm_head.bias.grad[BARRED] == 0).all()
     model.set_attn_implementation("sdpa")
     with torch.no_grad():
         expected = plain_logps(model, collate(open_trees(4), "unshared"))
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(logps, expected, rtol=0, atol=1e-4)
 
 
 def test_the_kl_of_answers_is_the_sum_over_tokens_that_can_be_written():
@@ -69,9 +69,9 @@ def test_the_kl_of_answers_is_the_sum_over_tokens_that_can_be_written():
     prompts = [[5, 6, 7], [8, 9]]
     drawn = sample(policy, prompts, eos=[2], n=3, sampling=Sampling(6), seed=0)
     assert not any(40 <= i < 60 for s in drawn for i in s.ids.tolist())
-    found = sequence_kl(policy, first, drawn, prompts, 1000)
+    kls = sequence_kl(policy, first, drawn, prompts, 1000)
     keep = [v for v in range(VOCABULARY) if not 40 <= v < 60]
-    for s, value in zip(drawn, found, strict=True):
+    for s, value in zip(drawn, kls, strict=True):
         ids = torch.tensor([prompts[s.prompt_index] + s.ids.tolist()])
         rows = slice(len(prompts[s.prompt_index]) - 1, -1)
         with torch.no_grad():

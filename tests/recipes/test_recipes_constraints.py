@@ -56,7 +56,7 @@ def call(cost: Any, model: Any, batch: Any) -> torch.Tensor:
 
 def test_unsafe_mass_is_the_mean_probability_at_the_scored_positions():
     model, batch = model_and_batch()
-    found = call(unsafe_mass([7, 9]), model, batch)
+    mass = call(unsafe_mass([7, 9]), model, batch)
     by_hand = []
     for t, k in batch.sources:
         ids = torch.tensor([[*t.prompt.tolist(), *t.branches[k].ids.tolist()]])
@@ -64,17 +64,17 @@ def test_unsafe_mass_is_the_mean_probability_at_the_scored_positions():
         p = plain(input_ids=ids).logits[0].softmax(-1)
         at = range(len(t.prompt) - 1, ids.shape[1] - 1)
         by_hand += [float(p[i, 7] + p[i, 9]) for i in at]
-    assert float(found.detach()) == pytest.approx(sum(by_hand) / len(by_hand), abs=1e-5)
-    assert found.requires_grad
+    assert float(mass.detach()) == pytest.approx(sum(by_hand) / len(by_hand), abs=1e-5)
+    assert mass.requires_grad
 
 
 def test_unsafe_likelihood_is_the_mean_of_geometric_mean_probabilities():
     model, batch = model_and_batch()
     trees = [tree("u", [3, 4], [[5, 6]]), tree("v", [8], [[9]])]
-    found = call(unsafe_likelihood(trees, Layout("shared", 1000)), model, batch)
+    likelihood = call(unsafe_likelihood(trees, Layout("shared", 1000)), model, batch)
     expected = score(model, collate(trees, "shared")).mean_logps.exp().mean()
-    torch.testing.assert_close(found, expected)
-    assert found.requires_grad
+    torch.testing.assert_close(likelihood, expected)
+    assert likelihood.requires_grad
 
 
 def test_the_score_function_estimate_is_right_in_value_and_direction():
@@ -91,13 +91,13 @@ def test_the_score_function_estimate_is_right_in_value_and_direction():
         return float(len(answer) and ord(answer[0]) % 2)
 
     cost = score_function(scorer, Speaker(tokenizer), [], Sampling(max_new_tokens=1), "shared")
-    found = call(cost, model, batch)
-    estimate = torch.cat([g.flatten() for g in torch.autograd.grad(found, list(model.parameters()))])
+    value = call(cost, model, batch)
+    estimate = torch.cat([g.flatten() for g in torch.autograd.grad(value, list(model.parameters()))])
     plain = make("llama")
     p = plain(input_ids=torch.tensor([prompt])).logits[0, -1].softmax(-1)
     exact = (p * costs).sum()
     gradient = torch.cat([g.flatten() for g in torch.autograd.grad(exact, list(plain.parameters()))])
-    assert float(found.detach()) == pytest.approx(float(exact.detach()), abs=4 * (0.25 / 2048) ** 0.5)
+    assert float(value.detach()) == pytest.approx(float(exact.detach()), abs=4 * (0.25 / 2048) ** 0.5)
     assert float(torch.cosine_similarity(estimate, gradient, dim=0)) > 0.8
     assert float(estimate.norm() / gradient.norm()) == pytest.approx(1.0, abs=0.4)
 
@@ -209,9 +209,9 @@ def test_the_baseline_is_the_mean_of_the_prompt_s_other_answers():
         return float(ranks.setdefault(asked, next(costs)))
 
     cost = score_function(by_prompt, Speaker(byte_tokenizer()), [], Sampling(max_new_tokens=2), "shared")
-    found = call(cost, model, batch)
-    assert float(found.detach()) == pytest.approx(sum(ranks.values()) / len(ranks))
-    gradient = torch.autograd.grad(found, list(model.parameters()), allow_unused=True)
+    value = call(cost, model, batch)
+    assert float(value.detach()) == pytest.approx(sum(ranks.values()) / len(ranks))
+    gradient = torch.autograd.grad(value, list(model.parameters()), allow_unused=True)
     assert max(float(g.abs().max()) for g in gradient if g is not None) == 0.0
 
 

@@ -194,13 +194,13 @@ def test_non_finite_weights_stop_the_run_before_the_first_update(folder, tmp_pat
 def test_overlapping_held_out_prompts_are_said_aloud(folder, tmp_path):
     given = settings(folder, tmp_path / "run")
     given.pop("eval_fraction")
-    found = prepare(config.make("dpo", **given, eval_data=given["data"]))
-    assert any("also trained on" in note for note in found.notes)
+    prepared = prepare(config.make("dpo", **given, eval_data=given["data"]))
+    assert any("also trained on" in note for note in prepared.notes)
 
 
 def test_the_split_shares_no_prompt(folder):
-    found = prepare(config.make("dpo", **settings(folder, folder / "x")))
-    train_prompts, held_out = ({t.prompt.tobytes() for t in ts} for ts in (found.train, found.evaluation))
+    prepared = prepare(config.make("dpo", **settings(folder, folder / "x")))
+    train_prompts, held_out = ({t.prompt.tobytes() for t in ts} for ts in (prepared.train, prepared.evaluation))
     assert held_out
     assert not train_prompts & held_out
 
@@ -216,10 +216,10 @@ def test_a_plan_loads_no_model(folder, monkeypatch):
 @pytest.mark.parametrize("method", ["dpo", pytest.param("sft", marks=pytest.mark.slow)])
 def test_every_row_of_the_hh_sample_is_accounted_for(shared, method):
     source = shared / "data/pref/hh_rlhf_harmless_a.jsonl.gz"
-    found = prepare(config.make(method, model=str(shared / "data/models/stories260k"), data=str(source)))
-    whole = [x for x in dropped_lines(found) if x["unit"] in ("row", "item") and x["action"] == "dropped"]
-    assert len(found.train) + len(found.evaluation) + len(whole) == found.facts["rows"] == 1492
-    assert max(len(t.prompt) + max(len(b.ids) for b in t.branches) for t in found.train) <= 512
+    prepared = prepare(config.make(method, model=str(shared / "data/models/stories260k"), data=str(source)))
+    whole = [x for x in dropped_lines(prepared) if x["unit"] in ("row", "item") and x["action"] == "dropped"]
+    assert len(prepared.train) + len(prepared.evaluation) + len(whole) == prepared.facts["rows"] == 1492
+    assert max(len(t.prompt) + max(len(b.ids) for b in t.branches) for t in prepared.train) <= 512
 
 
 @pytest.mark.parametrize(

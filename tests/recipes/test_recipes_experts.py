@@ -44,14 +44,14 @@ def test_the_note_names_the_weight_that_the_configuration_gives():
 
 @pytest.mark.parametrize("family", sorted(MIXTURES))
 def test_log_probs_and_gradients_are_the_same_whether_or_not_the_configuration_asks_for_router_logits(family: str):
-    found = []
+    results = []
     for asked in (False, True):
         model = make(family, output_router_logits=asked)
         sharing, _ = choose_sharing(model)
         logps = score(model, collate(random_trees(4), sharing)).token_logps
         logps.sum().backward()
-        found.append([logps.detach(), *(p.grad for p in model.parameters())])
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+        results.append([logps.detach(), *(p.grad for p in model.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 @pytest.mark.parametrize("kind", ["lora", "rslora"])

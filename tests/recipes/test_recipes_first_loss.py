@@ -93,8 +93,8 @@ def test_the_first_loss_is_ln2(
     folder: Path, tmp_path: Path, family: str, kind: str, reference: str, dtype: str, dropout: float
 ):
     model = starting_model(folder, family, dropout)
-    found = run_once(kind, folder, model, settings(folder, tmp_path / "run", reference=reference, dtype=dtype))
-    (first,) = found.metrics("train")
+    result = run_once(kind, folder, model, settings(folder, tmp_path / "run", reference=reference, dtype=dtype))
+    (first,) = result.metrics("train")
     assert abs(first["loss"] - LN2) <= 1e-6
     assert first["rewards/margins"] == pytest.approx(0.0, abs=1e-6)
     assert first["grad_norm"] > 0, "nothing was trained, so the first loss would say nothing"

@@ -62,8 +62,8 @@ class Host:
 
     def dies(self) -> None:
         """Every process at once, then the cable."""
-        found = subprocess.run(["ip", "netns", "pids", self.space], capture_output=True, check=True, text=True)
-        for pid in map(int, found.stdout.split()):
+        listing = subprocess.run(["ip", "netns", "pids", self.space], capture_output=True, check=True, text=True)
+        for pid in map(int, listing.stdout.split()):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         ip("-n", self.space, "link", "set", "eth0", "down")

@@ -44,29 +44,29 @@ def given(folder, **changes):
 def test_an_item_holds_demonstrations_then_samples_with_opinions_for_every_unit():
     shown = Item("a", "Q:", (Response("x"),))
     again = Item("b", "Q:", (Response("y"), Response("z")), (Comparison(0, 1, "second"),))
-    (found,), lost = beside([shown, again], {'"Q:"': [Response("x"), Response("w")]})
-    assert [r.turns for r in found.responses] == ["x", "z", "x", "w"]
-    assert scores(found) == (1.0, 1.0, 0.0, 0.0)
-    assert labels(found) == (True, True, False, False)
+    (item,), lost = beside([shown, again], {'"Q:"': [Response("x"), Response("w")]})
+    assert [r.turns for r in item.responses] == ["x", "z", "x", "w"]
+    assert scores(item) == (1.0, 1.0, 0.0, 0.0)
+    assert labels(item) == (True, True, False, False)
     # the first demonstration is not preferred to the first sample, which says the same
-    assert {(q.i, q.j) for q in preferences(found)} == {(1, 3)}
+    assert {(q.i, q.j) for q in preferences(item)} == {(1, 3)}
     assert lost == []
 
 
 def test_every_response_takes_part_in_a_pair():
     one = Item("a", "Q:", (Response("x"),))
-    (found,), _ = beside([one], {'"Q:"': [Response(t) for t in "wvu"]})
-    assert [(q.i, q.j) for q in preferences(found)] == [(0, 1), (0, 2), (0, 3)]
-    (found,), _ = beside([one, one, one], {'"Q:"': [Response(t) for t in "wv"]})
-    assert {(q.i, q.j) for q in preferences(found)} == {(0, 3), (1, 4), (2, 3)}
+    (item,), _ = beside([one], {'"Q:"': [Response(t) for t in "wvu"]})
+    assert [(q.i, q.j) for q in preferences(item)] == [(0, 1), (0, 2), (0, 3)]
+    (item,), _ = beside([one, one, one], {'"Q:"': [Response(t) for t in "wv"]})
+    assert {(q.i, q.j) for q in preferences(item)} == {(0, 3), (1, 4), (2, 3)}
 
 
 def test_what_has_no_partner_is_listed():
     items = [Item("a", "Q:", (Response("x"),)), Item("b", "P:", (Response("x"),))]
     items.append(Item("c", "Q:", (Response("x"),), (Rating(0, 0.0, "label"),)))
     samples = {'"Q:"': [Response("w")], '"R:"': [Response("v")] * 3}
-    found, lost = beside(items, samples)
-    assert [item.id for item in found] == ["a"]
+    used, lost = beside(items, samples)
+    assert [item.id for item in used] == ["a"]
     assert [(loss.item_id, loss.reason) for loss in lost] == [("b", "no_sample"), ("c", "no_demonstration")]
     assert unanswered(items, samples) == 3
 
@@ -162,9 +162,9 @@ def test_what_cannot_be_is_refused(folder):
 def test_the_effective_share_by_hand():
     item = beside([Item("a", "Q:", (Response("x"),))], {'"Q:"': [Response("w"), Response("v")]})[0][0]
     one = ScoredItem(item, np.array([3.0, 0.0, np.log(3)]), np.zeros(3), np.ones(3))
-    found = identified([one, one], 1.0)
+    result = identified([one, one], 1.0)
     # w = 1/4, 3/4: 1 / (2 * 10/16)
-    assert found.effective.value == pytest.approx(0.8)
-    assert found.beyond.value == found.unseen.value == 1.0
+    assert result.effective.value == pytest.approx(0.8)
+    assert result.beyond.value == result.unseen.value == 1.0
     # at beta = 1/2 the weights are 1/10 and 9/10
     assert identified([one, one], 0.5).effective.value == pytest.approx(1 / (2 * 0.82))

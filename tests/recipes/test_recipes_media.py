@@ -95,9 +95,9 @@ def test_a_page_holds_previews_of_its_run_alone_and_not_too_many(tmp_path: Path,
     wrong = ["secret.jpg", "media/../secret.jpg", f"media/{'d' * 64}.jpg", f"media/{'e' * 64}.jpg", 3, None]
     monkeypatch.setattr(previews, "_MOST_BYTES", 250)
     told = [[{"file": name} for name in names], [{"file": name} for name in wrong], "x", None, [None]]
-    found = previews.previews(told, tmp_path)
-    assert [bool(shown["source"]) for shown in found[0]] == [True, True, False]
-    assert found[1:] == [[], [], [], []]
+    shown_by_case = previews.previews(told, tmp_path)
+    assert [bool(shown["source"]) for shown in shown_by_case[0]] == [True, True, False]
+    assert shown_by_case[1:] == [[], [], [], []]
 
 
 def test_towers_train_when_asked_and_the_setting_is_refused_without_towers(tmp_path: Path) -> None:

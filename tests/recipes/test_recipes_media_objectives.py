@@ -52,11 +52,11 @@ def case() -> tuple[Any, Method, Batch]:
 
 def terms(method: Method, model: Any, batch: Batch) -> torch.Tensor:
     """The conditional term of each pair: mDPO's loss less the other two."""
-    found = judge(model, method, batch)
-    losses, _ = objectives.get("mdpo").fn(found.policy, found.reference, found.pairs, beta=1.0)
-    rho = found.policy.logps - found.reference.logps
-    u = rho[found.pairs.yw_idxs] - rho[found.pairs.yl_idxs]
-    anchor = torch.nn.functional.logsigmoid(rho[found.pairs.yw_idxs])
+    scored = judge(model, method, batch)
+    losses, _ = objectives.get("mdpo").fn(scored.policy, scored.reference, scored.pairs, beta=1.0)
+    rho = scored.policy.logps - scored.reference.logps
+    u = rho[scored.pairs.yw_idxs] - rho[scored.pairs.yl_idxs]
+    anchor = torch.nn.functional.logsigmoid(rho[scored.pairs.yw_idxs])
     return losses + torch.nn.functional.logsigmoid(u) + anchor
 
 
@@ -81,8 +81,8 @@ def test_the_conditional_term_sends_a_gradient_through_both_passes() -> None:
     method.reference.model.double()
 
     def loss() -> torch.Tensor:
-        found = judge(model, method, batch)
-        return losses_of(method, found, {}, {}).sums[0]
+        scored = judge(model, method, batch)
+        return losses_of(method, scored, {}, {}).sums[0]
 
     batch.__dict__["media"] = {k: v.double() if v.is_floating_point() else v for k, v in batch.media.items()}
     pieces = batch.in_pieces
@@ -187,8 +187,8 @@ def test_the_gradient_of_mpo_is_the_sum_of_its_parts() -> None:
 
     def gradient(of: Method) -> torch.Tensor:
         model.zero_grad()
-        found = losses_of(of, judge(model, of, batch), of.start(), {})
-        shares = zip(of.terms, found.sums, found.counts, strict=True)
+        losses = losses_of(of, judge(model, of, batch), of.start(), {})
+        shares = zip(of.terms, losses.sums, losses.counts, strict=True)
         sum(term.weight * total / n for term, total, n in shares).backward()
         return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 

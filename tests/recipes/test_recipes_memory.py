@@ -44,8 +44,8 @@ def given(folder: Path, name: str, method: str = "dpo", **change: Any) -> config
 
 
 def losses(settings: config.TrainConfig) -> list[float]:
-    found = runs.open_run(recipes.train(settings))
-    return [line["loss"] for line in found.metrics("train")] + [line["loss"] for line in found.metrics("eval")]
+    result = runs.open_run(recipes.train(settings))
+    return [line["loss"] for line in result.metrics("train")] + [line["loss"] for line in result.metrics("eval")]
 
 
 @pytest.fixture
@@ -60,8 +60,8 @@ def test_layers_that_are_recomputed_drop_nothing(folder: Path):
     opt = str(model_folder(folder / "opt", "OPTConfig", **sizes))
     plain = losses(given(folder, "opt-plain", model=opt, activation_checkpointing="none", max_steps=2))
     for mode in ("selective", "full"):
-        found = losses(given(folder, f"opt-{mode}", model=opt, activation_checkpointing=mode, max_steps=2))
-        assert found == pytest.approx(plain, abs=1e-6)
+        actual = losses(given(folder, f"opt-{mode}", model=opt, activation_checkpointing=mode, max_steps=2))
+        assert actual == pytest.approx(plain, abs=1e-6)
 
 
 def test_layers_that_would_drop_are_not_recomputed(folder: Path):
@@ -88,8 +88,8 @@ def test_every_way_to_save_memory_leaves_a_whole_run_alone(folder: Path):
     plain = losses(given(folder, "plain", activation_checkpointing="none"))
     assert len(plain) > 5
     for name, change in WAYS.items():
-        found = losses(given(folder, name.replace(" ", "-"), **change))
-        assert max(abs(a - b) for a, b in zip(plain, found, strict=True)) <= 1e-6, name
+        actual = losses(given(folder, name.replace(" ", "-"), **change))
+        assert max(abs(a - b) for a, b in zip(plain, actual, strict=True)) <= 1e-6, name
 
 
 @pytest.mark.usefixtures("apart")
@@ -242,11 +242,11 @@ def test_a_value_model_counts_with_its_activations(folder: Path):
 def test_the_sizes_of_the_fullest_update_by_hand(folder: Path):
     trees = random_trees(10)
     tokens = sorted((t.n_tokens for t in trees), reverse=True)
-    found = sizes_of(given(folder, "sizes", batch_size=3), trees)
-    assert found.update == sum(tokens[:3])
-    assert found.item == tokens[0]
-    assert found.largest_pass(1) == tokens[0]
-    assert found.largest_pass(10**9) == sum(tokens[:3])
+    sizes = sizes_of(given(folder, "sizes", batch_size=3), trees)
+    assert sizes.update == sum(tokens[:3])
+    assert sizes.item == tokens[0]
+    assert sizes.largest_pass(1) == tokens[0]
+    assert sizes.largest_pass(10**9) == sum(tokens[:3])
 
 
 @pytest.mark.parametrize(
@@ -306,8 +306,8 @@ REMEDIES = {
 
 @pytest.mark.parametrize("term", REMEDIES)
 def test_the_remedy_is_that_of_the_largest_term(folder: Path, term: str):
-    found = dict.fromkeys(REMEDIES, 1.0 * GB) | {term: 30.0 * GB}
-    error = memory.short_of_memory(given(folder, "remedy"), found, "none", "too little")
+    terms = dict.fromkeys(REMEDIES, 1.0 * GB) | {term: 30.0 * GB}
+    error = memory.short_of_memory(given(folder, "remedy"), terms, "none", "too little")
     assert f"the largest term is {term}: 30.00 GB" in error.why
     assert REMEDIES[term] in error.remedy
 

@@ -73,8 +73,8 @@ def data_for(folder: Path, name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", of_each_kind(POLICIES))
 def test_every_objective_trains_and_learns_from_its_first_loss(folder, tmp_path, name):
-    found = run(folder, tmp_path / "run", name, max_steps=12, epochs=9.0, lr=3e-3, **data_for(folder, name))
-    facts, lines = found.facts(), found.metrics("train")
+    result = run(folder, tmp_path / "run", name, max_steps=12, epochs=9.0, lr=3e-3, **data_for(folder, name))
+    facts, lines = result.facts(), result.metrics("train")
     assert facts["objective"]["name"] == name
     declared = facts["objective"]["at_reference"]
     if declared is not None:
@@ -85,23 +85,23 @@ def test_every_objective_trains_and_learns_from_its_first_loss(folder, tmp_path,
     ):  # one rises at first by its shape, the other leaves other pairs out each time
         assert lines[-1]["loss"] < lines[0]["loss"]
     assert lines[0]["grad_norm"] > 0
-    assert "loss" in found.metrics("eval")[-1]
+    assert "loss" in result.metrics("eval")[-1]
 
 
 def test_a_weighted_sum_is_the_sum_of_its_terms(folder, tmp_path):
     """Each term with its own count; the total of the log is the weighted sum of the parts."""
-    found = run(
+    result = run(
         folder, tmp_path / "mix", "0.8*sigmoid + 0.2*bco + 1.0*nll", objective_arg={"beta": 0.2, "bco.beta": 0.05}
     )
-    facts = found.facts()["objective"]
+    facts = result.facts()["objective"]
     assert facts["name"] == "0.8*dpo + 0.2*bco + 1*sft"
     assert facts["params"] == {"dpo.beta": 0.2, "bco.beta": 0.05}
-    for line in [*found.metrics("train"), *found.metrics("eval")]:
+    for line in [*result.metrics("train"), *result.metrics("eval")]:
         parts = [line[f"loss/{name}"] for name in ("dpo", "bco", "sft")]
         assert line["loss"] == pytest.approx(0.8 * parts[0] + 0.2 * parts[1] + parts[2], rel=1e-5)
-    assert found.metrics("train")[0]["loss/dpo"] == pytest.approx(0.693147, abs=1e-5)
-    assert "bco/shift" in found.metrics("train")[-1]
-    page, card = ((found.path / name).read_text() for name in ("report.html", "README.md"))
+    assert result.metrics("train")[0]["loss/dpo"] == pytest.approx(0.693147, abs=1e-5)
+    assert "bco/shift" in result.metrics("train")[-1]
+    page, card = ((result.path / name).read_text() for name in ("report.html", "README.md"))
     assert "preference optimisation, 0.8*dpo + 0.2*bco + 1*sft" in page
     assert "by preference optimisation (0.8" in card
 
@@ -131,9 +131,9 @@ def test_the_gradient_of_a_sum_is_the_sum_of_gradients(folder, tmp_path):
 
 def test_k_wise_data_reach_the_loss_whole(folder, tmp_path):
     """Three rated responses per prompt: one loss per prompt, ln 3! at the start, and no pair of them is needed."""
-    found = run(folder, tmp_path / "run", "plackett_luce", data=str(folder / "ranked.jsonl"))
+    result = run(folder, tmp_path / "run", "plackett_luce", data=str(folder / "ranked.jsonl"))
     equal = 0.5 * (1.791759 + 1.791759)
-    assert found.metrics("train")[0]["loss"] == pytest.approx(equal, abs=1e-5)
+    assert result.metrics("train")[0]["loss"] == pytest.approx(equal, abs=1e-5)
     trees = prepare(prefer(folder, tmp_path / "x", "plackett_luce", data=str(folder / "ranked.jsonl"))).train
     assert {len(t.branches) for t in trees} == {3}
     assert sorted({t.scores for t in trees}) == [(3.0, 1.0, 0.5), (3.0, 2.0, 0.5)]
@@ -148,8 +148,8 @@ def test_multi_turn_pairs_reach_any_objective(folder, tmp_path):
     ask = [{"role": "user", "content": "hi"}]
     rows = [{"prompt": ask, "chosen": turns(f"A{i}"), "rejected": turns(f"B{i}")} for i in range(8)]
     path = write(tmp_path / "turns.jsonl", rows)
-    found = run(folder, tmp_path / "run", "ld_dpo", data=str(path), eval_fraction=0.0)
-    assert found.metrics("train")[0]["loss"] == pytest.approx(0.693147, abs=1e-5)
+    result = run(folder, tmp_path / "run", "ld_dpo", data=str(path), eval_fraction=0.0)
+    assert result.metrics("train")[0]["loss"] == pytest.approx(0.693147, abs=1e-5)
 
 
 def labelled_rows(**columns: Any) -> list[dict[str, Any]]:
@@ -255,13 +255,13 @@ def test_an_objective_of_ones_own_is_one_file(folder, tmp_path, monkeypatch):
     (tmp_path / "my_objectives.py").write_text(OWN)
     monkeypatch.chdir(tmp_path)
     try:
-        found = run(
+        result = run(
             folder, tmp_path / "run", "my_objectives:cubic", max_steps=15, epochs=9.0, objective_arg={"scale": 0.5}
         )
-        lines = found.metrics("train")
+        lines = result.metrics("train")
         assert lines[0]["loss"] == pytest.approx(1.0, abs=1e-5)
         assert lines[-1]["loss"] < 0.8
-        assert found.facts()["objective"] == {
+        assert result.facts()["objective"] == {
             "name": "cubic_test",
             "unit": "pair",
             "params": {"scale": 0.5},
@@ -324,17 +324,17 @@ def test_a_learned_tie_parameter_moves_and_is_told(folder, tmp_path):
         "max_steps": 10,
         "epochs": 10.0,
     }
-    found = run(folder, tmp_path / "run", "davidson", **given, objective_arg={"nu": 0.3})
-    first, last = (found.metrics("train")[k]["learned/nu"] for k in (0, -1))
+    result = run(folder, tmp_path / "run", "davidson", **given, objective_arg={"nu": 0.3})
+    first, last = (result.metrics("train")[k]["learned/nu"] for k in (0, -1))
     assert first == pytest.approx(0.3, abs=1e-5)
     assert last > first, "half of the pairs are ties, and nu = 0.3 expects fewer"
-    assert found.facts()["learned"]["davidson.nu"] > last
+    assert result.facts()["learned"]["davidson.nu"] > last
 
 
 def test_a_reference_that_follows_brings_the_loss_back_to_its_start(folder, tmp_path):
     """TR-DPO with a full copy after every second update: the next loss is ln 2 again."""
-    found = run(folder, tmp_path / "run", "dpo", max_steps=6, epochs=2.0, reference_sync_steps=2, reference_mixup=1.0)
-    losses = [line["loss"] for line in found.metrics("train")]
+    result = run(folder, tmp_path / "run", "dpo", max_steps=6, epochs=2.0, reference_sync_steps=2, reference_mixup=1.0)
+    losses = [line["loss"] for line in result.metrics("train")]
     assert [loss == pytest.approx(0.693147, abs=1e-5) for loss in losses] == [True, False] * 3
 
 

@@ -122,8 +122,8 @@ def test_the_held_out_reward_is_that_of_the_saved_model(folder, whole):
     run = whole["rloo"]
     again = config.make("rloo", **online(folder, folder / "again", model=str(run.path), lr=1e-9, iterations=1))
     with one_thread():
-        found = runs.open_run(recipes.train(again))
-    assert found.metrics("eval")[0]["reward"] == pytest.approx(run.metrics("eval")[-1]["reward"], abs=1e-6)
+        evaluated = runs.open_run(recipes.train(again))
+    assert evaluated.metrics("eval")[0]["reward"] == pytest.approx(run.metrics("eval")[-1]["reward"], abs=1e-6)
 
 
 @pytest.mark.parametrize("method", ["ppo", *(pytest.param(m, marks=pytest.mark.slow) for m in METHODS[1:])])
@@ -320,24 +320,24 @@ def some(method: str, **given: Any) -> config.OnlineConfig:
 
 
 def test_advantages_are_whitened_over_the_whole_rollout():
-    found = answers([1.0, 5.0, -2.0, 0.5], [3, 1, 4, 2])
-    numbers = numbers_of(found, some("reinforce"), 0.1)
-    real = numbers["advantage"][found.mask]
+    batch = answers([1.0, 5.0, -2.0, 0.5], [3, 1, 4, 2])
+    numbers = numbers_of(batch, some("reinforce"), 0.1)
+    real = numbers["advantage"][batch.mask]
     assert float(real.mean()) == pytest.approx(0.0, abs=1e-12)
     assert float(real.var(correction=0)) == pytest.approx(1.0, abs=1e-6)
-    plain = numbers_of(found, some("reinforce", whiten=False), 0.1)["advantage"]
-    assert plain[0, 2] == pytest.approx(float(1.0 - 0.1 * (found.old_logp - found.ref_logp)[0, 2]))
-    assert plain[2, 0] == pytest.approx(float(-2.0 - 0.1 * found.log_ratio[2]))
-    assert all(bool((table[~found.mask] == 0).all()) for table in numbers.values())
+    plain = numbers_of(batch, some("reinforce", whiten=False), 0.1)["advantage"]
+    assert plain[0, 2] == pytest.approx(float(1.0 - 0.1 * (batch.old_logp - batch.ref_logp)[0, 2]))
+    assert plain[2, 0] == pytest.approx(float(-2.0 - 0.1 * batch.log_ratio[2]))
+    assert all(bool((table[~batch.mask] == 0).all()) for table in numbers.values())
 
 
 def test_figures_of_a_rollout_by_hand():
     """Two answers of two tokens and of one, worth 3 and 1."""
-    found = answers([3.0, 1.0], [2, 1])
+    batch = answers([3.0, 1.0], [2, 1])
     logp = torch.tensor([[-1.0, -2.0], [-4.0, 0.0]], dtype=torch.float64)
     ref = torch.tensor([[-1.5, -2.5], [-6.0, 0.0]], dtype=torch.float64)
-    found = replace(found, old_logp=logp, ref_logp=ref, kl=torch.tensor([[0.25, 0.5], [1.0, 0.0]]))
-    said = figures(found, {}, 0.1, 1)
+    batch = replace(batch, old_logp=logp, ref_logp=ref, kl=torch.tensor([[0.25, 0.5], [1.0, 0.0]]))
+    said = figures(batch, {}, 0.1, 1)
     assert said["objective/entropy"] == pytest.approx((3 + 4) / 2)
     assert said["objective/kl"] == pytest.approx((1 + 2) / 2)
     assert said["objective/kl_exact"] == pytest.approx((0.75 + 1) / 2)
@@ -356,28 +356,28 @@ def test_the_objective_of_held_out_prompts_is_reward_less_kl(monkeypatch):
 
 
 def test_targets_are_advantages_and_values_before_whitening():
-    found = answers([1.0, 5.0], [3, 2])
-    numbers = numbers_of(found, some("ppo", lam=1.0), 0.1)
-    to_go = 1.0 - 0.1 * (found.old_logp - found.ref_logp)[0].sum()
+    batch = answers([1.0, 5.0], [3, 2])
+    numbers = numbers_of(batch, some("ppo", lam=1.0), 0.1)
+    to_go = 1.0 - 0.1 * (batch.old_logp - batch.ref_logp)[0].sum()
     assert numbers["target"][0, 0] == pytest.approx(float(to_go))
     assert set(numbers) == {"old_logp", "advantage", "old_value", "target"}
 
 
 def test_leave_one_out_counts_the_penalty_of_whole_answers():
-    found = answers([1.0, 5.0, 3.0, 3.0], [3, 1, 4, 2])
-    advantage = numbers_of(found, some("rloo", n=2), 0.1)["advantage"]
-    worth = found.scores - 0.1 * found.log_ratio
+    batch = answers([1.0, 5.0, 3.0, 3.0], [3, 1, 4, 2])
+    advantage = numbers_of(batch, some("rloo", n=2), 0.1)["advantage"]
+    worth = batch.scores - 0.1 * batch.log_ratio
     assert advantage[0, 2] == pytest.approx(float(worth[0] - worth[1]))
     assert advantage[1, 0] == pytest.approx(float(worth[1] - worth[0]))
 
 
 def test_equal_rewards_of_a_prompt_teach_grpo_nothing():
-    found = answers([2.0, 2.0, 1.0, 3.0], [3, 1, 4, 2])
+    batch = answers([2.0, 2.0, 1.0, 3.0], [3, 1, 4, 2])
     made = some("grpo", n=2)
-    advantage = numbers_of(found, made, 0.1)["advantage"]
+    advantage = numbers_of(batch, made, 0.1)["advantage"]
     assert advantage[:2].abs().max() == 0
     assert advantage[2, 0] == pytest.approx(-1 / (2**0.5 + 1e-4), abs=1e-9)
-    plain = numbers_of(found, made.model_copy(update={"group_std": False}), 0.1)["advantage"]
+    plain = numbers_of(batch, made.model_copy(update={"group_std": False}), 0.1)["advantage"]
     assert plain[2, 3] == -1.0
 
 

@@ -92,9 +92,9 @@ def test_adapters_stay_in_float32_and_can_be_asked_for_in_bf16(tmp_path: Path):
 @pytest.mark.parametrize("adapter", [{}, {"lora_rank": 2}])
 def test_a_reward_models_head_stays_in_float32(adapter: dict[str, Any], tmp_path: Path):
     folder_in(BF16, tmp_path / "model")
-    found = formats(trained(tmp_path, "reward", **adapter))
-    assert found.pop("score.weight") == FP32
-    assert set(found.values()) == {BF16}
+    by_tensor = formats(trained(tmp_path, "reward", **adapter))
+    assert by_tensor.pop("score.weight") == FP32
+    assert set(by_tensor.values()) == {BF16}
 
 
 def test_what_float16_cannot_hold_is_saved_in_float32():

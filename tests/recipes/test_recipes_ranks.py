@@ -69,12 +69,12 @@ FLAGS = {"recomputed": ["gradient_checkpointing=true"], "compiled": ["--compile"
 
 def given(tmp_path: Path, out: str, method: str, **overrides: Any) -> dict[str, Any]:
     pair_file(tmp_path / "pairs.jsonl", 46)
-    found = settings(tmp_path, tmp_path / out, **(SMALL | overrides))
-    if "adapter_from" in found:
-        found["adapter_from"] = str(adapter_folder(tmp_path / "model", tmp_path / found["adapter_from"]))
-    if found.get("reference") == "other":
-        found["reference"] = str(narrower(tmp_path / "model", tmp_path / "other"))
-    return {k: v for k, v in found.items() if method != "reward" or k not in ONLY_POLICY}
+    values = settings(tmp_path, tmp_path / out, **(SMALL | overrides))
+    if "adapter_from" in values:
+        values["adapter_from"] = str(adapter_folder(tmp_path / "model", tmp_path / values["adapter_from"]))
+    if values.get("reference") == "other":
+        values["reference"] = str(narrower(tmp_path / "model", tmp_path / "other"))
+    return {k: v for k, v in values.items() if method != "reward" or k not in ONLY_POLICY}
 
 
 def adapter_folder(model: Path, out: Path) -> Path:
@@ -225,11 +225,11 @@ def rewarded(tmp_path: Path, out: str, name: str, **more: Any) -> dict[str, Any]
     """Settings of a run of ``FROM_REWARDS``, and the function and models that they name."""
     method, asked = FROM_REWARDS[name]
     (tmp_path / "rewards.py").write_text(REWARD)
-    found = given(tmp_path, out, method, **(ONLINE | {"reward": f"{tmp_path / 'rewards.py'}:odd"} | asked | more))
-    for setting in {"value_model", "reward"} & {name for name, value in found.items() if value == "scorer"}:
-        found[setting] = str(tmp_path / "scorer")
+    values = given(tmp_path, out, method, **(ONLINE | {"reward": f"{tmp_path / 'rewards.py'}:odd"} | asked | more))
+    for setting in {"value_model", "reward"} & {name for name, value in values.items() if value == "scorer"}:
+        values[setting] = str(tmp_path / "scorer")
         reward_model(tmp_path / "model", tmp_path / "scorer")
-    return found
+    return values
 
 
 def reward_model(model: Path, out: Path) -> None:
@@ -275,10 +275,10 @@ def test_no_rank_loads_a_whole_model(tmp_path, name, code):
     if name in MODELS:
         model_folder(tmp_path / "model", **MODELS[name])
     if name in METHODS:
-        found = given(tmp_path, "out", method, **asked)
+        values = given(tmp_path, "out", method, **asked)
     else:
-        found = rewarded(tmp_path, "out", name, iterations=1)
-    started = start_group(_without_whole_models, 2, command_line(method, found))
+        values = rewarded(tmp_path, "out", name, iterations=1)
+    started = start_group(_without_whole_models, 2, command_line(method, values))
     assert [finished(process) for process in started] == [code, code]
 
 
@@ -371,9 +371,9 @@ def test_value_models_in_bf16_follow_those_of_one_rank(tmp_path, name):
 def test_bf16_with_an_adapter(tmp_path):
     line = command_line("dpo", given(tmp_path, "out", "dpo", dtype="bf16", lr=1e-2, lora_rank=4))
     assert run_ranks(line, 2) == [0, 0]
-    found = metrics(tmp_path / "out")
-    assert found[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
-    assert found[-1]["loss"] < 0.6
+    records = metrics(tmp_path / "out")
+    assert records[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert records[-1]["loss"] < 0.6
 
 
 def wait_for_step(out: Path, step: int) -> None:

@@ -125,9 +125,9 @@ def kill_ranks(folder: Path, kills: int, seed: int) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_ranks_killed_at_five_random_steps_end_with_the_same_bits(tmp_path):
-    found = kill_ranks(tmp_path, 5, seed=0)
-    assert found["same"], found["log"]
-    assert found["passed_over"] == 0
+    outcome = kill_ranks(tmp_path, 5, seed=0)
+    assert outcome["same"], outcome["log"]
+    assert outcome["passed_over"] == 0
 
 
 if __name__ == "__main__":  # 20 kills: python tests/recipes/test_recipes_ranks_kill.py

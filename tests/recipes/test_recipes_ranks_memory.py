@@ -52,14 +52,14 @@ def test_all_ranks_start_again_in_smaller_passes_and_end_with_the_same_figures(t
     assert tokens, "memory has never run out"
     assert tokens == sorted(tokens, reverse=True)
     assert not noted.exists()
-    found = metrics(tmp_path / "short")
-    lowered = [line["tokens_per_forward"] for line in found if line["kind"] == "memory"]
+    records = metrics(tmp_path / "short")
+    lowered = [line["tokens_per_forward"] for line in records if line["kind"] == "memory"]
     assert lowered[-1] == tokens[-1]
-    assert_same_figures(tmp_path / "whole", found)
+    assert_same_figures(tmp_path / "whole", records)
     assert gap(tmp_path / "whole", tmp_path / "short") <= 1e-6
 
 
-def assert_same_figures(whole: Path, found: list[dict[str, Any]]) -> None:
-    for a, b in zip(metrics(whole), [line for line in found if line["kind"] != "memory"], strict=True):
+def assert_same_figures(whole: Path, records: list[dict[str, Any]]) -> None:
+    for a, b in zip(metrics(whole), [line for line in records if line["kind"] != "memory"], strict=True):
         assert (a["kind"], a["step"]) == (b["kind"], b["step"])
         assert abs(a["loss"] - b["loss"]) <= 1e-6

@@ -117,8 +117,8 @@ def test_the_command_line_says_it(tmp_path, monkeypatch, capsys, arguments, said
     as_one_of(monkeypatch, 2)
     more = ["--model", "model", "--data", "pairs.jsonl"] if arguments[0] == "train" else []
     assert main([*arguments, *more]) == 2
-    found = capsys.readouterr().err
-    assert said in found
+    printed = capsys.readouterr().err
+    assert said in printed
 
 
 ONLINE = {"reward": "r.py:r"}

@@ -60,8 +60,8 @@ def test_killed_runs_resume_to_the_same_bytes(folder, method, kills):
     rng, killed = random.Random(kills), 0
     for attempt in range(3 * kills):  # a run that was over before the signal came is no kill
         name = f"killed-{kills}-{attempt}"
-        code, found = kill_and_resume(folder, method, name, rng.uniform(0, 0.9 * seconds))
-        assert found == expected
+        code, files = kill_and_resume(folder, method, name, rng.uniform(0, 0.9 * seconds))
+        assert files == expected
         killed += code == -signal.SIGKILL
         if killed == kills:
             break

@@ -33,17 +33,17 @@ def given(tmp_path: Path, name: str) -> tuple[str, dict[str, Any]]:
     method, overrides = METHODS[name]
     model_folder(tmp_path / "model", attention_dropout=0.1)
     pair_file(tmp_path / "pairs.jsonl", 80)
-    found = settings(tmp_path, tmp_path / "whole", **(COMMON | overrides))
+    values = settings(tmp_path, tmp_path / "whole", **(COMMON | overrides))
     if method == "ppo":
         (tmp_path / "reward.py").write_text("def polite(prompt, answer):\n    return float(answer.count('e'))\n")
-        found = {k: v for k, v in found.items() if k != "epochs"} | {"reward": f"{tmp_path}/reward.py:polite"}
+        values = {k: v for k, v in values.items() if k != "epochs"} | {"reward": f"{tmp_path}/reward.py:polite"}
     if method == "irl":
         rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
         drawn = [{"prompt": r["prompt"], "completion": r["rejected"]} for r in rows]
         (tmp_path / "drawn.jsonl").write_text("".join(json.dumps(row) + "\n" for row in drawn))
-        found |= {"samples": f"{tmp_path}/drawn.jsonl"}
+        values |= {"samples": f"{tmp_path}/drawn.jsonl"}
     scores = method in ("reward", "irl")
-    return method, {k: v for k, v in found.items() if not scores or k not in ONLY_POLICY}
+    return method, {k: v for k, v in values.items() if not scores or k not in ONLY_POLICY}
 
 
 def metrics(out: Path) -> list[dict[str, Any]]:

@@ -50,11 +50,11 @@ def test_a_run_learns_and_says_how_well(trained):
     assert held_out[-1]["rewards/accuracies"] >= 0.9
     assert held_out[-1]["loss"] < held_out[0]["loss"]
     assert not [k for k in held_out[-1] if k.startswith(("logps", "lengths", "samples", "perplexity"))]
-    found = trained.facts()["reward"]
-    assert found["accuracy"]["value"] == held_out[-1]["rewards/accuracies"]
-    assert found["accuracy"]["n"] == held_out[-1]["n"]
-    assert 0 <= found["calibration"]["brier"] < 0.25
-    assert {"length", "length_within"} <= set(found)
+    figures = trained.facts()["reward"]
+    assert figures["accuracy"]["value"] == held_out[-1]["rewards/accuracies"]
+    assert figures["accuracy"]["n"] == held_out[-1]["n"]
+    assert 0 <= figures["calibration"]["brier"] < 0.25
+    assert {"length", "length_within"} <= set(figures)
     page = (trained.path / "report.html").read_text()
     for words in ("Reliability", "What the score follows", "reward model"):
         assert words in page
@@ -273,10 +273,10 @@ def test_annotators_are_told_apart(folder, tmp_path):
     ]
     data.write(made, tmp_path / "votes.jsonl", "afzal")
     run = train(folder, "votes", data=str(tmp_path / "votes.jsonl"))
-    found = run.facts()["reward"]["annotators"]
-    assert found["ann"]["value"] == found["cem"]["value"] == 1
-    assert found["dov"]["value"] == 0
-    assert found["ann"]["n"] == run.metrics("eval")[-1]["n"]
+    by_annotator = run.facts()["reward"]["annotators"]
+    assert by_annotator["ann"]["value"] == by_annotator["cem"]["value"] == 1
+    assert by_annotator["dov"]["value"] == 0
+    assert by_annotator["ann"]["n"] == run.metrics("eval")[-1]["n"]
     assert "Annotators" in (run.path / "report.html").read_text()
 
 

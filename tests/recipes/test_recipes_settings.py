@@ -291,13 +291,13 @@ def outcome(command: str, given: dict[str, Any], folder: Path, place: Path, caps
         monkeypatch.setattr(importlib.import_module(module), name, _counted(module, name, passes, only))
     try:
         with one_thread():
-            found = VERBS[command](build(kind, full))
+            result = VERBS[command](build(kind, full))
     except AfzalError as error:
         return REFUSED, str(error)
     finally:
         monkeypatch.undo()
     written = {str(p.relative_to(place)): p.read_bytes() for p in sorted(place.rglob("*")) if p.is_file()}
-    return str(found).replace(str(place), ""), capsys.readouterr().out, written, passes
+    return str(result).replace(str(place), ""), capsys.readouterr().out, written, passes
 
 
 def _counted(module: str, name: str, into: list[Any], only: str) -> Any:
@@ -305,9 +305,9 @@ def _counted(module: str, name: str, into: list[Any], only: str) -> Any:
     real = getattr(importlib.import_module(module), name)
 
     def call(*args: Any, **named: Any) -> Any:
-        found = real(*args, **named)
-        into.append(named.get(only) if only else [len(part) for part in found])
-        return found
+        result = real(*args, **named)
+        into.append(named.get(only) if only else [len(part) for part in result])
+        return result
 
     return call
 
@@ -325,10 +325,10 @@ def test_a_setting_changes_what_comes_out(
     _, cases, base = KINDS[command]
     value, needed = cases[key]
     (folder / "one.jsonl").write_text((folder / "pairs.jsonl").read_text().splitlines()[0] + "\n")
-    found = []
+    outcomes = []
     for name, given in (("before", needed), ("after", {**needed, key: value})):
         (tmp_path / name).mkdir()
-        found.append(outcome(command, base | given, folder, tmp_path / name, capsys, monkeypatch))
-    assert found[0] != found[1], f"{key} has no effect on {command}"
+        outcomes.append(outcome(command, base | given, folder, tmp_path / name, capsys, monkeypatch))
+    assert outcomes[0] != outcomes[1], f"{key} has no effect on {command}"
     if key not in ("model", "policy", "reference", "columns", "prompts"):
-        assert found[0][0] != REFUSED, found[0]
+        assert outcomes[0][0] != REFUSED, outcomes[0]

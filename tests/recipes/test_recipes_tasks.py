@@ -90,8 +90,10 @@ def test_losses_of_tasks_are_those_of_their_units(
     unit: Any, each: list[float], weights: list[float], means: dict[int, float]
 ) -> None:
     response_of = torch.tensor([0, 0, 1, 2, 3])
-    found = by_task.losses(unit, torch.tensor(each), torch.tensor(weights), PAIRS, response_of)
-    assert {name: float(s / n) for name, (s, n) in found.items()} == {f"tasks/losses/{k}": v for k, v in means.items()}
+    by_metric = by_task.losses(unit, torch.tensor(each), torch.tensor(weights), PAIRS, response_of)
+    assert {name: float(s / n) for name, (s, n) in by_metric.items()} == {
+        f"tasks/losses/{k}": v for k, v in means.items()
+    }
 
 
 @pytest.mark.parametrize("method", ["dpo", "sft", "kto"])
@@ -146,11 +148,11 @@ def test_over_and_under_fitted_tasks_are_named() -> None:
     assert fine is not None
     assert fine.severity == "good"
     peak, end = record(5, (0.9, 0.85, 0.95), (0.5, 0.4, 0.6)), record(9, (0.7, 0.6, 0.8), (0.55, 0.45, 0.65))
-    found = tasks(Curves([], [start, peak, end], FACTS))
-    assert found is not None
-    assert found.severity == "watch"
-    assert "over-fitted: a (0.900 to 0.700)" in found.title
-    assert "under-fitted: b (0.55" in found.title
+    finding = tasks(Curves([], [start, peak, end], FACTS))
+    assert finding is not None
+    assert finding.severity == "watch"
+    assert "over-fitted: a (0.900 to 0.700)" in finding.title
+    assert "under-fitted: b (0.55" in finding.title
     assert tasks(Curves([], [start, end], {})) is None
     (section,) = sections(FACTS, [start, end])
     assert section.table is not None
