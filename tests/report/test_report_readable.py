@@ -31,15 +31,15 @@ def wild(n=60, since=20):
 def labels(drawing):
     """The texts that always show, as (words, box), by the size of a letter that the charts reckon with."""
     always = re.sub(r'<g class="col">.*?</g></g>', "", drawing)
-    found = []
+    boxes = []
     for css, x, y, anchor, words in re.findall(
         r'<text class="([^"]*)" x="([-\d.]+)" y="([-\d.]+)"(?: text-anchor="(\w+)")?>([^<]*)</text>', always
     ):
         del css
         width, left = len(unescape(words)) * 5.9, float(x)
         left -= {"end": width, "middle": width / 2}.get(anchor, 0.0)
-        found.append((unescape(words), (left, float(y) - 9.0, left + width, float(y) + 2.0)))
-    return found
+        boxes.append((unescape(words), (left, float(y) - 9.0, left + width, float(y) + 2.0)))
+    return boxes
 
 
 def collisions(drawing):
@@ -201,10 +201,10 @@ def method(n_seeds):
 def test_two_seeds_are_drawn_and_have_no_band(n, has_band, drawn):
     made = method(n)
     assert bool(way(made, "kl", "r").low) == has_band
-    found = seeds(made, "kl", "r", 3)
-    assert [s.mark for s in found] == ["faint"] * drawn
+    lines = seeds(made, "kl", "r", 3)
+    assert [s.mark for s in lines] == ["faint"] * drawn
     if drawn:
-        assert found[1].points == ((1.1, 2.0), (2.1, 3.0))
+        assert lines[1].points == ((1.1, 2.0), (2.1, 3.0))
 
 
 def test_the_furthest_value_of_a_stray_is_the_furthest_one_among_negative_numbers_too():
