@@ -25,13 +25,13 @@ def test_accuracy_is_over_prompts():
     rows = [
         scored(f"{k}-{n}", f"Q{k}", (1.0, 0.0) if k % 4 else (0.0, 1.0), FIRST) for k in range(40) for n in range(3)
     ]
-    found = assess(rows).accuracy
-    assert found is not None
-    assert (found.value, found.n, found.prompts) == (0.75, 120, 40)
-    assert found.interval == pytest.approx(wilson(30, 40), abs=0.012)
+    accuracy = assess(rows).accuracy
+    assert accuracy is not None
+    assert (accuracy.value, accuracy.n, accuracy.prompts) == (0.75, 120, 40)
+    assert accuracy.interval == pytest.approx(wilson(30, 40), abs=0.012)
     facts = assess(rows).facts()
     assert facts["accuracy"] == {
-        "value": 0.75, "low": found.interval[0], "high": found.interval[1], "n": 120, "prompts": 40
+        "value": 0.75, "low": accuracy.interval[0], "high": accuracy.interval[1], "n": 120, "prompts": 40
     }  # fmt: skip
     assert facts["calibration"]["n"] == 120
     assert facts["calibration"]["prompts"] == 40
@@ -47,29 +47,29 @@ def test_pairs_count_by_their_weight_and_equal_scores_half():
         scored("c", "C", (1.0, 1.0), FIRST),
         scored("d", "D", (5.0, 1.0), Comparison(0, 1, "tie")),
     ]
-    found = assess(rows).accuracy
-    assert found is not None
-    assert found.value == pytest.approx((1 + 2 / 3 + 1 / 2) / 3)
-    assert (found.n, found.prompts) == (5, 3)
+    accuracy = assess(rows).accuracy
+    assert accuracy is not None
+    assert accuracy.value == pytest.approx((1 + 2 / 3 + 1 / 2) / 3)
+    assert (accuracy.n, accuracy.prompts) == (5, 3)
 
 
 def test_a_score_that_goes_against_people_is_told_so():
     """Signs: score falls with length, and agrees with no vote."""
     rows = [scored(f"{k}", f"Q{k}", (2.0 + 0.1 * k, 1.0), Comparison(0, 1, "second")) for k in range(12)]
-    found = assess(rows)
-    assert found.accuracy is not None
-    assert found.accuracy.value == 0.0
-    assert found.length is not None
-    assert found.length.slope < 0
-    assert found.length.slope == pytest.approx(1.0 - (2.0 + 0.1 * 5.5))
+    result = assess(rows)
+    assert result.accuracy is not None
+    assert result.accuracy.value == 0.0
+    assert result.length is not None
+    assert result.length.slope < 0
+    assert result.length.slope == pytest.approx(1.0 - (2.0 + 0.1 * 5.5))
 
 
 def test_annotators_agreement_is_over_prompts():
     votes = [Comparison(0, 1, "first", annotator="ada") for _ in range(5)]
     rows = [scored(f"{k}", f"Q{k}", (1.0, 0.0) if k else (0.0, 1.0), *votes) for k in range(4)]
-    found = assess(rows).annotators["ada"]
-    assert (found.value, found.n, found.prompts) == (0.75, 20, 4)
-    assert found.interval[1] - found.interval[0] > np.subtract(*wilson(15, 20)[::-1]) + 0.2
+    agreement = assess(rows).annotators["ada"]
+    assert (agreement.value, agreement.n, agreement.prompts) == (0.75, 20, 4)
+    assert agreement.interval[1] - agreement.interval[0] > np.subtract(*wilson(15, 20)[::-1]) + 0.2
 
 
 def test_a_small_sample_is_not_called_a_bad_model():
@@ -81,13 +81,13 @@ def test_a_small_sample_is_not_called_a_bad_model():
         scored(f"{k}", f"Q{k}", (g, 0.0), Comparison(0, 1, "first" if ok else "second"))
         for k, (g, ok) in enumerate(zip(gaps, right, strict=True))
     ]
-    found = assess(rows)
-    assert found.calibration is not None
-    assert found.calibration.null == pytest.approx(0.21, abs=0.03)
-    words = [line for line in lines(found) if line.startswith("calibration")] + [sections(found)[0].text]
+    result = assess(rows)
+    assert result.calibration is not None
+    assert result.calibration.null == pytest.approx(0.21, abs=0.03)
+    words = [line for line in lines(result) if line.startswith("calibration")] + [sections(result)[0].text]
     for said in words:
         assert "on 20 pairs" in said
-        assert f"would show about {found.calibration.null:.3f} here" in said
+        assert f"would show about {result.calibration.null:.3f} here" in said
         assert "within what chance explains" in said
-        assert f"({found.calibration.ece_low:.3f} to {found.calibration.ece_high:.3f})" in said
-    assert math.isfinite(found.calibration.brier)
+        assert f"({result.calibration.ece_low:.3f} to {result.calibration.ece_high:.3f})" in said
+    assert math.isfinite(result.calibration.brier)

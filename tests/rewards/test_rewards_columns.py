@@ -141,8 +141,8 @@ def heard_by(world: Path) -> list[Any]:
 def test_columns_that_are_asked_for_are_kept_whatever_their_size_and_name(world: Path):
     with pytest.raises(AfzalError, match="'solution' may change"):
         data.read("rows.jsonl")
-    found = data.read("rows.jsonl", asked=Asked(("solution",))).items
-    assert found[1].extra["solution"] == "00" + "x" * 300
+    items = data.read("rows.jsonl", asked=Asked(("solution",))).items
+    assert items[1].extra["solution"] == "00" + "x" * 300
     (world / "gsm.jsonl").write_text('{"question": "2+2?", "answer": "4"}\n{"question": "1+2?", "answer": "3"}\n')
     assert [i.extra["answer"] for i in data.read("gsm.jsonl", asked=Asked(("answer",))).items] == ["4", "3"]
     assert "answer" not in data.read("gsm.jsonl").items[0].extra
@@ -253,8 +253,8 @@ def test_comparisons_give_rewards_and_judges_the_columns_of_the_prompt(world: Pa
     study = {"model": "model", "prompts": plain_prompts(world), "rewards": {"noted": "functions.py:noted"}}
     study |= {"seeds": [0], "methods": [{"name": "best", "best_of": [2]}], "judges": {"j": "functions.py:noted"}}
     study |= {"sample_tokens": 3, "samples": 2}
-    found = afzal.api.compare(study, out="study", say=lambda line: None)
-    rewards = json.dumps(found.body)
+    report = afzal.api.compare(study, out="study", say=lambda line: None)
+    rewards = json.dumps(report.body)
     assert '"noted"' in rewards
 
 

@@ -99,12 +99,12 @@ def test_a_reward_model_gives_its_mean_head_less_its_shift(folder):
     """Against the model itself, one answer at a time; an answer of nothing is its end mark."""
     prompts = ["why?", "why?", "how so?", "why?"]
     answers = [" yes", " because it is so", " no", ""]
-    found = reward_source(str(folder / "judge"))(prompts, answers)
+    scores = reward_source(str(folder / "judge"))(prompts, answers)
     model, tokenizer = load_reward_model(str(folder / "judge")), byte_tokenizer()
-    assert found == pytest.approx(
+    assert scores == pytest.approx(
         [_alone(model, tokenizer, p + a) - 0.25 for p, a in zip(prompts, answers, strict=True)], abs=1e-5
     )
-    assert all(math.isfinite(x) for x in found)
+    assert all(math.isfinite(x) for x in scores)
 
 
 def test_an_answer_that_was_cut_is_read_without_an_end_mark(folder):
@@ -113,10 +113,10 @@ def test_an_answer_that_was_cut_is_read_without_an_end_mark(folder):
     source = reward_source(str(folder / "judge"))
     model, tokenizer = load_reward_model(str(folder / "judge")), byte_tokenizer()
     alone = [_alone(model, tokenizer, f"why?{a}", end=e or not a) for a, e in zip(answers, ended, strict=True)]
-    found = source(prompts, answers, ended)
-    assert found == pytest.approx([x - 0.25 for x in alone], abs=1e-5)
-    assert abs(found[1] - found[2]) > 1e-3
-    assert source(prompts, answers, [True] * 4) == source(prompts, answers) != found
+    scores = source(prompts, answers, ended)
+    assert scores == pytest.approx([x - 0.25 for x in alone], abs=1e-5)
+    assert abs(scores[1] - scores[2]) > 1e-3
+    assert source(prompts, answers, [True] * 4) == source(prompts, answers) != scores
 
 
 def test_a_run_that_named_its_end_mark_is_read_with_it(folder, tmp_path):
