@@ -87,19 +87,19 @@ def test_env_for_people_and_programs(capsys):
     text = capsys.readouterr().out
     assert [line for line in text.splitlines() if not line.startswith(" ")] == ["versions:", "hardware:", "extras:"]
     assert main(["env", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["versions"]["torch"] in text
-    assert found["hardware"]["cpus"] >= 1
-    assert found["extras"].keys() == extras().keys()
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["versions"]["torch"] in text
+    assert printed["hardware"]["cpus"] >= 1
+    assert printed["extras"].keys() == extras().keys()
 
 
 def test_env_asks_torch_only_when_told(capsys):
     import torch
 
     assert main(["env", "--torch", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)["torch"]
-    assert found["threads"] == torch.get_num_threads()
-    assert len(found["devices"]) == torch.cuda.device_count()
+    printed = json.loads(capsys.readouterr().out)["torch"]
+    assert printed["threads"] == torch.get_num_threads()
+    assert len(printed["devices"]) == torch.cuda.device_count()
 
 
 def test_extras_name_what_is_missing(monkeypatch):
@@ -124,10 +124,10 @@ def test_listing_a_run_reads_no_more_than_the_end_of_its_log(tmp_path, monkeypat
                 runs.atomic_write(run.path / "run.json", json.dumps(facts))
     parsed = []
     monkeypatch.setattr(files, "_parse", lambda line, parse=files._parse: parsed.append(line) or parse(line))
-    found = {run.name: (run.latest("eval"), run.latest("train")) for run in runs.find(tmp_path)}
-    assert found["evaluated"][0] == {"kind": "eval", "step": 0, "loss": 0.5}
-    assert found["plain"][0] == found["older"][0] == {}
-    assert [trained for _, trained in found.values()] == [updates[-1]] * 3
+    latest = {run.name: (run.latest("eval"), run.latest("train")) for run in runs.find(tmp_path)}
+    assert latest["evaluated"][0] == {"kind": "eval", "step": 0, "loss": 0.5}
+    assert latest["plain"][0] == latest["older"][0] == {}
+    assert [trained for _, trained in latest.values()] == [updates[-1]] * 3
     assert sum(map(len, parsed)) < 4 * 65536  # of 3 x 180 kB
 
 

@@ -56,8 +56,8 @@ def test_processors_are_those_of_the_affinity_and_no_more_than_the_share(
     ],
 )
 def test_a_containers_memory_is_read_of_both_kinds_of_groups(files: dict[str, str], limit: int | None, tmp_path: Path):
-    found = environment.memory_limits(_group(tmp_path, files), "0::/\n")
-    assert [group.limit for group in found] == ([] if limit is None else [limit])
+    groups = environment.memory_limits(_group(tmp_path, files), "0::/\n")
+    assert [group.limit for group in groups] == ([] if limit is None else [limit])
 
 
 NESTED = "4:memory,x:/slurm/job_7/step_0\n1:cpu:/\n0::/slurm/job_7/step_0\n"
@@ -77,9 +77,9 @@ NESTED = "4:memory,x:/slurm/job_7/step_0\n1:cpu:/\n0::/slurm/job_7/step_0\n"
     ],
 )
 def test_limits_of_all_groups_above_a_process_are_read(files: dict[str, str], limits: list[int], tmp_path: Path):
-    found = environment.memory_limits(_group(tmp_path, files), NESTED)
-    assert [group.limit for group in found] == limits
-    assert all(group.used.parent == group.stat.parent for group in found)
+    groups = environment.memory_limits(_group(tmp_path, files), NESTED)
+    assert [group.limit for group in groups] == limits
+    assert all(group.used.parent == group.stat.parent for group in groups)
 
 
 def test_memory_is_the_smallest_of_the_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
