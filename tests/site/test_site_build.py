@@ -99,10 +99,10 @@ def python() -> str | None:
     own = ROOT / ".venv-docs" / "bin" / "python"
     for candidate in (sys.executable, str(own)):
         if Path(candidate).exists():
-            found = subprocess.run(
+            result = subprocess.run(
                 [candidate, "-c", "import sphinx, myst_parser, furo"], capture_output=True, check=False
             )
-            if found.returncode == 0:
+            if result.returncode == 0:
                 return candidate
     return None
 
