@@ -69,18 +69,18 @@ def test_alike_comparisons_are_pooled():
 
 def test_models_that_never_met_are_named():
     played = bt.games([0, 1, 2, 3], [1, 0, 3, 2], [1, 1, 1, 1], "abcd", 4)
-    found = bt.connection(played)
-    assert found.groups == ((0, 1), (2, 3))
-    assert not found.whole
+    links = bt.connection(played)
+    assert links.groups == ((0, 1), (2, 3))
+    assert not links.whole
     with pytest.raises(ValueError, match="no finite maximum"):
         bt.strengths(played)
 
 
 def test_a_model_that_never_lost_has_no_strength():
     played = bt.games([0, 0, 1, 2], [1, 2, 2, 1], [1, 1, 1, 1], "abcd", 3)
-    found = bt.connection(played)
-    assert (found.groups, found.parts) == (((0, 1, 2),), ((0,), (1, 2)))
-    assert (found.unbeaten, found.winless) == ((0,), ())
+    links = bt.connection(played)
+    assert (links.groups, links.parts) == (((0, 1, 2),), ((0,), (1, 2)))
+    assert (links.unbeaten, links.winless) == ((0,), ())
     with pytest.raises(ValueError, match="no finite maximum"):
         bt.strengths(played)
     drawn_in = bt.strengths(played, ridge=0.1).theta
@@ -89,8 +89,8 @@ def test_a_model_that_never_lost_has_no_strength():
 
 
 def test_a_model_that_never_won_is_named_too():
-    found = bt.connection(bt.games([0, 1, 0, 1], [1, 0, 2, 2], [1, 1, 1, 1], "abcd", 3))
-    assert (found.unbeaten, found.winless) == ((), (2,))
+    links = bt.connection(bt.games([0, 1, 0, 1], [1, 0, 2, 2], [1, 1, 1, 1], "abcd", 3))
+    assert (links.unbeaten, links.winless) == ((), (2,))
 
 
 def test_one_tie_connects_both_ways():
@@ -182,7 +182,7 @@ def test_many_comparisons_come_to_rest(seed):
     won = generator.binomial(n, 1 / (1 + np.exp(theta[j] - theta[i]))).astype(float)
     ends, prompts = (np.tile(i, 2), np.tile(j, 2)), np.zeros(2 * len(i), np.int64)
     played = bt.Games(*ends, np.repeat([1.0, 0.0], len(i)), np.concatenate([won, n - won]), prompts, 10)
-    found = bt.strengths(played).theta
-    assert found == pytest.approx(theta, abs=0.02)
+    fitted = bt.strengths(played).theta
+    assert fitted == pytest.approx(theta, abs=0.02)
     tenth = bt.strengths(replace(played, weight=played.weight / 10)).theta
-    assert found == pytest.approx(tenth, abs=1e-8)
+    assert fitted == pytest.approx(tenth, abs=1e-8)

@@ -13,14 +13,14 @@ from afzal.stats.intervals import wilson
 
 def test_three_pairs_by_hand():
     gaps = np.array([math.log(3), -math.log(3), 0.0])  # favours the first at .75, the second at .75, neither
-    found = calibration(gaps, np.array([1.0, 1.0, 0.5]))
-    assert found.brier == pytest.approx((0.25**2 + 0.75**2 + 0) / 3)
-    assert found.log_loss == pytest.approx((-math.log(0.75) - math.log(0.25) + math.log(2)) / 3)
-    assert [(b.n, b.confidence, b.right) for b in found.bins] == [
+    result = calibration(gaps, np.array([1.0, 1.0, 0.5]))
+    assert result.brier == pytest.approx((0.25**2 + 0.75**2 + 0) / 3)
+    assert result.log_loss == pytest.approx((-math.log(0.75) - math.log(0.25) + math.log(2)) / 3)
+    assert [(b.n, b.confidence, b.right) for b in result.bins] == [
         (1, pytest.approx(0.5), 0.5),
         (2, pytest.approx(0.75), 0.5),
     ]
-    assert found.ece == pytest.approx(2 / 3 * 0.25)
+    assert result.ece == pytest.approx(2 / 3 * 0.25)
 
 
 def test_a_coin_on_certain_labels_has_a_brier_score_of_a_quarter():
@@ -58,9 +58,9 @@ def test_bradley_terry_labels_are_calibrated_and_doubled_scores_are_not():
 
 
 def test_extreme_gaps_stay_finite():
-    found = calibration(np.array([1e6, -1e6]), np.array([1.0, 1.0]))
-    assert found.log_loss == pytest.approx(5e5)
-    assert (found.ece, found.brier) == (0.5, 0.5)
+    result = calibration(np.array([1e6, -1e6]), np.array([1.0, 1.0]))
+    assert result.log_loss == pytest.approx(5e5)
+    assert (result.ece, result.brier) == (0.5, 0.5)
     with pytest.raises(ValueError, match="at least one pair"):
         calibration(np.zeros(0), np.zeros(0))
 
@@ -69,12 +69,12 @@ def test_trend_is_the_least_squares_line():
     rng = np.random.default_rng(2)
     x = rng.integers(1, 60, 80)
     y = 0.03 * x + rng.normal(size=80)
-    found, expected = trend(x, y), stats.linregress(x, y)
-    assert found is not None
-    assert (found.slope, found.slope_se, found.correlation) == pytest.approx(
+    line, expected = trend(x, y), stats.linregress(x, y)
+    assert line is not None
+    assert (line.slope, line.slope_se, line.correlation) == pytest.approx(
         (expected.slope, expected.stderr, expected.rvalue)
     )
-    assert found.n == 80
+    assert line.n == 80
 
 
 @pytest.mark.parametrize(("x", "y"), [([1, 2], [1, 2]), ([5, 5, 5], [1, 2, 3]), ([1, 2, 3], [4, 4, 4]), ([], [])])
@@ -86,27 +86,27 @@ def test_chance_alone_makes_an_error_and_its_size_is_exact():
     """Eight pairs at confidence 3/4: the number that is right is binomial(8, 3/4)."""
     k = np.arange(9)
     exact = float(stats.binom.pmf(k, 8, 0.75) @ np.abs(k / 8 - 0.75))
-    found = calibration(np.full(8, math.log(3)), np.array([1.0] * 6 + [0.0] * 2))
-    assert found.ece == pytest.approx(0.0, abs=1e-12)
-    assert found.null == pytest.approx(exact, abs=0.01)
-    assert found.null_high == pytest.approx(0.375, abs=1e-9)  # 3 or fewer of 8 right: .027; 4 or fewer: .114
-    assert (found.n, found.prompts, found.ece_low) == (8, 8, 0.0)
+    result = calibration(np.full(8, math.log(3)), np.array([1.0] * 6 + [0.0] * 2))
+    assert result.ece == pytest.approx(0.0, abs=1e-12)
+    assert result.null == pytest.approx(exact, abs=0.01)
+    assert result.null_high == pytest.approx(0.375, abs=1e-9)  # 3 or fewer of 8 right: .027; 4 or fewer: .114
+    assert (result.n, result.prompts, result.ece_low) == (8, 8, 0.0)
 
 
 def test_the_null_is_the_mean_error_of_calibrated_models_with_few_pairs_and_repeated_prompts():
     """20 pairs of a perfectly calibrated model have an error of .216; 100 pairs of 20 prompts one of about .1."""
     rng = np.random.default_rng(0)
     for per_prompt, n, mean in ((1, 20, 0.216), (5, 100, 0.105)):
-        found = []
+        results = []
         for _ in range(150):
             gaps = rng.normal(0, 1.5, n)
             together = math.sqrt(0.5) * (np.repeat(rng.normal(size=n // per_prompt), per_prompt) + rng.normal(size=n))
             p = (stats.norm.cdf(together) < 1 / (1 + np.exp(-gaps))).astype(float)
-            found.append(calibration(gaps, p, np.arange(n) // per_prompt))
-        assert np.mean([c.ece for c in found]) == pytest.approx(mean, abs=0.01)
-        assert np.mean([c.null for c in found]) == pytest.approx(np.mean([c.ece for c in found]), abs=0.01)
-        assert np.mean([c.ece > c.null_high for c in found]) < 0.06
-        assert np.mean([c.ece_low == 0 for c in found]) > 0.94
+            results.append(calibration(gaps, p, np.arange(n) // per_prompt))
+        assert np.mean([c.ece for c in results]) == pytest.approx(mean, abs=0.01)
+        assert np.mean([c.null for c in results]) == pytest.approx(np.mean([c.ece for c in results]), abs=0.01)
+        assert np.mean([c.ece > c.null_high for c in results]) < 0.06
+        assert np.mean([c.ece_low == 0 for c in results]) > 0.94
 
 
 def test_the_error_agrees_with_the_exact_one_of_the_enumerable_language():
@@ -127,12 +127,12 @@ def test_the_error_agrees_with_the_exact_one_of_the_enumerable_language():
         truth = float(np.abs(exact).sum())
         first, second = (rewards[which, language.sample(policy, which, rng)] for _ in range(2))
         p = (rng.random(len(which)) < 1 / (1 + np.exp(second - first))).astype(float)
-        found = calibration(factor * (first - second), p, which.tolist())
-        assert found.ece_low is not None
-        assert found.ece_high is not None
-        assert found.ece_low <= truth <= found.ece_high
-        assert found.ece == pytest.approx(truth, abs=0.04)
-        assert (found.ece > found.null_high) == (factor > 1)
+        result = calibration(factor * (first - second), p, which.tolist())
+        assert result.ece_low is not None
+        assert result.ece_high is not None
+        assert result.ece_low <= truth <= result.ece_high
+        assert result.ece == pytest.approx(truth, abs=0.04)
+        assert (result.ece > result.null_high) == (factor > 1)
 
 
 def test_a_weight_counts_as_that_many_pairs_and_none_as_no_pair():
@@ -146,14 +146,14 @@ def test_a_weight_counts_as_that_many_pairs_and_none_as_no_pair():
 
 def test_a_bin_has_the_interval_of_its_prompts():
     gaps, p = np.full(40, 1.0), (np.arange(40) // 4 % 5 > 0).astype(float)
-    (found,) = calibration(gaps, p, (np.arange(40) // 4).tolist()).bins
-    assert (found.n, found.right) == (40, 0.8)
-    assert (found.right_low, found.right_high) == pytest.approx(wilson(8, 10), abs=0.05)
+    (only,) = calibration(gaps, p, (np.arange(40) // 4).tolist()).bins
+    assert (only.n, only.right) == (40, 0.8)
+    assert (only.right_low, only.right_high) == pytest.approx(wilson(8, 10), abs=0.05)
 
 
 def test_one_prompt_has_no_interval():
-    found = calibration(np.array([1.0, 2.0]), np.array([1.0, 0.0]), ["a", "a"])
-    assert (found.ece_low, found.ece_high, found.prompts) == (None, None, 1)
+    result = calibration(np.array([1.0, 2.0]), np.array([1.0, 0.0]), ["a", "a"])
+    assert (result.ece_low, result.ece_high, result.prompts) == (None, None, 1)
 
 
 def test_a_slope_knows_that_points_share_prompts():
@@ -161,18 +161,18 @@ def test_a_slope_knows_that_points_share_prompts():
     rng = np.random.default_rng(4)
     x, prompt = rng.normal(size=30), np.arange(30) // 3
     y = 0.5 * x + rng.normal(size=10)[prompt]
-    found = trend(x, y, prompt.tolist())
-    assert found is not None
+    line = trend(x, y, prompt.tolist())
+    assert line is not None
     without = np.array([np.polyfit(x[prompt != k], y[prompt != k], 1)[0] for k in range(10)])
     error = math.sqrt(9 / 10 * ((without - np.polyfit(x, y, 1)[0]) ** 2).sum())
-    assert found.slope_se == pytest.approx(error)
-    assert (found.low, found.high) == pytest.approx(stats.t.interval(0.95, 9, found.slope, error))
+    assert line.slope_se == pytest.approx(error)
+    assert (line.low, line.high) == pytest.approx(stats.t.interval(0.95, 9, line.slope, error))
     again = trend(np.tile(x, 4), np.tile(y, 4), np.tile(prompt, 4).tolist())
     alone, alone_again = trend(x, y), trend(np.tile(x, 4), np.tile(y, 4))
     assert again is not None
     assert alone is not None
     assert alone_again is not None
-    assert again.slope_se == pytest.approx(found.slope_se, rel=0.03)
+    assert again.slope_se == pytest.approx(line.slope_se, rel=0.03)
     assert alone_again.slope_se < 0.55 * alone.slope_se
     assert trend(x, y, [k % 2 for k in range(30)]) is None
 

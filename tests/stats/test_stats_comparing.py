@@ -38,14 +38,14 @@ def test_a_kl_that_goes_back_is_pooled_and_the_reward_plays_no_part():
 
 def test_noise_does_not_raise_the_reward_at_a_matched_kl():
     """20 snapshots that hover at 2 nats, where the reward is 2.00: the best crossing gives 2.17, the fit 2.00."""
-    rng, found = np.random.default_rng(0), []
+    rng, values = np.random.default_rng(0), []
     true = np.minimum(np.linspace(0, 1, 21) / 0.15, 2.02)
     for _ in range(400):
         kl, reward = (true + sd * rng.normal(size=21) * (true > 0) for sd in (0.1, 0.15))
         if (value := reward_at(kl.tolist(), reward, 2.0)) is not None:
-            found.append(value)
-    assert len(found) > 360
-    assert np.mean(found) == pytest.approx(2.0, abs=0.02)
+            values.append(value)
+    assert len(values) > 360
+    assert np.mean(values) == pytest.approx(2.0, abs=0.02)
 
 
 def test_matched_kl_agrees_with_the_exact_optimum_of_the_enumerable_language():
@@ -59,21 +59,21 @@ def test_matched_kl_agrees_with_the_exact_optimum_of_the_enumerable_language():
     at = next(k for k in range(len(kl)) if kl[k] > level)
     part = (level - kl[at - 1]) / (kl[at] - kl[at - 1])
     truth = (1 - part) * exact.expected(path[at - 1], rewards) + part * exact.expected(path[at], rewards)
-    which, found = np.repeat(np.arange(8), 40), []
+    which, values = np.repeat(np.arange(8), 40), []
     for _ in range(60):
         drawn = [language.sample(np.exp(p), which, rng) for p in path]
         sampled = [float((p - start)[which, y].mean()) for p, y in zip(path, drawn, strict=True)]
         if (weights := comparing.at_kl(sampled, level)) is not None:
-            found.append(float(weights @ [rewards[which, y].mean() for y in drawn]))
-    assert len(found) == 60
-    assert np.mean(found) == pytest.approx(truth, abs=3 * np.std(found) / math.sqrt(60) + 0.02)
+            values.append(float(weights @ [rewards[which, y].mean() for y in drawn]))
+    assert len(values) == 60
+    assert np.mean(values) == pytest.approx(truth, abs=3 * np.std(values) / math.sqrt(60) + 0.02)
 
 
 def test_intervals_over_seeds_are_students():
     values = [1.0, 2.0, 4.0]
     low, high = scipy.stats.t.interval(0.95, 2, loc=np.mean(values), scale=scipy.stats.sem(values))
-    found = intervals.over_seeds(values)
-    assert (found.value, found.low, found.high, found.n) == pytest.approx((7 / 3, low, high, 3))
+    mean = intervals.over_seeds(values)
+    assert (mean.value, mean.low, mean.high, mean.n) == pytest.approx((7 / 3, low, high, 3))
 
 
 def test_one_seed_has_no_interval_and_none_is_an_error():
@@ -85,7 +85,7 @@ def test_one_seed_has_no_interval_and_none_is_an_error():
 def test_the_bootstrap_over_prompts_takes_the_tails_that_students_t_would():
     """Hesterberg 2015: at n = 60, level Phi(-sqrt(60 / 59) 2.001) = .0219 in place of .025; scipy draws the same."""
     values = np.random.default_rng(0).gamma(2.0, size=60)
-    found = comparing.bootstrap(values, resamples=20_000, seed=1)
+    mean = comparing.bootstrap(values, resamples=20_000, seed=1)
     tail = scipy.stats.norm.cdf(-math.sqrt(60 / 59) * scipy.stats.t.ppf(0.975, 59))
     assert tail == pytest.approx(0.0219, abs=1e-4)
     theirs = scipy.stats.bootstrap(
@@ -96,20 +96,20 @@ def test_the_bootstrap_over_prompts_takes_the_tails_that_students_t_would():
         confidence_level=1 - 2 * tail,
         rng=np.random.default_rng(2),
     ).confidence_interval
-    assert found.value == pytest.approx(values.mean())
-    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=0.02)
+    assert mean.value == pytest.approx(values.mean())
+    assert (mean.low, mean.high) == pytest.approx((theirs.low, theirs.high), abs=0.02)
     assert comparing.bootstrap(values, resamples=500, seed=1) == comparing.bootstrap(values, resamples=500, seed=1)
 
 
 def test_over_seeds_and_prompts_by_hand():
     """Two seeds, two prompts, (1, 2; 3, 6): seed means 1.5, 4.5, prompt means 2, 4; the rest is .5 in every cell."""
-    found = comparing.over_seeds_and_prompts(np.array([[1.0, 2.0], [3.0, 6.0]]))
+    mean = comparing.over_seeds_and_prompts(np.array([[1.0, 2.0], [3.0, 6.0]]))
     seeds, prompts, noise = 4.5 / 2, 2.0 / 2, 4 * 0.25 / 4
     half = scipy.stats.t.ppf(0.975, 1) * math.sqrt(prompts + seeds - noise)
-    assert (found.value, found.low, found.high, found.n) == pytest.approx((3.0, 3 - half, 3 + half, 2))
+    assert (mean.value, mean.low, mean.high, mean.n) == pytest.approx((3.0, 3 - half, 3 + half, 2))
     # seeds that differ less than their noise: (1, 4; 2, 3) has equal means, so prompts alone count, 1.5 and 3.5
-    found = comparing.over_seeds_and_prompts(np.array([[1.0, 4.0], [2.0, 3.0]]))
-    assert found.high == pytest.approx(2.5 + scipy.stats.t.ppf(0.975, 1) * math.sqrt(2.0 / 2))
+    mean = comparing.over_seeds_and_prompts(np.array([[1.0, 4.0], [2.0, 3.0]]))
+    assert mean.high == pytest.approx(2.5 + scipy.stats.t.ppf(0.975, 1) * math.sqrt(2.0 / 2))
     alone = comparing.over_seeds_and_prompts(np.array([[1.0], [2.0], [4.0]]))
     assert (alone.low, alone.high) == pytest.approx(intervals.over_seeds([1.0, 2.0, 4.0]).ends)
 
@@ -117,8 +117,8 @@ def test_over_seeds_and_prompts_by_hand():
 def test_with_one_seed_the_prompts_are_what_there_is():
     values = np.array([[1.0, 2.0, 4.0]])
     low, high = scipy.stats.t.interval(0.95, 2, loc=values.mean(), scale=scipy.stats.sem(values[0]))
-    found = comparing.over_seeds_and_prompts(values)
-    assert (found.value, found.low, found.high, found.n) == pytest.approx((7 / 3, low, high, 3))
+    mean = comparing.over_seeds_and_prompts(values)
+    assert (mean.value, mean.low, mean.high, mean.n) == pytest.approx((7 / 3, low, high, 3))
     assert comparing.over_seeds_and_prompts(np.array([[2.0]])) == intervals.Interval(2.0, None, None, 1)
     same = comparing.over_seeds_and_prompts(np.ones((2, 3)))
     assert (same.low, same.high) == (1.0, 1.0)
@@ -181,11 +181,11 @@ def test_coupled_pairs_are_left_out_of_wins():
 
 
 def test_a_share_of_wins_is_over_prompts_and_never_without_width():
-    found = comparing.share_of_wins(np.array([1.0, 0.5, 0.0, 0.5]), 4)
-    assert (found.value, found.n) == (0.5, 4)
-    assert found.low is not None
-    assert found.high == pytest.approx(1 - found.low)
-    assert found.low < intervals.wilson(8, 16)[0]
+    share = comparing.share_of_wins(np.array([1.0, 0.5, 0.0, 0.5]), 4)
+    assert (share.value, share.n) == (0.5, 4)
+    assert share.low is not None
+    assert share.high == pytest.approx(1 - share.low)
+    assert share.low < intervals.wilson(8, 16)[0]
     always = comparing.share_of_wins(np.ones(20), 12)
     assert (always.value, always.high) == pytest.approx((1.0, 1.0))
     assert always.low == pytest.approx(intervals.wilson(20, 20)[0], abs=0.02)
@@ -212,8 +212,8 @@ def test_errors_are_those_of_prompts_not_of_answers():
 
 
 def test_totals_carry_sum_and_count():
-    found = comparing.total(np.array([[1.0, 2.0], [3.0, 6.0]]))
-    assert (found.sum, found.count, found.mean) == (12.0, 4, 3.0)
+    sums = comparing.total(np.array([[1.0, 2.0], [3.0, 6.0]]))
+    assert (sums.sum, sums.count, sums.mean) == (12.0, 4, 3.0)
     assert math.isnan(comparing.total(np.zeros((0, 2))).mean)
 
 
@@ -246,10 +246,10 @@ def test_best_of_n_gives_the_exact_reward_and_stays_below_its_bound_in_kl():
 
 
 def test_a_share_of_verdicts_of_one_seed_is_that_over_prompts_and_leaves_out_no_verdict():
-    found = comparing.share_of_verdicts(np.array([[1.0, 1.0, 0.0, 0.5, math.nan]]))
-    assert found is not None
-    assert (found.value, found.n) == (2.5 / 4, 4)
-    assert (found.low, found.high) == pytest.approx(intervals.wilson(2.5, 4))
+    share = comparing.share_of_verdicts(np.array([[1.0, 1.0, 0.0, 0.5, math.nan]]))
+    assert share is not None
+    assert (share.value, share.n) == (2.5 / 4, 4)
+    assert (share.low, share.high) == pytest.approx(intervals.wilson(2.5, 4))
     assert comparing.share_of_verdicts(np.full((2, 3), math.nan)) is None
 
 

@@ -130,10 +130,10 @@ def test_length_control_finds_what_is_left_of_a_win():
     generator = np.random.default_rng(1)
     gap = generator.normal(1.0, 1.0, 4000)
     odds = 0.5 + 1.5 * np.tanh(gap / gap.std(ddof=1))
-    found = judging.length_controlled(1 / (1 + np.exp(-odds)), gap, range(4000), resamples=20)
-    assert found.slope.value == pytest.approx(1.5, abs=1e-3)
-    assert found.controlled.value == pytest.approx(1 / (1 + math.exp(-0.5)), abs=1e-3)
-    assert found.raw.value > found.controlled.value
+    fit = judging.length_controlled(1 / (1 + np.exp(-odds)), gap, range(4000), resamples=20)
+    assert fit.slope.value == pytest.approx(1.5, abs=1e-3)
+    assert fit.controlled.value == pytest.approx(1 / (1 + math.exp(-0.5)), abs=1e-3)
+    assert fit.raw.value > fit.controlled.value
 
 
 def test_a_ridge_draws_the_slope_where_lengths_do_not_overlap():
@@ -238,10 +238,10 @@ def test_a_judge_beside_the_ceiling_of_people(shared):
     assert gap.value == pytest.approx(line["minus_human_ceiling"], abs=1e-4)
     assert [gap.low, gap.high] == pytest.approx(line["minus_human_ceiling_interval"], abs=0.01)
     for epsilon, expected in line["alt_test"].items():
-        found = judging.alt_test(verdicts, labels, epsilon=float(epsilon))
-        assert found.winning_rate == expected["winning_rate"]
-        assert found.advantage == pytest.approx(expected["advantage"], abs=1e-4)
-        assert found.passes == expected["passes"]
+        result = judging.alt_test(verdicts, labels, epsilon=float(epsilon))
+        assert result.winning_rate == expected["winning_rate"]
+        assert result.advantage == pytest.approx(expected["advantage"], abs=1e-4)
+        assert result.passes == expected["passes"]
 
 
 @pytest.mark.parametrize(("n", "narrower"), [(50, 0.827), (100, 0.845), (200, 0.869)])
@@ -253,9 +253,9 @@ def test_a_few_labels_and_a_judge_on_everything(shared, n, narrower):
     generator, covered, ratio = np.random.default_rng(0), 0, []
     for _ in range(400):
         drawn = generator.permutation(len(people))[:n]
-        found = judging.prediction_powered(people[drawn], judge[drawn], judge)
-        covered += found.value.low <= people.mean() <= found.value.high
-        ratio.append((found.value.high - found.value.low) / (found.people.high - found.people.low))
+        estimate = judging.prediction_powered(people[drawn], judge[drawn], judge)
+        covered += estimate.value.low <= people.mean() <= estimate.value.high
+        ratio.append((estimate.value.high - estimate.value.low) / (estimate.people.high - estimate.people.low))
     assert 0.93 <= covered / 400 <= 0.99
     assert np.mean(ratio) == pytest.approx(narrower, abs=0.02)
 
@@ -275,13 +275,13 @@ def test_length_control_on_pandalm(shared):
         score.append(points if ours else 1 - points)
         longer.append(gap if ours else -gap)
         of.append(prompt)
-    found, line = judging.length_controlled(np.array(score), np.array(longer), of), reference["length_control"]
-    assert found.raw.value == pytest.approx(line["win_rate"], abs=1e-4)
-    assert found.slope.value == pytest.approx(line["length_coefficient"], abs=1e-4)
-    assert found.controlled.value == pytest.approx(line["length_controlled_win_rate"], abs=1e-4)
-    interval = [found.controlled.low, found.controlled.high]
+    fit, line = judging.length_controlled(np.array(score), np.array(longer), of), reference["length_control"]
+    assert fit.raw.value == pytest.approx(line["win_rate"], abs=1e-4)
+    assert fit.slope.value == pytest.approx(line["length_coefficient"], abs=1e-4)
+    assert fit.controlled.value == pytest.approx(line["length_controlled_win_rate"], abs=1e-4)
+    interval = [fit.controlled.low, fit.controlled.high]
     assert interval == pytest.approx(line["length_controlled_interval"], abs=0.01)
-    assert not found.extrapolated
+    assert not fit.extrapolated
 
 
 def test_a_difference_that_is_the_same_on_every_prompt_is_not_certain():

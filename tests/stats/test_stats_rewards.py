@@ -32,11 +32,11 @@ def test_epic_sees_neither_scale_nor_a_constant_per_prompt(world):
 
 def test_epic_of_unrelated_rewards_is_the_root_of_a_half(world):
     r, prompts, rng = world
-    found = epic(r, rng.normal(size=X * Y), prompts)
-    assert found.value == pytest.approx(math.sqrt(0.5), abs=0.05)
-    low, high = found.ends
+    distance = epic(r, rng.normal(size=X * Y), prompts)
+    assert distance.value == pytest.approx(math.sqrt(0.5), abs=0.05)
+    low, high = distance.ends
     assert low < math.sqrt(0.5) < high
-    assert found.n == X
+    assert distance.n == X
 
 
 def test_epic_by_hand():
@@ -57,18 +57,18 @@ def test_ordering_is_that_of_scipy_within_prompts(world):
     rows = np.array(prompts)
     taus = [scipy_stats.kendalltau(r[rows == x], other[rows == x]).statistic for x in range(X)]
     rhos = [scipy_stats.spearmanr(r[rows == x], other[rows == x]).statistic for x in range(X)]
-    found = ordering(r, other, prompts)
-    assert found.kendall.value == pytest.approx(np.mean(taus), abs=1e-12)
-    assert found.spearman.value == pytest.approx(np.mean(rhos), abs=1e-12)
-    assert found.prompts == X
+    order = ordering(r, other, prompts)
+    assert order.kendall.value == pytest.approx(np.mean(taus), abs=1e-12)
+    assert order.spearman.value == pytest.approx(np.mean(rhos), abs=1e-12)
+    assert order.prompts == X
 
 
 def test_ordering_leaves_out_what_the_truth_does_not_order():
     truth, inferred = np.array([1.0, 1, 0, 5, 5]), np.array([3.0, 1, 2, 0, 9])
-    found = ordering(truth, inferred, ["a", "a", "a", "b", "b"])
+    order = ordering(truth, inferred, ["a", "a", "a", "b", "b"])
     # of prompt a the pairs (0, 2) right and (1, 2) wrong; of prompt b none
-    assert found.accuracy.value == 0.5
-    assert found.prompts == 1
+    assert order.accuracy.value == 0.5
+    assert order.prompts == 1
     assert ordering(truth, np.zeros(5), ["a"] * 5).accuracy.value == 0.5
     assert ordering(np.zeros(2), np.zeros(2), ["a", "a"]).accuracy is None
 
