@@ -43,10 +43,10 @@ def test_the_best_is_that_of_brute_force_on_random_candidates_with_ties_and_unkn
         goals, kls = rng.integers(0, 4, n) / 2.0, rng.integers(0, 5, n) / 2.0
         goals[rng.random(n) < 0.1] = math.nan
         kls[rng.random(n) < 0.1] = math.nan
-        found = [candidate(f"a{k}", g, x) for k, (g, x) in enumerate(zip(goals.tolist(), kls.tolist(), strict=True))]
-        inside = [c for c in found if c.kl.value <= 1.0 and c.goal.value == c.goal.value]
-        assert within(AIM, found) == inside
-        chosen = best(AIM, found)
+        arms = [candidate(f"a{k}", g, x) for k, (g, x) in enumerate(zip(goals.tolist(), kls.tolist(), strict=True))]
+        inside = [c for c in arms if c.kl.value <= 1.0 and c.goal.value == c.goal.value]
+        assert within(AIM, arms) == inside
+        chosen = best(AIM, arms)
         if chosen is None:
             nothing += 1
             assert inside == []
@@ -73,8 +73,8 @@ def test_a_candidate_is_the_mean_over_seeds_and_prompts_with_the_interval_over_b
 def test_a_win_rate_leaves_out_pairs_of_answers_that_share_random_numbers():
     ours, start = np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]])
     aim = Aim("win_rate", "gold", 1.0)
-    (found,) = candidates(aim, {"a": {0: [point(ours, 0.0)]}}, {0: answers(start, 0.0)})
-    assert found.goal.value == 0.5  # 1 against 1 and 0 against 0; the other pairs would have been 1 and 0
+    (only,) = candidates(aim, {"a": {0: [point(ours, 0.0)]}}, {0: answers(start, 0.0)})
+    assert only.goal.value == 0.5  # 1 against 1 and 0 against 0; the other pairs would have been 1 and 0
 
 
 def test_the_accuracy_of_one_seed_has_its_own_interval_and_of_several_that_over_seeds():
@@ -107,14 +107,14 @@ def test_the_difference_is_paired_by_seed_and_prompt():
     rewards = rng.normal(size=(2, 6, 3)) * 10
     theirs = {s: point(rewards[s], 0.5) for s in range(2)}
     ours = {s: point(rewards[s] + 0.25, 0.5) for s in range(2)}
-    found = difference(AIM, ours, theirs, {s: answers(rewards[s], 0.0) for s in range(2)})
-    assert found.value == pytest.approx(0.25)
-    assert found.ends == (pytest.approx(0.25), pytest.approx(0.25))
+    gain = difference(AIM, ours, theirs, {s: answers(rewards[s], 0.0) for s in range(2)})
+    assert gain.value == pytest.approx(0.25)
+    assert gain.ends == (pytest.approx(0.25), pytest.approx(0.25))
 
 
 def test_the_front_and_its_area_by_hand():
-    found = [candidate("a", 1.0, 0.25), candidate("b", 0.5, 0.25), candidate("c", 2.0, 0.5), candidate("d", 5.0, 2.0)]
-    on = front(AIM, found, 0.5)
+    arms = [candidate("a", 1.0, 0.25), candidate("b", 0.5, 0.25), candidate("c", 2.0, 0.5), candidate("d", 5.0, 2.0)]
+    on = front(AIM, arms, 0.5)
     assert on["on_front"] == [0, 2, 3]
     assert on["hypervolume"] == 0.25 * 0.5 + 0.5 * 1.5  # up to a KL of 1, above .5
 

@@ -70,15 +70,15 @@ def made(place, settings_of, tmp_path_factory) -> tuple[config.SweepConfig, list
 def test_the_choice_is_the_best_within_the_budget_of_all_measured_snapshots(made):
     """By brute force over the files of the answers."""
     out = Path(made[0].out)
-    found = {}
+    measured = {}
     for path in sorted((out / "measured").glob("a*-0-step-*.json")):
         body = json.loads(path.read_text())
-        found[path.name[:4], int(path.stem.rsplit("-", 1)[1])] = (
+        measured[path.name[:4], int(path.stem.rsplit("-", 1)[1])] = (
             float(np.mean(body["rewards"]["gold"])),
             float(np.mean(body["kl"])),
         )
-    assert len(found) == 8  # two snapshots of four arms
-    inside = {key: reward for key, (reward, kl) in found.items() if kl <= 1.0}
+    assert len(measured) == 8  # two snapshots of four arms
+    inside = {key: reward for key, (reward, kl) in measured.items() if kl <= 1.0}
     assert len(inside) > 0
     best = max(inside, key=inside.__getitem__)
     choice, arms = read(out)["choice"], by_name(out)
@@ -264,7 +264,7 @@ def test_kl_falls_with_beta_and_the_choice_is_the_exact_best(place, settings, tm
     arms, exactly = by_name(out), {}
     for name, arm in arms.items():
         for k, c in enumerate(arm["candidates"]):
-            found = []
+            per_seed = []
             for seed in (0, 1):
                 folder = out / "runs" / f"{name}-{seed}"
                 model = load_causal_model(str(folder))
@@ -272,8 +272,8 @@ def test_kl_falls_with_beta_and_the_choice_is_the_exact_best(place, settings, tm
                     state = checkpoint.load(folder / "checkpoints" / f"step-{c['steps'][0]:08d}")[0]["model"]
                     model.load_state_dict(state)
                 log_pi = exact.log_policy(model, prompts)
-                found.append((exact.expected(log_pi, rewards), exact.kl(log_pi, log_ref)))
-            exactly[name, k] = np.mean(found, axis=0)
+                per_seed.append((exact.expected(log_pi, rewards), exact.kl(log_pi, log_ref)))
+            exactly[name, k] = np.mean(per_seed, axis=0)
     for lr in space["lr"]:
         rows = sorted((a["values"]["beta"], exactly[a["name"], 1][1]) for a in arms.values() if a["values"]["lr"] == lr)
         kls = [kl for _, kl in rows]
@@ -369,12 +369,12 @@ def test_tpe_and_pruning_resume_the_way_they_went(settings, tmp_path):
 
 def _alive(mark: str) -> list[str]:
     """Processes that were started with a text in their environment."""
-    found = []
+    alive = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
             if mark.encode() in path.read_bytes():
-                found.append(path.parent.name)
-    return found
+                alive.append(path.parent.name)
+    return alive
 
 
 def _run(folder: Path, until: str | None, *more: str) -> str:

@@ -22,8 +22,8 @@ BATCH = Axis("batch_size", "list", (32, 64, 128))
 
 
 def test_a_grid_has_every_combination_the_last_axis_fastest():
-    found = grid([Axis("beta", "list", (0.1, 0.2)), Axis("lr", "log", (1e-6, 1e-4), points=3)])
-    assert [(p["beta"], p["lr"]) for p in found] == [
+    combinations = grid([Axis("beta", "list", (0.1, 0.2)), Axis("lr", "log", (1e-6, 1e-4), points=3)])
+    assert [(p["beta"], p["lr"]) for p in combinations] == [
         (beta, lr) for beta in (0.1, 0.2) for lr in (1e-6, pytest.approx(1e-5, rel=1e-3), 1e-4)
     ]
 
@@ -39,17 +39,17 @@ def test_shares_of_an_axis_by_hand():
 
 @pytest.mark.parametrize("points", [random_points, sobol_points])
 def test_draws_stay_within_the_axes_and_depend_on_the_seed_alone(points):
-    found = list(islice(points([BETA, LR, BATCH], 3), 100))
-    assert found == list(islice(points([BETA, LR, BATCH], 3), 100))
-    assert found[:10] != list(islice(points([BETA, LR, BATCH], 4), 10))
-    assert all(0.1 <= p["beta"] <= 0.5 and 1e-6 <= p["lr"] <= 1e-4 and p["batch_size"] in BATCH.values for p in found)
+    draws = list(islice(points([BETA, LR, BATCH], 3), 100))
+    assert draws == list(islice(points([BETA, LR, BATCH], 3), 100))
+    assert draws[:10] != list(islice(points([BETA, LR, BATCH], 4), 10))
+    assert all(0.1 <= p["beta"] <= 0.5 and 1e-6 <= p["lr"] <= 1e-4 and p["batch_size"] in BATCH.values for p in draws)
 
 
 def test_sobol_points_fill_both_halves_of_every_axis_evenly():
     """A power of two of its points has equally many in every half; independent draws have that by chance only."""
-    found = list(islice(sobol_points([BETA, LR], 0), 32))
-    assert sum(p["beta"] < 0.3 for p in found) == 16
-    assert sum(p["lr"] < 1e-5 for p in found) == 16
+    draws = list(islice(sobol_points([BETA, LR], 0), 32))
+    assert sum(p["beta"] < 0.3 for p in draws) == 16
+    assert sum(p["lr"] < 1e-5 for p in draws) == 16
 
 
 def test_size_of_a_space():
