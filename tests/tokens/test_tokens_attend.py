@@ -40,7 +40,7 @@ def allowed(shapes, window):
 
 def seen(plan, n):
     """What the plan lets every row position look at; -1 counts a key that is offered twice."""
-    found = np.zeros((n, n), dtype=int)
+    counts = np.zeros((n, n), dtype=int)
     slot = queries = keys = 0
     inverse = plan.inverse.numpy()
     real = {int(s): row for row, s in enumerate(inverse)}
@@ -55,10 +55,10 @@ def seen(plan, n):
                 if slot in real:
                     assert int(plan.queries[queries + a * q + b]) == real[slot]
                     for key in rows[a][mask[a, 0, b].numpy()]:
-                        found[real[slot], key] += 1
+                        counts[real[slot], key] += 1
                 slot += 1
         queries, keys = queries + g * q, keys + g * k
-    return found
+    return counts
 
 
 @settings(max_examples=60, deadline=None)

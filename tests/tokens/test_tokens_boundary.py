@@ -62,12 +62,12 @@ def _text(rng: random.Random) -> str:
 
 def _pairs(n: int, seed: int) -> list[tuple[str, str]]:
     rng = random.Random(seed)
-    found = []
-    while len(found) < n:
+    pairs = []
+    while len(pairs) < n:
         prompt, response = _text(rng), _text(rng)
         if response:
-            found.append((prompt, response))
-    return found
+            pairs.append((prompt, response))
+    return pairs
 
 
 def _tokenizer(name: str, shared: Callable[[], Path]) -> Any:

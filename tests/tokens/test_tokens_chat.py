@@ -34,11 +34,11 @@ def _item(prompt: tuple[Message, ...], *responses: tuple[Message, ...], **more: 
 def _runs(tokenizer: Any, encoded: Encoded, branch: int = 0) -> list[tuple[str, bool]]:
     """The branch as text, in runs of scored and unscored tokens."""
     (tree,) = encoded.trees
-    found = tree.branches[branch]
-    edges = np.flatnonzero(np.diff(found.scored.astype(int))) + 1
+    answer = tree.branches[branch]
+    edges = np.flatnonzero(np.diff(answer.scored.astype(int))) + 1
     return [
         (tokenizer.decode(ids), bool(scored[0]))
-        for ids, scored in zip(np.split(found.ids, edges), np.split(found.scored, edges), strict=True)
+        for ids, scored in zip(np.split(answer.ids, edges), np.split(answer.scored, edges), strict=True)
     ]
 
 

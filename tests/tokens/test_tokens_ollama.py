@@ -67,8 +67,8 @@ def go(text: str, messages: list[Message]) -> str:
 def talks(system: bool) -> list[list[Message]]:
     roles = ["user", "assistant"] * 3
     long = [Message(role, f"part {i}\nof it") for i, role in enumerate(roles[:5])]
-    found = [long[:1], long[:3], long]
-    return found + [[Message("system", "Be kind."), *talk] for talk in found if system]
+    chats = [long[:1], long[:3], long]
+    return chats + [[Message("system", "Be kind."), *talk] for talk in chats if system]
 
 
 @pytest.mark.parametrize("name", EXACT)
