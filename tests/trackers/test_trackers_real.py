@@ -24,12 +24,12 @@ Points = dict[str, list[tuple[int, float]]]
 
 
 def of_file(out: Path) -> Points:
-    found: Points = {}
+    points: Points = {}
     for line in (out / "metrics.jsonl").read_text().splitlines():
         told = Line.of(json.loads(line))
         for name, value in told.metrics.items():
-            found.setdefault(name, []).append((told.step, value))
-    return found
+            points.setdefault(name, []).append((told.step, value))
+    return points
 
 
 def of_tensorboard(out: Path, known: str) -> Points:
@@ -54,23 +54,23 @@ def of_mlflow(out: Path, known: str) -> Points:
 def of_trackio(out: Path, known: str) -> Points:
     from trackio.sqlite_storage import SQLiteStorage
 
-    found: Points = {}
+    points: Points = {}
     for row in SQLiteStorage.get_logs("afzal", known):
         for name, value in row.items():
             if name not in ("step", "timestamp"):
-                found.setdefault(name, []).append((row["step"], value))
-    return found
+                points.setdefault(name, []).append((row["step"], value))
+    return points
 
 
 def of_wandb(out: Path, known: str) -> Points:
-    found: Points = {}
+    points: Points = {}
     for path in sorted(Path.cwd().glob(f"wandb/offline-run-*/run-{known}.wandb")):
         for row in wandb_history(path):
             step = row.pop("train/global_step")
             for name, value in row.items():
                 if not name.startswith("_"):
-                    found.setdefault(name, []).append((step, value))
-    return found
+                    points.setdefault(name, []).append((step, value))
+    return points
 
 
 def wandb_history(path: Path) -> Iterator[dict[str, Any]]:
@@ -146,12 +146,12 @@ def test_a_tracker_has_what_the_metrics_have_also_of_a_resumed_run(
     out = recipes.train(made, resume=True)
     known = json.loads((out / NOTES).read_text())[name]
     assert known["id"] == first["id"]
-    wanted, found = of_file(out), READERS[name](out, known["id"])
+    wanted, tracked = of_file(out), READERS[name](out, known["id"])
     assert {key for key in wanted if key.startswith(("train/loss", "eval/"))}
-    assert found.keys() == wanted.keys()
+    assert tracked.keys() == wanted.keys()
     timed = {key for key in wanted if key.endswith("/seconds")}  # of a step computed again, the first time stays
     for key, points in wanted.items():
-        assert [step for step, _ in found[key]] == [step for step, _ in points], key
+        assert [step for step, _ in tracked[key]] == [step for step, _ in points], key
         if key not in timed:
             about = [value for _, value in points]
-            assert [value for _, value in found[key]] == pytest.approx(about, rel=1e-6, nan_ok=True), key
+            assert [value for _, value in tracked[key]] == pytest.approx(about, rel=1e-6, nan_ok=True), key
