@@ -46,8 +46,8 @@ def test_maml_and_fomaml_on_quadratics(a: float, steps: int):
 def test_maml_with_other_support_than_query():
     """d/dtheta of (phi - q)^2 / 2 with phi = theta - a (theta - s): (1 - a) (theta - a (theta - s) - q)."""
     a, support, query = 0.3, 2.0, -1.0
-    found = Adapting("maml", a).gradient({"w": THETA}, [quadratic(support)], quadratic(query))["w"]
-    assert torch.allclose(found, (1 - a) * (THETA - a * (THETA - support) - query), atol=1e-12)
+    gradient_of_w = Adapting("maml", a).gradient({"w": THETA}, [quadratic(support)], quadratic(query))["w"]
+    assert torch.allclose(gradient_of_w, (1 - a) * (THETA - a * (THETA - support) - query), atol=1e-12)
 
 
 def test_reptile_is_the_way_over_the_learning_rate():
@@ -158,10 +158,10 @@ def test_maml_is_the_derivative_of_the_adapted_loss(model: Any, name: str):
         query_loss(model, method, {n: w + s * h * way[n] for n, w in start.items()}, lesson, lr) for s in (1, -1)
     )
     slope = lambda g: sum(float((g[n] * way[n]).sum()) for n in way)  # noqa: E731
-    found, first = (slope(gradient(model, order, lr, lesson, name)) for order in ("maml", "fomaml"))
+    exact, first = (slope(gradient(model, order, lr, lesson, name)) for order in ("maml", "fomaml"))
     truth = (up - down) / (2 * h)
-    assert found == pytest.approx(truth, rel=1e-2)
-    assert abs(first - truth) > 4 * abs(found - truth)
+    assert exact == pytest.approx(truth, rel=1e-2)
+    assert abs(first - truth) > 4 * abs(exact - truth)
 
 
 def test_twice_differentiable_leaves_the_log_probs_alone(model: Any):
@@ -187,11 +187,11 @@ def test_weights_that_act_are_put_back(model: Any):
 def test_the_figures_of_an_update_are_means_over_tasks(model: Any):
     lesson = episodes(layout_of(model), 2)
     adapting, method = Adapting("fomaml", 0.5), method_of(model)
-    found = adapting.accumulate(model, method, lesson, None, trainable(model))
+    result = adapting.accumulate(model, method, lesson, None, trainable(model))
     start = {n: p.detach() for n, p in trainable(model).items()}
-    assert float(found.loss) == pytest.approx(query_loss(model, method, start, lesson, 0.5), rel=1e-5)
+    assert float(result.loss) == pytest.approx(query_loss(model, method, start, lesson, 0.5), rel=1e-5)
     support = [float(task_loss(model, method, start, e.support[0], {})[1]) for e in lesson.episodes]
-    total, n = found.metrics["support_loss"]
+    total, n = result.metrics["support_loss"]
     assert float(total / n) == pytest.approx(float(np.mean(support)), rel=1e-5)
 
 

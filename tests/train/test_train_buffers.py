@@ -46,11 +46,11 @@ def buffers(model: torch.nn.Module) -> dict[str, Tensor]:
     return {name: b.detach().clone() for name, b in model.named_buffers() if b.is_floating_point()}
 
 
-def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert found.keys() == expected.keys()
+def assert_same(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert actual.keys() == expected.keys()
     for name, value in expected.items():
-        assert found[name].dtype == value.dtype, name
-        assert torch.equal(found[name], value), name
+        assert actual[name].dtype == value.dtype, name
+        assert torch.equal(actual[name], value), name
 
 
 @pytest.mark.parametrize("offload", [False, True])
@@ -98,11 +98,11 @@ def test_logits_are_those_of_a_folder_loaded_in_bf16(family: str, tmp_path: Path
         assert torch.equal(model(ids).logits, expected)
         sharing, _ = choose_sharing(model)
         text = tree("one", ids[0, :1000].numpy(), [ids[0, 1000:].numpy()])
-        found = score(model, collate([text], sharing)).token_logps
+        scored = score(model, collate([text], sharing)).token_logps
     logps = expected[0, 999:-1].float().log_softmax(-1).gather(1, ids[0, 1000:, None])[:, 0]
     assert sharing == "shared"
-    assert float((found - logps).abs().max()) < 2**-4  # logits of up to 8, rounded to 8 bits
-    assert abs(float((found - logps).mean())) < 1e-3
+    assert float((scored - logps).abs().max()) < 2**-4  # logits of up to 8, rounded to 8 bits
+    assert abs(float((scored - logps).mean())) < 1e-3
 
 
 def test_weights_that_a_family_keeps_in_float32_are_not_rounded_either():

@@ -503,12 +503,12 @@ def test_kill_9_at_20_random_times_never_costs_an_acknowledged_checkpoint(tmp_pa
         rest = first + os.read(read, 1 << 20)
         os.close(read)
         reached = int.from_bytes(rest[-4:], "little")
-        found = newest_step(tmp_path)  # asserts that nothing had to be passed over
-        assert found is not None
-        assert found >= reached
-        loaded, state = checkpoint.load(tmp_path / f"step-{found:08d}")
-        assert same(loaded, content(found)[0])
-        assert state["step"] == found
+        newest = newest_step(tmp_path)  # asserts that nothing had to be passed over
+        assert newest is not None
+        assert newest >= reached
+        loaded, state = checkpoint.load(tmp_path / f"step-{newest:08d}")
+        assert same(loaded, content(newest)[0])
+        assert state["step"] == newest
     assert reached >= 20
 
 

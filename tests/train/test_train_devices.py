@@ -42,9 +42,9 @@ def _update(model, reference, name: str, sharing="shared") -> None:
     assert len(batches) > 1
     assert batches[0].ids.device == META
     method = Method.of(objective, None, reference if objective.needs_reference else None)
-    found = accumulate(model, method, Update(batches, batches if objective.statistic else [], 6))
+    result = accumulate(model, method, Update(batches, batches if objective.statistic else [], 6))
     trained = [p for p in model.parameters() if p.requires_grad]
-    assert found.loss.device == META
+    assert result.loss.device == META
     assert any(p.grad is not None for p in trained)
 
 

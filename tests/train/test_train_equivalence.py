@@ -211,8 +211,8 @@ def test_kto_on_paired_data_mixes_good_and_bad():
     [("constant", [0.5, 1.0, 1.0, 1.0, 1.0]), ("linear", [0.5, 1.0, 1.0, 2 / 3, 1 / 3])],
 )
 def test_learning_rate_schedule(schedule, expected):
-    found = [Settings(5, 1.0, warmup_steps=2, schedule=schedule).lr_at(s) for s in range(5)]
-    assert found == pytest.approx(expected)
+    rates = [Settings(5, 1.0, warmup_steps=2, schedule=schedule).lr_at(s) for s in range(5)]
+    assert rates == pytest.approx(expected)
 
 
 def test_cosine_ends_near_zero_and_halves_in_the_middle():

@@ -57,7 +57,7 @@ def trees() -> list[Tree]:
 def examples(models, trees) -> list[dict[str, float]]:
     """Per pair, from its two log-probs alone and with plain arithmetic: what an evaluation must be the mean of."""
     model, reference = models
-    found = []
+    singles = []
     for t in trees:
         (opinion,) = t.preferences
         batch = collate([t], "shared")
@@ -68,7 +68,7 @@ def examples(models, trees) -> list[dict[str, float]]:
         loss = sum(
             share * math.log1p(math.exp(-u)) for share, u in ((opinion.p, margin), (1 - opinion.p, -margin)) if share
         )
-        found.append(
+        singles.append(
             {
                 "loss": loss,
                 "weight": opinion.weight,
@@ -83,7 +83,7 @@ def examples(models, trees) -> list[dict[str, float]]:
                 "lengths/rejected": float(len(t.branches[opinion.j].ids)),
             }
         )
-    return found
+    return singles
 
 
 def expected(rows: list[dict[str, float]]) -> dict[str, float]:
@@ -101,9 +101,9 @@ def cut(trees: list[Tree], size: int) -> list[Batch]:
     return [collate(trees[a:b], "shared") for a, b in pairwise(edges)]
 
 
-def agree(found: dict[str, float], wanted: dict[str, float]) -> None:
+def agree(actual: dict[str, float], wanted: dict[str, float]) -> None:
     for name, value in wanted.items():
-        assert found[name] == pytest.approx(value, rel=1e-6, abs=1e-6), name
+        assert actual[name] == pytest.approx(value, rel=1e-6, abs=1e-6), name
 
 
 @pytest.mark.parametrize("size", BATCH_SIZES)
@@ -111,8 +111,8 @@ def agree(found: dict[str, float], wanted: dict[str, float]) -> None:
 def test_metrics_are_those_of_single_examples_however_they_are_batched(models, trees, examples, n, size):
     """A mean of batch means would be off from 2 batches on, and with a ragged one could even change sign."""
     model, reference = models
-    found = evaluate(model, dpo(reference), cut(trees[:n], size))
-    agree(found, expected(examples[:n]))
+    figures = evaluate(model, dpo(reference), cut(trees[:n], size))
+    agree(figures, expected(examples[:n]))
 
 
 @pytest.mark.parametrize("shares", SHARES)
@@ -124,8 +124,8 @@ def test_sums_and_counts_of_several_shares_add_up_to_the_same_metrics(models, tr
     for k in range(shares):
         for batch in cut(trees[:n][k::shares], 4):
             with torch.no_grad():
-                found = losses_of(method, judge(model, method, batch), {}, {})
-            add(together, {"loss": (found.sums[0].double(), found.counts[0].double()), **found.metrics})
+                losses = losses_of(method, judge(model, method, batch), {}, {})
+            add(together, {"loss": (losses.sums[0].double(), losses.counts[0].double()), **losses.metrics})
     agree(means(together), expected(examples[:n]))
 
 
@@ -193,9 +193,9 @@ def test_the_pull_of_length_is_that_of_margins_and_differences_in_tokens(models,
         margin, longer = float(reward[q.i] - reward[q.j]), len(t.branches[q.i].ids) - len(t.branches[q.j].ids)
         top, cross = top + q.weight * margin * longer, cross + q.weight * margin**2
         bottom += q.weight * longer**2
-    found = [evaluate(model, dpo(reference), cut(trees, size)) for size in (1, 5, 17)]
+    by_size = [evaluate(model, dpo(reference), cut(trees, size)) for size in (1, 5, 17)]
     name = "rewards/length_correlation"
-    for figures in found:
+    for figures in by_size:
         assert figures[name] == pytest.approx(top / math.sqrt(cross * bottom), rel=1e-4)
         assert figures[f"{name}_low"] < figures[name] < figures[f"{name}_high"]
-    assert abs(found[0][name]) > 0.03
+    assert abs(by_size[0][name]) > 0.03

@@ -238,26 +238,26 @@ def test_running_numbers_are_those_before_the_update_and_move_after_it():
     choose_sharing(other)
     method = Method.of(objectives.get("bco_pair"), {"beta": 1.0}, Frozen(other))
     update = feed.update(0)
-    found = accumulate(model, method, update, {"bco_pair/shift": 2.0})
+    result = accumulate(model, method, update, {"bco_pair/shift": 2.0})
     (batch,) = update.batches
     with torch.no_grad():
         rho = Frozen(model).score(batch).logps - Frozen(other).score(batch).logps
     good, bad = rho[0::2], rho[1::2]
     middle = 0.5 * float(good.mean() + bad.mean())
-    assert found.carried["bco_pair/shift"] == pytest.approx(0.9 * 2.0 + 0.1 * middle, rel=1e-5)
+    assert result.carried["bco_pair/shift"] == pytest.approx(0.9 * 2.0 + 0.1 * middle, rel=1e-5)
     expected = -(torch.nn.functional.logsigmoid(good - 2) + torch.nn.functional.logsigmoid(2 - bad)).mean()
-    assert float(found.loss) == pytest.approx(float(expected), rel=1e-5)
-    assert float(found.metrics["bco_pair/shift"][0]) == 2.0
+    assert float(result.loss) == pytest.approx(float(expected), rel=1e-5)
+    assert float(result.metrics["bco_pair/shift"][0]) == 2.0
 
 
 def test_perplexity_is_that_of_the_loss_per_token():
     model, *_ = scene()
     trees = [replace(only_branch(t, 0), preferences=(), labels=(True,)) for t in random_trees(3)]
-    found = evaluate(model, Method.of(objectives.get("sft")), [collate(trees, "shared")])
+    figures = evaluate(model, Method.of(objectives.get("sft")), [collate(trees, "shared")])
     with torch.no_grad():
         logps = Frozen(model).score(collate(trees, "shared")).token_logps
-    assert found["loss"] == pytest.approx(-float(logps.mean()), rel=1e-6)
-    assert found["perplexity"] == pytest.approx(math.exp(-float(logps.mean())), rel=1e-5)
+    assert figures["loss"] == pytest.approx(-float(logps.mean()), rel=1e-6)
+    assert figures["perplexity"] == pytest.approx(math.exp(-float(logps.mean())), rel=1e-5)
 
 
 def test_held_out_losses_of_a_sum_are_weighted():
@@ -266,10 +266,10 @@ def test_held_out_losses_of_a_sum_are_weighted():
     choose_sharing(other)
     batches = feed.update(0).batches
     both = Method(objectives.bind("0.25*dpo + 2*ipo", {"beta": 0.5}), Frozen(other))
-    found = evaluate(model, both, batches)
-    assert found["loss"] == pytest.approx(0.25 * found["loss/dpo"] + 2 * found["loss/ipo"])
+    figures = evaluate(model, both, batches)
+    assert figures["loss"] == pytest.approx(0.25 * figures["loss/dpo"] + 2 * figures["loss/ipo"])
     alone = evaluate(model, Method.of(objectives.get("ipo"), {"beta": 0.5}, Frozen(other)), batches)
-    assert found["loss/ipo"] == pytest.approx(alone["loss"])
+    assert figures["loss/ipo"] == pytest.approx(alone["loss"])
 
 
 def test_a_negative_estimate_of_the_kl_is_shown_as_0_and_a_positive_one_as_it_is():

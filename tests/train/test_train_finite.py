@@ -121,22 +121,22 @@ def scene() -> Scene:
     return Scene(model, method, Feed(random_trees(12), (), 4, 0, Layout("shared", 80)), {})
 
 
-def run(found: Scene, feed: Any, folder: Path) -> State:
+def run(world: Scene, feed: Any, folder: Path) -> State:
     """Train, with a checkpoint after every update."""
     state = State()
 
     def save(state: State) -> None:
-        checkpoint.save(folder, state.step, {"model": dict(found.model.named_parameters())}, {})
+        checkpoint.save(folder, state.step, {"model": dict(world.model.named_parameters())}, {})
 
-    optimizer = make_optimizer(trainable(found.model).values())
+    optimizer = make_optimizer(trainable(world.model).values())
     settings = Settings(steps=STEPS, lr=1e-3, save_every_steps=1)
-    fit(found.model, found.method, feed, optimizer, settings, hooks=Hooks(save=save), state=state)
+    fit(world.model, world.method, feed, optimizer, settings, hooks=Hooks(save=save), state=state)
     return state
 
 
 def test_the_control_runs_to_its_end(tmp_path: Path):
-    found = scene()
-    assert run(found, Tampered(found, STEPS, in_loss(math.nan)), tmp_path).step == STEPS
+    world = scene()
+    assert run(world, Tampered(world, STEPS, in_loss(math.nan)), tmp_path).step == STEPS
 
 
 def test_there_are_forty_cases():
@@ -145,13 +145,13 @@ def test_there_are_forty_cases():
 
 @pytest.mark.parametrize(("place", "value", "at"), CASES)
 def test_it_stops_in_the_same_update_before_the_weights_move(place: str, value: float, at: int, tmp_path: Path):
-    found = scene()
+    world = scene()
     with pytest.raises(AfzalError, match=rf"is not finite in update {at + 1} ") as caught:
-        run(found, Tampered(found, at, PLACES[place](value)), tmp_path)
+        run(world, Tampered(world, at, PLACES[place](value)), tmp_path)
     named = set(caught.value.where.removeprefix("rows ").split(", "))
-    assert named == set(found.feed.update(at).item_ids)
-    for name, weight in found.model.state_dict().items():
-        assert torch.equal(weight.view(torch.int32), found.before[name].view(torch.int32)), name
+    assert named == set(world.feed.update(at).item_ids)
+    for name, weight in world.model.state_dict().items():
+        assert torch.equal(weight.view(torch.int32), world.before[name].view(torch.int32)), name
     newest = checkpoint.newest(tmp_path, pytest.fail)
     assert (None if newest is None else checkpoint.step_of(newest)) == (at or None)
     if newest is not None:
@@ -170,10 +170,10 @@ def test_a_run_that_diverges_ends_with_exit_code_2_and_a_sound_checkpoint(tmp_pa
     assert "is not finite in update 2" in said
     assert "pairs.jsonl:" in said
     assert "Traceback" not in said
-    found = runs.open_run(tmp_path / "run")
-    assert found.facts()["status"] == "failed"
-    newest = checkpoint.newest(found.checkpoints, pytest.fail)
+    run_folder = runs.open_run(tmp_path / "run")
+    assert run_folder.facts()["status"] == "failed"
+    newest = checkpoint.newest(run_folder.checkpoints, pytest.fail)
     assert newest is not None
     assert checkpoint.step_of(newest) == 1
     assert all(bool(torch.isfinite(w).all()) for w in checkpoint.load(newest)[0]["model"].values())
-    assert not (found.path / "model.safetensors").exists()
+    assert not (run_folder.path / "model.safetensors").exists()

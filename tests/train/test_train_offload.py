@@ -35,7 +35,7 @@ def run(*, weights_away=False, reference_away=False, dtype="fp32", kind=None, na
     reference = offloaded(model, CPU) if reference_away else live_reference(model, fresh_adapter=bool(kind))
     method = Method.of(objectives.get(name), {}, reference)
     feed = Feed(random_trees(12), (), 6, 0, Layout("shared", budget))
-    found, kept, state = [], {}, State()
+    records, kept, state = [], {}, State()
 
     def stepped(step: int) -> None:
         if sync and step % sync == 0:
@@ -48,12 +48,12 @@ def run(*, weights_away=False, reference_away=False, dtype="fp32", kind=None, na
         for key, slot in optimizer_slots(optimizer, weights.masters, shapes).items():
             slot.copy_(kept[key])
         plan = Settings(steps=steps, lr=1e-3)
-        hooks = Hooks(log=found.append, stepped=stepped)
+        hooks = Hooks(log=records.append, stepped=stepped)
         fit(model, method, feed, optimizer, plan, hooks=hooks, state=state, weights=weights)
         kept = optimizer_tensors(optimizer, weights.masters)
     weights.restore()
     values = torch.cat([p.detach().flatten() for p in model.parameters() if p.requires_grad])
-    return [line["loss"] for line in found], [line["grad_norm"] for line in found], values
+    return [line["loss"] for line in records], [line["grad_norm"] for line in records], values
 
 
 CASES = [

@@ -38,8 +38,8 @@ def out_of_memory(policy: Any, reference: Any, pairs: Any) -> Any:
 
 
 def losses(fn: Any) -> Any:
-    found = Objective(fn.__name__, fn, "pair", needs_reference=True, at_reference=lambda _: None)
-    return own.losses_from(found, POLICY, REFERENCE, opinions(2), {})
+    objective = Objective(fn.__name__, fn, "pair", needs_reference=True, at_reference=lambda _: None)
+    return own.losses_from(objective, POLICY, REFERENCE, opinions(2), {})
 
 
 def test_a_mean_in_place_of_losses_is_refused() -> None:
@@ -66,8 +66,8 @@ def test_running_out_of_memory_stays_what_it_is() -> None:
 def test_a_fault_of_afzals_own_losses_stays_a_fault_of_afzal() -> None:
     with pytest.raises(TypeError):
         own.losses_from(get("dpo"), POLICY, REFERENCE, opinions(2), {"no_such": 1})
-    found, weights, _ = own.losses_from(get("dpo"), POLICY, REFERENCE, opinions(2), {"beta": 0.1})
-    assert found.tolist() == pytest.approx([-math.log(1 / (1 + math.exp(-0.2)))] * 2)
+    losses_of_pairs, weights, _ = own.losses_from(get("dpo"), POLICY, REFERENCE, opinions(2), {"beta": 0.1})
+    assert losses_of_pairs.tolist() == pytest.approx([-math.log(1 / (1 + math.exp(-0.2)))] * 2)
     assert weights.tolist() == [1, 1]
 
 

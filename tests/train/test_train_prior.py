@@ -27,9 +27,9 @@ def test_training_comes_to_rest_between_the_start_and_the_optimum(strength: floa
     w = nn.Parameter(start.clone())
     prior = Prior({"w": start}, strength)
     for _ in range(400):
-        found = prior.accumulate(quadratic, {"w": w}, {"w": w}, w, None, None, None)
+        result = prior.accumulate(quadratic, {"w": w}, {"w": w}, w, None, None, None)
         assert w.grad is not None
         w.data.sub_(0.1 * w.grad)
     assert torch.allclose(w, (CENTRE + strength * start) / (1 + strength), atol=1e-5)
-    total, n = found.metrics["distance"]
+    total, n = result.metrics["distance"]
     assert float(total / n) == pytest.approx(float((w - start).norm()), rel=1e-4)

@@ -29,8 +29,8 @@ def _differences(names: list[str], world: int) -> None:
                 trees = random_trees(n, seed=n)
                 for budget in (40, 120, 4000):
                     layout = Layout("shared", budget, rank=ranks.rank(), world=world)
-                    found = evaluate(model, method, layout.own(trees)[0])
-                    assert found == pytest.approx(_alone(model, method, trees, budget), rel=1e-5, abs=1e-5), (name, n)
+                    figures = evaluate(model, method, layout.own(trees)[0])
+                    assert figures == pytest.approx(_alone(model, method, trees, budget), rel=1e-5, abs=1e-5), (name, n)
 
 
 def _alone(model: Any, method: Method, trees: list[Any], budget: int) -> dict[str, float]: ...

@@ -73,23 +73,23 @@ def _update(name: str, layout: Layout) -> Found:
 def _held_out(n: int, layout: Layout) -> dict[str, float]:
     model, reference = _models()
     trees = random_trees(n, seed=n)
-    found = {}
+    figures = {}
     for name in ("dpo", "aot", "sft"):
         objective = objectives.get(name)
         method = Method.of(objective, {}, reference if objective.needs_reference else None)
-        found |= {f"{name}/{k}": v for k, v in evaluate(model, method, layout.own(trees)[0]).items()}
-    return found
+        figures |= {f"{name}/{k}": v for k, v in evaluate(model, method, layout.own(trees)[0]).items()}
+    return figures
 
 
 def _cut(budget: int) -> Layout:
     return Layout("shared", budget, rank=ranks.rank(), world=ranks.world())
 
 
-def _assert_equal(found: dict[str, float], expected: dict[str, float], where: Any) -> None:
-    assert set(found) == set(expected)
+def _assert_equal(actual: dict[str, float], expected: dict[str, float], where: Any) -> None:
+    assert set(actual) == set(expected)
     for key, value in expected.items():
         limit = next((limit for word, limit in ROUNDING.items() if word in key), 1e-6)
-        assert found[key] == pytest.approx(value, rel=2e-6, abs=limit), (where, key)
+        assert actual[key] == pytest.approx(value, rel=2e-6, abs=limit), (where, key)
 
 
 def _every_objective(names: list[str], environment: dict[str, str]) -> None:
@@ -99,9 +99,9 @@ def _every_objective(names: list[str], environment: dict[str, str]) -> None:
     with ranks.joined(torch.device("cpu")):
         assert ranks.world() == WORLD
         for name in names:
-            found, expected = _update(name, _cut(90)), alone[name]
-            _assert_equal(found.figures, expected.figures, name)
-            gap = float((found.gradient - expected.gradient).norm() / expected.gradient.norm())
+            update, expected = _update(name, _cut(90)), alone[name]
+            _assert_equal(update.figures, expected.figures, name)
+            gap = float((update.gradient - expected.gradient).norm() / expected.gradient.norm())
             assert gap <= 2e-6, (name, gap)
 
 

@@ -122,11 +122,11 @@ def test_the_update_is_made_again_in_halves_and_nothing_else_changes(point, opti
     expected = sound.run()
     scene = Scene(optimizer)
     POINTS[point](scene, once(scene), monkeypatch)
-    found = scene.run()
-    notes = [line for line in found if line["kind"] == "memory"]
-    found = [line for line in found if line["kind"] == "train"]
-    assert len(found) == len(expected) == STEPS
-    for a, b in zip(expected, found, strict=True):
+    records = scene.run()
+    notes = [line for line in records if line["kind"] == "memory"]
+    records = [line for line in records if line["kind"] == "train"]
+    assert len(records) == len(expected) == STEPS
+    for a, b in zip(expected, records, strict=True):
         assert abs(a["loss"] - b["loss"]) <= 1e-6
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-5)
         assert (a["examples"], a["tokens"]) == (b["examples"], b["tokens"]), "the items of every update are the same"
@@ -161,9 +161,9 @@ def test_memory_that_runs_out_in_the_first_step_leaves_no_half_made_optimiser(mo
 
     scene.optimizer.register_step_pre_hook(break_it)
     scene.optimizer.register_step_post_hook(lambda *_: monkeypatch.setattr(torch, "zeros_like", made))
-    found = [line for line in scene.run() if line["kind"] == "train"]
+    records = [line for line in scene.run() if line["kind"] == "train"]
     assert len(scene.said) == 1
-    for a, b in zip(expected, found, strict=True):
+    for a, b in zip(expected, records, strict=True):
         assert abs(a["loss"] - b["loss"]) <= 1e-6
 
 
@@ -172,10 +172,10 @@ def test_weights_that_have_begun_to_move_are_not_moved_twice():
     step = scene.optimizer.step
 
     def broken(*given: Any) -> Any:
-        found = step(*given)
+        outcome = step(*given)
         if scene.state.step == AT:
             raise torch.OutOfMemoryError("in the midst of it")
-        return found
+        return outcome
 
     scene.optimizer.step = broken  # pyright: ignore
     with pytest.raises(AfzalError, match=rf"(?s)changing the weights in update {AT + 1}.*--resume"):
@@ -252,12 +252,12 @@ def test_a_whole_run_says_logs_resumes_and_ends_as_it_would_have(tmp_path: Path,
         return sound(model, method, feed, *parts, **rest)
 
     monkeypatch.setitem(recipes.train.__globals__, "fit", resumed)
-    found = runs.open_run(recipes.train(wanted, resume=True))
+    result = runs.open_run(recipes.train(wanted, resume=True))
     assert seen == [lowered]
     before = runs.open_run(plain).metrics("train")
-    for a, b in zip(before, found.metrics("train"), strict=True):
+    for a, b in zip(before, result.metrics("train"), strict=True):
         assert a["loss"] == pytest.approx(b["loss"], abs=1e-6)
-    assert (found.path / "report.html").exists()
+    assert (result.path / "report.html").exists()
 
 
 def test_an_item_that_does_not_fit_is_told_term_by_term(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -71,9 +71,9 @@ def test_packed_padded_and_accumulated_give_one_update(name, critic):
     loss, gradients, metrics, _ = update_of(name, critic=critic)
     ways: list[tuple[Sharing, int]] = [("shared", 60), ("unshared", 10_000), ("unshared", 80)]
     for sharing, budget in ways:
-        found, others, seen, parts = update_of(name, critic=critic, sharing=sharing, budget=budget)
+        mean_loss, others, seen, parts = update_of(name, critic=critic, sharing=sharing, budget=budget)
         assert parts > 1 or budget == 10_000
-        assert found == pytest.approx(loss, rel=1e-5)
+        assert mean_loss == pytest.approx(loss, rel=1e-5)
         assert seen == pytest.approx(metrics, rel=1e-4, abs=1e-6)
         assert others.keys() == gradients.keys()
         for key, gradient in gradients.items():
@@ -124,10 +124,10 @@ def test_a_value_model_in_bf16_moves_float32_weights_and_follows_them():
     assert {p.dtype for p in critic.parameters.values()} == {torch.float32}
     assert list(critic.parameters) == list(exact.parameters)
     assert {id(p) for p in critic.whole} < {id(p) for p in critic.parameters.values()}
-    found, expected = critic.values(batch), exact.values(batch)
-    assert found.dtype == torch.float32
-    assert 0 < float((found - expected).norm() / expected.norm()) < 0.02
-    found.sum().backward()
+    values, expected = critic.values(batch), exact.values(batch)
+    assert values.dtype == torch.float32
+    assert 0 < float((values - expected).norm() / expected.norm()) < 0.02
+    values.sum().backward()
     for name, p in critic.parameters.items():
         slope = exact.parameters[name].grad
         assert p.grad is not None
@@ -137,9 +137,9 @@ def test_a_value_model_in_bf16_moves_float32_weights_and_follows_them():
     with torch.no_grad():
         for name in critic.parameters:
             critic.parameters[name].mul_(2)
-    assert torch.equal(critic.values(batch), 2 * found)  # the head alone
+    assert torch.equal(critic.values(batch), 2 * values)  # the head alone
     critic.publish()
-    assert not torch.equal(critic.values(batch), 2 * found)
+    assert not torch.equal(critic.values(batch), 2 * values)
     critic.forget_gradient()
     assert all(p.grad is None for p in critic.parameters.values())
 

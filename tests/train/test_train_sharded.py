@@ -42,10 +42,10 @@ CUTS = {
 def content(seed: int) -> dict[str, dict[str, Tensor]]:
     """Whole tensors in several dtypes, all different for different seeds."""
     g = torch.Generator().manual_seed(seed)
-    found = {group: {n: torch.randn(shape, generator=g) for n, (_, shape) in m.items()} for group, m in CUTS.items()}
-    found["model"]["columns"] = found["model"]["columns"].bfloat16()
-    found["random"]["torch"] = torch.randint(0, 256, (100,), generator=g, dtype=torch.uint8)
-    return found
+    tensors = {group: {n: torch.randn(shape, generator=g) for n, (_, shape) in m.items()} for group, m in CUTS.items()}
+    tensors["model"]["columns"] = tensors["model"]["columns"].bfloat16()
+    tensors["random"]["torch"] = torch.randint(0, 256, (100,), generator=g, dtype=torch.uint8)
+    return tensors
 
 
 def cut(whole: dict[str, dict[str, Tensor]], turn: int = 0) -> dict[str, dict[str, Tensor]]:
@@ -231,13 +231,13 @@ def test_needed_reads_cover_every_part_of_every_grid_exactly_once():
         assert why_not_whole(entry) == ""
         first = [chance.randint(0, n - 1) for n in shape]
         wanted = Box(tuple(first), tuple(chance.randint(1, n - a) for a, n in zip(first, shape, strict=True)))
-        found, times = torch.zeros(wanted.size), torch.zeros(wanted.size)
+        assembled, times = torch.zeros(wanted.size), torch.zeros(wanted.size)
         for file, read in needed("t", entry, wanted).items():
             start, size = pieces[file]
             piece = tensor[tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))]
-            found[read.target] += piece[read.source]
+            assembled[read.target] += piece[read.source]
             times[read.target] += 1
-        assert torch.equal(found, tensor[tuple(slice(a, a + n) for a, n in zip(*wanted, strict=True))])
+        assert torch.equal(assembled, tensor[tuple(slice(a, a + n) for a, n in zip(*wanted, strict=True))])
         assert (times == 1).all()
 
 
@@ -449,9 +449,9 @@ def test_kill_9_of_one_rank_or_all_at_20_random_times_costs_no_checkpoint(tmp_pa
         for process in processes:  # as torchrun does with those that are left
             process.kill()
             process.join()
-        found = newest_step(folder)  # fails if anything had to be passed over
-        assert found is not None
-        assert found >= int(told.read_text() or 0)
-        loaded, state = checkpoint.load(folder / f"step-{found:08d}")
-        assert all(same(loaded[g], content(found)[g]) for g in loaded)
-        assert state["step"] == found
+        newest = newest_step(folder)  # fails if anything had to be passed over
+        assert newest is not None
+        assert newest >= int(told.read_text() or 0)
+        loaded, state = checkpoint.load(folder / f"step-{newest:08d}")
+        assert all(same(loaded[g], content(newest)[g]) for g in loaded)
+        assert state["step"] == newest

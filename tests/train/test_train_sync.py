@@ -122,6 +122,6 @@ def test_a_run_waits_once_per_update_logged_or_not(log_every, monkeypatch):
 
 def test_what_is_read_together_is_what_is_read_alone():
     values = [torch.tensor(0.1), torch.tensor(0.1, dtype=torch.float64), torch.tensor(3), torch.tensor(float("nan"))]
-    found = metrics.read(values)
-    assert found[:3] == [float(v) for v in values[:3]]
-    assert found[3] != found[3]
+    numbers = metrics.read(values)
+    assert numbers[:3] == [float(v) for v in values[:3]]
+    assert numbers[3] != numbers[3]

@@ -114,8 +114,8 @@ def compare_measured(recompute: Recompute) -> None:
         return t
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-        found = hidden_states(made, batch)
-    saved.pop(found.untyped_storage().data_ptr(), None)
+        states = hidden_states(made, batch)
+    saved.pop(states.untyped_storage().data_ptr(), None)
     counted = sum(size for at, size in saved.items() if at not in own)
     assert mine.kept["none"] * batch.ids.numel() == pytest.approx(counted, rel=0.1)
 
@@ -164,8 +164,8 @@ def test_so_is_one_of_every_family_that_has_such_a_plan(tmp_path, n, members):
     # PEFT does not know what IA3 scales in phi3, nor how wide a prefix of gpt_neox is
     kinds = {"llama": every, "qwen2": every, "gemma2": every, "phi3": every[1:], "gpt_neox": every[:2]}
     cases += [(family, sizes, kind) for family, some in kinds.items() for kind in some]
-    found: list[Unread] = [(str(tmp_path / at), kind) for at in ("tied", "qwen3") for kind in (None, "lora")]
-    run(n, members, cases, [*found, (str(tmp_path / "qwen3"), "ia3")])
+    untied: list[Unread] = [(str(tmp_path / at), kind) for at in ("tied", "qwen3") for kind in (None, "lora")]
+    run(n, members, cases, [*untied, (str(tmp_path / "qwen3"), "ia3")])
 
 
 @pytest.mark.parametrize(

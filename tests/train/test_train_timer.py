@@ -31,20 +31,20 @@ def times_of_saving(lengths, seconds, writing=0.0):
     """When checkpoints were complete, and the work (in seconds of updates) that each one holds."""
     clock = Clock()
     timer = SaveTimer(seconds, clock)
-    done, found = 0.0, [(clock.now, 0.0)]
+    done, saves = 0.0, [(clock.now, 0.0)]
     for length in lengths:
         clock.now += length
         done += length
         if timer.due():
             clock.now += writing
             timer.saved()
-            found.append((clock.now, done))
-    return found
+            saves.append((clock.now, done))
+    return saves
 
 
-def worst_loss(found):
+def worst_loss(saves):
     """Seconds of work that a kill may cost: just before a checkpoint is complete, all since the one before it."""
-    return max(b[1] - a[1] for a, b in pairwise(found))
+    return max(b[1] - a[1] for a, b in pairwise(saves))
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -52,9 +52,9 @@ def test_a_kill_costs_no_more_than_the_interval_whatever_the_updates_take(seed):
     """Ten minutes, and updates of 50 to 100 s."""
     rng = random.Random(seed)
     steady = [rng.uniform(50.0, 100.0) for _ in range(500)]
-    found = times_of_saving(steady, 600.0)
-    assert worst_loss(found) <= 600.0
-    assert len(found) - 1 <= sum(steady) / 400.0  # and not much more often than that asks for
+    saves = times_of_saving(steady, 600.0)
+    assert worst_loss(saves) <= 600.0
+    assert len(saves) - 1 <= sum(steady) / 400.0  # and not much more often than that asks for
 
 
 def test_equal_updates_are_saved_as_late_as_the_interval_allows():
@@ -72,14 +72,14 @@ def test_the_time_of_writing_is_not_work_and_does_not_bring_the_next_one_nearer(
 
 def test_a_long_update_is_forgotten_after_two_checkpoints():
     """The first one compiles for 500 s; the others take 10, and after 590 s one of 20 would be too long."""
-    found = times_of_saving([500.0, *[10.0] * 121], 600.0)
-    assert [work for _, work in found] == [0.0, 500.0, 510.0, 1100.0, 1690.0]
+    saves = times_of_saving([500.0, *[10.0] * 121], 600.0)
+    assert [work for _, work in saves] == [0.0, 500.0, 510.0, 1100.0, 1690.0]
 
 
 def test_a_long_evaluation_is_expected_again():
     """Updates of 10 s, every 30th with 100 s of evaluation: no checkpoint is further than 600 s from the next."""
-    found = times_of_saving(([10.0] * 29 + [110.0]) * 20, 600.0)
-    assert worst_loss(found) <= 600.0
+    saves = times_of_saving(([10.0] * 29 + [110.0]) * 20, 600.0)
+    assert worst_loss(saves) <= 600.0
 
 
 def test_without_an_interval_nothing_is_ever_due():

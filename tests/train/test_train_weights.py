@@ -57,8 +57,8 @@ def weighted(n: int = N) -> list[Tree]:
 
 def gradient() -> torch.Tensor:
     model, _ = models()
-    found = torch.cat([p.grad.flatten() for p in trainable(model).values() if p.grad is not None])
-    return found.double().clone()
+    flat = torch.cat([p.grad.flatten() for p in trainable(model).values() if p.grad is not None])
+    return flat.double().clone()
 
 
 def update_of(name: str, update: Update, **parameters: Any) -> tuple[Any, torch.Tensor]:
@@ -84,8 +84,8 @@ def test_an_epoch_s_gradient_is_the_same_at_every_batch_size(name):
     whole = epoch(name, trees, N)
     assert whole.norm() > 0
     for size, budget in ((1, 10_000), (5, 60)):
-        found = epoch(name, trees, size, budget=budget)
-        assert float((found - whole).norm() / whole.norm()) < (2e-5 if name == "dpop" else 2e-6), size
+        gradient_of_epoch = epoch(name, trees, size, budget=budget)
+        assert float((gradient_of_epoch - whole).norm() / whole.norm()) < (2e-5 if name == "dpop" else 2e-6), size
 
 
 @pytest.mark.parametrize("name", ["kto", "sft", "plackett_luce"])
@@ -149,9 +149,9 @@ def test_the_loss_shown_is_the_weighted_mean_over_the_update():
     update = Feed(trees, (), 5, 0, Layout("shared", 60)).update(0)
     model, reference = models()
     method = Method.of(objectives.get("dpo"), {"beta": 0.1}, reference)
-    found = accumulate(model, method, update)
-    assert float(found.loss) == pytest.approx(evaluate(model, method, update.batches)["loss"], rel=1e-6)
-    assert tuple(map(float, found.metrics["loss"])) == (float(found.loss), 1.0)
+    result = accumulate(model, method, update)
+    assert float(result.loss) == pytest.approx(evaluate(model, method, update.batches)["loss"], rel=1e-6)
+    assert tuple(map(float, result.metrics["loss"])) == (float(result.loss), 1.0)
     same = Method.of(objectives.get("dpo"), {"beta": 0.1}, live_reference(model))
     assert float(accumulate(model, same, update).loss) == pytest.approx(math.log(2), abs=1e-6)
 
@@ -161,10 +161,10 @@ def test_a_sum_of_objectives_shows_the_sum_of_its_weighted_means():
     update = Feed(trees, (), 5, 0, Layout("shared", 60)).update(0)
     model, reference = models()
     terms = objectives.bind("0.25*dpo + 2*ipo", {"beta": 0.5})
-    found = accumulate(model, Method(terms, reference), update)
-    parts = {name: s / n for name, (s, n) in found.metrics.items() if name.startswith("loss/")}
+    result = accumulate(model, Method(terms, reference), update)
+    parts = {name: s / n for name, (s, n) in result.metrics.items() if name.startswith("loss/")}
     assert set(parts) == {"loss/dpo", "loss/ipo"}
-    assert float(found.loss) == pytest.approx(float(0.25 * parts["loss/dpo"] + 2 * parts["loss/ipo"]))
+    assert float(result.loss) == pytest.approx(float(0.25 * parts["loss/dpo"] + 2 * parts["loss/ipo"]))
 
 
 def learnt_margin(size: int) -> float:
@@ -207,9 +207,9 @@ def nothing(update: Update) -> Update:
 def test_an_update_without_any_weight_has_no_gradient(name):
     """And it shows no loss, and leaves no running number that is not finite."""
     update = nothing(Feed(with_numbers(name, weighted(6)), (), 6, 0, Layout("shared", 60)).update(0))
-    outcome, found = update_of(name, update)
-    assert found.numel() == sum(p.numel() for p in trainable(models()[0]).values())
-    assert found.abs().max() == 0
+    outcome, slope = update_of(name, update)
+    assert slope.numel() == sum(p.numel() for p in trainable(models()[0]).values())
+    assert slope.abs().max() == 0
     assert float(outcome.loss) == 0
     assert tuple(map(float, outcome.metrics["loss"])) == (0.0, 0.0)
     assert all(math.isfinite(value) for value in outcome.carried.values())
