@@ -84,18 +84,18 @@ def test_runs_pages_and_broken_folders_are_listed(tmp_path):
     (tmp_path / ".hidden/run.json").write_text('{"afzal": "0"}')
     board_page(tmp_path, "board")
     (tmp_path / "foreign.html").write_text("<title>not ours</title>")
-    found = listing(tmp_path)
-    assert [run["path"] for run in found["runs"]] == ["bad", "study/one"]
-    bad, one = found["runs"]
+    listed = listing(tmp_path)
+    assert [run["path"] for run in listed["runs"]] == ["bad", "study/one"]
+    bad, one = listed["runs"]
     assert bad["status"] == "broken"
     assert "run.json is not JSON" in bad["why"]
     assert str(tmp_path) not in bad["why"]
     assert (one["status"], one["loss"], one["kl"], one["train_loss"], one["step"]) == ("finished", 0.5, 1.5, 0.6, 2)
     assert one["report"] == "study/one/report.html"
-    assert [(page["path"], page["kind"], page["title"]) for page in found["pages"]] == [
+    assert [(page["path"], page["kind"], page["title"]) for page in listed["pages"]] == [
         ("board/leaderboard.html", "leaderboard", "Which <model>?")
     ]
-    json.dumps(found, allow_nan=False)
+    json.dumps(listed, allow_nan=False)
 
 
 @pytest.mark.parametrize("latest", ["null", "[1]", "3"])
@@ -149,10 +149,10 @@ def test_a_long_log_comes_in_pieces(tmp_path, monkeypatch):
     run = made(tmp_path, "one", [0.1 * k for k in range(20)])
     since, points, pieces = "", [], 0
     while True:
-        found = curves.read(run.path, {"loss"}, since)
-        points += found["points"].get("loss", {}).get("train", [])
-        since, pieces = found["next"], pieces + 1
-        if not found["more"]:
+        piece = curves.read(run.path, {"loss"}, since)
+        points += piece["points"].get("loss", {}).get("train", [])
+        since, pieces = piece["next"], pieces + 1
+        if not piece["more"]:
             break
     assert [step for step, _ in points] == list(range(1, 21))
     assert pieces > 5

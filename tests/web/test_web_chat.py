@@ -198,9 +198,9 @@ def test_control_c_at_the_prompt_ends_and_keeps_the_votes(tmp_path):
     lines = iter(["hello", "1"])
 
     def line(prompt: str) -> str:
-        if (found := next(lines, None)) is None:
+        if (entry := next(lines, None)) is None:
             raise KeyboardInterrupt
-        return found
+        return entry
 
     converse(session, Terminal(line, line, lambda text: None))
     session.votes.close()
