@@ -17,7 +17,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 def bases(place: Path) -> None:
-    """``model``, a ``reward`` model and a LoRA ``adapter`` of it; and a ``wide`` model with a ``wide-adapter``."""
+    """``model``, its ``reward`` model and LoRA ``adapter``; and a ``wide`` model with a ``wide-adapter``."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 

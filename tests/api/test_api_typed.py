@@ -62,7 +62,7 @@ def test_the_wheel_says_that_it_is_typed(installed: Path, tmp_path: Path):
     """From the wheel alone: without ``py.typed``, or with a module missing, pyright would report faults."""
     assert (installed / "afzal" / "py.typed").is_file()
     assert faults(tmp_path, USAGE.read_text("utf-8"), installed) == []
-    # the check is of these files, and not of another Afzal beside them
+    # the check covers these files, not another installed Afzal
     results = installed / "afzal" / "api" / "results.py"
     results.write_text(results.read_text("utf-8").replace("def curves(", "def curve("), encoding="utf-8")
     assert faults(tmp_path, USAGE.read_text("utf-8"), installed)

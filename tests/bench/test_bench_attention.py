@@ -25,7 +25,7 @@ def test_the_unshared_path_is_attention_by_definition(window, softcap):
 
 
 @pytest.mark.parametrize("shape", ["hh", "long"])
-def test_rows_hold_whole_pairs_up_to_the_limit(shape):
+def test_rows_hold_complete_pairs_up_to_the_limit(shape):
     layout = attention.row(shape, 3000, torch.device("cpu"))
     assert 1500 <= layout.n_tokens <= 3000
     assert sum(s.length for s in layout.segments) == layout.n_tokens
@@ -49,6 +49,6 @@ def test_the_command_compares_what_runs_here_and_says_what_does_not(tmp_path, mo
     assert "Left out: flex: " in said
 
 
-def test_an_error_is_seen():
+def test_an_error_is_detected():
     right = [torch.ones(3), torch.ones(2)]
     assert attention._error([torch.ones(3), torch.tensor([1.0, 2.0])], right) == pytest.approx(0.5**0.5)

@@ -50,7 +50,7 @@ def test_the_parts_exist_the_most_important_first(tiny):
 
 
 @pytest.mark.parametrize("tiny", [True, False])
-def test_every_part_s_arguments_are_understood(tiny, monkeypatch, tmp_path):
+def test_the_arguments_of_every_part_are_understood(tiny, monkeypatch, tmp_path):
     """Parsed by the commands' own parsers: a typo here would waste a GPU session."""
     from benchmarks import generation, growth
     from benchmarks.dpo_step import __main__ as step
@@ -181,7 +181,7 @@ def test_a_peer_that_fails_is_left_out_and_afzal_is_not(capsys):
 
 
 @pytest.mark.slow
-def test_the_whole_command_runs_small_on_a_cpu_without_an_index(tmp_path):
+def test_the_complete_command_runs_small_on_a_cpu_without_an_index(tmp_path):
     wheels, out = tmp_path / "wheels", tmp_path / "out"
     wheels.mkdir()
     line = [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--tiny"]

@@ -163,7 +163,7 @@ def test_columns_that_were_named_are_named_again(place, capsys):
         "judge ours.jsonl --against theirs.jsonl --judge rule:longest --out judged --resamples 9 --json",
     ],
 )
-def test_json_is_json_alone(place, capsys, words: str):
+def test_json_output_is_only_json(place, capsys, words: str):
     json.loads(said(capsys, *words.split()))
 
 

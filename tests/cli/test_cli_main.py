@@ -67,7 +67,7 @@ def test_check_of_ten_thousand_rows_needs_no_torch(tmp_path: Path):
     assert not imported_by("check", str(data)) & {"torch", "transformers", "datasets", "pyarrow"}
 
 
-def test_every_verb_is_in_the_help_and_shows_its_own(capsys: pytest.CaptureFixture[str]):
+def test_every_verb_is_in_the_help_and_has_its_own_help(capsys: pytest.CaptureFixture[str]):
     assert main(["--help"]) == 0
     listed = capsys.readouterr().out
     for verb in VERBS:

@@ -22,7 +22,7 @@ ROWS = [
     {"id": f"{EVIL}{k}", "prompt": f"q{k % 3}{EVIL}", "chosen": f" same{EVIL}", "rejected": f" same{EVIL}", EVIL: EVIL}
     for k in range(20)
 ]
-# what rich writes on a terminal: colours, the cursor, whole lines cleared; never a title, a cleared screen, hidden text
+# what rich writes to a terminal: colours, cursor, cleared lines; never a title, a cleared screen or hidden text
 OURS = re.compile(r"\x1b\[(0|[0-9;]*m|[0-9]*[A-D]|2K|\?25[lh])")
 
 

@@ -107,7 +107,7 @@ def test_people_are_a_judge_next_to_the_others(tmp_path):
     assert (pair["same"]["value"], pair["same"]["pairs"]) == (pytest.approx(1 / 3), 3)
 
 
-def test_a_judge_is_asked_again_only_where_it_or_the_answers_changed(tmp_path, monkeypatch):
+def test_a_judge_is_asked_again_only_if_it_or_the_answers_changed(tmp_path, monkeypatch):
     from afzal.compare import judged as room
 
     asked = []

@@ -127,7 +127,7 @@ def test_a_cut_answer_is_distinguished_from_one_that_ended(script, place, tmp_pa
     assert answers["tokens"] == [[len(text) for text in texts] for texts in answers["texts"]]
 
 
-def test_weights_that_stay_the_same_are_refused_where_policies_differ(script, place, tmp_path):
+def test_weights_that_stay_the_same_are_refused_if_policies_differ(script, place, tmp_path):
     with pytest.raises(AfzalError, match=r"the answers of all policies with the same weights"):
         run(place, tmp_path / "out", server_file(tmp_path / "s.yaml", script))
     with pytest.raises(AfzalError, match=r"folder has no effect"):

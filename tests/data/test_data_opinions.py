@@ -79,7 +79,7 @@ def test_both_bad_says_that_neither_is_good_and_orders_nothing():
     assert labels(item(2, said(0, 1, "tie"))) == (None, None)
 
 
-def test_comparisons_are_scores_only_where_they_give_one_order():
+def test_comparisons_are_scores_only_if_they_give_one_order():
     whole = [said(0, 1), said(0, 2), said(2, 1)]
     assert scores(item(3, *whole)) == (2.0, 0.0, 1.0)
     assert scores(item(3, *whole[:2])) == (None, None, None)

@@ -32,7 +32,7 @@ def test_the_thoughts_of_an_answer_are_read(tmp_path: Path, name: str) -> None:
     ]
 
 
-def test_answers_that_differ_in_their_thoughts_alone_are_two(tmp_path: Path) -> None:
+def test_answers_that_differ_only_in_their_thoughts_are_two(tmp_path: Path) -> None:
     dataset = read(_file(tmp_path, _pair("reasoning_content", "Clouds.", "A guess.")))
     kept, dropped = quality.clean(dataset.items)
     assert (len(kept), dropped) == (1, [])

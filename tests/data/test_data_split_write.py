@@ -38,7 +38,7 @@ def many(n, per_prompt=2):
     return [item(f"P{k}", f"a{k}{j}", f"b{k}{j}") for k in range(n) for j in range(per_prompt)]
 
 
-def test_a_split_keeps_prompts_whole_and_loses_nothing():
+def test_a_split_never_divides_a_prompt_and_loses_nothing():
     items = many(200)
     train, held_out = split(items, 0.2, seed=0)
     assert sorted(map(repr, train + held_out)) == sorted(map(repr, items))
@@ -86,7 +86,7 @@ def test_the_share_is_of_items_not_of_groups(sizes):
     assert min(shares) >= 1
 
 
-def test_where_every_group_is_large_the_smallest_one_is_held_out():
+def test_if_every_group_is_large_the_smallest_one_is_held_out():
     for seed in range(10):
         assert len(split(groups(20, 12, 30), 0.1, seed)[1]) == 12
 

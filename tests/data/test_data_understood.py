@@ -218,7 +218,7 @@ def test_a_hint_is_given_only_where_it_works(tmp_path):
     assert "label=reward" not in refused(tmp_path, rows).remedy
 
 
-def test_skip_bad_is_proposed_only_where_a_row_is_left(tmp_path):
+def test_skip_bad_is_proposed_only_if_a_row_is_left(tmp_path):
     assert "--skip-bad" in refused(tmp_path, [PAIR, PAIR | {"chosen": None}]).remedy
     assert "--skip-bad" not in refused(tmp_path, [{**PAIR, "chosen": 1}], format="standard").remedy
 
@@ -579,7 +579,7 @@ def test_an_object_that_holds_the_table_is_its_rows(tmp_path, name, around, inde
     assert [i.prompt for i in read(path).items] == ["Q1", "Q2"]
 
 
-def test_lists_of_one_length_are_columns_even_where_one_is_called_data(tmp_path):
+def test_lists_of_one_length_are_columns_even_if_one_is_called_data(tmp_path):
     texts, said = {"prompt": "Q", "answer1": "a", "answer2": "b"}, [{"type": "pairwise", "value": {"selected": "left"}}]
     votes = [{"completed_by": 1, "result": said}]
     path = tmp_path / "a.json"

@@ -87,7 +87,7 @@ def test_what_vote_files_cannot_hold(tmp_path, odd, target, reason):
 
 
 @pytest.mark.parametrize("name", ["out.json", "out.jsonl"])
-def test_alpaca_eval_is_a_list_where_its_tools_want_one(tmp_path, name):
+def test_alpaca_eval_is_a_list_if_its_tools_want_one(tmp_path, name):
     rows = [item(Comparison(0, 1, "first", annotator="a")), item(Comparison(0, 1, "tie", annotator="b"))]
     assert write(rows, tmp_path / name, "alpaca_eval") == 2
     text = (tmp_path / name).read_text()

@@ -309,7 +309,7 @@ def test_a_good_folder_loads(good):
     assert len(load_tokenizer(str(good))) == 16
 
 
-def test_pickles_beside_safetensors_are_left_alone(place):
+def test_pickles_next_to_safetensors_are_left_alone(place):
     """Other tools leave them in training folders; they are never opened, because only safetensors are requested."""
     for name in ("pytorch_model.bin", "optimizer.pt", "rng_state.pth", "training_args.bin", "model.pkl", "x.ckpt"):
         pickled(place / "model" / name, place / "canary")

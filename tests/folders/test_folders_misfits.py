@@ -134,7 +134,7 @@ def test_good_folders_load_whether_heads_are_tied_or_not(tmp_path, tied):
     assert torch.equal(model.lm_head.weight, model.model.embed_tokens.weight) is tied
 
 
-def test_old_buffers_beside_the_weights_are_no_misfit(place):
+def test_old_buffers_next_to_the_weights_are_no_misfit(place):
     """Llama folders from 2023 contain the rotary frequencies of every layer."""
     old = make.copy(place, "model", "old", make.added("model.layers.0.self_attn.rotary_emb.inv_freq"))
     assert load_model(str(old)).config.model_type == "llama"
@@ -189,14 +189,14 @@ def test_an_adapter_of_a_smaller_vocabulary_is_refused_with_both_sizes(place):
 # --- the kind of a folder, and the location of its base ---
 
 
-def test_a_configuration_of_a_model_beside_an_adapter_leaves_it_an_adapter(place):
+def test_a_model_configuration_next_to_an_adapter_leaves_it_an_adapter(place):
     """Some trainers write it; the weights decide."""
     both = make.copy(place, "adapter", "with-config", lambda f: shutil.copy(place / "model" / "config.json", f))
     assert load_model(str(both)).peft_config
     assert context_tokens(str(both)) == 256
 
 
-def test_a_whole_model_and_an_adapter_in_one_folder_are_refused(place):
+def test_a_complete_model_and_an_adapter_in_one_folder_are_refused(place):
     both = make.copy(place, "adapter", "both", lambda f: shutil.copytree(place / "model", f, dirs_exist_ok=True))
     with pytest.raises(AfzalError, match="a whole model and an adapter"):
         load_model(str(both))
@@ -230,7 +230,7 @@ def test_a_base_that_is_two_folders_is_refused(place, tmp_path, monkeypatch):
         kinds.base_of(typed)
 
 
-def test_a_saved_adapter_names_its_base_by_its_whole_path(place, tmp_path, monkeypatch):
+def test_a_saved_adapter_names_its_base_by_its_full_path(place, tmp_path, monkeypatch):
     monkeypatch.chdir(place)
     first, second = (["train", "sft", "--data", "pairs.jsonl", "--out", str(tmp_path / run), *TRAIN] for run in "12")
     assert main([*first, "--model", "model", "--lora-rank", "2"]) == 0
@@ -242,7 +242,7 @@ def test_a_saved_adapter_names_its_base_by_its_whole_path(place, tmp_path, monke
         load_model(run)
 
 
-def test_an_adapter_that_named_its_base_from_its_own_place_is_saved_with_its_whole_path(place, tmp_path, monkeypatch):
+def test_an_adapter_with_a_relative_base_path_is_saved_with_the_full_path(place, tmp_path, monkeypatch):
     beside = make.copy(place, "adapter", "beside", make.says("adapter_config.json", base_model_name_or_path="../model"))
     monkeypatch.chdir(tmp_path)
     save_model(load_model(str(beside)), load_tokenizer(str(beside)), tmp_path / "saved")

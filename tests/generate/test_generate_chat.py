@@ -173,6 +173,6 @@ def test_blind_votes_go_through_aggregate_and_train(chatting, tmp_path, monkeypa
         (["--against", "nowhere"], "nowhere"),
     ],
 )
-def test_what_would_be_ignored_is_refused(chatting, capsys, arguments, said):
+def test_settings_that_would_be_ignored_are_refused(chatting, capsys, arguments, said):
     assert main(["chat", str(chatting), *arguments]) == 2
     assert said in capsys.readouterr().err

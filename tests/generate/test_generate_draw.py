@@ -72,7 +72,7 @@ def test_limits_are_those_of_transformers(temperature, top_k, top_p):
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.6, top_k=3), Sampling(temperature=0)])
-def test_log_probs_are_those_of_the_whole_distribution_at_temperature_1(sampling):
+def test_log_probs_are_those_of_the_full_distribution_at_temperature_1(sampling):
     logits = 3 * torch.randn(200, 50, generator=torch.Generator().manual_seed(1))
     uniform = torch.from_numpy(uniforms(row_keys(0, np.arange(200), np.zeros(200, int)), 0))
     tokens, logps = draw(logits, uniform, sampling)

@@ -102,9 +102,7 @@ def test_other_columns_of_a_prompt_are_copied_to_its_answers(script, folder, tmp
     assert data.read(str(tmp_path / "out.jsonl")).format == "prompt_completion"
 
 
-def test_an_answer_key_beside_prompts_alone_is_no_obstacle_and_is_named_where_it_cannot_stay(
-    script, folder, tmp_path, capsys
-):
+def test_an_answer_key_next_to_prompts_is_no_obstacle_and_is_named_if_it_cannot_stay(script, folder, tmp_path, capsys):
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text(json.dumps({"prompt": "q0", "solution": "seventeen", "reference_solution": "17"}) + "\n")
     server = server_file(tmp_path / "s.yaml", script, folder=str(folder / "model"))

@@ -177,7 +177,7 @@ def test_few_samples_do_not_prove_a_drift():
     assert codes(metrics, told(samples=sure)) == ["length_drift"]
 
 
-def test_length_correlation_is_an_alarm_of_its_own():
+def test_length_correlation_is_a_separate_alarm():
     metrics = rr.dpo_metrics()
     for m in metrics:
         if m["kind"] == "eval":

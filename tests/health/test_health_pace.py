@@ -30,7 +30,7 @@ def test_usual_runs_of_large_models_are_fast_enough():
     assert pace_note(15, lambda step: 0.5e-6, 7_000_000_000) == ""
 
 
-def test_a_rate_of_0_is_named_by_the_advice_alone():
+def test_a_rate_of_0_is_named_only_by_the_advice():
     assert pace_note(4, lambda step: 0.0, 10_000) == ""
     assert config.advice(config.make("dpo", model="m", data="d", lr=0)) == ["lr is 0: no weight will move"]
 

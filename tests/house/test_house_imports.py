@@ -1,4 +1,4 @@
-"""Start-up: the light rooms leave the heavy packages unloaded, so that help, checks and reports start at once."""
+"""Start-up: the light rooms leave the heavy packages unloaded, so that help, checks and reports start immediately."""
 
 import json
 import subprocess

@@ -108,7 +108,7 @@ def test_push_uploads_a_folder_and_a_refusal_says_how_to_try_again(tmp_path, the
         ({}, "me/better", "no token"),
     ],
 )
-def test_what_would_fail_at_the_end_is_refused_at_the_beginning(monkeypatch, variables, repository, match):
+def test_late_failures_are_refused_at_the_beginning(monkeypatch, variables, repository, match):
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():

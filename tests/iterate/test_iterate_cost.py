@@ -158,6 +158,6 @@ def test_a_bound_that_is_never_reached_changes_no_pair_and_no_weight(folder):
         ({"cost": "m:f", "cost_bound": 1, "patience": 2}, "patience has no effect"),
     ],
 )
-def test_what_would_be_ignored_is_refused(folder, given, said):
+def test_settings_that_would_be_ignored_are_refused(folder, given, said):
     with pytest.raises(Exception, match=said):
         settings(folder, folder / "none", **given)

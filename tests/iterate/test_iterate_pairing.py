@@ -68,7 +68,7 @@ def test_an_answer_is_lost_for_one_reason_and_an_unfinished_one_makes_no_duplica
     assert [r.reason for r in lost] == ["no_eos", "empty"]
 
 
-def test_a_prompt_with_fewer_than_two_answers_is_lost_whole():
+def test_a_prompt_with_fewer_than_two_answers_is_lost():
     for kept in ([], [1]):
         pairs, lost = pairs_of(candidates(1.0, 2.0, 3.0), kept, "best_worst", iter(()))
         assert pairs == []

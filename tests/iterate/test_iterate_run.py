@@ -238,7 +238,7 @@ def test_a_reference_that_moves_reports_the_correction_of_beta(folder, tmp_path,
     assert runs.open_run(out / "rounds" / "002" / "run").metrics("train")[0]["loss"] == pytest.approx(0.6931, abs=1e-4)
 
 
-def test_a_reference_that_stays_says_nothing_of_beta(folder, tmp_path, capsys):
+def test_a_fixed_reference_reports_no_correction_of_beta(folder, tmp_path, capsys):
     run(folder, tmp_path / "run", rounds=1)
     assert "beta" not in capsys.readouterr().err
 

@@ -92,7 +92,7 @@ def test_half_of_the_votes_for_both_bad_leave_an_answer():
     assert aggregate.aggregate(said, "mean").p_first.tolist() == pytest.approx([1.0, np.nan], nan_ok=True)
 
 
-def test_a_soft_answer_is_right_where_its_side_is():
+def test_a_soft_answer_is_right_if_its_side_is():
     said, truth = np.array([0.75, 0.25, 0.5, 0.75, 1.0]), np.array([1.0, 1.0, 1.0, 0.5, 1.0])
     assert aggregate.credit(said, truth).tolist() == [1.0, 0.0, 0.5, 0.5, 1.0]
 
@@ -423,7 +423,7 @@ def test_people_on_pandalm_and_judges_on_llmbar(shared, capsys):
     assert "share errors" in capsys.readouterr().out
 
 
-def test_judges_are_heard_where_their_games_agree(shared):
+def test_judges_are_heard_if_their_games_agree(shared):
     said = labels.of_verdicts(judge.read([str(shared / "data/annot/llmbar_gold_vs_judges.jsonl")]))
     reference = json.loads((shared / "reference/people-and-judges.json").read_text())["llmbar"]["jury"]
     assert int((said.table >= 0).sum()) == reference["votes"]

@@ -33,7 +33,7 @@ def on_two_axes(n: int = 25) -> list[Item]:
 
 
 @pytest.mark.parametrize("by", ["mean", "jeffreys", "majority", "dawid_skene", "crowd_bt"])
-def test_each_axis_gets_an_answer_of_its_own(tmp_path, by):
+def test_each_axis_gets_its_own_answer(tmp_path, by):
     source, out = tmp_path / "votes.jsonl", tmp_path / "one.jsonl"
     data.write(on_two_axes(), source, "afzal")
     afzal.api.aggregate(source, by=by, out=out, resamples=10, force=True)
@@ -102,7 +102,7 @@ def test_rows_without_votes_are_not_counted_as_opinions(tmp_path, capsys):
     assert "1 row has one opinion by mean" in capsys.readouterr().out
 
 
-def test_thousands_of_annotators_take_memory_for_their_votes_alone():
+def test_thousands_of_annotators_take_memory_only_for_their_votes():
     """1,000 pairs and nearly 2,000 people, four per pair: a table of four classes would take 55 MB."""
     generator = np.random.default_rng(0)
     people = [generator.choice(2000, 4, replace=False) for _ in range(1000)]

@@ -60,7 +60,7 @@ def test_a_model_that_never_loses_gets_no_number():
     assert body["lines"][0]["value"] is None
 
 
-def test_a_judge_of_the_order_alone_is_at_a_half():
+def test_a_judge_of_only_the_order_is_at_a_half():
     said, gold = [], {}
     for k in range(40):
         item, gold[f"p{k}"] = f"p{k}", "first" if k % 2 else "second"
@@ -223,7 +223,7 @@ def test_two_games_by_hand():
     assert two_games(np.array([[1, -2]]), np.array([1])) is None
 
 
-def test_equal_lengths_of_a_judge_that_reads_lengths_alone():
+def test_equal_lengths_of_a_judge_that_reads_only_lengths():
     """The longer answer wins except in one pair each way: at equal lengths both models are at a half."""
     said = []
     for k in range(40):

@@ -104,7 +104,7 @@ def yaml(path: Path, **values: object) -> str:
     return str(path)
 
 
-def test_a_policy_prefers_what_it_has_learnt(tmp_path):
+def test_a_policy_prefers_the_answers_it_was_trained_on(tmp_path):
     """The verdict is the sign of the implicit reward gap, its probability the gap's sigmoid; swapped roles mirror."""
     with one_thread():
         assert main(command_line("dpo", settings(tmp_path, tmp_path / "run", epochs=1.0))) == 0
@@ -304,7 +304,7 @@ def test_the_win_rate_at_equal_lengths_by_hand():
     assert rates == {"longer": 3 / 4, "shorter": 2 / 4}
 
 
-def test_the_win_rate_that_people_correct_by_hand():
+def test_the_people_corrected_win_rate_by_hand():
     """On five prompts the points of judge and person have covariance .2 and variance .3: weight 2 / 3. Their means are
     .6 and .4, and the judge's is 5 / 8 on all eight prompts."""
     corrected = seated(turned=False)["models"]["with_people"]
@@ -330,7 +330,7 @@ def test_the_probability_of_a_pair_is_the_mean_over_its_games():
     assert calibration["brier"] == pytest.approx(0.04)
 
 
-def test_what_is_left_out_of_shares_of_winners():
+def test_pairs_left_out_of_shares_of_winners():
     """The first pair has answers of equal length, and most people call the second a tie: neither shows which wins."""
     even = replace(item(0, "fff"), responses=(Response("same", "a"), Response("size", "b")))
     longer = replace(item(1, "ttt"), responses=(Response("longer", "a"), Response("long", "b")))

@@ -58,7 +58,7 @@ def test_groups_that_chance_made_do_not_hold_on_other_prompts():
     assert sum(split is not None for split in known) == 0
 
 
-def test_one_alone_is_no_group():
+def test_one_person_is_no_group():
     turned = rows(200, dict.fromkeys(("ann", "ben", "cat"), 0) | {"umi": 1})
     assert groups.found(labels.of_items(turned), resamples=100) is None
 

@@ -45,7 +45,7 @@ def test_judges_are_compared_on_the_same_prompts(tmp_path: Path) -> None:
     assert "points, told apart" in str(board)
 
 
-def test_judges_that_always_agree_are_not_told_apart(tmp_path: Path) -> None:
+def test_judges_that_always_agree_are_not_distinguished(tmp_path: Path) -> None:
     source = rows(tmp_path / "rows.jsonl", [judged(k, good=k % 3 > 0, poor=k % 3 > 0) for k in range(30)])
     (gap,) = afzal.api.leaderboard(source, of="judges", resamples=50)["differences"]
     assert (gap["value"], gap["low"], gap["high"]) == (0, 0, 0)

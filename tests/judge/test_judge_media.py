@@ -149,7 +149,7 @@ def test_a_local_judge_sees_the_image_and_its_rows_can_be_read_again(llava, tmp_
     assert [m.sha256 for i in again for m in media_of(i)] == [m.sha256 for i in items for m in media_of(i)]
 
 
-def test_models_that_read_texts_alone_refuse_images(tmp_path):
+def test_text_only_models_refuse_images(tmp_path):
     folder = model_folder(tmp_path / "text")
     rows = [item((IMAGE, {"type": "text", "text": "Which?"}), "a", "b")]
     (tmp_path / "judge.yaml").write_text(

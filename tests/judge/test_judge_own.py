@@ -114,7 +114,7 @@ def test_judges_that_say_the_opposite_cannot_be_weighed(tmp_path, capsys):
     assert any("cannot be weighed" in line for line in board["findings"])
 
 
-def test_answers_alone_are_no_verdicts(tmp_path, capsys):
+def test_answers_without_verdicts_are_refused(tmp_path, capsys):
     assert main(["leaderboard", answers(tmp_path / "a.jsonl", [1, 2])]) == 2
     error = capsys.readouterr().err
     assert "it holds answers, but no comparisons of them" in error

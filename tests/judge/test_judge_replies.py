@@ -92,7 +92,7 @@ def test_anything_else_is_no_verdict_and_says_why(reply):
     assert reading.why
 
 
-def test_words_that_differ_in_capitals_or_brackets_alone_stay_apart():
+def test_words_that_differ_only_in_capitals_or_brackets_stay_distinct():
     choices = {"A": "first", "a": "second", "[a]": "tie"}
     for word, outcome in choices.items():
         assert by_choice(f"**VERDICT: {word}**", choices).outcome == outcome
@@ -117,7 +117,7 @@ def test_a_reply_that_did_not_end_is_no_verdict(finish):
         ('  {"why": "VERDICT: A", "winner": "TIE"}\n', "tie"),
     ],
 )
-def test_json_is_read_whole(reply, outcome):
+def test_json_is_read_completely(reply, outcome):
     assert by_json(reply, "winner", CHOICES).outcome == outcome
 
 

@@ -106,7 +106,7 @@ def test_sampling_settings_are_refused_if_nothing_is_sampled(tmp_path, capsys, w
     ("low", "high", "word"),
     [(0.6, 1.0, "better"), (0.1, 0.4, "worse"), (0.4, 0.9, "not told"), (None, None, "not told")],
 )
-def test_a_win_rate_without_an_interval_tells_nothing_apart(low, high, word):
+def test_a_win_rate_without_an_interval_distinguishes_nothing(low, high, word):
     rate = {"value": 1.0, "low": low, "high": high}
     models = {"ours": "A", "theirs": "B", "win_rate": rate}
     summary = {"models": models, "prompts": 1, "judge": "j", "no_verdict_share": 0.0}

@@ -97,7 +97,7 @@ def test_more_truths_reveal_reversed_annotators():
     assert curve.in_sample == pytest.approx(many.right, abs=0.03)
 
 
-def test_whole_prompts_are_held_out():
+def test_prompts_are_held_out_with_all_their_pairs():
     """Pairs of a prompt with known truth are excluded from the measurement."""
     said = labels.of_items(crowd(60, prompts=6, ann=0.9, bob=0.9, cid=0.9))
     at = np.arange(60)
