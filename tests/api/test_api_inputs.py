@@ -69,14 +69,14 @@ def test_rows_without_a_folder_take_the_usual_one():
 
 
 def test_sampling_settings_need_prompts(tmp_path: Path):
-    with pytest.raises(AfzalError, match="n, temperature: no answers are drawn, so this has no effect"):
+    with pytest.raises(AfzalError, match="n, temperature: no answers are sampled, so this has no effect"):
         afzal.api.judge(ROWS, judge="rule:longest", n=2, temperature=0.0, out=tmp_path)
 
 
 def test_the_annotation_page_checks_its_export_before_it_serves(tmp_path: Path):
     rows: Any = tmp_path / "rows.jsonl"
     rows.write_text('{"prompt": "Hi", "chosen": "Hello.", "rejected": "No."}\n')
-    with pytest.raises(AfzalError, match="is what the page reads"):
+    with pytest.raises(AfzalError, match="is a file that the page reads"):
         afzal.api.annotate(rows, export=str(rows), headless=True)
     with pytest.raises(AfzalError, match="is not a folder"):
         afzal.api.annotate(rows, export=str(tmp_path / "none" / "out.jsonl"), headless=True)

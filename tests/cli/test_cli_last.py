@@ -188,7 +188,7 @@ def test_votes_end_with_their_next_steps(place, capsys, monkeypatch):
     assert main(["annotate", "prefs.jsonl", "--headless"]) == 0
     told = capsys.readouterr()
     assert told.out == ""
-    assert "prefs.votes: 3 votes, 1 skip; questions are open" in told.err
+    assert "prefs.votes: 3 votes, 1 skip; questions remain" in told.err
     assert [" ".join(words) for words in proposed(told.err)] == [
         "aggregate prefs.votes",
         "train dpo --model MODEL --data prefs.votes",

@@ -156,7 +156,7 @@ FAILURES = {
     "read only": (
         PermissionError(errno.EACCES, "Permission denied", "R"),
         2,
-        "error: R: Permission denied\n  try: ask for the right to read it if it is an input, or choose another --out\n",
+        "error: R: Permission denied\n  try: get read permission if it is an input, or choose another --out\n",
     ),
     "memory": (
         OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB\nmore"),
@@ -255,7 +255,7 @@ def test_an_interruption_says_how_to_resume_the_command(
 ):
     out = str(tmp_path / "run")
     said = _interrupted(monkeypatch, capsys, "--out", out)
-    assert said.endswith("try: the run had not begun: the same command starts it\n")
+    assert said.endswith("try: the run had not started: the same command starts it\n")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text("{}")
     for named in (["--out", out], [f"--out={out}"], [f"out={out}"]):

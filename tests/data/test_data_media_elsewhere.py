@@ -23,7 +23,7 @@ def test_convert_brings_rows_and_media_of_two_folders_together(tmp_path):
         read(source)
     assert "afzal convert FILE OUT --to afzal --media-folder FOLDER" in caught.value.remedy
     said = afzal.api.convert(source, out, to="afzal", media_folder=tmp_path / "pictures")
-    assert str(said).endswith("new/media: 1 images or sounds of another folder")
+    assert str(said).endswith("new/media: 1 images or sounds from other folders")
     (tmp_path / "pictures" / "red.png").unlink()
     (item,) = read(out).items
     assert [media.read() for media in media_of(item)] == [png()]

@@ -32,7 +32,7 @@ class Room(NamedTuple):
 
 
 def table(page: str) -> dict[str, Room]:
-    """The rooms of the design's table, by name."""
+    """The rooms in the design's table, by name."""
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("| `")
     ]

@@ -152,7 +152,7 @@ def test_json_and_requirements_see_every_model(tmp_path, capsys):
 def test_what_is_refused(tmp_path, capsys):
     of, out = files(tmp_path), tmp_path / "out"
     assert main(["judge", of["dpo"], of["sft"], "--judge", "rule:longest", "--out", str(out)]) == 2
-    assert "nothing to set them against" in capsys.readouterr().err
+    assert "nothing to compare them with" in capsys.readouterr().err
     assert run([of["dpo"], of["dpo"]], of["base"], out, "--judge", "rule:longest") == 2
     assert "two of the models have the same name" in capsys.readouterr().err
     alike = [tmp_path / "a b.jsonl", tmp_path / "a-b.jsonl"]  # one folder would hold both

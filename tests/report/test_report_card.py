@@ -1,4 +1,4 @@
-"""The model card: valid front matter, honest numbers, nothing that breaks out of its place."""
+"""The model card: valid front matter, honest numbers, and no text that breaks out of its place."""
 
 import re
 
@@ -29,7 +29,7 @@ def test_front_matter_is_what_the_hub_wants():
 
 
 def test_the_hub_reads_the_last_held_out_figures(tmp_path):
-    """Loaded back by the hub's own reader, from the written file: the figures are those of the log, unrounded."""
+    """Loaded back from the file by the hub's own reader, the figures are those of the log, unrounded."""
     from huggingface_hub import ModelCard, metadata_load
 
     facts = rr.facts()

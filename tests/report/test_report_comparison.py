@@ -1,4 +1,4 @@
-"""The picture of a comparison, with and without what draws it."""
+"""The picture of a comparison, with and without the library that draws it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def test_methods_are_told_apart_by_their_paired_difference_not_by_two_intervals(
     """The intervals of a, 1.9 to 2.1, and b, 1.95 to 2.15, overlap; what counts is the difference, turned for b."""
     close = body()
     assert comparison_views.findings(close)[0].endswith(
-        "The difference on the same prompts, 0.0500 [\N{MINUS SIGN}0.010, 0.110], does not tell them apart."
+        "Their difference on the same prompts is 0.0500 [\N{MINUS SIGN}0.010, 0.110], so they cannot be told apart."
     )
     clear = {**body(), "differences": [{**body()["differences"][0], "low": -0.07, "high": -0.03}]}
     assert comparison_views.findings(clear)[0].endswith(
-        "The difference on the same prompts, 0.0500 [0.030, 0.070], tells them apart."
+        "Their difference on the same prompts is 0.0500 [0.030, 0.070], so they can be told apart."
     )
     alone = {**body(), "differences": [{**body()["differences"][0], "low": None, "high": None}]}
     assert "apart" not in comparison_views.findings(alone)[0]
@@ -37,7 +37,7 @@ def test_a_level_that_some_seeds_do_not_reach_is_not_comparable():
     rows = comparison_views.matched({**body(), "methods": [some, none]})["rows"]
     assert [row[1] for row in rows] == [("not comparable", "1 of 2 seeds reach it"), ("not reached", "")]
     said = comparison_views.findings({**body(), "methods": [some, none]})[0]
-    assert said == "Too few methods reach a common KL with every seed, so no order can be given."
+    assert said == "Too few methods reach a common KL with every seed, so they cannot be ranked."
 
 
 def test_the_page_escapes_answers_and_says_when_intervals_overlap(tmp_path):
@@ -46,8 +46,8 @@ def test_the_page_escapes_answers_and_says_when_intervals_overlap(tmp_path):
     assert "&lt;script&gt;x&lt;/script&gt;" in page
     assert "<script" not in page
     assert "A &amp; &lt;i&gt;" in page
-    assert "At a KL of 1.00 nats B has the most gold, 2.050" in page
-    assert "does not tell them apart" in page
+    assert "At a KL of 1.00 nats, B has the highest gold, 2.050" in page
+    assert "cannot be told apart" in page
     assert "cut off" in page
 
 

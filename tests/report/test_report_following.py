@@ -1,4 +1,4 @@
-"""The commands that a report gives for the next step."""
+"""The commands that a report suggests as next steps."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_run_that_held_a_file_out_is_judged_on_it_and_an_adapter_is_exported()
 
 
 def test_a_run_on_images_is_voted_on_where_they_are_shown():
-    """A chat takes texts alone. `afzal judge` without a judge serves the page, which shows images and plays sounds."""
+    """A chat takes only text. `afzal judge` without a judge serves the page, which shows images and plays sounds."""
     told = {**START, "data": {"source": "p.jsonl", "eval": 4, "media": 12}}
     judged = "afzal judge runs/a --against runs/sft --prompts"
     assert commands(told, []) == [f"{judged} runs/a/samples.jsonl"]

@@ -1,4 +1,4 @@
-"""Verdicts that stand in a run's folder are on its page."""
+"""Verdicts in a run's folder are on its page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page: whole, self-contained, safe, and honest about what is missing."""
+"""The page: complete, self-contained, safe, and honest about what is missing."""
 
 import json
 import re
@@ -168,7 +168,7 @@ def test_a_stopped_run_says_so_and_its_torn_line_costs_nothing(tmp_path):
     text = words(parse(built(rr.stopped_run(tmp_path / "run"))))
     assert "unfinished: step 40 of 96" in text
     assert "SIGTERM" in text
-    assert "metrics.jsonl: 1 damaged line passed over" in text
+    assert "metrics.jsonl: 1 damaged line skipped" in text
     assert "Not sampled." in text  # nothing was sampled after training
 
 
@@ -238,7 +238,7 @@ PAYLOADS = [
 
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_nothing_from_people_or_models_becomes_markup(tmp_path, payload):
-    """The payload stands in every text the run folder holds; the page has the same elements as with harmless text."""
+    """With the payload in every text of the run folder, the page has the same elements as with harmless text."""
 
     def page(name, text):
         facts = rr.facts(command=text, stop_reason=text, reference=text, seed=text, started=text)
@@ -350,7 +350,7 @@ def test_the_page_has_every_curve(tmp_path):
         "Implicit reward",
         "KL to the reference",
         "Response length",
-        "Ended by itself",
+        "Ended with EOS",
         "Gradient norm",
         "Learning rate",
     ]

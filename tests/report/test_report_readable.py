@@ -29,7 +29,7 @@ def wild(n=60, since=20):
 
 
 def labels(drawing):
-    """The texts that always show, as (words, box), by the size of a letter that the charts reckon with."""
+    """The texts that are always visible, as (words, box), by the letter size that the charts assume."""
     always = re.sub(r'<g class="col">.*?</g></g>', "", drawing)
     boxes = []
     for css, x, y, anchor, words in re.findall(

@@ -1,4 +1,4 @@
-"""Extra sections: data in, drawing out, kept with the run."""
+"""Extra sections: data in, drawing out, stored with the run."""
 
 import json
 

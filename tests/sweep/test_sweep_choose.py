@@ -165,7 +165,7 @@ def test_the_page_says_what_was_chosen_what_became_of_it_and_that_it_beats_base(
     said = views.findings(body())
     assert said == [
         "a001 (beta 0.2) has the highest gold within 1.00 nats of KL: 2.000 at a KL of 0.750.",
-        "With fresh seeds (2, 3) it has 1.750 at a KL of 0.750: −0.250 against the figure it was chosen by "
+        "With fresh seeds (2, 3), it has 1.750 at a KL of 0.750: −0.250 compared with the figure it was chosen by "
         "(the winner's curse).",
         "The choice beats base with fresh seeds: +0.250 [0.125, 0.375].",
     ]
@@ -177,7 +177,7 @@ def test_the_page_says_where_base_ends_beyond_the_budget_and_where_no_curse_was_
     longer["arms"][0]["candidates"][0]["goal"]["value"] = 1.5
     said = views.findings(longer)
     assert "Trained to its end, base is beyond the budget, at a KL of 2.50." in said
-    assert "+0.250 against the figure it was chosen by (no winner's curse this time)" in said[1]
+    assert "+0.250 compared with the figure it was chosen by (no winner's curse this time)" in said[1]
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_the_page_says_where_nothing_was_confirmed_or_chosen():
     none = body() | {"choice": None, "confirmation": None}
     assert views.findings(none)[0].startswith("No snapshot is within the KL budget")
     assert views.confirmation(none)["rows"] == []
-    assert "Of prompts, 2 stood in the training data" in " ".join(
+    assert "Of prompts, 2 were in the training data" in " ".join(
         views.findings(body() | {"trained_on": {"prompts": 2}})
     )
-    assert "one seed only" in " ".join(views.findings(body() | {"seeds": [0]}))
+    assert "only one seed" in " ".join(views.findings(body() | {"seeds": [0]}))

@@ -22,7 +22,7 @@ from afzal.web.board.listing import listing
 
 
 def made(root: Path, name: str, losses: list[Any], **facts: Any) -> runs.Run:
-    """A run that has ended, with a line of training for each loss."""
+    """A finished run, with one line of training for each loss."""
     run = runs.create(root / name, {"method": "dpo"})
     for step, loss in enumerate(losses, start=1):
         run.log({"kind": "train", "step": step, "seconds": 2.0 * step, "loss": loss, "rewards/margins": 0.1 * step})
@@ -38,7 +38,7 @@ def board_page(root: Path, name: str) -> None:
 
 
 def wide_board() -> dict[str, Any]:
-    """A board as a ladder and annotators have them: a long unit, many columns, long names of pairs."""
+    """A board like those of ladders and annotators: a long unit, many columns, long names of pairs."""
     names = ["the judge alone", "level 1, lying"]
     known = {
         "value": -0.743,
@@ -265,7 +265,7 @@ def test_the_board_fits_a_phone(chromium, tmp_path, scheme):
 
 @pytest.mark.slow
 def test_one_stray_run_does_not_flatten_the_others(chromium, tmp_path):
-    """The axis is that of the usual runs; the stray's furthest value is marked with its name."""
+    """The axis fits the usual runs; the stray's furthest value is marked with its name."""
     for seed in range(4):
         made(tmp_path, f"seed-{seed}", [0.69 - 0.01 * step + 0.003 * seed for step in range(30)])
     made(tmp_path, "wild", [0.69 if step < 10 else 0.69 * 1.6 ** (step - 10) for step in range(30)])

@@ -15,7 +15,7 @@ from helpers_web import lines_of, pairs, served, write_rows
 
 
 def shown(person: Person) -> list[str]:
-    """The texts of the responses in the order of the screen."""
+    """The texts of the responses in the order on the screen."""
     return person.page.eval_on_selector_all("#responses article .text", "(all) => all.map((one) => one.textContent)")
 
 
@@ -402,7 +402,7 @@ def listen(one: Person, key: str, place: int) -> None:
 
 
 def sound_pairs(chromium: Any, folder: Path, shared: Path, n: int) -> list[dict[str, Any]]:
-    """Listen to n pairs and compare two images; the lines of the journal."""
+    """Listen to n pairs and compare two images; return the journal lines."""
     sounds(folder, shared, n)
     arguments = ["media.jsonl", "--annotators", "ann", "--out", "out", "--order", "file"]
     with served(*arguments, cwd=folder) as ((address,), _), person(chromium, address) as one:

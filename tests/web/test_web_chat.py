@@ -28,7 +28,7 @@ from afzal.web.chat.talk import Talk
 
 
 def answered(session: Session, text: str) -> list[str]:
-    """Say something; the answers as they stand on the screen."""
+    """Say something; return the answers in the order on the screen."""
     talk = session.talk
     round_ = talk.say(text)
     told = [talk.answer(place, lambda keep, text: None, Event()).text for place in range(len(round_.shown))]
@@ -65,7 +65,7 @@ def test_blind_the_better_answer_continues_one_conversation(tmp_path):
 
 
 def test_both_orders_are_shown_and_recorded(tmp_path):
-    """Whoever always finds "ours" better says so in both orders, and the rows say that it is the first response."""
+    """Somebody who always prefers "ours" does so in both orders, and the rows say that the first response is better."""
     session = blind(tmp_path / "v", Words("ours"), Words("theirs"))
     places: Counter[int] = Counter()
     for _ in range(20):
@@ -158,7 +158,7 @@ def test_the_same_folder_goes_on_and_others_are_refused(tmp_path):
 
 
 def typed(session: Session, *lines: str) -> str:
-    """What the terminal shows to somebody who types these lines; keys are lines too."""
+    """The terminal's output for these typed lines; keys are lines too."""
     waiting, written = list(lines), []
 
     def line(prompt: str) -> str | None:
@@ -219,7 +219,7 @@ def test_a_model_that_fails_loses_nothing_but_its_turn():
 
 @contextmanager
 def page(out: Path) -> Iterator[str]:
-    """The page of a chat with two lists of words, in a process of its own."""
+    """The chat page with two word lists as models, in a separate process."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([SOURCE, str(Path(__file__).parents[1])])}
     command = [sys.executable, str(Path(__file__).parents[1] / "helpers_chat.py"), str(out)]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)

@@ -19,7 +19,7 @@ pty = pytest.importorskip("pty")
 
 
 class Screen:
-    """A process in a pseudo-terminal, and what it has written."""
+    """A process in a pseudo-terminal, and its output."""
 
     def __init__(self, *arguments: str, cwd: Any) -> None:
         self.descriptor, inside = pty.openpty()
@@ -32,7 +32,7 @@ class Screen:
         self.text = ""
 
     def until(self, words: str, seconds: float = 120) -> None:
-        """Read until the words come, which are then taken off what was read."""
+        """Read until the words appear, and drop the output up to them."""
         end = time.monotonic() + seconds
         while words not in self.text:
             assert select.select([self.descriptor], [], [], max(0.0, end - time.monotonic()))[0], self.text
@@ -86,7 +86,7 @@ def test_two_models_on_a_page(chromium, tmp_path):
     with page_of("chat", *arguments, cwd=tmp_path) as (address, process):
         with person(chromium, address) as one:
             one.phase("say")
-            assert one.page.inner_text("#who") == "ours beside theirs"
+            assert one.page.inner_text("#who") == "ours and theirs"
             one.page.keyboard.type("hello")
             one.press("Enter")
             one.page.wait_for_function("() => document.querySelectorAll('article small:not(:empty)').length == 2")

@@ -24,14 +24,14 @@ def rows(n: int = 80) -> list[dict[str, str]]:
 
 
 def settled(desk) -> None:
-    """Wait for the choice that is being made."""
+    """Wait for the running choice."""
     assert desk._chooser is not None
     if desk._chooser._running is not None:
         wait([desk._chooser._running])
 
 
 def wanted(folder, lines, heard: int) -> list[str]:
-    """Ids of the items that the rule would ask about first, after these lines."""
+    """The ids of the items that the rule would ask about first after these lines."""
     items = folder.sheet.items
     number = {item.id: k for k, item in enumerate(items)}
     votes = {number[v["item"]]: [Comparison(*v["shown"], v["outcome"])] for v in lines}

@@ -1,4 +1,4 @@
-"""The client of a script: a connection that the server ended while it idled is opened again, and a vote counts once."""
+"""The script client: an idle connection that the server closed is opened again, and a vote counts once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BODIES: list[dict[str, Any]] = []
 
 
 class Ending(BaseHTTPRequestHandler):
-    """Answers one request of a connection and ends it without a word, as servers do when a connection idles."""
+    """Answers one request per connection and then closes it silently, as servers do with idle connections."""
 
     protocol_version = "HTTP/1.1"
 

@@ -1,4 +1,4 @@
-"""What the page says and takes, without HTTP."""
+"""The page's logic, without HTTP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folder of a page: begun, resumed, and refused when it is another one's."""
+"""The page's folder: created, resumed, and refused if it belongs to something else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The file of votes: what is acknowledged is there, and what a kill or a full disk leaves is no line."""
+"""The votes file: acknowledged lines are there, and the remains of a kill or a full disk are not read as lines."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_lines_that_the_disk_refuses_are_not_there(tmp_path, monkeypatch):
     real, writes = os.write, []
 
     def full(descriptor, data):
-        """Half a line, then no space."""
+        """Write half a line, then fail for lack of space."""
         if writes:
             raise OSError(errno.ENOSPC, "No space left on device")
         writes.append(1)

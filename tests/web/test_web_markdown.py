@@ -1,4 +1,4 @@
-"""Markdown as a tree: known elements only, and nothing that leads anywhere."""
+"""Markdown as a tree: known elements only, and no working links."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages of runs, comparisons and judges on a phone: nothing lies beyond its edge, and letters can be read."""
+"""Pages of runs, comparisons and judges on a phone: nothing extends beyond the edge, and text is legible."""
 
 from __future__ import annotations
 

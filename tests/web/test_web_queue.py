@@ -1,4 +1,4 @@
-"""Who is asked what: overlap, leases, sides, repeats, gold and undo, as a function of the lines of the journal."""
+"""Who is asked what: overlap, leases, sides, repeats, gold and undo, as a function of the journal lines."""
 
 from __future__ import annotations
 
@@ -277,7 +277,7 @@ def test_overlap_is_exact_whatever_people_do(overlap):
 
 
 def counted(desk: Desk) -> Counter[str]:
-    """Votes that stand by item, from the lines alone."""
+    """Votes by item, without retracted ones, from the lines alone."""
     retracted = {line["retracts"] for line in desk.lines if line["kind"] == "undo"}
     standing = [line for line in desk.lines if line["kind"] == "pair" and line["id"] not in retracted]
     assert len({(line["item"], line["annotator"]) for line in standing}) == len(standing)
@@ -332,7 +332,7 @@ def test_what_is_left_is_shared():
 
 @pytest.mark.parametrize(("people", "overlap"), [("a b", 2), ("a b c", 2), ("a b c d", 3)])
 def test_what_is_left_counts_what_the_others_cannot_answer(people, overlap):
-    """One after another: whoever comes last has all that is left, and the count is right from the first question on."""
+    """One after another: the last person gets all that is left; the count is right from the first question."""
     desk = Desk(queue(12, people, overlap=overlap))
     names = people.split()
     for name in names[: overlap - 1]:

@@ -1,4 +1,4 @@
-"""The page in a process of its own, over the loopback: kills, many people at once, and what a stranger may not do."""
+"""The page in a separate process, over loopback: kills, many people at once, and what a stranger cannot do."""
 
 from __future__ import annotations
 
@@ -238,7 +238,7 @@ def test_every_acknowledged_vote_survives_two_hundred_kills(tmp_path):
 
 
 def at_once(tmp_path: Path, people: int, each: int, overlap: int) -> list[dict]:
-    """Everybody votes at the same time until nothing is left; the lines of the journal."""
+    """Everybody votes at the same time until nothing is left; returns the journal lines."""
     write_rows(tmp_path / "rows.jsonl", pairs(people * each // overlap))
     names = ",".join(f"p{k}" for k in range(people))
     arguments = ["rows.jsonl", "--annotators", names, "--overlap", str(overlap), "--out", "out"]
@@ -314,7 +314,7 @@ def test_pandalm_comes_back_vote_by_vote_with_the_sides_as_shown(shared, tmp_pat
 
 
 def test_a_disk_that_refuses_leaves_no_vote_and_the_page_goes_on(tmp_path, monkeypatch):
-    """The reply is sent only after the disk has the line; when it refuses, memory says what the disk says."""
+    """The reply is sent only once the line is on disk; if the write fails, memory agrees with the disk."""
     with opened(job(tmp_path, pairs(4))) as folder:
         real, failing = os.fsync, [True]
 

@@ -1,4 +1,4 @@
-"""The settings of the page: what a flag may say, and what is refused."""
+"""The page's settings: valid and refused values of flags."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""The commands as functions of the same names, from Python's own objects.
+"""The commands as Python functions of the same names, for objects in memory.
 
-``afzal import`` is :func:`import_config`; ``afzal chat`` is a conversation and has no function.
+``afzal import`` is :func:`import_config`; ``afzal chat`` is interactive and has no function.
 
-The functions live here and not in ``afzal`` itself, since many of their names (``judge``, ``compare``, ``report``, ...)
-are also the names of Afzal's packages: ``afzal.judge`` would be one thing before a submodule is imported and another
-after. ``afzal.fit`` alone is there under both names. Nothing heavy is imported before a function is called.
+The functions are here and not in ``afzal`` itself because many of their names (``judge``, ``compare``, ``report``, ...)
+are also names of Afzal's packages: ``afzal.judge`` would change its meaning once the submodule is imported. Only
+``afzal.fit`` exists under both names. Nothing heavy is imported before a function is called.
 
     import afzal
 

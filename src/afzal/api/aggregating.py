@@ -1,4 +1,4 @@
-"""How far annotators agree, and one preference per pair from all of them: what ``afzal aggregate`` does."""
+"""Annotator agreement, and one preference per pair from all votes: the function behind ``afzal aggregate``."""
 
 from __future__ import annotations
 
@@ -38,23 +38,23 @@ def aggregate(
     resamples: int = 1000,
     force: bool = False,
 ) -> Result:
-    """How far annotators agree, and one preference per pair of their votes (docs/annotators.md).
+    """Measure how far annotators agree, and combine their votes into one preference per pair (docs/annotators.md).
 
     Args:
         data: rows with votes, or a file of verdicts.
-        by: ``mean`` gives soft labels, ``jeffreys`` soft labels that are never certain; ``gold`` weighs annotators by
-            rows of known truth, which ``gold`` names.
-        labels: what the rows state: ``soft`` the probability p, ``weighted`` the likelier answer with weight |2p - 1|.
-        gold_sizes: numbers of known truths: how often the answer is right with this many, measured on the other pairs.
-        group_by: ``found``, a .json or .csv of annotators, or a field of the rows: groups are aggregated apart.
+        by: ``mean`` gives soft labels, ``jeffreys`` soft labels that are never certain; ``gold`` weights annotators by
+            their accuracy on rows of known truth, which ``gold`` names.
+        labels: labels of the rows: ``soft``, the probability p; ``weighted``, the likelier answer with weight |2p - 1|.
+        gold_sizes: measure how often the result is right with these numbers of known truths, on the other pairs.
+        group_by: aggregate groups separately: ``found`` (from the votes), a .json or .csv of annotators, or a field.
         out: file for the rows with one preference per pair.
         page: folder for the report.
-        resamples: of whole prompts, for the intervals.
-        force: write ``out`` even if it exists, or if the answer is doubtful.
+        resamples: number of resamples of whole prompts, for the intervals.
+        force: write ``out`` even if it exists, or if the result is doubtful.
 
     Returns:
-        The report (agreement has no unit: 1 is perfect, 0 is what chance would give) with the aggregated ``rows``;
-        not ``ok`` where an unsupervised answer contradicts the majority, which is then not written.
+        The report (agreement has no unit: 1 is perfect, 0 is chance level) with the aggregated ``rows``; not ``ok`` if
+        an unsupervised result contradicts the majority, which is then not written.
 
     Raises:
         AfzalError: ``out`` exists, or the rows cannot be read.
@@ -62,8 +62,8 @@ def aggregate(
     Example:
         >>> votes = [{"prompt": "Hi", "response_a": "Hello!", "response_b": "No.", "winner": w, "judge": j}
         ...          for w, j in [("model_a", "ann"), ("model_a", "bob"), ("tie", "cid")]]
-        >>> found = afzal.api.aggregate(votes, resamples=50)
-        >>> len(found.rows)
+        >>> result = afzal.api.aggregate(votes, resamples=50)
+        >>> len(result.rows)
         1
     """
     from afzal import data as reading
@@ -84,34 +84,34 @@ def aggregate(
         runs.refuse_existing(Path(path_of(out, "out")), force)
     source = as_path(data, "data")
     plain = out is None and gold is None and columns is None and format is None
-    asked = _Asked(by, labels, tuple(gold_sizes), group_by, Path(source).name, resamples)
+    options = _Options(by, labels, tuple(gold_sizes), group_by, Path(source).name, resamples)
     if plain and (verdicts := _verdicts(source)) is not None:
-        dataset, said = None, judged.of_verdicts(verdicts)
-        body, rows, refused = _on_pairs([], said, asked)
+        dataset = None
+        body, rows, refused = _on_pairs([], judged.of_verdicts(verdicts), options)
     else:
-        dropping = "drop" if skip_bad else "raise"
-        dataset = reading.read(source, columns=columns, format=format, on_error=dropping)
+        on_error = "drop" if skip_bad else "raise"
+        dataset = reading.read(source, columns=columns, format=format, on_error=on_error)
         if columns is None and format is None:
             _refuse_other_votes(source, dataset)
         truths = reading.read(as_path(gold, "gold")).items if gold is not None else []
-        body, rows, refused = _on_rows(dataset, truths, asked)
+        body, rows, refused = _on_rows(dataset, truths, options)
         body["unread"] = [name for name in dataset.unread if name not in (*CATEGORIES, group_by)]
-    shown = None
+    written_page = None
     if page is not None:
         from afzal import report
 
-        shown = report.write_board(Path(page), body, "annotators")
+        written_page = report.write_board(Path(page), body, "annotators")
     lines = _text(body)
     if out is not None and dataset is not None and (force or not refused):
         if not rows:
             raise AfzalError("there is nothing to aggregate", where=source, why="the rows name no annotators")
-        written = reading.write(rows, Path(out), "afzal")
-        lines.append(f"{out}: {written} rows by {by}")
-    return Result(body, lines, shown, rows=rows, ok=force or not refused)
+        count = reading.write(rows, Path(out), "afzal")
+        lines.append(f"{out}: {count} rows by {by}")
+    return Result(body, lines, written_page, rows=rows, ok=force or not refused)
 
 
 def _verdicts(source: str) -> Verdicts | None:
-    """The verdicts of a file of them; None of folders, of rows with votes, and of scores, which are better averaged."""
+    """The verdicts in a file; None for folders, for rows with votes, and for scores, which are better averaged."""
     from afzal import judge
 
     if Path(source).is_dir():
@@ -120,12 +120,12 @@ def _verdicts(source: str) -> Verdicts | None:
         return judge.read_own(source)
     if not judge.knows(source):
         return None
-    said = judge.read([source])
-    return None if said.format == "Prometheus scores" else said
+    verdicts = judge.read([source])
+    return None if verdicts.format == "Prometheus scores" else verdicts
 
 
 def _refuse_other_votes(source: str, dataset: Dataset) -> None:
-    """An error where a file of verdicts, read as rows, holds other votes than those of its judges."""
+    """Raise an error if a file of verdicts, read as rows, has other votes than its judges' verdicts."""
     verdicts = _verdicts(source)
     judges = {verdict.judge for verdict in verdicts.verdicts} if verdicts is not None else set()
     if len(judges) > 1 and judges - {vote.annotator for item in dataset.items for vote in item.votes}:
@@ -133,13 +133,13 @@ def _refuse_other_votes(source: str, dataset: Dataset) -> None:
             f"the verdicts of its {len(judges)} judges can be measured, but not written as rows or joined with others",
             where=source,
             why=f"read as rows ({dataset.format}), it holds other votes than theirs",
-            remedy="leave --out and --gold out, or make a row of each verdict: prompt, two answers, winner, annotator",
+            remedy="omit --out and --gold, or make a row of each verdict: prompt, two answers, winner, annotator",
         )
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """How to aggregate, as :func:`aggregate` has it; ``name`` is the file's."""
+class _Options:
+    """The options of :func:`aggregate`; ``name`` is the file name."""
 
     by: By
     kind: LabelKind
@@ -149,7 +149,7 @@ class _Asked:
     resamples: int
 
     def refuse(self, what: str, why: str) -> None:
-        """An error where an option would be ignored."""
+        """Raise an error if an option would be ignored."""
         given = {
             f"--by {self.by}": self.by != "mean",
             f"--labels {self.kind}": self.kind != "soft",
@@ -157,11 +157,11 @@ class _Asked:
             "--group-by": self.group_by is not None,
         }
         if ignored := [name for name, is_given in given.items() if is_given]:
-            remedy = "--by mean" if ignored[0].startswith("--by") else "leave the option out"
+            remedy = "--by mean" if ignored[0].startswith("--by") else "omit the option"
             raise AfzalError(what, where=ignored[0], why=why, remedy=remedy)
 
 
-def _on_rows(dataset: Dataset, truths: Sequence[Item], asked: _Asked) -> tuple[dict[str, Any], list[Item], bool]:
+def _on_rows(dataset: Dataset, truths: Sequence[Item], options: _Options) -> tuple[dict[str, Any], list[Item], bool]:
     """The report, the rows with one opinion each, and whether they are refused."""
     from afzal import data
     from afzal.judge import labels, ratings, tallies
@@ -170,73 +170,73 @@ def _on_rows(dataset: Dataset, truths: Sequence[Item], asked: _Asked) -> tuple[d
     items = data.together(dataset.items)
     notes = [note for note in dataset.notes if note.startswith("votes.jsonl")]
     if tallies.are_tallies(items):
-        asked.refuse("counts of voters are reported and not aggregated", "the rows do not say who voted for what")
-        return tallies.of_voters(items, asked.name, resamples=asked.resamples), [], False
+        options.refuse("counts of voters are reported and not aggregated", "the rows do not say who voted for what")
+        return tallies.of_voters(items, options.name, resamples=options.resamples), [], False
     if tallies.are_ranked(items):
-        asked.refuse("ranks without annotators are reported and not aggregated", "the rows do not say who ranked")
-        return tallies.of_ranks(items, asked.name), [], False
+        options.refuse("ranks without annotators are reported and not aggregated", "the rows do not say who ranked")
+        return tallies.of_ranks(items, options.name), [], False
     ordered = any(True for item in items for _ in comparisons(item.votes))
     scores = None if ordered else ratings.of_items(items)
     if scores is None:
-        body, rows, refused = _on_pairs(items, labels.of_items(items, truths), asked)
+        body, rows, refused = _on_pairs(items, labels.of_items(items, truths), options)
         body["findings"] += notes
         return body, rows, refused
-    asked.refuse("scores are averaged", "they have an order and distances, which weights for classes would ignore")
-    body = ratings.report(scores, asked.name, items, resamples=asked.resamples)
+    options.refuse("scores are averaged", "they have an order and distances, which weights for classes would ignore")
+    body = ratings.report(scores, options.name, items, resamples=options.resamples)
     body["findings"] += notes
     return body, ratings.as_items(items, scores), False
 
 
-def _on_pairs(items: Sequence[Item], said: Labels, asked: _Asked) -> tuple[dict[str, Any], list[Item], bool]:
+def _on_pairs(items: Sequence[Item], labelled: Labels, options: _Options) -> tuple[dict[str, Any], list[Item], bool]:
     from afzal.judge import aggregate, annotators, groups, truths
 
-    by, kind, group_by, resamples = asked.by, asked.kind, asked.group_by, asked.resamples
-    worth = truths.curve(said, asked.gold_sizes) if asked.gold_sizes else None
-    agreed = annotators.agreement_of(said, resamples=resamples)
-    people = annotators.people_of(said)
-    found = aggregate.aggregate(said, by, anchored=bool(items))
-    body = annotators.as_plain(said, agreed, people, asked.name)
-    # a danger is what the page says first
-    parts = (found.warnings, body["findings"]) if found.doubtful else (body["findings"], found.warnings)
+    by, kind, group_by, resamples = options.by, options.kind, options.group_by, options.resamples
+    worth = truths.curve(labelled, options.gold_sizes) if options.gold_sizes else None
+    agreed = annotators.agreement_of(labelled, resamples=resamples)
+    people = annotators.people_of(labelled)
+    result = aggregate.aggregate(labelled, by, anchored=bool(items))
+    body = annotators.as_plain(labelled, agreed, people, options.name)
+    # warnings of a doubtful result come first on the page
+    parts = (result.warnings, body["findings"]) if result.doubtful else (body["findings"], result.warnings)
     body["findings"] = [*parts[0], *parts[1]]
-    body |= {"kind": "pairs", "by": by, "moved": found.moved, "decided": found.decided, "doubtful": found.doubtful}
-    body |= {"dawid_skene_moved": found.dawid_skene_moved, "soft": found.soft_share(), "right": None}
-    body |= {"soft_labels": found.histogram(), "tables": []}
-    if (axes := groups.by_axis(said, resamples=resamples)) is not None:
+    body |= {"kind": "pairs", "by": by, "moved": result.moved, "decided": result.decided, "doubtful": result.doubtful}
+    body |= {"dawid_skene_moved": result.dawid_skene_moved, "soft": result.soft_share(), "right": None}
+    body |= {"soft_labels": result.histogram(), "tables": []}
+    if (axes := groups.by_axis(labelled, resamples=resamples)) is not None:
         body["tables"].append(axes)
-    if by != "gold" and found.checked is None:
-        _add(body, truths.as_plain(found, said, by))
-    if found.fit is not None:
-        _add(body, aggregate.fit_as_plain(found.fit, said))
+    if by != "gold" and result.checked is None:
+        _add(body, truths.as_plain(result, labelled, by))
+    if result.fit is not None:
+        _add(body, aggregate.fit_as_plain(result.fit, labelled))
     if worth is not None:
         _add(body, truths.curve_as_plain(worth))
-    if found.eta is not None:
-        for line, eta in zip(body["lines"], found.eta, strict=True):
+    if result.eta is not None:
+        for line, eta in zip(body["lines"], result.eta, strict=True):
             line["eta"] = eta
-    refused = by in aggregate.UNSUPERVISED and found.refused
+    refused = by in aggregate.UNSUPERVISED and result.refused
     how = {"resamples": resamples}
     if group_by is not None and group_by != "found" and not group_by.endswith((".json", ".csv")):
-        body["tables"].append(groups.by_field(items, said, group_by, **how))
-        return body, aggregate.as_items(items, said, found, by, kind), refused
+        body["tables"].append(groups.by_field(items, labelled, group_by, **how))
+        return body, aggregate.as_items(items, labelled, result, by, kind), refused
     if group_by is None or group_by == "found":
-        apart = groups.found(said, **how)
+        apart = groups.found(labelled, **how)
     else:
-        apart = groups.stated(said, groups.read_groups(group_by), **how)
+        apart = groups.stated(labelled, groups.read_groups(group_by), **how)
     if apart is not None:
-        body["tables"] += groups.tables(said, apart)
+        body["tables"] += groups.tables(labelled, apart)
         body["groups"] = groups.as_plain(apart)
     if group_by is None or apart is None:
         body["findings"] += [groups.in_words(apart)] if apart is not None else []
         if group_by is not None:
             body["findings"].append("No groups of annotators were found; all are aggregated together.")
-        return body, aggregate.as_items(items, said, found, by, kind), refused
-    rows, answers = groups.rows_by_group(items, said, apart, by, kind)
+        return body, aggregate.as_items(items, labelled, result, by, kind), refused
+    rows, answers = groups.rows_by_group(items, labelled, apart, by, kind)
     body["findings"].append("Each group is aggregated apart; the rows carry its name in extra.group.")
     return body, rows, by in aggregate.UNSUPERVISED and any(answer.refused for answer in answers.values())
 
 
 def _add(body: dict[str, Any], part: Mapping[str, Any]) -> None:
-    """A part of the report: its tables and findings after those there are."""
+    """Add a part to the report: append its tables and findings, and set its other keys."""
     for key, value in part.items():
         body[key] = [*body[key], *value] if key in ("tables", "findings") else value
 

@@ -1,4 +1,4 @@
-"""Using what was trained: answers, scores, merged adapters."""
+"""Use trained models: generate answers, score responses, merge adapters, upload, revise answers."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def generate(
     out: str | PathLike[str] | None = None,
     **settings: Any,
 ) -> list[dict[str, Any]]:
-    """Answers of a model to one prompt, or to rows of prompts.
+    """A model's answers to one prompt, or to rows of prompts.
 
     Args:
         model: a run, a folder or a hub id.
-        prompts: rows with prompts in any format; a list of texts will do.
-        out: JSONL file to write the answers to as well.
+        prompts: rows with prompts in any format, or a list of texts.
+        out: also write the answers to this JSONL file.
         settings: as on the command line: ``n`` (answers per prompt), ``max_new_tokens`` (tokens), ``temperature``
             (0 is greedy), ``seed``, ...
 
@@ -40,8 +40,8 @@ def generate(
         AfzalError: the model or the prompts cannot be read, or ``out`` exists.
 
     Example:
-        >>> found = afzal.api.generate(model="my-model", prompts=["Hello", "Bye"], n=2, max_new_tokens=4)
-        >>> len(found), found[0]["prompt"]
+        >>> answers = afzal.api.generate(model="my-model", prompts=["Hello", "Bye"], n=2, max_new_tokens=4)
+        >>> len(answers), answers[0]["prompt"]
         (4, 'Hello')
     """
     from afzal import config
@@ -60,7 +60,7 @@ def score(
     out: str | PathLike[str] | None = None,
     **settings: Any,
 ) -> Result:
-    """Score every response of rows by a reward model, or by a policy against its reference.
+    """Score every response in the rows with a reward model, or with a policy and its reference.
 
     Args:
         data: rows with responses.
@@ -76,8 +76,8 @@ def score(
         AfzalError: data or model cannot be read, nothing can be scored, or ``out`` exists.
 
     Example:
-        >>> found = afzal.api.score("prefs.jsonl", policy="runs/dpo", reference="my-model")
-        >>> round(found.rows[0]["score"], 3) != 0
+        >>> result = afzal.api.score("prefs.jsonl", policy="runs/dpo", reference="my-model")
+        >>> round(result.rows[0]["score"], 3) != 0
         True
     """
     from afzal import config
@@ -93,7 +93,7 @@ def export(run: Model, /, *, out: str | PathLike[str], **settings: Any) -> Resul
 
     Args:
         run: the adapter: a run, a folder or a hub id.
-        out: folder of the merged model, which `transformers` loads.
+        out: folder for the merged model, which `transformers` can load.
         settings: as on the command line: ``data``, ``dtype``, ...
 
     Raises:
@@ -105,8 +105,8 @@ def export(run: Model, /, *, out: str | PathLike[str], **settings: Any) -> Resul
     """
     from afzal import config, recipes
 
-    made = settings_of(config.ExportConfig, {"model": run, "out": out, **settings})
-    return Result({"out": str(made.out)}, recipes.export(made), Path(made.out))
+    built = settings_of(config.ExportConfig, {"model": run, "out": out, **settings})
+    return Result({"out": str(built.out)}, recipes.export(built), Path(built.out))
 
 
 def push(run: Model, repository: str, /, *, public: bool = False) -> str:
@@ -118,7 +118,7 @@ def push(run: Model, repository: str, /, *, public: bool = False) -> str:
         public: make the repository public if it is new; default: private.
 
     Returns:
-        What was done, in words.
+        A sentence that says what was done.
 
     Raises:
         AfzalError: the folder holds no weights, there is no token, or the hub refuses or cannot be reached.
@@ -134,7 +134,7 @@ def push(run: Model, repository: str, /, *, public: bool = False) -> str:
 def revise(
     *, model: Model, prompts: Rows, principles: str | PathLike[str], out: str | PathLike[str], **settings: Any
 ) -> Result:
-    """Preference pairs from principles: answers, critiques, revisions, or a judge's labels (docs/principles.md).
+    """Make preference pairs from principles: answers, critiques, revisions, or a judge's labels (docs/principles.md).
 
     Args:
         principles: YAML file of the principles.
@@ -142,15 +142,15 @@ def revise(
         settings: as on the command line: ``mode``, ``rounds``, ``judge``, ``max_new_tokens`` (tokens), ...
 
     Returns:
-        The report; not ``ok`` where no pair was made.
+        The report; not ``ok`` if no pair was made.
 
     Raises:
         AfzalError: a model, a judge or the prompts cannot be read.
 
     Example:
         >>> about = {"principles": "principles.yaml", "out": "revised", "max_new_tokens": 4}
-        >>> found = afzal.api.revise(model="my-model", prompts=["How are you?", "Who are you?"], **about)
-        >>> found["pairs"] >= 0
+        >>> result = afzal.api.revise(model="my-model", prompts=["How are you?", "Who are you?"], **about)
+        >>> result["pairs"] >= 0
         True
     """
     from afzal import config
@@ -159,8 +159,8 @@ def revise(
     return revised(settings_of(config.ReviseConfig, given))
 
 
-def revised(made: ReviseConfig, say: Callable[[str], None] = lambda line: None) -> Result:
-    """The pairs that settings ask for, and the report.
+def revised(settings: ReviseConfig, say: Callable[[str], None] = lambda line: None) -> Result:
+    """Make the pairs of these settings, and the report.
 
     Raises:
         AfzalError: as for :func:`revise`.
@@ -168,9 +168,11 @@ def revised(made: ReviseConfig, say: Callable[[str], None] = lambda line: None) 
     from afzal.principles.run import PAIRS, REPORT, revise
     from afzal.text import interval, number, visible
 
-    found = revise(made, say=say)
-    lines = [f"{f['name']}: {number(f['value'], 3)} {interval(f['low'], f['high'])}".rstrip() for f in found["figures"]]
-    lines += map(visible, found["findings"])
-    pairs, page = Path(made.out, PAIRS), Path(made.out, f"{REPORT}.html")
+    report = revise(settings, say=say)
+    lines = [
+        f"{f['name']}: {number(f['value'], 3)} {interval(f['low'], f['high'])}".rstrip() for f in report["figures"]
+    ]
+    lines += map(visible, report["findings"])
+    pairs, page = Path(settings.out, PAIRS), Path(settings.out, f"{REPORT}.html")
     rows = [json.loads(line) for line in pairs.read_text("utf-8").splitlines()] if pairs.is_file() else []
-    return Result(found, [*lines, f"page: {page}"], page, rows=rows, ok=found["pairs"] > 0)
+    return Result(report, [*lines, f"page: {page}"], page, rows=rows, ok=report["pairs"] > 0)

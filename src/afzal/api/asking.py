@@ -1,4 +1,4 @@
-"""Which pairs of answers people should be asked about next, and the page on which they are asked."""
+"""Choose the pairs of answers that people should be asked about next, and serve the page that asks them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from afzal.records import Item
     from afzal.web.folder import Folder, Job
 
-NOBODY = "nobody"  # votes: those that the pool has are skipped
+NOBODY = "nobody"  # as votes: ignore the votes in the pool
 
 
 def ask(
@@ -30,20 +30,20 @@ def ask(
     """Choose the pairs that people should be asked about next (docs/asking.md).
 
     Args:
-        data: the pool: rows with two responses or more, with or without votes.
+        data: the pool: rows with two or more responses, with or without votes.
         out: file for the questions, as rows for :func:`annotate`.
         force: write it even if it exists.
         settings: as on the command line: ``n`` (questions), ``by``, ``reward``, ``random`` (a share), ...
 
     Returns:
-        What was chosen and why, with warnings; ``rows`` are the questions.
+        The choice and its reasons, with warnings; ``rows`` are the questions.
 
     Raises:
         AfzalError: the pool cannot be read, or ``out`` exists.
 
     Example:
-        >>> found = afzal.api.ask("prefs.jsonl", n=4, by="random", votes="nobody", out="to_label.jsonl")
-        >>> len(found.rows)
+        >>> result = afzal.api.ask("prefs.jsonl", n=4, by="random", votes="nobody", out="to_label.jsonl")
+        >>> len(result.rows)
         4
     """
     from afzal import config
@@ -51,41 +51,51 @@ def ask(
     return asked(settings_of(config.AskConfig, {"data": data, "out": out, **settings}), force)
 
 
-def asked(made: config.AskConfig, force: bool = False) -> Result:
-    """The questions that settings ask for, written.
+def asked(settings: config.AskConfig, force: bool = False) -> Result:
+    """Choose and write the questions of these settings.
 
     Raises:
         AfzalError: as for :func:`ask`.
     """
     from afzal import data, runs
 
-    out = Path(made.out)
+    out = Path(settings.out)
     runs.refuse_existing(out, force)
     from afzal.quality import ask
 
-    read = data.read(made.data, columns=made.columns or None, format=made.data_format)
-    ours = _scored(made, ask.together(read.items))
-    theirs = None
-    if made.votes is not None:
-        theirs = ask.Scored(()) if made.votes == NOBODY else _scored(made, ask.together(data.read(made.votes).items))
-    seeds = made.seeds if made.curve else 0
-    how = ask.How(made.data, made.by, made.n, made.random, made.ridge, made.seed, seeds, made.labels, made.axis)
-    found = ask.ask(ours, theirs, how)
-    if found.rows:
-        data.write(found.rows, out, "afzal")
-    body = found.plain | {"out": str(out) if found.rows else None}
-    return Result(body, found.lines, rows=found.rows)
+    dataset = data.read(settings.data, columns=settings.columns or None, format=settings.data_format)
+    pool, voted = _scored(settings, ask.together(dataset.items)), None
+    if settings.votes == NOBODY:
+        voted = ask.Scored(())
+    elif settings.votes is not None:
+        voted = _scored(settings, ask.together(data.read(settings.votes).items))
+    how = ask.How(
+        settings.data,
+        settings.by,
+        settings.n,
+        settings.random,
+        settings.ridge,
+        settings.seed,
+        settings.seeds if settings.curve else 0,
+        settings.labels,
+        settings.axis,
+    )
+    chosen = ask.ask(pool, voted, how)
+    if chosen.rows:
+        data.write(chosen.rows, out, "afzal")
+    body = chosen.plain | {"out": str(out) if chosen.rows else None}
+    return Result(body, chosen.lines, rows=chosen.rows)
 
 
-def _scored(made: config.AskConfig, items: Sequence[Item]) -> Scored:
-    """The rows with what the rule goes by; only models load torch."""
+def _scored(settings: config.AskConfig, items: Sequence[Item]) -> Scored:
+    """The rows with the scores or features that the rule needs; torch is loaded only for models."""
     from afzal.quality import ask
 
-    if made.scorers or made.features not in (None, "words", "rows"):
+    if settings.scorers or settings.features not in (None, "words", "rows"):
         from afzal.recipes.ask import scored
 
-        return scored(made, items)
-    return ask.with_row_features(items) if made.features == "rows" else ask.Scored(items)
+        return scored(settings, items)
+    return ask.with_row_features(items) if settings.features == "rows" else ask.Scored(items)
 
 
 def annotate(
@@ -94,14 +104,14 @@ def annotate(
     """Serve a page on which people compare, rank or rate responses, until Ctrl-C (docs/annotate.md).
 
     Args:
-        data: the rows to ask about.
-        out: folder for the votes; every vote is on the disk before the next question shows.
-        until_done: return when every question has its votes.
+        data: the rows to annotate.
+        out: folder for the votes; every vote is on disk before the next question appears.
+        until_done: return once every question has its votes.
         settings: as on the command line: ``mode``, ``axis``, ``overlap``, ``annotators``, ``port``, ...
 
     Returns:
-        ``votes``, of which ``gold`` are on rows of known truth, ``skips``, the folder
-        ``out``, the ``mode``, and whether questions are still ``open``.
+        ``votes``, the number of those on rows of known truth (``gold``), ``skips``, the folder ``out``, the ``mode``,
+        and whether questions are still ``open``.
 
     Raises:
         AfzalError: the rows cannot be read, or the address cannot be bound.
@@ -116,7 +126,7 @@ def annotate(
 
 
 def annotated(settings: config.AnnotateConfig, ready: Callable[[Folder, list[tuple[str, str]]], None]) -> Result:
-    """Serve the page of settings until it ends, then write what they export.
+    """Serve the page of these settings until it ends, then write the export.
 
     Args:
         ready: called with the folder and with names and addresses once the page can be opened.
@@ -133,7 +143,9 @@ def annotated(settings: config.AnnotateConfig, ready: Callable[[Folder, list[tup
     if settings.export is not None and not Path(settings.export).absolute().parent.is_dir():
         raise AfzalError(f"{Path(settings.export).parent} is not a folder", where="--export", remedy="create it first")
     if settings.export is not None and _same_file(settings.export, settings.data, settings.gold):
-        raise AfzalError(f"{settings.export} is what the page reads", where="--export", remedy="choose another file")
+        raise AfzalError(
+            f"{settings.export} is a file that the page reads", where="--export", remedy="choose another file"
+        )
     job = job_of(settings)
 
     def opened(folder: Folder, addresses: list[tuple[str, str]]) -> None:
@@ -148,7 +160,7 @@ def annotated(settings: config.AnnotateConfig, ready: Callable[[Folder, list[tup
 
         rows = export(job.out, settings.export)
         lines.append(
-            f"{settings.export}: {plural(rows, 'row') + ' with votes' if rows else 'not written, without votes'}"
+            f"{settings.export}: {plural(rows, 'row') + ' with votes' if rows else 'not written, there are no votes'}"
         )
     known = f" ({counts['gold']} on rows of known truth, which train nothing)" if counts["gold"] else ""
     lines.append(f"{job.out}: {plural(counts['votes'], 'vote')}{known}, {plural(counts['skips'], 'skip')}")

@@ -1,4 +1,4 @@
-"""What a data file holds and what is wrong with it: what ``afzal check`` does."""
+"""Audit of a data file, its contents and faults: the function behind ``afzal check``."""
 
 from __future__ import annotations
 
@@ -34,33 +34,33 @@ def check(
     reference: Model | None = None,
     max_tokens: int = 1024,
 ) -> Result:
-    """What rows hold and what is wrong with them; needs no model (docs/audit.md).
+    """Show what rows hold and what is wrong with them; needs no model (docs/audit.md).
 
     Args:
-        data: what to look at.
-        columns: which field is which, such as ``{"chosen": "good"}``.
+        data: the rows to check.
+        columns: names of the fields, such as ``{"chosen": "good"}``.
         format: the name of the rows' format; default: detected.
-        skip_bad: drop and count damaged rows instead of stopping.
-        max_unpacked: GiB that a gzip file may unpack to; 0 lifts the limit.
-        media_folder: where paths of images and sounds start; default: the folder of the file.
-        deep: compare all texts with each other also in a large file (near-duplicates).
-        against: a test set: which of its prompts stand in ``data``?
+        skip_bad: skip and count damaged rows instead of stopping.
+        max_unpacked: largest unpacked size of a gzip file in GiB; 0 means no limit.
+        media_folder: base folder for image and sound paths; default: the folder of the file.
+        deep: compare all texts with each other even in a large file (near-duplicates).
+        against: a test set: which of its prompts are in ``data``?
         reward: a reward model: which pairs does it contradict? Or ``policy`` with its ``reference``.
-        max_tokens: of prompt and response together, for the models.
+        max_tokens: limit on prompt and response together, for the models.
 
     Returns:
-        Counts, findings and the format that was understood; not ``ok`` with a major finding.
+        Counts, findings and the format that was read; not ``ok`` with a major finding.
 
     Raises:
         AfzalError: the rows cannot be read.
 
     Example:
-        >>> found = afzal.api.check([{"prompt": "Hi", "chosen": "Hello!", "rejected": "Go away."}])
-        >>> found["format"], found["pairs"]
+        >>> result = afzal.api.check([{"prompt": "Hi", "chosen": "Hello!", "rejected": "Go away."}])
+        >>> result["format"], result["pairs"]
         ('standard', 1)
     """
     scorers = {key: None if m is None else as_path(m, key) for key, m in (("reward", reward), ("policy", policy))}
-    asked = wanted(
+    request = wanted(
         as_path(data, "data"),
         columns=_columns(columns),
         format=format,
@@ -71,18 +71,18 @@ def check(
         max_tokens=max_tokens,
         **scorers,
     )
-    return checked(asked, deep=deep, against=None if against is None else as_path(against, "against")).result
+    return checked(request, deep=deep, against=None if against is None else as_path(against, "against")).result
 
 
 def _columns(given: Any) -> dict[str, str] | None:
     if given is not None and not isinstance(given, Mapping):
-        raise wrong(given, "columns", 'which field is which, such as {"chosen": "good"}')
+        raise wrong(given, "columns", 'names of the fields, such as {"chosen": "good"}')
     return dict(given) if given else None
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is looked at, how it is read, and by which scorer."""
+    """A requested check: the source, how to read it, and the scorer."""
 
     source: str
     reads: _Reads
@@ -91,7 +91,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What was found, and the rows where they were kept."""
+    """The audit, and the rows if they were kept."""
 
     audit: Audit
     notes: list[str]
@@ -100,7 +100,7 @@ class Checked:
 
     @property
     def result(self) -> Result:
-        """The same as plain values and in words."""
+        """The check as plain values and in words."""
         about = {"notes": self.notes, "unread": self.unread}
         lines = lines_of(self.audit, self.notes, self.unread)
         return Result(asdict(self.audit) | about, lines, ok=self.audit.worst != "major")
@@ -119,10 +119,10 @@ def wanted(
     reference: str | None,
     max_tokens: int,
 ) -> Wanted:
-    """What is asked, checked before anything is read.
+    """The requested check, validated before anything is read.
 
     Raises:
-        AfzalError: a scorer is not whole.
+        AfzalError: a scorer is incomplete.
     """
     from afzal import data
 
@@ -131,17 +131,17 @@ def wanted(
     return Wanted(source, reads, _scorer(source, reward, policy, reference, max_tokens))
 
 
-def checked(asked: Wanted, *, deep: bool = False, against: str | None = None, keep: bool = False) -> Checked:
-    """The audit of what is asked. ``keep``: hold on to the rows, for somebody who shows them."""
+def checked(request: Wanted, *, deep: bool = False, against: str | None = None, keep: bool = False) -> Checked:
+    """Run the requested audit. ``keep``: also return the rows, to show them."""
     from afzal import data, quality
 
-    source, reads, scorer = asked.source, asked.reads, asked.scorer
+    source, reads, scorer = request.source, request.reads, request.scorer
     dataset: Dataset | None = None
     with collector_paused():
         extra = [quality.Overlap(quality.HeldOutPrompts(data.stream(against)))] if against else []
         how = "always" if deep else "small"
         if not keep and scorer is None and not data.is_mixture(source):
-            # one item after another, so that a file of any size is read in little memory
+            # item by item, so that a file of any size needs little memory
             reading = data.Reading(source, **reads.named())
             audit = quality.audit_stream(reading, extra, how)
             notes, unread = reading.notes(), reading.unread()
@@ -151,13 +151,13 @@ def checked(asked: Wanted, *, deep: bool = False, against: str | None = None, ke
             notes, unread = dataset.notes, dataset.unread
     if scorer is not None and dataset is not None:
         audit = replace(audit, findings=audit.findings + _by_scores(dataset, scorer))
-    audit = replace(audit, not_run=audit.not_run + _not_asked(audit, against, scorer))
+    audit = replace(audit, not_run=audit.not_run + _not_requested(audit, against, scorer))
     return Checked(audit, notes, unread, dataset)
 
 
 @dataclass(frozen=True, slots=True)
 class _Reads:
-    """How FILE is read, in the words of :class:`afzal.data.Reading`."""
+    """How FILE is read; the fields are arguments of :class:`afzal.data.Reading`."""
 
     columns: dict[str, str] | None
     format: str | None
@@ -173,7 +173,7 @@ class _Reads:
 def _scorer(
     source: str, reward: str | None, policy: str | None, reference: str | None, max_tokens: int
 ) -> ScoreConfig | None:
-    """The settings of the scorer that was named, if any."""
+    """The settings of the named scorer, if any."""
     if not (reward or policy or reference):
         return None
     from afzal import config
@@ -188,27 +188,27 @@ def _by_scores(dataset: Dataset, scorer: ScoreConfig) -> list[Finding]:
     from afzal import quality
     from afzal.rewards.score import heads
 
-    made = [scores.mean(1).tolist() for scores in heads(scorer, dataset.items)]
-    if not any(score == score for scores in made for score in scores):
+    per_item = [scores.mean(1).tolist() for scores in heads(scorer, dataset.items)]
+    if not any(score == score for scores in per_item for score in scores):
         raise AfzalError("no response could be scored", where=dataset.source, remedy="look at the tokens with --model")
-    return quality.scored_findings(zip(dataset.items, made, strict=True))
+    return quality.scored_findings(zip(dataset.items, per_item, strict=True))
 
 
-def _not_asked(audit: Audit, against: str | None, scorer: ScoreConfig | None) -> list[NotRun]:
-    """Findings that need what was not given."""
+def _not_requested(audit: Audit, against: str | None, scorer: ScoreConfig | None) -> list[NotRun]:
+    """Checks whose inputs (a test set, a scorer) were not given."""
     from afzal.quality import NotRun
 
-    lacking = []
+    missing = []
     if against is None:
-        lacking.append(NotRun(("overlap",), "needs a test set", "--against TEST"))
+        missing.append(NotRun(("overlap",), "needs a test set", "--against TEST"))
     if scorer is None and audit.pairs:
         how = "--reward MODEL, or --policy MODEL --reference MODEL"
-        lacking.append(NotRun(("suspicious_pairs", "ambiguous_pairs"), "need scores", how))
-    return lacking
+        missing.append(NotRun(("suspicious_pairs", "ambiguous_pairs"), "need scores", how))
+    return missing
 
 
 def counts(audit: Audit) -> dict[str, str]:
-    """The figures of an audit by name, those that are zero or meaningless for its kind left out."""
+    """The figures of an audit by name, without those that are zero or meaningless for its kind of data."""
     sizes = ", ".join(f"{n} x {k}" for k, n in audit.responses_per_item.items())
     lengths = ", ".join(f"{name} {v['median']} / {v['p95']} / {v['max']}" for name, v in audit.characters.items())
     apart = f" in {audit.groups} groups" if audit.groups < audit.prompts else ""
@@ -227,7 +227,7 @@ def counts(audit: Audit) -> dict[str, str]:
 
 
 def lines_of(audit: Audit, notes: list[str], unread: list[str]) -> list[str]:
-    """An audit in words, with what was understood of the rows."""
+    """An audit in words, with notes on how the rows were read."""
     lines = [f"{one_line(audit.source)}: format {audit.format}", *(f"  {one_line(note)}" for note in notes)]
     lines += [f"  not read: {one_line(', '.join(unread))}"] if unread else []
     lines += [f"{name}: {figure}" for name, figure in counts(audit).items()]
@@ -240,5 +240,5 @@ def lines_of(audit: Audit, notes: list[str], unread: list[str]) -> list[str]:
 
 
 def left_out(audit: Audit) -> list[str]:
-    """What was not looked for, why, and the flag that asks for it."""
+    """The checks that were not run, why, and the flag that requests them."""
     return [f"{', '.join(one.codes)} ({one.why}): add {one.how}" for one in audit.not_run]

@@ -1,4 +1,4 @@
-"""Python's search for garbage, paused around what makes many objects that stay."""
+"""Pause Python's garbage collector while many long-lived objects are created."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """No search for cycles inside the block: where millions of objects are made and stay, it looks at all of them again
-    and again and finds next to nothing."""
+    """Pause the garbage collector inside the block: while millions of long-lived objects are created, it would scan all
+    of them again and again and find next to nothing."""
     was_on = gc.isenabled()
     gc.disable()
     try:

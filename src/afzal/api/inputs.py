@@ -1,4 +1,4 @@
-"""From what Python holds to what settings say: rows, functions, runs and paths as text that a run folder can keep."""
+"""Convert Python objects (rows, functions, runs, paths) to settings text that a run folder can keep."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ Model: TypeAlias = "str | os.PathLike[str]"
 """A folder, a hub id, or a run that :func:`afzal.fit` returned."""
 
 RewardFunction: TypeAlias = Callable[..., Any]
-"""``(prompt, answer, **columns) -> float``, or as TRL's: ``(prompts, completions, **columns) -> list of float``."""
+"""``(prompt, answer, **columns) -> float``, or as in TRL: ``(prompts, completions, **columns) -> list of float``."""
 
 ROWS = (
     *("data", "eval_data", "prompts", "held_out_prompts", "confirm_prompts", "constraint_data", "votes", "samples"),
     "gold",
 )
-"""Settings that name rows. A number under such a name is a count: ``samples`` of a comparison."""
+"""Settings that name rows. A number there is a count, such as ``samples`` of a comparison."""
 
 INPUTS = "inputs"
-"""The folder, below that of a run, of rows that were given in memory."""
+"""The folder for in-memory rows, inside the run folder."""
 
 
 def plain(given: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
     """Settings as text and numbers: rows are written to a file, functions and paths become their names.
 
     Args:
-        given: by setting; None stands for a setting that is not given.
-        folder: where rows are written; default: a folder that is removed when Python ends.
+        given: by setting; None means not given.
+        folder: where rows are written; default: a folder that is removed when Python exits.
 
     Raises:
         AfzalError: rows cannot be read.
@@ -52,13 +52,13 @@ def plain(given: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any
 
 
 def settings_of(kind: type[S], given: Mapping[str, Any], folder: Path | None = None, base: Sequence[Setting] = ()) -> S:
-    """Settings of one kind from what Python gave, as if the command line had given it.
+    """Settings of one kind from Python arguments, as if they came from the command line.
 
     Args:
         kind: the class of settings.
-        given: by setting; None stands for a setting that is not given.
-        folder: where rows in memory are written; default: a folder that is removed when Python ends.
-        base: settings that ``given`` overrides, as those of a file.
+        given: by setting; None means not given.
+        folder: where rows in memory are written; default: a folder that is removed when Python exits.
+        base: settings that ``given`` overrides, such as those of a file.
 
     Raises:
         AfzalError: a setting is unknown or has no effect, or rows cannot be read.
@@ -70,11 +70,11 @@ def settings_of(kind: type[S], given: Mapping[str, Any], folder: Path | None = N
 
 
 def as_path(value: Any, name: str) -> str:
-    """A source as text; rows in memory are written to a file that is removed when Python ends."""
+    """A source as text; rows in memory are written to a file that is removed when Python exits."""
     return os.fspath(value) if is_source(value) else str(keep(value, _scratch(), name))
 
 
-def path_of(value: Any, name: str, wanted: str = "a path: text, or of pathlib") -> str:
+def path_of(value: Any, name: str, wanted: str = "a path: text or pathlib.Path") -> str:
     """A path, a hub id or a run as text.
 
     Raises:
@@ -89,24 +89,24 @@ def one_of(value: Any, name: str, choices: Any) -> None:
     """Refuse a value that a ``Literal`` does not list.
 
     Raises:
-        AfzalError: it is another one.
+        AfzalError: the value is not in the list.
     """
     if value not in get_args(choices):
         raise wrong(value, name, f"one of {', '.join(get_args(choices))}")
 
 
 def wrong(value: Any, name: str, wanted: str) -> AfzalError:
-    """The error of an argument of another kind, by its name and value."""
+    """The error for an argument of the wrong kind, with its name and value."""
     return AfzalError(f"{name} cannot be {reprlib.repr(value)}", remedy=f"give {wanted}")
 
 
 def out_of(given: Mapping[str, Any], usual: str, *, resume: bool) -> Path | None:
-    """The run folder into which rows in memory go; None where there are none and settings name no folder.
+    """The run folder for rows in memory; None if there are none and the settings name no folder.
 
     Args:
         given: by setting.
-        usual: the folder where settings name none and rows are in memory.
-        resume: the folder may hold a run.
+        usual: the default folder for rows in memory.
+        resume: whether the folder may hold a run.
 
     Raises:
         AfzalError: the folder holds another run.
@@ -139,7 +139,7 @@ def _plain(key: str, value: Any, folder: Path | None) -> Any:
     if isinstance(value, list | tuple):
         return [_plain("", one, folder) for one in value]
     if isinstance(value, dict):
-        # below ``space`` a name stands for the values of a setting, one of which may be a list of files
+        # in ``space``, a name maps to the values of a setting; one of them may be a list of files
         return {name: _plain("" if key == "space" else name, one, folder) for name, one in value.items()}
     return value
 
@@ -148,7 +148,7 @@ _SCRATCH: list[Path] = []
 
 
 def _scratch() -> Path:
-    """A folder of this process."""
+    """A temporary folder for this process."""
     if not _SCRATCH:
         _SCRATCH.append(Path(tempfile.mkdtemp(prefix="afzal-")))
         atexit.register(shutil.rmtree, _SCRATCH[0], ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Who says which answer is better: what ``afzal judge`` does."""
+"""Judge which answer is better: the function behind ``afzal judge``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from afzal.records import Item
 
 PAIRS, VOTES = "pairs.jsonl", "votes"
-"""In the folder of the judging: the pairs for people, and the folder of their votes."""
+"""Names in the output folder: the pairs for people, and the folder of their votes."""
 
 
 def judge(
@@ -36,29 +36,29 @@ def judge(
     resamples: int = 1000,
     say: Callable[[str], None] = lambda line: None,
 ) -> Result:
-    """Which of two answers, or of two models, is better (docs/judges.md).
+    """Judge which of two answers, or of two models, is better (docs/judges.md).
 
     Args:
-        data: rows with two answers or more, one model's answers, or a run.
-        also: the answers of further models, or further runs, each set against ``against`` as ``data`` is; one table
-            has all.
-        judge: a judge or several: a YAML file, a model folder, ``rule:longest``, ``people:FILE``, or a function of a
-            prompt and an answer. Without any, people decide: pairs are written for blind votes on the page of
-            ``annotate``, and the same call then counts the votes.
+        data: rows with two or more answers, one model's answers, or a run.
+        also: answers of further models, or further runs, each compared with ``against`` like ``data``; one table shows
+            all of them.
+        judge: one or more judges: a YAML file, a model folder, ``rule:longest``, ``people:FILE``, or a function of a
+            prompt and an answer. Without a judge, people decide: pairs are written for blind votes on the page of
+            ``annotate``, and after the votes the same call counts them.
         out: folder for verdicts, summary and the judge's card; default: ``judged-...`` in the folder of the run.
         against: another model's answers to the same prompts, or a run.
-        prompts: prompts that the runs ``data`` and ``against`` answer before they are judged.
-        n: answers per prompt (default 1), at ``temperature`` (default 1; 0 is greedy), of at most ``max_new_tokens``
-            tokens (default 256), drawn with ``seed``, each model by random numbers of its own.
-        people: votes of people on the same pairs, to compare the judges with.
-        cache: file of a server's replies.
-        resamples: of whole prompts, for the intervals.
+        prompts: prompts for the runs ``data`` and ``against`` to answer before judging.
+        n: answers per prompt (default 1), sampled at ``temperature`` (default 1; 0 is greedy) with at most
+            ``max_new_tokens`` tokens (default 256) and ``seed``; each model has its own random numbers.
+        people: people's votes on the same pairs, to compare the judges with.
+        cache: file that stores a server's replies.
+        resamples: number of resamples of whole prompts, for the intervals.
         say: called with lines of progress.
 
     Returns:
-        ``body["judges"]`` has a summary per judge and model; with ``against``, ``body["table"]`` has the models side by
-        side, and ``body["models"]`` the summaries by the name of the model; the last line is the answer in words:
-        better, worse, or not told apart, with the win rate (ties count half) and its 95 % interval over prompts.
+        ``body["judges"]`` has a summary per judge and model. With ``against``, ``body["table"]`` compares the models,
+        and ``body["models"]`` has the summaries by model name. The last line is the answer in words: better, worse, or
+        not told apart, with the win rate (ties count half) and its 95 % interval over prompts.
 
     Raises:
         AfzalError: a judge cannot be opened, or there is nothing to compare.
@@ -69,14 +69,14 @@ def judge(
         >>> print(afzal.api.judge(ours, against=theirs, judge="rule:longest", out="judged").lines[-1])
         better: ours wins 100.0 % [70.1, 100.0] against theirs on 9 prompts by rule:longest
     """
-    drawn = {"n": n, "temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed}
-    drawn = {key: value for key, value in drawn.items() if value is not None}
-    if prompts is None and drawn:
+    sampling = {"n": n, "temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed}
+    sampling = {key: value for key, value in sampling.items() if value is not None}
+    if prompts is None and sampling:
         raise AfzalError(
-            f"{', '.join(drawn)}: no answers are drawn, so this has no effect",
+            f"{', '.join(sampling)}: no answers are sampled, so this has no effect",
             where="judge",
-            why="without prompts the answers are those of the file",
-            remedy="prompts=FILE (--prompts) and the runs that answer them, or leave it out",
+            why="without prompts, the answers come from the file",
+            remedy="add prompts=FILE (--prompts) and the runs that answer them, or omit it",
         )
     from afzal import judging
     from afzal.judge import text
@@ -99,11 +99,11 @@ def judge(
         from afzal.generate.answers import Drawing, answers_of, refuse_no_model
 
         refuse_no_model([s for s in (*sources, other) if s is not None])
-        drawing = Drawing(**drawn)
-        asked, place = as_path(prompts, "prompts"), folder / "answers"
+        drawing = Drawing(**sampling)
+        questions, place = as_path(prompts, "prompts"), folder / "answers"
         runs = list(sources)
-        sources = [answers_of(source, asked, drawing, place, say) for source in runs]
-        other = answers_of(other, asked, drawing, place, say, beside=runs) if other is not None else None
+        sources = [answers_of(source, questions, drawing, place, say) for source in runs]
+        other = answers_of(other, questions, drawing, place, say, beside=runs) if other is not None else None
     if not judges:
         if (waiting := _for_people(judging.read_items(sources[0], other), folder)) is not None:
             return waiting
@@ -114,47 +114,47 @@ def judge(
     page = folder / "judge_card.html" if len(judges) == 1 else None
     if other is not None:
         board, models = judged_against(sources, other, judges, folder, votes=votes, prompts=rows, **how)
-        found = [each for of_one in models.values() for each in of_one]
-        body = {"judges": found, "table": board, "models": models}
+        summaries = [each for of_one in models.values() for each in of_one]
+        body = {"judges": summaries, "table": board, "models": models}
         if also:
-            said = [*map(visible, board_lines(board)), f"written: {folder}"]
-            return Result(body, said, folder / "table.html")
+            lines = [*map(visible, board_lines(board)), f"written: {folder}"]
+            return Result(body, lines, folder / "table.html")
     else:
         items = judging.read_items(sources[0], specs=judges, prompts=rows)
         voted = votes_on(items, votes) if votes is not None else None
         if voted is None:
-            own, earlier = without_verdicts(items)
+            people_only, earlier = without_verdicts(items)
             if earlier:
                 say(f"note: the verdicts of {', '.join(earlier)} in the rows are not people's votes")
-            voted = own if any(item.votes for item in own) else None
-        found = judging.judged(items, judges, folder, voted=voted, **how)
-        body = {"judges": found}
-    lines = [visible(line) for each in found for line in text.lines(each)]
-    lines += [f"written: {folder}", *(visible(line) for each in found if (line := text.verdict(each)))]
+            voted = people_only if any(item.votes for item in people_only) else None
+        summaries = judging.judged(items, judges, folder, voted=voted, **how)
+        body = {"judges": summaries}
+    lines = [visible(line) for each in summaries for line in text.lines(each)]
+    lines += [f"written: {folder}", *(visible(line) for each in summaries if (line := text.verdict(each)))]
     return Result(body, lines, page)
 
 
 def _refuse_several(sources: Sequence[str], other: str | None, judges: Sequence[str]) -> None:
-    """Several models need something to be set against, and somebody who judges."""
+    """Refuse several models without a model to compare them with, or without a judge."""
     if other is None:
         raise AfzalError(
-            f"{len(sources)} files, and nothing to set them against",
+            f"{len(sources)} files, and nothing to compare them with",
             where=", ".join(sources),
             why="several models are each compared with the same other model",
-            remedy="against=ANSWERS_OR_RUN (--against), or one file of rows",
+            remedy="add against=ANSWERS_OR_RUN (--against), or give one file of rows",
         )
     if not judges:
         raise AfzalError(
             "several models need a judge",
             why="without one, people vote on the pairs of one model",
-            remedy="judge=... (--judge): rows.jsonl in the output folder then holds the pairs of all, to vote on",
+            remedy="add judge=... (--judge): rows.jsonl in the output folder then holds all pairs, to vote on",
         )
 
 
 def usual_out(source: str, against: str | None) -> Path:
-    """Where verdicts go unless a folder is named: into the run that is judged, or beside the file."""
-    beside = f"judged-{_stem(against)}" if against is not None else "judged"
-    return Path(source) / beside if Path(source).is_dir() else Path(f"{_stem(source)}.{beside}")
+    """The default folder for verdicts: inside the run that is judged, or named after the file."""
+    name = f"judged-{_stem(against)}" if against is not None else "judged"
+    return Path(source) / name if Path(source).is_dir() else Path(f"{_stem(source)}.{name}")
 
 
 def _stem(source: str) -> str:
@@ -162,7 +162,7 @@ def _stem(source: str) -> str:
 
 
 def _for_people(items: Sequence[Item], folder: Path) -> Result | None:
-    """The pairs for blind votes, and how to vote; None where votes are there already."""
+    """The pairs for blind votes, and how to vote; None if there are votes already."""
     from afzal import data
     from afzal.data.page import is_page
     from afzal.runs import make_folder
@@ -171,17 +171,17 @@ def _for_people(items: Sequence[Item], folder: Path) -> Result | None:
     if is_page(folder / VOTES) and any(item.votes for item in data.read(folder / VOTES).items):
         return None
     make_folder(folder)
-    # who wrote what is not told to people, and two answers that are the same are not shown
-    asked = [
+    # people do not see which model wrote an answer, nor pairs of identical answers
+    pairs = [
         replace(item, votes=(), responses=tuple(replace(r, source=None) for r in item.responses)) for item in items
     ]
-    asked = [item for item in asked if len({repr(r.turns) for r in item.responses}) > 1]
-    if not asked:
+    pairs = [item for item in pairs if len({repr(r.turns) for r in item.responses}) > 1]
+    if not pairs:
         raise AfzalError("the answers are the same on every prompt", why="nobody can prefer one of them")
-    data.write(data.with_media_beside(asked, folder), folder / PAIRS, "afzal")
+    data.write(data.with_media_beside(pairs, folder), folder / PAIRS, "afzal")
     lines = [
-        f"{len(asked)} pairs wait for blind votes; {len(items) - len(asked)} more have the same answer twice; "
+        f"{len(pairs)} pairs wait for blind votes; {len(items) - len(pairs)} more have the same answer twice; "
         "after the votes, the same command counts them",
         step("annotate", folder / PAIRS, "--out", folder / VOTES, "--until-done", why="vote").line,
     ]
-    return Result({"judges": [], "pairs": len(asked), "out": str(folder)}, lines, rows=asked)
+    return Result({"judges": [], "pairs": len(pairs), "out": str(folder)}, lines, rows=pairs)

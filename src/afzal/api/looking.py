@@ -1,4 +1,4 @@
-"""Looking at what is there: objectives, runs, reports, versions; and data in another layout."""
+"""Inspect objectives, runs, reports and versions; convert data and configurations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Layout = Literal["trl", "conversational", "openai", "afzal", "alpaca_eval", "fas
 
 
 def open_run(path: Model, /) -> Run:
-    """An existing run, as :func:`afzal.fit` returned it.
+    """An existing run, like the one that :func:`afzal.fit` returns.
 
     Args:
         path: the run folder.
@@ -40,7 +40,7 @@ def open_run(path: Model, /) -> Run:
 
 
 def runs(root: str | PathLike[str] = ".") -> list[Run]:
-    """The runs below a folder, six levels down, by path.
+    """The runs in a folder, up to six levels down, in order of their paths.
 
     Raises:
         AfzalError: there is no such folder.
@@ -55,7 +55,7 @@ def runs(root: str | PathLike[str] = ".") -> list[Run]:
 
 
 def report(run: Model, /) -> Result:
-    """Rebuild the page of a run, and say whether its curves are healthy.
+    """Rebuild a run's report, and check whether its curves are healthy.
 
     Returns:
         The facts of ``report.json``; not ``ok`` unless the curves are healthy.
@@ -71,28 +71,28 @@ def report(run: Model, /) -> Result:
 
     page = reports.build(path_of(run, "run"))
     body = json.loads(page.with_suffix(".json").read_text("utf-8"))
-    said, lines = conclusion(page)
-    return Result(body, [str(page), *lines], page, ok=said["severity"] == "good")
+    verdict, lines = conclusion(page)
+    return Result(body, [str(page), *lines], page, ok=verdict["severity"] == "good")
 
 
 def conclusion(page: Path) -> tuple[Mapping[str, Any], list[str]]:
-    """The verdict of a run's page, and the last lines of a command that wrote it."""
+    """The verdict of a run's page, and the closing lines of a command that wrote it."""
     from afzal.terminal.closing import closing, step
 
     body = json.loads(page.with_suffix(".json").read_text("utf-8"))
-    said = body["verdict"]
+    verdict = body["verdict"]
     steps = [step(*each["words"], why=each["why"]) for each in body["steps"]]
-    return said, closing(f"{said['word']}: {said['sentence']}", steps)
+    return verdict, closing(f"{verdict['word']}: {verdict['sentence']}", steps)
 
 
 def objectives(name: str | None = None) -> list[dict[str, Any]]:
-    """The objectives for ``afzal.fit("prefer", objective=...)``: formula, what each needs, defaults, paper.
+    """The objectives for ``afzal.fit("prefer", objective=...)``: formula, requirements, defaults, paper.
 
     Args:
-        name: of a single one, or ``file.py:function``.
+        name: return only this one; or ``file.py:function``.
 
     Raises:
-        AfzalError: there is none of that name; names the closest.
+        AfzalError: the name is unknown (the message names the closest).
 
     Example:
         >>> afzal.api.objectives("ipo")[0]["unit"]
@@ -108,7 +108,7 @@ def objectives(name: str | None = None) -> list[dict[str, Any]]:
 
 
 def env() -> dict[str, Any]:
-    """Which versions and hardware a run would use; ``memory_bytes`` are bytes.
+    """The versions and hardware that a run would use; ``memory_bytes`` are bytes.
 
     Example:
         >>> sorted(afzal.api.env())[:2]
@@ -133,24 +133,24 @@ def convert(
     skip: bool = False,
     force: bool = False,
 ) -> Result:
-    """Write rows in another layout, and say what it cannot hold (docs/formats.md).
+    """Write rows in another layout, and list what it cannot hold (docs/formats.md).
 
-    Images and sounds that lie outside the folder of ``out`` are copied into ``media/`` beside it.
+    Images and sounds outside the folder of ``out`` are copied into ``media/`` next to it.
 
     Args:
         data: the rows to write.
         out: the file: JSON lines, gzip if its name ends in .gz.
-        to: the layout; ``afzal`` loses nothing.
-        columns: which field is which, such as ``{"chosen": "good"}``.
+        to: the layout; ``afzal`` is lossless.
+        columns: names of the fields, such as ``{"chosen": "good"}``.
         format: the name of the rows' format; default: detected.
-        skip_bad: drop and count damaged rows instead of stopping.
-        max_unpacked: GiB that a gzip file may unpack to; 0 lifts the limit.
-        media_folder: where paths of images and sounds start; default: the folder of the file.
-        skip: leave out what the layout cannot hold, and count it.
+        skip_bad: skip and count damaged rows instead of stopping.
+        max_unpacked: largest unpacked size of a gzip file in GiB; 0 means no limit.
+        media_folder: base folder for image and sound paths; default: the folder of the file.
+        skip: leave out rows that the layout cannot hold, and count them.
         force: overwrite ``out``.
 
     Returns:
-        Counts; not ``ok`` where rows were left out.
+        Counts; not ``ok`` if rows were left out.
 
     Raises:
         AfzalError: ``out`` exists, or the layout cannot hold a row and ``skip`` is not given.
@@ -177,38 +177,38 @@ def convert(
         max_unpacked=int(max_unpacked * 2**30),
         media=rules,
     )
-    made = reading.plan(dataset.items, to)
-    away = len({m.sha256 for item in dataset.items for m in media_of(item) if _lies_elsewhere(m, target)})
-    is_refused = bool(made.skipped) and not skip  # by ``write``, which says why; nothing is copied then
+    planned = reading.plan(dataset.items, to)
+    copied = len({m.sha256 for item in dataset.items for m in media_of(item) if _is_outside(m, target)})
+    is_refused = bool(planned.skipped) and not skip  # by ``write``, which says why; nothing is copied then
     items = dataset.items if is_refused else reading.with_media_beside(dataset.items, target.parent)
     rows = reading.write(items, target, to, skip_unholdable=skip)
-    left_out = Counter(dataset.drop_counts) + Counter(drop.reason for drop in made.skipped)
+    left_out = Counter(dataset.drop_counts) + Counter(drop.reason for drop in planned.skipped)
     lines = [f"{target}: {rows} rows as {to}, from {dataset.kept} of {dataset.rows} rows read as {dataset.format}"]
-    lines += [f"not in this layout: {name} ({n} items)" for name, n in made.left_out.most_common()]
+    lines += [f"not in this layout: {name} ({n} items)" for name, n in planned.left_out.most_common()]
     lines += [f"left out: {reason} {n}" for reason, n in left_out.most_common()]
-    if away:
-        lines.append(f"copied into {target.parent / FOLDER}: {away} images or sounds of another folder")
-    body = {"rows": rows, "read": dataset.rows, "left_out": dict(left_out), "no_place": dict(made.left_out)}
-    return Result(body, lines, ok=not (dataset.drops or made.skipped))
+    if copied:
+        lines.append(f"copied into {target.parent / FOLDER}: {copied} images or sounds from other folders")
+    body = {"rows": rows, "read": dataset.rows, "left_out": dict(left_out), "no_place": dict(planned.left_out)}
+    return Result(body, lines, ok=not (dataset.drops or planned.skipped))
 
 
 def import_config(
     path: str | PathLike[str], /, *, peer: str | None = None, method: str | None = None, processes: int = 1
 ) -> Result:
-    """The settings that do what a configuration of TRL, axolotl or LLaMA-Factory does (``afzal import``).
+    """The settings equivalent to a configuration of TRL, axolotl or LLaMA-Factory (``afzal import``).
 
     Args:
         path: a YAML or JSON file of the other trainer.
-        peer: ``trl``, ``axolotl`` or ``llamafactory``; default: recognised by the keys.
-        method: TRL's command, such as ``dpo``, where its file does not tell.
-        processes: processes (GPUs) that the other trainer ran in.
+        peer: ``trl``, ``axolotl`` or ``llamafactory``; default: detected from the keys.
+        method: TRL's command, such as ``dpo``, if its file does not say.
+        processes: number of processes (GPUs) of the other trainer.
 
     Returns:
-        ``settings``, and what became of every key; printed, the YAML file. Not ``ok`` where something was lost that the
-        training depends on.
+        ``settings``, and how every key was translated; ``print`` shows the YAML file. Not ``ok`` if something that the
+        training depends on was lost.
 
     Raises:
-        AfzalError: the file cannot be read, or is of no known trainer.
+        AfzalError: the file cannot be read, or belongs to no known trainer.
 
     Example:
         >>> afzal.api.import_config("theirs.yaml", peer="trl", method="dpo")["settings"]["beta"]
@@ -216,14 +216,14 @@ def import_config(
     """
     from afzal import peers
 
-    found = peers.import_config(
+    imported = peers.import_config(
         Path(path), peer=peer, method=method, processes=processes, mixture=str(Path(path).with_suffix(".data.yaml"))
     )
-    return Result(found.as_plain(), peers.as_yaml(found).splitlines(), ok=found.complete)
+    return Result(imported.as_plain(), peers.as_yaml(imported).splitlines(), ok=imported.complete)
 
 
 def board(folder: str | PathLike[str] = ".", /, **settings: Any) -> None:
-    """Show the runs below a folder in the browser, until Ctrl-C; it only reads (docs/board.md).
+    """Show the runs in a folder in the browser, read-only, until Ctrl-C (docs/board.md).
 
     Args:
         settings: as on the command line: ``host``, ``port``, ``headless``, ...
@@ -239,8 +239,8 @@ def board(folder: str | PathLike[str] = ".", /, **settings: Any) -> None:
     show_board(settings_of(config.BoardConfig, {"folder": folder, **settings}))
 
 
-def show_board(made: BoardConfig) -> None:
-    """Show the board of settings until Ctrl-C.
+def show_board(settings: BoardConfig) -> None:
+    """Show the board of these settings until Ctrl-C.
 
     Raises:
         AfzalError: as for :func:`board`.
@@ -248,20 +248,20 @@ def show_board(made: BoardConfig) -> None:
     from afzal.api.serving import place_of, show
     from afzal.web.board.serve import serve
 
-    root = Path(made.folder)
+    root = Path(settings.folder)
     if not root.is_dir():
         raise AfzalError(
             f"there is no folder {root}", remedy="name the folder that holds your runs: afzal board FOLDER"
         )
-    serve(root.resolve(), place_of(made), lambda address: show(address, made))
+    serve(root.resolve(), place_of(settings), lambda address: show(address, settings))
 
 
-def _lies_elsewhere(media: Media, target: Path) -> bool:
+def _is_outside(media: Media, target: Path) -> bool:
     return bool(media.path) and not Path(media.path).is_relative_to(target.expanduser().resolve().parent)
 
 
 def facts_of(objective: Objective) -> dict[str, Any]:
-    """All that is known about an objective, as plain values."""
+    """All facts about an objective, as plain values."""
     from afzal.objectives import ALIASES
 
     return {
@@ -285,23 +285,23 @@ def facts_of(objective: Objective) -> dict[str, Any]:
 
 
 def needs_of(objective: Objective) -> list[str]:
-    """What an objective cannot do without, in a few words."""
+    """The requirements of an objective, in a few words."""
     data = {
         "pair": "pairs",
         "response": "labelled responses",
         "group": "rankings or ratings",
         "token": "good responses",
     }
-    found = [data[objective.unit]]
+    needs = [data[objective.unit]]
     if objective.needs_live_reference:
-        found.append("a reference that can be run")
+        needs.append("a reference that can be run")
     elif objective.needs_reference:
-        found.append("reference")
+        needs.append("reference")
     if objective.statistics:
-        found.append("logits")
+        needs.append("logits")
     if objective.statistic is not None:
-        found.append("two prompts per update")
-    return found
+        needs.append("two prompts per update")
+    return needs
 
 
 def _limit(objective: Objective, key: str) -> str:

@@ -1,4 +1,4 @@
-"""Memory, time and cost of a run before it is started: what ``afzal plan`` does."""
+"""Memory, time and cost of a run before it starts: the function behind ``afzal plan``."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
 
 
 def plan(method: str = "dpo", /, **settings: Any) -> Result:
-    """What a training run needs, and on which layout it fits: memory by term, arithmetic, traffic, time, cost.
+    """Estimate what a training run needs, and on which layout it fits: memory by term, compute, traffic, time, cost.
 
     The model's configuration is enough; no weights are read.
 
     Args:
-        method: what would be trained.
+        method: the method to train with.
         settings: as on the command line: ``model``, ``data``, ``lora_rank``, ``hardware``, ``memory_gb`` (GB), ...
 
     Returns:
-        The plan (bytes, seconds, FLOPs); not ``ok`` where it does not fit.
+        The plan (bytes, seconds, FLOPs); not ``ok`` if it does not fit.
 
     Raises:
         AfzalError: a setting is unknown or has no effect, or the model's shape cannot be read.
 
     Example:
-        >>> found = afzal.api.plan("dpo", model="llama-3.1-8b", lora_rank=16)
-        >>> found.ok, found["trained_parameters"]
+        >>> result = afzal.api.plan("dpo", model="llama-3.1-8b", lora_rank=16)
+        >>> result.ok, result["trained_parameters"]
         (True, 41943040)
     """
     from afzal.config import PlanConfig
@@ -42,17 +42,17 @@ def plan(method: str = "dpo", /, **settings: Any) -> Result:
 
 
 def planned(settings: PlanConfig) -> tuple[Result, Job, Plan, Device]:
-    """The plan of settings, with what it is of."""
+    """The result of planning, with the job, the chosen plan and the device."""
     from afzal import plan
 
     device = device_of(settings)
     job = job_of(settings, device)
-    found = plan.plan(job, device, wish_of(settings), assumptions_of(settings), price=settings.price)
-    return Result(plan.as_data(found), list(plan.lines(found)), ok=found.fits), job, found, device
+    chosen = plan.plan(job, device, wish_of(settings), assumptions_of(settings), price=settings.price)
+    return Result(plan.as_data(chosen), list(plan.lines(chosen)), ok=chosen.fits), job, chosen, device
 
 
 def job_of(settings: PlanConfig, device: Device) -> Job:
-    """Model, method and data of the settings."""
+    """The settings' model, method and data."""
     from afzal import plan
 
     method = plan.METHODS[settings.method]
@@ -80,7 +80,7 @@ def job_of(settings: PlanConfig, device: Device) -> Job:
 
 
 def _refuse_uncut(settings: PlanConfig, shape: Shape) -> None:
-    """What ``afzal train`` refuses to cut by tensor parallelism."""
+    """Refuse models that ``afzal train`` cannot split by tensor parallelism."""
     kind = "a mixture of experts" if shape.experts else "a model that reads images or sounds" if shape.media else ""
     if kind and settings.tensor not in (None, 1):
         raise AfzalError(
@@ -97,7 +97,7 @@ def _reward_shape(settings: PlanConfig, policy: Shape) -> Shape | None:
 
 
 def _usual_epochs(method: str) -> int:
-    """Passes over an iteration's answers unless they are given; 1 where there are no iterations."""
+    """Default passes over an iteration's answers; 1 for methods without iterations."""
     from afzal.config import METHODS
 
     field = METHODS[method].settings.model_fields.get("ppo_epochs")
@@ -105,7 +105,7 @@ def _usual_epochs(method: str) -> int:
 
 
 def device_of(settings: PlanConfig) -> Device:
-    """The named hardware, with the numbers that were given in place of the table's."""
+    """The named hardware, with the numbers given in the settings in place of the table's."""
     from afzal import plan
 
     named = plan.device_named(settings.hardware)
@@ -118,7 +118,7 @@ def device_of(settings: PlanConfig) -> Device:
 
 
 def wish_of(settings: PlanConfig) -> Wish:
-    """The parts of the layout that were fixed."""
+    """The parts of the layout that the settings fix."""
     from afzal import plan
 
     recompute = None if settings.checkpointing == "auto" else settings.checkpointing
@@ -127,7 +127,7 @@ def wish_of(settings: PlanConfig) -> Wish:
 
 
 def assumptions_of(settings: PlanConfig) -> Assumptions:
-    """The shares of peak and links that the plan assumes."""
+    """The shares of peak compute and link bandwidth that the plan assumes."""
     from afzal import plan
 
     usual = 0.45 if settings.hardware == "cpu" else 0.3
@@ -135,7 +135,7 @@ def assumptions_of(settings: PlanConfig) -> Assumptions:
 
 
 def _counts(settings: PlanConfig, method: Method) -> np.ndarray:
-    """Tokens of every prompt and response: those of a file, or the stated ones."""
+    """Token counts of all prompts and responses: from a file, or as stated in the settings."""
     import numpy as np
 
     if settings.data is None:
@@ -144,10 +144,10 @@ def _counts(settings: PlanConfig, method: Method) -> np.ndarray:
     from afzal.prepare.lengths import token_counts
 
     source = settings.tokenizer or settings.model
-    found = token_counts(
+    counts = token_counts(
         settings.data, settings.method, source, columns=settings.columns, max_tokens=settings.max_tokens
     )
     if not method.online:
-        return found
-    # an answer of the file stands for each that the policy will write
-    return np.concatenate([found[:, :1], np.repeat(found[:, 1:2], settings.responses or method.responses, 1)], 1)
+        return counts
+    # the length of the file's answer is used for every answer the policy will generate
+    return np.concatenate([counts[:, :1], np.repeat(counts[:, 1:2], settings.responses or method.responses, 1)], 1)

@@ -1,4 +1,4 @@
-"""Models by strength, or judges by accuracy, from verdicts: what ``afzal leaderboard`` does."""
+"""Rank models by strength, or judges by accuracy, from verdicts: the function behind ``afzal leaderboard``."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def leaderboard(
 
     Args:
         files: verdict files, or rows whose responses name their source; for judges also rows with a label and verdicts.
-        ties: what a tie is: half a win, or a separate outcome.
-        length_control: also each model's win rate at equal lengths of the answers.
+        ties: how to count a tie: half a win, or a separate outcome.
+        length_control: also each model's win rate at equal answer lengths.
         beside: another file, for the rank correlation of the two leaderboards.
-        judge: count the verdicts of this judge or annotator only.
-        resamples: of whole prompts; default 500 for models, 2000 for judges.
-        out: folder for the page, the drawing, CSV and JSON.
+        judge: count only the verdicts of this judge or annotator.
+        resamples: number of resamples of whole prompts; default 500 for models, 2000 for judges.
+        out: folder for the page, figure, CSV and JSON.
 
     Returns:
-        The leaderboard, strengths on the log-odds scale (larger is better; 1 is odds of e to 1); not ``ok`` where
-        models were never compared, never lost or never won, and have no number.
+        The leaderboard, strengths on the log-odds scale (larger is better; 1 is odds of e to 1); not ``ok`` if some
+        models were never compared, never lost or never won, and so have no number.
 
     Raises:
         AfzalError: a file cannot be read, or an option has no effect.
@@ -53,23 +53,24 @@ def leaderboard(
     from afzal import judge as judging
 
     if of == "judges" and (length_control or beside is not None):
-        raise AfzalError("lengths and correlations are of models", where="--of judges", remedy="leave one out")
+        raise AfzalError("lengths and correlations need models", where="--of judges", remedy="omit one of them")
     several = list(files) if isinstance(files, list | tuple) and all(map(is_source, files)) else [files]
     named = [as_path(one, "files") for one in several]
-    said = judging.on_truth(named) if of == "judges" else judging.on_models(named)
+    verdicts = judging.on_truth(named) if of == "judges" else judging.on_models(named)
     if judge is not None:
-        said = _only(said, judge)
+        verdicts = _only(verdicts, judge)
     source = ", ".join(Path(name).name for name in named)
     if of == "judges":
-        found = judging.of_judges(said, resamples=resamples or 2000, seed=seed)
-        body, whole = judging.judges_as_plain(found, source), True
+        ranked = judging.of_judges(verdicts, resamples=resamples or 2000, seed=seed)
+        body, is_complete = judging.judges_as_plain(ranked, source), True
     else:
-        board = judging.of_models(said, ties, resamples=resamples or 500, seed=seed)
-        body, whole = judging.models_as_plain(board, ties, source), board.board is not None
-        more = [judging.weighed_as_plain(said)]
+        board = judging.of_models(verdicts, ties, resamples=resamples or 500, seed=seed)
+        body, is_complete = judging.models_as_plain(board, ties, source), board.board is not None
+        more = [judging.weighed_as_plain(verdicts)]
         if length_control:
-            more.append(judging.lengths_as_plain(judging.at_equal_lengths(said, resamples=resamples or 500, seed=seed)))
-        for part in more:  # tables and findings of each, one after another
+            at_equal = judging.at_equal_lengths(verdicts, resamples=resamples or 500, seed=seed)
+            more.append(judging.lengths_as_plain(at_equal))
+        for part in more:  # append the tables and findings of each
             joined = {key: [*body.get(key, []), *part[key]] for key in ("tables", "findings") if key in part}
             body |= part | joined
         if beside is not None:
@@ -82,28 +83,30 @@ def leaderboard(
 
         page = report.write_board(Path(out), body)
         lines.append(f"page: {page}")
-    return Result(body, lines, page, ok=whole)
+    return Result(body, lines, page, ok=is_complete)
 
 
-def _correlation(found: Mapping[str, Any], name: str) -> str:
-    shown = {key: "unknown" if found[key] is None else f"{found[key]:.2f}" for key in ("spearman", "kendall")}
-    return f"Beside {name}: Spearman's rank correlation {shown['spearman']}, Kendall's tau {shown['kendall']}."
+def _correlation(correlation: Mapping[str, Any], name: str) -> str:
+    shown = {
+        key: "unknown" if correlation[key] is None else f"{correlation[key]:.2f}" for key in ("spearman", "kendall")
+    }
+    return f"With {name}: Spearman's rank correlation {shown['spearman']}, Kendall's tau {shown['kendall']}."
 
 
-def _only(said: Any, judge: str) -> Any:
+def _only(verdicts: Any, judge: str) -> Any:
     from dataclasses import replace
 
     from afzal.config import suggestion
 
-    kept = [v for v in said.verdicts if v.judge == judge]
-    if not kept:
-        known = sorted({v.judge for v in said.verdicts})
+    matching = [v for v in verdicts.verdicts if v.judge == judge]
+    if not matching:
+        known = sorted({v.judge for v in verdicts.verdicts})
         raise AfzalError(f"no verdict of {judge!r}{suggestion(judge, known)}", remedy="one of " + ", ".join(known[:12]))
-    return replace(said, verdicts=kept)
+    return replace(verdicts, verdicts=matching)
 
 
 def _text(body: Mapping[str, Any]) -> list[str]:
-    """The leaderboard in lines: what was found, then one line for each name."""
+    """The leaderboard in lines: the facts, one line for each name, tables and findings."""
     from afzal.text import aligned, interval, number, visible
 
     lines = [visible(f"{body['title']}: {body['subtitle']}")]
@@ -124,7 +127,7 @@ def _text(body: Mapping[str, Any]) -> list[str]:
 
 
 def _gap(gap: Mapping[str, Any]) -> str:
-    """A paired difference in points, and whether it tells two judges apart."""
+    """A paired difference in points, and whether two judges can be told apart."""
     from afzal.text import interval, number
 
     value, low, high = (None if gap[key] is None else 100 * gap[key] for key in ("value", "low", "high"))

@@ -1,4 +1,4 @@
-"""What the functions of :mod:`afzal.api` return: figures as plain values, in words, and as they look in a notebook."""
+"""Return types of :mod:`afzal.api`: figures as plain values, in words, and as shown in a notebook."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from afzal.errors import AfzalError, writing
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a command found.
+    """The result of a command.
 
-    ``print(result)`` says what the command line prints; ``result["key"]`` is a figure; a notebook shows both.
+    ``print(result)`` prints the output of the command line; ``result["key"]`` is a figure; a notebook shows both.
 
     Attributes:
         body: the figures as plain values, as ``--json`` prints them.
         lines: the same in words.
         page: the page that was written, if any.
-        rows: rows that were made, if any.
-        ok: False where the command line would exit with 1.
+        rows: the rows that were made, if any.
+        ok: False if the command line would exit with 1.
     """
 
     body: Mapping[str, Any]
@@ -45,14 +45,14 @@ class Result:
         link = (
             f'<p><a href="{escape(self.page.resolve().as_uri())}">{escape(str(self.page))}</a></p>' if self.page else ""
         )
-        beside = self.page.with_suffix(".svg") if self.page else None
-        drawing = image(beside.read_text("utf-8"), "") if beside and beside.is_file() else ""
+        figure = self.page.with_suffix(".svg") if self.page else None
+        drawing = image(figure.read_text("utf-8"), "") if figure and figure.is_file() else ""
         return f"{drawing}<pre>{escape(str(self))}</pre>{link}"
 
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """Drawings of a run's curves: a notebook shows them, :meth:`save` writes them."""
+    """Plots of a run's curves: a notebook shows them, :meth:`save` writes them."""
 
     drawings: Mapping[str, str]
     captions: Mapping[str, str] = field(default_factory=dict)
@@ -61,7 +61,7 @@ class Plot:
         """Write one SVG file per curve and return them.
 
         Args:
-            path: the file, where there is one curve; otherwise a folder, whose files are named by their curves.
+            path: the file, if there is one curve; otherwise a folder, whose files are named after their curves.
         """
         place = Path(path)
         if len(self.drawings) == 1 and place.suffix == ".svg":
@@ -69,8 +69,8 @@ class Plot:
         else:
             places = [place / f"{name.replace('/', '_')}.svg" for name in self.drawings]
         for file, drawing in zip(places, self.drawings.values(), strict=True):
+            runs.make_folder(file.parent)
             with writing(file):
-                file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(drawing, encoding="utf-8")
         return places
 
@@ -85,7 +85,7 @@ class Plot:
 
 @dataclass(frozen=True, slots=True)
 class Run(runs.Run):
-    """A training run: its folder with facts, metrics and curves. Wherever a function takes a model, it takes a run.
+    """A training run: its folder with facts, metrics and curves. Functions that take a model also take a run.
 
     Example:
         >>> run = afzal.fit("dpo", model="my-model", data="prefs.jsonl", out="runs/shown", lr=1e-3, batch_size=8)
@@ -102,14 +102,14 @@ class Run(runs.Run):
         """Metrics as columns of equal length, ready for ``pandas.DataFrame(run.curves())``.
 
         Args:
-            names: of metrics, such as ``loss`` or ``rewards/accuracies`` (TRL's names); default: all of that kind.
+            names: metric names, such as ``loss`` or ``rewards/accuracies`` (TRL's names); default: all of that kind.
             kind: ``train`` for the updates, ``eval`` for the evaluations, ``rollout`` for the policy's own answers.
 
         Returns:
-            ``step`` (updates made) and a column for each name; None where a step has no such number.
+            ``step`` (updates made) and a column for each name; None if a step has no such number.
 
         Raises:
-            AfzalError: the run has no metric of that name; names the closest.
+            AfzalError: the run has no metric of that name (the message names the closest).
         """
         records = self.metrics(kind)
         known = list(dict.fromkeys(key for record in records for key in record if key != "kind"))
@@ -123,10 +123,10 @@ class Run(runs.Run):
         return {name: [record.get(name) for record in records] for name in wanted}
 
     def plot(self, *names: str) -> Plot:
-        """Drawings of the curves, training beside held out.
+        """Plots of the curves, training and held out together.
 
         Args:
-            names: of metrics; default: every figure of the run's report.
+            names: metric names; default: every figure in the run's report.
 
         Raises:
             AfzalError: the run has no such metric.
@@ -134,34 +134,34 @@ class Run(runs.Run):
         from afzal.report import charts, svg
 
         metrics, facts = self.metrics(), self.facts()
-        found = {figure.key: figure for figure in charts.figures(metrics, facts)}
+        by_key = {figure.key: figure for figure in charts.figures(metrics, facts)}
         for name in names:
-            if name not in found:
-                found[name] = charts.figure_of(name, metrics)
-        chosen = [found[name] for name in names or found]
+            if name not in by_key:
+                by_key[name] = charts.figure_of(name, metrics)
+        chosen = [by_key[name] for name in names or by_key]
         if not chosen or any(figure.drawing == "" for figure in chosen):
-            lacking = ", ".join(figure.key for figure in chosen if not figure.drawing) or "any"
+            missing = ", ".join(figure.key for figure in chosen if not figure.drawing) or "any"
             known = sorted({key for record in metrics for key in record})
             raise AfzalError(
-                f"the run has no metric {lacking}", where=str(self.path), remedy=f"one of {', '.join(known)}"
+                f"the run has no metric {missing}", where=str(self.path), remedy=f"one of {', '.join(known)}"
             )
         captions = {figure.key: f"{figure.title}: {_legend(figure)}" for figure in chosen}
         return Plot({figure.key: svg.standalone(figure.drawing) for figure in chosen}, captions)
 
     def _repr_html_(self) -> str:
         facts = self.facts()
-        told = {"method": facts.get("method"), "status": self.status(), "step": facts.get("step")}
-        told |= {f"held-out {name}": value for name, value in self.latest("eval").items() if name in _TOLD}
-        shown = (f"<tr><th style='text-align:left'>{escape(k)}</th><td>{_cell(v)}</td></tr>" for k, v in told.items())
+        summary = {"method": facts.get("method"), "status": self.status(), "step": facts.get("step")}
+        summary |= {f"held-out {name}": value for name, value in self.latest("eval").items() if name in _SUMMARY}
+        rows = (f"<tr><th style='text-align:left'>{escape(k)}</th><td>{_cell(v)}</td></tr>" for k, v in summary.items())
         page = self.path / "report.html"
         link = f'<p><a href="{escape(page.resolve().as_uri())}">report</a></p>' if page.is_file() else ""
-        drawn = [name for name in _DRAWN if any(name in record for record in self.metrics())]
-        figures = self.plot(*drawn)._repr_html_() if drawn else ""
-        return f"<p><b>{escape(str(self.path))}</b></p><table>{''.join(shown)}</table>{figures}{link}"
+        plotted = [name for name in _PLOTTED if any(name in record for record in self.metrics())]
+        figures = self.plot(*plotted)._repr_html_() if plotted else ""
+        return f"<p><b>{escape(str(self.path))}</b></p><table>{''.join(rows)}</table>{figures}{link}"
 
 
-_TOLD = ("loss", "rewards/accuracies", "rewards/margins", "kl", "reward", "perplexity")
-_DRAWN = ("loss", "rewards/accuracies", "reward")
+_SUMMARY = ("loss", "rewards/accuracies", "rewards/margins", "kl", "reward", "perplexity")
+_PLOTTED = ("loss", "rewards/accuracies", "reward")
 
 
 def _legend(figure: Any) -> str:
@@ -173,6 +173,6 @@ def _cell(value: Any) -> str:
 
 
 def image(drawing: str, words: str) -> str:
-    """A drawing as an image of its own, so that its style sheet does not reach the rest of the page."""
+    """A drawing as a separate image, so that its style sheet does not affect the rest of the page."""
     data = base64.b64encode(drawing.encode("utf-8", "replace")).decode("ascii")
     return f'<img alt="{escape(words)}" style="max-width:100%" src="data:image/svg+xml;base64,{data}">'

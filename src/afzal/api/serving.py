@@ -1,4 +1,4 @@
-"""What the pages of ``afzal annotate``, ``board`` and ``chat`` have in common: an address, and a browser."""
+"""Shared by the pages of ``afzal annotate``, ``board`` and ``chat``: the address, and opening the browser."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ class Served(Protocol):
 
 
 def place_of(settings: Served) -> Place:
-    """Where settings have a page served."""
+    """The place where a page is served, from its settings."""
     from afzal.web.serve import Place
 
     return Place(settings.host, settings.port, tuple(settings.names or ()))
 
 
 def show(address: str, settings: Served) -> None:
-    """Print the address of a page at once, and open it in the browser unless settings say ``headless``."""
+    """Print the address of a page immediately, and open it in the browser unless ``headless``."""
     print(address, flush=True)
     open_page(address, settings)
 
 
 def open_page(address: str, settings: Served) -> None:
-    """Open a page in the browser unless settings say ``headless``."""
+    """Open a page in the browser unless ``headless``."""
     if not settings.headless:
         import webbrowser
 

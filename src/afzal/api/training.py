@@ -1,4 +1,4 @@
-"""Training from Python: one run, rounds, comparisons, sweeps, ladders, and what a run would need."""
+"""Training from Python: single runs, rounds, comparisons, sweeps, ladders and the demo."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from afzal.errors import AfzalError
 if TYPE_CHECKING:
     from afzal.train.callbacks import Progress
 
-_MODEL = "a folder, a hub id, a run, or a model of transformers that is in memory"
+_MODEL = "a folder, a hub id, a run, or a transformers model in memory"
 OnProgress = Callable[["Progress"], object]
-"""Called with where the run is; ``progress.stop("why")`` ends it. What it returns is ignored."""
+"""Called with the run's progress; ``progress.stop("why")`` ends the run. The return value is ignored."""
 
 
 def fit(
@@ -32,7 +32,7 @@ def fit(
     on_end: Callable[[Run], object] | Sequence[Callable[[Run], object]] = (),
     **settings: Any,
 ) -> Run:
-    """Train a model and return the run: its folder, metrics and curves. ``afzal train`` of the command line.
+    """Train a model and return the run: its folder, metrics and curves (``afzal train`` on the command line).
 
     Args:
         method: ``sft``, ``dpo``, ``ipo``, ``kto``, ``reward``, ``rloo``, ... or ``prefer`` with any ``objective``.
@@ -40,8 +40,8 @@ def fit(
             memory is trained in place; the reference is a copy of its weights at the start.
         data: a path, a hub id, a list of dicts, a pandas frame, or a ``Dataset`` of datasets. Rows in memory are
             written to ``inputs/`` in the run folder, so that the run can be read, resumed and repeated without Python.
-        eval_data: held-out rows; without it, a share of ``data`` is held out, prompts undivided.
-        resume: continue the run in ``out``; data, functions and settings must be what they were.
+        eval_data: held-out rows; without it, a share of ``data`` is held out, by whole prompts.
+        resume: continue the run in ``out``; data, functions and settings must not have changed.
         on_step: called after every logged update with a :class:`~afzal.train.callbacks.Progress`.
         on_evaluation: called after every evaluation, with the held-out metrics.
         on_end: called with the finished run.
@@ -50,10 +50,10 @@ def fit(
             and ``constraint_score`` may be Python functions.
 
     Returns:
-        The run. Its folder is a model that `transformers` loads.
+        The run. Its folder is a model that `transformers` can load.
 
     Raises:
-        AfzalError: a fault of the input; says what, where and how to fix it. A callback that fails is named.
+        AfzalError: the input is wrong (the message says what, where and how to fix it), or a callback failed.
 
     Example:
         >>> rows = [{"prompt": f"{n} and {n}?", "chosen": f"{2 * n}.", "rejected": "No idea."} for n in range(40)]
@@ -64,19 +64,19 @@ def fit(
     from afzal import config, recipes, runs
     from afzal.train.callbacks import Callbacks, call
 
-    given = model if hasattr(model, "state_dict") else None
+    in_memory = model if hasattr(model, "state_dict") else None
     path = (
         path_of(model, "model", _MODEL)
-        if given is None
-        else getattr(given.config, "_name_or_path", "") or runs.IN_MEMORY
+        if in_memory is None
+        else getattr(in_memory.config, "_name_or_path", "") or runs.IN_MEMORY
     )
     about: dict[str, Any] = {**settings, "data": data, "eval_data": eval_data}
     out = out_of(about, f"runs/{method}-rows", resume=resume)
-    made = config.make(method, model=path, **_in_folder(about, out))
-    ended = _several(on_end, "on_end")
-    hears = Callbacks(_several(on_step, "on_step"), _several(on_evaluation, "on_evaluation"))
-    run = Run(recipes.train(made, resume=resume, model=given, tokenizer=tokenizer, callbacks=hears))
-    for fn in ended:
+    built = config.make(method, model=path, **_in_folder(about, out))
+    at_end = _several(on_end, "on_end")
+    callbacks = Callbacks(_several(on_step, "on_step"), _several(on_evaluation, "on_evaluation"))
+    run = Run(recipes.train(built, resume=resume, model=in_memory, tokenizer=tokenizer, callbacks=callbacks))
+    for fn in at_end:
         call("on_end", fn, run, str(run.path))
     return run
 
@@ -94,23 +94,22 @@ def iterate(
     on_step: OnProgress | Sequence[OnProgress] = (),
     **settings: Any,
 ) -> Run:
-    """Rounds of generating, scoring, pairing and training: iterative DPO, RSO, online DPO, SPIN (docs/iterate.md).
+    """Generate, score, pair and train in rounds: iterative DPO, RSO, online DPO, SPIN (docs/iterate.md).
 
     Args:
-        model: the policy that the first round starts from.
+        model: the policy at the start of the first round.
         prompts: rows with prompts.
         reward: a reward model's folder, a function of a prompt and an answer (larger is better), or ``people``.
-        resume: continue the rounds in ``out``, also after they have waited for labels.
-        on_step: called after every logged update of a round's training, as by :func:`fit`; ``progress.path`` is the
+        resume: continue the rounds in ``out``, also if they were waiting for labels.
+        on_step: called after every logged update of a round's training, as in :func:`fit`; ``progress.path`` is the
             round's own run, and ``progress.stop("why")`` ends the round's training and then the rounds.
         settings: as on the command line: ``out``, ``rounds``, ``n``, ``lr``, ``kl_budget`` (nats), ...
 
     Returns:
-        The run of all rounds. Each round's policy is below its folder; ``facts()["best"]`` is the path of the one to
-        use.
+        The run of all rounds. Its folder holds each round's policy; ``facts()["best"]`` is the path of the one to use.
 
     Raises:
-        AfzalError: a fault of the input.
+        AfzalError: the input is wrong.
 
     Example:
         >>> def short(prompt, answer):
@@ -126,8 +125,8 @@ def iterate(
 
     about: dict[str, Any] = {**settings, "model": model, "prompts": prompts, "reward": reward}
     out = out_of(about, "runs/iterate-rows", resume=resume)
-    made = settings_of(config.IterateConfig, _in_folder(about, out))
-    return Run(rounds(made, resume=resume, callbacks=Callbacks(_several(on_step, "on_step"))))
+    built = settings_of(config.IterateConfig, _in_folder(about, out))
+    return Run(rounds(built, resume=resume, callbacks=Callbacks(_several(on_step, "on_step"))))
 
 
 def compare(
@@ -138,19 +137,19 @@ def compare(
     say: Callable[[str], None] = print,
     **overrides: Any,
 ) -> Result:
-    """Train or reuse several methods, draw reward against KL, and set them side by side (docs/compare.md).
+    """Train or reuse several methods, plot reward against KL, and compare them (docs/compare.md).
 
     Args:
         settings: the comparison: a YAML file, or its keys as a mapping.
-        dry_run: say what would be trained, and train nothing.
+        dry_run: list what would be trained, and train nothing.
         say: called with lines of progress.
         overrides: single settings that replace those of ``settings``, such as ``out``.
 
     Returns:
-        The figures of ``compare.json`` and the page. The same call resumes, and reuses what is finished.
+        The figures of ``compare.json`` and the page. The same call resumes, and reuses finished runs.
 
     Raises:
-        AfzalError: a fault of the input.
+        AfzalError: the input is wrong.
 
     Example:
         >>> study = {"model": "my-model", "prompts": "prefs.jsonl", "rewards": {"short": "rewards.py:short"},
@@ -162,10 +161,10 @@ def compare(
     from afzal.compare import compare as compared
     from afzal.compare import plan as planned
 
-    made = _study(config.CompareConfig, settings, overrides)
+    study = _study(config.CompareConfig, settings, overrides)
     if dry_run:
-        return Result(made.model_dump(mode="json"), planned(made))
-    page = compared(made, say=say)
+        return Result(study.model_dump(mode="json"), planned(study))
+    page = compared(study, say=say)
     return _written(page, [f"report: {page}"])
 
 
@@ -179,22 +178,22 @@ def sweep(
     say: Callable[[str], None] = print,
     **overrides: Any,
 ) -> Result:
-    """Train many arms, choose the best on held-out prompts within a KL budget, confirm it with fresh seeds
+    """Train many arms, choose the best on held-out prompts within a KL budget, and confirm it with fresh seeds
     (docs/sweep.md).
 
     Args:
         settings: the sweep: a YAML file, or its keys as a mapping.
-        more: arms to add to those of earlier calls.
-        jobs: trainings side by side, as far as memory allows.
-        dry_run: say what would be trained, and train nothing.
+        more: number of arms to add to those of earlier calls.
+        jobs: number of parallel trainings, as far as memory allows.
+        dry_run: list what would be trained, and train nothing.
         say: called with lines of progress.
-        overrides: single keys on top, such as ``out``.
+        overrides: single settings that replace those of ``settings``, such as ``out``.
 
     Returns:
-        The figures of ``sweep.json`` and the page; not ``ok`` when no arm finished.
+        The figures of ``sweep.json`` and the page; not ``ok`` if no arm finished.
 
     Raises:
-        AfzalError: a fault of the input.
+        AfzalError: the input is wrong.
 
     Example:
         >>> base = {"method": "dpo", "model": "my-model", "data": "prefs.jsonl", "batch_size": 8}
@@ -207,12 +206,12 @@ def sweep(
     from afzal.sweep import plan as planned
     from afzal.sweep import sweep as swept
 
-    made = _study(config.SweepConfig, settings, overrides)
+    study = _study(config.SweepConfig, settings, overrides)
     if dry_run:
-        return Result(made.model_dump(mode="json"), planned(made, more=more))
-    outcome = swept(made, more=more, jobs=jobs, say=say)
-    found = _written(outcome.page, [f"report: {outcome.page}"])
-    return Result(found.body, found.lines, found.page, ok=bool(outcome.finished))
+        return Result(study.model_dump(mode="json"), planned(study, more=more))
+    outcome = swept(study, more=more, jobs=jobs, say=say)
+    result = _written(outcome.page, [f"report: {outcome.page}"])
+    return Result(result.body, result.lines, result.page, ok=bool(outcome.finished))
 
 
 def ladder(
@@ -227,15 +226,15 @@ def ladder(
 
     Args:
         settings: the ladder: a YAML file, or its keys as a mapping.
-        dry_run: say which stages there are, and do nothing.
+        dry_run: list the stages, and do nothing.
         say: called with lines of progress.
-        overrides: single keys on top, such as ``levels`` and ``out``.
+        overrides: single settings that replace those of ``settings``, such as ``levels`` and ``out``.
 
     Returns:
         The figures of ``ladder.json`` and the page. The same call resumes, and more ``levels`` continue a finished one.
 
     Raises:
-        AfzalError: a fault of the input.
+        AfzalError: the input is wrong.
 
     Example:
         >>> judge = {"kind": "assisted", "judge": {"kind": "model", "model": "my-model"},
@@ -249,10 +248,10 @@ def ladder(
     from afzal.ladder import ladder as climbed
     from afzal.ladder import plan as planned
 
-    made = _study(config.LadderConfig, settings, overrides)
+    study = _study(config.LadderConfig, settings, overrides)
     if dry_run:
-        return Result(made.model_dump(mode="json", by_alias=True), planned(made))
-    page = climbed(made, say=say)
+        return Result(study.model_dump(mode="json", by_alias=True), planned(study))
+    page = climbed(study, say=say)
     return _written(page, [f"report: {page}"])
 
 
@@ -263,7 +262,7 @@ def demo(
     model: str | PathLike[str] | None = None,
     data: Rows | None = None,
 ) -> Path:
-    """The whole job on a language whose true reward is known exactly; then on ``model`` and ``data`` if given.
+    """Run the whole pipeline on a language whose true reward is known exactly; then on ``model`` and ``data`` if given.
 
     Args:
         out: folder for the runs and the page.
@@ -288,7 +287,7 @@ def demo(
 
 
 def _study(kind: Any, settings: Any, overrides: Mapping[str, Any]) -> Any:
-    """The settings of a study from a file or a mapping, with single keys on top."""
+    """The settings of a study from a file or a mapping, with overrides."""
     from afzal import config
 
     file = is_source(settings)
@@ -301,7 +300,7 @@ def _study(kind: Any, settings: Any, overrides: Mapping[str, Any]) -> Any:
 
 
 def _in_folder(given: Mapping[str, Any], out: Path | None) -> dict[str, Any]:
-    """Settings as text, with rows in memory written into the run folder that they then name."""
+    """Settings as text; rows in memory are written to the run folder, which the settings then name."""
     if out is None:
         return plain(given)
     return plain({**given, "out": out}, out / INPUTS)
@@ -314,8 +313,8 @@ def _written(page: Path, lines: Sequence[str]) -> Result:
 
 
 def _several(value: Any, name: str) -> tuple[Any, ...]:
-    """Callbacks, of which one may stand alone."""
-    found = tuple(value) if isinstance(value, list | tuple) else (value,)
-    if not all(map(callable, found)):
+    """Callbacks as a tuple; a single function counts as one."""
+    callbacks = tuple(value) if isinstance(value, list | tuple) else (value,)
+    if not all(map(callable, callbacks)):
         raise wrong(value, name, "a function, or a list of functions")
-    return found
+    return callbacks

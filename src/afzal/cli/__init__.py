@@ -1,6 +1,6 @@
 """The command line: one thin command per verb, imported only when it is called.
 
-Exit codes: 0 fine; 1 findings, or finished with problems; 2 an error of the input or the set-up; 70 a bug of Afzal;
+Exit codes: 0 success; 1 findings, or finished with problems; 2 an error in the input or setup; 70 a bug in Afzal;
 130 interrupted.
 """
 
@@ -28,32 +28,32 @@ if TYPE_CHECKING:
 
 # Verb -> its line in `afzal --help`. The verb's module is afzal.cli.<verb>: a function `command`, or a Typer `app`.
 VERBS = {
-    "check": "Say what a data file holds and what is wrong with it; needs no model.",
+    "check": "Show what a data file holds and what is wrong with it; needs no model.",
     "convert": "Write a data file in another format.",
     "import": "Turn a configuration of TRL, axolotl or LLaMA-Factory into settings.",
-    "train": "Train a model by a method such as dpo, by any objective, or from a YAML file.",
-    "plan": "Say what a training run needs before it is started: memory, time, cost, and a layout that fits.",
-    "objectives": "List the objectives: formula, what each needs, defaults, paper.",
+    "train": "Train a model with a method such as dpo, with any objective, or from a YAML file.",
+    "plan": "Estimate what a training run needs before you start it: memory, time, cost, and a layout that fits.",
+    "objectives": "List the objectives: formulas, requirements, defaults, papers.",
     "iterate": "Generate, score, pair and train in rounds: iterative DPO, RSO, online DPO, SPIN.",
-    "generate": "Let a model answer one prompt or a file of prompts.",
-    "chat": "Talk to a model beside the one it started from or another, and vote blind on their answers.",
-    "score": "Score the responses of a file by a reward model, or by a policy against its reference.",
+    "generate": "Generate a model's answers to one prompt or a file of prompts.",
+    "chat": "Chat with a model and its start (or another model) side by side, and vote blind on their answers.",
+    "score": "Score the responses in a file with a reward model, or with a policy and its reference.",
     "export": "Merge a trained adapter into its base model and check that its log-probs do not change.",
     "push": "Upload a finished model and its card to the hub.",
-    "compare": "Train or reuse several methods, draw reward against KL, and set them side by side.",
-    "sweep": "Vary settings of a training, and choose the best arm on held-out prompts within a KL budget.",
+    "compare": "Train or reuse several methods, plot reward against KL, and compare them.",
+    "sweep": "Vary training settings, and choose the best arm on held-out prompts within a KL budget.",
     "ladder": "Train levels of an assisted judge, each from the one below: recursive reward modelling.",
     "annotate": "Serve a page on which people compare, rank or rate responses by keyboard.",
     "judge": "Let judges say which answer is better: rules, reward models, local models, servers, people.",
     "revise": "Make preference pairs from principles: answers, critiques, revisions, or a judge's labels.",
     "ask": "Choose the pairs of answers that people should be asked about next.",
-    "aggregate": "Say how far annotators agree, and make one preference per pair of their votes.",
+    "aggregate": "Measure how far annotators agree, and combine their votes into one preference per pair.",
     "leaderboard": "Rank models from votes or verdicts, or judges from items of known truth.",
-    "report": "Rebuild the page of a run, and say whether its curves are healthy.",
-    "runs": "List the runs below a folder and how each one ended.",
-    "board": "Show the runs below a folder in the browser, with live curves.",
-    "env": "Say which versions and hardware a run would use.",
-    "demo": "Run the whole job on an embedded language whose true reward is known exactly.",
+    "report": "Rebuild a run's report, and check whether its curves are healthy.",
+    "runs": "List the runs in a folder and how each one ended.",
+    "board": "Show the runs in a folder in the browser, with live curves.",
+    "env": "Show the versions and hardware that a run would use.",
+    "demo": "Run the whole pipeline on a small built-in language whose true reward is known exactly.",
 }
 BUG, INTERRUPTED, BROKEN_PIPE = 70, 130, 141
 CONTEXT = {"help_option_names": ["-h", "--help"]}
@@ -78,10 +78,10 @@ class HelpfulGroup(TyperGroup):
 
 
 class LazyGroup(HelpfulGroup):
-    """A group whose commands are only names and help lines until one of them is called."""
+    """A group whose commands are placeholders (name and help line) until one of them is called."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
-        """The real command in place of its stand-in."""
+        """The real command in place of its placeholder."""
         if args[0] not in self.commands and not args[0].startswith("-"):
             from afzal.config import METHODS, suggestion
 
@@ -92,7 +92,7 @@ class LazyGroup(HelpfulGroup):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line (default: this process's) and return its exit code; never raises but for ``--debug``."""
+    """Run a command line (default: this process's) and return its exit code; raises only with ``--debug``."""
     args = list(sys.argv[1:] if argv is None else argv)
     for key, value in _QUIET.items():
         os.environ.setdefault(key, value)
@@ -108,13 +108,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """As Python tells of an error, with what a terminal would obey made visible."""
+    """Print a traceback as Python does, with terminal control characters made visible."""
     VisibleStream(sys.stderr).write("".join(traceback.format_exception(kind, error, trace)))
 
 
 def _called(args: list[str], debug: bool) -> int:
     if not debug:
-        # Of libraries, to their callers: nothing a person at the command line can act on.
+        # From libraries to their callers: a person at the command line cannot act on them.
         warnings.filterwarnings("ignore", category=FutureWarning)
     args = [a for a in args if a != "--debug"]
     from afzal.cli.again import listening
@@ -143,7 +143,8 @@ def _run(args: list[str]) -> int:
 
 
 def _refuse_ranks(args: list[str]) -> None:
-    """Only trainings and rounds are divided over processes; every other verb would be done once by each of them."""
+    """Refuse to run under a launcher of several processes, except for ``train`` and ``iterate``: every process would
+    do the same work."""
     from afzal.runs import launched
 
     if args and args[0] in VERBS and args[0] not in ("train", "iterate"):
@@ -165,8 +166,8 @@ def _app() -> typer.Typer:
     return app
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         from afzal._version import __version__
 
         print(f"afzal {__version__}")
@@ -178,7 +179,7 @@ def _global_options(
         bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Options of the program itself."""
+    """The program's own options."""
 
 
 def _load(verb: str) -> Any:
@@ -194,13 +195,13 @@ def _load(verb: str) -> Any:
 
 
 def _guarded(run: Callable[[], int], args: list[str], interrupts: list[int], debug: bool) -> int:
-    """The exit code of ``run``, with every failure reported in a few plain lines; ``interrupts`` grows by Ctrl-C."""
+    """The exit code of ``run``, every failure reported in a few plain lines. Each Ctrl-C adds to ``interrupts``."""
     from afzal.runs import launched
 
     try:
         return run()
     except BrokenPipeError:
-        # The reader (such as `head`) went away; the interpreter must not try to flush to it again.
+        # The reader (such as `head`) has exited; the interpreter must not try to flush to it again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except (KeyboardInterrupt, typer.Abort):
@@ -211,10 +212,10 @@ def _guarded(run: Callable[[], int], args: list[str], interrupts: list[int], deb
         if interrupts and not isinstance(error, AfzalError):
             return _interrupted(args)
         message, code = _plain(error)
-        # what rank 0 reports, or every rank got by the same signal, is reported once
+        # an error that rank 0 has reported, or a signal that every rank got, is reported once
         rank = launched.number()
-        told = getattr(error, "told", False) or (rank and hasattr(error, "signal"))
-        return code if told else _tell(f"rank {rank}: {message}" if rank else message, code)
+        reported = getattr(error, "told", False) or (rank and hasattr(error, "signal"))
+        return code if reported else _tell(f"rank {rank}: {message}" if rank else message, code)
 
 
 def _interrupted(args: list[str]) -> int:
@@ -225,9 +226,9 @@ def _interrupted(args: list[str]) -> int:
 
 
 def _plain(error: Exception) -> tuple[str, int]:
-    """What to say about an error, and its exit code."""
+    """The message for an error, and its exit code."""
     if isinstance(error, AfzalError):
-        # A run that a signal ended has saved itself: the exit code is the shell's for that signal.
+        # A run stopped by a signal has saved itself: the exit code is the shell's for that signal.
         name = getattr(error, "signal", None)
         return str(error), 128 + signal.Signals[name] if name else 2
     if hasattr(error, "format_message"):
@@ -241,13 +242,13 @@ def _plain(error: Exception) -> tuple[str, int]:
 
 
 def _usage(error: Any) -> str:
-    """An error of the parser in one line: the flag, and the nearest one there is."""
+    """A parser error in one line: the flag, and the closest one that exists."""
     ctx = getattr(error, "ctx", None)
     hint = f" (see {ctx.command_path} --help)" if ctx else ""
     flag = getattr(error, "option_name", None)
     if ctx is None or flag is None or not hasattr(error, "possibilities"):
-        said = error.format_message().splitlines()[0].rstrip(".")
-        return said.replace(": Value error, ", ": ") + hint  # Typer's words for a choice that there is not
+        message = error.format_message().splitlines()[0].rstrip(".")
+        return message.replace(": Value error, ", ": ") + hint  # Typer's words for an invalid choice
     from afzal.config import suggestion
 
     names = [name for p in ctx.command.params for name in p.opts]
@@ -259,21 +260,21 @@ def _usage(error: Any) -> str:
 
 _REMEDIES: dict[int | None, str] = {
     errno.ENOSPC: "free space on that disk, then continue with --resume",
-    errno.EACCES: "ask for the right to read it if it is an input, or choose another --out",
-    errno.EROFS: "choose a place you may write to, with --out",
+    errno.EACCES: "get read permission if it is an input, or choose another --out",
+    errno.EROFS: "choose a writable --out",
 }
 
 
 def _system(error: OSError) -> str:
-    said = error.strerror or str(error).strip().partition("\n")[0]
+    what = error.strerror or str(error).strip().partition("\n")[0]
     where = f"{error.filename}: " if error.filename else ""
     remedy = _REMEDIES.get(error.errno)
-    return f"{where}{said}" + (f"\n  try: {remedy}" if remedy else "")
+    return f"{where}{what}" + (f"\n  try: {remedy}" if remedy else "")
 
 
 def _tell(message: str, code: int) -> int:
     if "_AFZAL_COMPLETE" in os.environ:
-        return code  # the shell asks at Tab, and what is typed so far need not be whole
+        return code  # the shell is completing at Tab, and the line may be incomplete
     colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
     head = "\x1b[1;31merror:\x1b[0m " if colour else "error: "
     out = getattr(sys.stderr, "rich_proxied_file", sys.stderr)

@@ -1,4 +1,4 @@
-"""How a command that was interrupted is taken up again."""
+"""How to resume an interrupted command."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _REPEAT = ("generate", "score", "judge", "export", "demo")
 
 
 def hint(args: list[str]) -> str:
-    """What takes up the command of these arguments; empty where nothing is lost by an interruption."""
+    """How to resume the command with these arguments; empty if an interruption loses nothing."""
     verb = args[0] if args else ""
     if verb in _CONTINUE:
         return "the same command continues it"
@@ -26,16 +26,16 @@ def hint(args: list[str]) -> str:
         return ""
     out = _out(args)
     if not out:
-        return "the same command starts it; one that had begun continues with --resume"
+        return "the same command starts it; add --resume if the run had already started"
     if (Path(out) / "run.json").is_file():
         return f"continue it with: afzal {verb} {out} --resume"
-    return "the run had not begun: the same command starts it"
+    return "the run had not started: the same command starts it"
 
 
 @contextmanager
 def listening() -> Iterator[list[int]]:
-    """Inside the block the list gets every Ctrl-C that was heard: imports of some libraries turn the interruption into
-    an error of theirs."""
+    """Inside the block, the list collects every Ctrl-C: some libraries turn an interruption during their import into
+    another error."""
     heard: list[int] = []
     ours = threading.current_thread() is threading.main_thread()
     if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
@@ -54,7 +54,7 @@ def listening() -> Iterator[list[int]]:
 
 
 def _out(args: list[str]) -> str:
-    """The folder that ``--out X``, ``--out=X`` or ``out=X`` names, the last of them."""
+    """The folder named by the last ``--out X``, ``--out=X`` or ``out=X``."""
     named = [after for before, after in pairwise(args) if before == "--out"]
     named += [value for arg in args for key, mark, value in [arg.partition("=")] if mark and key in ("--out", "out")]
     return named[-1] if named else ""

@@ -1,4 +1,4 @@
-"""``afzal aggregate``: how far annotators agree, and one preference per pair from all of them."""
+"""``afzal aggregate``: how far annotators agree, and one preference per pair from all their votes."""
 
 from __future__ import annotations
 
@@ -27,44 +27,49 @@ def command(
     by: Annotated[
         By,
         typer.Option(
-            help="mean gives soft labels, jeffreys soft labels that are never certain; gold weighs annotators by known "
-            "truth."
+            help="mean gives soft labels, jeffreys soft labels that are never certain; gold weights annotators by "
+            "their accuracy on known truth."
         ),
     ] = "mean",
     labels: Annotated[
-        LabelKind, typer.Option(help="What stands in OUT: the probability, or the likelier answer with a weight.")
+        LabelKind, typer.Option(help="Labels in OUT: the probability, or the likelier answer with a weight.")
     ] = "soft",
     gold: Annotated[
         str | None, typer.Option(help="Rows of known truth: the same prompts and responses, in any format.")
     ] = None,
     gold_sizes: Annotated[
         str | None,
-        typer.Option(metavar="N,N,...", help="Measure how often it is right with this many known truths."),
+        typer.Option(
+            metavar="N,N,...", help="Measure how often the result is right with these numbers of known truths."
+        ),
     ] = None,
     group_by: Annotated[
         str | None,
-        typer.Option(help="Aggregate groups apart: found, a .json or .csv of annotators, or a field of the rows."),
+        typer.Option(
+            help="Aggregate groups separately: found (detected from the votes), a .json or .csv of annotators, or a "
+            "field of the rows."
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="File for the rows with one preference per pair, as Afzal rows.")
+        Path | None, typer.Option(help="Write rows with one preference per pair to this file, as Afzal rows.")
     ] = None,
-    page: Annotated[Path | None, typer.Option(help="Folder for the report as a page, drawing, CSV and JSON.")] = None,
+    page: Annotated[Path | None, typer.Option(help="Folder for the report: page, figure, CSV and JSON.")] = None,
     columns: Columns = None,
     format: FormatName = None,
     skip_bad: SkipBad = False,
     resamples: Annotated[int, typer.Option(min=2, help="Resamples of whole prompts, for the intervals.")] = 1000,
     force: Annotated[
-        bool, typer.Option("--force", help="Write OUT even if it exists, or if the answer is doubtful.")
+        bool, typer.Option("--force", help="Write OUT even if it exists, or if the result is doubtful.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Report the agreement of annotators, then make one preference per pair of their votes, or one score per answer.
+    """Report how far annotators agree, then combine their votes into one preference per pair, or one score per answer.
 
-    Says when aggregation changes nothing, and refuses an unsupervised answer that contradicts the majority (exit 1).
+    Says if aggregation changes nothing, and refuses an unsupervised result that contradicts the majority (exit 1).
     """
     if labels != "soft" and out is None:
         raise AfzalError("no rows are written", where=f"--labels {labels}", remedy="give --out FILE")
-    found = aggregate(
+    result = aggregate(
         source,
         by=by,
         labels=labels,
@@ -80,16 +85,16 @@ def command(
         force=force,
     )
     if as_json:
-        typer.echo(json.dumps(found.body, indent=1, ensure_ascii=False))
+        typer.echo(json.dumps(result.body, indent=1, ensure_ascii=False))
     else:
-        typer.echo(str(found))
-        _conclude(found, source, out, by, ctx.obj)
-    if not found.ok:
+        typer.echo(str(result))
+        _conclude(result, source, out, by, ctx.obj)
+    if not result.ok:
         raise typer.Exit(1)
 
 
 def _numbers(text: str | None) -> tuple[int, ...]:
-    """Whole numbers above 0 with commas between them."""
+    """Parse positive whole numbers separated by commas."""
     parts = [part.strip() for part in text.split(",")] if text is not None else []
     if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
         raise AfzalError(
@@ -98,17 +103,17 @@ def _numbers(text: str | None) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-def _conclude(found: Result, source: str, out: Path | None, by: By, typed: Sequence[str]) -> None:
-    """Whether one opinion per pair can be used, and how."""
-    if not found.ok:
-        last("doubtful: this answer contradicts the majority, and was not written")
-    elif (voted := sum(any(vote.weight > 0 for vote in row.votes) for row in found.rows)) == 0:
-        last("no row has an opinion that could train" if found.rows else "")
+def _conclude(result: Result, source: str, out: Path | None, by: By, typed: Sequence[str]) -> None:
+    """Print whether the combined preferences can be used, and how."""
+    if not result.ok:
+        last("doubtful: this result contradicts the majority, and was not written")
+    elif (voted := sum(any(vote.weight > 0 for vote in row.votes) for row in result.rows)) == 0:
+        last("no row has an opinion that could train" if result.rows else "")
     elif out is None:
         place = f"{Path(source).name.partition('.')[0]}.{by}.jsonl"
         steps = [step(*typed, "--out", place, why="write them")] if is_new(place) else []
         one = "has" if voted == 1 else "have"
         last(f"{plural(voted, 'row')} {one} one opinion by {by}; nothing was written", steps)
     else:
-        ordered = found.body["kind"] == "pairs"
+        ordered = result.body["kind"] == "pairs"
         last("", [step("check", out), *(ways_to_learn(str(out)) if ordered else [])])

@@ -19,35 +19,35 @@ if TYPE_CHECKING:
 
 
 def _annotate(
-    source: Annotated[str, typer.Argument(metavar="FILE", help="Rows to ask about.")],
+    source: Annotated[str, typer.Argument(metavar="FILE", help="Rows to annotate.")],
     **flags: Any,
 ) -> None:
-    """Serve a page on which people compare, rank or rate the responses of a file, by keyboard.
+    """Serve a page on which people compare, rank or rate the responses in a file, by keyboard.
 
-    Every vote is on the disk before the next question shows. The same command resumes; Ctrl-C ends it.
+    Every vote is on disk before the next question appears. The same command resumes; Ctrl-C ends it.
     """
     settings = config.build(
         config.AnnotateConfig, [config.Setting("data", source, "FILE"), *given(config.AnnotateConfig, flags)]
     )
     from afzal.api.asking import annotated
 
-    found = annotated(settings, _tell)
-    for line in found.lines[:-1]:
+    result = annotated(settings, _tell)
+    for line in result.lines[:-1]:
         typer.echo(line, err=True)
-    steps = [step("aggregate", found["out"], why="agreement")] if found["votes"] else []
-    if found["votes"] > found["gold"] and found["mode"] != "rate":
-        steps += ways_to_learn(found["out"])
-    open_ones = "; questions are open, and the same command resumes" if found["open"] else ""
-    last(f"{found.lines[-1]}{open_ones}", steps, err=True)
+    steps = [step("aggregate", result["out"], why="agreement")] if result["votes"] else []
+    if result["votes"] > result["gold"] and result["mode"] != "rate":
+        steps += ways_to_learn(result["out"])
+    open_ones = "; questions remain, and the same command resumes" if result["open"] else ""
+    last(f"{result.lines[-1]}{open_ones}", steps, err=True)
 
 
 def _tell(folder: Folder, addresses: list[tuple[str, str]]) -> None:
-    """Facts on stderr, addresses on stdout: one line each, ``NAME<tab>ADDRESS``, and an empty line after the last."""
+    """Print facts on stderr and addresses on stdout: one line each, ``NAME<tab>ADDRESS``, then an empty line."""
     sheet = folder.sheet
     gold = sum(bool(item.gold) for item in sheet.items)
     known = f", {gold} of them of known truth" if gold else ""
-    asked = f"{plural(len(sheet.questions), 'question')} ({sheet.mode})"
-    typer.echo(f"{plural(len(sheet.items), 'row')}{known}, {asked}: {folder.path}", err=True)
+    questions = f"{plural(len(sheet.questions), 'question')} ({sheet.mode})"
+    typer.echo(f"{plural(len(sheet.items), 'row')}{known}, {questions}: {folder.path}", err=True)
     for reason, count in folder.drops.items():
         typer.echo(f"left out: {reason} {count}", err=True)
     typer.echo("".join(f"{one_line(name) or '-'}\t{address}\n" for name, address in addresses))

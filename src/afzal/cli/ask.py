@@ -17,30 +17,32 @@ from afzal.text import plural
 
 
 def _ask(
-    pool: Annotated[str, typer.Argument(metavar="POOL", help="Rows with two responses or more, in any format.")],
-    n: Annotated[str | None, typer.Option("--n", "-n", help="Questions. Default 100.", metavar="INTEGER")] = None,
+    pool: Annotated[str, typer.Argument(metavar="POOL", help="Rows with two or more responses, in any format.")],
+    n: Annotated[
+        str | None, typer.Option("--n", "-n", help="Number of questions. Default 100.", metavar="INTEGER")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write the questions even if the file exists.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     **flags: Any,
 ) -> None:
     """Choose the pairs that people should be asked about next, and write them as rows for afzal annotate.
 
-    Each row says why in extra.asked: the rule and its score. A share is always drawn at random.
+    extra.asked of each row gives the reason: the rule and its score. A share is always drawn at random.
     """
     settings = [config.Setting("data", pool, "POOL", typed=True), *given(config.AskConfig, flags | {"n": n})]
-    made = config.build(config.AskConfig, settings)
-    start.refuse_missing(made)
+    built = config.build(config.AskConfig, settings)
+    start.refuse_missing(built)
     from afzal.api.asking import asked
 
-    found = asked(made, force)
-    for warning in found["warnings"]:
+    result = asked(built, force)
+    for warning in result["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
     if as_json:
-        typer.echo(json.dumps(found.body, indent=1, ensure_ascii=False))
+        typer.echo(json.dumps(result.body, indent=1, ensure_ascii=False))
         return
-    typer.echo(str(found))
-    if found.rows:
-        last(f"{made.out}: {plural(len(found.rows), 'question')}", [step("annotate", made.out)])
+    typer.echo(str(result))
+    if result.rows:
+        last(f"{built.out}: {plural(len(result.rows), 'question')}", [step("annotate", built.out)])
 
 
 command = with_parameters(

@@ -1,4 +1,4 @@
-"""``afzal board``: the runs below a folder in the browser."""
+"""``afzal board``: the runs in a folder, in the browser."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def _board(
     folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Folder with runs.")] = ".",
     **flags: Any,
 ) -> None:
-    """Show the runs below a folder in the browser: state, key figures, live curves, and links to their pages.
+    """Show the runs in a folder in the browser: state, key figures, live curves, and links to their pages.
 
-    The page follows runs while they train. It only reads. Ctrl-C ends it.
+    The page follows runs while they train and is read-only. Ctrl-C ends it.
     """
     settings = config.build(
         config.BoardConfig, [config.Setting("folder", folder, "FOLDER"), *given(config.BoardConfig, flags)]

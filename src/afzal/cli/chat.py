@@ -1,4 +1,4 @@
-"""``afzal chat``: a model beside its start or another one, in the terminal or on a page."""
+"""``afzal chat``: a model next to its start or another model, in the terminal or on a page."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def _chat(
     model: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, a model folder or a hub id.")],
     **flags: Any,
 ) -> None:
-    """Talk to a model beside the one that its run started from, or beside --against OTHER.
+    """Chat with a model and the one its run started from, or --against OTHER, side by side.
 
-    In the terminal, or in the browser with --page. With --blind the answers come in random order without names, and
+    In the terminal, or in the browser with --page. With --blind, the answers come in random order without names, and
     your votes become data for `afzal aggregate` and `afzal train`. Ctrl-C stops an answer, then ends the chat.
     """
     settings = config.build(
@@ -44,7 +44,7 @@ def _chat(
     talkers = partners(settings, _note)
     if plain := [one.name for one in talkers if one.continues_text]:
         has = "have" if len(plain) > 1 else "has"
-        _note(f"{' and '.join(plain)} {has} no chat template: your text is continued as it stands")
+        _note(f"{' and '.join(plain)} {has} no chat template: your text is continued as it is")
     talk = Talk(talkers, settings.system, random.SystemRandom() if settings.blind else None)
     session = Session(talk, _votes(settings, talkers) if settings.blind else None)
     try:
@@ -84,7 +84,7 @@ def _note(line: str) -> None:
 
 
 def _tell(session: Session, settings: config.ChatConfig) -> None:
-    """The standing of all votes of the folder, and what can be done with them."""
+    """Print the tally of all votes in the folder, and the next steps."""
     assert session.votes is not None
     tally, folder = session.votes.tally(), session.votes.path
     if not any(tally["counts"].values()):

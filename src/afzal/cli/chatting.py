@@ -1,4 +1,4 @@
-"""A chat in the terminal: lines in, answers as they are written, one key per vote."""
+"""A chat in the terminal: lines in, answers as they are generated, one key per vote."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ if TYPE_CHECKING:
     from afzal.web.chat.session import Session
     from afzal.web.chat.talk import Answer, Judged, Stop
 
-HELP = """/new    begin a new conversation
-/undo   take the last vote back
-/tally  how often each model was better (with names)
-/quit   end, as Ctrl-D and Ctrl-C do; Ctrl-C during an answer stops the answer
-Votes: 1 the first is better, 2 the second, 0 equal, 9 both bad, s skip, u take back the last vote"""
+HELP = """/new    start a new conversation
+/undo   undo the last vote
+/tally  show how often each model was better (with names)
+/quit   end the chat, like Ctrl-D and Ctrl-C; during an answer, Ctrl-C stops the answer
+Votes: 1 the first is better, 2 the second, 0 equal, 9 both bad, s skip"""
 KEYS: dict[str, Judged] = {"1": "first", "2": "second", "0": "tie", "9": "both_bad", "s": "skip"}
 _SAID: dict[Judged, str] = {"first": "1 is better", "second": "2 is better", "tie": "equal", "both_bad": "both bad"}
-_ENDED: dict[Stop, str] = {"length": " [cut at the longest answer]", "stopped": " [stopped]", "eos": ""}
+_ENDED: dict[Stop, str] = {"length": " [cut at the length limit]", "stopped": " [stopped]", "eos": ""}
 
 
 @dataclass(frozen=True, slots=True)
 class Terminal:
-    """Where a person sits. ``line`` and ``key`` return None at the end of the input.
+    """A person's terminal. ``line`` and ``key`` return None at the end of the input.
 
     Attributes:
         line: reads a line after a prompt.
         key: reads one key after a prompt.
-        write: shows text at once.
-        is_coloured: whether heads stand out.
+        write: shows text immediately.
+        is_coloured: whether model names are in bold.
     """
 
     line: Callable[[str], str | None]
@@ -47,7 +47,7 @@ class Terminal:
 
 
 def converse(session: Session, terminal: Terminal) -> None:
-    """Talk until the input ends. Every vote is on the disk before the next prompt shows."""
+    """Chat until the input ends. Every vote is on disk before the next prompt appears."""
     _greet(session, terminal)
     with suppress(KeyboardInterrupt):
         while (line := terminal.line("\n> ")) is not None:
@@ -63,14 +63,12 @@ def converse(session: Session, terminal: Terminal) -> None:
 
 def _greet(session: Session, terminal: Terminal) -> None:
     names = [partner.name for partner in session.talk.partners]
-    who = (
-        " beside ".join(names) if not session.talk.is_blind else "two models, blind: which one answers where is random"
-    )
-    terminal.write(f"{who}. /help lists the commands, Ctrl-D ends.\n")
+    who = "Two models, blind, in random order" if session.talk.is_blind else " and ".join(names)
+    terminal.write(f"{who}. /help lists the commands, Ctrl-D ends the chat.\n")
 
 
 def _step(session: Session, terminal: Terminal, line: str) -> bool:
-    """One line of the person; False when the input has ended."""
+    """Handle one line of input; False once the input has ended."""
     match line.strip():
         case "":
             return True
@@ -78,7 +76,7 @@ def _step(session: Session, terminal: Terminal, line: str) -> bool:
             terminal.write(f"{HELP}\n")
         case "/new":
             session.begin()
-            terminal.write("a new conversation\n")
+            terminal.write("new conversation\n")
         case "/undo":
             return _undo(session, terminal)
         case "/tally":
@@ -107,7 +105,7 @@ def _exchange(session: Session, terminal: Terminal, text: str) -> bool:
 
 
 def _show(terminal: Terminal, head: str, answer: Callable[[Callable[[int, str], None]], Answer]) -> None:
-    """An answer as it grows. Text that a tokenizer takes back cannot be unprinted: then the whole is written anew."""
+    """Print an answer as it grows. Printed text cannot be removed, so if the tokenizer revises some, print it again."""
     terminal.write(f"\n\x1b[1m{head}\x1b[0m\n" if terminal.is_coloured else f"\n{head}\n")
     shown = ""
 
@@ -116,8 +114,7 @@ def _show(terminal: Terminal, head: str, answer: Callable[[Callable[[int, str], 
         terminal.write(visible(text if keep == len(shown) else f"\n{shown[:keep]}{text}"))
         shown = shown[:keep] + text
 
-    said = answer(heard)
-    terminal.write(f"{_ENDED[said.stop]}\n")
+    terminal.write(f"{_ENDED[answer(heard).stop]}\n")
 
 
 def _vote(session: Session, terminal: Terminal) -> bool:
@@ -137,36 +134,36 @@ def _vote(session: Session, terminal: Terminal) -> bool:
 
 def _undo(session: Session, terminal: Terminal) -> bool:
     if session.undo() is None:
-        raise AfzalError("there is no vote to take back in this conversation")
-    terminal.write("taken back\n")
+        raise AfzalError("this conversation has no vote to undo")
+    terminal.write("undone\n")
     return _vote(session, terminal)
 
 
 def _tally(session: Session, terminal: Terminal) -> None:
     if session.votes is None:
-        raise AfzalError("nothing is voted on", remedy="--blind")
+        raise AfzalError("this chat has no votes", remedy="--blind")
     terminal.write(f"{standing(session.votes.tally())}\n")
 
 
 def standing(tally: dict[str, Any]) -> str:
-    """How often the first model was better than the second, in a line."""
+    """How often the first model was better than the second, in one line."""
     ours, theirs = tally["models"]
     counts, rate = tally["counts"], tally["win_rate"]
-    said = f"{ours} over {theirs}: {counts['first']} better, {counts['second']} worse, {counts['tie']} equal"
-    said += f", {counts['both_bad']} both bad"
+    line = f"{ours} over {theirs}: {counts['first']} better, {counts['second']} worse, {counts['tie']} equal"
+    line += f", {counts['both_bad']} both bad"
     if rate is not None:
         value, low, high = (number(100 * rate[key], 3) for key in ("value", "low", "high"))
-        said += f"; win rate {value} % [{low}, {high}] over conversations"
-    return said
+        line += f"; win rate {value} % [{low}, {high}] over conversations"
+    return line
 
 
 def own_terminal() -> Terminal:
-    """The terminal of this process; where the input is no terminal, keys are lines too."""
+    """The terminal of this process; if the input is not a terminal, keys are read as lines too."""
     if sys.stdin.isatty():
         with suppress(ImportError):
-            import readline  # noqa: F401  lines can be edited and called again
+            import readline  # noqa: F401  line editing and history
     is_coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    out = getattr(sys.stdout, "rich_proxied_file", sys.stdout)  # what models say is made visible by _show
+    out = getattr(sys.stdout, "rich_proxied_file", sys.stdout)  # _show makes control characters visible
 
     def write(text: str) -> None:
         try:
@@ -192,10 +189,10 @@ def own_terminal() -> Terminal:
 
 
 def _one_key(ask: Callable[[], None]) -> str:
-    """A key as soon as it is pressed, without Enter where the system allows that; empty at the end of the input.
+    """The next key pressed, without Enter if the system allows that; empty at the end of the input.
 
     Args:
-        ask: shows the prompt, once the terminal passes keys on; an earlier answer would wait for Enter.
+        ask: shows the prompt. Called once the terminal passes on single keys: an earlier answer would wait for Enter.
     """
     try:
         import termios
@@ -205,7 +202,7 @@ def _one_key(ask: Callable[[], None]) -> str:
         return sys.stdin.readline()[:1]
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
-    tty.setcbreak(descriptor, termios.TCSANOW)  # which keeps what was typed already
+    tty.setcbreak(descriptor, termios.TCSANOW)  # keeps input that was already typed
     try:
         ask()
         pressed = os.read(descriptor, 16).decode("utf-8", "replace")[:1]

@@ -1,4 +1,4 @@
-"""``afzal check FILE``: what was understood, counts, findings. Imports no model library unless ``--model`` is given."""
+"""``afzal check FILE``: how the file was read, counts, findings. Imports model libraries only with ``--model``."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ if TYPE_CHECKING:
 
 Columns = Annotated[
     str | None,
-    typer.Option(help="Which field is which, such as prompt=q,chosen=good,rejected=bad.", metavar="NAME=FIELD,..."),
+    typer.Option(help="Names of the fields, such as prompt=q,chosen=good,rejected=bad.", metavar="NAME=FIELD,..."),
 ]
-FormatName = Annotated[str | None, typer.Option("--format", help="Read as this format instead of detecting one.")]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Drop and count damaged rows instead of stopping.")]
+FormatName = Annotated[str | None, typer.Option("--format", help="Read as this format instead of detecting it.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Skip and count damaged rows instead of stopping.")]
 
 MaxUnpacked = Annotated[
     float,
-    typer.Option("--max-unpacked", min=0, help="GiB that a gzip file may unpack to; 0 lifts the limit.", metavar="GIB"),
+    typer.Option("--max-unpacked", min=0, help="Largest unpacked gzip file in GiB; 0 means no limit.", metavar="GIB"),
 ]
 MediaFolder = Annotated[
     str | None,
-    typer.Option("--media-folder", help="Where paths of images and sounds start; default: the folder of FILE."),
+    typer.Option("--media-folder", help="Base folder for image and sound paths; default: the folder of FILE."),
 ]
 
 _MARKS = {"ok": "[green]ok[/]", "minor": "[yellow]minor[/]", "major": "[bold red]major[/]"}
 
 
 def command(
-    source: Annotated[str, typer.Argument(metavar="FILE", help="File, folder or hub id to look at.")],
+    source: Annotated[str, typer.Argument(metavar="FILE", help="File, folder or hub id to check.")],
     columns: Columns = None,
     format: FormatName = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -44,28 +44,26 @@ def command(
     max_unpacked: MaxUnpacked = 4,
     media_folder: MediaFolder = None,
     deep: Annotated[
-        bool, typer.Option("--deep", help="Compare all texts with each other also in a large file (near-duplicates).")
+        bool, typer.Option("--deep", help="Compare all texts with each other even in a large file (near-duplicates).")
     ] = False,
     against: Annotated[
-        str | None, typer.Option(help="A test set: which of its prompts stand in FILE?", metavar="TEST")
+        str | None, typer.Option(help="A test set: which of its prompts are in FILE?", metavar="TEST")
     ] = None,
     reward: Annotated[
-        str | None, typer.Option(help="A reward model: which pairs does it contradict, or not tell apart?")
+        str | None, typer.Option(help="A reward model: which pairs does it contradict or fail to distinguish?")
     ] = None,
-    policy: Annotated[
-        str | None, typer.Option(help="In place of a reward model, a policy and its --reference.")
-    ] = None,
+    policy: Annotated[str | None, typer.Option(help="A policy, with --reference, instead of a reward model.")] = None,
     reference: Annotated[str | None, typer.Option(help="The reference of --policy.")] = None,
-    model: Annotated[str | None, typer.Option(help="Also show the tokens this model would be trained on.")] = None,
+    model: Annotated[str | None, typer.Option(help="Also show the tokens that this model would be trained on.")] = None,
     show: Annotated[int, typer.Option(min=0, help="How many items to show with --model.")] = 3,
     max_tokens: Annotated[
         int, typer.Option(min=2, help="Length limit per sequence, with --model, --reward and --policy.")
     ] = 1024,
 ) -> None:
-    """Say what a file holds and what is wrong with it (exit 0: well, 1: major findings or no tokens, 2: unreadable)."""
+    """Show what a file holds and what is wrong with it. Exit 0: fine, 1: major findings or no tokens, 2: unreadable."""
     from afzal.api.checking import checked, wanted
 
-    asked = wanted(
+    request = wanted(
         source,
         columns=parse_columns(columns),
         format=format,
@@ -77,33 +75,35 @@ def command(
         reference=reference,
         max_tokens=max_tokens,
     )
-    found = checked(asked, deep=deep, against=against, keep=model is not None)
+    outcome = checked(request, deep=deep, against=against, keep=model is not None)
     if as_json:
-        typer.echo(json.dumps(found.result.body, ensure_ascii=False, indent=2))
+        typer.echo(json.dumps(outcome.result.body, ensure_ascii=False, indent=2))
     elif sys.stdout.isatty():
-        _print_table(found.audit, found.notes, found.unread)
+        _print_table(outcome.audit, outcome.notes, outcome.unread)
     else:
-        typer.echo(str(found.result))
+        typer.echo(str(outcome.result))
     nothing_left = False
-    if model is not None and found.dataset is not None and not as_json:
+    if model is not None and outcome.dataset is not None and not as_json:
         from afzal.terminal.console import VisibleConsole
         from afzal.tokens.show import show as show_tokens
 
-        shown = show_tokens(found.dataset.items, model, show, max_tokens)
+        shown = show_tokens(outcome.dataset.items, model, show, max_tokens)
         VisibleConsole(highlight=False, emoji=False, soft_wrap=True).print(shown.markup)
         nothing_left = shown.n_trees == 0
     if not as_json:
-        named = {"--columns": columns, "--data-format": format, "--skip-bad": "" if skip_bad else None}
-        _conclude(found.audit, source, model, nothing_left, named)
-    if not found.result.ok or nothing_left:
+        flags = {"--columns": columns, "--data-format": format, "--skip-bad": "" if skip_bad else None}
+        _conclude(outcome.audit, source, model, nothing_left, flags)
+    if not outcome.result.ok or nothing_left:
         raise typer.Exit(1)
 
 
-def _conclude(audit: Audit, source: str, model: str | None, nothing_left: bool, read: Mapping[str, str | None]) -> None:
-    """Whether the file can be trained on, and what to do with it.
+def _conclude(
+    audit: Audit, source: str, model: str | None, nothing_left: bool, read_with: Mapping[str, str | None]
+) -> None:
+    """Print whether the file can be trained on, and the next steps.
 
     Args:
-        read: the flags with which it was read.
+        read_with: the flags with which it was read.
     """
     from afzal.cli.last import last
     from afzal.terminal.closing import MODEL, step
@@ -112,25 +112,25 @@ def _conclude(audit: Audit, source: str, model: str | None, nothing_left: bool, 
     major = [finding.code for finding in audit.findings if finding.severity == "major"]
     minor = [finding.code for finding in audit.findings if finding.severity == "minor"]
     if nothing_left:
-        last(f"nothing to train on: no row is left as tokens of {model}")
+        last(f"nothing to train on: no row is left after tokenizing for {model}")
     elif major:
         last(f"not fit to train on as it is: {plural(len(major), 'major finding')} ({', '.join(major)})")
     else:
-        noted = f"{plural(len(minor), 'minor finding')} ({', '.join(minor)})" if minor else "no findings"
-        trained, what = _trained(audit)
-        flags = [word for key, value in read.items() if value is not None for word in (key, value) if word]
-        learning = step("train", trained, "--model", model or MODEL, "--data", source, *flags)
+        findings = f"{plural(len(minor), 'minor finding')} ({', '.join(minor)})" if minor else "no findings"
+        method, what = _method(audit)
+        flags = [word for key, value in read_with.items() if value is not None for word in (key, value) if word]
+        learning = step("train", method, "--model", model or MODEL, "--data", source, *flags)
         answering = step("generate", "--model", model or MODEL, "--prompts", source, "--out", "answers.jsonl")
-        steps = [learning if trained else answering]
+        steps = [learning if method else answering]
         if audit.annotators > 1 and not flags:
             steps.insert(0, step("aggregate", source, why="do the annotators agree?"))
         if not audit.pairs and max(map(int, audit.responses_per_item), default=0) > 1 and not flags:
             steps.insert(0, step("annotate", source, why="vote on the answers"))
-        last(f"{what}; {noted}", steps)
+        last(f"{what}; {findings}", steps)
 
 
-def _trained(audit: Audit) -> tuple[str, str]:
-    """The method that learns from what the rows say, and that in words; no method for rows without answers."""
+def _method(audit: Audit) -> tuple[str, str]:
+    """The method that can learn from these rows, and what they offer in words; no method for rows without answers."""
     from afzal.text import plural
 
     if audit.pairs:
@@ -143,7 +143,7 @@ def _trained(audit: Audit) -> tuple[str, str]:
 
 
 def parse_columns(text: str | None) -> dict[str, str] | None:
-    """``"chosen=good,prompt=q"`` as a mapping."""
+    """Parse ``"chosen=good,prompt=q"`` into a mapping."""
     if text is None:
         return None
     pairs = [entry.split("=", 1) for entry in text.split(",") if entry.strip()]
@@ -173,11 +173,11 @@ def _print_table(audit: Audit, notes: list[str], unread: list[str]) -> None:
     console.print(facts)
     table = Table("", "finding", "what was seen", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for finding in audit.findings:
-        said = escape(one_line(finding.message))
+        text = escape(one_line(finding.message))
         if finding.severity != "ok":
-            said += f"\n[dim]first: {escape(one_line(', '.join(finding.ids[:5])))}[/]" if finding.ids else ""
-            said += f"\n[dim]try: {escape(finding.remedy)}[/]" if finding.remedy else ""
-        table.add_row(_MARKS[finding.severity], finding.code, said)
+            text += f"\n[dim]first: {escape(one_line(', '.join(finding.ids[:5])))}[/]" if finding.ids else ""
+            text += f"\n[dim]try: {escape(finding.remedy)}[/]" if finding.remedy else ""
+        table.add_row(_MARKS[finding.severity], finding.code, text)
     console.print(table)
-    for one in left_out(audit):
-        console.print(f"[dim]not run: {escape(one)}[/]")
+    for check in left_out(audit):
+        console.print(f"[dim]not run: {escape(check)}[/]")

@@ -1,4 +1,4 @@
-"""``afzal compare FILE.yaml key=value ...``: several methods side by side."""
+"""``afzal compare FILE.yaml key=value ...``: compare several methods."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def command(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", show_default=False)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show settings and runs, train nothing.")] = False,
     png: Annotated[
-        bool, typer.Option("--png", help=r"Draw compare.svg as compare.png too; needs pip install 'afzal\[png]'.")
+        bool, typer.Option("--png", help=r"Also write compare.png; needs pip install 'afzal\[png]'.")
     ] = False,
 ) -> None:
-    """Train or reuse several methods, draw reward against KL, and set them side by side.
+    """Train or reuse several methods, plot reward against KL, and compare them.
 
     Run the same command again to resume; a finished run is reused only if its settings are the same.
     """
@@ -47,7 +47,7 @@ def command(
 
 
 def _conclude(settings: config.CompareConfig, page: Path) -> None:
-    """Who leads, and the two that have most of the first reward beside each other in a chat."""
+    """Print which method leads, and a blind chat between the two with the highest first reward."""
     from afzal.cli.last import last
     from afzal.report.comparison_views import findings
     from afzal.terminal.closing import step

@@ -1,4 +1,4 @@
-"""``afzal convert IN OUT --to FORMAT``: the same opinions in another layout."""
+"""``afzal convert IN OUT --to FORMAT``: the same preferences in another layout."""
 
 from __future__ import annotations
 
@@ -18,20 +18,22 @@ def command(
     target: Annotated[Path, typer.Argument(metavar="OUT", help="File to write: JSON lines, gzip if it ends in .gz.")],
     to: Annotated[
         Layout,
-        typer.Option(help="Layout to write: a row per pair, or per vote (alpaca_eval, fastchat); afzal loses nothing."),
+        typer.Option(help="Layout to write: one row per pair, or per vote (alpaca_eval, fastchat); afzal is lossless."),
     ],
     columns: Columns = None,
     format: FormatName = None,
     skip_bad: SkipBad = False,
     max_unpacked: MaxUnpacked = 4,
     media_folder: MediaFolder = None,
-    skip: Annotated[bool, typer.Option("--skip", help="Leave out what the layout cannot hold, and count it.")] = False,
+    skip: Annotated[
+        bool, typer.Option("--skip", help="Leave out rows that the layout cannot hold, and count them.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
 ) -> None:
-    """Write a data file in another layout, and say what the layout cannot hold. Exit 1 when rows were left out."""
+    """Write a data file in another layout, and list what the layout cannot hold. Exit 1 if rows were left out."""
     from afzal.api.looking import convert
 
-    found = convert(
+    result = convert(
         source,
         target,
         to=to,
@@ -43,7 +45,7 @@ def command(
         skip=skip,
         force=force,
     )
-    typer.echo(str(found))
+    typer.echo(str(result))
     last("", [step("check", target)])
-    if not found.ok:
+    if not result.ok:
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""``afzal demo``: the whole job on the embedded language, then on real data if a model and a file are given."""
+"""``afzal demo``: the whole pipeline on a built-in language, then on real data if a model and a file are given."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def command(
     model: Annotated[str | None, typer.Option(help="A model to train as well, on --data.", show_default=False)] = None,
     data: Annotated[str | None, typer.Option(help="Preferences to train --model on.", show_default=False)] = None,
 ) -> None:
-    """Make preferences in a language small enough to list, train SFT and DPO on them, and show the exact gain."""
+    """Make preferences in a language small enough to enumerate, train SFT and DPO on them, and show the exact gain."""
     if (model is None) != (data is None):
         raise AfzalError("--model and --data go together", remedy="give both, or neither")
     from afzal.cli.last import last

@@ -1,4 +1,4 @@
-"""``afzal env``: which versions and hardware a run would use."""
+"""``afzal env``: the versions and hardware that a run would use."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import typer
 
 
 def command(
-    torch: Annotated[bool, typer.Option("--torch", help="Import torch and ask it for its devices (seconds).")] = False,
+    torch: Annotated[bool, typer.Option("--torch", help="Import torch and query its devices (takes seconds).")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say which versions and hardware a run would use; paste it into a bug report."""
+    """Show the versions and hardware that a run would use, for a bug report."""
     from afzal.api.looking import env
 
-    asked: dict[str, Any] = {"torch": _torch_facts()} if torch else {}  # first: the list of devices then comes from it
-    found = {**env(), **asked}
+    torch_facts: dict[str, Any] = {"torch": _torch_facts()} if torch else {}  # first: env() then lists its devices
+    sections = {**env(), **torch_facts}
     if as_json:
-        print(json.dumps(found, indent=2, ensure_ascii=False))
+        print(json.dumps(sections, indent=2, ensure_ascii=False))
     else:
-        _print(found)
+        _print(sections)
 
 
 def _torch_facts() -> dict[str, Any]:
@@ -44,8 +44,8 @@ def _device(index: int) -> dict[str, Any]:
     return {"name": facts.name, "memory_bytes": facts.total_memory, "capability": f"{facts.major}.{facts.minor}"}
 
 
-def _print(found: Mapping[str, Mapping[str, Any]]) -> None:
-    for section, facts in found.items():
+def _print(sections: Mapping[str, Mapping[str, Any]]) -> None:
+    for section, facts in sections.items():
         print(f"{section}:")
         for name, value in facts.items():
             print(f"  {name.removesuffix('_bytes'):16} {_shown(section, name, value)}")

@@ -1,4 +1,4 @@
-"""``afzal export``: a trained adapter as a model of its own."""
+"""``afzal export``: a trained adapter as a stand-alone model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _export(
     run: Annotated[str, typer.Argument(help="The adapter: a run folder or a hub id.", show_default=False)],
     **flags: Any,
 ) -> None:
-    """Merge a trained adapter into its base model, check that the log-probs stay, and save what transformers loads.
+    """Merge a trained adapter into its base model, check that log-probs do not change, and save it for transformers.
 
     Virtual tokens (prefix, prompt, p_tuning) cannot be merged: their folder is copied, for PEFT to load.
     """

@@ -1,4 +1,4 @@
-"""Settings as command-line flags: one flag per field, its help from the field's description."""
+"""Settings as command-line flags: one flag per field, with the field's description as its help."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _METAVAR = {int: "INTEGER", float: "NUMBER", str: "TEXT", dict: "KEY=VALUE,...",
 
 
 def flag(key: str) -> str:
-    """``max_tokens`` as ``--max-tokens``, ``n`` as ``-n``, which ``--n`` is another name of."""
+    """The flag of a key: ``--max-tokens`` for ``max_tokens``; ``-n`` for ``n``, which ``--n`` also names."""
     return "-" + key if len(key) == 1 else "--" + key.replace("_", "-")
 
 
 def off(key: str) -> str:
-    """``clean``, which is on, as ``--no-clean``."""
+    """The flag that turns a switch off: ``--no-clean`` for ``clean``."""
     return "--no-" + key.replace("_", "-")
 
 
 def parameters(kind: type[Settings], panel: str | None = None) -> list[inspect.Parameter]:
-    """A keyword parameter for each field of ``kind`` but ``method``; None means that the flag was not given.
+    """A keyword parameter for each field of ``kind`` except ``method``; None means that the flag was not given.
 
-    Values stay text: what a file and a flag say is read by the same code and refused in the same words. A switch only
-    leaves its default; ``key=value`` goes back to it.
+    Values stay text, so that files and flags are parsed by the same code and refused with the same message. A switch
+    can only leave its default; ``key=value`` goes back to it.
     """
     fields = {key: field for key, field in kind.model_fields.items() if key != "method"}
     headings = {key: panel or section(kind, key) for key in fields}
@@ -47,7 +47,7 @@ def given(kind: type[Settings], values: Mapping[str, Any]) -> list[Setting]:
 
 
 def with_parameters(run: Callable[..., Any], added: Sequence[inspect.Parameter]) -> Callable[..., Any]:
-    """``run(**values)`` as a function whose signature names ``added`` after its own parameters."""
+    """``run(**values)`` as a function whose signature has the parameters of ``run`` and then ``added``."""
     own = [p for p in inspect.signature(run, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
 
     def command(**values: Any) -> Any:
@@ -80,7 +80,7 @@ def _parameter(key: str, field: FieldInfo, heading: str) -> inspect.Parameter:
 
 
 def sentence(field: FieldInfo) -> str:
-    """The description, then the default unless there is nothing to say about it."""
+    """The help text of a field: its description, choices and default."""
     choices = [name for k in members(field.annotation) if get_origin(k) is Literal for name in get_args(k)]
     text = " ".join([field.description or "", *([f"One of {', '.join(choices)}."] if choices else [])])
     if field.is_required():

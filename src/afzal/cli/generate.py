@@ -1,4 +1,4 @@
-"""``afzal generate``: answers of a model to one prompt or to a file of prompts."""
+"""``afzal generate``: a model's answers to one prompt or a file of prompts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _generate(**flags: Any) -> None:
         from afzal.generate.run import answers, generate
 
     if settings.out is None:
-        generate(settings)  # what a pipe reads
+        generate(settings)  # stdout is only the answers, for pipes
         return
     _conclude(settings, answers(settings))
 
@@ -31,15 +31,15 @@ def _conclude(settings: config.GenerateConfig, records: Sequence[Mapping[str, An
 
     cut = sum(record["stop"] == "length" for record in records)
     withheld = sum(record["stop"] not in ("eos", "length") for record in records)
-    said = f"{settings.out}: {plural(len(records), 'answer')}"
-    said += f", {cut} of them cut at {settings.max_new_tokens} tokens" if cut else ", none cut"
-    said += f", {withheld} ended by the server in another way" if withheld else ""
+    verdict = f"{settings.out}: {plural(len(records), 'answer')}"
+    verdict += f", {cut} of them cut at {settings.max_new_tokens} tokens" if cut else ", none cut"
+    verdict += f", {withheld} ended by the server in another way" if withheld else ""
     steps = [step("annotate", settings.out, why="rate them")]
     start = runs.start_of(settings.model)
     if start and settings.prompts:
-        asked = ["--against", start, "--prompts", settings.prompts]
-        steps.append(step("judge", settings.model, *asked, why="is it better than its start?"))
-    last(said, steps)
+        flags = ["--against", start, "--prompts", settings.prompts]
+        steps.append(step("judge", settings.model, *flags, why="is it better than its start?"))
+    last(verdict, steps)
 
 
 command = with_parameters(_generate, parameters(config.GenerateConfig, panel="Options"))

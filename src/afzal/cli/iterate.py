@@ -25,26 +25,26 @@ def _iterate(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the settings, do nothing.")] = False,
     **flags: Any,
 ) -> None:
-    """Rounds of generating, scoring, rejecting, pairing and training, by a reward or by people.
+    """Generate, score, reject, pair and train in rounds, with a reward or with people.
 
     Every flag is also a key of a YAML file: `afzal iterate FILE.yaml key=value ...` runs one, and
     `afzal iterate RUN --resume` resumes a run, also after it has asked for labels.
     """
     settings = [*_base(words or ()), *given(config.IterateConfig, flags), *_overrides(words or ())]
-    made = config.build(config.IterateConfig, settings)
+    built = config.build(config.IterateConfig, settings)
     if dry_run:
-        typer.echo(config.dump(made))
+        typer.echo(config.dump(built))
         return
-    start.begin(made, f"rounds of {made.model} on {made.prompts}, into {made.out}")
+    start.begin(built, f"rounds of {built.model} on {built.prompts}, into {built.out}")
     with start.importing():
         from afzal.iterate import iterate
 
-    folder = iterate(made, resume=resume, command=shlex.join(["afzal", *ctx.obj]))
+    folder = iterate(built, resume=resume, command=shlex.join(["afzal", *ctx.obj]))
     ended(folder)
 
 
 def _base(words: Sequence[str]) -> list[config.Setting]:
-    """The settings of the file or run that is named first."""
+    """The settings of the file or run in the first word."""
     if not words or "=" in words[0]:
         return []
     path = path_of(words[0])

@@ -1,4 +1,4 @@
-"""``afzal judge``: who says which answer is better, how sure that is, and how good the judge is."""
+"""``afzal judge``: which answer is better, how sure that is, and how good the judge is."""
 
 from __future__ import annotations
 
@@ -22,53 +22,56 @@ def command(
     source: Annotated[
         list[str],
         typer.Argument(
-            metavar="FILE...", help="Rows with two answers or more; or answers of models, or runs, with --against."
+            metavar="FILE...", help="Rows with two or more answers; with --against, models' answers or runs."
         ),
     ],
     judge: Annotated[
         list[str] | None,
         typer.Option(
             help="judge.yaml, a model folder, rule:longest, file.py:function, people:FILE, verdicts:FILE:NAME; "
-            "several times: a jury. Without any, people vote blind on the page of afzal annotate."
+            "repeat it for a jury. Without it, people vote blind on the page of afzal annotate."
         ),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
             help="Folder for verdicts, rows with votes, the summary and the judge's card. Default: judged-... in the "
-            "folder of the run, or beside the file."
+            "folder of the run or of the file."
         ),
     ] = None,
     against: Annotated[str | None, typer.Option(help="Another model's answers to the same prompts, or a run.")] = None,
     prompts: Annotated[
-        str | None, typer.Option(help="Prompts that the runs FILE and --against answer before they are judged.")
+        str | None, typer.Option(help="Prompts for the runs FILE and --against to answer before judging.")
     ] = None,
     n: Annotated[int | None, typer.Option(min=1, help="Answers per prompt, with --prompts. Default 1.")] = None,
     temperature: Annotated[
-        float | None, typer.Option(min=0, help="Temperature of the answers, with --prompts; 0 is greedy. Default 1.")
+        float | None, typer.Option(min=0, help="Sampling temperature, with --prompts; 0 is greedy. Default 1.")
     ] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Longest answer in tokens, with --prompts. Default 256.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the answers, with --prompts. Default 0.")] = None,
     people: Annotated[
-        str | None, typer.Option(help="Votes of people on the same pairs, to compare the judge with.")
+        str | None, typer.Option(help="People's votes on the same pairs, to compare the judge with.")
     ] = None,
     require: Annotated[
-        str | None, typer.Option(help="Exit with 1 unless this holds, as orders.consistent>=.8,no_verdict_share<=.02.")
+        str | None,
+        typer.Option(help="Exit with 1 unless this holds, such as orders.consistent>=.8,no_verdict_share<=.02."),
     ] = None,
-    cache: Annotated[Path | None, typer.Option(help="File that keeps replies. Default: replies.sqlite in OUT.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="File that stores replies. Default: replies.sqlite in OUT.")
+    ] = None,
     resamples: Annotated[int, typer.Option(min=2, help="Resamples of whole prompts, for the intervals.")] = 1000,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Judge pairs of answers: verdicts as votes, win rates, both orders, length, and people beside the judge.
+    """Judge pairs of answers: verdicts as votes, win rates, both orders, length, and agreement with people.
 
-    Run again, the same command asks only what has no reply yet.
+    Run the same command again to ask only the questions that have no reply yet.
     """
     conditions = parse_conditions(require) if require else []
     from afzal.api.judging import judge as judged
 
-    found = judged(
+    result = judged(
         source[0],
         also=source[1:],
         judge=judge or (),
@@ -85,13 +88,13 @@ def command(
         say=lambda line: typer.echo(line, err=True),
     )
     if as_json:
-        said = {"table": found["table"], "models": found["models"]} if len(source) > 1 else found["judges"]
-        typer.echo(json.dumps(said, indent=1, ensure_ascii=False))
+        body = {"table": result["table"], "models": result["models"]} if len(source) > 1 else result["judges"]
+        typer.echo(json.dumps(body, indent=1, ensure_ascii=False))
     else:
-        typer.echo(str(found))
-        _conclude(found, people=people is not None)
-    broken = [line for each in found["judges"] for line in unmet(each, conditions)]
-    if conditions and not found["judges"]:
+        typer.echo(str(result))
+        _conclude(result, people=people is not None)
+    broken = [line for each in result["judges"] for line in unmet(each, conditions)]
+    if conditions and not result["judges"]:
         broken.append(f"nobody has judged yet, so {require} is not known")
     for line in broken:
         typer.echo(line, err=True)
@@ -99,20 +102,20 @@ def command(
         raise typer.Exit(1)
 
 
-def _conclude(found: Result, *, people: bool) -> None:
-    """What to do with verdicts; the verdict itself is the last line of what was found."""
-    if not found["judges"] or found.page is None:
-        return  # pairs that wait for votes: that says itself how to vote
-    if all(each["no_verdict_share"] == 1 for each in found["judges"]):
+def _conclude(result: Result, *, people: bool) -> None:
+    """Print the next steps; the verdict is already the last line of the result."""
+    if not result["judges"] or result.page is None:
+        return  # pairs are waiting for votes: the result says how to vote
+    if all(each["no_verdict_share"] == 1 for each in result["judges"]):
         return
-    rows, votes = found.page.parent / "rows.jsonl", found.page.parent / "votes"
+    rows, votes = result.page.parent / "rows.jsonl", result.page.parent / "votes"
     steps = []
-    if not people and not all(str(each["judge"]).startswith("people:") for each in found["judges"]):
+    if not people and not all(str(each["judge"]).startswith("people:") for each in result["judges"]):
         steps.append(step("annotate", rows, "--out", votes, why="do people agree with the judge? vote blind"))
-    if len(found.body.get("models", ())) > 1:
+    if len(result.body.get("models", ())) > 1:
         steps.append(step("leaderboard", rows, why="models by strength"))
-    ordered = any(each["outcomes"]["first"] + each["outcomes"]["second"] for each in found["judges"])
-    if found.body.get("table") is None and ordered:
+    ordered = any(each["outcomes"]["first"] + each["outcomes"]["second"] for each in result["judges"])
+    if result.body.get("table") is None and ordered:
         steps.append(step("train", "dpo", "--model", MODEL, "--data", rows, why="learn from the verdicts"))
     last("", steps)
 
@@ -122,12 +125,12 @@ _CONDITION = re.compile(r"\s*([\w.]+)\s*(>=|<=)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)
 
 
 def parse_conditions(text: str) -> list[Condition]:
-    """``name>=number,name<=number`` as conditions.
+    """Parse ``name>=number,name<=number`` into conditions.
 
     Raises:
         AfzalError: a part is not a condition.
     """
-    found = []
+    conditions = []
     for part in text.split(","):
         match = _CONDITION.fullmatch(part)
         if match is None:
@@ -136,23 +139,23 @@ def parse_conditions(text: str) -> list[Condition]:
                 where="--require",
                 remedy="write orders.consistent>=.8,no_verdict_share<=.02",
             )
-        found.append((match[1], match[2], float(match[3])))
-    return found
+        conditions.append((match[1], match[2], float(match[3])))
+    return conditions
 
 
-def unmet(found: Mapping[str, Any], conditions: Sequence[Condition]) -> list[str]:
-    """The conditions that do not hold; one on a figure that is not known does not.
+def unmet(summary: Mapping[str, Any], conditions: Sequence[Condition]) -> list[str]:
+    """A line for each condition that does not hold, including those on figures that are not known.
 
     Raises:
         AfzalError: a condition names no figure of any judge.
     """
     from afzal.judge.summary import flat
 
-    numbers, said = flat(found), []
+    numbers, lines = flat(summary), []
     for name, way, bound in conditions:
         value = numbers.get(name)
         if value is None:
-            said.append(f"{found['judge']}: {name} is not known; known: {', '.join(sorted(numbers))}")
+            lines.append(f"{summary['judge']}: {name} is not known; known: {', '.join(sorted(numbers))}")
         elif (value < bound) if way == ">=" else (value > bound):
-            said.append(f"{found['judge']}: {name} is {value:.4g}, required {way} {bound:g}")
-    return said
+            lines.append(f"{summary['judge']}: {name} is {value:.4g}, required {way} {bound:g}")
+    return lines

@@ -18,7 +18,7 @@ def command(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", show_default=False)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show settings and stages, do nothing.")] = False,
 ) -> None:
-    """Recursive reward modelling: a judge labels, a reward model and a policy learn, and assist the next judge.
+    """Recursive reward modelling: a judge labels; a reward model and a policy learn from it and assist the next judge.
 
     Run the same command again to resume; a higher levels= adds levels to a finished ladder.
     """
@@ -40,7 +40,7 @@ def command(
 
 
 def _conclude(settings: config.LadderConfig, file: Path, body: dict[str, Any]) -> None:
-    """The verdict; one level more where the last one helped, and the policy beside the start."""
+    """Print the verdict; as next steps, one more level if the last one helped, and a chat with policy and start."""
     from afzal.cli.last import last
     from afzal.terminal.closing import step
     from afzal.text import sign

@@ -1,4 +1,4 @@
-"""``afzal objectives``: the objectives there are, with their formulas, needs, defaults and papers."""
+"""``afzal objectives``: all objectives, with their formulas, requirements, defaults and papers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _COLUMNS = ("name", "needs", "defaults", "formula", "paper")
 
 
 def command(
-    name: Annotated[str | None, typer.Argument(help="Show this one only; or file.py:function.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Show only this one; or file.py:function.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """List the objectives for `afzal train prefer --objective NAME`, or show one."""
@@ -36,7 +36,7 @@ def _cells(facts: Mapping[str, Any]) -> list[str]:
 
 
 def _print_plain(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Tab-separated with a heading, for ``cut``, ``awk`` and spreadsheets."""
+    """Print tab-separated values with a heading, for ``cut``, ``awk`` and spreadsheets."""
     for cells in (list(_COLUMNS), *map(_cells, rows)):
         print("\t".join(cells))
 

@@ -1,4 +1,4 @@
-"""``afzal plan``: memory, time and cost of a run before it is started. No weights; torch only for ``--data``."""
+"""``afzal plan``: memory, time and cost of a run before it starts. Reads no weights; torch only for ``--data``."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ def _plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     **flags: Any,
 ) -> None:
-    """Say what a training run needs, and on which layout it fits: memory by term, arithmetic, traffic, time, cost.
+    """Estimate what a training run needs, and on which layout it fits: memory by term, compute, traffic, time, cost.
 
-    The model's configuration is enough; no weights are read. Exit code 2 when it does not fit.
+    The model's configuration is enough; no weights are read. Exit code 2 if it does not fit.
     """
     from afzal import plan
     from afzal.api.planning import planned
 
     settings = config.build(PlanConfig, [config.Setting("method", method), *given(PlanConfig, flags)])
-    said, job, found, device = planned(settings)
-    typer.echo(json.dumps(said.body, indent=2) if as_json else str(said))
-    if not said.ok:
-        raise plan.does_not_fit(job, found.layout, device)
+    result, job, chosen, device = planned(settings)
+    typer.echo(json.dumps(result.body, indent=2) if as_json else str(result))
+    if not result.ok:
+        raise plan.does_not_fit(job, chosen.layout, device)
     if not as_json:
         _conclude(settings)
 
 
 _OF_TRAINING = ("lora_rank", "batch_size", "epochs", "max_tokens", "tokens_per_forward", "dtype", "optimizer")
-"""Settings of the plan that training has under the same names."""
+"""Plan settings that have the same name in training."""
 
 
 def _conclude(settings: PlanConfig) -> None:
-    """The run that was planned, where the plan names what it would train on; a shape of the table is no model."""
+    """Print the command of the planned run, if the plan names its data. A built-in model shape becomes MODEL."""
     from afzal.cli.last import last
     from afzal.terminal.closing import MODEL, step
 

@@ -1,4 +1,4 @@
-"""``afzal push RUN OWNER/NAME``: a finished model and its card to the hub."""
+"""``afzal push RUN OWNER/NAME``: upload a finished model and its card to the hub."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ def command(
     folder: Annotated[
         str, typer.Argument(metavar="RUN", help="The folder of a finished run, or of an exported model.")
     ],
-    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository of the hub.")],
+    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository on the hub.")],
     public: Annotated[
         bool, typer.Option("--public", help="Make the repository public if it is new; default: private.")
     ] = False,
 ) -> None:
     """Upload the weights, the tokenizer and the model card; no samples, metrics or rows.
 
-    The token is that of `hf auth login` or HF_TOKEN.
+    The token comes from `hf auth login` or HF_TOKEN.
     """
     from afzal import hub
     from afzal.cli.last import last

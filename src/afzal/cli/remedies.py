@@ -1,4 +1,4 @@
-"""The flags that readers of data name in a remedy, as the command that was typed has them."""
+"""Adapt the flags in a data reader's remedy to those of the command that was typed."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from afzal.errors import AfzalError
 
 _OF_READERS = ("--columns", "--format", "--skip-bad")
 _KEYS = {"--columns": "columns", "--format": "data_format"}
-_FILES = ("compare", "sweep")  # whose settings of a training stand in a file
+_FILES = ("compare", "sweep")  # these read their training settings from a file
 
 
 def fit(error: AfzalError, verb: str, command: Any) -> None:
-    """Change the remedy of an error to what ``afzal verb`` has: ``--format`` under its name there, keys of a file, or a
-    command that writes a file which needs none of them."""
+    """Change an error's remedy to one that ``afzal verb`` accepts: its own name for ``--format``, keys of its file, or
+    a command that writes a file which needs none of these flags."""
     named = [flag for flag in _OF_READERS if re.search(rf"{flag}\b", error.remedy)]
     if not named:
         return

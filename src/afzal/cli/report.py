@@ -1,4 +1,4 @@
-"""``afzal report``: write the page of a run again, from the files in its folder."""
+"""``afzal report``: rebuild a run's page from the files in its folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def command(
     show: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 unless the curves are healthy.")] = False,
 ) -> None:
-    """Write report.html and report.json of a run; print where the page is, the verdict, and the next commands."""
+    """Write report.html and report.json of a run; print the path of the page, the verdict, and the next commands."""
     from afzal import report
 
     page = report.build(run)
@@ -29,7 +29,7 @@ def command(
 
 
 def conclude(page: Path) -> Mapping[str, Any]:
-    """Print the verdict, which is returned, and the commands that make sense next."""
+    """Print the verdict and the commands that make sense next; return the verdict."""
     from afzal.api.looking import conclusion
 
     judged, lines = conclusion(page)
@@ -39,7 +39,7 @@ def conclude(page: Path) -> Mapping[str, Any]:
 
 
 def ended(folder: Path) -> None:
-    """Say where the page of a run is that has ended, and how it went; of several ranks the first alone speaks."""
+    """Print where the page of a finished run is, and how the run went; on the first rank only."""
     from afzal.runs import launched
 
     if launched.number():

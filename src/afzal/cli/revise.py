@@ -19,7 +19,7 @@ def _revise(
 ) -> None:
     """Make preference pairs from principles: answer, critique, revision, or two answers and a judge's label.
 
-    Run again, the same command resumes. Writes pairs.jsonl, which trains as it is, and revise.html.
+    Run the same command again to resume. Writes pairs.jsonl, which is ready for training, and revise.html.
     """
     settings = config.build(config.ReviseConfig, given(config.ReviseConfig, flags))
     named = (
@@ -29,14 +29,14 @@ def _revise(
     from afzal.api.answers import revised
     from afzal.text import plural
 
-    found = revised(settings, say=lambda line: typer.echo(line, err=True))
-    typer.echo(json.dumps(found.body, indent=1, ensure_ascii=False) if as_json else str(found))
-    if not found.ok:
+    result = revised(settings, say=lambda line: typer.echo(line, err=True))
+    typer.echo(json.dumps(result.body, indent=1, ensure_ascii=False) if as_json else str(result))
+    if not result.ok:
         raise typer.Exit(1)
     if not as_json:
         pairs = f"{settings.out}/pairs.jsonl"
-        learned = ways_to_learn(pairs, model=settings.model if settings.url is None else MODEL)
-        last(f"{pairs}: {plural(found['pairs'], 'pair')}", [step("check", pairs), *learned])
+        training = ways_to_learn(pairs, model=settings.model if settings.url is None else MODEL)
+        last(f"{pairs}: {plural(result['pairs'], 'pair')}", [step("check", pairs), *training])
 
 
 command = with_parameters(_revise, parameters(config.ReviseConfig, panel="Options"))

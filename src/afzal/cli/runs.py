@@ -1,4 +1,4 @@
-"""``afzal runs``: the runs below a folder and how each one ended."""
+"""``afzal runs``: the runs in a folder and how each one ended."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def command(
     root: Annotated[Path, typer.Argument(help="Folder to search, six levels down.")] = Path("."),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """List the runs below a folder and how each one ended.
+    """List the runs in a folder and how each one ended.
 
-    The train loss is that of the last update. Held-out figures are those of the last evaluation, and `of` is the
-    number of held-out items; both are empty where nothing was held out.
+    The train loss is from the last update. Held-out figures are from the last evaluation, and `of` is the number of
+    held-out items; both are empty if nothing was held out.
     """
     from afzal import runs
 
@@ -53,7 +53,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
 
 
 def _print_plain(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Tab-separated with a heading, for ``cut``, ``awk`` and spreadsheets."""
+    """Print tab-separated values with a heading, for ``cut``, ``awk`` and spreadsheets."""
     for cells in ([_HEADINGS.get(name, name) for name in _COLUMNS], *map(_cells, rows)):
         print("\t".join(cells))
 

@@ -1,4 +1,4 @@
-"""``afzal score``: scores of the responses of a file."""
+"""``afzal score``: score the responses in a file."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from afzal.terminal.closing import Step, step
 
 
 def _score(**flags: Any) -> None:
-    """Score every response of a file by a reward model (--model), or by a policy against its reference.
+    """Score every response in a file with a reward model (--model), or with a policy and its reference.
 
-    Where the file has preferences: how often the scores agree with them, and how well they are calibrated.
+    If the file has preferences, also show how often the scores agree with them, and how well they are calibrated.
     """
     settings = config.build(config.ScoreConfig, given(config.ScoreConfig, flags))
     start.begin(settings, f"scores of {settings.data} by {settings.model or settings.policy}")
@@ -29,7 +29,7 @@ def _score(**flags: Any) -> None:
 
 
 def _steps(settings: config.ScoreConfig) -> list[Step]:
-    """The pairs that the scores contradict, and learning from a reward model that was trained here."""
+    """The next steps: check for pairs that the scores contradict, and train with a reward model that has a start."""
     from afzal import runs
 
     if settings.columns or settings.data_format:
@@ -37,11 +37,11 @@ def _steps(settings: config.ScoreConfig) -> list[Step]:
     if settings.model is None:
         by = ["--policy", settings.policy, "--reference", settings.reference]
         return [step("check", settings.data, *by, why="which pairs do the scores contradict?")]
-    found = [step("check", settings.data, "--reward", settings.model, why="which pairs do the scores contradict?")]
+    steps = [step("check", settings.data, "--reward", settings.model, why="which pairs do the scores contradict?")]
     if start := runs.start_of(settings.model):
         learning = ["--model", start, "--data", settings.data, "--reward", settings.model]
-        found.append(step("train", "rloo", *learning, why="learn from it"))
-    return found
+        steps.append(step("train", "rloo", *learning, why="learn from it"))
+    return steps
 
 
 command = with_parameters(_score, parameters(config.ScoreConfig, panel="Options"))

@@ -1,4 +1,4 @@
-"""What a command does before anything heavy is imported: it looks at the paths that were named, and says what it does.
+"""Checks before heavy imports: look for the named paths, and announce the work.
 
 Importing torch and transformers takes seconds (six to fifteen on a busy machine); a wrong path is reported before that.
 """
@@ -21,10 +21,10 @@ _WORDS = (*config.REFERENCES, config.PEOPLE, "initial", "previous", "nobody")
 
 
 def begin(settings: Settings, what: str) -> None:
-    """Make sure that what the settings name is there, then say ``what`` is about to be done, on stderr.
+    """Check that everything the settings name exists, then announce the work (``what``) on stderr.
 
     Raises:
-        AfzalError: a file, a folder or a hub id is not there.
+        AfzalError: a file, a folder or a hub id does not exist.
     """
     refuse_missing(settings)
     from afzal.runs import launched
@@ -36,8 +36,8 @@ def begin(settings: Settings, what: str) -> None:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Around imports of torch and transformers, which make a million objects and hardly any garbage: a sixth of their
-    time is spent on looking for some."""
+    """Pause the garbage collector while torch and transformers are imported: they create a million objects and hardly
+    any garbage, and a sixth of the import time would go into looking for it."""
     from afzal.api.collecting import collector_paused
 
     with collector_paused():
@@ -45,7 +45,7 @@ def importing() -> Iterator[None]:
 
 
 def refuse_missing(settings: Settings) -> None:
-    """Raise AfzalError for the first path that a setting names and that is not there; content is not read."""
+    """Raise AfzalError for the first path in the settings that does not exist; contents are not read."""
     for value in _named(settings, _FUNCTIONS):
         for term in value.split("+"):
             path = term.rpartition("*")[2].strip().rpartition(":")[0]
@@ -63,8 +63,8 @@ def refuse_missing(settings: Settings) -> None:
 
 
 def _named(settings: Settings, keys: tuple[str, ...]) -> Iterator[str]:
-    """What these settings name; words that stand for something else are left out."""
+    """The values of these settings, without words that have a special meaning."""
     for key in keys:
-        given = getattr(settings, key, None)
-        values = given if isinstance(given, list) else [given]
+        value = getattr(settings, key, None)
+        values = value if isinstance(value, list) else [value]
         yield from (value for value in values if isinstance(value, str) and value not in _WORDS)

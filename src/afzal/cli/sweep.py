@@ -1,4 +1,4 @@
-"""``afzal sweep FILE.yaml key=value ...``: settings varied, and the best within a KL budget."""
+"""``afzal sweep FILE.yaml key=value ...``: vary settings, and choose the best within a KL budget."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ def command(
     file: Annotated[Path, typer.Argument(help="The sweep as YAML: see docs/sweep.md.", show_default=False)],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", show_default=False)] = None,
     more: Annotated[int, typer.Option("--more", min=0, help="Add this many arms to those of earlier commands.")] = 0,
-    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Trainings side by side, as far as memory allows.")] = 1,
+    jobs: Annotated[
+        int, typer.Option("--jobs", min=1, help="Number of parallel trainings, as far as memory allows.")
+    ] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show arms and cost, train nothing.")] = False,
 ) -> None:
     """Train many arms, choose the best on held-out prompts within a KL budget, and confirm it with fresh seeds.
 
-    The same command resumes a sweep that was stopped. Exit code 1 when no arm finished.
+    The same command resumes a stopped sweep. Exit code 1 if no arm finished.
     """
     settings = config.of_file(config.SweepConfig, file, overrides or ())
     if not dry_run:
@@ -40,7 +42,7 @@ def command(
 
 
 def _conclude(settings: config.SweepConfig, page: Path) -> None:
-    """What was chosen, and the training that repeats it."""
+    """Print the choice, and the training that repeats it."""
     from afzal.cli.last import last
     from afzal.report.sweep_views import findings
     from afzal.terminal.closing import step

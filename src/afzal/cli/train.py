@@ -20,7 +20,7 @@ class MethodGroup(HelpfulGroup):
     """``sft``, ``dpo``, ... are commands; any other word is a YAML file or a run folder, whose method decides."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
-        """The command of the method, with what the file says as its first settings."""
+        """The command of the method, with the file's settings as its first ones."""
         word, rest = args[0], args[1:]
         if word in config.METHODS:
             return word, _command(word, []), rest
@@ -33,7 +33,7 @@ class MethodGroup(HelpfulGroup):
 
 
 def _unknown(word: str) -> AfzalError:
-    """What to say of a word that is neither a method nor a file; it may be an objective."""
+    """The error for a word that is neither a method nor a file; it may be an objective."""
     from afzal.objectives import REGISTRY
 
     name = word.replace("-", "_")
@@ -47,7 +47,7 @@ def _unknown(word: str) -> AfzalError:
 
 
 def _command(method: str, base: Sequence[config.Setting]) -> Any:
-    """The command of one method: a flag for each of its settings, on top of the settings ``base``."""
+    """The command of one method, with a flag for each setting; flags override the settings in ``base``."""
     kind = config.CONFIGS[method]
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command(method, help=config.METHODS[method].line, context_settings=CONTEXT)(
@@ -72,7 +72,7 @@ def _runner(method: str, base: Sequence[config.Setting]) -> Callable[..., Any]:
 
 
 def _override(text: str) -> config.Setting:
-    """A ``key=value``; a file in its place belongs where the method stands."""
+    """Parse ``key=value``; a file here is refused: it belongs in the method's place."""
     if "=" not in text and text.endswith((".yaml", ".yml")):
         raise AfzalError(f"{text!r} is a file, which names its own method", remedy=f"afzal train {text}")
     return config.read_override(text)

@@ -1,4 +1,4 @@
-"""The report of a run: one self-contained HTML page, the same facts as JSON, a model card, and a verdict in words."""
+"""Reports: a self-contained HTML page per run, the same facts as JSON, a model card, and a verdict in words."""
 
 from afzal.health import Diagnosis, Verdict, diagnose, verdict
 from afzal.report.board import write_board

@@ -1,6 +1,6 @@
-"""Named figures with intervals, a leaderboard or a judge's card, as one page, a drawing, CSV, JSON and Markdown.
+"""Named figures with intervals (a leaderboard, a judge's card) as a page, a drawing, CSV, JSON and Markdown.
 
-All five come from the same plain values (the JSON file), so that they cannot disagree.
+All five come from the same plain values (the JSON file), so they cannot disagree.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ from afzal.runs import atomic_write, make_folder
 from afzal.text import interval, number, sign
 
 SCHEMA = "afzal.board/1"
-_CORRECTED = "Corrected for chance, but for the first two; 1 is perfect, 0 is what chance would give."
+_CORRECTED = "Corrected for chance, except the first two; 1 is perfect, 0 is chance level."
 
 
 def write_board(folder: Path, body: Mapping[str, Any], stem: str = "leaderboard") -> Path:
-    """Write the five files into a folder that is made if it is not there; returns the path of the page.
+    """Write the five files into a folder, which is created if needed; return the path of the page.
 
     Args:
-        stem: of the files' names.
+        stem: stem of the file names.
         body: ``title``, ``subtitle``, ``findings`` (sentences), ``facts`` (pairs), ``unit``, ``rule`` (the value of no
-            difference), ``lines`` (mappings with ``name``, ``value``, ``low``, ``high`` and what else is known) and
-            ``differences`` (mappings with ``first``, ``second``, ``value``, ``low``, ``high``). There may be ``tables``
-            of cells, ``texts``, ``worst``, pairs of answers to read, and ``gallery``, images and sounds (mappings with
+            difference), ``lines`` (mappings with ``name``, ``value``, ``low``, ``high`` and further figures) and
+            ``differences`` (mappings with ``first``, ``second``, ``value``, ``low``, ``high``). Optional: ``tables`` of
+            cells, ``texts``, ``worst`` (pairs of answers to read) and ``gallery`` (images and sounds: mappings with
             ``kind``, ``title``, ``source``, a data URI, and ``said``: who, what, ``right`` or ``wrong``).
     """
-    whole = {"schema": SCHEMA, "afzal": __version__, **body}
+    data = {"schema": SCHEMA, "afzal": __version__, **body}
     make_folder(folder)
-    atomic_write(folder / f"{stem}.json", json.dumps(whole, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-    atomic_write(folder / f"{stem}.csv", to_csv(whole))
-    atomic_write(folder / f"{stem}.md", to_markdown(whole).encode("utf-8", "replace"))
-    atomic_write(folder / f"{stem}.html", to_html(whole).encode("utf-8", "replace"))
-    if drawing := _drawing(whole):
+    atomic_write(folder / f"{stem}.json", json.dumps(data, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    atomic_write(folder / f"{stem}.csv", to_csv(data))
+    atomic_write(folder / f"{stem}.md", to_markdown(data).encode("utf-8", "replace"))
+    atomic_write(folder / f"{stem}.html", to_html(data).encode("utf-8", "replace"))
+    if drawing := _drawing(data):
         atomic_write(folder / f"{stem}.svg", svg.standalone(drawing))
     return folder / f"{stem}.html"
 
 
 def to_csv(body: Mapping[str, Any]) -> str:
-    """One row per line of the leaderboard, with every figure that is known of it."""
+    """One row per line of the leaderboard, with all its figures."""
     columns = list(dict.fromkeys(key for line in body["lines"] for key in line))
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, lineterminator="\n")
@@ -78,7 +78,7 @@ def to_html(body: Mapping[str, Any]) -> str:
 
 
 def to_markdown(body: Mapping[str, Any]) -> str:
-    """The same as Markdown; every text is taken literally."""
+    """The page as Markdown; all text is escaped."""
     parts = [f"# {plain(body['title'])}", plain(body["subtitle"])]
     parts.append("\n".join(f"- {plain(line)}" for line in body["findings"]))
     parts.append("\n".join(f"- {plain(name)}: {plain(str(value))}" for name, value in body["facts"]))
@@ -91,14 +91,14 @@ def to_markdown(body: Mapping[str, Any]) -> str:
     if body.get("worst"):
         parts.append("## Pairs to read")
         for pair in body["worst"]:
-            said = [pair["why"], pair.get("verdicts"), pair.get("people") and f"people: {pair['people']}"]
-            parts.append(f"**{plain('; '.join(filter(None, said)))}**")
+            notes = [pair["why"], pair.get("verdicts"), pair.get("people") and f"people: {pair['people']}"]
+            parts.append(f"**{plain('; '.join(filter(None, notes)))}**")
             parts += [f"{name}\n\n{_quoted(pair[name])}" for name in ("prompt", "first", "second")]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _gallery(shown: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The words of a gallery; Markdown shows no data URIs."""
+    """The gallery's texts as a table; Markdown does not show data URIs."""
     names = list(dict.fromkeys(name for one in shown for name, _, _ in one["said"]))
     rows = [
         [one["title"], *({n: f"{text} ({r})" for n, text, r in one["said"]}.get(k, "") for k in names)] for one in shown
@@ -117,31 +117,31 @@ def _quoted(text: str) -> str:
 
 
 def _tables(body: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """All tables of the page as titles, words, columns and cells."""
+    """All tables of the page: titles, words, columns and cells."""
     tables = [{"title": "All figures", "words": "", **_lines(body)}]
     if body.get("figures"):
         words = body.get("figures_words", _CORRECTED)
         tables.insert(0, {"title": "Agreement", "words": words, **_named(body["figures"])})
     if body["differences"]:
-        words = "Both of a pair on the same resamples of whole prompts. An interval without 0 tells the two apart."
+        words = "Both sides of a pair use the same resamples of whole prompts. An interval without 0 tells them apart."
         tables.append({"title": "Paired differences", "words": words, **_differences(body)})
     return [*tables, *body.get("tables", [])]
 
 
 def table_is_wide(table: Mapping[str, Any]) -> bool:
-    """Whether a table of a board, ``columns`` and ``rows``, does not fit on a phone."""
+    """Whether a board's table (``columns`` and ``rows``) is too wide for a phone."""
     return is_wide(table["columns"], [[str(cell) for cell in row] for row in table["rows"]])
 
 
 def _drawing(body: Mapping[str, Any], width: int = 680) -> str:
-    """Figures that have an interval; where none has, all figures."""
+    """The drawing of the figures that have an interval, or of all figures if none has."""
     known = [x for x in body["lines"] if x["value"] is not None]
     drawn = [x for x in known if x["low"] is not None] or known
     rows = [Whisker(x["name"], x["value"], x["low"], x["high"]) for x in drawn]
     return forest_svg(rows, x_label=body["unit"], title=body["title"], rule=body["rule"], width=width) if rows else ""
 
 
-_FOLDED = ("low", "high", "best_rank", "worst_rank")  # shown beside the figure that they belong to
+_FOLDED = ("low", "high", "best_rank", "worst_rank")  # shown in the cell of the figure they belong to
 
 
 def _lines(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What became of the tasks of a run: how often training passed through each, its held-out loss and accuracy."""
+"""A report section on the tasks of a run: passes through each task, its held-out loss and accuracy."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from afzal.health.tasks import accuracy_of, loss_of, task_names
 from afzal.report.sections import Section, Table
 
 _COUNTS = ("task", "items", "per epoch", "passes", "held out")
-_TEXT = "Items there are, items of an epoch, how often an epoch passes through the task, and the held-out loss"
+_TEXT = "All items, items per epoch, how often an epoch passes through the task, and the held-out loss"
 _LOSSES = ("loss", "loss at the start")
 _ACCURACIES = ("accuracy, %", "95 % interval", "at the start, %")
 
 
 def sections(facts: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> list[Section]:
-    """The section, where the data have several tasks."""
+    """The section, if the data have several tasks."""
     names = task_names(facts)
     if len(names) < 2:
         return []
     held_out = [r for r in metrics if r.get("kind") == "eval"]
     entries = facts["data"]["tasks"]
     compared = any(accuracy_of(r, k) is not None for r in held_out for k in range(len(entries)))
-    text = f"{_TEXT} and the share of held-out pairs that are ordered right. Intervals are over prompts."
+    text = f"{_TEXT} and share of correctly ranked pairs. Intervals are over prompts."
     rows = [
         (*_counts(entry), *_losses(k, held_out), *(_accuracies(k, held_out) if compared else ()))
         for k, entry in enumerate(entries)
@@ -36,13 +36,13 @@ def _counts(entry: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _losses(task: int, held_out: Sequence[Mapping[str, Any]]) -> tuple[float | None, float | None]:
-    """The last loss and the first one."""
+    """The last and the first loss."""
     known = [known for r in held_out if (known := loss_of(r, task)) is not None]
     return (round(known[-1], 4), round(known[0], 4)) if known else (None, None)
 
 
 def _accuracies(task: int, held_out: Sequence[Mapping[str, Any]]) -> tuple[float | None, str, float | None]:
-    """The last accuracy with its interval, and the first one."""
+    """The last accuracy with its interval, and the first accuracy."""
     known = [known for r in held_out if (known := accuracy_of(r, task)) is not None]
     if not known:
         return None, "", None

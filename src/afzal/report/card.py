@@ -1,4 +1,4 @@
-"""The model card: what the saved folder is, how it was made, and how well it does, for people and for the hub."""
+"""The model card, for people and for the hub: what the saved model is, how it was made, and how well it does."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 FILE = "README.md"
 
-_HUB_METRICS = {"rewards/accuracies": "accuracy"}  # other measures keep the name that they have in metrics.jsonl
+_HUB_METRICS = {"rewards/accuracies": "accuracy"}  # other measures keep their names in metrics.jsonl
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?")
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$&!])")
 
 
 def write_card(run_path: str | Path) -> Path:
-    """Write the model card of a run folder; returns its path.
+    """Write the model card of a run folder; return its path.
 
     Raises:
         AfzalError: ``run_path`` is not a run folder, or cannot be written.
@@ -67,12 +67,12 @@ def model_card(
 
 
 def plain(text: str) -> str:
-    """Text that Markdown and HTML take literally: one line, special characters escaped."""
+    """Text escaped for Markdown and HTML, on one line."""
     return _SPECIAL.sub(r"\\\1", " ".join(visible(text).split())).replace("\\<", "&lt;").replace("\\&", "&amp;")
 
 
 def _front_matter(facts: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]], name: str) -> str:
-    """What the hub reads of the card: base model, data set, tags, and the held-out figures as ``model-index``."""
+    """The part of the card that the hub reads: base model, data set, tags, and held-out figures as ``model-index``."""
     from huggingface_hub import ModelCardData
 
     model, source = _text(facts, "model", "path"), _text(facts, "data", "source")
@@ -117,7 +117,7 @@ def _task(facts: Mapping[str, Any]) -> str:
 
 
 def _one_line(text: str) -> str:
-    """A line break could end the front matter for readers that look for ``---`` alone."""
+    """Text on one line: a line break could end the front matter for parsers that look only for ``---``."""
     return " ".join(visible(text).split())
 
 
@@ -161,7 +161,7 @@ def _scoring(path: str, facts: Mapping[str, Any]) -> str:
     return f"""## Quick start
 
 {start} Larger is better;
-only differences between responses to one prompt mean anything. `reward_shift` ({shift}) gives preferred
+only differences between responses to one prompt are meaningful. `reward_shift` ({shift}) gives preferred
 responses a mean of 0."""
 
 
@@ -170,7 +170,7 @@ def _scored_by_afzal(path: str) -> str:
 afzal score --model {shlex.quote(path)} --data responses.jsonl --out scores.jsonl
 ```
 
-`transformers` has no reward models of this family; Afzal reads this one, and takes `reward_shift` off."""
+`transformers` has no reward models for this family; Afzal loads this one and subtracts `reward_shift`."""
 
 
 def _scored_by_transformers(path: str) -> str:
@@ -187,7 +187,7 @@ with torch.no_grad():
     print(model(**inputs).logits[0, 0] - model.config.reward_shift)
 ```
 
-The score is read at the last token, which must be the end token that responses were trained with."""
+The score is read at the last token, which must be the end token used in training."""
 
 
 def _numbers(facts: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> str:
@@ -252,10 +252,10 @@ def _is_hub_id(name: str) -> bool:
 
 
 def _is_data_set(source: str) -> bool:
-    """Whether the source is a data set of the hub; a file's name can look like a hub id, but has an ending."""
+    """Whether the source is a data set on the hub; a file name can look like a hub id, but has an extension."""
     return _is_hub_id(source) and "." not in source.split("/")[-1]
 
 
 def _name(source: str) -> str:
-    """A hub id as it is; of a path only its last part, since where it lay on this machine tells a reader nothing."""
+    """A hub id as it is; of a path, only the last part, since its place on this machine means nothing to a reader."""
     return source if _is_hub_id(source) else source.rstrip("/").split("/")[-1]

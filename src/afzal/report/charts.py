@@ -18,7 +18,7 @@ Records = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A chart with its title, what it shows in a sentence, and its legend."""
+    """A chart with its title, a one-sentence caption, and its legend."""
 
     key: str
     title: str
@@ -29,7 +29,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """What a figure is to show, before it is drawn."""
+    """The contents of a figure before it is drawn."""
 
     key: str
     title: str
@@ -44,7 +44,7 @@ class Plot:
         return any(is_number(y) for s in self.series for _, y in s.points)
 
     def draw(self, marked: tuple[float, str] | None) -> Figure:
-        """The figure, with a vertical line at the step ``marked`` and its words."""
+        """The figure, with a labelled vertical line at ``marked`` (step, label)."""
         drawing = svg.line_chart(
             self.series, title=f"{self.title} by step", y_range=self.y_range, rules=self.rules, marked=marked
         )
@@ -52,7 +52,7 @@ class Plot:
 
 
 def figures(metrics: Records, facts: Mapping[str, Any]) -> list[Figure]:
-    """Every figure for which the run has numbers, in the order a reader wants them."""
+    """Every figure for which the run has numbers, the most useful first."""
     train = [m for m in metrics if m.get("kind") == "train" and is_number(m.get("step"))]
     held_out = [m for m in metrics if m.get("kind") == "eval" and is_number(m.get("step"))]
     written = [as_train(m) for m in metrics if m.get("kind") == "rollout" and is_number(m.get("step"))]
@@ -68,7 +68,8 @@ def figures(metrics: Records, facts: Mapping[str, Any]) -> list[Figure]:
         _one(
             "loss",
             "Loss",
-            "What is minimised; smaller is better." + (" Nats per token." if _is_sft(train, held_out) else ""),
+            "The quantity that is minimised; smaller is better."
+            + (" Nats per token." if _is_sft(train, held_out) else ""),
             train,
             held_out,
             rules=[Rule(at_reference, f"policy = reference: {number(at_reference)}")]
@@ -87,7 +88,7 @@ def figures(metrics: Records, facts: Mapping[str, Any]) -> list[Figure]:
         _one(
             "rewards/margins",
             "Reward margin",
-            "Reward of the chosen less that of the rejected (β × nats); larger is better.",
+            "Reward of the chosen minus that of the rejected (β × nats); larger is better.",
             train,
             held_out,
             rules=[Rule(0.0, "")],
@@ -98,14 +99,14 @@ def figures(metrics: Records, facts: Mapping[str, Any]) -> list[Figure]:
         _one("kl", kl_of(facts), "Nats per answer; larger is further away.", written, held_out)
         if written
         else _kl(held_out, kl_of(facts)),
-        _from_zero(_one("entropy", "Entropy", "Of whole answers, nats: how much is left to chance.", written, [])),
+        _from_zero(_one("entropy", "Entropy", "Of complete answers, nats: how random the policy is.", written, [])),
         _one("value/explained_variance", "Value model", "Share of the returns' variance explained.", written, []),
         _from_zero(_one("policy/clipfrac", "Clipped", "Share of ratios beyond the clip.", train, [])),
         _one("kl_estimate", "KL estimate of the loss", "KTO's z₀, from mismatched rows; nats.", train, held_out),
         _lengths(train, held_out, names),
         _one(
             "samples/eos_rate",
-            "Ended by itself",
+            "Ended with EOS",
             "Share of samples that stop before the token limit.",
             written or train,
             held_out,
@@ -138,7 +139,7 @@ _WRITTEN = {
 
 
 def as_train(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A rollout's figures under the names of the held-out ones beside which they are drawn."""
+    """A rollout's record with the names of the held-out figures that it is drawn with."""
     return {_WRITTEN.get(name, name): value for name, value in record.items()}
 
 
@@ -158,7 +159,7 @@ def smooth(points: Sequence[svg.Point], window: int) -> list[svg.Point]:
 
 
 def points_of(records: Records, name: str) -> list[svg.Point]:
-    """(step, value) of a metric; a value that is not finite becomes a gap, a missing one is left out."""
+    """(step, value) of a metric; a value that is not finite becomes a gap, a missing one is skipped."""
     return [(r["step"], r[name] if is_number(r[name]) else None) for r in records if name in r]
 
 
@@ -174,7 +175,7 @@ def _is_sft(train: Records, held_out: Records) -> bool:
 
 
 def _train_series(records: Records, name: str, colour: int, *, called: str = "", label: str = "") -> list[Series]:
-    """The raw curve, faint, under its running mean; a smooth schedule or a short curve is drawn as it is."""
+    """The raw curve, faint, under its running mean; a learning-rate schedule or a short curve is drawn as it is."""
     points = points_of(records, name)
     if not points:
         return []
@@ -229,7 +230,7 @@ def _labelled(series: Series, label: str) -> Series:
 def _kl(held_out: Records, title: str) -> Plot:
     caption = "Of the policy's own answers, nats per answer; larger is further away. Band: 95% interval over prompts."
     if any(is_number(cut := r.get("kl_cut")) and cut > 0 for r in held_out):
-        caption += " Some answers were cut: of their first tokens alone."
+        caption += " For answers that were cut, only their first tokens count."
     return Plot("kl", title, caption, _held_out_series(held_out, "kl", called="samples"))
 
 
@@ -242,14 +243,14 @@ def _lengths(train: Records, held_out: Records, names: tuple[str, str]) -> Plot:
 
 
 def _from_zero(plot: Plot) -> Plot:
-    """The same plot with an axis that begins at 0, for quantities whose size matters and not only their change."""
+    """The same plot with an axis that starts at 0, for quantities whose size matters and not only their change."""
     values = [y for s in plot.series for _, y in s.points if is_number(y)]
     top = max([focus([y for _, y in s.points] for s in plot.series)[1], *(r.y for r in plot.rules)])
     return replace(plot, y_range=(0.0, 1.08 * top)) if top > 0 and min(values, default=0.0) >= 0 else plot
 
 
 def figure_of(name: str, metrics: Records) -> Figure:
-    """Any metric by its name, training beside held out; the drawing is empty where there is no number to draw."""
+    """The figure of any metric by name, training and held out together; the drawing is empty without numbers."""
     train, rollouts, held_out = (
         [m for m in metrics if m.get("kind") == kind and name in m] for kind in ("train", "rollout", "eval")
     )

@@ -1,6 +1,6 @@
-"""A comparison of methods as one self-contained page, a picture, and its figures as CSV and JSON.
+"""A comparison of methods as a self-contained page, a picture, CSV and JSON.
 
-All four are drawn from the same plain values (``compare.json``), so that they cannot disagree.
+All four come from the same plain values (``compare.json``), so they cannot disagree.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ _MAIN, _SMALL, _HIGH = (960, 470), (560, 330), 300
 
 
 def write_comparison(folder: Path, body: Mapping[str, Any]) -> Path:
-    """Write the figures and everything drawn from them; returns the page's path.
+    """Write the figures, the page and the picture; return the page's path.
 
     Args:
-        body: as :func:`afzal.compare.summary.summary` makes it, with settings, runs and environment.
+        body: from :func:`afzal.compare.summary.summary`, with settings, runs and environment.
     """
-    whole = {"schema": SCHEMA, "afzal": __version__, **body}
-    atomic_write(folder / JSON, json.dumps(whole, indent=1, allow_nan=False) + "\n")
-    atomic_write(folder / CSV, to_csv(whole))
-    atomic_write(folder / HTML, to_html(whole).encode("utf-8", "replace"))
-    atomic_write(folder / SVG, standalone(_drawing(whole, "kl", whole["rewards"][0], _MAIN, str)["drawing"]))
+    data = {"schema": SCHEMA, "afzal": __version__, **body}
+    atomic_write(folder / JSON, json.dumps(data, indent=1, allow_nan=False) + "\n")
+    atomic_write(folder / CSV, to_csv(data))
+    atomic_write(folder / HTML, to_html(data).encode("utf-8", "replace"))
+    atomic_write(folder / SVG, standalone(_drawing(data, "kl", data["rewards"][0], _MAIN, str)["drawing"]))
     return folder / HTML
 
 
 def to_csv(body: Mapping[str, Any]) -> str:
-    """One row per method, seed and step, the start included; numbers as they are, KL in nats per answer."""
+    """One row per method, seed and step, including the start; unrounded numbers, KL in nats per answer."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     rewards = body["rewards"]
@@ -105,14 +105,14 @@ def _judges(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _figure(body: Mapping[str, Any], across: str, up: str, size: tuple[int, int], markup: type[str]) -> dict[str, Any]:
-    """What :func:`_drawing` has, and the same for a phone."""
+    """The result of :func:`_drawing`, with a second drawing for phones."""
     return _drawing(body, across, up, size, markup) | {
         "on_a_phone": _drawing(body, across, up, (PHONE, _HIGH), markup)["drawing"]
     }
 
 
 def _drawing(body: Mapping[str, Any], across: str, up: str, size: tuple[int, int], markup: type[str]) -> dict[str, Any]:
-    """The way of every method, ``up`` against ``across`` (names of figures or rewards): a band, or its single seeds."""
+    """Every method's path, ``up`` against ``across`` (names of figures or rewards), with a band or individual seeds."""
     single, paths = [], []
     for place, (method, colour) in enumerate(zip(body["methods"], cycle(PALETTE), strict=False)):
         single += seeds(method, across, up, colour)
@@ -126,14 +126,14 @@ def _drawing(body: Mapping[str, Any], across: str, up: str, size: tuple[int, int
 
 
 def way(method: Mapping[str, Any], across: str, up: str, colour: int = 0, place: int = 0) -> Series:
-    """The curve of one method as a line: means over the seeds, the interval of ``up`` as its band.
+    """The curve of one method as a line: means over seeds, with the interval of ``up`` as a band.
 
-    Two seeds have none: an interval of two is many times as wide as what it describes. They are drawn by :func:`seeds`.
+    Two seeds have no band, since their interval would be far too wide to be useful; :func:`seeds` draws them instead.
     """
-    told = [c for c in method["curve"] if c["seeds"]]
-    rows = [(value(c, across), value(c, up)) for c in told]
+    points = [c for c in method["curve"] if c["seeds"]]
+    rows = [(value(c, across), value(c, up)) for c in points]
     low, high = (
-        tuple(None if c["seeds"] == 2 else y[end] for c, (_, y) in zip(told, rows, strict=True))
+        tuple(None if c["seeds"] == 2 else y[end] for c, (_, y) in zip(points, rows, strict=True))
         for end in ("low", "high")
     )
     known = any(v is not None for v in low)
@@ -148,7 +148,7 @@ def way(method: Mapping[str, Any], across: str, up: str, colour: int = 0, place:
 
 
 def seeds(method: Mapping[str, Any], across: str, up: str, colour: int) -> list[Series]:
-    """The single seeds of a method as thin lines, where there are two or three; otherwise none."""
+    """The individual seeds of a method as thin lines, if there are two or three; otherwise none."""
     by_seed: dict[Any, list[tuple[float, float | None]]] = {}
     for p in method["points"]:
         by_seed.setdefault(p["seed"], []).append((_of_seed(p, across) or 0.0, _of_seed(p, up)))
@@ -158,12 +158,12 @@ def seeds(method: Mapping[str, Any], across: str, up: str, colour: int) -> list[
 
 
 def _of_seed(point: Mapping[str, Any], name: str) -> float | None:
-    """A figure of one snapshot of one seed by its name, as :func:`value` has those of all seeds."""
+    """A figure of one seed's snapshot by name; :func:`value` has the figures over all seeds."""
     if name == "seconds":
         return point["cost"]["seconds"]
     return (point["rewards"][name] if name in point["rewards"] else point[name])["mean"]
 
 
 def value(figures: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """An interval by the name of a reward or of another figure."""
+    """A figure with its interval, by the name of a reward or of another figure."""
     return figures["rewards"][name] if name in figures["rewards"] else figures[name]

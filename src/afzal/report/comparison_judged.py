@@ -1,4 +1,4 @@
-"""What judges say of a comparison, as plain data for its page: tables of cells, and sentences."""
+"""Judges' verdicts on a comparison, as plain data for its page: tables of cells, and sentences."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ def against_the_start(body: Mapping[str, Any]) -> Table:
     by_reward = {w["ours"]: w for w in body["wins"] if w["theirs"] == "start"}
     by_judge = [{w["ours"]: w for w in j["wins"] if w["theirs"] == "start"} for j in judges]
     rows = [
-        [(m["label"], ""), *(_rate(found.get(m["name"])) for found in (by_reward, *by_judge))] for m in body["methods"]
+        [(m["label"], ""), *(_rate(rates.get(m["name"])) for rates in (by_reward, *by_judge))] for m in body["methods"]
     ]
     return {"columns": ["method", chief, *(j["name"] for j in judges)], "rows": rows}
 
 
 def each(body: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Each judge's win rates of every two policies."""
+    """Each judge's win rates for every two policies."""
     return [{"name": j["name"], **table_of_wins(labels(body), j["wins"])} for j in body["judges"]]
 
 
 def reliability(body: Mapping[str, Any]) -> Table:
-    """How far each judge can be trusted: no verdict, both orders, slots, length, and people beside it."""
+    """How far each judge can be trusted: missing verdicts, both orders, slots, length, and agreement with people."""
     columns = ["judge", "pairs", "no verdict", "consistent", "slot bias", "longer wins"]
     columns += ["a person", "most people", "ceiling"] if has_people(body) else []
     return {"columns": columns, "rows": [_reliable(j, len(columns)) for j in body["judges"]]}
 
 
 def has_people(body: Mapping[str, Any]) -> bool:
-    """Whether people stand beside any judge."""
+    """Whether any judge is compared with people."""
     return any("people" in j["summary"] for j in body["judges"])
 
 
@@ -46,13 +46,13 @@ def _reliable(judge: Mapping[str, Any], columns: int) -> list[Cell]:
     cells += [("one order", ""), (NOTHING, "")] if orders is None else [_plain(orders["consistent"]), _bias(orders)]
     cells.append(_rate(s["longer_wins"]))
     if columns > len(cells):
-        beside = s.get("people", {})
-        cells += [_rate(beside.get(key)) for key in ("agreement", "with_the_mode_of_others", "ceiling")]
+        people = s.get("people", {})
+        cells += [_rate(people.get(key)) for key in ("agreement", "with_the_mode_of_others", "ceiling")]
     return cells
 
 
 def agreement(body: Mapping[str, Any]) -> Table:
-    """Judge against judge, the true reward last: how often both say the same of a pair."""
+    """Judge against judge, the true reward last: how often both give the same verdict on a pair."""
     names = [*(j["name"] for j in body["judges"]), body["rewards"][0]]
     known = {(row[a], row[b]): row["same"] for row in body["judge_agreement"] for a, b in _BOTH_WAYS}
     rows = [[(a, ""), *(("", "") if a == b else _rate(known.get((a, b))) for b in names)] for a in names]
@@ -63,10 +63,10 @@ _BOTH_WAYS = (("first", "second"), ("second", "first"))
 
 
 def parted(body: Mapping[str, Any]) -> list[str]:
-    """Where a judge and the true reward clearly prefer different policies, in a sentence for each judge."""
+    """A sentence for each judge that clearly prefers a different policy than the true reward."""
     chief, named = body["rewards"][0], labels(body)
     by_reward = {(w["ours"], w["theirs"]): w for w in body["wins"]}
-    found = []
+    sentences = []
     for judge in body["judges"]:
         apart = [
             f"{named[w['ours']]} to {named[w['theirs']]}"
@@ -74,12 +74,12 @@ def parted(body: Mapping[str, Any]) -> list[str]:
             if _side(w) > 0 and _side(by_reward.get((w["ours"], w["theirs"]))) < 0
         ]
         if apart:
-            found.append(f"{judge['name']} prefers {' and '.join(apart)}, and {chief} the other way round.")
-    return found
+            sentences.append(f"{judge['name']} prefers {' and '.join(apart)}; {chief} says the opposite.")
+    return sentences
 
 
 def _side(row: Figure | None) -> int:
-    """1 where a win rate is clearly above a half, -1 below, else 0."""
+    """1 if a win rate is clearly above a half, -1 if clearly below, else 0."""
     if row is None or row["low"] is None:
         return 0
     return int(row["low"] > 0.5) - int(row["high"] < 0.5)

@@ -1,6 +1,6 @@
-"""The parts of the page of a comparison as plain data: rows of cells, sentences, and pairs of name and value.
+"""The parts of a comparison page as plain data: rows of cells, sentences, and (name, value) pairs.
 
-A cell is what is shown and, in small print below it, its interval.
+A cell is a text and, in small print below it, its interval.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ NOTHING = "\N{EM DASH}"
 
 
 def named(figure: str) -> str:
-    """A figure's name as a reader meets it; a reward keeps its own."""
+    """A figure's display name; a reward keeps its own name."""
     return _NAMES.get(figure, figure)
 
 
 def title(body: Mapping[str, Any]) -> str:
-    """What is compared."""
+    """The title of the page."""
     return f"{plural(len(body['methods']), 'method')} by {body['rewards'][0]}"
 
 
 def facts(body: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The frame of the comparison."""
+    """The setup of the comparison."""
     s = body["settings"]
     return [
         ("start", str(s["model"])),
@@ -48,39 +48,39 @@ def facts(body: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def findings(body: Mapping[str, Any]) -> list[str]:
-    """What the figures say, in sentences; the first is the most important one."""
-    found = [_best(body)]
+    """The findings in sentences, the most important one first."""
+    sentences = [_best(body)]
     if len(body["seeds"]) < 2:
-        found.append("There is one seed only: how much another one would change is not known.")
+        sentences.append("There is only one seed, so the variation between seeds is unknown.")
     for m in body["methods"]:
-        found += [_turned(m, t, body["rewards"][0]) for t in m["turned"]]
+        sentences += [_turned(m, t, body["rewards"][0]) for t in m["turned"]]
     late = [m["label"] for m in body["methods"] if not m["judged"]["seeds"]]
     if late:
-        found.append(f"No snapshot within the KL budget: {', '.join(late)}.")
+        sentences.append(f"No snapshot within the KL budget: {', '.join(late)}.")
     if any(m["kl_is_bound"] for m in body["methods"]):
-        found.append("The KL of best-of-n is not measured: it is its upper bound, log n less (n less 1)/n.")
-    return found
+        sentences.append("The KL of best-of-n is not measured but given as its upper bound, log n minus (n - 1)/n.")
+    return sentences
 
 
 def _best(body: Mapping[str, Any]) -> str:
-    """Who is ahead at the highest KL that half of the methods reach with every seed, and whether the first two can be
-    told apart: by their difference of the same seed on the same prompt, not by two intervals."""
+    """The best method at the highest KL that half of the methods reach with every seed, and whether the first two can
+    be told apart: by their paired difference (same seed, same prompt), not by two intervals."""
     half = max(2, len(body["methods"]) / 2)
-    whole = {
-        level: [(m, row) for m in body["methods"] for row in m["matched"] if _whole(row, level)]
+    complete = {
+        level: [(m, row) for m in body["methods"] for row in m["matched"] if _all_reach(row, level)]
         for level in body["matched_kl"]
     }
-    level = max((k for k, rows in whole.items() if len(rows) >= half), default=None)
+    level = max((k for k, rows in complete.items() if len(rows) >= half), default=None)
     if level is None:
-        return "Too few methods reach a common KL with every seed, so no order can be given."
-    (first, a), (second, b) = sorted(whole[level], key=lambda pair: -pair[1]["value"])[:2]
-    said = f"At a KL of {number(level, 3)} nats {first['label']} has the most {body['rewards'][0]}, {_spelled(a)}"
-    said += f", before {second['label']}, {_spelled(b)}."
-    return said + _told_apart(difference(body, level, first["name"], second["name"]))
+        return "Too few methods reach a common KL with every seed, so they cannot be ranked."
+    (first, a), (second, b) = sorted(complete[level], key=lambda pair: -pair[1]["value"])[:2]
+    best = f"At a KL of {number(level, 3)} nats, {first['label']} has the highest {body['rewards'][0]}, {_spelled(a)}"
+    best += f", ahead of {second['label']}, {_spelled(b)}."
+    return best + _told_apart(difference(body, level, first["name"], second["name"]))
 
 
 def difference(body: Mapping[str, Any], level: float, ours: str, theirs: str) -> Mapping[str, Any] | None:
-    """Reward of one method less that of another at a KL, paired; None where it is not known."""
+    """One method's reward minus another's at a KL, paired; None if unknown."""
     for row in body["differences"]:
         if row["kl"] == level and (row["ours"], row["theirs"]) == (ours, theirs):
             return row
@@ -93,11 +93,11 @@ def difference(body: Mapping[str, Any], level: float, ours: str, theirs: str) ->
 def _told_apart(row: Mapping[str, Any] | None) -> str:
     if row is None or row["low"] is None:
         return ""
-    apart = "tells them apart" if row["low"] > 0 or row["high"] < 0 else "does not tell them apart"
-    return f" The difference on the same prompts, {_spelled(row)}, {apart}."
+    can = "can" if row["low"] > 0 or row["high"] < 0 else "cannot"
+    return f" Their difference on the same prompts is {_spelled(row)}, so they {can} be told apart."
 
 
-def _whole(row: Mapping[str, Any], level: float) -> bool:
+def _all_reach(row: Mapping[str, Any], level: float) -> bool:
     return row["kl"] == level and row["reached"] > 0 and row["reached"] == row["of"]
 
 
@@ -115,7 +115,7 @@ def _turned(method: Mapping[str, Any], turned: Mapping[str, Any], chief: str) ->
 
 
 def table(body: Mapping[str, Any]) -> Table:
-    """Every method at the point it is judged by, the start first."""
+    """Every method at its judged snapshot, the start first."""
     rewards = body["rewards"]
     columns = ["method", "step", rewards[0], "gain", "KL, nats", "wins against the start", *rewards[1:]]
     columns += ["tokens", "without EOS"]
@@ -138,7 +138,7 @@ def _row(method: Mapping[str, Any], rewards: Sequence[str]) -> list[Cell]:
 
 
 def matched(body: Mapping[str, Any]) -> Table:
-    """The reward of every method at each KL, linear between its snapshots."""
+    """The reward of every method at each KL, interpolated linearly between its snapshots."""
     columns = ["method", *(f"KL {number(level, 3)}" for level in body["matched_kl"])]
     return {"columns": columns, "rows": [[(m["label"], ""), *map(_reached, m["matched"])] for m in body["methods"]]}
 
@@ -152,7 +152,7 @@ def _reached(row: Mapping[str, Any]) -> Cell:
 
 
 def labels(body: Mapping[str, Any]) -> dict[str, str]:
-    """What every policy is called on the page, the start first."""
+    """The display name of every policy, the start first."""
     return {"start": "the start", **{m["name"]: m["label"] for m in body["methods"]}}
 
 
@@ -164,15 +164,15 @@ def wins(body: Mapping[str, Any]) -> Table:
 def table_of_wins(labels: Mapping[str, str], wins: Sequence[Mapping[str, Any]]) -> Table:
     """Row against column: how often the row's answer wins."""
     known = {(w["ours"], w["theirs"]): w for w in wins if w["value"] is not None}
-    there = [n for n in labels if any(n in pair for pair in known)]
+    names = [n for n in labels if any(n in pair for pair in known)]
     rows = [
-        [(labels[a], ""), *(share_cell(known[a, b]) if (a, b) in known else ("", "") for b in there)] for a in there
+        [(labels[a], ""), *(share_cell(known[a, b]) if (a, b) in known else ("", "") for b in names)] for a in names
     ]
-    return {"columns": ["", *(labels[b] for b in there)], "rows": rows}
+    return {"columns": ["", *(labels[b] for b in names)], "rows": rows}
 
 
 def costs(body: Mapping[str, Any]) -> Table:
-    """Seconds and tokens up to the judged point, with the stages a method needs."""
+    """Seconds and tokens up to the judged snapshot, with the stages a method needs."""
     columns = [
         "method",
         "built on",
@@ -191,7 +191,7 @@ def costs(body: Mapping[str, Any]) -> Table:
 
 
 def per_seed(body: Mapping[str, Any]) -> Table:
-    """Every seed's last snapshot with the interval over the prompts."""
+    """Every seed's last snapshot with the interval over prompts."""
     columns = ["method", "seed", "step", body["rewards"][0], "gain", "KL, nats", "wins against the start"]
     rows = []
     for m in body["methods"]:
@@ -215,7 +215,7 @@ def per_seed(body: Mapping[str, Any]) -> Table:
 
 
 def samples(body: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """For each shown prompt, every policy's first answer and what it is worth."""
+    """For each shown prompt, every policy's first answer and its rewards."""
     shown = []
     for entry in body["samples"]:
         answers = [
@@ -233,7 +233,7 @@ def samples(body: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def runs(body: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Every run with where it is and whether it was made now."""
+    """Every run with its folder and state."""
     return [(name, f"{r['folder']} ({r['state']})") for name, r in body["runs"].items()]
 
 
@@ -252,7 +252,7 @@ def settings(body: Mapping[str, Any]) -> str:
 
 
 def _seconds(body: Mapping[str, Any]) -> float:
-    """The longest way of each method and seed, added up; shared stages count for each method that needs them."""
+    """Training seconds summed over methods and seeds; shared stages count for each method that needs them."""
     return sum(max((p["cost"]["seconds"] for p in m["points"]), default=0.0) for m in body["methods"])
 
 

@@ -1,4 +1,4 @@
-"""Figures with intervals, one under the other, and a line at the value that means nothing."""
+"""A forest plot: figures with intervals, one per row, and a line at the value of no difference."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from afzal.report.svg import Frame
 from afzal.text import interval, number
 
 _ROW, _LETTER, _TOP, _BOTTOM = 26, 6.4, 10, 40
-_LONGEST = 34  # letters of a name that are drawn
-_NARROW, _STACKED = 480, 40  # below this width names stand above their lines, in rows of this height
+_LONGEST = 34  # letters of a name at most
+_NARROW, _STACKED = 480, 40  # below this width, names are above their lines, in rows of this height
 
 
 @dataclass(frozen=True, slots=True)
 class Whisker:
-    """A named figure; ``low`` and ``high`` are None where nothing is known of its interval."""
+    """A named figure; ``low`` and ``high`` are None if its interval is unknown."""
 
     name: str
     value: float
@@ -27,11 +27,11 @@ class Whisker:
 def forest_svg(
     rows: Sequence[Whisker], *, x_label: str, title: str, rule: float | None = None, width: int = 680
 ) -> str:
-    """One row for each figure: a dot, and a line for its 95 % interval.
+    """Draw one row per figure: a dot, and a line for its 95 % interval.
 
     Args:
-        rule: where the line of no difference stands.
-        width: in SVG units; where it is that of a phone, names stand above their lines.
+        rule: the value of no difference, drawn as a vertical line.
+        width: in SVG units; at phone width, names are above their lines.
     """
     names = [row.name if len(row.name) <= _LONGEST else row.name[: _LONGEST - 1] + "…" for row in rows]
     above = width < _NARROW
@@ -45,8 +45,8 @@ def forest_svg(
         parts.append(f'<path class="rule" d="M{frame.px(rule):.1f} {_TOP}V{frame.bottom:.1f}"/>')
     for k, (row, name) in enumerate(zip(rows, names, strict=True)):
         y = _TOP + step * (k + 0.5) + (8 if above else 0)
-        written = (0.0, y - 12, name, "read", "start") if above else (frame.left - 10, y + 4, name, "read", "end")
-        parts.append(svg.text(*written) + _row(frame, row, y))
+        label = (0.0, y - 12, name, "read", "start") if above else (frame.left - 10, y + 4, name, "read", "end")
+        parts.append(svg.text(*label) + _row(frame, row, y))
     return svg.wrap("".join(parts), width, height, title)
 
 
@@ -64,12 +64,12 @@ def _ticks(frame: Frame, label: str) -> str:
 
 
 def _row(frame: Frame, row: Whisker, y: float) -> str:
-    said = f"{row.name}: {number(row.value)}"
+    words = f"{row.name}: {number(row.value)}"
     line = ""
     if row.low is not None and row.high is not None:
         line = f'<path class="l s2" d="M{frame.px(row.low):.1f} {y:.1f}H{frame.px(row.high):.1f}"/>'
-        said += f" {interval(row.low, row.high)}"
-    tip = svg.escape(svg.visible(said))
+        words += f" {interval(row.low, row.high)}"
+    tip = svg.escape(svg.visible(words))
     return (
         line + f'<circle class="d s2" cx="{frame.px(row.value):.1f}" cy="{y:.1f}" r="4"><title>{tip}</title></circle>'
     )

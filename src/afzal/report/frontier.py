@@ -1,4 +1,4 @@
-"""Reward against KL: what each policy gained, what it paid, and the best that any policy could have."""
+"""Reward against KL: the gain and cost of each policy, and the best that any policy could reach."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LONGEST = 34  # letters of a label
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """One policy: KL to the reference in nats (``x``), expected reward (``y``), standard errors when estimated."""
+    """One policy: KL to the reference in nats (``x``), expected reward (``y``), standard errors if estimated."""
 
     label: str
     x: float
@@ -40,15 +40,15 @@ def frontier_svg(
     limit: tuple[float, str] | None = None,
     size: tuple[int, int] = (_WIDTH, _HEIGHT),
 ) -> str:
-    """A scatter of policies under the curve of the best reward at each KL.
+    """A scatter plot of policies under the curve of the best reward at each KL.
 
-    Without a curve, a stray policy or way does not flatten the others (:func:`afzal.report.focus.focus`): it is cut at
+    Without a curve, a stray policy or path does not flatten the others (:func:`afzal.report.focus.focus`): it is cut at
     the edge, and a policy beyond is marked there with its values.
 
     Args:
-        points: policies with labels; crosses are 95 % intervals, where standard errors are given.
+        points: policies with labels; crosses are 95 % intervals, if standard errors are given.
         optimum: the curve (KL, reward), in order of KL; the region above it is shaded, since no policy can be there.
-        paths: the way of a policy through training, its points in order of step, with a band where it has one.
+        paths: policies over training, their points in order of steps, optionally with a band.
         limit: a KL with a label, drawn as a vertical line.
         size: width and height in SVG units.
     """
@@ -98,7 +98,7 @@ def _optimum(frame: Frame, curve: Sequence[tuple[float, float]], label: str) -> 
 
 
 def _parts(frame: Frame, series: Series) -> list[list[tuple[float, float]]]:
-    """What is drawn of a way, cut at the edges."""
+    """The visible parts of a path, cut at the edges."""
     at = [(frame.px(x), frame.py(y)) for x, y in series.points if is_number(y)]
     return clipped(at, frame.box)
 
@@ -113,7 +113,7 @@ def _path(frame: Frame, series: Series) -> str:
 
 
 def _place(frame: Frame, spot: Spot) -> tuple[float, float]:
-    """Where a policy stands; one beyond the axes at their edge."""
+    """The position of a policy; one beyond the axes is placed at their edge."""
     x, y = frame.px(spot.x), frame.py(spot.y)
     return min(max(x, frame.left), frame.right), min(max(y, frame.top), frame.bottom)
 
@@ -153,8 +153,8 @@ def _spot(frame: Frame, spot: Spot) -> str:
 
 
 def _labels(frame: Frame, points: Sequence[Spot], places: Labels) -> str:
-    """Labels beside their points, each at the one of eight places that covers least of what is drawn; what would cover
-    another label is left to the legend and the title under the pointer."""
+    """Labels next to their points, each at the one of eight places that covers the least. A label that would cover
+    another one is omitted: the legend and the tooltip have it."""
     parts = []
     for spot in points:
         label = svg.cut(spot.label, _LONGEST)
@@ -162,7 +162,7 @@ def _labels(frame: Frame, points: Sequence[Spot], places: Labels) -> str:
             label += f" ({svg.number(spot.x, 3)}, {svg.number(spot.y, 3)})"
         (x, y), width = _place(frame, spot), len(label) * LETTER
         at = _places(x, y, width)
-        if _is_beyond(frame, spot):  # the places beside the edge are often taken
+        if _is_beyond(frame, spot):  # the places next to the edge are often taken
             at += [(x - 6 - width, top, x - 6, top + LINE) for k in range(2, 6) for top in (y - 5 - LINE * k,)]
         box = places.free(at)
         if box is not None:
@@ -171,7 +171,7 @@ def _labels(frame: Frame, points: Sequence[Spot], places: Labels) -> str:
 
 
 def _places(x: float, y: float, width: float) -> list[Box]:
-    """Boxes (left, top, right, bottom) round a point: right, left, below, above, then the corners."""
+    """Boxes (left, top, right, bottom) around a point: right, left, below, above, then the corners."""
     lefts = [x + 8, x - 8 - width, x - width / 2, x - width / 2, x + 6, x - 6 - width, x + 6, x - 6 - width]
     tops = [y - 6, y - 6, y + 7, y - 7 - LINE, y + 5, y + 5, y - 5 - LINE, y - 5 - LINE]
     return [(left, top, left + width, top + LINE) for left, top in zip(lefts, tops, strict=True)]

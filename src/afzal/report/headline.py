@@ -1,4 +1,4 @@
-"""The key numbers, before and after, on held-out data."""
+"""The key numbers before and after training, on held-out data."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from afzal.text import interval, is_number, number, signed
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One row: value before and after with 95% intervals in words, where the run measured them.
+    """One row: the value before and after, with 95% intervals as text if the run measured them.
 
-    ``key`` is the measure's name in ``metrics.jsonl``, ``name`` the one that a reader sees.
+    ``key`` is the measure's name in ``metrics.jsonl``, ``name`` its display name.
     """
 
     key: str
@@ -39,12 +39,12 @@ class Measure:
 
 _PAIRS = (
     ("reward", "Reward", "mean over answers to held-out prompts; larger is better"),
-    ("objective", "Reward less the KL penalty", "what training raises"),
+    ("objective", "Reward minus the KL penalty", "the quantity that training maximises"),
     ("rewards/accuracies", "Reward accuracy", "share of held-out pairs ranked as people did; larger is better"),
-    ("rewards/margins", "Reward margin", "reward of chosen less rejected; larger is better"),
+    ("rewards/margins", "Reward margin", "reward of chosen minus rejected; larger is better"),
     ("loss", "Loss", "smaller is better"),
     ("perplexity", "Perplexity", "exp of the loss per token; smaller is better"),
-    ("kl", "KL", "nats per answer that the policy wrote; larger is further away"),
+    ("kl", "KL", "nats per answer of the policy; larger is further away"),
     ("logps/chosen", "Log-prob of chosen", "nats per response; larger is more likely"),
     ("logps/rejected", "Log-prob of rejected", "nats per response"),
     ("samples/length", "Sample length", "tokens"),
@@ -53,10 +53,10 @@ _PAIRS = (
 
 
 def measures(metrics: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> list[Measure]:
-    """First and last evaluation of each measure that the run has; with one evaluation, that alone."""
+    """The first and last evaluation of each measure that the run has; only the last if there is just one."""
     held_out = [m for m in upto(metrics, facts) if m.get("kind") == "eval" and is_number(m.get("step"))]
-    found = [_measure(held_out, name, title, meaning) for name, title, meaning in _named(facts)]
-    return [m for m in found if m]
+    candidates = [_measure(held_out, name, title, meaning) for name, title, meaning in _named(facts)]
+    return [m for m in candidates if m]
 
 
 def _named(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -72,10 +72,10 @@ def _named(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def _measure(held_out: Sequence[Mapping[str, Any]], name: str, title: str, meaning: str) -> Measure | None:
-    having = [m for m in held_out if is_number(m.get(name))]
-    if not having:
+    evaluations = [m for m in held_out if is_number(m.get(name))]
+    if not evaluations:
         return None
-    first, last = (having[0], having[-1]) if len(having) > 1 else (None, having[-1])
+    first, last = (evaluations[0], evaluations[-1]) if len(evaluations) > 1 else (None, evaluations[-1])
     return Measure(
         key=name,
         name=title,

@@ -1,4 +1,4 @@
-"""What judges said of a run: a section of its report for each folder of ``afzal judge`` that stands in the run's."""
+"""Judges' verdicts on a run: one report section for each ``afzal judge`` folder inside the run folder."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ FILE = "summary.json"
 _COLUMNS = ("judge", "against", "win", "tie", "loss", "no verdict", "win rate, %", "95 % interval", "with people, %")
 _TEXT = (
     "Verdicts on answers to the same prompts. Ties count half, and pairs without a verdict are left out of the win "
-    "rate. Intervals are over prompts. The last column is how often the judge says what single people said."
+    "rate. Intervals are over prompts. The last column is how often the judge agrees with individual people."
 )
 
 
 def read(run: Path, notes: list[str]) -> list[Section]:
-    """The sections, by the folders' names; a damaged file is said in ``notes``."""
-    found = []
+    """The sections, in order of folder names; damaged files are added to ``notes``."""
+    judge_sections = []
     for path in sorted(run.glob(f"*/{FILE}")):
         try:
             body = json.loads(path.read_text("utf-8"))
@@ -29,8 +29,8 @@ def read(run: Path, notes: list[str]) -> list[Section]:
             notes.append(f"{path.parent.name}/{FILE} cannot be read.")
             continue
         if isinstance(body, list) and (rows := [_row(s) for s in redact_texts(body) if _of_two_models(s)]):
-            found.append(Section(f"Judges: {path.parent.name}", _TEXT, table=Table(_COLUMNS, tuple(rows))))
-    return found
+            judge_sections.append(Section(f"Judges: {path.parent.name}", _TEXT, table=Table(_COLUMNS, tuple(rows))))
+    return judge_sections
 
 
 def _of_two_models(summary: Any) -> bool:

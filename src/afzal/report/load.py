@@ -1,4 +1,4 @@
-"""A run folder as a report needs it: everything that can be read, and a note for everything that cannot."""
+"""Read a run folder for a report: everything that can be read, and a note for everything that cannot."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MAX_DEPTH = 20  # of run.yaml
 
 @dataclass(frozen=True, slots=True)
 class RunFiles:
-    """The contents of a run folder. ``notes`` says in words what was missing or damaged."""
+    """The contents of a run folder. ``notes`` lists in words what is missing or damaged."""
 
     path: Path
     facts: dict[str, Any]
@@ -39,7 +39,7 @@ class RunFiles:
 
 
 def load(path: Path) -> RunFiles:
-    """Read a run folder, tolerating whatever a killed or failed run leaves behind.
+    """Read a run folder, whatever a killed or failed run has left there.
 
     Raises:
         AfzalError: ``path`` is not a run folder (there is no ``run.json`` in it).
@@ -51,7 +51,7 @@ def load(path: Path) -> RunFiles:
     facts = redact_texts(_json(path / "run.json", notes))
     metrics = sorted(_lines(path / "metrics.jsonl", notes), key=_step)
     config = redact_config(_yaml(path / "run.yaml", notes))
-    # a reward model writes no samples, nor does a run that was told to write none
+    # a reward model writes no samples, nor does a run with sample_prompts=0
     wanted = notes if config.get("sample_prompts", None if config else True) else []
     return RunFiles(
         path=path,
@@ -77,16 +77,16 @@ def lost_rows(run: RunFiles) -> dict[str, Counter[str]]:
     counted: dict[str, Counter[str]] = {"dropped": Counter(), "cut": Counter()}
     for row in run.dropped:
         counted.setdefault(str(row.get("action", "dropped")), Counter())[str(row.get("reason", "unknown"))] += 1
-    told = run.facts.get("data")
+    recorded = run.facts.get("data")
     for action in ("dropped", "cut"):
-        reasons = told.get(action) if isinstance(told, Mapping) else None
+        reasons = recorded.get(action) if isinstance(recorded, Mapping) else None
         if isinstance(reasons, Mapping):
             counted[action] = Counter({str(k): int(v) for k, v in reasons.items() if is_number(v)})
     return counted
 
 
 def _summary(samples: Sequence[Mapping[str, Any]], stage: str) -> dict[str, float]:
-    """Count, mean tokens and share ended by EOS, with standard errors (of the share: with one of each added)."""
+    """Count, mean tokens and share that ended with EOS, with standard errors (the share's after adding one of each)."""
     chosen = [s for s in samples if s.get("stage") == stage]
     lengths = [float(s["tokens"]) for s in chosen if is_number(s.get("tokens"))]
     if not lengths:
@@ -138,7 +138,7 @@ def _yaml(path: Path, notes: list[str]) -> dict[str, Any]:
     try:
         text = _text(path, notes)
         if not _is_flat(text):
-            notes.append(f"{path.name} holds aliases or is nested too deeply, and is not read.")
+            notes.append(f"{path.name} has aliases or is nested too deeply, so it was not read.")
             return {}
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -148,7 +148,7 @@ def _yaml(path: Path, notes: list[str]) -> dict[str, Any]:
 
 
 def _is_flat(text: str) -> bool:
-    """Whether YAML names every value once and nests few: aliases make a few lines stand for any number of values."""
+    """Whether YAML has no aliases and little nesting: with aliases, a few lines can mean any number of values."""
     import yaml
 
     depth = 0
@@ -160,7 +160,7 @@ def _is_flat(text: str) -> bool:
 
 
 def _lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:
-    """JSON lines; a torn last line (a run killed while writing) is skipped, as is any damaged one, with a note."""
+    """The rows of a JSON-lines file. Damaged lines, such as a torn last one, are skipped with a note."""
     rows, bad = [], []
     for number, line in enumerate(_text(path, notes).splitlines(), 1):
         if not line.strip():
@@ -174,7 +174,7 @@ def _lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:
         else:
             bad.append(number)
     if bad:
-        notes.append(f"{path.name}: {plural(len(bad), 'damaged line')} passed over (line {bad[0]}).")
+        notes.append(f"{path.name}: {plural(len(bad), 'damaged line')} skipped (line {bad[0]}).")
     return rows
 
 

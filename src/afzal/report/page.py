@@ -1,4 +1,4 @@
-"""A run folder to one self-contained HTML page, and the same facts as JSON."""
+"""Turn a run folder into one self-contained HTML page, and the same facts as JSON."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ SCHEMA = "afzal.report/1"
 
 
 def build(run_path: str | Path, extra_sections: Sequence[Section] = ()) -> Path:
-    """Write ``report.html`` and ``report.json`` into a run folder; returns the path of the page.
+    """Write ``report.html`` and ``report.json`` into a run folder; return the path of the page.
 
-    Whatever the run lacks (evaluations, samples, steps) the page says so instead. ``extra_sections`` replace the
-    sections kept with the run and are kept in their place, so that a later call without them draws them again.
+    The page says what the run lacks (evaluations, samples, steps). ``extra_sections`` replace the sections stored with
+    the run, so that a later call without them shows them again.
 
     Raises:
         AfzalError: ``run_path`` is not a run folder, or cannot be written.
@@ -90,7 +90,7 @@ def to_html(run: RunFiles, facts: Mapping[str, Any], diagnoses: Sequence[Diagnos
 
 
 def to_json(run: RunFiles, facts: Mapping[str, Any], diagnoses: Sequence[Diagnosis], numbers: Sequence[Measure]) -> str:
-    """The facts of the page for machines: strict JSON, no number that is not finite."""
+    """The facts of the page for machines: strict JSON, finite numbers only."""
     judged: Verdict = verdict(diagnoses)
     steps = _following(run, facts, diagnoses)
     body = {
@@ -150,7 +150,7 @@ def _section(section: Section, markup: type[str]) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
-    """The value with null for every number that is not finite."""
+    """The value with null in place of numbers that are not finite."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Where things stand in a drawing: lines cut at the edges of the plot, and labels that do not cover each other.
+"""Placement in a drawing: lines clipped at the edges of the plot, and labels that do not overlap.
 
 Boxes are (left, top, right, bottom) in SVG units, y downwards.
 """
@@ -15,10 +15,10 @@ LETTER, LINE = 6.0, 12.0  # size of a letter of a label
 
 
 class Labels:
-    """The labels of a drawing as they find their places.
+    """Places the labels of a drawing one by one.
 
     Args:
-        bounds: where labels may stand.
+        bounds: the area for labels.
         marks: points that labels should not cover.
     """
 
@@ -27,12 +27,12 @@ class Labels:
         self._taken: list[Box] = []
 
     def free(self, places: Sequence[Box]) -> Box | None:
-        """Take the place that covers fewest marks, the earlier one of equals, of those that cover no other label; None
-        where there is none."""
-        fine = [box for box in places if not any(overlap(box, other) for other in self._taken)]
-        if not fine:
+        """Take the place that covers the fewest marks (the first of equals) among those that cover no other label;
+        None if there is no such place."""
+        free = [box for box in places if not any(overlap(box, other) for other in self._taken)]
+        if not free:
             return None
-        self._taken.append(box := min(fine, key=self._cost))
+        self._taken.append(box := min(free, key=self._cost))
         return box
 
     def _cost(self, box: Box) -> float:
@@ -44,12 +44,12 @@ class Labels:
 
 
 def overlap(a: Box, b: Box) -> float:
-    """The area that two boxes share."""
+    """The overlapping area of two boxes."""
     return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
 
 
 def dense(line: Sequence[Spot], gap: float = 4.0) -> list[Spot]:
-    """Points along a line, close enough that a label cannot slip between two of them."""
+    """Points along a line, close enough that no label fits between two of them."""
     points = list(line[:1])
     for (x0, y0), (x1, y1) in pairwise(line):
         count = max(1, int((abs(x1 - x0) + abs(y1 - y0)) / gap))
@@ -58,13 +58,13 @@ def dense(line: Sequence[Spot], gap: float = 4.0) -> list[Spot]:
 
 
 def is_inside(spot: Spot, box: Box, slack: float = 0.01) -> bool:
-    """Whether a point is in a box, its edges included."""
+    """Whether a point is in a box, including its edges."""
     x, y = spot
     return box[0] - slack <= x <= box[2] + slack and box[1] - slack <= y <= box[3] + slack
 
 
 def clipped(line: Sequence[Spot], box: Box) -> list[list[Spot]]:
-    """The parts of a line that are in a box, each ending at the edge where it leaves; of a lone point, itself."""
+    """The parts of a line inside a box, each ending at the edge where it leaves; a single point is kept."""
     if len(line) == 1:
         return [list(line)] if is_inside(line[0], box) else []
     parts: list[list[Spot]] = []
@@ -80,7 +80,7 @@ def clipped(line: Sequence[Spot], box: Box) -> list[list[Spot]]:
 
 
 def _piece(a: Spot, b: Spot, box: Box) -> tuple[Spot, Spot] | None:
-    """The part of a segment in a box (Liang and Barsky 1984); its own ends where they are inside."""
+    """The part of a segment inside a box (Liang and Barsky 1984); ends inside the box are returned unchanged."""
     start, end = 0.0, 1.0
     dx, dy = b[0] - a[0], b[1] - a[1]
     for step, room in ((-dx, a[0] - box[0]), (dx, box[2] - a[0]), (-dy, a[1] - box[1]), (dy, box[3] - a[1])):

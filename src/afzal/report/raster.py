@@ -1,4 +1,4 @@
-"""A drawing as PNG: the standalone SVG with its style sheet spelled out, rasterised by the extra ``png`` (resvg)."""
+"""A drawing as PNG: the standalone SVG, with its style sheet expanded, rasterised by the extra ``png`` (resvg)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from afzal.runs import atomic_write
 
 _SCALE = 2.0  # pixels per SVG unit
 _FONTS = "Arial, 'Liberation Sans', Helvetica, 'DejaVu Sans', 'Noto Sans', sans-serif"
-_INSTALL = "pip install 'afzal[png]'; the SVG beside it is the same picture and needs nothing"
+_INSTALL = "pip install 'afzal[png]'; the SVG next to it is the same picture and needs nothing"
 _LETTER = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 20 20">{}</svg>'
 
 
 def require_png() -> None:
-    """Check that a PNG can be drawn here, before work is done for it.
+    """Check early that a PNG can be drawn on this machine.
 
     Raises:
         AfzalError: the library is not installed, or the machine has no font that it can read.
@@ -25,12 +25,12 @@ def require_png() -> None:
         raise AfzalError(
             "cannot draw a PNG",
             why="no usable font is installed, so every label would be missing",
-            remedy="install one, for example the package fonts-dejavu-core; the SVG needs none",
+            remedy="install a font, for example the package fonts-dejavu-core; the SVG needs none",
         )
 
 
 def write_png(drawing: Path) -> Path:
-    """Write the PNG of an SVG that :func:`~afzal.report.svg.standalone` made, beside it; returns its path.
+    """Write the PNG of a :func:`~afzal.report.svg.standalone` SVG next to it; return its path.
 
     Raises:
         AfzalError: as :func:`require_png`, or the file cannot be written.
@@ -42,9 +42,9 @@ def write_png(drawing: Path) -> Path:
 
 
 def flattened(drawing: str) -> str:
-    """A standalone SVG whose style sheet has no variables, media queries or pointer states: rasterisers know none.
+    """A standalone SVG without variables, media queries and pointer states in its style sheet, which rasterisers lack.
 
-    The light colours are used. A rule that takes its colour from the classes ``s0`` ... ``s11`` becomes one per class.
+    It has the light colours. A rule that takes its colour from the classes ``s0`` ... ``s11`` becomes one per class.
     """
     head, style, rest = re.split(r"</?style>", drawing, maxsplit=2)
     style = re.sub(r"@media[^{]*\{(?:[^{}]*\{[^{}]*\})*[^{}]*\}", "", style)

@@ -1,4 +1,4 @@
-"""Round values for axes, their labels, the range of an axis, and curves thinned to what can be seen."""
+"""Round values for axes, their labels, axis ranges, and curves thinned to the visible detail."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def whole_ticks(low: float, high: float, count: int = 6) -> list[float]:
 
 
 def fitting_ticks(low: float, high: float, room: float, *, whole: bool = False) -> dict[float, str]:
-    """Round values with their labels, as many as stand side by side in ``room`` SVG units, at most about six."""
+    """Round values with their labels, as many as fit side by side in ``room`` SVG units, at most about six."""
     for count in (6, 5, 4, 3, 2):
         ticks = whole_ticks(low, high, count) if whole else nice_ticks(low, high, count)
         labels = tick_labels(ticks)
@@ -45,7 +45,7 @@ def fitting_ticks(low: float, high: float, room: float, *, whole: bool = False) 
 
 
 def tick_labels(ticks: Sequence[float]) -> list[str]:
-    """Labels with one number of decimals for all, so that they line up; powers of ten only below 1/1000."""
+    """Labels with the same number of decimals, so that they line up; powers of ten only below 1/1000."""
     size = max((abs(t) for t in ticks), default=0.0)
     if 0 < size < 1e-3:
         return [number(t) for t in ticks]
@@ -54,7 +54,7 @@ def tick_labels(ticks: Sequence[float]) -> list[str]:
 
 
 def domain(values: Iterable[float | None], pad: float = 0.06) -> tuple[float, float]:
-    """The range to show: the values with a little air; (0, 1) without values, a unit-sized range round a constant."""
+    """The range to show: the values with some padding; (0, 1) without values, a unit-sized range around a constant."""
     finite = [v for v in values if is_number(v)]
     if not finite:
         return 0.0, 1.0
@@ -62,8 +62,8 @@ def domain(values: Iterable[float | None], pad: float = 0.06) -> tuple[float, fl
     if high - low <= 1e-12 * max(abs(low), abs(high), 1e-300):
         half = abs(low) * 0.1 or 0.5
         return low - half, high + half
-    air = (high - low) * pad
-    return low - air, high + air
+    padding = (high - low) * pad
+    return low - padding, high + padding
 
 
 def thin(points: Sequence[Point], limit: int = _THIN) -> list[Point]:

@@ -1,8 +1,8 @@
 """Extra sections of a report, as data.
 
-A section holds words and numbers, never markup: text is escaped by the page and charts are drawn here from their
-points. So nothing that comes from a run folder, or from a caller, can put HTML into the page; there is no trusted-HTML
-door to guard. Sections live in ``sections.json`` beside the metrics, and ``afzal report`` draws them again from there.
+A section holds words and numbers, never markup: the page escapes text, and charts are drawn here from their points. So
+nothing from a run folder or a caller can put HTML into the page, and there is no trusted-HTML path to guard. Sections
+are stored in ``sections.json`` next to the metrics, from which ``afzal report`` shows them again.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class LineChart:
 
 @dataclass(frozen=True, slots=True)
 class FrontierChart:
-    """Policies (KL, reward) under the curve of the optimum; ``paths`` are ways through training."""
+    """Policies (KL, reward) under the curve of the optimum; ``paths`` are policies over training."""
 
     points: tuple[Spot, ...]
     optimum: tuple[tuple[float, float], ...] = ()
@@ -71,13 +71,13 @@ class FrontierChart:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of cells: numbers are set right with a sensible number of digits, everything else is text."""
+    """Rows of cells: numbers are right-aligned with a sensible number of digits, everything else is text."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str | float | int | None, ...], ...]
 
     def cells(self) -> list[list[tuple[str, bool]]]:
-        """Rows of (what is shown, whether it is a number)."""
+        """Rows of (text, whether it is a number)."""
         return [[(number(c) if is_number(c) or c is None else str(c), is_number(c)) for c in row] for row in self.rows]
 
 
@@ -98,18 +98,18 @@ class Section:
         return self.chart.draw(self.title) if self.chart else ""
 
     def on_a_phone(self) -> str:
-        """The same, as narrow as a phone."""
+        """The drawing at phone width."""
         return self.chart.draw(self.title, PHONE) if self.chart else ""
 
 
 def write(folder: Path, sections: Sequence[Section]) -> None:
-    """Keep the sections with the run, so that its report can be built again."""
+    """Store the sections with the run, so that its report can be rebuilt."""
     body = json.dumps({"sections": [to_json(s) for s in sections]}, indent=1, allow_nan=False)
     atomic_write(folder / FILE, body + "\n")
 
 
 def read(folder: Path) -> list[Section]:
-    """The sections kept with the run, in order; none without the file.
+    """The sections stored with the run, in order; empty without the file.
 
     Raises:
         ValueError: the file does not hold sections; the message says what is wrong.
@@ -152,7 +152,7 @@ def to_json(section: Section) -> dict[str, Any]:
 
 
 def from_json(entry: Mapping[str, Any]) -> Section:
-    """The inverse of :func:`to_json`; every field is brought to its type, unknown fields are ignored."""
+    """The inverse of :func:`to_json`; every field is converted to its type, unknown fields are ignored."""
     chart, table = entry.get("chart"), entry.get("table")
     return Section(
         title=str(entry["title"]),

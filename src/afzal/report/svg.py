@@ -1,6 +1,6 @@
-"""Line charts as inline SVG: nice ticks, gaps, bands, direct labels, and a readout under the pointer without a script.
+"""Line charts as inline SVG: round ticks, gaps, bands, direct labels, and values at the pointer without a script.
 
-Colours and type come from the style sheet by class (``s0`` … ``s6``), so one drawing serves light, dark and print; see
+Colours and fonts come from the style sheet by class (``s0`` … ``s6``), so one drawing serves light, dark and print; see
 :func:`standalone` for a file. The same input gives the same bytes.
 """
 
@@ -23,18 +23,18 @@ Mark = Literal["line", "faint", "dots", "dashed"]
 # Colours by meaning, the same in every chart of a report.
 TRAIN, HELD_OUT, CHOSEN, REJECTED, OPTIMUM, OTHER, LAST = range(7)
 
-_LABEL_GAP = 12.0  # least vertical distance between two direct labels
+_LABEL_GAP = 12.0  # smallest vertical distance between two direct labels
 _ENDING = 0.34  # share of the width that labels at the ends of lines may take
-_SHORT = 6  # letters of an axis label that fits beside the values
-_COLUMNS = 60  # places under the pointer; more would only fatten the file
+_SHORT = 6  # letters of an axis label that fits in the row of values
+_COLUMNS = 60  # places with values at the pointer; more would only make the file larger
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
     """One line: ``points`` (x, y) in order of x; a y that is None or not finite breaks the line.
 
-    ``low`` and ``high``, when given, are as long as ``points`` and bound a band (95% interval). ``label`` is written
-    at the end of the line; ``name`` stands in the legend and in the readout.
+    ``low`` and ``high``, if given, are as long as ``points`` and bound a band (95% interval). ``label`` is written at
+    the end of the line; ``name`` appears in the legend and at the pointer.
     """
 
     name: str
@@ -93,11 +93,11 @@ def line_chart(
 
     Args:
         series: drawn in order, the last on top.
-        y_range: fixed range of y (for shares, (0, 1)); by default that of the data and rules, but for a stray series
-            or a few spikes (:func:`afzal.report.focus.focus`). What is beyond is marked at the edge with its value.
+        y_range: fixed range of y, (0, 1) for shares; default: the range of data and rules, without a stray series or a
+            few spikes (:func:`afzal.report.focus.focus`). Values beyond it are marked at the edge.
         rules: horizontal lines with a label.
         marked: an x with a label, drawn as a vertical line.
-        x_ticks: what stands at which x, in place of round values, such as doublings on a logarithmic axis.
+        x_ticks: tick labels by x, in place of round values, such as doublings on a logarithmic axis.
     """
     xs = sorted({x for s in series for x, _ in s.points})
     groups = [[*(y for _, y in s.points), *s.low, *s.high] for s in series]
@@ -132,22 +132,22 @@ def line_chart(
 
 
 def wrap(body: str, width: int, height: int, title: str) -> str:
-    """The SVG element round a drawing, named for readers who do not see it."""
+    """The SVG element around a drawing, with a name for screen readers."""
     name = escape(visible(title), quote=True)
     return f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{name}">{body}</svg>'
 
 
 def standalone(drawing: str) -> str:
-    """A drawing of this module as an SVG file by itself: size, background and style sheet inside."""
+    """A drawing of this module as a stand-alone SVG file, with size, background and style sheet."""
     head, rest = drawing.split(">", 1)
     width, height = head.split('viewBox="0 0 ')[1].split('"')[0].split()
     size = f'width="{width}" height="{height}" xmlns="http://www.w3.org/2000/svg"'
-    behind = '<rect class="paper" width="100%" height="100%"/>'
-    return f"{head} {size}><style>{escape(style(), quote=False)}</style>{behind}{rest}"
+    background = '<rect class="paper" width="100%" height="100%"/>'
+    return f"{head} {size}><style>{escape(style(), quote=False)}</style>{background}{rest}"
 
 
 def style() -> str:
-    """The colours and rules that every drawing needs, on a page and by itself."""
+    """The colours and rules that every drawing needs, on a page and stand-alone."""
     return Path(__file__).with_name("chart.css").read_text("utf-8")
 
 
@@ -158,7 +158,7 @@ def text(x: float, y: float, content: str, css: str, anchor: str = "start") -> s
 
 
 def spread(wanted: Sequence[float], low: float, high: float, gap: float = _LABEL_GAP) -> list[float]:
-    """Positions near the wanted ones, in the same order, at least ``gap`` apart and, where there is room, in range."""
+    """Positions near the wanted ones, in the same order, at least ``gap`` apart and, if there is room, in range."""
     order = sorted(range(len(wanted)), key=lambda i: (wanted[i], i))
     placed = [0.0] * len(wanted)
     last = low - gap
@@ -178,12 +178,12 @@ def y_axis_and_grid(frame: Frame, label: str) -> str:
 
 
 def x_axis(frame: Frame, label: str) -> str:
-    """Round values under the plot, the unit at the right end."""
+    """Round values below the plot, the unit at the right end."""
     return _x_axis(frame, fitting_ticks(*frame.x, frame.right - frame.left), label)
 
 
 def mark(frame: Frame, x: float, label: str, places: Labels) -> str:
-    """A vertical line with a label where there is room for one; nothing where it is out of sight."""
+    """A vertical line, with a label if there is room for it; empty if the line is out of range."""
     if not frame.x[0] <= x <= frame.x[1]:
         return ""
     px, label = frame.px(x), cut(label, int((frame.right - frame.left) / LETTER))
@@ -195,20 +195,20 @@ def mark(frame: Frame, x: float, label: str, places: Labels) -> str:
 
 
 def _label(places: Labels, corners: Sequence[tuple[float, float]], label: str, css: str) -> str:
-    """A label at the best free one of several left upper corners; nothing where each would cover another label."""
+    """A label at the best free one of several top-left corners; empty if each would cover another label."""
     width = len(label) * LETTER
     box = places.free([(left, top, left + width, top + LINE) for left, top in corners]) if label else None
     return "" if box is None else text(box[0], box[3] - 2.5, label, css)
 
 
 def _drawn(frame: Frame, series: Series) -> list[tuple[float, float]]:
-    """Points along what is drawn of a series."""
+    """Points along the visible parts of a series."""
     runs = [[(frame.px(x), frame.py(y)) for x, y in run] for run in _runs(thin(series.points, 120))]
     return [spot for run in runs for part in clipped(run, frame.box) for spot in dense(part, 6.0)]
 
 
 def _beyond(frame: Frame, series: Sequence[Series], places: Labels) -> str:
-    """A triangle at the edge for the furthest value of each colour above, and below, what the axis shows."""
+    """A triangle at the edge for each colour's furthest value above, and below, the axis range."""
     furthest: dict[tuple[int, bool], tuple[float, float, Series]] = {}
     for s in series:
         for x, y in s.points:
@@ -232,7 +232,7 @@ def _beyond(frame: Frame, series: Sequence[Series], places: Labels) -> str:
 
 
 def cut(name: str, longest: int) -> str:
-    """A name of at most ``longest`` letters."""
+    """A name shortened to at most ``longest`` letters."""
     return name if len(name) <= longest else f"{name[: max(1, longest - 1)]}…"
 
 
@@ -250,8 +250,8 @@ def _y_axis(frame: Frame, ticks: Sequence[float], labels: Sequence[str], label: 
 def _x_axis(frame: Frame, ticks: Mapping[float, str], label: str) -> str:
     y = frame.bottom
     parts = [f'<path class="axis" d="M{frame.left:.1f} {y:.1f}H{frame.right:.1f}"/>']
-    beside = len(label) <= _SHORT  # a short unit stands in the row of the values, a long one below it
-    end = frame.right - len(label) * 5.6 - 6 if label and beside else math.inf
+    in_row = len(label) <= _SHORT  # a short unit is in the row of values, a long one below it
+    end = frame.right - len(label) * 5.6 - 6 if label and in_row else math.inf
     last = -math.inf
     for tick, name in ticks.items():
         x, half = frame.px(tick), len(name) * CHAR / 2
@@ -260,7 +260,7 @@ def _x_axis(frame: Frame, ticks: Mapping[float, str], label: str) -> str:
             parts.append(text(x, y + 16, name, "tick", "middle"))
             last = x + half + 2
     if label:
-        parts.append(text(frame.right, y + (16 if beside else 31), label, "unit", "end"))
+        parts.append(text(frame.right, y + (16 if in_row else 31), label, "unit", "end"))
     return "".join(parts)
 
 
@@ -301,7 +301,7 @@ def _line(frame: Frame, series: Series) -> str:
 
 
 def band(frame: Frame, series: Series) -> str:
-    """The area between ``low`` and ``high``; a bar where only one point has both."""
+    """The area between ``low`` and ``high``; a bar if only one point has both."""
     parts, run = [], []
     rows = [
         (x, low, high)
@@ -312,9 +312,9 @@ def band(frame: Frame, series: Series) -> str:
         inside = [min(max(end, frame.y[0]), frame.y[1]) for end in (low, high)]
         run.append((frame.px(x), *map(frame.py, inside)))
     if len(run) > 1:
-        there = "L".join(f"{x:.1f} {high:.1f}" for x, _, high in run)
+        forth = "L".join(f"{x:.1f} {high:.1f}" for x, _, high in run)
         back = "L".join(f"{x:.1f} {low:.1f}" for x, low, _ in reversed(run))
-        parts.append(f'<path class="band s{series.colour}" d="M{there}L{back}Z"/>')
+        parts.append(f'<path class="band s{series.colour}" d="M{forth}L{back}Z"/>')
     elif run:
         x, low, high = run[0]
         parts.append(f'<path class="l line s{series.colour}" d="M{x:.1f} {low:.1f}V{high:.1f}"/>')
@@ -322,7 +322,7 @@ def band(frame: Frame, series: Series) -> str:
 
 
 def _end_labels(frame: Frame, series: Sequence[Series], longest: int) -> str:
-    """Labels at the ends of lines; none where there are more than stand above each other (the legend has them all)."""
+    """Labels at the line ends; omitted if there are too many to stack (the legend lists them all)."""
     ends = []
     for s in series:
         runs = _runs(s.points)
@@ -341,7 +341,7 @@ def _end_labels(frame: Frame, series: Sequence[Series], longest: int) -> str:
 def _columns(
     frame: Frame, series: Sequence[Series], xs: Sequence[float], x_label: str, names: Mapping[float, str]
 ) -> str:
-    """Invisible strips over the plot; the one under the pointer shows its values (CSS alone, titles for the rest)."""
+    """Invisible strips over the plot; the one under the pointer shows its values (CSS only; titles elsewhere)."""
     chosen = _chosen_columns(series, xs)
     lookup = [dict(s.points) for s in series]
     parts = []

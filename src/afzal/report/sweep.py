@@ -1,4 +1,4 @@
-"""A sweep as one self-contained page, and its figures as CSV and JSON, all drawn from the same plain values."""
+"""A sweep as a self-contained page, CSV and JSON, all from the same plain values."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from afzal.runs import atomic_write
 
 HTML, JSON, CSV = "sweep.html", "sweep.json", "sweep.csv"
 SCHEMA = "afzal.sweep/1"
-_FAR = 3.0  # times the budget; what moved farther is counted and not drawn
+_FAR = 3.0  # times the budget; snapshots farther away are counted and not drawn
 _ARM, _CHOICE, _FRONT, _BASE = 0, 1, 2, 3  # colours
 _SIZE = (680, 420)
 
 
 def write_sweep(folder: Path, body: Mapping[str, Any]) -> Path:
-    """Write the figures and everything drawn from them; returns the page's path.
+    """Write the figures and the page; return the page's path.
 
     Args:
-        body: as :func:`afzal.sweep.summary.summary` makes it, with settings and environment.
+        body: from :func:`afzal.sweep.summary.summary`, with settings and environment.
     """
-    whole = {"schema": SCHEMA, "afzal": __version__, **body}
-    atomic_write(folder / JSON, json.dumps(whole, indent=1, allow_nan=False) + "\n")
-    atomic_write(folder / CSV, to_csv(whole))
-    atomic_write(folder / HTML, to_html(whole).encode("utf-8", "replace"))
+    data = {"schema": SCHEMA, "afzal": __version__, **body}
+    atomic_write(folder / JSON, json.dumps(data, indent=1, allow_nan=False) + "\n")
+    atomic_write(folder / CSV, to_csv(data))
+    atomic_write(folder / HTML, to_html(data).encode("utf-8", "replace"))
     return folder / HTML
 
 
 def to_csv(body: Mapping[str, Any]) -> str:
-    """One row per arm and snapshot, and one for an arm without any; numbers as they are, KL in nats per answer."""
+    """One row per arm and snapshot, and one for an arm without any; unrounded numbers, KL in nats per answer."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     axes, choice = body["axes"], body["choice"]
@@ -82,7 +82,7 @@ def to_html(body: Mapping[str, Any]) -> str:
 
 
 def chart(body: Mapping[str, Any], size: tuple[int, int]) -> tuple[str, list[Series]]:
-    """The goal against KL: every arm's way from the start, the front, base and the choice; and its legend."""
+    """The goal against KL: every arm's path from the start, the front, base and the choice; and its legend."""
     most, choice = _FAR * body["goal"]["kl"], body["choice"]
     arms = {a["name"]: a for a in body["arms"] if a["status"] == "finished"}
     chosen = choice["arm"] if choice else ""
@@ -123,14 +123,14 @@ def _points(arms: Mapping[str, Any], places: Sequence[Mapping[str, Any]]) -> lis
 
 
 def _spots(body: Mapping[str, Any], arms: Mapping[str, Any], most: float) -> list[Spot]:
-    """The knee, and the choice on top of it."""
-    found = []
+    """The knee, with the choice drawn on top."""
+    spots = []
     for place, label, colour in ((body["front"]["knee"], "knee", _FRONT), (body["choice"], "choice", _CHOICE)):
         if place is not None and not (label == "knee" and place == body["choice"]):
             (point,) = _points(arms, [place])
             name = f"choice, {place['arm']}" if label == "choice" else label
-            found.append(Spot(name, point["kl"]["value"], point["goal"]["value"], colour=colour))
-    return [s for s in found if s.x <= most]
+            spots.append(Spot(name, point["kl"]["value"], point["goal"]["value"], colour=colour))
+    return [s for s in spots if s.x <= most]
 
 
 def _legend(series: Sequence[Series]) -> list[Series]:

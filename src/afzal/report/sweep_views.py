@@ -1,4 +1,4 @@
-"""The parts of the page of a sweep as plain data: rows of cells, sentences, and pairs of name and value."""
+"""The parts of a sweep page as plain data: rows of cells, sentences, and (name, value) pairs."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ __all__ = [
 
 
 def goal(body: Mapping[str, Any]) -> str:
-    """What is maximised, as a reader meets it."""
+    """The display name of the maximised figure."""
     return str(_GOALS.get(body["goal"]["maximize"], body["goal"]["reward"]))
 
 
 def title(body: Mapping[str, Any]) -> str:
-    """What is swept."""
+    """The title of the page."""
     return f"{plural(len(body['arms']), 'arm')} by {goal(body)}"
 
 
 def facts(body: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The frame of the sweep."""
+    """The setup of the sweep."""
     s = body["settings"]
     seen = sorted({a["examples"] for a in body["arms"]})
     return [
@@ -52,35 +52,35 @@ def facts(body: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def findings(body: Mapping[str, Any]) -> list[str]:
-    """What the figures say, in sentences; the first is the most important one."""
+    """The findings in sentences, the most important one first."""
     arm, chosen = _chosen(body)
     if arm is None or chosen is None:
-        said = [_nothing_chosen(body)]
+        sentences = [_nothing_chosen(body)]
     else:
         of = f", after {number(chosen['steps'][0])} of {number(arm['updates'])} updates"
         of = "" if chosen["steps"][0] == arm["updates"] else of
-        said = [
+        sentences = [
             f"{_named(arm)} has the highest {goal(body)} within {number(body['goal']['kl'], 3)} nats of KL: "
             f"{_spelled(body, chosen['goal'])} at a KL of {number(chosen['kl']['value'], 3)}{of}."
         ]
-        said += _confirmed(body, chosen)
-    said += [
-        f"Of {name}, {number(count)} stood in the training data: figures on them say too much."
+        sentences += _confirmed(body, chosen)
+    sentences += [
+        f"Of {name}, {number(count)} were in the training data: figures on them are too optimistic."
         for name, count in body["trained_on"].items()
         if count
     ]
     if len(body["seeds"]) < 2:
-        said.append("There is one seed only: how much another one would change is not known.")
+        sentences.append("There is only one seed, so the variation between seeds is unknown.")
     counts = {status: [a for a in body["arms"] if a["status"] == status] for status in ("failed", "pruned")}
-    said += [
+    sentences += [
         f"{plural(len(rows), 'arm')} {status}: {', '.join(map(_named, rows))}."
         for status, rows in counts.items()
         if rows
     ]
     outside = [a for a in body["arms"] if a["status"] == "finished" and a["best"] is None]
     if outside and chosen is not None:
-        said.append(f"{plural(len(outside), 'arm')} never had a snapshot within the budget.")
-    return said
+        sentences.append(f"{plural(len(outside), 'arm')} never had a snapshot within the budget.")
+    return sentences
 
 
 def _nothing_chosen(body: Mapping[str, Any]) -> str:
@@ -97,23 +97,23 @@ def _confirmed(body: Mapping[str, Any], chosen: Mapping[str, Any]) -> list[str]:
     c = body["confirmation"]
     if c is None:
         return [
-            "The choice was not confirmed with fresh seeds: its figure is the best of many and too high on average."
+            "The choice was not confirmed with fresh seeds: its figure is the best of many, hence too high on average."
         ]
     if c["choice"] is None:
         return [f"The choice failed with a fresh seed: {next(iter(c['failures'].values()))}."]
     again, lost = c["choice"], c["choice"]["goal"]["value"] - chosen["goal"]["value"]
     curse = "the winner's curse" if lost < 0 else "no winner's curse this time"
     on = f"With fresh seeds ({_listed(c['seeds'])})" + (" and fresh prompts" if c["fresh_prompts"] else "")
-    said = [
-        f"{on} it has {_spelled(body, again['goal'])} at a KL of {number(again['kl']['value'], 3)}: "
-        f"{_difference(body, lost)} against the figure it was chosen by ({curse})."
+    sentences = [
+        f"{on}, it has {_spelled(body, again['goal'])} at a KL of {number(again['kl']['value'], 3)}: "
+        f"{_difference(body, lost)} compared with the figure it was chosen by ({curse})."
     ]
     if not again["within"]:
-        said.append("With fresh seeds the choice is beyond the KL budget.")
-    return [*said, *_beside_base(body, c), *_base_at_its_end(body)]
+        sentences.append("With fresh seeds, the choice is beyond the KL budget.")
+    return [*sentences, *_against_base(body, c), *_base_at_its_end(body)]
 
 
-def _beside_base(body: Mapping[str, Any], c: Mapping[str, Any]) -> list[str]:
+def _against_base(body: Mapping[str, Any], c: Mapping[str, Any]) -> list[str]:
     """Whether the choice beats base, on the fresh seeds alone."""
     if body["choice"]["arm"] == BASE:
         return ["The choice is base itself: no other arm is better within the budget."]
@@ -131,7 +131,7 @@ def _beside_base(body: Mapping[str, Any], c: Mapping[str, Any]) -> list[str]:
 
 
 def _base_at_its_end(body: Mapping[str, Any]) -> list[str]:
-    """What the budget says of base as a training by itself would leave it."""
+    """Whether base is beyond the budget at the end of its training."""
     ends = [a["candidates"][-1]["kl"]["value"] for a in body["arms"] if a["name"] == BASE and a["candidates"]]
     beyond = [kl for kl in ends if kl is not None and kl > body["goal"]["kl"]]
     return [f"Trained to its end, base is beyond the budget, at a KL of {number(kl, 3)}." for kl in beyond]
@@ -139,27 +139,27 @@ def _base_at_its_end(body: Mapping[str, Any]) -> list[str]:
 
 def front(body: Mapping[str, Any]) -> str:
     """The front in a sentence."""
-    found = body["front"]
-    many = plural(len(found["points"]), "snapshot")
-    knee = found["knee"]
-    said = f"{many} on the front; "
+    frontier = body["front"]
+    many = plural(len(frontier["points"]), "snapshot")
+    knee = frontier["knee"]
+    sentence = f"{many} on the front; "
     if knee is None:
-        said += "it has no knee"
+        sentence += "it has no knee"
     else:
         arm = next(a for a in body["arms"] if a["name"] == knee["arm"])
-        said += f"its knee is {_named(arm)} at step {number(arm['candidates'][knee['place']]['steps'][0])}"
-    return f"{said}; area under it up to the budget, above the start: {number(found['hypervolume'], 3)}."
+        sentence += f"its knee is {_named(arm)} at step {number(arm['candidates'][knee['place']]['steps'][0])}"
+    return f"{sentence}; the area under it, up to the budget and above the start: {number(frontier['hypervolume'], 3)}."
 
 
 def far(body: Mapping[str, Any], most: float) -> str:
-    """How many snapshots are too far away to be drawn."""
+    """A sentence on the number of snapshots that are too far away to be drawn."""
     kls = [c["kl"]["value"] for a in body["arms"] if a["status"] == "finished" for c in a["candidates"]]
     beyond = sum(kl is not None and kl > most for kl in kls)
-    return f"{plural(beyond, 'snapshot')} beyond {number(most, 3)} nats not drawn." if beyond else ""
+    return f"Not drawn: {plural(beyond, 'snapshot')} beyond {number(most, 3)} nats." if beyond else ""
 
 
 def confirmation(body: Mapping[str, Any]) -> Table:
-    """The figures that the choice was made by beside those of fresh seeds, for the choice and for base."""
+    """The figures behind the choice and those of fresh seeds, for the choice and for base."""
     c, (arm, chosen) = body["confirmation"], _chosen(body)
     columns = ["", "seeds", goal(body), "KL, nats", "tokens", "without EOS"]
     if c is None or arm is None or chosen is None:
@@ -181,7 +181,7 @@ def _figures(body: Mapping[str, Any], name: str, seeds: Sequence[int], row: Mapp
 
 
 def arms(body: Mapping[str, Any]) -> Table:
-    """Every arm at its best snapshot within the budget, in order; those that failed last."""
+    """Every arm at its best snapshot within the budget, in order; failed arms come last."""
     columns = ["arm", *body["axes"], goal(body), "KL, nats", "step", "examples", "front"]
     return {"columns": columns, "rows": [_arm(body, a) for a in body["arms"]]}
 
@@ -215,7 +215,7 @@ def _arm(body: Mapping[str, Any], arm: Mapping[str, Any]) -> list[Cell]:
 
 
 def snapshots(body: Mapping[str, Any]) -> Table:
-    """Every candidate."""
+    """All candidates."""
     others = [
         n for n in body["settings"]["rewards"] if n != body["goal"]["reward"] or body["goal"]["maximize"] != "reward"
     ]

@@ -1,4 +1,4 @@
-"""How a page is filled: one template and the style sheet, self-contained, and nothing in it that is not escaped."""
+"""Fill a page template: self-contained, with the style sheet inside and every value escaped."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 
 def rendered(template: str, **values: Any) -> str:
-    """A page. Every value is escaped and made :func:`visible`; only ``markupsafe.Markup`` passes as it is.
+    """A page. Every value is escaped and made :func:`visible`; only ``markupsafe.Markup`` passes unchanged.
 
     Args:
-        template: the name of a file beside this one.
-        values: what it shows. The style, its hash for the page's content policy and the version are added.
+        template: the name of a file next to this one.
+        values: the template's values. The style, its hash for the content policy and the version are added.
     """
     from markupsafe import Markup
 
     style = svg.style() + Path(__file__).with_name("page.css").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    whole = {"style": Markup(style), "style_hash": Markup(digest), "version": __version__, **values}
-    return _environment().get_template(template).render(whole)
+    context = {"style": Markup(style), "style_hash": Markup(digest), "version": __version__, **values}
+    return _environment().get_template(template).render(context)
 
 
 @cache  # a template is compiled once, however many pages a comparison or a sweep writes

@@ -1,4 +1,4 @@
-"""What the page shows of a run, as plain words: one function per part of the template."""
+"""The contents of a run's page as plain text: one function per part of the template."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Rows = list[tuple[str, str]]
 _LONGEST_TEXT = 4000
 _MOST_PROMPTS = 40
 _EXAMPLES = 50
-_ROUNDS = {"iterate": "iterative preference optimisation"}  # no training method: it trains by others
+_ROUNDS = {"iterate": "iterative preference optimisation"}  # not a training method itself: it uses others
 _GLOSSARY = (
     ("nat", "Unit of log-probability: ln 2 nats are one bit. Log-probs are summed over a response, its end included."),
     ("reward (implicit)", "β (log π − log π_ref) of a response: how much likelier training made it, times β."),
@@ -27,25 +27,25 @@ _GLOSSARY = (
         "reward accuracy",
         "Share of pairs in which the chosen response has the larger reward. Chance is 0.5; ties count ½.",
     ),
-    ("margin", "Reward of the chosen less that of the rejected response."),
+    ("margin", "Reward of the chosen response minus that of the rejected one."),
     (
         "KL to the start",
-        "Expected log π − log π_start of the policy's own answers, in nats: how far it went from the policy that "
-        "training started from. Summed over each answer from the exact KL of every next token.",
+        "Expected log π − log π_start of the policy's own answers, in nats: how far it moved from the policy at the "
+        "start of training. Summed over each answer from the exact KL of every next token.",
     ),
     ("β (beta)", "Strength of the pull towards the reference: larger keeps the policy nearer to it."),
-    ("reference", "The policy before training; it does not move. At the first step policy and reference are equal."),
-    ("held out", "Rows that no update has seen, split off by prompt so that no prompt is on both sides."),
+    ("reference", "The policy before training; it stays fixed. At the first step, policy and reference are equal."),
+    ("held out", "Rows that no update uses, split off by prompt so that no prompt is on both sides."),
     (
         "95% interval",
-        "Over prompts: rows of one prompt are not independent. It covers chance in the data, not bias.",
+        "Over prompts, since rows of one prompt are not independent. It covers chance in the data, not bias.",
     ),
     ("perplexity", "exp of the mean loss per token: how many tokens the model wavers between."),
     ("gradient norm", "Euclidean length of the gradient before clipping."),
-    ("z₀", "KTO's estimate of the KL to the reference, from responses set against other prompts."),
+    ("z₀", "KTO's estimate of the KL to the reference, from responses paired with other prompts."),
     (
         "desirable, undesirable",
-        "KTO's labels of single responses; the curves of the chosen and the rejected are theirs.",
+        "KTO's labels of single responses; they take the place of chosen and rejected in the curves.",
     ),
 )
 
@@ -75,7 +75,7 @@ def overview(facts: Mapping[str, Any]) -> Rows:
 
 
 def measured(numbers: Sequence[Measure], metrics: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
-    """Which evaluations the table compares, and of how many rows."""
+    """The evaluations that the table compares, and their number of rows."""
     held_out = [m for m in upto(metrics, facts) if m.get("kind") == "eval"]
     if not numbers or not held_out:
         return ""
@@ -89,7 +89,7 @@ def measured(numbers: Sequence[Measure], metrics: Sequence[Mapping[str, Any]], f
 
 
 def evaluations(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Every evaluation as a table of words: columns and rows."""
+    """All evaluations as a table of text: columns and rows."""
     held_out = [m for m in metrics if m.get("kind") == "eval"]
     names = list(dict.fromkeys(k for m in held_out for k in m if k not in ("kind", "step")))
     rows = [[number(m.get("step")), *(number(m.get(k)) for k in names)] for m in held_out]
@@ -103,9 +103,9 @@ def samples(records: Sequence[Mapping[str, Any]], run: Path) -> list[dict[str, A
     """
     by_prompt: dict[str, dict[str, Any]] = {}
     for s in records:
-        read = s.get("rendered", s.get("prompt"))
-        key = str(s.get("prompt_id") or read)
-        new = {"prompt": _cut(read), "media": s.get("media"), "before": [], "after": []}
+        rendered = s.get("rendered", s.get("prompt"))
+        key = str(s.get("prompt_id") or rendered)
+        new = {"prompt": _cut(rendered), "media": s.get("media"), "before": [], "after": []}
         entry = by_prompt.setdefault(key, new)
         if s.get("stage") in ("before", "after"):
             entry[str(s["stage"])].append({"text": _cut(s.get("completion", s.get("text"))).strip(), "note": _note(s)})
@@ -121,13 +121,13 @@ def sampled(records: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> s
     """How the samples were drawn."""
     prompts = len({str(s.get("prompt_id") or s.get("rendered", s.get("prompt"))) for s in records})
     temperature = _part(facts, "config").get("sample_temperature")
-    heat = f", temperature {setting(temperature)}" if is_number(temperature) else ""
-    less = f"; the first {_MOST_PROMPTS} are shown" if prompts > _MOST_PROMPTS else ""
-    return f"{plural(prompts, 'held-out prompt')}{heat}, not selected{less}."
+    sampling = f", temperature {setting(temperature)}" if is_number(temperature) else ""
+    limit = f"; the first {_MOST_PROMPTS} are shown" if prompts > _MOST_PROMPTS else ""
+    return f"{plural(prompts, 'held-out prompt')}{sampling}, not hand-picked{limit}."
 
 
 def data(run: RunFiles) -> dict[str, Any]:
-    """Source, counts, losses by reason, and the audit."""
+    """Source, counts, lost rows by reason, and the audit."""
     facts, lost = _part(run.facts, "data"), lost_rows(run)
     rows = facts.get("rows")
     summary = [
@@ -153,7 +153,7 @@ def data(run: RunFiles) -> dict[str, Any]:
 
 
 def counted(audit: Any) -> Rows:
-    """The audit's plain numbers, nested names joined; nothing that is 0, and not its findings."""
+    """The audit's numbers, nested names joined, without zeros and findings."""
     rows: Rows = []
     for key, value in audit.items() if isinstance(audit, Mapping) else ():
         name = str(key).replace("_", " ")
@@ -165,9 +165,9 @@ def counted(audit: Any) -> Rows:
 
 
 def findings(audit: Any) -> list[dict[str, str]]:
-    """What the audit looked for, the gravest first."""
-    found = audit.get("findings") if isinstance(audit, Mapping) else None
-    rows = [f for f in found if isinstance(f, Mapping)] if isinstance(found, list) else []
+    """The audit's findings, the most serious first."""
+    entries = audit.get("findings") if isinstance(audit, Mapping) else None
+    rows = [f for f in entries if isinstance(f, Mapping)] if isinstance(entries, list) else []
     names = {"major": ("bad", "Fix first"), "minor": ("watch", "Watch"), "ok": ("good", "")}
     ordered = sorted(rows, key=lambda f: list(names).index(f["severity"]) if f.get("severity") in names else 1)
     return [
@@ -182,7 +182,7 @@ def findings(audit: Any) -> list[dict[str, str]]:
 
 
 def run_facts(facts: Mapping[str, Any]) -> Rows:
-    """Facts of the run that stand nowhere else on the page."""
+    """Facts of the run that appear nowhere else on the page."""
     objective, model = _part(facts, "objective"), _part(facts, "model")
     params = ", ".join(f"{k} = {setting(v) if is_number(v) else v}" for k, v in _part(objective, "params").items())
     rows = [
@@ -223,7 +223,7 @@ def config_text(config: Mapping[str, Any]) -> str:
 
 
 def glossary(facts: Mapping[str, Any]) -> Rows:
-    """The terms that this method's page uses."""
+    """The terms used on this method's page."""
     pair_terms = {"reward (implicit)", "reward accuracy", "margin", "β (beta)", "reference"}
     kto_terms = {"z₀", "desirable, undesirable"}
     policy_terms = {"KL to the start"} | pair_terms - {"reward accuracy", "margin"}
@@ -240,7 +240,7 @@ def _part(facts: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def _base(path: Any) -> str:
-    """A hub id as it is, a path by its last name."""
+    """A hub id as it is; of a path, the last part."""
     name = str(path or "")
     return name if name.count("/") <= 1 and not name.startswith((".", "/", "~")) else name.rstrip("/").split("/")[-1]
 
@@ -272,7 +272,7 @@ def _cut(value: Any) -> str:
 
 def _note(sample: Mapping[str, Any]) -> str:
     tokens = _count(sample.get("tokens"), "token")
-    end = {"eos": "ended by itself", "length": "cut at the limit"}.get(str(sample.get("stop")), "")
+    end = {"eos": "ended with EOS", "length": "cut at the limit"}.get(str(sample.get("stop")), "")
     return ", ".join(part for part in (tokens, end) if part)
 
 

@@ -240,8 +240,8 @@ class Desk:
         return Step({"saved": self._saved(name, line), "next": self.next(name)})
 
     def _saved(self, name: str, line: Mapping[str, Any]) -> Reply:
-        said = {key: line[key] for key in ("kind", *_VERDICT) if key in line}
-        return {"id": line["id"], "number": len(self.queue.answers(name))} | said
+        verdict = {key: line[key] for key in ("kind", *_VERDICT) if key in line}
+        return {"id": line["id"], "number": len(self.queue.answers(name))} | verdict
 
     def _feedback(self, turn: Turn, line: Line) -> Reply:
         question = self.sheet.questions[turn.question]

@@ -46,10 +46,10 @@ def _nodes(tokens: Sequence[Token]) -> list[Node]:
         elif token.type == "link_close":
             open_[-1].append(f" ({hrefs.pop()})")
         elif token.nesting == 1:
-            made = [token.tag] if token.tag in TAGS else []
-            if made:
-                open_[-1].append(made)
-            open_.append(made or open_[-1])
+            element = [token.tag] if token.tag in TAGS else []
+            if element:
+                open_[-1].append(element)
+            open_.append(element or open_[-1])
         elif token.nesting == -1:
             open_.pop()
         else:

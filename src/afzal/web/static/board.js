@@ -15,9 +15,9 @@ const KEYS = [
   ["/", "filter the list"], ["g", "go to the charts; there, ← → move along the steps"], ["?", "this list; Esc closes it"],
 ];
 
-const kept = (name, fallback) => JSON.parse(sessionStorage.getItem(`board.${name}`)) ?? fallback;
-const keep = (name, value) => sessionStorage.setItem(`board.${name}`, JSON.stringify(value));
-const state = { runs: [], pages: [], colours: new Map(kept("colours", [])), metrics: kept("metrics", null), at: null };
+const stored = (name, fallback) => JSON.parse(sessionStorage.getItem(`board.${name}`)) ?? fallback;
+const store = (name, value) => sessionStorage.setItem(`board.${name}`, JSON.stringify(value));
+const state = { runs: [], pages: [], colours: new Map(stored("colours", [])), metrics: stored("metrics", null), at: null };
 const curves = new Map(); // run -> { since, names, known, points }
 const rows = new Map(); // run -> its <li>
 const figures = new Map(); // metric -> { figure, svg, caption, lines, drawn }
@@ -159,14 +159,14 @@ function choose(path) {
   }
   const used = new Set(state.colours.values());
   state.colours.set(path, [...Array(COLOURS).keys()].find((k) => !used.has(k)));
-  keep("colours", [...state.colours]);
+  store("colours", [...state.colours]);
   renewCurves();
 }
 
 function unchoose(path) {
   state.colours.delete(path);
   curves.delete(path);
-  keep("colours", [...state.colours]);
+  store("colours", [...state.colours]);
 }
 
 function chooseNewest() {
@@ -354,7 +354,7 @@ function showMetrics() {
     box.addEventListener("change", () => {
       box.checked ? shown.add(name) : shown.delete(name);
       state.metrics = known.filter((one) => shown.has(one)).slice(0, 12);
-      keep("metrics", state.metrics);
+      store("metrics", state.metrics);
       renewCurves();
     });
     label.append(box, ` ${name}`);

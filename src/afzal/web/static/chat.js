@@ -36,30 +36,30 @@ function intro() {
 }
 
 function section(round) {
-  const made = element("section");
+  const node = element("section");
   const answers = element("div", "answers");
   for (let place = 0; place < state.places; place++) answers.append(article(round, place));
-  made.append(element("p", "said", round.said), answers);
-  return made;
+  node.append(element("p", "said", round.said), answers);
+  return node;
 }
 
 function article(round, place) {
-  const made = element("article"), head = element("h2"), answer = round.answers[place];
+  const node = element("article"), head = element("h2"), answer = round.answers[place];
   const isBetter = round.judged === ["first", "second"][place];
-  made.className = isBetter ? "better" : "";
-  made.dataset.testid = `answer-${place + 1}`;
+  node.className = isBetter ? "better" : "";
+  node.dataset.testid = `answer-${place + 1}`;
   head.append(element("span", "", state.blind ? `${place + 1}${isBetter ? " · better" : ""}` : state.names[place]), element("small"));
   const text = element("p", "", answer?.text ?? "");
   if (answer) text.dataset.empty = "(empty)";
-  made.append(head, text);
-  if (answer) note(made, answer, state.blind && !round.judged);
-  return made;
+  node.append(head, text);
+  if (answer) note(node, answer, state.blind && !round.judged);
+  return node;
 }
 
 // Until the vote, the number of tokens is hidden: it could reveal the tokenizer.
-function note(made, answer, isHidden) {
+function note(node, answer, isHidden) {
   const tokens = isHidden ? "" : `${answer.tokens} tokens`;
-  made.querySelector("small").textContent = [tokens, ENDINGS[answer.stop]].filter(Boolean).join(" · ");
+  node.querySelector("small").textContent = [tokens, ENDINGS[answer.stop]].filter(Boolean).join(" · ");
 }
 
 function setPhase(phase) {
@@ -97,16 +97,16 @@ async function say() {
   byId("text").value = "";
   byId("saved").textContent = "";
   document.querySelector(".intro")?.remove();
-  const made = section({ said: text, answers: [], judged: null });
-  byId("main").append(made);
+  const node = section({ said: text, answers: [], judged: null });
+  byId("main").append(node);
   setPhase("busy");
-  for (const one of made.querySelectorAll("article")) one.setAttribute("aria-busy", "true");
+  for (const one of node.querySelectorAll("article")) one.setAttribute("aria-busy", "true");
   byId("main").scrollTop = byId("main").scrollHeight;
   let failed = null;
   for await (const line of linesOf(response)) {
     if (line.error) failed = line.error;
     else if (line.state) show(line.state);
-    else hear(made.querySelectorAll("article")[line.place], line);
+    else hear(node.querySelectorAll("article")[line.place], line);
   }
   if (document.body.dataset.phase === "busy") await refresh();
   if (failed) {
@@ -115,13 +115,13 @@ async function say() {
   }
 }
 
-function hear(made, line) {
-  const text = made.querySelector("p"), main = byId("main");
+function hear(node, line) {
+  const text = node.querySelector("p"), main = byId("main");
   const isAtEnd = main.scrollHeight - main.scrollTop - main.clientHeight < 60;
   if (line.done) {
-    made.removeAttribute("aria-busy");
+    node.removeAttribute("aria-busy");
     text.textContent = line.done.text;
-    note(made, line.done, state.blind);
+    note(node, line.done, state.blind);
   } else text.textContent = text.textContent.slice(0, line.keep) + line.text;
   if (isAtEnd) main.scrollTop = main.scrollHeight;
 }

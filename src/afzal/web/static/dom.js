@@ -3,10 +3,10 @@
 export const byId = (id) => document.getElementById(id);
 
 export function element(tag, css = "", text = "") {
-  const made = document.createElement(tag);
-  if (css) made.className = css;
-  if (text) made.textContent = text;
-  return made;
+  const node = document.createElement(tag);
+  if (css) node.className = css;
+  if (text) node.textContent = text;
+  return node;
 }
 
 export function openDialog(title, body) {

@@ -19,9 +19,9 @@ export const keys = [
 
 export function partOf({ type, media }) {
   const src = `/media/${TOKEN}/${media}`;
-  const made = type === "image" ? imageFrom(src) : soundFrom(src);
-  made.addEventListener("error", () => { broken.add(made); notify(); });
-  return made;
+  const player = type === "image" ? imageFrom(src) : soundFrom(src);
+  player.addEventListener("error", () => { broken.add(player); notify(); });
+  return player;
 }
 
 function imageFrom(src) {

@@ -14,7 +14,7 @@ import { $, element, fold, isFoldable, minutes, plural, scroll, showPrompt, writ
 const MODES = { pair, rank, rate };
 const SLOW = 300, POLL = 4000;
 
-let about = {}, mode = pair, question = null, phase = "loading", note = "", flag = false, afterFeedback = null, timer = 0;
+let about = {}, mode = pair, question = null, phase = "loading", note = "", flag = false, afterFeedback = null, timer = 0, guidelineShown = false;
 
 const COMMON_KEYS = [
   [["s"], "skip, with a reason"],
@@ -91,8 +91,8 @@ async function ask(reply) {
   if (mode.focus) mode.focus();
   else $("prompt").focus({ preventScroll: true });
   enter("ask");
-  if (about.guideline && reply.progress.done === 0 && !ask.told) {
-    ask.told = true;
+  if (about.guideline && reply.progress.done === 0 && !guidelineShown) {
+    guidelineShown = true;
     await dialogs.openGuideline(about.guideline, true);
   }
   clock.restart();
@@ -219,9 +219,9 @@ function trouble(reason) {
   document.body.classList.toggle("offline", reason !== null);
   $("online").lastElementChild.textContent = reason === null ? "online" : "offline";
   $("banner").hidden = reason === null;
-  const kept = phase === "saving" ? " Your last answer is kept here and will be sent again." : "";
+  const suffix = phase === "saving" ? " Your last answer is kept here and will be sent again." : "";
   const what = reason === "offline" ? "The server cannot be reached." : `${reason}.`;
-  write("banner", reason === null ? "" : what + kept);
+  write("banner", reason === null ? "" : what + suffix);
 }
 
 function showLock() {

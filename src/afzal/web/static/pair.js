@@ -20,7 +20,7 @@ export function show(question, vote) {
   showResponses(question.responses, ["First", "Second"], ["1", "2"]);
   const buttons = CHOICES.map(([key, outcome, words]) => {
     const button = element("button", { type: "button", "data-testid": `vote-${outcome}`, "data-outcome": outcome }, element("kbd", {}, key), ` ${words}`);
-    button.addEventListener("click", (event) => vote(said(outcome, isClear(event))));
+    button.addEventListener("click", (event) => vote(verdict(outcome, isClear(event))));
     return button;
   });
   // For people without a Shift key: pressed first, then the answer. Every question starts with it off.
@@ -35,11 +35,11 @@ const isClear = (event) => event.shiftKey || isPressed();
 export function key(event, vote) {
   const arrow = { ArrowLeft: "first", ArrowRight: "second" }[event.key];
   const outcome = arrow ?? OUTCOMES[digitOf(event)];
-  if (outcome) vote(said(outcome, isClear(event)));
+  if (outcome) vote(verdict(outcome, isClear(event)));
   return Boolean(outcome);
 }
 
-function said(outcome, clearly) {
+function verdict(outcome, clearly) {
   return outcome === "first" || outcome === "second" ? { outcome, strength: clearly ? 2 : 1 } : { outcome };
 }
 
@@ -51,8 +51,8 @@ export function mark({ outcome }) {
   }
 }
 
-export function words(said) {
-  return WORDS[said.outcome] + (said.strength === 2 ? " (clearly)" : "");
+export function words({ outcome, strength }) {
+  return WORDS[outcome] + (strength === 2 ? " (clearly)" : "");
 }
 
 export function feedback({ right, better, why }) {

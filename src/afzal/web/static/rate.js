@@ -69,6 +69,6 @@ function update() {
 
 export function mark() {}
 
-export function words(said) {
-  return `rated ${said.values.join(", ")}`;
+export function words({ values }) {
+  return `rated ${values.join(", ")}`;
 }

@@ -45,7 +45,7 @@ export function padded(low, high) {
 export function focus(groups) {
   const series = groups.map((values) => values.filter(finite).sort((a, b) => a - b)).filter((values) => values.length);
   if (!series.length) return [0, 1];
-  const whole = [Math.min(...series.map((s) => s[0])), Math.max(...series.map((s) => s.at(-1)))];
+  const full = [Math.min(...series.map((s) => s[0])), Math.max(...series.map((s) => s.at(-1)))];
   const pooled = series.flatMap((s) => Array.from({ length: 41 }, (_, k) => s[Math.round((k * (s.length - 1)) / 40)]));
   const middle = median(pooled);
   const reach = 12 * median(pooled.map((v) => Math.abs(v - middle)));
@@ -55,8 +55,8 @@ export function focus(groups) {
   const strays = series.length - usual.length, most = series.length < 3 ? 0 : Math.floor((series.length - 1) / 2);
   const inner = usual.flat().filter(isInside);
   const low = inner.reduce((a, b) => Math.min(a, b), Infinity), high = inner.reduce((a, b) => Math.max(a, b), -Infinity);
-  const gains = whole[1] - whole[0] > 4 * (high - low);
-  return reach > 0 && high > low && strays <= most && gains ? [low, high] : whole;
+  const gains = full[1] - full[0] > 4 * (high - low);
+  return reach > 0 && high > low && strays <= most && gains ? [low, high] : full;
 }
 
 function median(values) {
@@ -81,15 +81,15 @@ export function smoothingWindow(count) {
 export function thin(points, limit = 400) {
   if (points.length <= limit) return points;
   const size = Math.ceil(points.length / (limit / 2));
-  const kept = [];
+  const thinned = [];
   for (let start = 0; start < points.length; start += size) {
     const stretch = points.slice(start, start + size);
     const known = stretch.filter((p) => finite(p[1]));
-    if (!known.length) kept.push(stretch[0]);
+    if (!known.length) thinned.push(stretch[0]);
     else {
       const low = known.reduce((a, b) => (b[1] < a[1] ? b : a)), high = known.reduce((a, b) => (b[1] > a[1] ? b : a));
-      kept.push(...(low === high ? [low] : low[0] < high[0] ? [low, high] : [high, low]));
+      thinned.push(...(low === high ? [low] : low[0] < high[0] ? [low, high] : [high, low]));
     }
   }
-  return kept;
+  return thinned;
 }

@@ -8,13 +8,13 @@ const ROLES = { user: "User", assistant: "Assistant", system: "System", tool: "T
 export const $ = (id) => document.getElementById(id);
 
 export function element(name, attributes = {}, ...children) {
-  const made = document.createElement(name);
+  const created = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
-    if (value === true) made.setAttribute(key, "");
-    else if (value !== false && value != null) made.setAttribute(key, value);
+    if (value === true) created.setAttribute(key, "");
+    else if (value !== false && value != null) created.setAttribute(key, value);
   }
-  made.append(...children);
-  return made;
+  created.append(...children);
+  return created;
 }
 
 export function write(id, text) {
@@ -36,9 +36,9 @@ function part({ type, text, media, tree }) {
   if (media) return partOf({ type, media });
   if (tree) return element("div", { class: "part markdown", dir: "auto", "data-testid": "text" }, ...tree.map(node));
   const kind = type === "reasoning" ? "part reasoning" : type === "text" ? "part" : "part foreign";
-  const made = element("div", { class: kind, dir: "auto", "data-testid": "text" });
-  made.textContent = text;
-  return made;
+  const block = element("div", { class: kind, dir: "auto", "data-testid": "text" });
+  block.textContent = text;
+  return block;
 }
 
 const TAGS = new Set("p br hr em strong s code pre blockquote ul ol li h1 h2 h3 h4 h5 h6 table thead tbody tr th td".split(" "));
@@ -97,9 +97,9 @@ export function cards() {
 export function scroll(direction, { one }) {
   const focused = document.activeElement?.closest?.("article");
   const moved = one ? [focused ?? cards()[0]] : cards();
-  const own = moved.filter((card) => card && card.scrollHeight > card.clientHeight);
+  const scrollable = moved.filter((card) => card && card.scrollHeight > card.clientHeight);
   const main = $("main").scrollHeight > $("main").clientHeight ? $("main") : document.scrollingElement;
-  for (const place of own.length ? own : [main]) place.scrollBy({ top: direction * 120, behavior: "instant" });
+  for (const place of scrollable.length ? scrollable : [main]) place.scrollBy({ top: direction * 120, behavior: "instant" });
 }
 
 export function minutes(left) {
