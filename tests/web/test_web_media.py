@@ -1,4 +1,4 @@
-"""Images and sounds: only those of the rows, only from the data's folder, in full or in ranges; rankings and ratings."""
+"""Images and sounds: only those of the rows, only from the data's folder, in full or in parts; rankings and ratings."""
 
 from __future__ import annotations
 
