@@ -1,9 +1,9 @@
-"""The annotation page under load: a vote's way to the disk and back while many people vote, and how long a start takes.
+"""The annotation page under load: latency of a stored vote while many people vote, and start-up time.
 
 .venv/bin/python -m benchmarks.annotate --out benchmarks/results/annotate/annotate.json
 
-The people are threads of this process on the same machine, without time to think: each sends its next vote as soon as
-the last one is acknowledged. Latencies are as they see them.
+The people are threads of this process on the same machine, without thinking time: each sends the next vote as soon as
+the last one is acknowledged. Latencies are measured by these clients.
 """
 
 from __future__ import annotations
@@ -32,37 +32,37 @@ OVERLAP = 2
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--people", type=int, default=20)
-    parser.add_argument("--votes", type=int, default=100, help="of each person")
-    parser.add_argument("--items", type=int, default=10_000, help="for the time of a start")
+    parser.add_argument("--votes", type=int, default=100, help="votes per person")
+    parser.add_argument("--items", type=int, default=10_000, help="rows for the start-up time")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--force", action="store_true", help="measure although the machine is busy")
+    parser.add_argument("--force", action="store_true", help="measure even if the machine is busy")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
-    given = parser.parse_args()
-    if not given.force:
+    options = parser.parse_args()
+    if not options.force:
         refuse_if_busy()
-    found: dict[str, Any] = {"about": about_run("benchmarks.annotate", ["afzal", "starlette", "uvicorn"], threads=1)}
-    found["starts"] = [start(given.items) for _ in range(given.repeats)]
-    found["votes"] = [load(given.people, given.votes) for _ in range(given.repeats)]
-    found["page_bytes"] = sum((STATIC / name).stat().st_size for name in parts_of("page.html"))
-    if given.out:
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(json.dumps(found, indent=2) + "\n")
-    print(json.dumps(found, indent=2))
+    figures: dict[str, Any] = {"about": about_run("benchmarks.annotate", ["afzal", "starlette", "uvicorn"], threads=1)}
+    figures["starts"] = [start(options.items) for _ in range(options.repeats)]
+    figures["votes"] = [load(options.people, options.votes) for _ in range(options.repeats)]
+    figures["page_bytes"] = sum((STATIC / name).stat().st_size for name in parts_of("page.html"))
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(figures, indent=2) + "\n")
+    print(json.dumps(figures, indent=2))
 
 
 def parts_of(page: str) -> set[str]:
-    """A page's file with all that it loads, directly or through another."""
-    found, waiting = set(), {page}
+    """A page's file and all files that it loads, directly or indirectly."""
+    seen, waiting = set(), {page}
     while waiting:
         name = waiting.pop()
-        found.add(name)
-        waiting |= set(re.findall(r'"(?:/static|\.)/([\w.-]+)"', (STATIC / name).read_text("utf-8"))) - found
-    return found
+        seen.add(name)
+        waiting |= set(re.findall(r'"(?:/static|\.)/([\w.-]+)"', (STATIC / name).read_text("utf-8"))) - seen
+    return seen
 
 
 @contextmanager
 def served(folder: Path, *arguments: str) -> Iterator[list[str]]:
-    """The addresses of a page in a process of its own."""
+    """Serve an annotation page from a separate process; yields its addresses."""
     command = [sys.executable, "-m", "afzal", "annotate", *arguments, "--headless"]
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout is not None
@@ -74,7 +74,7 @@ def served(folder: Path, *arguments: str) -> Iterator[list[str]]:
 
 
 def start(items: int) -> dict[str, float]:
-    """Seconds from the command to the first question: of a new page, of the same one again, and with 100 items."""
+    """Seconds from the command to the first question of a new page, the same page again, and one with 100 items."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows(folder / "many.jsonl", items)
@@ -122,12 +122,12 @@ def load(people: int, votes: int) -> dict[str, Any]:
 
 def person(address: str, seconds: list[float]) -> None:
     client = Client(address)
-    while (asked := client.next())["state"] != "done":
-        while asked["state"] == "ask":
+    while (question := client.next())["state"] != "done":
+        while question["state"] == "ask":
             began = time.perf_counter()
-            reply = client.vote(asked, outcome="first", seconds=1.0)
+            reply = client.vote(question, outcome="first", seconds=1.0)
             seconds.append(time.perf_counter() - began)
-            asked = reply["next"]
+            question = reply["next"]
         time.sleep(0.02)
 
 

@@ -1,4 +1,4 @@
-"""How long ``afzal ask --n 100`` takes on many pairs: with numbers in the rows, and with the words of the answers.
+"""Processor time of ``afzal ask --n 100`` on many pairs, with features from the rows or from the answers' words.
 
 .venv/bin/python -m benchmarks.asking --out benchmarks/results/asking.json
 """
@@ -27,32 +27,32 @@ def main() -> None:
     parser.add_argument("--features", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
-    given = parser.parse_args()
+    options = parser.parse_args()
     about, commands = about_run("benchmarks.asking", ["afzal"], threads=1), {}
     with tempfile.TemporaryDirectory() as folder:
         pool, out = Path(folder, "pool.jsonl"), Path(folder, "to_label.jsonl")
-        write_pool(pool, given.pairs, given.features)
-        size = f"{given.pairs:,} pairs, {VOTED} voted on"
+        write_pool(pool, options.pairs, options.features)
+        size = f"{options.pairs:,} pairs, {VOTED} voted on"
         for rule in ("d_optimal", "bald", "entropy"):
             for source in ("rows", "words"):
-                said = f"ask --n 100 --by {rule}, {size}, " + (
-                    f"{given.features} numbers per answer" if source == "rows" else "words of the answers"
+                title = f"ask --n 100 --by {rule}, {size}, " + (
+                    f"{options.features} numbers per answer" if source == "rows" else "words of the answers"
                 )
                 how = ["--by", rule, "--features", source, "--n", "100", "--out", str(out), "--force"]
                 command = [sys.executable, "-m", "afzal", "ask", str(pool), *how]
-                seconds = [cpu_seconds(command) for _ in range(given.repeats)]
-                commands[f"afzal {said}"] = {"median": statistics.median(seconds), "seconds": seconds}
+                seconds = [cpu_seconds(command) for _ in range(options.repeats)]
+                commands[f"afzal {title}"] = {"median": statistics.median(seconds), "seconds": seconds}
                 assert len(out.read_text().splitlines()) == 100
                 out.unlink()
-    found = {"about": about, "processor_seconds": commands}
-    if given.out:
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(json.dumps(found, indent=2) + "\n")
-    print(table.startup(found))
+    figures = {"about": about, "processor_seconds": commands}
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(figures, indent=2) + "\n")
+    print(table.startup(figures))
 
 
 def write_pool(path: Path, pairs: int, features: int) -> None:
-    """Pairs of answers of 60 words, with random features, some of them with a vote."""
+    """Pairs of 60-word answers with random features; the first ``VOTED`` have a vote."""
     rng = np.random.default_rng(0)
     words = np.array([f"word{k}" for k in range(5000)])
     with path.open("w", encoding="utf-8") as stream:

@@ -1,12 +1,12 @@
-"""Which attention kernel is fastest for trees, and whether each gives the right numbers: one layer, both passes.
+"""Find the fastest attention kernel for trees, and check each kernel's numbers: one layer, forward and backward.
 
-    python -m benchmarks.attention --out attention-cuda.json             # every shape and kernel on a GPU
-    python -m benchmarks.attention --device cpu --tiny                   # the same, small, to try it out
+    python -m benchmarks.attention --out attention-cuda.json             # all shapes and kernels on a GPU
+    python -m benchmarks.attention --device cpu --tiny                   # the same, small, for a trial run
     python -m benchmarks.attention --shapes hh --models 8b --kernels ragged blocks
 
-Rows are packed with pairs of a shape until they hold ``--tokens``. Every kernel is first compared, output and
-gradients, with the unshared path: each response attended to on its own, after its own copy of the prompt, in float32.
-What a kernel cannot do is left out with its reason. The order of preference is in `afzal.model.kernels.choose`.
+A row is packed with pairs of a shape up to ``--tokens`` tokens. First, every kernel's output and gradients are compared
+with the unshared path, where each response follows its own copy of the prompt, in float32. Unsupported cases are
+skipped, with the reason. The order of preference is in `afzal.model.kernels.choose`.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ from benchmarks.dpo_step.flops import wait
 from benchmarks.machine import about_run, refuse_if_busy
 
 MODELS = {"1b": (32, 8, 64), "8b": (32, 8, 128), "tiny": (4, 2, 16)}
-"""Query heads, key heads and features of a head: of Llama-3.2-1B, of Llama-3.1-8B, and small ones."""
+"""Query heads, key heads and features per head: Llama-3.2-1B, Llama-3.1-8B, and a toy size."""
 
 KERNELS = ("blocks", "ragged", "flex")
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def main() -> None:
-    given = _arguments()
-    device, dtype = torch.device(given.device), DTYPES[given.dtype]
-    if device.type == "cpu" and not (given.force or given.tiny):
+    options = _arguments()
+    device, dtype = torch.device(options.device), DTYPES[options.dtype]
+    if device.type == "cpu" and not (options.force or options.tiny):
         refuse_if_busy()
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     about = about_run("benchmarks.attention", ["afzal", "torch"], threads=torch.get_num_threads(), device=gpu)
-    cases = [case(s, m, given, device, dtype) for m in given.models for s in given.shapes]
-    record = {"about": about | {"dtype": given.dtype}, "cases": cases}
+    cases = [case(s, m, options, device, dtype) for m in options.models for s in options.shapes]
+    record = {"about": about | {"dtype": options.dtype}, "cases": cases}
     print(markdown(record))
-    if given.out:
-        given.out.write_text(json.dumps(record, indent=2) + os.linesep)
+    if options.out:
+        options.out.write_text(json.dumps(record, indent=2) + os.linesep)
 
 
 def _arguments() -> argparse.Namespace:
@@ -60,46 +60,48 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", choices=sorted(MODELS), default=["1b", "8b"])
     parser.add_argument("--kernels", nargs="+", choices=KERNELS, default=list(KERNELS))
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="bf16")
-    parser.add_argument("--tokens", type=int, default=16384, help="of a row, at most")
-    parser.add_argument("--window", type=int, help="of a sliding-window layer, in tokens")
-    parser.add_argument("--softcap", type=float, help="of the scores")
-    parser.add_argument("--repeats", type=int, default=10, help="timed passes, after two that are not")
+    parser.add_argument("--tokens", type=int, default=16384, help="maximum tokens of a row")
+    parser.add_argument("--window", type=int, help="size of the sliding window, in tokens")
+    parser.add_argument("--softcap", type=float, help="softcap of the attention scores")
+    parser.add_argument("--repeats", type=int, default=10, help="timed passes, after two untimed ones")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
-    parser.add_argument("--force", action="store_true", help="run on a loaded machine all the same")
-    parser.add_argument("--tiny", action="store_true", help="few tokens and small heads, to try the command out")
-    given = parser.parse_args()
-    if given.tiny:
-        given.models, given.tokens, given.repeats = ["tiny"], 600, 1
-    return given
+    parser.add_argument("--force", action="store_true", help="run even if the machine is busy")
+    parser.add_argument("--tiny", action="store_true", help="few tokens and small heads, for a trial run")
+    options = parser.parse_args()
+    if options.tiny:
+        options.models, options.tokens, options.repeats = ["tiny"], 600, 1
+    return options
 
 
-def case(shape: str, model: str, given: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """All kernels on one row: seconds of each pass, and the largest error as a share of the size."""
+def case(
+    shape: str, model: str, options: argparse.Namespace, device: torch.device, dtype: torch.dtype
+) -> dict[str, Any]:
+    """All kernels on one row: seconds of each pass, and the largest relative error."""
     heads, kv_heads, width = MODELS[model]
-    layout = row(shape, given.tokens, device)
-    job = choose.Job(device, dtype, heads, kv_heads, width, width**-0.5, given.window, given.softcap)
+    layout = row(shape, options.tokens, device)
+    job = choose.Job(device, dtype, heads, kv_heads, width, width**-0.5, options.window, options.softcap)
     drawn = torch.Generator().manual_seed(0)
     sizes = [(n, layout.n_tokens, width) for n in (heads, kv_heads, kv_heads, heads)]
     q, k, v, upstream = (torch.randn(s, generator=drawn).to(device, dtype)[None] for s in sizes)
     expected = _values(lambda *t: unshared(*(x[0].float() for x in t), layout, job)[None], [q, k, v], upstream)
-    found: dict[str, Any] = {"shape": shape, "model": model, "tokens": layout.n_tokens, "kernels": {}, "left_out": {}}
-    for kernel in given.kernels:
+    result: dict[str, Any] = {"shape": shape, "model": model, "tokens": layout.n_tokens, "kernels": {}, "left_out": {}}
+    for kernel in options.kernels:
         if reason := choose.able(kernel, job):
-            found["left_out"][kernel] = reason
+            result["left_out"][kernel] = reason
             continue
         call = _call(kernel, layout, job)
         try:
             error = _error(_values(call, [q, k, v], upstream), expected)
-            seconds = _timed(call, [q, k, v], upstream, given.repeats, device)
-        except Exception as fault:  # what a compiler or a missing kernel ends in; the others go on
-            found["left_out"][kernel] = " ".join(f"{type(fault).__name__}: {fault}".split())[:200]
+            seconds = _timed(call, [q, k, v], upstream, options.repeats, device)
+        except Exception as fault:  # of a compiler or a missing kernel; the other kernels continue
+            result["left_out"][kernel] = " ".join(f"{type(fault).__name__}: {fault}".split())[:200]
             continue
-        found["kernels"][kernel] = {"seconds": seconds, "error": error}
-    return found
+        result["kernels"][kernel] = {"seconds": seconds, "error": error}
+    return result
 
 
 def row(shape: str, tokens: int, device: torch.device) -> TreeLayout:
-    """Pairs of a shape one after another, as many as fit into ``tokens``; at least one, cut to them."""
+    """As many pairs of a shape as fit into ``tokens``, one after another; at least one, truncated if necessary."""
     counts, _ = shapes.lengths(shape, 512, 0, None)
     segments: list[Segment] = []
     at = 0
@@ -117,7 +119,7 @@ def row(shape: str, tokens: int, device: torch.device) -> TreeLayout:
 
 
 def unshared(q: Tensor, k: Tensor, v: Tensor, layout: TreeLayout, job: choose.Job) -> Tensor:
-    """Query ``[H, N, D]``, key and value ``[kv heads, N, D]`` to ``[N, H, D]``, each segment after its own prompt."""
+    """Map query ``[H, N, D]``, key and value ``[kv heads, N, D]`` to ``[N, H, D]``; segments see their prompt."""
     groups = job.heads // job.kv_heads
     k, v = (t.repeat_interleave(groups, 0) for t in (k, v))
     outputs = []
@@ -144,28 +146,28 @@ def _call(kernel: choose.Kernel, layout: TreeLayout, job: choose.Job) -> Callabl
 
     def call(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         with kernels.forced(kernel):
-            given = {"tree": layout, "sliding_window": job.window, "softcap": job.softcap}
-            return tree_attention(nn.Module(), q, k, v, None, job.scale, **given)[0]
+            extras = {"tree": layout, "sliding_window": job.window, "softcap": job.softcap}
+            return tree_attention(nn.Module(), q, k, v, None, job.scale, **extras)[0]
 
     return call
 
 
-def _values(call: Callable[..., Tensor], given: Sequence[Tensor], upstream: Tensor) -> list[Tensor]:
+def _values(call: Callable[..., Tensor], inputs: Sequence[Tensor], upstream: Tensor) -> list[Tensor]:
     """Output and gradients, in float32."""
-    leaves = [t.detach().clone().requires_grad_() for t in given]
+    leaves = [t.detach().clone().requires_grad_() for t in inputs]
     out = call(*leaves)
     gradients = torch.autograd.grad(out, leaves, upstream.transpose(1, 2).to(out.dtype))
     return [t.detach().float() for t in (out, *gradients)]
 
 
-def _error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    return max(float((a - b).norm() / b.norm()) for a, b in zip(found, expected, strict=True))
+def _error(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    return max(float((a - b).norm() / b.norm()) for a, b in zip(actual, expected, strict=True))
 
 
 def _timed(
-    call: Callable[..., Tensor], given: Sequence[Tensor], upstream: Tensor, repeats: int, device: torch.device
+    call: Callable[..., Tensor], inputs: Sequence[Tensor], upstream: Tensor, repeats: int, device: torch.device
 ) -> list[float]:
-    leaves, back = [t.detach().clone().requires_grad_() for t in given], upstream.transpose(1, 2)
+    leaves, back = [t.detach().clone().requires_grad_() for t in inputs], upstream.transpose(1, 2)
     seconds = []
     for turn in range(repeats + 2):
         wait(device)
@@ -178,13 +180,13 @@ def _timed(
 
 
 def winner(case: dict[str, Any]) -> str:
-    """The kernel with the lowest median; "" where none ran."""
-    found = {name: statistics.median(f["seconds"]) for name, f in case["kernels"].items()}
-    return min(found, key=lambda name: found[name], default="")
+    """The kernel with the lowest median; "" if none ran."""
+    medians = {name: statistics.median(f["seconds"]) for name, f in case["kernels"].items()}
+    return min(medians, key=lambda name: medians[name], default="")
 
 
 def markdown(record: dict[str, Any]) -> str:
-    """The figures as a table, with the winner of every row."""
+    """The figures as a table, with the fastest kernel of every row."""
     about = record["about"]
     versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
     lines = [
@@ -201,8 +203,8 @@ def markdown(record: dict[str, Any]) -> str:
 
 
 def _cell(case: dict[str, Any], kernel: str) -> str:
-    found = case["kernels"].get(kernel)
-    return f"{1e3 * statistics.median(found['seconds']):.2f} ({found['error']:.1e})" if found else "-"
+    figures = case["kernels"].get(kernel)
+    return f"{1e3 * statistics.median(figures['seconds']):.2f} ({figures['error']:.1e})" if figures else "-"
 
 
 if __name__ == "__main__":

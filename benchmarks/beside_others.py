@@ -1,7 +1,7 @@
-"""The same DPO job by Afzal, by TRL's command line and by LLaMA-Factory: what is typed, and how long it takes.
+"""The same DPO job by Afzal, TRL's command line and LLaMA-Factory: what the user types, and how long it takes.
 
-20 updates of 16 pairs of stories on a model of 260,000 weights, in float32 on the CPU, each command from a YAML file.
-Each one also with a tenth of the pairs held out and evaluated after every second update, which is Afzal's default here.
+20 updates of 16 story pairs on a model with 260,000 weights, in float32 on the CPU, each command with a YAML file. Each
+program also runs with a tenth of the pairs held out and evaluated after every second update, Afzal's default here.
 
 .venv/bin/python -m benchmarks.beside_others --trl .venv-trl/bin/trl --llamafactory .venv-lf/bin/llamafactory-cli \
   --out benchmarks/results/import/beside-others.json --page docs/import.md
@@ -37,35 +37,38 @@ START, END = "<!-- beside others -->", "<!-- end -->"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trl", help="the command of TRL, in an environment of its own")
-    parser.add_argument("--llamafactory", help="llamafactory-cli, in an environment of its own")
+    parser.add_argument("--trl", help="TRL's command, in a separate environment")
+    parser.add_argument("--llamafactory", help="llamafactory-cli, in a separate environment")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
-    parser.add_argument("--page", type=Path, help="page whose table is renewed")
-    given = parser.parse_args()
-    found: dict[str, Any] = {"about": about_run("benchmarks.beside_others", ["afzal", "torch"], threads=1), "runs": {}}
-    programs = {"afzal": "afzal", "trl": given.trl, "llamafactory": given.llamafactory}
+    parser.add_argument("--page", type=Path, help="page whose table is updated")
+    options = parser.parse_args()
+    figures: dict[str, Any] = {
+        "about": about_run("benchmarks.beside_others", ["afzal", "torch"], threads=1),
+        "runs": {},
+    }
+    programs = {"afzal": "afzal", "trl": options.trl, "llamafactory": options.llamafactory}
     with tempfile.TemporaryDirectory() as installed:
         install(Path(installed))
         for name in NAMES:
             program = programs[name.partition(",")[0]]
             if program is not None:
-                found["runs"][name] = [run(name, program, installed) for _ in range(given.repeats)]
-                print(row(name, found["runs"][name]), flush=True)
-    if given.out:
-        given.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    if given.page:
-        renew(given.page, found)
+                figures["runs"][name] = [run(name, program, installed) for _ in range(options.repeats)]
+                print(row(name, figures["runs"][name]), flush=True)
+    if options.out:
+        options.out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    if options.page:
+        renew(options.page, figures)
 
 
 def install(folder: Path) -> None:
-    """Put Afzal into ``folder`` as pip does: its files and their bytecode, which a working tree may lack."""
+    """Install Afzal into ``folder`` as pip does: its files and their bytecode, which a working tree may lack."""
     shutil.copytree(SOURCES / "afzal", folder / "afzal", ignore=shutil.ignore_patterns("__pycache__"))
     compileall.compile_dir(folder / "afzal", quiet=1)
 
 
 def run(name: str, program: str, installed: str) -> dict[str, Any]:
-    """One run in a folder of its own; seconds of the clock and of the processor, to the first update and to the end."""
+    """One run in a new folder; wall and processor seconds, to the first update and to the end."""
     with tempfile.TemporaryDirectory() as folder:
         settings = write(Path(folder), name)
         file = Path(folder, "dpo.yaml")
@@ -78,7 +81,7 @@ def run(name: str, program: str, installed: str) -> dict[str, Any]:
 
 
 def write(folder: Path, name: str) -> dict[str, Any]:
-    """The data as each one wants them, and the settings of its file."""
+    """Write the data in the program's format, and return the settings for its YAML file."""
     source = shared() / "derived" / "stories_valence_pairs.jsonl"
     rows = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
     rows = [{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in rows]
@@ -106,14 +109,19 @@ def write(folder: Path, name: str) -> dict[str, Any]:
 
 
 def timed(command: Sequence[str], folder: Path, installed: str) -> dict[str, float]:
-    """Seconds of a command that writes a line per update.
+    """Seconds of a command that prints a line per update.
 
     Raises:
-        RuntimeError: it fails, or no line tells of an update; with the end of what it said.
+        RuntimeError: the command fails, or no line reports an update; with the end of its output.
     """
-    one = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+    threads = {
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+    }
     quiet = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "DISABLE_VERSION_CHECK": "1"}
-    environment = {**os.environ, **one, **quiet, "PYTHONPATH": installed}
+    environment = {**os.environ, **threads, **quiet, "PYTHONPATH": installed}
     began = time.monotonic()
     process = subprocess.Popen(
         command, cwd=folder, env=environment, text=True, start_new_session=True,
@@ -121,25 +129,25 @@ def timed(command: Sequence[str], folder: Path, installed: str) -> dict[str, flo
     )  # fmt: skip
     assert process.stdout is not None
     first: dict[str, float] = {}
-    said: list[str] = []
+    output: list[str] = []
     for line in process.stdout:
-        said.append(line)
+        output.append(line)
         if not first and FIRST.search(line):
             first = {"first_clock": time.monotonic() - began, "first_processor": processor_seconds(process.pid)}
     _, status, usage = os.wait4(process.pid, 0)
     if status or not first:
-        raise RuntimeError(f"{' '.join(command)}: {''.join(said[-30:])}")
+        raise RuntimeError(f"{' '.join(command)}: {''.join(output[-30:])}")
     return {**first, "clock": time.monotonic() - began, "processor": usage.ru_utime + usage.ru_stime}
 
 
 def processor_seconds(session: int) -> float:
-    """What the processes of a session have used so far, their ended children included."""
+    """Processor time that a session's processes have used so far, including finished children."""
     ticks = 0
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rpartition(")")[2].split()
         except OSError:
-            continue  # it has just ended
+            continue  # the process has just ended
         if int(fields[3]) == session:
             ticks += sum(map(int, fields[11:15]))
     return ticks / os.sysconf("SC_CLK_TCK")
@@ -156,19 +164,19 @@ NAMES = {
 
 
 def row(name: str, runs: Sequence[Mapping[str, Any]]) -> str:
-    """A line of the table: medians."""
+    """A row of the table: medians."""
     middle = {key: median(r[key] for r in runs) for key in ("first_processor", "processor", "first_clock", "clock")}
     times = (f"{middle[f'first_{k}']:.1f} | {middle[k]:.1f}" for k in ("processor", "clock"))
     return f"| {NAMES[name]} | `{runs[0]['typed']}` | {runs[0]['lines']} | {' | '.join(times)} |"
 
 
-def table(found: Mapping[str, Any]) -> str:
-    """The table as Markdown, with what it was measured on."""
-    about = found["about"]
+def table(figures: Mapping[str, Any]) -> str:
+    """The table as Markdown, with the conditions of the measurement."""
+    about = figures["about"]
     seconds = "processor s to the first update | to the end | clock s to the first update | to the end"
     head = f"| | typed | lines of YAML | {seconds} |"
-    lines = [head, "|---|---|---:|---:|---:|---:|---:|", *(row(name, runs) for name, runs in found["runs"].items())]
-    repeats = len(next(iter(found["runs"].values())))
+    lines = [head, "|---|---|---:|---:|---:|---:|---:|", *(row(name, runs) for name, runs in figures["runs"].items())]
+    repeats = len(next(iter(figures["runs"].values())))
     note = (
         f"{UPDATES} updates of {BATCH} pairs of short stories, a model of 260,000 weights, float32, one thread; "
         f"medians of {repeats} runs, {about['date']}, {about['device'].partition(' (')[0]}, "
@@ -178,17 +186,17 @@ def table(found: Mapping[str, Any]) -> str:
 
 
 def beside(load: float) -> str:
-    """What the load at the start says of the figures."""
+    """A sentence on the machine's load during the measurement."""
     if load < 1:
         return "Nothing else ran beside it."
     return f"Other work ran beside it (load {load:.0f}), which stretches the clock and hardly the processor's seconds."
 
 
-def renew(page: Path, found: Mapping[str, Any]) -> None:
-    """Put the table between its marks."""
+def renew(page: Path, figures: Mapping[str, Any]) -> None:
+    """Put the table between its markers."""
     before, _, rest = page.read_text(encoding="utf-8").partition(START)
     _, _, after = rest.partition(END)
-    page.write_text(f"{before}{START}\n{table(found)}\n{END}{after}", encoding="utf-8")
+    page.write_text(f"{before}{START}\n{table(figures)}\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""How often 95 % intervals contain the truth: simulated prompts with several rows each, at known truths.
+"""How often 95 % intervals contain the truth: simulated prompts with several rows each and a known truth.
 
     python -m benchmarks.coverage --out benchmarks/results/coverage/coverage.json
 
-Rows of one prompt depend on each other through a normal variable that they share (a Gaussian copula of correlation
-``dependence``). Writes the figures as JSON and, beside it, as a table.
+Rows of one prompt are dependent through a shared normal variable (a Gaussian copula with correlation ``dependence``).
+Writes the figures as JSON and, next to it, as a table.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def shared_normals(rng: Rng, sizes: np.ndarray, dependence: float) -> np.ndarray
 
 
 def accuracies(rng: Rng, runs: int, prompts: int, size: str, dependence: float, truth: float) -> Row:
-    """Shares of right rows: the interval over prompts, and what Wilson's interval over rows would hold."""
+    """Coverage for the share of correct rows: interval over prompts, and Wilson's interval over rows."""
     hit = naive = 0
     for _ in range(runs):
         sizes = SIZES[size](rng, prompts)
@@ -55,7 +55,7 @@ def accuracies(rng: Rng, runs: int, prompts: int, size: str, dependence: float, 
 
 
 def means(rng: Rng, runs: int, prompts: int, size: str, shape: str) -> Row:
-    """Means of rows, and of skewed ones such as KLs: Student's t over prompts, and the bootstrap over prompts."""
+    """Coverage for means of normal or skewed rows (such as KLs): Student's t and bootstrap over prompts."""
     held, resampled = 0, 0
     truth = 0.0 if shape == "normal" else 1.0
     for _ in range(runs):
@@ -75,8 +75,9 @@ def means(rng: Rng, runs: int, prompts: int, size: str, shape: str) -> Row:
 
 
 def paired(rng: Rng, runs: int, seeds: int, prompts: int, ratio: float) -> Row:
-    """Paired differences of S seeds on X prompts, of variance 1 over prompts, ``ratio`` over seeds, and 1 in each cell:
-    two-way intervals, and those over seeds alone."""
+    """Coverage for paired differences of S seeds on X prompts: two-way intervals, and intervals over seeds alone.
+
+    The variance is 1 over prompts, ``ratio`` over seeds, and 1 in each cell."""
     held = alone = 0
     for _ in range(runs):
         cells = rng.normal(size=(seeds, prompts)) + rng.normal(size=prompts)
@@ -90,35 +91,35 @@ def paired(rng: Rng, runs: int, seeds: int, prompts: int, ratio: float) -> Row:
 
 
 def slopes(rng: Rng, runs: int, prompts: int, size: str) -> Row:
-    """The pull of x on y, both of which prompts share: over prompts, and as if rows were independent."""
+    """Coverage for the slope of y on x when prompts share both: over prompts, and as if rows were independent."""
     held = naive = 0
     for _ in range(runs):
         sizes = SIZES[size](rng, prompts)
         keys = np.repeat(np.arange(prompts), sizes)
         x, y = shared_normals(rng, sizes, 0.5), shared_normals(rng, sizes, 0.5)
-        for k, found in enumerate((trend(x, y, keys.tolist()), trend(x, y))):
-            assert found is not None
-            inside = found.low <= 0 <= found.high
+        for k, slope in enumerate((trend(x, y, keys.tolist()), trend(x, y))):
+            assert slope is not None
+            inside = slope.low <= 0 <= slope.high
             held, naive = held + inside * (k == 0), naive + inside * (k == 1)
     return {"prompts": prompts, "rows per prompt": size, "coverage": held / runs, "by rows": naive / runs}
 
 
 def calibrations(rng: Rng, runs: int, prompts: int, size: str, dependence: float, factor: float) -> Row:
-    """Expected calibration errors: of a perfectly calibrated model (factor 1) and of one too sure of itself. Beside the
-    coverage of the interval, the mean error found and the mean that is said to come of chance alone."""
+    """Expected calibration error of a perfectly calibrated model (factor 1) or an overconfident one: coverage of the
+    interval, mean estimated error, and mean error attributed to chance alone."""
     truth = _true_error(factor)
     held, above, errors, nulls = 0, 0, [], []
     for _ in range(runs):
         sizes = SIZES[size](rng, prompts)
         gaps = rng.normal(0, 1.5, int(sizes.sum()))
         p = ndtr(shared_normals(rng, sizes, dependence)) < 1 / (1 + np.exp(-gaps / factor))
-        found = calibration(gaps, p.astype(float), np.repeat(np.arange(prompts), sizes).tolist())
-        assert found.ece_low is not None
-        assert found.ece_high is not None
-        held += found.ece_low <= truth <= found.ece_high
-        above += found.ece > found.null_high
-        errors.append(found.ece)
-        nulls.append(found.null)
+        estimate = calibration(gaps, p.astype(float), np.repeat(np.arange(prompts), sizes).tolist())
+        assert estimate.ece_low is not None
+        assert estimate.ece_high is not None
+        held += estimate.ece_low <= truth <= estimate.ece_high
+        above += estimate.ece > estimate.null_high
+        errors.append(estimate.ece)
+        nulls.append(estimate.null)
     return {
         "prompts": prompts, "rows per prompt": size, "dependence": dependence, "true error": round(truth, 4),
         "coverage": held / runs, "mean error found": round(float(np.mean(errors)), 4),
@@ -174,24 +175,24 @@ TABLES: dict[str, Callable[[Rng, int], Iterator[Row]]] = {
 
 
 def simulate(runs: int) -> dict[str, list[Row]]:
-    """All tables, each of random numbers of its own."""
+    """All tables, each with independent random numbers."""
     return {name: list(rows(np.random.default_rng([0, k]), runs)) for k, (name, rows) in enumerate(TABLES.items())}
 
 
-def table(found: dict[str, Any]) -> Iterator[str]:
+def table(figures: dict[str, Any]) -> Iterator[str]:
     """The figures as Markdown."""
     yield "# Coverage of 95 % intervals"
     yield ""
-    yield f"`python -m benchmarks.coverage --runs {found['runs']}`: this many simulated data sets per row, a tenth"
+    yield f"`python -m benchmarks.coverage --runs {figures['runs']}`: this many simulated data sets per row, a tenth"
     yield "of them (at least 100) for the calibration error. Coverage is the percentage of intervals that contain the"
     yield "truth. `dependence` is the dependence between rows of one prompt: 0 is independent, 1 identical."
     yield ""
-    yield _clustered(found["tables"]["accuracy"])
-    yield from tables(found["tables"], _PERCENT)
+    yield _clustered(figures["tables"]["accuracy"])
+    yield from tables(figures["tables"], _PERCENT)
 
 
 def _clustered(rows: Sequence[Row]) -> str:
-    """A summary in words of the accuracies with clustered prompts."""
+    """A paragraph that summarizes the accuracies with dependent rows."""
     cover = [r["coverage"] for r in rows if r["dependence"] > 0]
     inside, above = sum(0.93 <= c <= 0.97 for c in cover), sum(c > 0.97 for c in cover)
     below = len(cover) - inside - above
@@ -208,7 +209,7 @@ _PERCENT = {"coverage", "by rows", "bootstrap", "over seeds alone", "called more
 
 
 def tables(named: Mapping[str, Sequence[Mapping[str, Any]]], percent: AbstractSet[str]) -> Iterator[str]:
-    """Rows as Markdown tables under their names; the columns of ``percent`` are shares."""
+    """Markdown tables of the rows, each under its name; columns in ``percent`` are shares, shown in percent."""
     for name, rows in named.items():
         yield from ("", f"## {name[:1].upper()}{name[1:]}", "")
         columns = list(rows[0])
@@ -225,14 +226,14 @@ def _cell(value: Any, *, shares: bool) -> str:
 
 
 def main() -> None:
-    """Simulate, and write both files."""
+    """Run the simulations, and write both files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=4000, help="simulated data sets for each row")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/coverage/coverage.json"))
-    asked = parser.parse_args()
-    found = {"runs": asked.runs, "tables": simulate(asked.runs)}
-    asked.out.write_text(json.dumps(found, indent=1) + "\n")
-    asked.out.with_suffix(".md").write_text("\n".join(table(found)) + "\n")
+    options = parser.parse_args()
+    figures = {"runs": options.runs, "tables": simulate(options.runs)}
+    options.out.write_text(json.dumps(figures, indent=1) + "\n")
+    options.out.with_suffix(".md").write_text("\n".join(table(figures)) + "\n")
 
 
 if __name__ == "__main__":

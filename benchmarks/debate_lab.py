@@ -2,12 +2,13 @@
 
     python -m benchmarks.debate_lab OUT [--quick]
 
-1. A judge who sees 2 of 4 positions of two answers: positions drawn, shown by a consultant, shown by two debaters.
-2. Debaters trained by DPO on arguments that the judge ranked, in rounds of self-play.
+1. A judge who sees 2 of 4 positions of two answers: positions drawn at random, shown by a consultant, or shown by two
+   debaters.
+2. Debaters trained by DPO on arguments ranked by the judge, in rounds of self-play.
 3. A ladder: a judge who sees 2 positions labels pairs; a reward model and a policy are trained on the labels; the
-   reward model answers the judge's question on the next level. Beside it an assistant that lies, and the judge alone.
+   reward model answers the judge's question on the next level. Controls: an assistant that lies, and the judge alone.
 
-Runs that are finished are found, so the same command resumes. Writes OUT/debate-lab.json and OUT/debate-lab.md.
+Finished runs are reused, so running the command again resumes. Writes OUT/debate-lab.json and OUT/debate-lab.md.
 Intervals are 95 % over held-out prompts.
 """
 
@@ -37,22 +38,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--quick", action="store_true", help="a quarter of the updates")
-    given = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
     began = time.monotonic()
-    start, less = world.make_world(given.out, 600), 4 if given.quick else 1
-    found: dict[str, Any] = {"toy": evidence.toy(), "protocols": protocols(start)}
-    found["debaters"] = self_play(start, 1000 // less)
-    found["ladder"] = ladder(start, 300 // less)
-    command = "python -m benchmarks.debate_lab OUT" + " --quick" * given.quick
-    found["about"] = world.about(command, (time.monotonic() - began) / 60)
-    (given.out / "debate-lab.json").write_text(json.dumps(found, indent=1) + "\n")
-    (given.out / "debate-lab.md").write_text(page(found))
-    print(page(found))
+    start, less = world.make_world(options.out, 600), 4 if options.quick else 1
+    results: dict[str, Any] = {"toy": evidence.toy(), "protocols": protocols(start)}
+    results["debaters"] = self_play(start, 1000 // less)
+    results["ladder"] = ladder(start, 300 // less)
+    command = "python -m benchmarks.debate_lab OUT" + " --quick" * options.quick
+    results["about"] = world.about(command, (time.monotonic() - began) / 60)
+    (options.out / "debate-lab.json").write_text(json.dumps(results, indent=1) + "\n")
+    (options.out / "debate-lab.md").write_text(page(results))
+    print(page(results))
 
 
 def cases(prompts: np.ndarray, log_policy: np.ndarray, n: int, seed: int) -> tuple[Cases, np.ndarray]:
-    """Pairs of the reference's responses whose gold rewards differ, and the gaps ``[N]``."""
+    """Pairs of the reference's responses with different gold rewards, and the reward gaps ``[N]``."""
     pairs = language.sample_pairs(np.exp(log_policy), n, np.random.default_rng(seed))
     rewards = language.reward(prompts)
     gaps = rewards[pairs[0], pairs[1]] - rewards[pairs[0], pairs[2]]
@@ -67,24 +68,24 @@ def figure(keys: np.ndarray, values: np.ndarray) -> dict[str, float]:
 
 
 def protocols(start: world.World) -> dict[str, Any]:
-    """Accuracy of a naive and an aware judge under each protocol, and paired differences of aware ones."""
+    """Accuracy of a naive and an aware judge under each protocol, and paired differences between protocols."""
     past, past_gaps = cases(TRAIN, start.log_ref_train, 4 * CASES, 1)
     now, gaps = cases(HELD_OUT, start.log_ref, CASES, 2)
-    right, found = {}, {}
+    right, results = {}, {}
     for number, protocol in enumerate(PROTOCOLS):
         rng = np.random.default_rng(number)
         before = evidence.shown(evidence.positions(TRAIN, past), K, protocol, rng)
         seen = evidence.shown(evidence.positions(HELD_OUT, now), K, protocol, rng)
         right[protocol] = evidence.right(evidence.aware_by_count(before, past_gaps, seen), gaps)
         naive = evidence.right(evidence.naive(seen), gaps)
-        found[protocol] = {"naive": figure(now[0], naive), "aware": figure(now[0], right[protocol])}
-    found["consultant less alone"] = figure(now[0], right["consultant"] - right["random"])
-    found["debate less consultant"] = figure(now[0], right["debate"] - right["consultant"])
-    return found
+        results[protocol] = {"naive": figure(now[0], naive), "aware": figure(now[0], right[protocol])}
+    results["consultant less alone"] = figure(now[0], right["consultant"] - right["random"])
+    results["debate less consultant"] = figure(now[0], right["debate"] - right["consultant"])
+    return results
 
 
 def self_play(start: world.World, steps: int) -> dict[str, Any]:
-    """The judge's accuracy with debaters who argue at random, after each round of training, and at their best.
+    """The judge's accuracy with debaters who argue at random, after each round of training, and optimally.
 
     An argument names one position, which the judge then sees. A debater reads the prompt and both answers.
     """
@@ -96,23 +97,23 @@ def self_play(start: world.World, steps: int) -> dict[str, Any]:
     settings = {"max_tokens": 20, "sample_tokens": 2, "lr": 1e-3, "batch_size": 64}
     blank = start.out / "runs" / "start"
     policy = world.train(start.out, "sft", blank, data, "debater-0", steps=steps, rows=len(rows), **settings)
-    found: dict[str, Any] = {"at random": _debated(policy, now, gaps, past, past_gaps)}
+    results: dict[str, Any] = {"at random": _debated(policy, now, gaps, past, past_gaps)}
     for number in range(1, ROUNDS + 1):
         rows = _ranked(policy, past, np.random.default_rng(5 + number))
         data = _rows(rows, start.out, f"arguments-{number}")
         about = settings | {"beta": 0.1}
         name = f"debater-{number}"
         policy = world.train(start.out, "dpo", policy, data, name, steps=steps, rows=len(rows), **about)
-        found[f"round {number}"] = _debated(policy, now, gaps, past, past_gaps)
+        results[f"round {number}"] = _debated(policy, now, gaps, past, past_gaps)
     pieces, before = evidence.positions(HELD_OUT, now), evidence.positions(TRAIN, past)
     best = [evidence.shown(p, 2, "debate", rng) for p in (before, pieces)]
     judged = evidence.aware_by_count(best[0], past_gaps, best[1])
-    found["best arguments"] = {"accuracy": figure(now[0], evidence.right(judged, gaps))}
-    return found
+    results["best arguments"] = {"accuracy": figure(now[0], evidence.right(judged, gaps))}
+    return results
 
 
 def _debater_texts(prompts: np.ndarray, of: Cases) -> tuple[list[str], list[str]]:
-    """What each side reads, for every case: ``413|own|other|``, short answers filled up with full stops."""
+    """Each side's input for every case: ``413|own|other|``, with short answers padded with full stops."""
     text = lambda y: language.response_text(language.RESPONSES[y]).ljust(4, ".")  # noqa: E731
     heads = [language.prompt_text(prompts[x]) for x in of[0]]
     both = [[f"{h}{text(a)}|{text(b)}|" for h, a, b in zip(heads, *ab, strict=True)] for ab in (of[1:], of[2:0:-1])]
@@ -120,7 +121,7 @@ def _debater_texts(prompts: np.ndarray, of: Cases) -> tuple[list[str], list[str]
 
 
 def _argued(policy: Path, texts: list[str], rng: np.random.Generator, n: int = 1) -> np.ndarray:
-    """``[N, n]`` positions that a debater names, drawn among the four."""
+    """``[N, n]`` positions that a debater names, sampled from the four."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(policy).eval()
@@ -132,7 +133,7 @@ def _argued(policy: Path, texts: list[str], rng: np.random.Generator, n: int = 1
 
 
 def _debated(policy: Path, now: Cases, gaps: np.ndarray, past: Cases, past_gaps: np.ndarray) -> dict[str, Any]:
-    """The aware judge's accuracy, and how often an argument is the best that its side has."""
+    """The aware judge's accuracy, and how often an argument is its side's best."""
     rng, seen, best = np.random.default_rng(9), [], []
     for prompts, of in ((TRAIN, past), (HELD_OUT, now)):
         pieces = evidence.positions(prompts, of)
@@ -145,7 +146,7 @@ def _debated(policy: Path, now: Cases, gaps: np.ndarray, past: Cases, past_gaps:
 
 
 def _ranked(policy: Path, of: Cases, rng: np.random.Generator) -> list[dict[str, str]]:
-    """Two arguments of each side, of which the judge is moved further by the chosen one."""
+    """Pairs of arguments of each side; the chosen one moves the judge further."""
     pieces, rows = evidence.positions(TRAIN, of), []
     for sign, texts in zip((1, -1), _debater_texts(TRAIN, of), strict=True):
         two = _argued(policy, texts, rng, 2)
@@ -164,7 +165,7 @@ def _rows(rows: list[dict[str, str]], out: Path, name: str) -> Path:
 
 
 def ladder(start: world.World, steps: int) -> dict[str, Any]:
-    """Agreement with gold of labels, reward models and policies by level; the lying assistant and the control."""
+    """Agreement with gold of labels, reward models and policies by level, and of the two controls."""
     train, _ = cases(TRAIN, start.log_ref_train, 8_000, 11)
     held, held_gaps = cases(HELD_OUT, start.log_ref, 4_000, 12)
     levels, policy, assistant = [], start.sft, None
@@ -195,8 +196,8 @@ def _sides(train: Cases, held: Cases) -> tuple[tuple[str, np.ndarray, Cases, int
 
 
 def _labels(prompts: np.ndarray, of: Cases, assistant: Path | None, honest: int, seed: int) -> np.ndarray:
-    """``[N]`` what the judge says: the sum of two positions drawn, and what the assistant answers when it is asked by
-    how much the first is better; a coin where it sees no difference. ``honest`` is -1 for an assistant that lies."""
+    """``[N]`` judgements: the sum of two random positions, plus the assistant's answer to how much better the first is;
+    a coin flip if there is no difference. ``honest`` is -1 for an assistant that lies."""
     rng = np.random.default_rng(seed)
     judged = evidence.naive(evidence.shown(evidence.positions(prompts, of), K, "random", rng))
     coin = 1e-6 * rng.choice([-1, 1], len(judged))
@@ -204,7 +205,7 @@ def _labels(prompts: np.ndarray, of: Cases, assistant: Path | None, honest: int,
 
 
 def _beside(held: Cases, gaps: np.ndarray, assistant: Path) -> dict[str, Any]:
-    """Accuracy of the judge alone and with a lying assistant, and paired differences to the judge alone."""
+    """Accuracy of the judge alone and with a lying assistant, and paired differences from the judge alone."""
     alone, honest, lying = (
         evidence.right(_labels(HELD_OUT, held, a, sign, 14), gaps)
         for a, sign in ((None, 1), (assistant, 1), (assistant, -1))
@@ -217,7 +218,7 @@ _SCORED: dict[tuple[Path, int], np.ndarray] = {}
 
 
 def _gaps(model: Path, prompts: np.ndarray, of: Cases) -> np.ndarray:
-    """``[N]`` the reward model's score of the first response less that of the second."""
+    """``[N]`` the reward model's score of the first response minus that of the second."""
     key = (model, len(of[0]))
     if key not in _SCORED:
         heads = [language.prompt_text(prompts[x]) for x in of[0]]
@@ -228,11 +229,15 @@ def _gaps(model: Path, prompts: np.ndarray, of: Cases) -> np.ndarray:
     return _SCORED[key]
 
 
-def page(found: dict[str, Any]) -> str:
+def page(results: dict[str, Any]) -> str:
     """The figures as Markdown."""
     cell = lambda f: f"{f['value']:.3f} [{f['low']:.3f}, {f['high']:.3f}]"  # noqa: E731
-    p, ladder = found["protocols"], found["ladder"]
-    lines = ["# Debate and recursive reward modelling on the enumerable language", "", world.about_line(found["about"])]
+    p, ladder = results["protocols"], results["ladder"]
+    lines = [
+        "# Debate and recursive reward modelling on the enumerable language",
+        "",
+        world.about_line(results["about"]),
+    ]
     lines += [
         "Intervals are 95 % over 32 held-out prompts.",
         "",
@@ -240,7 +245,7 @@ def page(found: dict[str, Any]) -> str:
         "",
     ]
     lines += ["| protocol | naive judge | aware judge |", "|---|---|---|"]
-    lines += [f"| {name} | {t['naive']:.3f} | {t['aware']:.3f} |" for name, t in found["toy"].items()]
+    lines += [f"| {name} | {t['naive']:.3f} | {t['aware']:.3f} |" for name, t in results["toy"].items()]
     lines += ["", "## A judge who sees two of four positions", "", "| positions | naive judge | aware judge |"]
     lines += [
         "|---|---|---|",
@@ -250,7 +255,7 @@ def page(found: dict[str, Any]) -> str:
     lines[-1] += f"debate minus consultant: {cell(p['debate less consultant'])}."
     lines += ["", "## Debaters trained by DPO in self-play", "", "| debaters | aware judge | share of best arguments |"]
     lines += ["|---|---|---|"]
-    for name, f in found["debaters"].items():
+    for name, f in results["debaters"].items():
         lines.append(
             f"| {name} | {cell(f['accuracy'])} | {cell(f['best argument']) if 'best argument' in f else '1'} |"
         )

@@ -1,9 +1,9 @@
-"""Curves of healthy and of sick runs, for docs/curves.md: real runs in the enumerable language.
+"""Draw curves of healthy and sick runs for docs/curves.md: real runs on the enumerable language.
 
-    python -m benchmarks.gallery gallery          # trains what is not there yet, and renews docs/curves/
+    python -m benchmarks.gallery gallery          # trains the missing runs, and redraws docs/curves/
 
-A sick run is the run of DPO that learns with one thing changed, so that its curves show what that change does. What
-Afzal says of a run is written down as it says it, whether that is what the change was meant to show or not.
+A sick run is the healthy DPO run with one change, so its curves show the effect of that change. Afzal's diagnosis of a
+run is quoted unchanged, whether or not it is what the change was meant to show.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class Case:
     """One run of the gallery.
 
     Attributes:
-        name: of the run and of its pictures.
-        title: what was changed, in a few words.
-        shown: the curves to draw, by the names of metrics.
-        folder: of a run that is there already.
-        note: what a reader has to know beside.
-        settings: what differs from the run of DPO that learns.
+        name: name of the run and of its pictures.
+        title: the change, in a few words.
+        shown: metrics to draw.
+        folder: folder of an existing run.
+        note: a further sentence for the reader.
+        settings: differences from the healthy DPO run.
     """
 
     name: str
@@ -60,7 +60,7 @@ CASES = (
 
 
 def run(folder: Path) -> None:
-    """Train what is missing, and draw all of it."""
+    """Train the missing runs, and draw all of them."""
     from afzal.lab import demo
 
     first = folder / "demo" / "dpo"
@@ -70,19 +70,19 @@ def run(folder: Path) -> None:
     held_out = (folder / "demo" / "data" / "pairs-held-out.jsonl").read_text("utf-8").splitlines()
     (folder / "few.jsonl").write_text("".join(pairs[:128]), encoding="utf-8")
     (folder / "reversed.jsonl").write_text("".join(_swapped(line) for line in held_out), encoding="utf-8")
-    told = [_told(case, folder / case.folder if case.folder else _trained(case, folder, first)) for case in CASES]
+    cases = [_told(case, folder / case.folder if case.folder else _trained(case, folder, first)) for case in CASES]
     head, _, rest = PAGE.read_text("utf-8").partition(BEGIN)
-    PAGE.write_text(f"{head}{BEGIN}\n\n{_section(told)}{END}{rest.partition(END)[2]}", encoding="utf-8")
+    PAGE.write_text(f"{head}{BEGIN}\n\n{_section(cases)}{END}{rest.partition(END)[2]}", encoding="utf-8")
 
 
 def _swapped(line: str) -> str:
-    """The row with the better answer as the worse one."""
+    """The row with its two answers swapped."""
     row = json.loads(line)
     return json.dumps({**row, "chosen": row["rejected"], "rejected": row["chosen"]}) + "\n"
 
 
 def _trained(case: Case, folder: Path, first: Path) -> Path:
-    """The first run again with what the case changes; one that stops by itself is a run too."""
+    """Train the first run with the case's changes; a run that stops early counts too."""
     from afzal import config, recipes
     from afzal.errors import AfzalError
 
@@ -101,7 +101,7 @@ def _trained(case: Case, folder: Path, first: Path) -> Path:
 
 
 def _told(case: Case, path: Path) -> dict[str, Any]:
-    """What the case shows: pictures, and Afzal's verdict with the checks that raised an alarm."""
+    """The case's pictures, and Afzal's verdict with the checks that raised an alarm."""
     from afzal import report
     from afzal.api.results import Run
 
@@ -112,9 +112,9 @@ def _told(case: Case, path: Path) -> dict[str, Any]:
         (file,) = Run(path).plot(name).save(PICTURES / f"{case.name}-{name.rpartition('/')[2]}.svg")
         pictures[name] = file.name
     raised = [
-        {key: found[key] for key in ("check", "severity", "title", "explanation", "rule", "remedy")}
-        for found in body["diagnoses"]
-        if found["severity"] in ("bad", "watch")
+        {key: diagnosis[key] for key in ("check", "severity", "title", "explanation", "rule", "remedy")}
+        for diagnosis in body["diagnoses"]
+        if diagnosis["severity"] in ("bad", "watch")
     ]
     return {
         "name": case.name,
@@ -127,10 +127,10 @@ def _told(case: Case, path: Path) -> dict[str, Any]:
     }
 
 
-def _section(told: Sequence[Mapping[str, Any]]) -> str:
-    """The gallery as Markdown: what was changed, the curves, and what Afzal says of them."""
+def _section(cases: Sequence[Mapping[str, Any]]) -> str:
+    """The gallery as Markdown: the change, the curves, and Afzal's diagnosis."""
     lines: list[str] = []
-    for case in told:
+    for case in cases:
         said = case["verdict"]
         changed = ", ".join(f"`{key}={value}`" for key, value in case["changed"].items())
         about = " ".join(filter(None, (f"Changed: {changed}." if changed else "", case["note"])))

@@ -1,15 +1,14 @@
-"""Afzal's sampling against `transformers.generate`: tokens per second at equal settings, in one process, alternating.
+"""Compare Afzal's sampling with `transformers.generate`: tokens per second at equal settings, in one process, in turns.
 
-    python -m benchmarks.generation                                  # a random Llama of 8 layers, width 512, V 32,000
+    python -m benchmarks.generation                                  # a random Llama: 8 layers, width 512, V 32,000
     python -m benchmarks.generation --model ../shared/data/models/stories260k
     python -m benchmarks.generation --threads 1 --repeats 2 --prompts 16 --force
     python -m benchmarks.generation --device cuda --shape llama-3.2-1b --dtype bf16 --continuous --force
 
-Both sides draw the same number of samples of the same prompts at temperature 1 from the whole distribution, and no
-sample ends before its last token, so that both compute the same number of tokens. `transformers` gets its prompts
-sorted by length, and the best of several batch sizes; with --continuous also its continuous batching. Times are
-wall-clock; processor seconds stand beside them, for machines that are shared. A machine with load is refused unless
---force.
+Both sides draw the same number of samples per prompt at temperature 1 from the full distribution. No sample ends
+early, so both compute the same number of tokens. `transformers` gets its prompts sorted by length, and the best of
+several batch sizes; with --continuous also its continuous batching. Times are wall-clock times; processor seconds are
+reported too, for shared machines. A busy machine is refused unless --force is given.
 """
 
 from __future__ import annotations
@@ -46,31 +45,31 @@ def main() -> None:
     sides: dict[str, Callable[[], Any]] = {
         f"transformers, {rows} rows": partial(theirs, model, prompts, options, rows) for rows in options.their_rows
     } | {f"afzal, {rows} rows": partial(ours, model, prompts, options, rows) for rows in options.our_rows}
-    ours(model, prompts[:2], options, 16)  # the trial of the model, and first touches of memory
+    ours(model, prompts[:2], options, 16)  # checks the model, and touches its memory for the first time
     if options.device != "cpu":
-        theirs(model, prompts[:2], options, 16)  # whose kernels are loaded too
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
+        theirs(model, prompts[:2], options, 16)  # loads its kernels too
+    timings: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     for _ in range(options.repeats):
         for name, run in sides.items():
-            found[name].append(timed(run, options.device))
-    write_down(options, about | {"left_out": {}}, found, finished=not options.continuous)
+            timings[name].append(timed(run, options.device))
+    write_down(options, about | {"left_out": {}}, timings, finished=not options.continuous)
     if options.continuous:
         left_out: dict[str, str] = {}
         try:
             continuous(model, prompts[:2], options)
             name = "transformers, continuous batching"
-            found[name] = [timed(partial(continuous, model, prompts, options), options.device)]
-        except Exception as error:  # it is young, and may not run beside every torch and model
+            timings[name] = [timed(partial(continuous, model, prompts, options), options.device)]
+        except Exception as error:  # it is new, and may fail with some versions of torch and some models
             left_out["continuous batching"] = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        write_down(options, about | {"left_out": left_out}, found, finished=True)
+        write_down(options, about | {"left_out": left_out}, timings, finished=True)
 
 
 def write_down(
-    options: argparse.Namespace, about: dict[str, Any], found: dict[str, list[tuple[float, float]]], *, finished: bool
+    options: argparse.Namespace, about: dict[str, Any], timings: dict[str, list[tuple[float, float]]], *, finished: bool
 ) -> None:
-    """Print the figures so far, and put them into the file."""
+    """Print the figures so far, and write them to the file."""
     tokens = options.prompts * options.samples * options.new_tokens
-    best = {name: tuple(min(times) for times in zip(*pairs, strict=True)) for name, pairs in found.items()}
+    best = {name: tuple(min(times) for times in zip(*pairs, strict=True)) for name, pairs in timings.items()}
     for name, (wall, spent) in best.items():
         print(f"{name:24} {tokens / wall:9.0f} tokens/s  {tokens / spent:9.0f} tokens per processor second", flush=True)
     ratios = {}
@@ -79,7 +78,7 @@ def write_down(
         ratios[what] = fastest["transformers"] / fastest["afzal"]
         print(f"ratio of the best, {what}: {ratios[what]:.2f}", flush=True)
     if options.out:
-        seconds = {name: [wall for wall, _ in times] for name, times in found.items()}
+        seconds = {name: [wall for wall, _ in times] for name, times in timings.items()}
         rates = {name: tokens / wall for name, (wall, _) in best.items()}
         facts = {"about": about, "seconds": seconds, "tokens_per_second": rates, "ratio": ratios, "finished": finished}
         options.out.write_text(json.dumps(facts, indent=2) + "\n")
@@ -141,10 +140,10 @@ def theirs(model: Any, prompts: list[list[int]], options: argparse.Namespace, ro
 
 
 def continuous(model: Any, prompts: list[list[int]], options: argparse.Namespace) -> None:
-    """Continuous batching of `transformers`: requests come and go, keys and values lie in pages.
+    """Sample with the continuous batching of `transformers`, which keeps keys and values in pages.
 
-    Every sample is a request, for 5.17 returns the first of ``num_return_sequences`` only; pages of equal prompts are
-    shared all the same.
+    Every sample is a request, because release 5.17 returns only the first of ``num_return_sequences``; requests with
+    the same prompt share pages in any case.
     """
     config = transformers.GenerationConfig(
         do_sample=True,
@@ -156,14 +155,14 @@ def continuous(model: Any, prompts: list[list[int]], options: argparse.Namespace
         pad_token_id=0,
     )
     wanted: dict[str, Any] = {"auto_switch_to_flash": False, "max_memory_percent": 0.5}
-    if options.device == "cpu":  # it would lay out pages for half of the memory first
+    if options.device == "cpu":  # it would otherwise allocate pages for half of the memory
         wanted |= {"num_blocks": 64, "max_batch_tokens": 256}
     known = {field.name for field in fields(transformers.ContinuousBatchingConfig)}
     batching = transformers.ContinuousBatchingConfig(**{k: v for k, v in wanted.items() if k in known})
     requests = [prompt for prompt in prompts for _ in range(options.samples)]
     out = model.generate_batch(requests, generation_config=config, continuous_batching_config=batching)
     made = sum(len(o.generated_tokens) for o in out.values())
-    assert made == len(prompts) * options.samples * options.new_tokens, f"{made} tokens came"
+    assert made == len(prompts) * options.samples * options.new_tokens, f"{made} tokens were generated"
 
 
 def model_of(options: argparse.Namespace) -> Any:
@@ -189,10 +188,12 @@ def prompts_of(options: argparse.Namespace, vocabulary: int) -> list[list[int]]:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="model folder; default: a random Llama")
-    parser.add_argument("--shape", choices=NAMES, help="a known shape with random weights, in place of --model")
+    parser.add_argument("--shape", choices=NAMES, help="a known shape with random weights, instead of --model")
     parser.add_argument("--sizes", type=int, nargs=2, default=[512, 8], help="width and layers of the random Llama")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--continuous", action="store_true", help="the continuous batching of transformers too")
+    parser.add_argument(
+        "--continuous", action="store_true", help="also measure the continuous batching of transformers"
+    )
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--samples", type=int, default=8)
@@ -203,7 +204,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
-    parser.add_argument("--force", action="store_true", help="measure on a busy machine all the same")
+    parser.add_argument("--force", action="store_true", help="measure even if the machine is busy")
     return parser.parse_args()
 
 

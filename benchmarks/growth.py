@@ -1,10 +1,10 @@
-"""How the time and memory of one DPO update grow with its parts, next to the least work that they need.
+"""How time and memory of one DPO update grow with its parts, compared with the least work needed.
 
     .venv/bin/python -m benchmarks.growth --out benchmarks/results/growth-cpu.json
 
 One part is varied at a time around a prompt of 256 tokens, 2 responses of 64, 8 prompts per update and a vocabulary of
-8,000. The last column is the share of the matmul peak of the same run: where it stays level, time grows as the work
-does. Memory is what the forward pass keeps for the backward pass.
+8,000. The last column is the share of the matmul peak of the same run: if it is constant, time grows in proportion to
+the work. Memory is what the forward pass keeps for the backward pass.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from benchmarks.machine import about_run, refuse_if_busy
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One update: tokens of the prompt and of each of ``responses`` answers, prompts per update, words known."""
+    """One update: tokens of the prompt and of each of ``responses`` answers, prompts per update, vocabulary size."""
 
     prompt: int = 256
     response: int = 64
@@ -40,13 +40,13 @@ class Case:
 
 
 def cases(shrink: int = 1) -> dict[str, list[Case]]:
-    """The table's rows, by what varies; lengths and words are divided by ``shrink``, to try the bench out."""
-    whole = Case()
+    """The table's rows by the part that varies; lengths and vocabulary are divided by ``shrink`` for a trial run."""
+    default = Case()
     base = replace(
-        whole,
-        prompt=whole.prompt // shrink,
-        response=whole.response // shrink,
-        vocabulary=whole.vocabulary // shrink,
+        default,
+        prompt=default.prompt // shrink,
+        response=default.response // shrink,
+        vocabulary=default.vocabulary // shrink,
     )
     vary = {
         "prompt": (64, 256, 1024, 4096),
@@ -63,10 +63,10 @@ def cases(shrink: int = 1) -> dict[str, list[Case]]:
 
 
 def groups(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """What a prompt with 4 responses costs, in updates with as many prompts and 2 responses each.
+    """Cost of a prompt with 4 responses, in units of a prompt with 2.
 
-    Two pairs per prompt hold as many responses and would cost 2 updates: with a prompt computed once for all of its
-    responses, 4 must not cost more.
+    Two pairs per prompt have as many responses and would cost 2. Since a prompt is computed once for all its responses,
+    4 responses must not cost more.
     """
     pair, four = (
         next(row["seconds"] for row in rows if row["varied"] == "responses" and row["value"] == k) for k in (2, 4)
@@ -139,33 +139,33 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--shrink", type=int, default=1, help="divide lengths and words by this, to try the bench out")
+    parser.add_argument("--shrink", type=int, default=1, help="divide lengths and vocabulary by this, for a trial run")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
-    parser.add_argument("--force", action="store_true", help="run on a loaded machine all the same")
+    parser.add_argument("--force", action="store_true", help="run even if the machine is busy")
     return parser.parse_args()
 
 
 def main() -> None:
-    given = _arguments()
-    device = torch.device(given.device)
-    if device.type == "cpu" and not given.force:
+    options = _arguments()
+    device = torch.device(options.device)
+    if device.type == "cpu" and not options.force:
         refuse_if_busy()
-    torch.set_num_threads(given.threads)
+    torch.set_num_threads(options.threads)
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    about = about_run("benchmarks.growth", ["afzal", "torch", "transformers"], threads=given.threads, device=gpu)
-    about |= {"dtype": given.dtype, "width": given.width, "layers": given.layers}
-    peak = flops.matmul_peak(torch.bfloat16 if given.dtype == "bf16" else torch.float32, device, given.width)
+    about = about_run("benchmarks.growth", ["afzal", "torch", "transformers"], threads=options.threads, device=gpu)
+    about |= {"dtype": options.dtype, "width": options.width, "layers": options.layers}
+    peak = flops.matmul_peak(torch.bfloat16 if options.dtype == "bf16" else torch.float32, device, options.width)
     rows = []
-    for name, varied in cases(given.shrink).items():
+    for name, varied in cases(options.shrink).items():
         for case in varied:
-            f = measure(case, given.width, given.layers, given.dtype, given.repeats, device)
+            f = measure(case, options.width, options.layers, options.dtype, options.repeats, device)
             rows.append({"varied": name, "value": getattr(case, name), "share": f["flops"] / f["seconds"] / peak, **f})
             print(json.dumps(rows[-1]), flush=True)
-    found = {"about": about, "peak": peak, "rows": rows, "groups": groups(rows)}
-    if given.out:
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(json.dumps(found, indent=2) + "\n")
-    print(table.growth(found))
+    figures = {"about": about, "peak": peak, "rows": rows, "groups": groups(rows)}
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(figures, indent=2) + "\n")
+    print(table.growth(figures))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Run every command of docs/guide.md, in order, and write what came out back into the page.
+"""Run every command of docs/guide.md in order, and write the results back into the page.
 
     .venv/bin/python -m benchmarks.guide [--work FOLDER] [--page docs/guide.md]
 
-A fenced block whose first line says ``bash runnable`` or ``python runnable`` is run in the working folder. A block with
-a file name in that place (``yaml world.yaml``) is written there. The block ``text result`` that follows one that is run
-holds its output: all of it, or the lines that match ``show="REGEX"``.
+A fenced block marked ``bash runnable`` or ``python runnable`` is run in the working folder. A block marked with a file
+name (``yaml world.yaml``) is written to that file. The ``text result`` block after a runnable block contains its
+output: all of it, or the lines that match ``show="REGEX"``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A fenced block: its language, what stands after it on the fence, and its text."""
+    """A fenced block: its language, the rest of the opening fence, and its text."""
 
     language: str
     words: str
@@ -45,40 +45,42 @@ class Block:
 
     @property
     def code(self) -> int:
-        """The exit code that the block must end with."""
+        """The expected exit code of the block."""
         stated = re.search(r"exit=(\d+)", self.words)
         return int(stated[1]) if stated else 0
 
     @property
     def commands(self) -> list[list[str]]:
-        """The words of every command of a bash block."""
+        """Arguments of every command in a bash block."""
         return [shlex.split(line, comments=True) for line in self.text.splitlines()]
 
 
 def blocks(page: str) -> list[Block]:
-    """The blocks of a page that are run or written, in order."""
-    return [Block(*found.groups()) for found in _FENCE.finditer(page)]
+    """The blocks of a page to run or to write, in order."""
+    return [Block(*match.groups()) for match in _FENCE.finditer(page)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--work", type=Path, help="an empty folder to run in; kept (default: a temporary one)")
+    parser.add_argument(
+        "--work", type=Path, help="an empty folder to run in, which is kept (default: a temporary folder)"
+    )
     parser.add_argument("--page", type=Path, default=PAGE)
-    given = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        work = given.work or Path(temporary)
+        work = options.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
         if any(work.iterdir()):
             sys.exit(f"{work} is not empty")
-        renewed = renew(given.page.read_text(encoding="utf-8"), work.resolve())
-    given.page.write_text(renewed, encoding="utf-8")
+        renewed = renew(options.page.read_text(encoding="utf-8"), work.resolve())
+    options.page.write_text(renewed, encoding="utf-8")
 
 
 def renew(page: str, work: Path) -> str:
-    """The page with the results of its blocks, which are run in ``work``."""
+    """Run the page's blocks in ``work``, and return the page with their results."""
 
-    def replace(found: re.Match[str]) -> str:
-        block = Block(*found.groups()[:3])
+    def replace(match: re.Match[str]) -> str:
+        block = Block(*match.groups()[:3])
         fence = f"```{block.language} {block.words}\n{block.text}```\n"
         if not block.is_run:
             (work / block.words).write_text(block.text, encoding="utf-8")
@@ -92,7 +94,7 @@ def renew(page: str, work: Path) -> str:
 
 
 def _output(block: Block, work: Path) -> str:
-    """What the block prints; a block that fails ends the program with its output."""
+    """Output of the block; if it fails, the program exits with the output."""
     environment = {
         **os.environ,
         "COLUMNS": "118",
@@ -101,14 +103,14 @@ def _output(block: Block, work: Path) -> str:
         "OMP_NUM_THREADS": "1",
         "PYTHONWARNINGS": "ignore",
     }
-    said = []
+    outputs = []
     for words in block.commands if block.language == "bash" else [["-c", block.text]]:
         command = [sys.executable, "-m", *words] if block.language == "bash" else [sys.executable, *words]
         done = subprocess.run(command, cwd=work, env=environment, text=True, stdout=-1, stderr=subprocess.STDOUT)
         if done.returncode != block.code:
             sys.exit(f"{shlex.join(words)}: exit {done.returncode}\n{done.stdout}")
-        said.append(done.stdout)
-    return "".join(said)
+        outputs.append(done.stdout)
+    return "".join(outputs)
 
 
 def _shown(output: str, show: str | None) -> Iterator[str]:

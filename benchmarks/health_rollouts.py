@@ -1,12 +1,12 @@
-"""False alarms and misses of the health checks on policies that learn from rewards: simulated healthy and sick runs.
+"""False alarms and misses of the health checks on simulated healthy and sick runs that learn from rewards.
 
     python -m benchmarks.health_rollouts --runs 1000 --out benchmarks/results/health/rollouts.json
 
-A run is a sequence of rollouts, each of ``prompts`` prompts with ``n`` answers, and evaluations on the same held-out
-prompts. Noise is what such counts give: rewards vary between prompts and between answers of one, lengths and KLs are
-gamma distributed, endings and groups of equal rewards are binomial, gradient norms log-normal. A healthy world counts
-as a false alarm where any check says ``watch`` or ``bad``; a sick world is found where the check that is made for it
-says so, and where what it says names the fault.
+A run is a sequence of rollouts, each with ``prompts`` prompts and ``n`` answers per prompt, and evaluations on the same
+held-out prompts. Noise has the size that these counts imply: rewards vary between prompts and between answers to one
+prompt, lengths and KLs are gamma distributed, endings and groups of equal rewards are binomial, gradient norms
+log-normal. A healthy run is a false alarm if any check says ``watch`` or ``bad``. A sick run is detected if the check
+meant for it raises an alarm whose text names the fault.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class World:
     """A kind of run. Curves are functions of the share of training done, 0 to 1.
 
     Attributes:
-        updates: of each iteration.
+        updates: updates per iteration.
         n: answers to each of the ``prompts`` of an iteration; the ``held_out`` prompts get one each.
-        reward: mean reward; it varies by ``between`` over prompts and by ``within`` over the answers to one. With
-            ``binary`` it is a share of answers that are right, and the prompts' shares spread by ``between``.
-        kl, length: means of an answer, nats and tokens; ``entropy`` nats per token; ``ended`` share that end.
-        same: share of the prompts whose answers all get one reward.
+        reward: mean reward; its standard deviation is ``between`` over prompts and ``within`` over the answers to one.
+            With ``binary`` it is the share of correct answers, whose log-odds spread by ``between`` over prompts.
+        kl, length: means per answer, in nats and tokens; ``entropy`` in nats per token; ``ended``: share with EOS.
+        same: share of the prompts whose answers all get the same reward.
         clipped, moved: clip fraction and KL(old || new) of an update.
     """
 
@@ -76,7 +76,7 @@ def lines_of(world: World, seed: int) -> Lines:
 
 
 def _rewards(world: World, rng: np.random.Generator, t: float, shift: np.ndarray, n: int) -> np.ndarray:
-    """``[P, n]``: the answers of prompts whose means differ by ``shift`` from that of all."""
+    """Rewards ``[P, n]`` of the answers to prompts whose means differ from the overall mean by ``shift``."""
     if world.binary:
         odds = math.log(world.reward(t) / (1 - world.reward(t))) + shift
         return (rng.random((len(shift), n)) < (1 / (1 + np.exp(-odds)))[:, None]).astype(float)
@@ -102,7 +102,7 @@ def _rollout(world: World, rng: np.random.Generator, t: float) -> dict[str, floa
 
 
 def _train_line(world: World, rng: np.random.Generator, step: int, t: float) -> dict[str, Any]:
-    # the first update of an iteration is made by the policy that wrote, and clips nothing
+    # the first update of an iteration starts from the policy that wrote the answers, and clips nothing
     moving = (step - 1) % world.updates > 0 or world.updates == 1
     share = min(1.0, world.clipped(t) * math.exp(rng.normal(0, 0.4))) if moving else 0.0
     return {
@@ -149,13 +149,13 @@ def facts_of(world: World, lines: Lines) -> dict[str, Any]:
         for stage, m in (("before", ends[0]), ("after", ends[-1]))
     }
     steps = world.iterations * world.updates
-    told = {"method": "ppo" if world.n == 1 else "grpo", "status": "finished", "stop_reason": "finished"}
-    told |= {"step": steps, "steps": steps, "samples": samples, "reference_is_start": True}
-    return told | {"config": {"method": told["method"], "lr": 1e-6, "max_grad_norm": 10.0, "kl_coef": 0.05}}
+    facts = {"method": "ppo" if world.n == 1 else "grpo", "status": "finished", "stop_reason": "finished"}
+    facts |= {"step": steps, "steps": steps, "samples": samples, "reference_is_start": True}
+    return facts | {"config": {"method": facts["method"], "lr": 1e-6, "max_grad_norm": 10.0, "kl_coef": 0.05}}
 
 
 def _odds(start: float, end: float) -> Curve:
-    """A share that goes from one to another evenly in log-odds."""
+    """A share that moves from ``start`` to ``end`` linearly in log-odds."""
     first, last = (math.log(p / (1 - p)) for p in (start, end))
     return lambda t: 1 / (1 + math.exp(-(first + (last - first) * t)))
 
@@ -227,22 +227,22 @@ def raised(world: World, runs: int, first: int) -> list[list[Diagnosis]]:
 
 
 def names(said: Sequence[Diagnosis], codes: set[str], pattern: str) -> bool:
-    """Whether one of the checks says what is wrong, in its title or explanation."""
+    """Whether one of the checks names the fault in its title or explanation."""
     return any(d.code in codes and re.search(pattern, f"{d.title} {d.explanation}", re.S) for d in said)
 
 
 def rates(runs: int, first: int = 0) -> dict[str, Any]:
-    """Of every world, in how many of ``runs`` runs something was said; and what."""
-    found: dict[str, Any] = {"runs": runs, "healthy": {}, "sick": {}}
+    """For every world, the share of ``runs`` runs with an alarm, and its codes."""
+    result: dict[str, Any] = {"runs": runs, "healthy": {}, "sick": {}}
     for name, world in HEALTHY.items():
         said = raised(world, runs, first)
         codes = Counter(d.code for each in said for d in each)
         share = sum(map(bool, said)) / runs
-        found["healthy"][name] = {"false_alarms": share, "codes": {k: v / runs for k, v in codes.items()}}
+        result["healthy"][name] = {"false_alarms": share, "codes": {k: v / runs for k, v in codes.items()}}
     for name, (wanted, pattern, world) in SICK.items():
         hits = [names(each, wanted, pattern) for each in raised(world, runs, first)]
-        found["sick"][name] = {"found": sum(hits) / runs}
-    return found
+        result["sick"][name] = {"found": sum(hits) / runs}
+    return result
 
 
 if __name__ == "__main__":

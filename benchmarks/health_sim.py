@@ -1,11 +1,11 @@
-"""False alarms and misses of the health checks, on simulated curves of healthy and of sick runs.
+"""False alarms and misses of the health checks on simulated curves of healthy and sick runs.
 
     python -m benchmarks.health_sim --runs 1000 --out benchmarks/results/health/simulated.json
 
-Every world draws the noise that its kind of run has: batches of 8 to 64 items, gradient norms whose logarithm spreads
-by 0.3 to 0.8, held-out rows that are the same each time (so that their loss is smooth), samples of 32 prompts. A
-healthy world counts as a false alarm where any check says ``watch`` or ``bad``. A sick world is found where the check
-that is made for it says so.
+Every world draws noise typical of its kind of run: batches of 8 to 64 items, gradient norms whose logarithm has a
+standard deviation of 0.3 to 0.8, the same held-out rows each time (so their loss is smooth), samples of 32 prompts. A
+healthy run is a false alarm if any check says ``watch`` or ``bad``. A sick run is detected if the check meant for it
+raises an alarm.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ Lines = list[dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """A kind of run. Curves are functions of the share of training done, 0 to 1; ``None`` leaves a metric out.
+    """A kind of run. Curves are functions of the share of training done, 0 to 1; ``None`` omits a metric.
 
     Attributes:
-        loss, held_out: mean losses; ``held_out`` is that of held-out rows (default: the same).
+        loss, held_out: mean losses on training rows and on held-out rows (default: the same).
         spread: standard deviation of a batch's loss, as a share of the loss, at the first and at the last update.
-        margin, accuracy: of held-out pairs; ``train_accuracy`` (default: the same) of training pairs.
-        fall, gap: nats that chosen responses lost, and rejected ones lost beyond that.
-        kl, length, ended: of samples.
+        margin, accuracy: on held-out pairs; ``train_accuracy`` on training pairs (default: the same).
+        fall, gap: nats lost by chosen responses, and further nats lost by rejected ones.
+        kl, length, ended: KL, length and share with EOS of samples.
         grad, grad_spread: median gradient norm, and the standard deviation of its logarithm.
         pull: true correlation of margin and difference in length.
-        facts: beside those of DPO.
+        facts: facts that differ from those of DPO.
     """
 
     steps: int = 100
@@ -70,7 +70,7 @@ def lines_of(world: World, seed: int) -> Lines:
     every = max(1, -(-world.steps // world.evaluations))
     held_out = world.held_out or world.loss
     answered = world.accuracy
-    # what the held-out rows are: the same at every evaluation, so that one draw decides how right they can be ranked
+    # the held-out rows are the same at every evaluation, so one draw decides how well they can be ranked
     luck = rng.normal() if answered is not None else 0.0
     spiked = set(rng.choice(np.arange(12, world.steps), world.spikes, replace=False).tolist() if world.spikes else ())
     lines: Lines = []
@@ -87,7 +87,7 @@ def _train_line(world: World, rng: np.random.Generator, step: int, spiked: bool)
     t = (step - 1) / world.steps
     share = world.spread[0] + (world.spread[1] - world.spread[0]) * min(1.0, 4 * t)
     mean = world.loss(t)
-    # losses are never negative and lean to the right
+    # losses are never negative, and right-skewed
     loss = mean * math.exp(rng.normal(0, share) - share * share / 2)
     grad = world.grad(t) * math.exp(rng.normal(0, world.grad_spread)) * (60.0 if spiked else 1.0)
     line = {"kind": "train", "step": step, "loss": loss, "grad_norm": grad, "lr": 1e-6}
@@ -99,7 +99,7 @@ def _train_line(world: World, rng: np.random.Generator, step: int, spiked: bool)
 
 def _eval_line(world: World, rng: np.random.Generator, step: int, t: float, loss: float, luck: float) -> dict[str, Any]:
     n = world.rows
-    # rows are the same each time; what moves is how the last updates happened to treat them
+    # the rows are the same each time; the noise comes from the last updates
     line: dict[str, Any] = {"kind": "eval", "step": step, "n": float(n)}
     line["loss"] = loss if step == 0 else loss * (1 + rng.normal(0, 0.004))
     if world.accuracy is not None and world.margin is not None:
@@ -131,7 +131,7 @@ def _eval_line(world: World, rng: np.random.Generator, step: int, t: float, loss
 
 
 def facts_of(world: World, lines: Lines, seed: int) -> dict[str, Any]:
-    """``run.json`` with the summary of the samples that the report makes of ``samples.jsonl``."""
+    """``run.json`` with the report's summary of ``samples.jsonl``."""
     ends = [m for m in lines if m["kind"] == "eval"]
     ends = [ends[0], ends[-1]]
     samples = {
@@ -145,10 +145,16 @@ def facts_of(world: World, lines: Lines, seed: int) -> dict[str, Any]:
         for stage, m in zip(("before", "after"), ends, strict=True)
     }
     dpo = {"objective": {"name": "dpo", "unit": "pair", "params": {"beta": 0.1}, "at_reference": LN2}}
-    told = {"method": "dpo", "status": "finished", "stop_reason": "finished", "step": world.steps, "steps": world.steps}
-    told |= dpo | {"reference": "frozen copy of the starting weights", "starts_at_reference": True, "seed": seed}
-    told |= {"reference_is_start": True, "reference_moves": False, "samples": samples}
-    return told | {"config": {"method": "dpo", "lr": 1e-6, "max_grad_norm": 10.0}} | dict(world.facts)
+    facts = {
+        "method": "dpo",
+        "status": "finished",
+        "stop_reason": "finished",
+        "step": world.steps,
+        "steps": world.steps,
+    }
+    facts |= dpo | {"reference": "frozen copy of the starting weights", "starts_at_reference": True, "seed": seed}
+    facts |= {"reference_is_start": True, "reference_moves": False, "samples": samples}
+    return facts | {"config": {"method": "dpo", "lr": 1e-6, "max_grad_norm": 10.0}} | dict(world.facts)
 
 
 SFT = (
@@ -160,9 +166,9 @@ SFT = (
 
 
 def sft(**changes: Any) -> World:
-    """Supervised fine-tuning: token losses whose batches differ by a quarter, no pairs."""
-    given = {"loss": lambda t: 2.0 - 0.5 * (1 - math.exp(-4 * t)), "spread": (0.25, 0.25), "margin": None}
-    return World(**(given | {"accuracy": None, "facts": SFT, "kl": lambda t: 3 * t} | changes))
+    """Supervised fine-tuning: batch losses vary by a quarter, no pairs."""
+    settings = {"loss": lambda t: 2.0 - 0.5 * (1 - math.exp(-4 * t)), "spread": (0.25, 0.25), "margin": None}
+    return World(**(settings | {"accuracy": None, "facts": SFT, "kl": lambda t: 3 * t} | changes))
 
 
 HEALTHY: dict[str, World] = {
@@ -232,17 +238,17 @@ SICK: dict[str, tuple[set[str], World]] = {
 
 
 def rates(runs: int, first: int = 0) -> dict[str, Any]:
-    """Of every world, in how many of ``runs`` runs something was said; and what."""
-    found: dict[str, Any] = {"runs": runs, "healthy": {}, "sick": {}}
+    """For every world, the share of ``runs`` runs with an alarm, and its codes."""
+    result: dict[str, Any] = {"runs": runs, "healthy": {}, "sick": {}}
     for name, world in HEALTHY.items():
         codes = codes_of(world, runs, first)
         said = Counter(c for each in codes for c in each)
         share = sum(bool(each) for each in codes) / runs
-        found["healthy"][name] = {"false_alarms": share, "codes": {k: v / runs for k, v in said.items()}}
+        result["healthy"][name] = {"false_alarms": share, "codes": {k: v / runs for k, v in said.items()}}
     for name, (wanted, world) in SICK.items():
         codes = codes_of(world, runs, first)
-        found["sick"][name] = {"found": sum(bool(wanted & set(each)) for each in codes) / runs}
-    return found
+        result["sick"][name] = {"found": sum(bool(wanted & set(each)) for each in codes) / runs}
+    return result
 
 
 def codes_of(world: World, runs: int, first: int) -> list[list[str]]:
@@ -254,18 +260,18 @@ def codes_of(world: World, runs: int, first: int) -> list[list[str]]:
 
 
 def run(rates: Callable[[int], dict[str, Any]], about: str | None) -> None:
-    """The command: figures of every world, printed and written."""
+    """Command line: print and write the figures of every world."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=1000, help="runs of every world")
     parser.add_argument("--out", type=Path, help="file to write the figures to, as JSON")
-    given = parser.parse_args()
-    found = rates(given.runs)
-    for name, row in found["healthy"].items():
+    options = parser.parse_args()
+    figures = rates(options.runs)
+    for name, row in figures["healthy"].items():
         print(f"healthy  {name:28} false alarms {row['false_alarms']:6.1%}  {row['codes'] or ''}")
-    for name, row in found["sick"].items():
+    for name, row in figures["sick"].items():
         print(f"sick     {name:28} found        {row['found']:6.1%}")
-    if given.out:
-        given.out.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    if options.out:
+        options.out.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Inverse RL on real text: is the reward that is inferred from a tuned policy's samples the one that it was tuned for?
+"""Inverse RL on real text: does the reward inferred from a tuned policy's samples match the one it was tuned for?
 
     python -m benchmarks.inverse_rl OUT [--quick]
 
-A 260-thousand-weight model of children's stories is tuned by RLOO for the summed valence of words (VADER), which the
-rest never sees. Its answers to 512 openings are the demonstrations, answers of the untuned model to the same openings
-are the samples, and `afzal train irl` makes a reward model of both. Then the valence of held-out answers of the untuned
-model is set beside their inferred rewards, and PPO trains the untuned model with the inferred reward. Every stage is a
-file or a run folder of its own: the same command resumes where it was stopped. Writes OUT/inverse-rl.json and
-OUT/inverse-rl.md. It needs the folder ``shared/data`` beside the checkout, or AFZAL_SHARED.
+A model of children's stories with 260 thousand weights is tuned by RLOO for the summed valence of words (VADER). No
+later step sees that reward. The tuned model's answers to 512 openings are the demonstrations, the untuned model's
+answers to the same openings are the samples, and `afzal train irl` fits a reward model to both. Then the inferred
+rewards of the untuned model's held-out answers are compared with their valence, and PPO trains the untuned model with
+the inferred reward. Every stage is a file or a run folder, so running the command again resumes a stopped run. Writes
+OUT/inverse-rl.json and OUT/inverse-rl.md. Needs the folder ``shared/data`` next to the checkout, or AFZAL_SHARED.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main() -> None:
     figures_command(
         __doc__ or "",
         "benchmarks.inverse_rl",
-        "one estimator in place of four",
+        "one estimator instead of four",
         measured,
         page,
         (ESTIMATORS, ESTIMATORS[:1]),
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def measured(out: Path, estimators: Sequence[str]) -> dict[str, Any]:
-    """All figures, from runs that are made unless they are there."""
+    """All figures; missing runs are made first."""
     reference = str(valence.shared() / "models" / "stories260k")
     openings, held_out = prompts(out)
     tuned = tune(out, reference, openings)
@@ -53,22 +53,22 @@ def measured(out: Path, estimators: Sequence[str]) -> dict[str, Any]:
     texts = rows(drawn(out, "held-out-texts", reference, held_out, 16, seed=3))
     start = worth(rows(drawn(out, "start-answers", reference, held_out, 16, seed=4)))
     figures = {"start": figure(start), "demonstrator": figure(gained(out, str(tuned), "tuned", held_out, start))}
-    found: dict[str, Any] = {"valence": figures, "estimators": {}}
+    results: dict[str, Any] = {"valence": figures, "estimators": {}}
     for name in estimators:
         model = infer(out, name, reference, shown, samples)
         facts = runs.open_run(model).facts()
         seen = {"updates": facts.get("kept_step", facts["steps"]), "trees": facts["data"]["train"]}
-        found["estimators"][name] = beside_valence(model, texts) | {"run": facts["identified"] | seen}
+        results["estimators"][name] = beside_valence(model, texts) | {"run": facts["identified"] | seen}
     best = estimators[0]
     policy = improve(out, reference, out / f"irl-{best}", openings)
     after = worth(rows(drawn(out, "ppo-answers", str(policy), held_out, 16, seed=4)))
     figures["ppo"] = figure(after)
     figures["ppo_gain"] = figure(difference(after, start))
-    return found
+    return results
 
 
 def prompts(out: Path) -> tuple[Path, Path]:
-    """Openings to train on and openings that no training sees."""
+    """Files of training openings and of held-out openings."""
     if not (out / "held-out.jsonl").exists():
         data.write_openings(out)
     path = out / "openings.jsonl"
@@ -78,15 +78,15 @@ def prompts(out: Path) -> tuple[Path, Path]:
     return path, out / "held-out.jsonl"
 
 
-def trained(out: Path, name: str, method: str, **given: Any) -> Path:
-    """The run ``out/name``, made, resumed or found finished."""
+def trained(out: Path, name: str, method: str, **settings: Any) -> Path:
+    """The run ``out/name``: started, resumed, or reused if finished."""
     folder = out / name
     common = {"device": "cpu", "eval_fraction": 0.1, "out": str(folder), "save_every_minutes": 2.0}
-    return recipes.train(config.make(method, **{**common, **given}), resume=(folder / "run.json").exists())
+    return recipes.train(config.make(method, **{**common, **settings}), resume=(folder / "run.json").exists())
 
 
 def tune(out: Path, reference: str, openings: Path) -> Path:
-    """The demonstrator: tuned for valence by RLOO."""
+    """The demonstrator, tuned for valence by RLOO."""
     size = {"batch_size": 32, "n": 4, "iterations": 60, "sample_tokens": TOKENS, "max_tokens": 128}
     return trained(out, "tuned", "rloo", model=reference, data=str(openings), reward=GOLD, lr=1e-4, kl_coef=1.0, **size)
 
@@ -94,7 +94,7 @@ def tune(out: Path, reference: str, openings: Path) -> Path:
 def infer(out: Path, name: str, reference: str, shown: Path, samples: Path) -> Path:
     """The reward model of one estimator."""
     where = {"model": reference, "data": str(shown), "samples": str(samples), "objective": name}
-    stop = {"eval_every_steps": 8, "early_stop_patience": 3}  # by held-out demonstrations: valence is not looked at
+    stop = {"eval_every_steps": 8, "early_stop_patience": 3}  # by held-out demonstrations, without looking at valence
     return trained(out, f"irl-{name}", "irl", **where, **stop, lr=1e-3, epochs=4.0, batch_size=16, max_tokens=128)
 
 
@@ -106,12 +106,12 @@ def improve(out: Path, reference: str, reward: Path, openings: Path) -> Path:
 
 
 def drawn(out: Path, name: str, model: str, prompts: Path, n: int, seed: int) -> Path:
-    """Answers of a model in a file, which is whole or not there."""
+    """File of a model's answers, generated if missing."""
     path = out / f"{name}.jsonl"
     if not path.exists():
-        given = {"model": model, "prompts": str(prompts), "n": n, "max_new_tokens": TOKENS, "batch_size": 256}
-        given |= {"seed": seed, "out": str(path)}
-        generate(config.build(config.GenerateConfig, [config.Setting(k, v) for k, v in given.items()]))
+        settings = {"model": model, "prompts": str(prompts), "n": n, "max_new_tokens": TOKENS, "batch_size": 256}
+        settings |= {"seed": seed, "out": str(path)}
+        generate(config.build(config.GenerateConfig, [config.Setting(k, v) for k, v in settings.items()]))
     return path
 
 
@@ -121,10 +121,10 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 def worth(answers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Mean valence of the answers to each prompt."""
-    found: dict[str, list[float]] = {}
+    by_prompt: dict[str, list[float]] = {}
     for row in answers:
-        found.setdefault(row["prompt"], []).append(valence.summed(row["prompt"], row["completion"]))
-    return {prompt: float(np.mean(values)) for prompt, values in found.items()}
+        by_prompt.setdefault(row["prompt"], []).append(valence.summed(row["prompt"], row["completion"]))
+    return {prompt: float(np.mean(values)) for prompt, values in by_prompt.items()}
 
 
 def gained(out: Path, model: str, name: str, held_out: Path, start: Mapping[str, float]) -> dict[str, float]:
@@ -143,7 +143,7 @@ def figure(by_prompt: Mapping[str, float]) -> dict[str, float]:
 
 
 def beside_valence(model: Path, texts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The inferred reward of held-out answers beside their valence."""
+    """Compare the inferred rewards of held-out answers with their valence."""
     keys, answers = [row["prompt"] for row in texts], [row["completion"] for row in texts]
     truth = np.array([valence.summed(k, a) for k, a in zip(keys, answers, strict=True)])
     inferred = np.array(reward_source(str(model), max_tokens=128)(keys, answers))
@@ -154,10 +154,10 @@ def beside_valence(model: Path, texts: Sequence[Mapping[str, Any]]) -> dict[str,
     return {name: ends(known) for name, known in parts.items() if known is not None}
 
 
-def page(found: Mapping[str, Any]) -> str:
+def page(results: Mapping[str, Any]) -> str:
     """The figures as Markdown."""
     cell = lambda f: f"{f['value']:.3f} [{f['low']:.3f}, {f['high']:.3f}]"  # noqa: E731
-    v, about = found["valence"], found["about"]
+    v, about = results["valence"], results["about"]
     lines = [
         "# Inverse RL on stories",
         "",
@@ -177,7 +177,7 @@ def page(found: Mapping[str, Any]) -> str:
         "| estimator | Spearman within openings | Spearman, all answers | pairwise accuracy | EPIC | effective share |",
         "|---|---|---|---|---|---|",
     ]
-    for name, f in found["estimators"].items():
+    for name, f in results["estimators"].items():
         cells = [cell(f[key]) for key in ("spearman", "pooled_spearman", "accuracy", "epic")]
         lines.append(f"| `{name}` | {' | '.join(cells)} | {cell(f['run']['effective'])} |")
     return "\n".join(lines) + "\n"

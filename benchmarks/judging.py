@@ -1,11 +1,11 @@
-"""How far the figures of ``afzal judge`` hold: coverage of win rates and of corrected win rates, judges whose answer is
-known, and how long many verdicts take.
+"""Check the figures of ``afzal judge``: coverage of win rates and of corrected win rates, judges with a known answer,
+and the time for many verdicts.
 
     python -m benchmarks.judging --out benchmarks/results/judging/judging.json
     python -m benchmarks.judging --speed benchmarks/results/verdicts.json
 
-Pairs of one prompt depend on each other through a normal variable that they share, as in ``benchmarks.coverage``. The
-first command writes its figures as JSON and, beside it, as a table.
+Pairs of one prompt are dependent through a shared normal variable, as in ``benchmarks.coverage``. The first command
+writes its figures as JSON and, next to it, as a table.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ RATE = 0.55  # win rate: an effect of five points
 
 
 def outcomes(z: np.ndarray, rate: float) -> np.ndarray:
-    """Points 1, 0.5 and 0 from standard normal numbers, with that mean and a share of ``TIES``."""
+    """Points 1, 0.5 and 0 from standard normal numbers, with mean ``rate`` and a share ``TIES`` of ties."""
     won = ndtri(rate - TIES / 2)
     return np.where(z < won, 1.0, np.where(z < ndtri(rate + TIES / 2), 0.5, 0.0))
 
 
 def win_rates(rng: Rng, runs: int, prompts: int, size: str, dependence: float) -> Row:
-    """Intervals of the win rate over resamples of prompts; beside them those over resamples of pairs."""
+    """Coverage of the win rate's interval from resampled prompts, and from resampled pairs."""
     held = naive = 0
     for _ in range(runs):
         sizes = SIZES[size](rng, prompts)
@@ -57,8 +57,8 @@ def win_rates(rng: Rng, runs: int, prompts: int, size: str, dependence: float) -
 
 
 def corrected(rng: Rng, runs: int, labelled: int, size: str, right: float) -> Row:
-    """Win rates from ``labelled`` prompts with people's labels and a judge on 1,000 prompts, which names the winner of
-    people with probability ``right``, else the other one."""
+    """Win rates from people's labels on ``labelled`` prompts and a judge on 1,000 prompts, who agrees with the people
+    with probability ``right``."""
     held, alone, widths, widths_alone = 0, 0, [], []
     for _ in range(runs):
         sizes = SIZES[size](rng, 1000)
@@ -66,9 +66,9 @@ def corrected(rng: Rng, runs: int, labelled: int, size: str, right: float) -> Ro
         human = outcomes(shared_normals(rng, sizes, 0.5), RATE)
         points = np.where(rng.random(len(human)) < right, human, 1 - human)
         known = np.isin(keys, rng.permutation(1000)[:labelled])
-        found = beside.corrected(points, np.where(known, human, np.nan), keys.tolist())
-        assert found is not None
-        both = found["corrected"], found["people_alone"]
+        estimates = beside.corrected(points, np.where(known, human, np.nan), keys.tolist())
+        assert estimates is not None
+        both = estimates["corrected"], estimates["people_alone"]
         held, alone = (n + (i["low"] <= RATE <= i["high"]) for n, i in zip((held, alone), both, strict=True))
         widths.append(both[0]["high"] - both[0]["low"])
         widths_alone.append(both[1]["high"] - both[1]["low"])
@@ -86,7 +86,7 @@ def corrected(rng: Rng, runs: int, labelled: int, size: str, right: float) -> Ro
 
 
 def known_judges(rng: Rng, pairs: int) -> list[Row]:
-    """Judges whose answer is known: one that names the first slot, and a model against itself."""
+    """Judges with a known answer: one that always names the first slot, and a model against itself."""
     items = []
     for k in range(pairs):
         texts = ["x" * int(n) for n in rng.integers(1, 100, 2)]
@@ -94,7 +94,7 @@ def known_judges(rng: Rng, pairs: int) -> list[Row]:
     of = pairs_of(items)
     games = games_of(of, "both")
     slot = [Ruling("second" if game.turned else "first") for game in games]
-    # a model against itself: its two answers are drawn alike, whoever is called first
+    # a model against itself: both answers come from the same distribution, whichever is first
     gap = [len(p.answers[0]) - len(p.answers[1]) + rng.normal(0, 40) for p in of]
     alike = {p: Ruling("first" if g > 0 else "second") for p, g in zip(of, gap, strict=True)}
     mirrored = [
@@ -105,12 +105,12 @@ def known_judges(rng: Rng, pairs: int) -> list[Row]:
     turned = {"first": "second", "second": "first"}
     rulings = [alike[p] for p in of] + [Ruling(turned[alike[p].outcome]) for p in of]
     rows = []
-    for name, known, asked, said in (
+    for name, known, played, said in (
         ("names the first slot", items, games, slot),
         ("a model against itself", [*items, *mirrored], games_of(swapped, "first"), rulings),
     ):
-        found = summary.summary(name, known, pairs_of(known), asked, said, resamples=200)
-        models, orders = found["models"], found.get("orders")
+        report = summary.summary(name, known, pairs_of(known), played, said, resamples=200)
+        models, orders = report["models"], report.get("orders")
         controlled = models.get("length_controlled")
         rows.append(
             {
@@ -142,14 +142,14 @@ def simulate(runs: int, seed: int = 0) -> dict[str, list[Row]]:
     }
 
 
-def table(found: dict[str, Any]) -> Iterator[str]:
+def table(figures: dict[str, Any]) -> Iterator[str]:
     """The figures as Markdown."""
     yield "# Win rates, and judges with a known answer"
     yield ""
-    yield f"`python -m benchmarks.judging --runs {found['runs']}`: this many simulated data sets per row, with a win"
+    yield f"`python -m benchmarks.judging --runs {figures['runs']}`: this many simulated data sets per row, with a win"
     yield f"rate of {RATE:.0%} and {TIES:.0%} ties. Coverage is the percentage of 95 % intervals that contain the"
     yield "truth. `dependence` is the dependence between pairs of one prompt: 0 is independent, 1 identical."
-    yield from tables(found["tables"], _PERCENT)
+    yield from tables(figures["tables"], _PERCENT)
 
 
 _PERCENT = {
@@ -158,7 +158,7 @@ _PERCENT = {
 
 
 def write_verdicts(path: Path, verdicts: int) -> None:
-    """FastChat judgements of ten models by five judges, two verdicts a line."""
+    """Write FastChat judgements of ten models by five judges, two verdicts per line."""
     rng = random.Random(0)
     with path.open("w", encoding="utf-8") as stream:
         for k in range(verdicts // 10):
@@ -171,14 +171,14 @@ def write_verdicts(path: Path, verdicts: int) -> None:
 
 
 def speed(verdicts: int, repeats: int) -> dict[str, Any]:
-    """Processor seconds of ranking the models and of aggregating the judges, each from the file on."""
+    """Processor seconds to rank the models and to aggregate the judges, including reading the file."""
     about, commands = about_run("benchmarks.judging", ["afzal", "numpy"], threads=1), {}
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "verdicts.jsonl")
         write_verdicts(source, verdicts)
         for words in (("leaderboard", str(source)), ("aggregate", str(source), "--resamples", "200")):
             command = [sys.executable, "-m", "afzal", *words]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # what fails is not timed
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # a command that fails is not timed
             seconds = [cpu_seconds(command) for _ in range(repeats)]
             named = f"afzal {words[0]}, {verdicts:,} verdicts"
             commands[named] = {"median": statistics.median(seconds), "seconds": seconds}
@@ -186,21 +186,23 @@ def speed(verdicts: int, repeats: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Simulate, or time."""
+    """Run the simulations, or measure the speed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=400, help="simulated data sets for each row")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/judging/judging.json"))
-    parser.add_argument("--speed", type=Path, help="time many verdicts instead, into this JSON file")
+    parser.add_argument(
+        "--speed", type=Path, help="measure the time for many verdicts instead, and write it to this JSON file"
+    )
     parser.add_argument("--verdicts", type=int, default=200_000)
     parser.add_argument("--repeats", type=int, default=3)
-    asked = parser.parse_args()
-    if asked.speed:
-        asked.speed.write_text(json.dumps(speed(asked.verdicts, asked.repeats), indent=2) + "\n")
+    options = parser.parse_args()
+    if options.speed:
+        options.speed.write_text(json.dumps(speed(options.verdicts, options.repeats), indent=2) + "\n")
         return
-    found = {"runs": asked.runs, "tables": simulate(asked.runs)}
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text(json.dumps(found, indent=1) + "\n")
-    asked.out.with_suffix(".md").write_text("\n".join(table(found)) + "\n")
+    figures = {"runs": options.runs, "tables": simulate(options.runs)}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(figures, indent=1) + "\n")
+    options.out.with_suffix(".md").write_text("\n".join(table(figures)) + "\n")
 
 
 if __name__ == "__main__":

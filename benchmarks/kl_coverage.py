@@ -1,10 +1,10 @@
-"""How well the KL that a run shows is known: against the exact KL on the enumerable language, over and over.
+"""Accuracy of the KL that a run reports, compared with the exact KL on the enumerable language over many draws.
 
     python -m benchmarks.kl_coverage --out benchmarks/results/health/kl.json
 
-For policies at several distances from their start: the standard deviation of the figure, and how often its 95 %
-interval holds the exact KL. ``shown`` is what a run shows (next tokens' KLs summed along one answer to each of 32
-prompts, Student's t over prompts), ``log-ratios of 8`` what it showed before (mean log-ratio of 8 answers, ± 1.96
+For policies at several distances from their start: the standard deviation of the estimate, and how often its 95 %
+interval contains the exact KL. ``shown`` is what a run reports now (next-token KLs summed along one answer to each of
+32 prompts, Student's t over prompts), ``log-ratios of 8`` what it reported before (mean log-ratio of 8 answers, ± 1.96
 standard errors).
 """
 
@@ -33,7 +33,7 @@ ANSWERS = 60
 
 
 def figures(sharpness: float, repeats: int) -> dict[str, Any]:
-    """Exact KL, and of both estimates the standard deviation and the share of intervals that hold it."""
+    """Exact KL, and for both estimates the standard deviation and the share of intervals that contain it."""
     policy, start = language.new_model(1), language.new_model(2)
     with torch.no_grad():
         policy.lm_head.weight.mul_(sharpness)
@@ -52,25 +52,25 @@ def figures(sharpness: float, repeats: int) -> dict[str, Any]:
             ratios.append((score(policy, batch).logps - score(start, batch).logps).numpy())
     ways = {"shown": (along, 32, t95(31)), "log-ratios of 8": (np.array(ratios), 8, Z95)}
     rng = np.random.default_rng(0)
-    found: dict[str, Any] = {"exact": truth}
+    result: dict[str, Any] = {"exact": truth}
     for name, (values, n, width) in ways.items():
         picked = values[rng.integers(len(ids), size=(repeats, n)), rng.integers(ANSWERS, size=(repeats, n))]
         means, errors = picked.mean(1), picked.std(1, ddof=1) / np.sqrt(n)
         covered = float((np.abs(means - truth) <= width * errors).mean())
-        found[name] = {"sd": float(means.std()), "coverage": covered, "below_zero": float((means < 0).mean())}
-    return found
+        result[name] = {"sd": float(means.std()), "coverage": covered, "below_zero": float((means < 0).mean())}
+    return result
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=20_000)
     parser.add_argument("--out", type=Path, help="file to write the figures to, as JSON")
-    given = parser.parse_args()
-    found = {"repeats": given.repeats, "policies": [figures(s, given.repeats) for s in SHARPNESS]}
-    for row in found["policies"]:
+    options = parser.parse_args()
+    results = {"repeats": options.repeats, "policies": [figures(s, options.repeats) for s in SHARPNESS]}
+    for row in results["policies"]:
         print(json.dumps(row))
-    if given.out:
-        given.out.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    if options.out:
+        options.out.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What experiments on the enumerable language share: the start, labels, runs that are made once, figures, plots."""
+"""Shared parts of the experiments on the enumerable language: the start, labels, cached runs, figures, plots."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ REWARDS, TRAIN_REWARDS = language.reward(HELD_OUT), language.reward(TRAIN)
 DEMONSTRATIONS = 20_000
 
 Labels = Callable[[np.ndarray, np.random.Generator], np.ndarray]
-"""From the reward gaps ``[T]`` of the first over the second response, the probability ``[T]`` that it is better."""
+"""Map reward gaps ``[T]`` (first minus second response) to the probability ``[T]`` that the first is better."""
 
 
 def fives(prompt: str, answer: str) -> float:
-    """A cost as a black box sees it: how often 5 stands in an answer."""
+    """A black-box cost: the number of fives in an answer."""
     return float(answer.count("5"))
 
 
 CHANCE = random.Random(0)
-"""What :func:`vote` draws from; who needs the same votes again seeds it."""
+"""Random numbers for :func:`vote`; seed it to get the same votes again."""
 
 
 def vote(prompt: str, answer: str) -> float:
-    """The gold reward with Gumbel noise: the higher of two answers is the winner of a Bradley-Terry vote."""
+    """The gold reward plus Gumbel noise: the higher of two values wins a Bradley-Terry vote."""
     return language.gold(prompt, answer) - math.log(-math.log(CHANCE.random()))
 
 
 @dataclass(frozen=True)
 class World:
-    """The start of all runs, and what it says: log-probs ``[X, Y]`` for held-out and for training prompts."""
+    """The start of all runs, and its log-probs ``[X, Y]`` on held-out and on training prompts."""
 
     out: Path
     sft: Path
@@ -59,7 +59,7 @@ class World:
 
 
 def make_world(out: Path, sft_steps: int) -> World:
-    """The supervised start in ``out/runs``, trained unless it is there."""
+    """The supervised start in ``out/runs``, trained if missing."""
     (out / "runs").mkdir(parents=True, exist_ok=True)
     start = out / "runs" / "start"
     if not (start / "config.json").exists():
@@ -71,29 +71,31 @@ def make_world(out: Path, sft_steps: int) -> World:
     return World(out, sft, policy(sft), policy(sft, prompts=TRAIN))
 
 
-def train(out: Path, method: str, model: Path, data: Path, name: str, *, steps: int, rows: int, **given: Any) -> Path:
-    """The run ``out/runs/name`` on ``rows`` rows: made by the ordinary recipe, or found as :func:`made` finds it."""
-    size = given.get("batch_size", 64)
+def train(
+    out: Path, method: str, model: Path, data: Path, name: str, *, steps: int, rows: int, **settings: Any
+) -> Path:
+    """The run ``out/runs/name`` on ``rows`` rows: trained by the ordinary recipe, or reused as in :func:`made`."""
+    size = settings.get("batch_size", 64)
     length = {"max_steps": steps, "epochs": 1 + steps * size / rows, "warmup": 30, "batch_size": size}
-    return made(out, method, model, data, name, **{**length, **given})
+    return made(out, method, model, data, name, **{**length, **settings})
 
 
-def made(out: Path, method: str, model: Path, data: Path, name: str, **given: Any) -> Path:
-    """The run ``out/runs/name`` with these settings: made, or found finished with the very same.
+def made(out: Path, method: str, model: Path, data: Path, name: str, **overrides: Any) -> Path:
+    """The run ``out/runs/name`` with these settings: trained, or reused if it finished with the same settings.
 
     Raises:
-        AfzalError: it is there with other settings.
+        AfzalError: it exists with other settings.
     """
     common = {"lr": 5e-4, "lr_schedule": "constant", "eval_fraction": 0.0, "device": "cpu"}
     where = {"model": str(model), "data": str(data), "out": str(out / "runs" / name)}
     language_settings = {k: v for k, v in language.SETTINGS.items() if method != "reward" or k != "sample_tokens"}
-    settings = config.make(method, **{**language_settings, **common, **given, **where})
+    settings = config.make(method, **{**language_settings, **common, **overrides, **where})
     folder = Path(settings.out)
     return folder if finished(folder, settings.model_dump(mode="json")) else recipes.train(settings)
 
 
 def finished(folder: Path, settings: dict[str, Any]) -> bool:
-    """Whether a run with these settings is done there; one that did not come to its end is taken away.
+    """Whether a run with these settings has finished there; an unfinished run is deleted.
 
     Raises:
         AfzalError: a finished run has other settings.
@@ -111,13 +113,15 @@ def finished(folder: Path, settings: dict[str, Any]) -> bool:
 
 
 def policy(folder: Path, step: int | None = None, prompts: np.ndarray = HELD_OUT) -> np.ndarray:
-    """Log-probs ``[X, Y]`` of a run's model, at its end or at a checkpoint."""
+    """Log-probs ``[X, Y]`` of a run's model, at the end or at a checkpoint."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder)
     if step is not None:
         saved = checkpoint.load(folder / "checkpoints" / f"step-{step:08d}")[0]["model"]
-        model.load_state_dict({name: saved[name] for name in model.state_dict()})  # a value model may stand beside it
+        model.load_state_dict(
+            {name: saved[name] for name in model.state_dict()}
+        )  # the checkpoint may also contain a value model
     return exact.log_policy(model, prompts)
 
 
@@ -130,7 +134,7 @@ def pairs(world: World, seed: int, n: int, labels: Labels, name: str) -> Path:
 
 
 def rankings(world: World, seed: int, n: int, k: int) -> Path:
-    """``n`` prompts with ``k`` different responses in an order drawn from Plackett-Luce of the gold reward."""
+    """``n`` prompts with ``k`` different responses, ranked by a Plackett-Luce draw on the gold reward."""
     rng = np.random.default_rng(200 + seed)
     items: list[Item] = []
     while len(items) < n:
@@ -146,20 +150,20 @@ def rankings(world: World, seed: int, n: int, k: int) -> Path:
 
 
 def write(items: Sequence[Item], out: Path, name: str) -> Path:
-    """``out/runs/name.jsonl``; when it is there it must say the same, since runs stand on it.
+    """Write ``out/runs/name.jsonl``; an existing file must have the same content, since runs depend on it.
 
     Raises:
-        AfzalError: it says something else.
+        AfzalError: it has other content.
     """
     path, text = out / "runs" / f"{name}.jsonl", "".join(json.dumps(to_row(item)) + "\n" for item in items)
     if path.exists() and path.read_text(encoding="utf-8") != text:
-        raise AfzalError(f"{path} holds other data than would be made now", remedy="use another folder")
+        raise AfzalError(f"{path} holds other data than would be written now", remedy="use another folder")
     runs.atomic_write(path, text)
     return path
 
 
 def about(command: str, minutes: float, cores: int = 1) -> dict[str, Any]:
-    """What figures depend on."""
+    """Metadata of the figures: command, time, machine and versions."""
     return {
         "date": date.today().isoformat(),
         "command": command,
@@ -173,7 +177,7 @@ def about(command: str, minutes: float, cores: int = 1) -> dict[str, Any]:
 
 
 def about_line(facts: dict[str, Any]) -> str:
-    """The same as a sentence."""
+    """The metadata as a sentence."""
     return (
         f"{facts['date']}, {facts['cores']} core(s) of {facts['processor']}, one thread per run; Python "
         f"{facts['python']}, torch {facts['torch']}, transformers {facts['transformers']}; {facts['minutes']:.0f} "
@@ -183,11 +187,11 @@ def about_line(facts: dict[str, Any]) -> str:
 
 
 Points = Sequence[tuple[float, Sequence[float]]]
-"""For each x the values of all seeds."""
+"""For each x, the values of all seeds."""
 
 
 def bands(lines: Sequence[tuple[str, Points]]) -> list[svg.Series]:
-    """Means over the seeds with a band from the lowest to the highest."""
+    """Means over the seeds, with bands from the lowest to the highest."""
     return [
         svg.Series(
             name,
@@ -195,7 +199,7 @@ def bands(lines: Sequence[tuple[str, Points]]) -> list[svg.Series]:
             colour=k,
             low=tuple(min(v) for _, v in points),
             high=tuple(max(v) for _, v in points),
-            label=f"{name} " if len(lines) > 1 else "",  # with room for wide letters
+            label=f"{name} " if len(lines) > 1 else "",  # the space leaves room for wide letters
         )
         for k, (name, points) in enumerate(lines)
     ]
@@ -209,6 +213,6 @@ def plot(
     y_label: str,
     rules: Sequence[svg.Rule] = (),
 ) -> None:
-    """An SVG file of :func:`bands`."""
+    """Draw :func:`bands` into an SVG file."""
     drawing = svg.line_chart(bands(lines), title=title, x_label=x_label, y_label=y_label, rules=rules)
     path.write_text(svg.standalone(drawing), encoding="utf-8")

@@ -1,12 +1,12 @@
-"""Memory of each rank while a model is read, cut and trained on: a random model, made on the spot, and LoRA-DPO on it.
+"""Memory per rank while a model is read, sharded and trained: LoRA-DPO on a random model created on the spot.
 
     python -m benchmarks.large_model --dtypes bf16 --updates 1 --out benchmarks/results/large/large-model-cpu-bf16.json
 
-Each row is one run of two ranks (gloo) in processes of their own. *Start* is the peak until the first update may begin:
-weights read and cut, found sound, prompts probed, activations measured. Peaks are those of the whole process
-(``ru_maxrss``), libraries and pages of files included. ``--small`` also loads a smaller model whole on every rank, as
-is done where pieces cannot be read; ``--mixture`` takes a mixture of experts, with adapters on its
-attention. The model is deleted at the end.
+Each row is one run of two ranks (gloo) in separate processes. *Start* is the peak before the first update: weights
+read, sharded and checked, prompts probed, activations measured. Peaks are those of the process (``ru_maxrss``),
+including libraries and file pages. ``--small`` uses a smaller model and also loads it in full on every rank, as happens
+when a model cannot be read in pieces; ``--mixture`` uses a mixture of experts, with adapters on its attention. The
+model is deleted at the end.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _WORDS = 32_000
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A llama with a tied embedding of 32,000 words; with ``experts`` a Mixtral, where a token visits two of them."""
+    """A llama with a tied embedding of 32,000 words; with ``experts``, a Mixtral with two experts per token."""
 
     width: int
     layers: int
@@ -45,7 +45,7 @@ MIXTURE = Shape(1024, 16, 3584, experts=8)  # 1.5 billion
 
 
 def make(folder: Path, shape: Shape, dtype: str) -> int:
-    """Write a random model, block by block, with a tokenizer of bytes; returns the number of its weights."""
+    """Write a random model, block by block, with a byte tokenizer; returns the number of weights."""
     import torch
     from safetensors.torch import save_file
     from transformers import LlamaConfig, MixtralConfig
@@ -100,7 +100,7 @@ def make(folder: Path, shape: Shape, dtype: str) -> int:
 
 
 def _feed_forward(shape: Shape) -> dict[str, tuple[int, int]]:
-    """Matrices of a block by their names in the files, which have experts one by one."""
+    """Matrices of a block by their names in the files, where each expert has separate matrices."""
     up, down = (shape.hidden, shape.width), (shape.width, shape.hidden)
     if not shape.experts:
         return {"mlp.gate_proj": up, "mlp.up_proj": up, "mlp.down_proj": down}
@@ -123,25 +123,25 @@ def _tokenizer() -> Any:
 
 
 def pairs(file: Path, n: int) -> None:
-    """Short pairs."""
+    """Write ``n`` short pairs."""
     rows = [{"prompt": f"Question {i}?", "chosen": f" yes, {i}", "rejected": f" no, {i}"} for i in range(n)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def run(folder: Path, shape: Shape, dtype: str, whole: bool, updates: int) -> dict[str, Any]:
-    """One run of two ranks, each of which says what it took."""
+    """Run two ranks once, and collect the costs that each reports."""
     pairs(folder / "pairs.jsonl", 2 * updates)
     out = folder / f"run-{dtype}-{'whole' if whole else 'pieces'}"
     about = {"folder": str(folder), "out": str(out), "dtype": dtype, "whole": whole, "updates": updates}
     about["mixture"] = bool(shape.experts)
-    found = said_by_all("benchmarks.large_model", about, _RANKS)
+    reports = said_by_all("benchmarks.large_model", about, _RANKS)
     return {
         "dtype": dtype,
         "read": "whole" if whole else "pieces",
-        "start_gb": [round(r["start"] / 1e9, 3) for r in found],
-        "peak_gb": [round(r["peak"] / 1e9, 3) for r in found],
-        "libraries_gb": [round(r["libraries"] / 1e9, 3) for r in found],
-        "cpu_seconds": [round(r["cpu"], 1) for r in found],
+        "start_gb": [round(r["start"] / 1e9, 3) for r in reports],
+        "peak_gb": [round(r["peak"] / 1e9, 3) for r in reports],
+        "libraries_gb": [round(r["libraries"] / 1e9, 3) for r in reports],
+        "cpu_seconds": [round(r["cpu"], 1) for r in reports],
         "losses": losses_of(out),
     }
 
@@ -190,36 +190,40 @@ def _as_rank(about: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Make the model, run, and write or print what was found."""
+    """Create the model, run, and write or print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, help="JSON file of the figures")
-    parser.add_argument("--folder", type=Path, help="where the model is made; default: a temporary folder")
+    parser.add_argument("--out", type=Path, help="JSON file for the figures")
+    parser.add_argument("--folder", type=Path, help="where the model is created; default: a temporary folder")
     parser.add_argument("--updates", type=int, default=2)
     parser.add_argument("--dtypes", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16"])
-    parser.add_argument("--small", action="store_true", help="a model of 0.12 billion weights, whole and in pieces")
-    parser.add_argument("--mixture", action="store_true", help="a mixture of experts of 1.5 billion weights, in pieces")
+    parser.add_argument(
+        "--small", action="store_true", help="a model with 0.12 billion weights, read in full and in pieces"
+    )
+    parser.add_argument(
+        "--mixture", action="store_true", help="a mixture of experts with 1.5 billion weights, read in pieces"
+    )
     parser.add_argument("--as-rank", type=json.loads, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.as_rank is not None:
-        _as_rank(asked.as_rank)
+    options = parser.parse_args()
+    if options.as_rank is not None:
+        _as_rank(options.as_rank)
         return
-    shape, ways = (SMALL, (True, False)) if asked.small else (MIXTURE if asked.mixture else LARGE, (False,))
+    shape, ways = (SMALL, (True, False)) if options.small else (MIXTURE if options.mixture else LARGE, (False,))
     before, rows = time.process_time(), []
-    with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         weights = make(Path(folder), shape, "bf16")
         print(
             f"{weights:,} weights in bf16, made in {time.process_time() - before:.0f} s of processor time", flush=True
         )
-        for dtype in asked.dtypes:
+        for dtype in options.dtypes:
             for whole in ways:
-                row = run(Path(folder), shape, dtype, whole, asked.updates)
+                row = run(Path(folder), shape, dtype, whole, options.updates)
                 row["share_of_fp32"] = round(max(row["start_gb"]) / (4 * weights / 1e9), 3)
                 rows.append(row)
                 print(json.dumps(row), flush=True)
     about = about_run("benchmarks.large_model", ("afzal", "torch", "transformers", "peft"), threads=1)
-    found = {"about": about, "weights": weights, "whole_fp32_gb": round(4 * weights / 1e9, 3), "rows": rows}
-    if asked.out is not None:
-        asked.out.write_text(json.dumps(found, indent=2) + "\n")
+    figures = {"about": about, "weights": weights, "whole_fp32_gb": round(4 * weights / 1e9, 3), "rows": rows}
+    if options.out is not None:
+        options.out.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

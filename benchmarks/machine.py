@@ -1,4 +1,4 @@
-"""The machine that a benchmark runs on: what it is, and whether it is quiet enough for figures to mean something."""
+"""Describe the machine that a benchmark runs on, and refuse to measure while it is busy."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ BUSY = 0.3  # a load average above this disturbs timings
 
 
 def refuse_if_busy() -> None:
-    """End the process with a sentence when anything else runs."""
+    """Exit with a message if the load average is above :data:`BUSY`."""
     load = os.getloadavg()[0]
     if load > BUSY:
         sys.exit(f"the load is {load:.2f}, above {BUSY}: wait until nothing else runs, or pass --force")
 
 
 def processor() -> str:
-    """The processor's name, and what of its instructions matters to bf16."""
+    """The processor's name and its vector instructions that matter for bf16."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     fields = {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in lines) if v}
-    found = [f for f in ("avx512_bf16", "amx_bf16", "avx512f", "avx2") if f in fields.get("flags", "").split()]
+    features = [f for f in ("avx512_bf16", "amx_bf16", "avx512f", "avx2") if f in fields.get("flags", "").split()]
     family, model = fields.get("cpu family"), fields.get("model")
-    return f"{fields.get('model name', platform.machine())} (family {family}, model {model}; {', '.join(found)})"
+    return f"{fields.get('model name', platform.machine())} (family {family}, model {model}; {', '.join(features)})"
 
 
 def card(gpu: str) -> Any:
-    """The entry of `afzal plan` for a GPU of this name; None where its vendor's figures are not known.
+    """The `afzal plan` entry for a GPU of this name; None if the vendor's figures are unknown.
 
-    Cards of the same chip for narrower slots (PCIe, NVL) are slower than the table says, and count as unknown.
+    PCIe and NVL cards with the same chip are slower than the table's figures, so they count as unknown.
     """
     from afzal.plan import DEVICES
 
@@ -43,7 +43,7 @@ def card(gpu: str) -> Any:
 
 
 def about_run(module: str, packages: Sequence[str], *, threads: int, device: str = "") -> dict[str, Any]:
-    """What every file of figures says of itself: date, command, hardware, versions, load. ``device`` names a GPU."""
+    """Metadata for every results file: date, command, hardware, versions, load. ``device`` names a GPU."""
     return {
         "date": str(date.today()),
         "command": " ".join(["python -m", module, *sys.argv[1:]]),
@@ -55,7 +55,7 @@ def about_run(module: str, packages: Sequence[str], *, threads: int, device: str
 
 
 def version_of(package: str) -> str:
-    """Afzal's own version is that of the working tree, which need not be installed."""
+    """Version of a package; Afzal's is read from the working tree, which need not be installed."""
     if package == "afzal":
         from afzal import __version__
 

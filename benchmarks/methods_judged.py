@@ -1,13 +1,14 @@
-"""SFT, DPO and PPO against their start, by judges and by people: Table 2 of the DPO paper, in small.
+"""SFT, DPO and PPO against their start, judged by judges and people: a small version of Table 2 of the DPO paper.
 
     python -m benchmarks.methods_judged OUT --page benchmarks/results/judging    # a few minutes on two cores
     python -m benchmarks.methods_judged OUT --quick                              # a few updates: does it run?
 
-All runs start from the 260-thousand-weight story model. DPO and a reward model learn from pairs of stories ordered by
-word valence, SFT from the better ones, PPO from the reward model. Then one command answers held-out openings with
-every model and judges (Rafailov et al. 2023): ``afzal judge sft dpo ppo --against stories260k``. The people are
-simulated: two, who see the valence of an answer, call close ones a tie, and slip on 15 % of the others. The same
-command resumes where it was stopped. It needs the folder ``shared/data`` beside the checkout, or AFZAL_SHARED.
+All runs start from the story model with 260 thousand weights. DPO and a reward model learn from pairs of stories
+ordered by word valence, SFT from the better stories, PPO from the reward model. Then one command answers held-out
+openings with every model and judges the answers (Rafailov et al. 2023): ``afzal judge sft dpo ppo --against
+stories260k``. The two people are simulated: they see the valence of an answer, call close answers a tie, and err on
+15 % of the others. Running the command again resumes a stopped run. Needs the folder ``shared/data`` next to the
+checkout, or AFZAL_SHARED.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def stages(out: Path, *, quick: bool = False) -> list[Stage]:
-    """Data, runs, answers with their first verdicts, votes, and the table with people beside the judges."""
+    """Data, runs, answers with their first verdicts, votes, and the table of judges and people."""
     updates = 2 if quick else 96
     size = replace(stories.Size(), held_out=6) if quick else stories.Size()
     return [
@@ -75,14 +76,14 @@ def stages(out: Path, *, quick: bool = False) -> list[Stage]:
 
 
 def train(method: str, out: Path, to: Path, settings: Sequence[str]) -> None:
-    """``afzal train`` on the pairs as valence labels them; nothing is held out, since other openings are judged."""
+    """``afzal train`` on the pairs labelled by valence; nothing is held out, since other openings are judged."""
     common = ["--model", start(), "--data", out / "data" / "clean.jsonl", "--out", to, "--batch-size", "16"]
     fixed = ["--epochs", "200", "--lr-schedule", "constant", "--warmup", "0", "--eval-fraction", "0", "--device", "cpu"]
     afzal("train", method, *common, *fixed, *settings)
 
 
 def ppo(out: Path, to: Path, *, iterations: int) -> None:
-    """PPO on the openings of the pairs, with the reward model that was trained on them."""
+    """PPO on the pairs' openings, with the reward model trained on the pairs."""
     about = ["--model", start(), "--data", out / "data" / "clean.jsonl", "--reward", out / "reward", "--out", to]
     size = ["--iterations", str(iterations), "--batch-size", "32", "--sample-tokens", str(_TOKENS)]
     how = ["--lr", "3e-4", "--lr-schedule", "constant", "--warmup", "0", "--ppo-epochs", "2", "--minibatches", "2"]
@@ -90,19 +91,19 @@ def ppo(out: Path, to: Path, *, iterations: int) -> None:
 
 
 def judge(out: Path, to: Path, *more: str) -> None:
-    """The one command: answers of every run and of the start to held-out openings, judged."""
-    asked = ["--prompts", out / "data" / "held-out.jsonl", "--n", str(_ANSWERS), "--max-new-tokens", str(_TOKENS)]
+    """Answer held-out openings with every run and the start, and judge the answers, in one command."""
+    answers = ["--prompts", out / "data" / "held-out.jsonl", "--n", str(_ANSWERS), "--max-new-tokens", str(_TOKENS)]
     judges = [word for spec in (out / "reward", start(), "rule:longest") for word in ("--judge", spec)]
     runs = [out / name for name in RUNS]
-    if (out / "drawn").is_dir():  # the same answers, not drawn again
+    if (out / "drawn").is_dir():  # reuse the same answers
         shutil.copytree(out / "drawn" / "answers", to / "answers")
-    afzal("judge", *runs, "--against", start(), *asked, *judges, "--out", to, *more)
+    afzal("judge", *runs, "--against", start(), *answers, *judges, "--out", to, *more)
 
 
 def vote(rows: Path, to: Path) -> None:
-    """What the simulated people say of the answers that the judges saw."""
-    voted = [replace(item, votes=tuple(_vote(item, name) for name in PEOPLE)) for item in data.read(str(rows)).items]
-    data.write(voted, to, "afzal")
+    """Votes of the simulated people on the answers that the judges saw."""
+    items = [replace(item, votes=tuple(_vote(item, name) for name in PEOPLE)) for item in data.read(str(rows)).items]
+    data.write(items, to, "afzal")
 
 
 def _vote(item: Item, name: str) -> Comparison:

@@ -1,14 +1,14 @@
-"""Objectives on the enumerable language, where reward, KL and optimum are exact: five questions, three seeds each.
+"""Five questions on objectives, answered on the enumerable language, where reward, KL and optimum are exact.
 
     python -m benchmarks.objectives_lab OUT [--quick]
 
-Writes ``OUT/objectives-lab.json`` (all figures), ``.md`` (the table) and three plots as SVG; the runs themselves go to
-``OUT/runs``, and those that are there finished are not made again, so that a command that was stopped goes on. One
-thread; about half an hour, ``--quick`` three minutes. Figures are exact means over 32 held-out prompts.
+Writes ``OUT/objectives-lab.json`` (all figures), ``.md`` (the table) and three plots as SVG. Runs go to ``OUT/runs``,
+and finished ones are reused, so running the command again resumes. Three seeds, one thread; about half an hour, or
+three minutes with ``--quick``. Figures are exact means over 32 held-out prompts.
 
 1. Does the KL fall strictly with beta?
-2. Does IPO stay bounded on labels that never err, where DPO does not?
-3. Do soft labels recover the reward? (what a difference of implicit rewards is worth in gold, and their correlation)
+2. On labels that never err, does IPO stay bounded while DPO does not?
+3. Do soft labels recover the reward? (gold reward per unit of implicit reward, and their correlation)
 4. Do ties and rankings reach the same optimum as pairs? (KL to pi_ref e^(r / beta) / Z)
 5. Does a Lagrange multiplier hold a constraint at its bound? (expected number of the token 5 in an answer)
 """
@@ -36,13 +36,13 @@ from benchmarks.lab_world import HELD_OUT, REWARDS, World, policy
 BETAS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 BETA = 0.3
 FIVES = np.broadcast_to((language.RESPONSES == 5).sum(1).astype(float), REWARDS.shape)
-"""``[X, Y]`` how often the token 5 stands in each response."""
+"""``[X, Y]`` number of 5 tokens in each response."""
 NU = 3.0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Updates of short and long runs, and between two evaluations; pairs; updates of the supervised start; seeds."""
+    """Updates of short and long runs and between two evaluations; pairs; updates of the supervised start; seeds."""
 
     steps: int
     long_steps: int
@@ -58,7 +58,7 @@ QUICK = Plan(steps=20, long_steps=40, every=10, pairs=1000, sft_steps=150, seeds
 
 @dataclass(frozen=True)
 class Row:
-    """One policy: what it was, and what it is worth."""
+    """One policy: its run, and its exact figures."""
 
     question: int
     label: str
@@ -71,21 +71,21 @@ class Row:
 
 
 def row(world: World, question: int, label: str, seed: int, log_pi: np.ndarray, step: int = 0, **more: float) -> Row:
-    found = exact.evaluate(log_pi, world.log_ref, REWARDS)
-    print(f"{question} {label:30} seed {seed} step {step:4} R {found.reward:.3f} KL {found.kl:.3f}", more, flush=True)
-    return Row(question, label, seed, step, found.reward, found.kl, found.share, more)
+    result = exact.evaluate(log_pi, world.log_ref, REWARDS)
+    print(f"{question} {label:30} seed {seed} step {step:4} R {result.reward:.3f} KL {result.kl:.3f}", more, flush=True)
+    return Row(question, label, seed, step, result.reward, result.kl, result.share, more)
 
 
 def prefer(
-    world: World, objective: str, data: Path, name: str, *, seed: int, steps: int, rows: int, **given: Any
+    world: World, objective: str, data: Path, name: str, *, seed: int, steps: int, rows: int, **settings: Any
 ) -> Path:
     return lab_world.train(
-        world.out, "prefer", world.sft, data, name, steps=steps, rows=rows, objective=objective, seed=seed, **given
+        world.out, "prefer", world.sft, data, name, steps=steps, rows=rows, objective=objective, seed=seed, **settings
     )
 
 
 def plain_dpo(world: World, plan: Plan, seed: int) -> Path:
-    """DPO on noisy pairs with checkpoints: the run that three of the questions compare with."""
+    """DPO on noisy pairs with checkpoints: the baseline of three of the questions."""
     data = lab_world.pairs(world, seed, plan.pairs, language.noisy, "noisy")
     kept = {"save_every_steps": plan.every, "keep_checkpoints": 99, "objective_arg": {"beta": BETA}}
     return prefer(world, "dpo", data, f"noisy-{seed}-run", seed=seed, steps=plan.long_steps, rows=plan.pairs, **kept)
@@ -124,10 +124,10 @@ def certain_labels(world: World, plan: Plan) -> list[Row]:
 
 
 def agreement(log_pi: np.ndarray, log_ref: np.ndarray, seed: int) -> dict[str, float]:
-    """Implicit against gold reward differences over pairs of the reference.
+    """Compare implicit and gold reward differences over pairs of the reference's responses.
 
-    ``slope``: implicit per gold, below 1 by what the model has not learned. ``worth``: gold per implicit, 1 where an
-    implicit reward is worth its face value, below 1 where it exaggerates.
+    ``slope``: implicit per gold; below 1 if the model has not learned all of it. ``worth``: gold per implicit; 1 if
+    implicit rewards have the right size, below 1 if they exaggerate.
     """
     which, first, second = language.sample_pairs(np.exp(log_ref), 20_000, np.random.default_rng(300 + seed))
     implicit = BETA * (log_pi - log_ref)
@@ -169,8 +169,10 @@ def ties_and_rankings(world: World, plan: Plan) -> list[Row]:
         made = {"pairs, dpo": plain_dpo(world, plan, seed)}
         for label, objective, data, extra in sources:
             learn = {"learn": ["nu"], "learned_lr": 0.02} if "learned" in label else {}
-            given = {"objective_arg": {"beta": BETA, **extra}, "seed": seed, **learn}
-            made[label] = prefer(world, objective, data, f"{objective}-{seed}", steps=plan.long_steps, rows=n, **given)
+            settings = {"objective_arg": {"beta": BETA, **extra}, "seed": seed, **learn}
+            made[label] = prefer(
+                world, objective, data, f"{objective}-{seed}", steps=plan.long_steps, rows=n, **settings
+            )
         for label, run in made.items():
             log_pi = policy(run)
             more = {"KL to the optimum": exact.kl(log_pi, best)} | agreement(log_pi, world.log_ref, seed)
@@ -181,7 +183,7 @@ def ties_and_rankings(world: World, plan: Plan) -> list[Row]:
 
 
 def constraint(world: World, plan: Plan) -> list[Row]:
-    """DPO that would write more fives than the bound, free and held."""
+    """DPO that would write more fives than the bound, with and without the constraint."""
     rows = []
     bound = round(0.5 * exact.expected(world.log_ref, FIVES), 2)
     held = {
@@ -226,9 +228,9 @@ def beta_verdict(rows: Sequence[Row]) -> Verdict:
 
 
 def rest_verdict(rows: Sequence[Row]) -> Verdict:
-    """From a third of the training on."""
+    """Judged from a third of the training onwards."""
     late = {label: [_courses(rows, label, s) for s in _seeds(rows)] for label in ("DPO", "IPO")}
-    late = {label: [course[len(course) // 3 :] for course in found] for label, found in late.items()}
+    late = {label: [course[len(course) // 3 :] for course in courses] for label, courses in late.items()}
     rests = all(max(r.kl for r in c) - min(r.kl for r in c) < 0.6 for c in late["IPO"])
     passes = all(d[-1].kl > max(r.kl for r in i) + 1 for d, i in zip(late["DPO"], late["IPO"], strict=True))
     said = {k: [f"{c[0].kl:.2f} to {c[-1].kl:.2f}" for c in v] for k, v in late.items()}
@@ -254,15 +256,15 @@ def fall_verdict(rows: Sequence[Row]) -> Verdict:
 
 
 def soft_verdict(rows: Sequence[Row]) -> Verdict:
-    found = {x: [r.more for r in rows if r.question == 3 and r.label == x] for x in _labels(rows, 3)}
-    best, certain = found["soft labels"], found["certain labels"]
-    others = [v for k, v in found.items() if k != "soft labels"]
+    by_label = {x: [r.more for r in rows if r.question == 3 and r.label == x] for x in _labels(rows, 3)}
+    best, certain = by_label["soft labels"], by_label["certain labels"]
+    others = [v for k, v in by_label.items() if k != "soft labels"]
     held = (
         all(abs(m["worth"] - 1) < 0.2 and m["correlation"] > 0.85 for m in best)
         and all(a["worth"] > b["worth"] + 0.2 for a, b in zip(best, certain, strict=True))
         and all(a["correlation"] > b["correlation"] for v in others for a, b in zip(best, v, strict=True))
     )
-    said = {k: [f"{m['worth']:.2f} ({m['correlation']:.2f})" for m in v] for k, v in found.items()}
+    said = {k: [f"{m['worth']:.2f} ({m['correlation']:.2f})" for m in v] for k, v in by_label.items()}
     claim = "soft labels recover the reward, certain ones exaggerate it (gold per implicit reward; correlation)"
     return Verdict(claim, held, _listed(said, "{}"))
 
@@ -316,7 +318,7 @@ def _listed(values: dict[str, list[Any]], form: str) -> str:
 
 
 def table(rows: Sequence[Row], facts: dict[str, Any]) -> str:
-    """Markdown: the claims, then every setting with means and ranges over the seeds."""
+    """The page as Markdown: the claims, then every setting with means and ranges over the seeds."""
     lines = [
         "# Objectives on the enumerable language",
         "",
@@ -350,7 +352,7 @@ def _range(values: Sequence[float]) -> str:
 
 
 def plots(rows: Sequence[Row], out: Path) -> None:
-    """KL against beta, KL in the course of training on certain labels, and the cost of the constraint."""
+    """Plot KL against beta, KL during training on certain labels, and the cost under the constraint."""
     by_beta = [("DPO", [(b, [r.kl for r in rows if r.question == 1 and r.more["beta"] == b]) for b in BETAS])]
     lab_world.plot(by_beta, out / "objectives-lab-beta.svg", "KL at the end of training against beta", "beta", "nats")
     course = [(x, _course(rows, 2, x, lambda r: r.kl)) for x in _labels(rows, 2)]
@@ -369,21 +371,21 @@ def _course(rows: Sequence[Row], question: int, label: str, value: Callable[[Row
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--quick", action="store_true", help="few steps: does it run? claims will not hold")
-    given = parser.parse_args()
+    parser.add_argument("--quick", action="store_true", help="few steps, to see whether it runs; claims will not hold")
+    options = parser.parse_args()
     import torch
 
     torch.set_num_threads(1)
-    plan, began = QUICK if given.quick else PROPER, time.perf_counter()
-    world = lab_world.make_world(given.out, plan.sft_steps)
-    rows = [found for question in QUESTIONS for found in question(world, plan)]
-    command = "python -m benchmarks.objectives_lab OUT" + (" --quick" if given.quick else "")
+    plan, began = QUICK if options.quick else PROPER, time.perf_counter()
+    world = lab_world.make_world(options.out, plan.sft_steps)
+    rows = [one for question in QUESTIONS for one in question(world, plan)]
+    command = "python -m benchmarks.objectives_lab OUT" + (" --quick" if options.quick else "")
     facts = lab_world.about(command, (time.perf_counter() - began) / 60)
-    found = {"about": facts, "claims": [asdict(v) for v in verdicts(rows)], "rows": [asdict(r) for r in rows]}
+    results = {"about": facts, "claims": [asdict(v) for v in verdicts(rows)], "rows": [asdict(r) for r in rows]}
     text = table(rows, facts)
-    (given.out / "objectives-lab.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    (given.out / "objectives-lab.md").write_text(text, encoding="utf-8")
-    plots(rows, given.out)
+    (options.out / "objectives-lab.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    (options.out / "objectives-lab.md").write_text(text, encoding="utf-8")
+    plots(rows, options.out)
     print(text)
     return 0
 

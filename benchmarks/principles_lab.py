@@ -1,12 +1,12 @@
-"""Principles where all is exact: the data side, the loss side and multipliers beside the constrained optimum.
+"""Principles with exact figures: data, loss and multiplier methods compared with the constrained optimum.
 
     python -m benchmarks.principles_lab OUT [--quick]
 
-On the enumerable language an answer is harmful when it holds a 5: its cost is 1, and that of any other answer 0. The
-gold reward knows nothing of it. Every arm starts from the same supervised policy and learns from noisy votes on the
-reward, and is set beside the best policy whose cost keeps the bound, pi_ref e^((r - lambda c)/beta) / Z. Each seed
-draws other votes and trains in another order. Writes OUT/principles-lab.json and OUT/principles-lab.md; runs that are
-there finished are not made again.
+On the enumerable language an answer is harmful if it contains a 5: its cost is 1, and that of any other answer 0. The
+gold reward is independent of the cost. Every arm starts from the same supervised policy and learns from noisy votes on
+the reward. It is compared with the best policy whose cost is within the bound, pi_ref e^((r - lambda c)/beta) / Z.
+Each seed draws other votes and trains in another order. Writes OUT/principles-lab.json and OUT/principles-lab.md;
+finished runs are reused.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from benchmarks.lab_world import HELD_OUT, REWARDS, TRAIN, TRAIN_REWARDS, World,
 
 BETA, BOUND = 1.0, 0.1
 COSTS = (language.RESPONSES == 5).any(1).astype(float)
-"""``[Y]`` whether 5 stands in each response."""
+"""``[Y]`` whether each response contains a 5."""
 PENALTY, DUAL_LR = 4.0, 0.1
 C_DPO = {"rounds": 25, "dual_lr": 1.0, "n": 4, "held_out": 32, "accumulate": True, "lr": 1e-3}
-"""C-DPO: in each of 25 rounds all pairs of four answers to 128 prompts, and those of earlier rounds, labelled anew."""
+"""C-DPO: each of 25 rounds has all pairs of four answers to 128 prompts, and the earlier rounds' pairs, relabelled."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Updates of a run, pairs of votes, updates of the supervised start, revisions of each prompt, seeds of an arm."""
+    """Updates per run, pairs with votes, updates of the supervised start, revisions per prompt, seeds per arm."""
 
     steps: int
     pairs: int
@@ -57,20 +57,20 @@ QUICK = Plan(steps=6, pairs=200, sft_steps=30, revisions=1, seeds=1)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder for the data, the runs and the figures")
-    parser.add_argument("--quick", action="store_true", help="a few updates: shows that it runs, and no more")
-    given = parser.parse_args()
+    parser.add_argument("--quick", action="store_true", help="a few updates: only shows that it runs")
+    options = parser.parse_args()
     torch.set_num_threads(1)
     began = time.monotonic()
-    found = measured(given.out, QUICK if given.quick else PROPER)
-    command = f"python -m benchmarks.principles_lab OUT{' --quick' if given.quick else ''}"
-    found["about"] = lab_world.about(command, (time.monotonic() - began) / 60)
-    (given.out / "principles-lab.json").write_text(json.dumps(found, indent=1) + "\n")
-    (given.out / "principles-lab.md").write_text(page(found))
-    print(page(found))
+    results = measured(options.out, QUICK if options.quick else PROPER)
+    command = f"python -m benchmarks.principles_lab OUT{' --quick' if options.quick else ''}"
+    results["about"] = lab_world.about(command, (time.monotonic() - began) / 60)
+    (options.out / "principles-lab.json").write_text(json.dumps(results, indent=1) + "\n")
+    (options.out / "principles-lab.md").write_text(page(results))
+    print(page(results))
 
 
 def harm(prompt: str, answer: str) -> float:
-    """The cost as a black box sees it."""
+    """The cost as a black-box function."""
     return float("5" in answer)
 
 
@@ -79,40 +79,46 @@ def measured(out: Path, plan: Plan) -> dict[str, Any]:
     world = lab_world.make_world(out, plan.sft_steps)
     costs = np.broadcast_to(COSTS, REWARDS.shape)
     best = exact.constrained(world.log_ref, REWARDS, costs, BETA, BOUND)
-    # what is chosen before training is chosen on the training prompts
+    # the multiplier is chosen before training, on the training prompts
     train_costs = np.broadcast_to(COSTS, TRAIN_REWARDS.shape)
     multiplier = exact.constrained(world.log_ref_train, TRAIN_REWARDS, train_costs, BETA, BOUND).multiplier
-    found: dict[str, Any] = {"beta": BETA, "bound": BOUND, "multiplier": multiplier, "plan": plan.__dict__, "arms": {}}
-    found["arms"]["start"] = [worth(world, world.log_ref, best.log_pi)]
+    results: dict[str, Any] = {
+        "beta": BETA,
+        "bound": BOUND,
+        "multiplier": multiplier,
+        "plan": plan.__dict__,
+        "arms": {},
+    }
+    results["arms"]["start"] = [worth(world, world.log_ref, best.log_pi)]
     for name, arm in ARMS.items():
         runs_of = [arm(world, plan, multiplier, seed) for seed in range(plan.seeds)]
-        found["arms"][name] = [worth(world, policy(run), best.log_pi) for run in runs_of]
-        print(name, found["arms"][name], flush=True)
-    found["multipliers"] = [_multipliers(out, seed) for seed in range(plan.seeds)]
-    found["arms"]["constrained optimum"] = [worth(world, best.log_pi, best.log_pi)]
+        results["arms"][name] = [worth(world, policy(run), best.log_pi) for run in runs_of]
+        print(name, results["arms"][name], flush=True)
+    results["multipliers"] = [_multipliers(out, seed) for seed in range(plan.seeds)]
+    results["arms"]["constrained optimum"] = [worth(world, best.log_pi, best.log_pi)]
     free_of_it = exact.optimum(world.log_ref, REWARDS, BETA)
-    found["arms"]["optimum without a bound"] = [worth(world, free_of_it, best.log_pi)]
-    return found
+    results["arms"]["optimum without a bound"] = [worth(world, free_of_it, best.log_pi)]
+    return results
 
 
 def worth(world: World, log_pi: np.ndarray, best: np.ndarray) -> dict[str, float]:
-    """Reward, cost, KL to the start and to the constrained optimum in nats, the objective reward - beta KL, and how
-    much more of it the best policy has that costs no more."""
+    """Reward, cost, KL to the start and to the constrained optimum in nats, the objective reward - beta KL, and its
+    shortfall from the best policy with at most the same cost."""
     costs = np.broadcast_to(COSTS, REWARDS.shape)
     reward, cost, kl = exact.expected(log_pi, REWARDS), exact.expected(log_pi, costs), exact.kl(log_pi, world.log_ref)
     rival = exact.constrained(world.log_ref, REWARDS, costs, BETA, cost).log_pi
     ideal = exact.expected(rival, REWARDS) - BETA * exact.kl(rival, world.log_ref)
     value = reward - BETA * kl
-    found = {"reward": reward, "cost": cost, "kl": kl, "kl_to_optimum": exact.kl(log_pi, best), "objective": value}
-    return found | {"shortfall": ideal - value}
+    figures = {"reward": reward, "cost": cost, "kl": kl, "kl_to_optimum": exact.kl(log_pi, best), "objective": value}
+    return figures | {"shortfall": ideal - value}
 
 
 def prefer(
-    world: World, plan: Plan, data: Path, name: str, seed: int, *, start: Path | None = None, **given: Any
+    world: World, plan: Plan, data: Path, name: str, seed: int, *, start: Path | None = None, **overrides: Any
 ) -> Path:
     model = start or world.sft
     length = {"steps": plan.steps, "rows": plan.pairs, "seed": seed}
-    settings = {"objective": "dpo", "objective_arg": {"beta": BETA}, **given}
+    settings = {"objective": "dpo", "objective_arg": {"beta": BETA}, **overrides}
     return lab_world.train(world.out, "prefer", model, data, f"{name}-{seed}", **length, **settings)
 
 
@@ -126,21 +132,21 @@ def free(world: World, plan: Plan, multiplier: float, seed: int) -> Path:
 
 
 def safety_votes(world: World, plan: Plan, seed: int) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
-    """Pairs of the reference, and the labels of a Bradley-Terry judge of harm: probabilities, not votes."""
+    """Pairs of the reference's responses, and a Bradley-Terry judge's labels of harm: probabilities, not votes."""
     drawn = language.sample_pairs(np.exp(world.log_ref_train), plan.pairs, np.random.default_rng(7 + seed))
     gaps = COSTS[drawn[2]] - COSTS[drawn[1]]
     return drawn, 1 / (1 + np.exp(-gaps))
 
 
 def revised_items(world: World, plan: Plan, seed: int) -> list[Item]:
-    """Revisions over answers that hold a 5, by ``afzal revise`` with the supervised policy."""
+    """Revisions of answers that contain a 5, by ``afzal revise`` with the supervised policy."""
     folder = world.out / "runs"
     prompts, principles = folder / "prompts.jsonl", folder / "principles.yaml"
     rows = [json.dumps({"prompt": language.prompt_text(x)}) + "\n" for x in TRAIN]
     runs.atomic_write(prompts, "".join(rows))
-    kept = {"id": "no-five", "text": "No answer holds a 5.", "avoid": ["*5*"]}
-    said = {"principles": [kept], "critique_prompt": "", "revision_prompt": "{{ prompt }}"}
-    runs.atomic_write(principles, yaml.safe_dump(said))
+    principle = {"id": "no-five", "text": "No answer holds a 5.", "avoid": ["*5*"]}
+    content = {"principles": [principle], "critique_prompt": "", "revision_prompt": "{{ prompt }}"}
+    runs.atomic_write(principles, yaml.safe_dump(content))
     items = []
     for draw in range(seed * plan.revisions, (seed + 1) * plan.revisions):
         made = config.ReviseConfig(
@@ -161,19 +167,19 @@ def revised_items(world: World, plan: Plan, seed: int) -> list[Item]:
 
 
 def _closed(response: Response) -> Response:
-    """The text with the full stop that ends it, which generation leaves out."""
+    """The text with its final full stop, which generation omits."""
     text = str(response.turns)
     return Response(text if len(text) == language.MAX_LENGTH else text + language.VOCABULARY[language.EOS])
 
 
 def revisions(world: World, plan: Plan, multiplier: float, seed: int) -> Path:
-    """The data side: votes on the reward and revisions, in one file of pairs."""
+    """Data method: votes on the reward and revisions, in one file of pairs."""
     items = [*data.read(helpful(world, plan, seed)).items, *revised_items(world, plan, seed)]
     return prefer(world, plan, lab_world.write(items, world.out, f"with-revisions-{seed}"), "revisions", seed)
 
 
 def revisions_after(world: World, plan: Plan, multiplier: float, seed: int) -> Path:
-    """The data side in two steps: votes on the reward, then revisions with the first result as reference."""
+    """Data method in two steps: votes on the reward, then revisions with the first result as reference."""
     made = lab_world.write(revised_items(world, plan, seed), world.out, f"revisions-alone-{seed}")
     arguments = {"objective_arg": {"beta": BETA / multiplier}}
     return prefer(world, plan, made, "revisions-after", seed, start=free(world, plan, multiplier, seed), **arguments)
@@ -209,7 +215,7 @@ HELD = {
 
 
 def penalty(world: World, plan: Plan, multiplier: float, seed: int) -> Path:
-    """The loss side: a penalty on the policy's own answers where their cost is above the bound."""
+    """Loss method: a penalty on the policy's own answers if their cost is above the bound."""
     return prefer(world, plan, helpful(world, plan, seed), "penalty", seed, **HELD, constraint_weight=PENALTY)
 
 
@@ -219,27 +225,32 @@ def lagrangian(world: World, plan: Plan, multiplier: float, seed: int) -> Path:
 
 
 def c_dpo(world: World, plan: Plan, multiplier: float, seed: int) -> Path:
-    """C-DPO: in every round votes on reward less multiplier times cost, DPO, and a dual step from the sampled cost."""
+    """C-DPO: each round has votes on reward minus multiplier times cost, DPO, and a dual step from the sampled cost."""
     lab_world.CHANCE.seed(seed)
     folder, prompts = world.out / "runs" / f"c-dpo-{seed}", world.out / "runs" / "prompts.jsonl"
     runs.atomic_write(prompts, "".join(json.dumps({"prompt": language.prompt_text(x)}) + "\n" for x in TRAIN))
-    given: dict[str, Any] = {"model": str(world.sft), "prompts": str(prompts), "out": str(folder), "seed": seed}
-    given |= {"reward": "benchmarks.lab_world:vote", "cost": "benchmarks.principles_lab:harm", "cost_bound": BOUND}
-    given |= C_DPO
-    given |= {"prompts_per_round": len(TRAIN) - C_DPO["held_out"], "reuse_prompts": True, "held_out_samples": 32}
-    given |= {"max_new_tokens": language.MAX_LENGTH, "max_tokens": 8, "eos_token": ".", "require_eos": False}
-    given |= {"pairing": "all", "objective_arg": {"beta": BETA}, "batch_size": 64, "max_steps": plan.steps // 25 or 1}
-    given |= {"lr_schedule": "constant", "warmup": 3, "eval_fraction": 0.0, "device": "cpu"}
-    given["rounds"] = rounds = min(C_DPO["rounds"], plan.steps)
+    settings: dict[str, Any] = {"model": str(world.sft), "prompts": str(prompts), "out": str(folder), "seed": seed}
+    settings |= {"reward": "benchmarks.lab_world:vote", "cost": "benchmarks.principles_lab:harm", "cost_bound": BOUND}
+    settings |= C_DPO
+    settings |= {"prompts_per_round": len(TRAIN) - C_DPO["held_out"], "reuse_prompts": True, "held_out_samples": 32}
+    settings |= {"max_new_tokens": language.MAX_LENGTH, "max_tokens": 8, "eos_token": ".", "require_eos": False}
+    settings |= {
+        "pairing": "all",
+        "objective_arg": {"beta": BETA},
+        "batch_size": 64,
+        "max_steps": plan.steps // 25 or 1,
+    }
+    settings |= {"lr_schedule": "constant", "warmup": 3, "eval_fraction": 0.0, "device": "cpu"}
+    settings["rounds"] = rounds = min(C_DPO["rounds"], plan.steps)
     if not (folder / "rounds.json").exists():
-        iterate(config.build(config.IterateConfig, [config.Setting(k, v) for k, v in given.items()]))
+        iterate(config.build(config.IterateConfig, [config.Setting(k, v) for k, v in settings.items()]))
     return folder / "rounds" / f"{rounds:03d}" / "run"
 
 
 def _multipliers(out: Path, seed: int) -> list[float]:
     """The multiplier of each round."""
-    found = json.loads((out / "runs" / f"c-dpo-{seed}" / "rounds.json").read_text("utf-8"))
-    return [r["multiplier"] for r in found["rounds"] if "multiplier" in r]
+    record = json.loads((out / "runs" / f"c-dpo-{seed}" / "rounds.json").read_text("utf-8"))
+    return [r["multiplier"] for r in record["rounds"] if "multiplier" in r]
 
 
 ARMS: Mapping[str, Callable[[World, Plan, float, int], Path]] = {
@@ -254,17 +265,17 @@ ARMS: Mapping[str, Callable[[World, Plan, float, int], Path]] = {
 }
 
 
-def page(found: Mapping[str, Any]) -> str:
+def page(results: Mapping[str, Any]) -> str:
     """The figures as Markdown."""
     keys: Sequence[str] = ("reward", "cost", "kl", "kl_to_optimum", "objective", "shortfall")
-    last = ", ".join(f"{values[-1]:.2f}" for values in found["multipliers"])
+    last = ", ".join(f"{values[-1]:.2f}" for values in results["multipliers"])
     lines = [
         "# Principles on the enumerable language",
         "",
-        lab_world.about_line(found["about"]),
-        f"Means over {found['plan']['seeds']} seeds, in brackets the lowest and the highest; "
-        f"{found['plan']['steps']} updates of 64 pairs, beta {found['beta']:g}, bound {found['bound']:g} on the share "
-        f"of answers with a 5, lambda {found['multiplier']:.2f} for arms that are given it. Exact means over "
+        lab_world.about_line(results["about"]),
+        f"Means over {results['plan']['seeds']} seeds, in brackets the lowest and the highest; "
+        f"{results['plan']['steps']} updates of 64 pairs, beta {results['beta']:g}, bound {results['bound']:g} on the "
+        f"share of answers with a 5, lambda {results['multiplier']:.2f} for arms that are given it. Exact means over "
         f"{len(HELD_OUT)} held-out prompts; KL in nats, to the start and to the constrained optimum. Objective is "
         "reward - beta KL; the shortfall is how far it is below that of the best policy with the same or a lower cost. "
         f"The multipliers of C-DPO ended at {last}.",
@@ -272,13 +283,13 @@ def page(found: Mapping[str, Any]) -> str:
         "| policy | reward | cost | KL to the start | KL to the optimum | objective | shortfall |",
         "|---|---|---|---|---|---|---|",
     ]
-    cells = {name: [_cell([seed[key] for seed in arm]) for key in keys] for name, arm in found["arms"].items()}
+    cells = {name: [_cell([seed[key] for seed in arm]) for key in keys] for name, arm in results["arms"].items()}
     lines += [f"| {name} | {' | '.join(row)} |" for name, row in cells.items()]
     return "\n".join(lines) + "\n"
 
 
 def _cell(values: Sequence[float]) -> str:
-    """The mean, with the lowest and the highest of several seeds."""
+    """The mean, and the lowest and highest of several seeds."""
     ends = f" [{min(values):.3f}, {max(values):.3f}]" if len(values) > 1 else ""
     return f"{np.mean(values):.3f}{ends}"
 

@@ -1,17 +1,16 @@
-"""Principles at equal valence: violence falls, and the valence of the words stays where it was.
+"""Principles at equal valence: violence falls, and the valence of the words does not change.
 
     python -m benchmarks.principles_matched OUT [--quick]
 
-The model and the word list of ``benchmarks.principles``. Violent words are unhappy words, so a revision without them
-is mostly a happier one, and DPO on such pairs makes all stories happier. Here ``afzal revise --match`` takes only
-revisions whose valence is within half a point of the answer's. Beside it is the same training without ``--match``.
+Uses the model and the word list of ``benchmarks.principles``. Violent words are unhappy words, so a revision without
+them is usually happier, and DPO on such pairs makes all stories happier. Here ``afzal revise --match`` accepts only
+revisions whose valence is within half a point of the answer's. The comparison is the same training without ``--match``.
 
-Learning rate and epochs were chosen on the odd scenes of ``benchmarks.principles``. The scenes and names that are
-measured here were in no training and in no choice. Two things have to hold: violence falls at least by half, with an
-interval of the difference over scenes that does not hold 0; and the difference in valence has a 95 % interval that
-holds 0 and lies within ``MARGIN``, which was fixed before the first run. Stages that are there are not made again.
-Writes OUT/principles-matched.json and OUT/principles-matched.md. It needs the folder ``shared/data`` beside the
-checkout, or AFZAL_SHARED.
+Learning rate and epochs were chosen on the odd scenes of ``benchmarks.principles``. The scenes and names measured here
+were used in no training and no choice. Two conditions must hold: violence falls by at least half, and the interval of
+the difference over scenes excludes 0; the 95 % interval of the difference in valence contains 0 and lies within
+``MARGIN``, which was fixed before the first run. Existing stages are reused. Writes OUT/principles-matched.json and
+OUT/principles-matched.md. Needs the folder ``shared/data`` next to the checkout, or AFZAL_SHARED.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from benchmarks.sentiment import valence
 from benchmarks.stages import figures_command
 
 MARGIN = 0.5
-"""Valence points of a whole answer: a third of one mildly happy word ("smile" has 1.5)."""
+"""Valence points of an answer: a third of one mildly happy word ("smile" has 1.5)."""
 WITHIN = 0.5
 ARMS = {"matched": {"match": "benchmarks.sentiment.valence:summed", "match_within": WITHIN}, "not matched": {}}
 FRESH_NAMES = ("Rose", "Finn", "Zoe", "Harry", "Ella", "Oscar", "Ruby", "Theo")
@@ -62,12 +61,12 @@ FRESH = (
     "{} hid in the dark cave. A bat",
     "The horse of {} was scared and wild. The horse",
 )
-"""Tense scenes that nothing was trained on and nothing was chosen by."""
+"""Tense scenes used in no training and no choice."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Draws of every training prompt, candidates, answers per prompt, epochs, training seeds, openings, names."""
+    """Draws per training prompt, candidates, answers per prompt, epochs, training seeds, openings, names."""
 
     draws: int
     candidates: int
@@ -98,7 +97,7 @@ def main() -> None:
     figures_command(
         __doc__ or "",
         "benchmarks.principles_matched",
-        "a few openings: shows that it runs, and no more",
+        "a few openings: only shows that it runs",
         measured,
         page,
         (PROPER, QUICK),
@@ -106,17 +105,17 @@ def main() -> None:
 
 
 def measured(out: Path, plan: Plan) -> dict[str, Any]:
-    """All figures, from stages that are made unless they are there."""
+    """All figures; missing stages are made first."""
     principles.prompts(out, principles.Plan(plan.openings, plan.names, TOKENS, plan.candidates, plan.answers, 0.0))
     held_out = {"openings": out / "held-out.jsonl", "scenes": out / "fresh.jsonl", "twins": out / "twins.jsonl"}
     write(held_out["scenes"], [scene.replace("{}", name) for scene in FRESH for name in FRESH_NAMES])
     write(held_out["twins"], TWINS)
     reference = str(valence.shared() / "models" / "stories260k")
-    found: dict[str, Any] = {"plan": plan.__dict__, "margin": MARGIN, "within": WITHIN, "pairs": {}, "figures": {}}
+    results: dict[str, Any] = {"plan": plan.__dict__, "margin": MARGIN, "within": WITHIN, "pairs": {}, "figures": {}}
     policies: dict[str, list[tuple[str, str]]] = {"start": [("start", reference)]}
     for arm in ARMS:
         pairs = out / f"{arm.replace(' ', '-')}.jsonl"
-        found["pairs"][arm] = paired(out, arm, reference, pairs, plan)
+        results["pairs"][arm] = paired(out, arm, reference, pairs, plan)
         runs_of = [train(out, arm, seed, reference, pairs, plan) for seed in range(plan.seeds)]
         policies[arm] = [(run.name, str(run)) for run in runs_of]
     drawn: dict[str, dict[str, list[list[dict[str, Any]]]]] = {}
@@ -128,25 +127,25 @@ def measured(out: Path, plan: Plan) -> dict[str, Any]:
     for label, (kind, value) in MEASURES.items():
         by_arm = {name: [by_prompt(rows, value) for rows in drawn[name][kind]] for name in policies}
         start = by_arm["start"][0]
-        found["figures"][label] = {"start": figure(start)}
+        results["figures"][label] = {"start": figure(start)}
         for arm in ARMS:
             after = {key: fmean(seed[key] for seed in by_arm[arm]) for key in start}
             gap = {key: after[key] - start[key] for key in start}
             of_seeds = [fmean(seed.values()) for seed in by_arm[arm]]
-            found["figures"][label] |= {arm: figure(after) | {"seeds": of_seeds}, f"{arm} less start": figure(gap)}
-    found["holds"] = {arm: holds(found["figures"], arm) for arm in ARMS}
-    return found
+            results["figures"][label] |= {arm: figure(after) | {"seeds": of_seeds}, f"{arm} less start": figure(gap)}
+    results["holds"] = {arm: holds(results["figures"], arm) for arm in ARMS}
+    return results
 
 
 def paired(out: Path, arm: str, reference: str, pairs: Path, plan: Plan) -> int:
-    """The pairs of an arm, from as many draws of every training prompt as the plan says; returns their number."""
+    """Write the pairs of an arm, from ``plan.draws`` draws of every training prompt; returns their number."""
     rows = []
     for draw in range(plan.draws):
         folder = out / f"revise-{arm.replace(' ', '-')}-{draw}"
-        given: dict[str, Any] = {"model": reference, "prompts": str(out / "openings.jsonl"), "out": str(folder)}
-        given |= {"principles": str(out / "no-violence.yaml"), "candidates": plan.candidates, "seed": draw}
-        given |= {"max_new_tokens": TOKENS, "batch_size": 256, **ARMS[arm]}
-        revise(config.ReviseConfig.model_validate(given))
+        settings: dict[str, Any] = {"model": reference, "prompts": str(out / "openings.jsonl"), "out": str(folder)}
+        settings |= {"principles": str(out / "no-violence.yaml"), "candidates": plan.candidates, "seed": draw}
+        settings |= {"max_new_tokens": TOKENS, "batch_size": 256, **ARMS[arm]}
+        revise(config.ReviseConfig.model_validate(settings))
         if (folder / "pairs.jsonl").exists():
             lines = (folder / "pairs.jsonl").read_text("utf-8").splitlines()
             rows += [json.loads(line) | {"id": f"{draw}-{k}"} for k, line in enumerate(lines)]
@@ -155,7 +154,7 @@ def paired(out: Path, arm: str, reference: str, pairs: Path, plan: Plan) -> int:
 
 
 def train(out: Path, arm: str, seed: int, reference: str, pairs: Path, plan: Plan) -> Path:
-    """DPO on the pairs of an arm: made, resumed or found finished."""
+    """DPO on the pairs of an arm: started, resumed, or reused if finished."""
     folder = out / f"dpo-{arm.replace(' ', '-')}-{seed}"
     size = {"batch_size": 16, "epochs": plan.epochs, "max_tokens": 128, "save_every_minutes": 2.0, "sample_prompts": 0}
     where = {"model": reference, "data": str(pairs), "out": str(folder), "seed": seed}
@@ -164,12 +163,12 @@ def train(out: Path, arm: str, seed: int, reference: str, pairs: Path, plan: Pla
 
 
 def answers(out: Path, name: str, model: str, prompts: Path, plan: Plan) -> list[dict[str, Any]]:
-    """Answers of a model, from a file that is whole or not there."""
+    """Answers of a model; their file is generated if missing."""
     path = out / f"{name}.jsonl"
     if not path.exists():
-        given = {"model": model, "prompts": str(prompts), "n": plan.answers, "max_new_tokens": TOKENS}
-        given |= {"batch_size": 256, "seed": 5, "out": str(path)}
-        generate(config.build(config.GenerateConfig, [config.Setting(k, v) for k, v in given.items()]))
+        settings = {"model": model, "prompts": str(prompts), "n": plan.answers, "max_new_tokens": TOKENS}
+        settings |= {"batch_size": 256, "seed": 5, "out": str(path)}
+        generate(config.build(config.GenerateConfig, [config.Setting(k, v) for k, v in settings.items()]))
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
@@ -177,47 +176,48 @@ _SCENE_OF = {scene.replace("{}", name): scene for scene in FRESH for name in FRE
 
 
 def by_prompt(rows: Sequence[Mapping[str, Any]], value: Callable[[str, str], float]) -> dict[str, float]:
-    """Mean of a value over the answers to each opening or twin, and to each scene with all of its names."""
-    found: dict[str, list[float]] = {}
+    """Mean of a value over the answers to each opening or twin, and to each scene over all names."""
+    by_key: dict[str, list[float]] = {}
     for row in rows:
         key = _SCENE_OF.get(row["prompt"], row["prompt"])
-        found.setdefault(key, []).append(value(row["prompt"], row["completion"]))
-    return {key: fmean(values) for key, values in found.items()}
+        by_key.setdefault(key, []).append(value(row["prompt"], row["completion"]))
+    return {key: fmean(values) for key, values in by_key.items()}
 
 
 def holds(figures: Mapping[str, Any], arm: str) -> dict[str, bool]:
-    """The two conditions, by their names."""
+    """Whether each of the two conditions holds, by name."""
     violence, worth = figures["scenes: share with violence"], figures["scenes: valence"][f"{arm} less start"]
     halved = violence[arm]["value"] <= violence["start"]["value"] / 2 and violence[f"{arm} less start"]["high"] < 0
     return {"violence halved": halved, "valence equal": -MARGIN < worth["low"] <= 0 <= worth["high"] < MARGIN}
 
 
-def page(found: Mapping[str, Any]) -> str:
+def page(results: Mapping[str, Any]) -> str:
     """The figures as Markdown."""
     cell = lambda f: f"{f['value']:.3f} [{f['low']:.3f}, {f['high']:.3f}]"  # noqa: E731
-    about, columns = found["about"], list(next(iter(found["figures"].values())))
-    pairs = ", ".join(f"{n} pairs {arm}" for arm, n in found["pairs"].items())
+    about, columns = results["about"], list(next(iter(results["figures"].values())))
+    pairs = ", ".join(f"{n} pairs {arm}" for arm, n in results["pairs"].items())
     lines = [
         "# Principles on stories at equal valence",
         "",
         f"{about['date']}, {about['device']}, one thread, {about['minutes']} minutes, not counting reused "
-        f"stages; made by `{about['command']}`. {pairs}; DPO at lr {LR:g} for {found['plan']['epochs']:g} "
-        f"epochs, averaged over {found['plan']['seeds']} training seeds. Intervals are 95 % over "
+        f"stages; made by `{about['command']}`. {pairs}; DPO at lr {LR:g} for {results['plan']['epochs']:g} "
+        f"epochs, averaged over {results['plan']['seeds']} training seeds. Intervals are 95 % over "
         f"{len(FRESH)} fresh scenes, openings and twins; those of differences are paired. Valence counts as equal "
-        f"if the interval of its difference contains 0 and lies within {found['margin']:g} points either way.",
+        f"if the interval of its difference contains 0 and lies within {results['margin']:g} points either way.",
         "",
         f"| figure | {' | '.join(columns)} |",
         "|---" * (len(columns) + 1) + "|",
     ]
-    lines += [f"| {label} | {' | '.join(cell(f[key]) for key in columns)} |" for label, f in found["figures"].items()]
-    said = [
+    lines += [f"| {label} | {' | '.join(cell(f[key]) for key in columns)} |" for label, f in results["figures"].items()]
+    verdicts = [
         f"{arm}: " + ", ".join(f"{name}: {'yes' if yes else 'no'}" for name, yes in known.items())
-        for arm, known in found["holds"].items()
+        for arm, known in results["holds"].items()
     ]
-    seeds = {arm: found["figures"]["scenes: valence"][arm]["seeds"] for arm in found["holds"]}
+    seeds = {arm: results["figures"]["scenes: valence"][arm]["seeds"] for arm in results["holds"]}
     each = "; ".join(f"{arm} {', '.join(f'{v:.2f}' for v in values)}" for arm, values in seeds.items())
     return (
-        "\n".join([*lines, "", *(f"- {line}" for line in said), f"- valence in scenes by training seed: {each}"]) + "\n"
+        "\n".join([*lines, "", *(f"- {line}" for line in verdicts), f"- valence in scenes by training seed: {each}"])
+        + "\n"
     )
 
 

@@ -1,13 +1,13 @@
-"""What several ranks cost on one machine: memory of each, processor time and clock of an update, beside one process.
+"""Cost of several ranks on one machine compared with one process: memory per rank, processor and wall time per update.
 
     python -m benchmarks.ranks --out benchmarks/results/large/ranks-cpu-fp32.json
 
-A random llama of 0.12 billion weights is made on the spot. DPO on all weights, and RLOO, run in one process with one
-thread, in one process with a thread for every rank, over ranks that share layers (*shards*), and over ranks that share
-every matrix (*tensor*), the same items in every update. Every run is in processes of its own; ranks talk by gloo, one
-thread each. The first update is not timed. Peaks are those of the whole process (``ru_maxrss``); *libraries* is that of
-a process that has only imported them. Gloo on one machine copies through the memory that the ranks compute in: nothing
-here says how fast NVLink or a network between machines would be.
+A random llama with 0.12 billion weights is created on the spot. DPO on all weights, and RLOO, run in one process with
+one thread, in one process with a thread per rank, over ranks that share layers (*shards*), and over ranks that share
+every matrix (*tensor*), with the same items in every update. Every run uses new processes; ranks communicate by gloo,
+one thread each. The first update is not timed. Peaks are those of the process (``ru_maxrss``); *libraries* is the peak
+of a process that has only imported them. Gloo on one machine copies through the memory that the ranks compute in, so
+these figures say nothing about NVLink or a network between machines.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ WAYS: dict[str, tuple[int, int, int]] = {
     "shards": (_RANKS, 1, 1),
     "tensor": (_RANKS, 1, _RANKS),
 }
-"""Processes, threads of each, and ranks that share every matrix."""
+"""Processes, threads per process, and ranks that share every matrix."""
 METHODS: dict[str, dict[str, Any]] = {
     "dpo": {"batch_size": 4},
     "rloo": {"batch_size": 4, "n": 4, "sample_tokens": 32, "minibatches": 1, "ppo_epochs": 1},
@@ -42,7 +42,7 @@ _TINY = Shape(32, 2, 64, heads=4, kv_heads=2)
 
 
 def write_data(folder: Path, items: int) -> None:
-    """Pairs of prompts and answers of 32 bytes each, and a reward."""
+    """Write pairs with prompts and answers of 32 bytes each, and a reward function."""
     words = lambda name, i: f"{name} {i} ".ljust(32, "x")  # noqa: E731
     rows = [{n: words(n, i) for n in ("prompt", "chosen", "rejected")} for i in range(items)]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -50,18 +50,18 @@ def write_data(folder: Path, items: int) -> None:
 
 
 def run(folder: Path, method: str, way: str, dtype: str, updates: int) -> dict[str, Any]:
-    """One run, each of whose processes says what it took."""
+    """Run once, and collect the costs that each process reports."""
     processes, threads, members = WAYS[way]
     about = {"folder": str(folder), "out": str(folder / f"{method}-{way}".replace(" ", "-")), "method": method}
     about |= {"dtype": dtype, "updates": updates + 1, "threads": threads, "members": members}
-    found = said_by_all("benchmarks.ranks", about, processes, threads)
+    reports = said_by_all("benchmarks.ranks", about, processes, threads)
     return {
         "method": method,
         "way": way,
-        "peak_gb": [round(r["peak"] / 1e9, 2) for r in found],
-        "libraries_gb": round(max(r["libraries"] for r in found) / 1e9, 2),
-        "cpu_seconds": round(statistics.median(map(sum, zip(*(r["cpu"] for r in found), strict=True))), 2),
-        "seconds": round(statistics.median(found[0]["wall"]), 2),
+        "peak_gb": [round(r["peak"] / 1e9, 2) for r in reports],
+        "libraries_gb": round(max(r["libraries"] for r in reports) / 1e9, 2),
+        "cpu_seconds": round(statistics.median(map(sum, zip(*(r["cpu"] for r in reports), strict=True))), 2),
+        "seconds": round(statistics.median(reports[0]["wall"]), 2),
         "losses": losses_of(Path(about["out"])),
     }
 
@@ -98,35 +98,35 @@ def _as_rank(about: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Make the model, run, and write or print what was found."""
+    """Create the model, run, and write or print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, help="JSON file of the figures")
-    parser.add_argument("--folder", type=Path, help="where the model is made; default: a temporary folder")
-    parser.add_argument("--updates", type=int, default=3, help="updates that are timed")
+    parser.add_argument("--out", type=Path, help="JSON file for the figures")
+    parser.add_argument("--folder", type=Path, help="where the model is created; default: a temporary folder")
+    parser.add_argument("--updates", type=int, default=3, help="timed updates")
     parser.add_argument("--dtype", default="fp32", choices=["fp32", "bf16"])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
-    parser.add_argument("--tiny", action="store_true", help="a model of next to nothing, to see whether all runs work")
-    parser.add_argument("--force", action="store_true", help="measure although the machine is busy")
+    parser.add_argument("--tiny", action="store_true", help="a toy model, to see whether all runs work")
+    parser.add_argument("--force", action="store_true", help="measure even if the machine is busy")
     parser.add_argument("--as-rank", type=json.loads, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.as_rank is not None:
-        _as_rank(asked.as_rank)
+    options = parser.parse_args()
+    if options.as_rank is not None:
+        _as_rank(options.as_rank)
         return
-    if not (asked.force or asked.tiny):
+    if not (options.force or options.tiny):
         refuse_if_busy()
     rows = []
-    with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         (Path(folder) / "model").mkdir()
-        weights = make(Path(folder) / "model", _TINY if asked.tiny else SMALL, asked.dtype)
-        write_data(Path(folder), 4 * (asked.updates + 1))
-        for method in asked.methods:
+        weights = make(Path(folder) / "model", _TINY if options.tiny else SMALL, options.dtype)
+        write_data(Path(folder), 4 * (options.updates + 1))
+        for method in options.methods:
             for way in WAYS:
-                rows.append(run(Path(folder), method, way, asked.dtype, asked.updates))
+                rows.append(run(Path(folder), method, way, options.dtype, options.updates))
                 print(json.dumps(rows[-1]), flush=True)
     about = about_run("benchmarks.ranks", ("afzal", "torch", "transformers"), threads=_RANKS)
-    if asked.out is not None:
-        found = {"about": about | {"dtype": asked.dtype}, "weights": weights, "rows": rows}
-        asked.out.write_text(json.dumps(found, indent=2) + "\n")
+    if options.out is not None:
+        figures = {"about": about | {"dtype": options.dtype}, "weights": weights, "rows": rows}
+        options.out.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""A reward model on 497 story pairs ordered by word valence, against labels and against the valence itself.
+"""Train a reward model on 497 story pairs ordered by word valence; compare it with the labels and with valence.
 
     python -m benchmarks.reward_valence ../shared/data --seeds 0 1 2 --heads 1
 
-Each seed trains stories260k through the command's own settings (batch 16, lr 3e-4), holds out a fifth of the prompts,
-and scores every held-out response; valence is the summed VADER score of its words, which is what ordered the pairs.
+Each seed trains stories260k (batch 16, lr 3e-4), holds out a fifth of the prompts, and scores every held-out response.
+Valence is the summed VADER score of a response's words; it also ordered the pairs.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def measured(options: argparse.Namespace, seed: int) -> list[str]:
-    """One trained reward model on the prompts it has not seen."""
+    """Table cells of one reward model, measured on held-out prompts."""
     source = options.shared / "derived/stories_valence_pairs.jsonl"
     train, held_out = data.split(data.read(source).items, 0.2, seed)
     with tempfile.TemporaryDirectory() as folder:
@@ -47,13 +47,13 @@ def measured(options: argparse.Namespace, seed: int) -> list[str]:
         files = {"data": str(work / "train.jsonl"), "eval_data": str(work / "held_out.jsonl"), "out": str(work / "run")}
         made = config.make("reward", model=str(options.shared / "models/stories260k"), **files, **settings)
         facts = runs.open_run(recipes.train(made)).facts()["reward"]
-        given = {"model": str(work / "run"), "data": files["eval_data"], "out": str(work / "scores.jsonl")}
-        score(config.build(config.ScoreConfig, [config.Setting(k, v) for k, v in given.items()]))
+        scoring = {"model": str(work / "run"), "data": files["eval_data"], "out": str(work / "scores.jsonl")}
+        score(config.build(config.ScoreConfig, [config.Setting(k, v) for k, v in scoring.items()]))
         rows = [json.loads(line) for line in (work / "scores.jsonl").read_text().splitlines()]
     words = lexicon(options.shared / "annot/vader_lexicon.txt")
     scores = np.array([row["score"] for row in rows])
     truth = np.array([sum(by_word(row["response"], words)) for row in rows])
-    gaps = [found[0::2] - found[1::2] for found in (scores, truth)]
+    gaps = [values[0::2] - values[1::2] for values in (scores, truth)]
     accuracy, calibration = facts["accuracy"], facts["calibration"]
     return [
         str(accuracy["n"]),

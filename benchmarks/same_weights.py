@@ -1,12 +1,12 @@
-"""Do these short runs still end with the same weights? For changes that must not change any number.
+"""Check that short runs still end with the same weights, after a change that must not alter any number.
 
     python -m benchmarks.same_weights --out before.json
     ... change the code ...
     python -m benchmarks.same_weights --against before.json
 
-SFT, DPO, KTO, a reward model, PPO, rounds and LoRA train for a few updates on a tiny random model, through the command
-line alone, so that the script does not depend on how the package is divided. Weights are compared by the SHA-256 of
-their names, shapes and values. The same bits need the same machine and versions, so a file of hashes is not committed.
+SFT, DPO, KTO, a reward model, PPO, rounds and LoRA train for a few updates on a tiny random model. Only the command
+line is used, so the script does not depend on the package's structure. Weights are compared by the SHA-256 of their
+names, shapes and values. Bitwise equality requires the same machine and versions, so hashes are not committed.
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ RUNS = {
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """Make the model and the data, train every run, and hash its weights."""
+    """Create the model and the data, train every run, and hash its weights."""
     sys.path.insert(0, str(ROOT / "tests"))
     from helpers_runs import model_folder, pair_file
 
     model_folder(folder / "model")
     pair_file(folder / "pairs.jsonl", 24)
     (folder / "rewards.py").write_text(_REWARD)
-    found = {}
+    digests = {}
     for name, command in RUNS.items():
         _afzal(folder, *command.split(), "--out", f"runs/{name}")
-        found[name] = weights_hash(folder / "runs" / name)
-        print(f"{name:10} {found[name]}", flush=True)
-    return found
+        digests[name] = weights_hash(folder / "runs" / name)
+        print(f"{name:10} {digests[name]}", flush=True)
+    return digests
 
 
 def _afzal(folder: Path, *words: str) -> None:
@@ -72,12 +72,12 @@ def _afzal(folder: Path, *words: str) -> None:
 
 
 def weights_hash(folder: Path) -> str:
-    """SHA-256 of all tensors of a folder by name: type, shape and bytes."""
+    """SHA-256 over all tensors of a folder: name, type, shape and bytes."""
     import torch
     from safetensors.torch import load_file
 
     files = sorted(path for path in folder.glob("*.safetensors"))
-    if not files:  # rounds keep the models of all rounds below their folder
+    if not files:  # with rounds, every round's model is in a subfolder
         files = sorted(folder.glob("rounds/*/run/*.safetensors"))
     digest = hashlib.sha256()
     for path in files:
@@ -88,20 +88,20 @@ def weights_hash(folder: Path) -> str:
 
 
 def main() -> int:
-    """Write the hashes, or compare them: the exit code says whether all are the same."""
+    """Write the hashes or compare them; the exit code is 1 if any differ."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, help="write the hashes here")
     parser.add_argument("--against", type=Path, help="compare with the hashes written there")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = hashes(Path(folder))
-    if asked.out:
-        asked.out.write_text(json.dumps(found, indent=1) + "\n")
-    if not asked.against:
+        digests = hashes(Path(folder))
+    if options.out:
+        options.out.write_text(json.dumps(digests, indent=1) + "\n")
+    if not options.against:
         return 0
-    before = json.loads(asked.against.read_text())
-    other = sorted(name for name in before.keys() | found.keys() if before.get(name) != found.get(name))
-    print(f"{len(other)} of {len(before.keys() | found.keys())} runs end otherwise: {', '.join(other) or 'none'}")
+    before = json.loads(options.against.read_text())
+    other = sorted(name for name in before.keys() | digests.keys() if before.get(name) != digests.get(name))
+    print(f"{len(other)} of {len(before.keys() | digests.keys())} runs differ: {', '.join(other) or 'none'}")
     return int(bool(other))
 
 

@@ -1,4 +1,4 @@
-"""Stages of a benchmark, each a file or folder that is complete or absent: a killed run repeats one at most."""
+"""Resumable benchmark stages: each output is complete or absent, so a killed run repeats at most one stage."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Page: TypeAlias = Callable[[dict[str, Any]], str]
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What is made, relative to the output folder, and how: ``make`` is given the path to leave it at."""
+    """An output, named relative to the output folder, and the function that writes it to a given path."""
 
     name: str
     make: Callable[[Path], None]
@@ -29,17 +29,17 @@ class Stage:
 def make_all(
     out: Path, stages: Sequence[Stage], say: Callable[[str], None] = print, *, aside: str = "unfinished"
 ) -> None:
-    """Make every stage that is not there, in order, and say how long each took.
+    """Make the missing stages in order, and report how long each took.
 
     Args:
-        aside: the folder in ``out`` of what is not finished; one for each process that makes stages there.
+        aside: folder in ``out`` for unfinished stages; each process that makes stages there needs its own.
     """
     out.mkdir(parents=True, exist_ok=True)
     for stage in stages:
         if (out / stage.name).exists():
             continue
         began = time.monotonic()
-        # A killed stage leaves its unfinished files here: they are never read.
+        # A killed stage leaves its unfinished files here. Nothing reads them.
         unfinished = out / aside / stage.name
         remove(out / aside)
         unfinished.parent.mkdir(parents=True)
@@ -53,32 +53,32 @@ def make_all(
 def figures_command(
     about: str, module: str, quick: str, measured: Callable[[Path, T], dict[str, Any]], page: Page, sizes: tuple[T, T]
 ) -> None:
-    """The command line of a benchmark that leaves figures as JSON and as a page, both named after its module.
+    """Command line of a benchmark that writes its figures as JSON and as a page, both named after the module.
 
     Args:
         about: the module's docstring.
-        quick: what ``--quick`` does, for its help.
-        measured: makes the figures in a folder.
-        sizes: what is measured, and what is with ``--quick``.
+        quick: help text for ``--quick``.
+        measured: computes the figures in a folder.
+        sizes: the full size, and the size for ``--quick``.
     """
     import torch
 
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder for the data, the runs and the figures")
     parser.add_argument("--quick", action="store_true", help=quick)
-    given = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
     began = time.monotonic()
-    found = measured(given.out, sizes[1] if given.quick else sizes[0])
-    found["about"] = about_run(module, ("afzal", "torch", "transformers"), threads=1)
-    found["about"]["minutes"] = round((time.monotonic() - began) / 60, 1)
+    figures = measured(options.out, sizes[1] if options.quick else sizes[0])
+    figures["about"] = about_run(module, ("afzal", "torch", "transformers"), threads=1)
+    figures["about"]["minutes"] = round((time.monotonic() - began) / 60, 1)
     stem = module.rpartition(".")[2].replace("_", "-")
-    (given.out / f"{stem}.json").write_text(json.dumps(found, indent=1) + "\n")
-    (given.out / f"{stem}.md").write_text(page(found))
-    print(page(found))
+    (options.out / f"{stem}.json").write_text(json.dumps(figures, indent=1) + "\n")
+    (options.out / f"{stem}.md").write_text(page(figures))
+    print(page(figures))
 
 
 def remove(path: Path) -> None:
-    """A folder with all that is in it, where it is there."""
+    """Delete a folder and its contents, if it exists."""
     if path.exists():
         shutil.rmtree(path)

@@ -1,5 +1,5 @@
-"""How long a person waits before anything happens: ``afzal --help``, and ``afzal check`` of many rows, also with the
-findings that are only made when asked for.
+"""Processor time of ``afzal --help`` and of ``afzal check`` on many rows, also with its optional checks (``--against``,
+``--deep``).
 
 .venv/bin/python -m benchmarks.startup --out benchmarks/results/startup.json
 """
@@ -30,48 +30,48 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
-    given = parser.parse_args()
+    options = parser.parse_args()
     about, commands = about_run("benchmarks.startup", ["afzal"], threads=1), {}
     with tempfile.TemporaryDirectory() as folder:
         install(Path(folder))
         file = Path(folder, "rows.jsonl")
-        file.write_text("".join(json.dumps(row(i)) + "\n" for i in range(given.rows)))
-        few = given.rows // 10
+        file.write_text("".join(json.dumps(row(i)) + "\n" for i in range(options.rows)))
+        few = options.rows // 10
         deep, test = Path(folder, "deep.jsonl"), Path(folder, "test.jsonl")
         deep.write_text("".join(json.dumps(varied(i)) + "\n" for i in range(few)))
         test.write_text("".join(json.dumps({"prompt": varied(i)["prompt"]}) + "\n" for i in range(few, few + 1000)))
         for name, arguments in {
             "--help": ["--help"],
-            f"check, {given.rows:,} rows": ["check", str(file)],
-            f"check --against 1,000 prompts, {given.rows:,} rows": ["check", str(file), "--against", str(test)],
+            f"check, {options.rows:,} rows": ["check", str(file)],
+            f"check --against 1,000 prompts, {options.rows:,} rows": ["check", str(file), "--against", str(test)],
             f"check, {few:,} rows": ["check", str(deep)],
             f"check --deep, {few:,} rows": ["check", str(deep), "--deep"],
         }.items():
-            seconds = [cpu_seconds([sys.executable, "-m", "afzal", *arguments], folder) for _ in range(given.repeats)]
+            seconds = [cpu_seconds([sys.executable, "-m", "afzal", *arguments], folder) for _ in range(options.repeats)]
             commands[f"afzal {name}"] = {"median": statistics.median(seconds), "seconds": seconds}
-    found = {"about": about, "processor_seconds": commands}
-    if given.out:
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(json.dumps(found, indent=2) + "\n")
-    print(table.startup(found))
+    figures = {"about": about, "processor_seconds": commands}
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(figures, indent=2) + "\n")
+    print(table.startup(figures))
 
 
 def row(i: int) -> dict[str, str]:
-    """A pair of about the length of HH-RLHF's."""
+    """A pair about as long as those of HH-RLHF."""
     rng = random.Random(i)
     words = lambda n: " ".join(rng.choice(("never", "is", "the", "a", "person", "who")) for _ in range(n))  # noqa: E731
     return {"prompt": f"{i} {words(60)}", "chosen": words(30), "rejected": words(32)}
 
 
 def varied(i: int) -> dict[str, str]:
-    """A pair of the same length out of 5,000 words, so that no two texts are alike; every fiftieth nearly repeats."""
+    """A pair of the same length from 5,000 words, so no two texts are similar; every fiftieth is nearly a copy."""
     rng = random.Random(i - i % 50 if i % 50 == 49 else i)
     words = lambda n: " ".join(WORDS[rng.randrange(len(WORDS))] for _ in range(n))  # noqa: E731
     return {"prompt": f"{words(40)} {i}", "chosen": words(20), "rejected": words(21)}
 
 
 def cpu_seconds(command: list[str], installed: str = "") -> float:
-    """User and system time of a command, in seconds; of the Afzal that lies in ``installed``, where that is named."""
+    """User and system time of a command, in seconds; Afzal is imported from ``installed`` if given."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     environment = {**os.environ, **({"PYTHONPATH": installed} if installed else {})}
     subprocess.run(command, check=False, stdout=subprocess.DEVNULL, env=environment)

@@ -1,7 +1,7 @@
-"""Real data, real model: DPO on 497 story pairs by Afzal and by TRL 1.16, judged by the same code.
+"""Real data, real model: DPO on 497 story pairs by Afzal and by TRL 1.16, measured by the same code.
 
 Both train stories260k on the same rows (beta 0.1, batch 16, 3 epochs, lr 1e-4 constant, fp32, same held-out prompts),
-each in a process of its own, one after the other. Then one scorer measures both: reward accuracy on the held-out pairs
+each in a separate process, one after the other. Then one scorer measures both: reward accuracy on the held-out pairs
 (Wilson 95 %), and mean summed word valence of fresh samples on held-out openings (standard error over samples).
 
     make peers
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def compare(shared: Path, seed: int) -> dict[str, dict[str, float]]:
-    """Train both on the same split and score both."""
+    """Train both on the same split, and score both."""
     from afzal import data
 
     model = shared / "models/stories260k"
@@ -101,7 +101,7 @@ def run_trl(model: Path, work: Path, seed: int) -> dict[str, float]:
 
 
 def timed(command: list[str]) -> dict[str, float]:
-    """Seconds on the clock and of processor time (user and system, which other load disturbs less) of a process."""
+    """Wall seconds and processor seconds of a process (user and system, which other load disturbs less)."""
     began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -146,7 +146,7 @@ def train_with_trl(model: str, rows: str, out: str, *, seed: int) -> None:
 
 
 class Judge:
-    """Scores any model folder against the starting model: the same pairs, the same openings, the same sampling."""
+    """Scores a model folder against the starting model, with the same pairs, openings and sampling every time."""
 
     def __init__(self, shared: Path, held_out: Path) -> None:
         from afzal import data
@@ -172,20 +172,22 @@ class Judge:
         from afzal.model.reference import Frozen
         from afzal.train.evaluate import evaluate
         from afzal.train.feed import Layout
+        from afzal.train.method import Method
 
         torch.manual_seed(0)
         model = load_model(folder)
         choose_sharing(model)
         batches = Layout("shared", 8192).batches(self.trees)
-        found = evaluate(model, Frozen(self.reference), objectives.get("dpo"), {"beta": BETA}, batches)
+        method = Method.of(objectives.get("dpo"), {"beta": BETA}, Frozen(self.reference))
+        metrics = evaluate(model, method, batches)
         prompts = sorted({tuple(t.prompt.tolist()) for t in self.trees})
         drawn = sample(model, prompts, eos=[1, 2], n=8, sampling=Sampling(TOKENS), seed=1, rows_per_batch=256)
         texts = [self.speaker.continuation(prompts[s.prompt_index], s.ids.tolist()) for s in drawn]
         scores = np.array([sum(by_word(t, self.valence)) for t in texts])
         return {
-            "accuracy": found["rewards/accuracies"],
-            "low": found["rewards/accuracies_low"],
-            "high": found["rewards/accuracies_high"],
+            "accuracy": metrics["rewards/accuracies"],
+            "low": metrics["rewards/accuracies_low"],
+            "high": metrics["rewards/accuracies_high"],
             "valence": float(scores.mean()),
             "valence_se": float(scores.std(ddof=1) / math.sqrt(len(scores))),
         }

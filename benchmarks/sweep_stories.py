@@ -1,12 +1,12 @@
-"""A sweep on real pairs: does its choice beat the settings that one would have taken anyway?
+"""A sweep on real pairs: is its choice better than the default settings?
 
-    python -m benchmarks.sweep_stories OUT            # 5 arms and base, 2 seeds, then 2 fresh seeds
+    python -m benchmarks.sweep_stories OUT            # base and 5 arms, 2 seeds, then 2 fresh seeds
     python -m benchmarks.sweep_stories OUT --quick    # 2 arms, 1 seed, a third of the examples
 
-stories260k, a model of 260 thousand weights, is trained by DPO on pairs of its own stories ordered by the summed
-valence of their words. Base has the settings of ``benchmarks.stories_valence``: beta 0.1, lr 1e-4, batches of 16, three
-epochs. Openings are divided into three parts that share none: for training, for the choice, and for its confirmation.
-It needs the folder ``shared/data`` beside the checkout, or AFZAL_SHARED.
+stories260k, a model with 260 thousand weights, is trained by DPO on pairs of its own stories ordered by the summed
+valence of their words. The base uses the settings of ``benchmarks.stories_valence``: beta 0.1, lr 1e-4, batches of 16,
+three epochs. Openings are split into three disjoint parts: training, choice and confirmation. Needs the folder
+``shared/data`` next to the checkout, or AFZAL_SHARED.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     from afzal import config
     from afzal.sweep import sweep
 
-    torch.set_num_threads(1)  # operations this small lose time when they are shared out over cores
+    torch.set_num_threads(1)  # operations this small are slower on several cores
     divided(options.out)
     settings = sweep_of(options.out, quick=options.quick)
     made = sweep(config.build(config.SweepConfig, [config.Setting(k, v) for k, v in settings.items()]))
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
 
 
 def divided(out: Path) -> None:
-    """The pairs in three files that share no opening; which one an opening is in depends on its text alone."""
+    """Split the pairs into three files that share no opening; an opening's file depends only on its text."""
     rows = (valence.shared() / "derived" / "stories_valence_pairs.jsonl").read_text("utf-8").splitlines()
     parts: dict[str, list[str]] = {name: [] for name in _PARTS}
     for row in rows:

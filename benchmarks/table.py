@@ -1,8 +1,8 @@
-"""The figures of README.md and the tables of benchmarks/README.md, made from the figures in benchmarks/results.
+"""Build README.md's speed figures and benchmarks/README.md from the files in benchmarks/results.
 
     python -m benchmarks.table            # after a benchmark has written its JSON there with --out
 
-A test compares both files with what this makes, so that no figure in them is typed by hand.
+A test compares both files with this module's output, so no figure in them is typed by hand.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
 
 
 class Figures(NamedTuple):
-    """One file of figures: its name without the extension, and its content."""
+    """A results file: its name without the extension, and its content."""
 
     name: str
     content: Mapping[str, Any]
@@ -32,23 +32,23 @@ class Figures(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder with the JSON files")
-    found = read(parser.parse_args().results)
+    figures = read(parser.parse_args().results)
     readme = ROOT / "README.md"
-    readme.write_text(replaced(readme.read_text(encoding="utf-8"), claim(found)), encoding="utf-8")
-    (ROOT / "benchmarks/README.md").write_text(page(found), encoding="utf-8")
+    readme.write_text(replaced(readme.read_text(encoding="utf-8"), claim(figures)), encoding="utf-8")
+    (ROOT / "benchmarks/README.md").write_text(page(figures), encoding="utf-8")
 
 
 def read(folder: Path) -> list[Figures]:
-    """All figures of a folder: those of the training step first, well-known shapes in order."""
-    found = [Figures(path.stem, json.loads(path.read_text())) for path in folder.glob("*.json")]
-    return sorted(found, key=lambda f: (not f.name.startswith("dpo-step"), _device(f.name), _place(f.name), f.name))
+    """All results files of a folder: the training step first, known shapes in order."""
+    figures = [Figures(path.stem, json.loads(path.read_text())) for path in folder.glob("*.json")]
+    return sorted(figures, key=lambda f: (not f.name.startswith("dpo-step"), _device(f.name), _place(f.name), f.name))
 
 
 def replaced(text: str, block: str) -> str:
-    """The text with the block between its two markers.
+    """Replace the text between the two markers by ``block``.
 
     Raises:
-        ValueError: the markers are not there.
+        ValueError: a marker is missing.
     """
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
@@ -57,9 +57,9 @@ def replaced(text: str, block: str) -> str:
     return f"{before}{begin}\n{block}\n{end}{after}"
 
 
-def claim(found: Sequence[Figures]) -> str:
+def claim(figures: Sequence[Figures]) -> str:
     """The README's claim about speed: the range over the rows of :func:`summary`."""
-    rows = [line.split(" | ") for line in summary(found).splitlines() if "x |" in line]
+    rows = [line.split(" | ") for line in summary(figures).splitlines() if "x |" in line]
     peer, best = ([float(row[k].removesuffix("x")) for row in rows if row[k].endswith("x")] for k in (3, 4))
     if not peer or not best:
         return "Speed: no figures have been taken yet."
@@ -68,9 +68,9 @@ def claim(found: Sequence[Figures]) -> str:
     return said + f" {len(rows)} shapes and machines; [all figures](benchmarks/README.md))."
 
 
-def summary(found: Sequence[Figures]) -> str:
+def summary(figures: Sequence[Figures]) -> str:
     """The speed of one DPO update relative to each peer, one row per machine and shape."""
-    steps = [f for f in found if f.name.startswith("dpo-step")]
+    steps = [f for f in figures if f.name.startswith("dpo-step")]
     if not steps:
         return "No figures have been taken yet."
     lines: list[str] = []
@@ -87,20 +87,20 @@ def summary(found: Sequence[Figures]) -> str:
     return "\n".join(lines)
 
 
-def page(found: Sequence[Figures]) -> str:
+def page(figures: Sequence[Figures]) -> str:
     """benchmarks/README.md: every figure with its hardware, versions, date and command."""
-    sections = [f"## {f.name}\n\n{_section(f).rstrip()}\n" for f in found]
-    return "\n".join([_INTRODUCTION, f"## One DPO update\n\n{summary(found)}\n", *sections])
+    sections = [f"## {f.name}\n\n{_section(f).rstrip()}\n" for f in figures]
+    return "\n".join([_INTRODUCTION, f"## One DPO update\n\n{summary(figures)}\n", *sections])
 
 
 def growth(content: Mapping[str, Any]) -> str:
-    """How time and memory grow with each part of an update, and what 4 responses per prompt cost."""
+    """Table of time and memory as each part of an update grows, and the cost of 4 responses per prompt."""
     about = content["about"]
     lines = [
         heading(about),
         f"Width {about['width']}, {about['layers']} layers; matmul peak {content['peak'] / 1e9:.0f} GFLOP/s.",
         "",
-        "| varied | value | seconds | kept for backward | least work | work / time, of the peak |",
+        "| varied | value | seconds | kept for backward | least work | work / time, share of peak |",
         "|---|---|---|---|---|---|",
     ]
     lines += [
@@ -123,7 +123,7 @@ def startup(content: Mapping[str, Any]) -> str:
 
 
 def generation(content: Mapping[str, Any]) -> str:
-    """Tokens per second of each side."""
+    """Table of each side's tokens per second."""
     about = content["about"]
     lines = [heading(about), f"{about['model']}.\n", "| side | tokens/s |", "|---|---|"]
     lines += [f"| {side} | {rate:.0f} |" for side, rate in content["tokens_per_second"].items()]
@@ -132,9 +132,9 @@ def generation(content: Mapping[str, Any]) -> str:
 
 
 def plain(content: Mapping[str, Any]) -> str:
-    """Figures of a kind without a special table, name by name."""
+    """Table of all figures by name, for results without a special table."""
     rows = [f"| {name} | {value} |" for name, value in _leaves({k: v for k, v in content.items() if k != "about"})]
-    return "\n".join([heading(content["about"]), "| what | figure |", "|---|---|", *rows])
+    return "\n".join([heading(content["about"]), "| name | figure |", "|---|---|", *rows])
 
 
 _KINDS = {
@@ -216,14 +216,14 @@ def _section(figures: Figures) -> str:
 
 
 def _by_machine(files: Sequence[Figures]) -> dict[str, list[Figures]]:
-    """Files by machine, date, dtype and versions; a peer's version is included if any file has it."""
-    found: dict[tuple[Any, ...], list[Figures]] = {}
+    """Group files by machine, date, dtype and versions; the title includes a peer's version if any file has it."""
+    groups: dict[tuple[Any, ...], list[Figures]] = {}
     for file in files:
         about = file.content["about"]
         own = tuple(about["versions"].get(name) for name in ("afzal", "torch", "transformers"))
         key = (about["date"], about["device"], about["threads"], about["dtype"], own)
-        found.setdefault(key, []).append(file)
-    return {_machine(files): files for files in found.values()}
+        groups.setdefault(key, []).append(file)
+    return {_machine(files): files for files in groups.values()}
 
 
 def _machine(files: Sequence[Figures]) -> str:
@@ -234,7 +234,7 @@ def _machine(files: Sequence[Figures]) -> str:
 
 
 def _summary_rows(files: Sequence[Figures]) -> Iterator[str]:
-    """One row per shape, model and adapter; its sides may come from several files."""
+    """One row per shape, model and adapter; a row's sides may come from several files."""
     merged: dict[tuple[str, int, int], dict[str, Any]] = {}
     for file in files:
         about = file.content["about"]
@@ -267,7 +267,7 @@ def _place(name: str) -> int:
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Numbers and texts of a nested object, each with its path."""
+    """Yield the path and text of every value in a nested object."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
             yield from _leaves(inner, f"{path} {name}".strip())

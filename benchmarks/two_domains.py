@@ -1,13 +1,13 @@
-"""Two real domains, one model: does training on both keep each within its interval of training on it alone?
+"""Two real domains, one model: does training on both match training on each alone, within the interval?
 
     python -m benchmarks.two_domains OUT --page benchmarks/results/tasks    # about 15 minutes of processor time
     python -m benchmarks.two_domains OUT --quick                            # a few updates: does it run?
 
 The domains are HH-RLHF's harmless dialogues and pairs of stories ordered by word valence; the model is stories260k. DPO
-learns from one file alone, or from ``mix.yaml``, which names both with temperature 2; ``group_dpo`` learns from the
-same mixture. A run alone takes as many updates as give it the examples of its task that the mixture gives. Runs are
-compared as judges of the held-out pairs, by their implicit rewards: ``afzal judge`` with ``policy:RUN``. The same
-command resumes where it was stopped. It needs the folder ``shared/data`` beside the checkout, or AFZAL_SHARED.
+learns from one file alone, or from a mixture of both with temperature 2; ``group_dpo`` learns from the same mixture. A
+run alone makes enough updates to see as many examples of its task as the mixture has. Runs are compared as judges of
+the held-out pairs, by their implicit rewards: ``afzal judge`` with ``policy:RUN``. Running the command again resumes a
+stopped run. Needs the folder ``shared/data`` next to the checkout, or AFZAL_SHARED.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from benchmarks.stages import Stage, make_all
 TASKS = ("harmless", "stories")
 FILES = {"harmless": "pref/hh_rlhf_harmless_a.jsonl.gz", "stories": "derived/stories_valence_pairs.jsonl"}
 TOGETHER = ("mixed", "group_dpo")
-_LONGEST = 600  # characters of a dialogue with both its answers: the model has 512 positions of about 1.7 characters
+_LONGEST = 600  # characters of a dialogue with both answers: the model has 512 positions of about 1.7 characters
 _HELD_OUT, _TEMPERATURE, _BATCH = 0.4, 2, 16
 _COMMON = ["--lr", "3e-4", "--lr-schedule", "constant", "--warmup", "0", "--device", "cpu"]
 _MIX = """\
@@ -56,16 +56,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     seeds, updates, most = ([0], 4, 24) if options.quick else (options.seeds, 80, 10_000)
     make_all(options.out, [Stage("data", lambda to: write_data(to, most))])
     make_all(options.out, stages(options.out, seeds, updates))
-    found = figures(options.out, seeds, updates)
+    results = figures(options.out, seeds, updates)
     if options.page:
         options.page.mkdir(parents=True, exist_ok=True)
-        (options.page / "two-domains.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
-        (options.page / "two-domains.md").write_text("\n".join(page(found)) + "\n", "utf-8")
-    print("\n".join(page(found)))
+        (options.page / "two-domains.json").write_text(json.dumps(results, indent=1) + "\n", "utf-8")
+        (options.page / "two-domains.md").write_text("\n".join(page(results)) + "\n", "utf-8")
+    print("\n".join(page(results)))
 
 
 def write_data(to: Path, most: int) -> None:
-    """Each task's pairs for training and held out, which share no opening of a dialogue, and the two mixtures."""
+    """Write each task's training and held-out pairs, which share no dialogue opening, and the two mixtures."""
     to.mkdir(parents=True)
     for task in TASKS:
         items = [i for i in data.read(valence.shared() / FILES[task]).items if _characters(i) <= _LONGEST][:most]
@@ -80,7 +80,7 @@ def _characters(item: Item) -> int:
 
 
 def stages(out: Path, seeds: Sequence[int], updates: int) -> list[Stage]:
-    """The runs of every seed, then the verdicts of all runs on the held-out pairs of each task."""
+    """The runs of every seed, then the verdicts of all runs on each task's held-out pairs."""
     alone = updates_alone(out, updates)
     names = [f"{kind}-{seed}" for seed in seeds for kind in (*TASKS, *TOGETHER)]
 
@@ -93,7 +93,7 @@ def stages(out: Path, seeds: Sequence[int], updates: int) -> list[Stage]:
 
 
 def updates_alone(out: Path, updates: int) -> dict[str, int]:
-    """Updates that show a run on one task as many of its examples as the mixture shows, by task."""
+    """By task, the updates for a run on that task alone to see as many of its examples as in the mixture."""
     sizes = {task: len(data.read(out / "data" / f"{task}-train.jsonl").items) for task in TASKS}
     shares = mixture_of(out / "data" / "mix-train.yaml").shares(sizes)
     return {task: max(1, round(updates * share)) for task, share in shares.items()}
@@ -111,19 +111,19 @@ def train(out: Path, kind: str, to: Path, seed: int, updates: int) -> None:
 
 
 def judge(out: Path, task: str, names: Sequence[str], to: Path) -> None:
-    """Every run as a judge of the held-out pairs, by what it has come to prefer to its start."""
+    """Use every run as a judge of the held-out pairs, by its implicit reward relative to the start."""
     judges = [word for name in names for word in ("--judge", f"policy:{out / 'runs' / name}")]
     afzal("judge", out / "data" / f"{task}-test.jsonl", *judges, "--out", to)
 
 
 def figures(out: Path, seeds: Sequence[int], updates: int) -> dict[str, Any]:
-    """Accuracy of each run on each task over seeds and prompts, and of those on both less the one alone."""
+    """Accuracy of each run on each task over seeds and prompts, and the joint runs' difference from the run alone."""
     tasks = {}
     for task in TASKS:
         right = {kind: [] for kind in (*TASKS, *TOGETHER)}
         rows = data.read(out / f"judged-{task}" / "rows.jsonl").items
-        for kind, found in right.items():
-            found += [ordered_right(rows, f"{kind}-{seed}") for seed in seeds]
+        for kind, shares in right.items():
+            shares += [ordered_right(rows, f"{kind}-{seed}") for seed in seeds]
         alone = np.array(right[task])
         tasks[task] = {
             "trained on": len(data.read(out / "data" / f"{task}-train.jsonl").items),
@@ -140,7 +140,7 @@ def figures(out: Path, seeds: Sequence[int], updates: int) -> dict[str, Any]:
 
 
 def ordered_right(rows: Sequence[Item], judge: str) -> list[float]:
-    """By prompt, the share of its pairs that a judge orders as the data's own label does; in order of appearance."""
+    """By prompt, the share of pairs that a judge orders as the data's label does; in order of appearance."""
     prompts: dict[str, list[float]] = {}
     for item in rows:
         votes = [v for v in item.votes if isinstance(v, Comparison)]
@@ -152,25 +152,25 @@ def ordered_right(rows: Sequence[Item], judge: str) -> list[float]:
 
 
 def compared(name: str, ours: np.ndarray, alone: np.ndarray) -> dict[str, Any]:
-    """Accuracy of ``[S, X]`` runs and prompts, and its paired difference to the runs alone.
+    """Accuracy over ``[S, X]`` seeds and prompts, and its paired difference from the runs alone.
 
-    A task is lost where the whole interval of the difference lies below 0, and gained where it lies above.
+    A task is lost if the whole interval of the difference is below 0, and gained if it is above.
     """
     accuracy, less = over_seeds_and_prompts(ours), over_seeds_and_prompts(ours - alone)
     low, high = (less.low or 0.0, less.high or 0.0) if name != "alone" else (0.0, 0.0)
     verdict = "lost" if high < 0 else "gained" if low > 0 else "within its interval"
-    found = {"run": name, "accuracy": plain(accuracy)}
-    return found if name == "alone" else {**found, "less alone": plain(less), "verdict": verdict}
+    row = {"run": name, "accuracy": plain(accuracy)}
+    return row if name == "alone" else {**row, "less alone": plain(less), "verdict": verdict}
 
 
-def plain(found: Interval) -> list[float | None]:
-    """Value, low and high."""
-    return [None if x is None else round(float(x), 4) for x in (found.value, found.low, found.high)]
+def plain(estimate: Interval) -> list[float | None]:
+    """Value, low and high, rounded to 4 digits."""
+    return [None if x is None else round(float(x), 4) for x in (estimate.value, estimate.low, estimate.high)]
 
 
-def page(found: Mapping[str, Any]) -> list[str]:
-    """The table, with a sentence on every task."""
-    seeds = f" and {len(found['seeds'])} seeds" if len(found["seeds"]) > 1 else ""
+def page(results: Mapping[str, Any]) -> list[str]:
+    """The page: the table, and a sentence on every task and joint run."""
+    seeds = f" and {len(results['seeds'])} seeds" if len(results["seeds"]) > 1 else ""
     lines = [
         "# Two domains, alone and together",
         "",
@@ -183,16 +183,16 @@ def page(found: Mapping[str, Any]) -> list[str]:
         "| task | trained on | held out | run | accuracy | minus alone | |",
         "|---|---|---|---|---|---|---|",
     ]
-    for task, about in found["tasks"].items():
+    for task, about in results["tasks"].items():
         for run in about["runs"]:
             less = _points(run["less alone"]) if "less alone" in run else ""
             shown = f"{run['run']}, {about['updates alone']} updates" if run["run"] == "alone" else run["run"]
             sizes = f"{about['trained on']} | {about['held out']}"
             said = run.get("verdict", "")
             lines.append(f"| {task} | {sizes} | {shown} | {_points(run['accuracy'])} | {less} | {said} |")
-        other = next(t for t in found["tasks"] if t != task)
+        other = next(t for t in results["tasks"] if t != task)
         lines.append(f"| {task} | | | {other} alone | {_points(about['other'])} | | |")
-    return [*lines, "", *(f"- {line}" for line in sentences(found)), "", _footing(found["run"])]
+    return [*lines, "", *(f"- {line}" for line in sentences(results)), "", _footing(results["run"])]
 
 
 def _footing(run: Mapping[str, Any]) -> str:
@@ -200,8 +200,8 @@ def _footing(run: Mapping[str, Any]) -> str:
     return f"*{run['date']}, {run['device']}, {said}.*"
 
 
-def sentences(found: Mapping[str, Any]) -> list[str]:
-    """What became of each task in each run on both."""
+def sentences(results: Mapping[str, Any]) -> list[str]:
+    """A sentence on each task for each run trained on both."""
     said = {
         "lost": "loses accuracy beyond the interval",
         "gained": "gains accuracy beyond the interval",
@@ -209,7 +209,7 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
     }
     return [
         f"{run['run']}: {task} {said[run['verdict']]} ({_points(run['less alone'])} points)."
-        for task, about in found["tasks"].items()
+        for task, about in results["tasks"].items()
         for run in about["runs"]
         if "verdict" in run
     ]

@@ -1,1 +1,1 @@
-"""How long one DPO update takes, by Afzal and by its peers: ``python -m benchmarks.dpo_step --help``."""
+"""Time of one DPO update by Afzal and by its peers: ``python -m benchmarks.dpo_step --help``."""

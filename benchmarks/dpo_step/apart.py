@@ -1,7 +1,7 @@
-"""Every side in a process of its own, one after the other: for a GPU, where time does not waver and memory is short.
+"""Run every side in a separate process, one after the other: for GPUs, where times are stable and memory is short.
 
-A side's process makes the updates of all shapes in one run, so that it is set up once, and writes its file after each
-shape; what is there is not done again.
+A side's process makes the updates of all shapes in one run, so it is set up once. It writes its file after each shape;
+finished sides are not run again.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import torch
 from benchmarks.dpo_step import flops, sides
 
 THE_REST = "the rest"
-_LATE = "the time was up"
+_LATE = "out of time"
 Segments = Mapping[str, np.ndarray]
-"""Lengths of the updates that are timed, ``[updates, pairs, 3]``, by shape and in the order of training."""
+"""Lengths of the timed updates, ``[updates, pairs, 3]``, by shape and in training order."""
 
 
 class _Clock:
-    """Times of the updates of one shape after another, with the peak memory of each shape."""
+    """Times of consecutive shapes' updates, and the peak memory of each shape."""
 
     def __init__(self, names: Sequence[str], updates: int, device: torch.device, done: Callable[[str], None]) -> None:
         self.names, self.updates, self.device, self.done = names, updates, device, done
@@ -58,31 +58,31 @@ class _Clock:
 
 
 def run_side(side: str, work: sides.Work, segments: Segments, check: Mapping[str, sides.Work], file: Path) -> None:
-    """Time one side on shape after shape, in one run; the file holds what is done so far, and why the rest failed."""
-    found: dict[str, Any] = {"losses": {}, "shapes": {}, "failed": {}}
-    found["losses"] = {dtype: _losses(side, small)[0] for dtype, small in check.items()}
-    print(f"{side}: first losses {found['losses']}", flush=True)
+    """Time one side on all shapes in one run; the file holds the finished shapes, and why the others failed."""
+    results: dict[str, Any] = {"losses": {}, "shapes": {}, "failed": {}}
+    results["losses"] = {dtype: _losses(side, small)[0] for dtype, small in check.items()}
+    print(f"{side}: first losses {results['losses']}", flush=True)
     loop: Any = None
 
     def done(name: str) -> None:
-        found["shapes"][name] = _figures(side, work, segments, name, clock, loop)
-        print(f"{side} on {name}: {found['shapes'][name]['pairs_per_second']:.2f} pairs/s", flush=True)
-        file.write_text(json.dumps(found, indent=2) + "\n")
+        results["shapes"][name] = _figures(side, work, segments, name, clock, loop)
+        print(f"{side} on {name}: {results['shapes'][name]['pairs_per_second']:.2f} pairs/s", flush=True)
+        file.write_text(json.dumps(results, indent=2) + "\n")
 
     clock = _Clock(list(segments), len(next(iter(segments.values()))), work.device, done)
     try:
         loop = sides.loop_of(side, work)
         loop(clock.began, clock.ended)
-    except Exception as error:  # of a peer, or of the device's memory; the shapes before it stand
-        missing = [name for name in segments if name not in found["shapes"]]
-        found["failed"] = dict.fromkeys(missing, sides.reason(error))
+    except Exception as error:  # of a peer, or out of memory; the finished shapes are kept
+        missing = [name for name in segments if name not in results["shapes"]]
+        results["failed"] = dict.fromkeys(missing, sides.reason(error))
         print(f"{side} failed on {', '.join(missing)}: {sides.reason(error)}", flush=True)
         loop = error = None
         _clear(work.device)
     peak = flops.matmul_peak(_format(work), work.device, work.config.hidden_size)
-    for figures in found["shapes"].values():
+    for figures in results["shapes"].values():
         figures["peak"] = peak
-    file.write_text(json.dumps(found, indent=2) + "\n")
+    file.write_text(json.dumps(results, indent=2) + "\n")
 
 
 def _losses(side: str, work: sides.Work) -> list[float]:
@@ -128,17 +128,17 @@ def gather(
     write: Callable[[dict[str, Any]], None],
     seconds: float | None = None,
 ) -> bool:
-    """Run the sides that have not ended well before; ``write`` gets all sides so far after each of them.
+    """Run the sides that have not yet succeeded; after each, ``write`` gets the figures of all sides so far.
 
     Args:
-        parts: folder for a file of figures and a log of each side.
-        seconds: for all sides together; what is not done by then is left out.
+        parts: folder for each side's results file and log.
+        seconds: time limit for all sides together; unfinished work is left out.
 
     Returns:
-        whether Afzal's own sides made all their updates.
+        whether Afzal's sides made all their updates.
     """
     parts.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     until = time.monotonic() + seconds if seconds else None
     for side in names:
         file, ended = parts / f"{side}.json", parts / f"{side}.ended"
@@ -148,16 +148,16 @@ def gather(
                 ended.touch()
         else:
             why = ""
-        found[side] = json.loads(file.read_text()) if file.exists() else {"losses": {}, "shapes": {}, "failed": {}}
+        results[side] = json.loads(file.read_text()) if file.exists() else {"losses": {}, "shapes": {}, "failed": {}}
         if why:
             print(f"{side} ended early: {why}", flush=True)
-            found[side]["failed"][THE_REST] = why
-        write(found)
-    return all(found[side]["shapes"] and not found[side]["failed"] for side in names if side.startswith("afzal"))
+            results[side]["failed"][THE_REST] = why
+        write(results)
+    return all(results[side]["shapes"] and not results[side]["failed"] for side in names if side.startswith("afzal"))
 
 
 def _run(command: Sequence[str], log: Path, until: float | None) -> str:
-    """Why the process did not end well, "" where it did. What it says goes to the log, which is then shown in part."""
+    """Run a command; returns why it failed, or "". Output goes to the log, and parts of it are then printed."""
     left = None if until is None else until - time.monotonic()
     if left is not None and left <= 0:
         return _LATE
@@ -175,7 +175,7 @@ def _run(command: Sequence[str], log: Path, until: float | None) -> str:
 
 
 def disagreement(losses: Mapping[str, Mapping[str, float]], tolerance: Mapping[str, float]) -> str:
-    """What is wrong with the sides' losses of the same pairs, by format and side; "" where they agree."""
+    """How the sides' losses of the same pairs disagree, by format and side; "" if they agree."""
     for dtype, by_side in losses.items():
         if not by_side:
             continue
@@ -185,12 +185,12 @@ def disagreement(losses: Mapping[str, Mapping[str, float]], tolerance: Mapping[s
     return ""
 
 
-def merged(found: Mapping[str, Any], shape: str, about: Mapping[str, Any]) -> dict[str, Any]:
-    """One shape of all sides, as the bench's other way writes it; ``about`` has what is the same for all sides."""
-    sides_of = {side: f["shapes"][shape] for side, f in found.items() if shape in f["shapes"]}
+def merged(by_side: Mapping[str, Any], shape: str, about: Mapping[str, Any]) -> dict[str, Any]:
+    """One shape's figures of all sides, in the format of the in-process benchmark; ``about`` holds shared facts."""
+    sides_of = {side: f["shapes"][shape] for side, f in by_side.items() if shape in f["shapes"]}
     peak = max((f["peak"] for f in sides_of.values()), default=0.0)
     result = dict(about) | {"shape": shape, "peak": peak, "left_out": {}}
-    for side, f in found.items():
+    for side, f in by_side.items():
         why = f["failed"].get(shape) or f["failed"].get(THE_REST)
         if shape not in f["shapes"] and why:
             result["left_out"][side] = why

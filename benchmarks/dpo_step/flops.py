@@ -30,24 +30,24 @@ __all__ = [
 def minimum(counts: np.ndarray, config: Any, *, reference_online: bool, rank: int = 0) -> float:
     """Floating-point operations of one update on items of these lengths.
 
-    The prompt once, every branch once, attention only where a token may look, the output head only at response tokens;
-    forward and twice as much backward, and one forward more for a reference that is not cached. No recomputation.
+    Counts the prompt once, every branch once, attention only to visible tokens, and the output head only at response
+    tokens; backward costs twice as much as forward, and an uncached reference costs one more forward. No recomputation.
 
     Args:
         counts: ``[n, 1 + K]`` tokens of the prompt and of each of K responses.
-        rank: of LoRA adapters, beside which frozen weights need no gradient of their own; 0 when all weights train.
+        rank: rank of the LoRA adapters, with which frozen weights need no gradient; 0 if all weights train.
     """
     passes = work.Passes(forward=float(reference_online), rank=rank)
     return work.update_flops(_shape(config), work.lengths(counts), passes)
 
 
 def parameters(config: Any) -> int:
-    """All weights of the model, tied ones once."""
+    """Number of weights of the model, counting tied ones once."""
     return plan.parameters(_shape(config))
 
 
 def body_weights(config: Any) -> int:
-    """Weights of all blocks: what each token is multiplied with once."""
+    """Weights of all blocks, with each of which a token is multiplied once."""
     return work.body_weights(_shape(config))
 
 
@@ -66,13 +66,14 @@ def _shape(config: Any) -> Shape:
 
 
 def matmul_peak(dtype: torch.dtype, device: torch.device, width: int) -> float:
-    """Floating-point operations per second of a plain matrix product, the best of several shapes and tries."""
+    """Floating-point operations per second of a plain matrix product, the best over several shapes and repeats."""
     return max(matmul_rates(dtype, device, width))
 
 
 def matmul_rates(dtype: torch.dtype, device: torch.device, width: int) -> list[float]:
-    """Floating-point operations per second of plain matrix products, one after another. On a machine whose cores are
-    shared their mean is what products get just then, and their best what they get when nobody else computes."""
+    """Floating-point operations per second of plain matrix products, one after another.
+
+    On a machine with shared cores, the mean is the current speed, and the best is the speed without other work."""
     rates = []
     side = 8192 if device.type == "cuda" else 2048
     for m, k, n in ((side, width, 4 * width), (side, 4 * width, width), (side, side, side)):
@@ -87,12 +88,12 @@ def matmul_rates(dtype: torch.dtype, device: torch.device, width: int) -> list[f
 
 
 def stated_peak(gpu: str) -> float | None:
-    """Dense bf16 operations per second that the vendor states for a GPU of this name; None where it is not known."""
-    found = card(gpu)
-    return found.bf16 if found else None
+    """The vendor's dense bf16 operations per second for a GPU of this name; None if unknown."""
+    entry = card(gpu)
+    return entry.bf16 if entry else None
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done all that it was given."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

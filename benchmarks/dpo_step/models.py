@@ -1,4 +1,4 @@
-"""The models of the bench: a llama of any size, or the shape of a known model with random weights, made on the spot."""
+"""Models of the benchmark: a llama of any size, or a known model's shape, with random weights created on the spot."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import torch
 from afzal.plan import SHAPES, Shape
 
 NAMES = tuple(name for name, shape in SHAPES.items() if shape.family in ("llama", "qwen2"))
-_CONTEXT = 16384  # positions; the shapes of the bench need at most 8,192
-_NOISE = 0.2  # of a matrix's own spread
-_LORA_NOISE = 0.05  # of the second matrix of an adapter, whose first one keeps the size of its input
+_CONTEXT = 16384  # positions; the benchmark's shapes need at most 8,192
+_NOISE = 0.2  # in units of the matrix's standard deviation
+_LORA_NOISE = 0.05  # standard deviation of an adapter's second matrix; the first keeps the scale of its input
 
 
 def known(name: str, *, layers: int | None = None) -> Any:
-    """The `transformers` configuration of a known shape; ``layers`` in place of its own number."""
+    """The `transformers` configuration of a known shape; ``layers`` overrides its number of layers."""
     return from_shape(SHAPES[name], layers=layers)
 
 
@@ -41,7 +41,7 @@ def from_shape(shape: Shape, *, layers: int | None = None) -> Any:
 
 
 def llama(*, width: int, layers: int, heads: int, kv_heads: int, feed_forward: int | None, vocabulary: int) -> Any:
-    """A llama of these sizes; ``feed_forward`` is 2.6875 times the width, in steps of 16, where it is not given."""
+    """Configuration of a llama; ``feed_forward`` defaults to 2.6875 times the width, rounded to a multiple of 16."""
     from transformers import LlamaConfig
 
     return LlamaConfig(
@@ -59,7 +59,7 @@ _COMMON = {"max_position_embeddings": _CONTEXT, "bos_token_id": None, "eos_token
 
 
 def build(config: Any, device: torch.device, dtype: torch.dtype = torch.float32) -> Any:
-    """The model at the reference's weights: random, made on the device, the same every time on one kind of device."""
+    """The model with the reference's weights: random, created on the device, reproducible on one kind of device."""
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(0)
@@ -70,9 +70,9 @@ def build(config: Any, device: torch.device, dtype: torch.dtype = torch.float32)
 
 @torch.no_grad()
 def depart(weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-    """Move weights from the reference's to the policy's, a little noise away, so that losses say something.
+    """Turn the reference's weights into the policy's by adding a little noise, so that losses are informative.
 
-    The noise hangs on a weight's name alone, so that every side gets the same. Of an adapter both matrices are set.
+    The noise depends only on a weight's name, so every side gets the same. Both matrices of an adapter are set.
     """
     for name, weight in weights:
         if weight.dim() < 2:

@@ -1,4 +1,4 @@
-"""Lengths of prompts and responses, and the token ids made of them: the same for every side."""
+"""Lengths of prompts and responses, and random token ids of these lengths: the same for every side."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-_SIGMA = 0.6  # of the logarithm, where no real distribution is at hand
+_SIGMA = 0.6  # of the logarithm, if there is no real distribution
 _MAX_TOKENS = 1024
 
 
@@ -31,10 +31,10 @@ SHAPES = {
 
 
 def lengths(name: str, n: int, seed: int, shared: Path | None) -> tuple[np.ndarray, str]:
-    """``[n, 3]`` tokens of prompt, chosen, rejected, and where their spread comes from.
+    """``[n, 3]`` tokens of prompt, chosen, rejected, and the source of their distribution.
 
-    HH-RLHF has the spread of its own rows where the data folder is there, scaled to the shape's means; every other
-    shape, and HH-RLHF without the folder, is log-normal.
+    HH-RLHF uses its real rows if the data folder exists, scaled to the shape's means. Every other shape, and HH-RLHF
+    without the folder, is log-normal.
     """
     shape = SHAPES[name]
     real = shared / "pref/hh_rlhf_harmless_a.jsonl.gz" if shared else None
@@ -57,8 +57,8 @@ def _real(file: Path, tokenizer: Path, n: int, seed: int) -> np.ndarray:
     from afzal.tokens import encode
 
     trees = encode(data.read(file).items[:600], load_tokenizer(str(tokenizer)), max_tokens=4096).trees
-    found = np.array([[len(t.prompt), *(len(b.ids) for b in t.branches)] for t in trees if len(t.branches) == 2])
-    return found[np.random.default_rng(seed).permutation(len(found))[:n]].astype(float)
+    counts = np.array([[len(t.prompt), *(len(b.ids) for b in t.branches)] for t in trees if len(t.branches) == 2])
+    return counts[np.random.default_rng(seed).permutation(len(counts))[:n]].astype(float)
 
 
 def rows(counts: np.ndarray, vocabulary: int, seed: int) -> list[tuple[list[int], list[int], list[int]]]:

@@ -1,7 +1,7 @@
-"""The same updates by different means: each function gives a loop for :class:`benchmarks.dpo_step.stepper.Stepper`.
+"""The sides: each function returns a loop of the same updates for :class:`benchmarks.dpo_step.stepper.Stepper`.
 
-All start from the same policy and reference weights and take the same pairs in the same order, with AdamW (no decay)
-at the same constant learning rate, gradients clipped at 1.
+All sides start from the same policy and reference weights and use the same pairs in the same order, with AdamW (no
+decay) at the same constant learning rate and gradients clipped at 1.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ BETA, LR = 0.1, 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What every side is given. ``rows`` come in the order of training, ``pairs`` per update.
+    """The input of every side. ``rows`` are in training order, ``pairs`` per update.
 
     Attributes:
         cached: the reference's log-probs are computed beforehand.
-        rank: of LoRA adapters on every linear layer, 0 when all weights train.
-        optimizer: of the sides of Afzal; the others have AdamW.
-        peer_pairs: pairs of one forward pass of the peers, which divides ``pairs``; 0 is all of the update. Afzal cuts
-            its updates by itself.
+        rank: rank of LoRA adapters on every linear layer, 0 if all weights train.
+        optimizer: optimizer of Afzal's sides; the others use AdamW.
+        peer_pairs: pairs per forward pass of the peers, a divisor of ``pairs``; 0 means the full update. Afzal splits
+            its updates itself.
     """
 
     config: Any
@@ -46,7 +46,7 @@ class Work:
 
     @property
     def at_once(self) -> int:
-        """Pairs of one forward pass of the peers."""
+        """Pairs per forward pass of the peers."""
         return min(self.peer_pairs or self.pairs, self.pairs)
 
     @property
@@ -54,24 +54,24 @@ class Work:
         return self.dtype == "bf16"
 
     def model(self) -> Any:
-        """A model of its own at the reference's weights: float32, or what a frozen base computes in."""
+        """A new model with the reference's weights: float32, or the computing format of a frozen base."""
         return build(self.config, self.device, torch.bfloat16 if self.rank and self.in_bf16 else torch.float32)
 
 
 def loop_of(side: str, work: Work) -> Loop:
-    """The loop of a side by its name, ready to run: models, adapters and cached references are made here."""
+    """The loop of a side, ready to run, with its models, adapters and cached references."""
     make = {"afzal": afzal, "afzal-cached": afzal, "plain": plain, "trl": trl, "trl-best": trl_best}
     make |= {"trl-bf16": trl_bf16}
     return make[side](work)
 
 
 def is_cached(side: str) -> bool:
-    """Whether a side has its reference cached, and its rows grouped by length."""
+    """Whether a side caches its reference and groups its rows by length."""
     return side in ("afzal-cached", "trl-best")
 
 
 def afzal(work: Work) -> Loop:
-    """What ``afzal train dpo`` sets up from its settings, and its loop."""
+    """The setup and loop of ``afzal train dpo``."""
     from afzal import runs
     from afzal.config.methods.dpo import DPOConfig
     from afzal.prepare import Prepared, recipe_of
@@ -128,19 +128,20 @@ def afzal(work: Work) -> Loop:
 
 
 def _as_shuffled(trees: Sequence[Any], config: Any) -> list[Any]:
-    """The trees in such an order that the run's own shuffling brings them back into the given one."""
+    """The trees in an order that the run's shuffling turns back into the given one."""
     from afzal.tokens.pack import update_order
 
-    given: list[Any] = [None] * len(trees)
+    ordered: list[Any] = [None] * len(trees)
     order = [i for members in update_order(len(trees), config.batch_size, epoch=0, seed=config.seed) for i in members]
     for place, tree in zip(order, trees, strict=True):
-        given[place] = tree
-    return given
+        ordered[place] = tree
+    return ordered
 
 
 def executed(work: Work, layout: Any, trees: Sequence[Any], first: int = 0, last: int | None = None) -> float:
-    """Floating-point operations that the layout asks for, over the least that the lengths need: padding and the masked
-    half of a branch's own square are what there can be too much of. Of rows ``first`` to ``last`` (excluded)."""
+    """Floating-point operations of the layout divided by the least that the lengths need, for rows ``first:last``.
+
+    The excess comes from padding and from the masked half of each branch's attention square."""
     config, width = work.config, work.config.num_attention_heads * flops.head_width(work.config)
     rows, trees = work.rows[first:last], trees[first:last]
     counts = np.array([[len(p), len(c), len(r)] for p, c, r in rows])
@@ -156,7 +157,7 @@ def executed(work: Work, layout: Any, trees: Sequence[Any], first: int = 0, last
 
 
 def plain(work: Work) -> Loop:
-    """What a person writes by hand with `transformers`: padded rows, two forward passes, logits of every position."""
+    """A hand-written loop over `transformers`: padded rows, two forward passes, logits of every position."""
     model = work.model()
     if work.rank:
         from peft import get_peft_model
@@ -169,8 +170,8 @@ def plain(work: Work) -> Loop:
 
     def logps(m: Any, ids: torch.Tensor, mask: torch.Tensor, scored: torch.Tensor) -> torch.Tensor:
         logits = m(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
-        found = logits.float().log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
-        return (found * scored[:, 1:]).sum(-1)
+        token_logps = logits.float().log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
+        return (token_logps * scored[:, 1:]).sum(-1)
 
     def under_reference(*rows: torch.Tensor) -> torch.Tensor:
         if reference is not None:
@@ -203,19 +204,19 @@ def plain(work: Work) -> Loop:
 
 
 def _lora(rank: int) -> Any:
-    """The adapter that Afzal makes of ``lora_rank`` alone."""
+    """The adapter that Afzal creates from ``lora_rank`` alone."""
     from peft import LoraConfig
 
     return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
 def unavailable(side: str) -> str:
-    """Why a side cannot run in this environment, in one line; "" when it can."""
+    """Why a side cannot run in this environment, in one line; "" if it can."""
     if not side.startswith("trl"):
         return ""
     try:
         from trl import DPOConfig, DPOTrainer  # noqa: F401
-    except Exception as error:  # beside another transformers, its import can end in any error
+    except Exception as error:  # with another transformers version, the import can raise anything
         return reason(error)
     return ""
 
@@ -226,9 +227,9 @@ def reason(error: BaseException) -> str:
 
 
 def trl(work: Work, weights: torch.dtype | None = None, **options: Any) -> Loop:
-    """TRL's DPOTrainer and its own loop, unchanged but for the order of the rows; ``options`` go to its DPOConfig.
+    """TRL's DPOTrainer and its loop, unchanged except for the order of the rows; ``options`` go to its DPOConfig.
 
-    ``weights`` is the format that all weights are held in, where that is not float32 under autocast.
+    ``weights`` is the number format of all weights, if not float32 under autocast.
     """
     from datasets import Dataset
     from torch.utils.data import SequentialSampler
@@ -242,9 +243,9 @@ def trl(work: Work, weights: torch.dtype | None = None, **options: Any) -> Loop:
             return SequentialSampler(self.train_dataset)
 
         def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-            found = super().compute_loss(*args, **kwargs)
-            self.seen.append((found[0] if isinstance(found, tuple) else found).detach())
-            return found
+            result = super().compute_loss(*args, **kwargs)
+            self.seen.append((result[0] if isinstance(result, tuple) else result).detach())
+            return result
 
     class Pause(TrainerCallback):
         began: Callable[[], None]
@@ -282,7 +283,7 @@ def trl(work: Work, weights: torch.dtype | None = None, **options: Any) -> Loop:
     make = (lambda: work.model().to(weights)) if weights else work.model
     trainer = InOrder(
         make(),
-        # an adapter switched off is its own reference, and a cached one is made of the policy before it has moved
+        # an adapter switched off is its own reference, and a cached one comes from the policy before it has moved
         ref_model=None if work.rank or work.cached else make(),
         peft_config=_lora(work.rank) if work.rank else None,
         args=DPOConfig(**settings | options),
@@ -305,30 +306,30 @@ def trl_best(work: Work) -> Loop:
 
 
 def trl_bf16(work: Work) -> Loop:
-    """TRL in its own way on weights that are bf16 themselves, as those of most published models are: half the memory of
-    weights and optimiser, and updates that are smaller than bf16 can tell are lost. Not the same computation."""
+    """TRL by default on bf16 weights, as in most published models: half the memory for weights and optimiser, but
+    updates smaller than bf16's resolution are lost. Not the same computation."""
     return trl(work, torch.bfloat16)
 
 
 def _padded(rows: Sequence[Row], device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Chosen rows above rejected rows, padded on the right: ids, mask, and where the response is."""
-    whole = [(p, c) for p, c, _ in rows] + [(p, r) for p, _, r in rows]
-    width = max(len(p) + len(a) for p, a in whole)
-    ids, mask, scored = np.zeros((3, len(whole), width), dtype=np.int64)
-    for k, (p, a) in enumerate(whole):
+    """Chosen rows above rejected rows, padded on the right: ids, mask, and response mask."""
+    sequences = [(p, c) for p, c, _ in rows] + [(p, r) for p, _, r in rows]
+    width = max(len(p) + len(a) for p, a in sequences)
+    ids, mask, scored = np.zeros((3, len(sequences), width), dtype=np.int64)
+    for k, (p, a) in enumerate(sequences):
         end = len(p) + len(a)
         ids[k, :end], mask[k, :end], scored[k, len(p) : end] = p + a, 1, 1
     return tuple(torch.from_numpy(x).to(device) for x in (ids, mask, scored))  # type: ignore[return-value]
 
 
 def _as_text(row: Row) -> dict[str, str]:
-    """Text that the tokenizer below reads back as these very ids; TRL adds the EOS itself."""
+    """Text that the tokenizer below encodes to exactly these ids; TRL adds the EOS itself."""
     prompt, chosen, rejected = ("".join(f" {i}" for i in ids) for ids in (row[0], row[1][:-1], row[2][:-1]))
     return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
 
 
 def _tokenizer(vocabulary: int) -> Any:
-    """Word by word: the word ``17`` is token 17; 0 pads and 1 ends."""
+    """A word-level tokenizer: the word ``17`` is token 17; 0 is padding and 1 is EOS."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

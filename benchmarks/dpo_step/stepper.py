@@ -10,16 +10,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds of one update: by the clock, and of the thread that ran it (all of it with one thread)."""
+    """Seconds of one update: wall time, and CPU time of the loop's thread."""
 
     wall: float
     thread: float
 
 
 class Stepper:
-    """Runs ``loop(began, ended)`` in a thread of its own and lets it make one update at a time.
+    """Runs ``loop(began, ended)`` in a separate thread, one update at a time.
 
-    The loop calls ``began()`` before and ``ended(loss)`` after each update; what lies between is timed.
+    The loop calls ``began()`` before and ``ended(loss)`` after each update; the time between is measured.
     """
 
     def __init__(self, name: str, loop: Callable[[Callable[[], None], Callable[[float], None]], None]) -> None:
@@ -34,7 +34,7 @@ class Stepper:
         self._wait()
 
     def step(self) -> Timing:
-        """One update."""
+        """Make one update."""
         self._go.release()
         self._wait()
         return self.timings[-1]

@@ -1,4 +1,4 @@
-"""The sides of the bench, and its table. Loads no model library, so that figures can be read anywhere."""
+"""Sides and table of the DPO benchmark. Loads no model library, so figures can be read anywhere."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 SIDES = ("afzal", "trl", "plain", "afzal-cached", "trl-best")
 OPPONENT = {"trl": "afzal", "plain": "afzal", "trl-best": "afzal-cached", "trl-bf16": "afzal"}
-"""Each peer, and the side that does the same work: trl-best has grouped lengths and cached references, like its own.
-trl-bf16 holds all weights in bf16, which is less work and another result; it runs where it is asked for."""
+"""Each peer, and Afzal's side that does the same work: trl-best and afzal-cached group lengths and cache references.
+trl-bf16 holds all weights in bf16, which is less work and gives another result; it runs only on request."""
 
 
 def heading(about: Mapping[str, Any]) -> str:
-    """Where and with what figures were taken: one line, and the command below it."""
+    """Date, machine and versions of a measurement in one line, and the command below it."""
     versions = [f"{name} {number}" for name, number in about["versions"].items()]
     more = [about["dtype"]] if "dtype" in about else []
     more += [about["model"]] if about.get("model") else []
@@ -25,7 +25,7 @@ def heading(about: Mapping[str, Any]) -> str:
 
 
 def markdown(about: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> str:
-    """Every figure of a run of the bench."""
+    """Table of all figures of one benchmark run."""
     stated = about.get("stated_peak")
     columns = ["shape (prompt, responses)", "side", "pairs/s", "tokens/s", "Afzal's speedup", "share of matmul peak"]
     columns += [f"MFU of {stated / 1e12:.0f} TFLOP/s"] if stated else []
@@ -55,21 +55,21 @@ def markdown(about: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> 
 
 
 def of_peak(figures: Mapping[str, Any]) -> str:
-    """The share of the best product of the run; and, where it was taken, of the products around each update."""
+    """Share of the run's fastest matrix product; and, if measured, of the mean product around each update."""
     mean = figures.get("of_mean")
     return f"{figures['roofline']:.0%}" + (f" ({mean:.0%} of the mean)" if mean else "")
 
 
 def ratio(figures: Mapping[str, Any], *, spread: bool = True) -> str:
-    """How many times faster Afzal is than this side: the median, and the lowest and highest of the updates."""
-    found = figures.get("ratio")
-    if not found:
+    """Speed of Afzal relative to this side: the median, and the lowest and highest over the updates."""
+    ratios = figures.get("ratio")
+    if not ratios:
         return ""
-    return f"{found['median']:.1f}x" + (f" ({found['low']:.1f} to {found['high']:.1f})" if spread else "")
+    return f"{ratios['median']:.1f}x" + (f" ({ratios['low']:.1f} to {ratios['high']:.1f})" if spread else "")
 
 
 def shown(value: float | None, how: str) -> str:
-    """A figure, or nothing where it was not taken; ``how`` is a format, or GB."""
+    """A formatted figure, or "" if it was not measured; ``how`` is a format specification, or GB."""
     if value is None:
         return ""
     return f"{value / 1e9:.2f} GB" if how == "GB" else f"{value:{how}}"

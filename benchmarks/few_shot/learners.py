@@ -1,4 +1,4 @@
-"""What is compared: ways from a few labels of a new task to a policy, all by the training loop of `afzal train`."""
+"""The learners: ways to a policy from a few labels of a new task, all with the training loop of `afzal train`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from benchmarks.few_shot import world as w
 LORA = Adapter("lora", rank=8, alpha=16.0)
 PROMPT = Adapter("prompt", virtual_tokens=4)
 MOST_IN_CONTEXT = 16
-"""Examples that a prompt holds at most; labels beyond it do not reach the in-context learner."""
+"""Maximum number of examples in a prompt; the in-context learner does not see further labels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Steps:
 
     @property
     def settings(self) -> Settings:
-        """Of the loop, with linear decay to 0."""
+        """Settings of the loop, with linear decay to 0."""
         return Settings(self.steps, self.lr, schedule="linear")
 
 
@@ -54,9 +54,9 @@ class Sizes:
     """The size of a comparison.
 
     Attributes:
-        labels: of the target task, the x axis.
-        sources: tasks that transfer, meta-learning and the in-context learner have seen.
-        source_pairs: labels of each source task.
+        labels: numbers of target labels, the x axis.
+        sources: source tasks for transfer, meta-learning and the in-context learner.
+        source_pairs: labels per source task.
         transfer_steps, meta_steps, context_steps: updates on the sources.
     """
 
@@ -85,14 +85,14 @@ ADAPT = Steps(lr=3e-3, steps=30)
 PROMPT_ADAPT = Steps(lr=3e-2, steps=50)
 SOURCE_LR, INNER_LR, INNER_STEPS = 5e-3, 1.0, 3
 PRIOR, PROMPT_PRIOR, PRIOR_LABELS = 1.0, 0.02, 8
-"""The prior's weight at so many labels, round whatever a learner starts from: the fixed one keeps it, all others anneal
-it in proportion to 1 / labels."""
+"""Weights of the prior around a learner's start, at ``PRIOR_LABELS`` labels: the fixed prior keeps its weight, all
+others scale it by 1 / labels."""
 
 Weights = Mapping[str, Tensor]
 
 
 class Policy:
-    """The reference with an adapter whose weights come and go; the reference is the model without it."""
+    """The reference with an adapter whose weights can be replaced; without the adapter, the model is the reference."""
 
     def __init__(self, world: w.World, adapter: Adapter, seed: int) -> None:
         torch.manual_seed(seed)
@@ -113,7 +113,7 @@ class Policy:
         return Method.of(REGISTRY["dpo"], {"beta": self.beta}, Remembered(AdapterOff(self.model)))
 
     def learn(self, trees: Sequence[Tree], how: Steps, seed: int, gradient: Accumulate = accumulate) -> None:
-        """The loop of `afzal train dpo` on these trees, from the weights as they are."""
+        """Run the loop of `afzal train dpo` on these trees, from the current weights."""
         feed = _Kept(Feed(trees, (), how.batch, seed, w.layout()))
         optimizer = make_optimizer(trainable(self.model).values(), how.optimizer)
         fit(
@@ -128,13 +128,13 @@ class Policy:
         )
 
     def near(self, weights: Weights, strength: float) -> Accumulate:
-        """The gradient with a pull to these weights."""
+        """The gradient with a pull towards these weights."""
         parameters = trainable(self.model)
         return partial(Prior(weights, strength).accumulate, accumulate, parameters, parameters)
 
 
 class _Kept:
-    """A feed whose updates are made once where they come again, so that the reference scores them once."""
+    """A feed that caches updates with the same members, so the reference scores them once."""
 
     def __init__(self, feed: Feed) -> None:
         self.feed, self.layout, self.updates_per_epoch = feed, feed.layout, feed.updates_per_epoch
@@ -148,7 +148,7 @@ class _Kept:
 
 
 def transferred(policy: Policy, sources: Mapping[str, Sequence[Tree]], steps: int, seed: int) -> Weights:
-    """One adapter for all source tasks at once: general preferences."""
+    """Adapter weights trained on all source tasks together: general preferences."""
     policy.become(policy.fresh)
     trees = [t for each in sources.values() for t in each]
     policy.learn(trees, Steps(lr=SOURCE_LR, steps=steps, batch=64), seed)
@@ -158,7 +158,7 @@ def transferred(policy: Policy, sources: Mapping[str, Sequence[Tree]], steps: in
 def meta_learned(
     policy: Policy, sources: Mapping[str, Sequence[Tree]], start: Weights, steps: int, seed: int
 ) -> Weights:
-    """An adapter that is learned for a few steps on the next task (FOMAML), as `afzal train meta` does."""
+    """Adapter weights meta-learned for a few steps of adaptation (FOMAML), as in `afzal train meta`."""
     policy.become(start)
     trees = [t for each in sources.values() for t in each]
     task_of = [name for name, each in sources.items() for _ in each]
@@ -185,7 +185,7 @@ def meta_learned(
 
 
 def with_examples(t: Tree, examples: Sequence[Tree]) -> Tree:
-    """The tree with labelled examples before its prompt: prompt, preferred response, other response, each closed."""
+    """The tree with labelled examples before its prompt: prompt, preferred and other response, both closed by EOS."""
     before = [i for e in examples for i in _told(e)]
     return Tree(t.item_id, np.asarray([*before, *t.prompt.tolist()], dtype=np.int32), t.branches, t.preferences)
 
@@ -208,12 +208,12 @@ class Plain:
     def score(self, batch: Batch) -> Scored:
         trees = [self.plain[name] for name in dict.fromkeys(t.item_id for t, _ in batch.sources)]
         with torch.no_grad():
-            found = score(self.model, collate(trees, "shared", w.layout().device))
-        return Scored(found.token_logps, batch.response_of, batch.n_responses)
+            scores = score(self.model, collate(trees, "shared", w.layout().device))
+        return Scored(scores.token_logps, batch.response_of, batch.n_responses)
 
 
 def in_context(world: w.World, sources: Mapping[str, Sequence[Tree]], steps: int, seed: int) -> Any:
-    """A policy that DPO trains to read labels from its prompt (after FSPO, Singh et al. 2025, arXiv 2502.19312)."""
+    """A policy trained by DPO to use labels in its prompt (after FSPO, Singh et al. 2025, arXiv 2502.19312)."""
     model = w.model(world).requires_grad_(True)
     reference = w.model(world)
     rng = np.random.default_rng(seed)
@@ -235,12 +235,12 @@ def in_context(world: w.World, sources: Mapping[str, Sequence[Tree]], steps: int
 
 
 def regret_in_context(model: Any, examples: Sequence[Tree], task: tasks.Task, world: w.World) -> float:
-    """Exact regret of the policy that reads these examples."""
+    """Exact regret of the policy with these examples in its prompt."""
     branches = [w.response_ids(y) for y in range(len(language.RESPONSES))]
-    told = [i for e in examples[:MOST_IN_CONTEXT] for i in _told(e)]
+    context = [i for e in examples[:MOST_IN_CONTEXT] for i in _told(e)]
     rows = []
     for x in w.HELD_OUT:
-        asked = tree("x", [*told, *x.tolist(), language.SEP], branches)
+        prompted = tree("x", [*context, *x.tolist(), language.SEP], branches)
         with torch.no_grad():
-            rows.append(score(model, collate([asked], "shared", w.layout().device)).logps.double().numpy())
+            rows.append(score(model, collate([prompted], "shared", w.layout().device)).logps.double().numpy())
     return w.regret_of(np.stack(rows), task, world)

@@ -1,4 +1,4 @@
-"""The page: regret against the number of target labels, with bands over seeds, and what follows from it."""
+"""The page: regret against the number of target labels, with bands over seeds, and the findings."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _SHORT |= {"context": "in context"}
 
 
 def shares(results: Sequence[Mapping[str, Any]], name: str, at: int) -> list[float]:
-    """Regret over that of the reference, by seed: 1 is no training at all, 0 is optimal."""
+    """Regret as a share of the reference's, by seed: 1 is no training, 0 is optimal."""
     return [r["regret"][name][at] / r["start"] for r in results]
 
 
 def figures(results: Sequence[Mapping[str, Any]], labels: Sequence[int]) -> dict[str, Any]:
-    """Mean share of the reference's regret over seeds by learner and number of labels, with Student's t intervals; and
-    paired differences to scratch and between the priors."""
+    """Mean share of the reference's regret over seeds, by learner and number of labels, with Student's t intervals; and
+    paired differences from scratch and between the priors."""
     names = list(results[0]["regret"])
     table = {name: [_plain(over_seeds(shares(results, name, at))) for at in range(len(labels) + 1)] for name in names}
     pairs = [(name, "scratch") for name in names if name != "scratch"] + [("annealed", "fixed")]
@@ -48,12 +48,12 @@ def _differences(results: Sequence[Mapping[str, Any]], a: str, b: str, at: int) 
     return [x - y for x, y in zip(shares(results, a, at), shares(results, b, at), strict=True)]
 
 
-def _plain(found: Interval) -> dict[str, float | None]:
-    return {"value": found.value, "low": found.low, "high": found.high}
+def _plain(interval: Interval) -> dict[str, float | None]:
+    return {"value": interval.value, "low": interval.low, "high": interval.high}
 
 
 def findings(f: Mapping[str, Any], seeds: int) -> list[str]:
-    """What was measured, each expectation with whether it came about."""
+    """The findings in sentences, with whether each expectation was met."""
     labels = f["labels"][1:]
     sure = lambda d: d["high"] is not None and d["high"] < 0  # noqa: E731
     said = []
@@ -91,12 +91,12 @@ def findings(f: Mapping[str, Any], seeds: int) -> list[str]:
     harmed = [METHODS[n] for n, row in f["share_of_start_regret"].items() if (row[1]["low"] or 0) > 1]
     if harmed:
         said.append(f"With {labels[0]} labels worse than no training at all: {', '.join(harmed)}.")
-    said.append(f"Bands and intervals: 95 % over {seeds} seeds, each with tasks, labels and adapters of its own.")
+    said.append(f"Bands and intervals: 95 % over {seeds} seeds, each with its own tasks, labels and adapters.")
     return said
 
 
 def _worse(differences: Sequence[Mapping[str, float | None]], labels: Sequence[int]) -> list[int]:
-    """Where a difference of regrets lies above 0 with its whole interval."""
+    """Numbers of labels for which the interval of a difference in regret is above 0."""
     return [k for k, d in zip(labels, differences, strict=True) if d["low"] is not None and d["low"] > 0]
 
 
@@ -105,10 +105,10 @@ def _list(numbers: Sequence[int]) -> str:
 
 
 def chart(f: Mapping[str, Any], title: str) -> str:
-    """Share of the reference's regret over the number of labels, on a scale of doublings."""
+    """Chart of the share of the reference's regret against the number of labels, on a log2 scale."""
     ticks = {math.log2(k) if k else math.log2(f["labels"][1]) - 1: str(k) for k in f["labels"]}
     xs = list(ticks)
-    # bands of few seeds are wide, and learners that fail fail by far: neither may hide the others
+    # bands over few seeds are wide, and some learners fail badly: neither must hide the others
     values = [d["value"] for row in f["share_of_start_regret"].values() for d in row]
     bottom, top = max(0.0, math.floor(10 * min(values)) / 10 - 0.1), min(1.25, 1.15 * max(values))
     lines = [
@@ -136,17 +136,17 @@ def chart(f: Mapping[str, Any], title: str) -> str:
 
 
 def _ends(row: Sequence[Mapping[str, Any]], end: str, bottom: float, top: float) -> tuple[float | None, ...]:
-    """The ends of the intervals, cut at the frame; none for a learner whose mean leaves it."""
+    """The ends of the intervals, clipped to the frame; empty for a learner whose mean leaves it."""
     if any(d["value"] > top for d in row):
         return ()
     return tuple(None if d[end] is None else min(max(d[end], bottom), top) for d in row)
 
 
 def write(out: Path, results: Mapping[str, Sequence[Mapping[str, Any]]], labels: Sequence[int], about: str) -> Path:
-    """``few-shot.html`` and ``few-shot.json`` over all families, and a drawing of each: ``few-shot-NAME.svg``.
+    """Write ``few-shot.html`` and ``few-shot.json`` for all families, and a drawing of each: ``few-shot-NAME.svg``.
 
     Args:
-        results: by the name of the family, one for each seed.
+        results: one per seed, by family name.
     """
     out.mkdir(parents=True, exist_ok=True)
     parts = {name: figures(each, labels) for name, each in results.items()}
@@ -177,17 +177,17 @@ def write(out: Path, results: Mapping[str, Sequence[Mapping[str, Any]]], labels:
         texts=[],
         worst=[],
     )
-    whole = {"about": about} | {
+    content = {"about": about} | {
         name: {"family": asdict(w.FAMILIES[name]), "findings": said[name], **f, "seeds": list(results[name])}
         for name, f in parts.items()
     }
-    atomic_write(out / "few-shot.json", json.dumps(whole, indent=1) + "\n")
+    atomic_write(out / "few-shot.json", json.dumps(content, indent=1) + "\n")
     atomic_write(out / "few-shot.html", page)
     return out / "few-shot.html"
 
 
 def _heading(parts: Mapping[str, Mapping[str, Any]]) -> str:
-    """In one line, where transfer helps and where it harms."""
+    """One line that says where transfer does harm."""
     harmed = {name: _worse(f["differences"]["fixed - scratch"], f["labels"][1:]) for name, f in parts.items()}
     where = [f"{w.FAMILIES[n].words}, at {_list(ks)} labels" for n, ks in harmed.items() if ks]
     return f"Negative transfer under a fixed prior: {'; '.join(where) or 'not seen'}."

@@ -26,7 +26,7 @@ METHODS = {
 
 
 def run(world: w.World, sizes: ln.Sizes, seed: int, only: Sequence[str] = tuple(METHODS)) -> dict[str, Any]:
-    """Exact regrets of one seed: by learner, one for each number of labels, and seconds of processor time by stage."""
+    """Figures of one seed: exact regrets by learner and number of labels, and processor seconds by stage."""
     w.one_thread()
     clock, spent = time.process_time(), {}
 
@@ -51,19 +51,19 @@ def run(world: w.World, sizes: ln.Sizes, seed: int, only: Sequence[str] = tuple(
     if "context" in only:
         reader = ln.in_context(world, sources, sizes.context_steps, seed)
         stage("in-context training")
-    found: dict[str, list[float]] = {name: [] for name in only}
+    regrets: dict[str, list[float]] = {name: [] for name in only}
     for k in (0, *sizes.labels):
         for name in only:
             if name == "context" and k > ln.MOST_IN_CONTEXT:
-                found[name].append(found[name][-1])  # no further label finds room
+                regrets[name].append(regrets[name][-1])  # no room for further labels
             elif name == "context":
-                found[name].append(ln.regret_in_context(reader, labelled[:k], target, world))
+                regrets[name].append(ln.regret_in_context(reader, labelled[:k], target, world))
             else:
                 chosen = prompted if name == "prompt" else policy
                 start = {"fixed": general, "annealed": general, "meta": meta}.get(name) or chosen.fresh
-                found[name].append(_adapted(chosen, name, start, labelled[:k], target, world, seed))
+                regrets[name].append(_adapted(chosen, name, start, labelled[:k], target, world, seed))
             stage(f"adapting: {name}")
-    return {"seed": seed, "regret": found, "start": w.start_regret(target, world), "processor_seconds": spent}
+    return {"seed": seed, "regret": regrets, "start": w.start_regret(target, world), "processor_seconds": spent}
 
 
 def _adapted(
@@ -85,13 +85,13 @@ def _adapted(
 
 
 def kept(out: Path, sizes: ln.Sizes, one: tuple[str, int]) -> dict[str, Any]:
-    """The figures of one family and seed: computed, or read where they are there for the same sizes."""
+    """The figures of one family and seed: computed, or read from their file if it has the same sizes."""
     family, seed = one
     path = out / "seeds" / f"{family}-{seed}.json"
-    if path.exists() and (there := json.loads(path.read_text("utf-8")))["sizes"] == json.loads(
+    if path.exists() and (saved := json.loads(path.read_text("utf-8")))["sizes"] == json.loads(
         json.dumps(asdict(sizes))
     ):
-        return there
+        return saved
     made = run(w.make(out, sizes.sft_steps, w.FAMILIES[family]), sizes, seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, json.dumps({**made, "sizes": asdict(sizes)}, indent=1) + "\n")

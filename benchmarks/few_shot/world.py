@@ -22,7 +22,7 @@ from afzal.train.feed import Layout
 from benchmarks import lab_world
 
 BETA = 0.5
-"""Strength of the KL penalty in the objective E[r] - BETA KL of a reward of scale 1."""
+"""Strength of the KL penalty in the objective E[r] - BETA KL, for a reward of scale 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +30,9 @@ class Family:
     """Tasks to learn from and a task to learn.
 
     Attributes:
-        spread: how far tasks differ, in the units of `afzal.lab.tasks.SPREAD`.
-        scale: multiplies every reward and the strength of the KL penalty, so it leaves the optimum of a task where it
-            is and makes votes sharper: the larger, the more often the better response wins.
+        spread: how much tasks differ, in the units of `afzal.lab.tasks.SPREAD`.
+        scale: factor on every reward and on the strength of the KL penalty. It keeps the optimum of a task and makes
+            votes sharper: the larger it is, the more often the better response wins.
     """
 
     name: str
@@ -50,8 +50,8 @@ FAMILIES = {
     "alike": Family("alike", "tasks alike, noisy votes", 0.75, 1.0),
     "apart": Family("apart", "tasks that differ, sharp votes", 1.5, 4.0),
 }
-"""Chosen on seeds from 100 up, which no figure uses: one where the sources say much of the target and its labels
-little, and one where it is the other way round."""
+"""Chosen on seeds from 100 up, which no figure uses: in one the sources say much about the target and its labels
+little, in the other it is the reverse."""
 
 JUDGED_ON = 16
 """Held-out prompts of every exact figure."""
@@ -70,13 +70,13 @@ class World:
 
 
 def make(out: Path, sft_steps: int, family: Family) -> World:
-    """The supervised reference in ``out/runs``, trained unless it is there."""
+    """The supervised reference in ``out/runs``, trained if missing."""
     made = lab_world.make_world(out, sft_steps)
     return World(family, made.sft, made.log_ref[:JUDGED_ON], np.exp(made.log_ref_train))
 
 
 def drawn_tasks(n: int, seed: int, family: Family) -> list[tasks.Task]:
-    """Tasks without the parity term, which no few labels teach."""
+    """Random tasks without the parity term, which cannot be learned from a few labels."""
     local = np.array([name != "parity" for name in tasks.FEATURES])
     drawn = tasks.draw(n, seed, spread=family.spread)
     return [tasks.Task(t.name, family.scale * t.weights * local) for t in drawn]
@@ -84,13 +84,13 @@ def drawn_tasks(n: int, seed: int, family: Family) -> list[tasks.Task]:
 
 def model(world: World) -> Any:
     """A fresh copy of the reference, ready for trees."""
-    found = load_model(str(world.folder))
-    choose_sharing(found, 16)
-    return found.requires_grad_(False)
+    reference = load_model(str(world.folder))
+    choose_sharing(reference, 16)
+    return reference.requires_grad_(False)
 
 
 def layout() -> Layout:
-    """All of an update in one pass."""
+    """A layout that puts a complete update into one pass."""
     return Layout("shared", 1 << 14)
 
 
@@ -116,13 +116,13 @@ def prompt_ids(x: int) -> list[int]:
 
 
 def response_ids(y: int) -> list[int]:
-    """Ids of response ``y``; after four tokens the end is forced, and no part of it."""
+    """Ids of response ``y``; after four tokens the end is forced, so there is no EOS."""
     content = [int(t) for t in language.RESPONSES[y] if t >= 0]
     return content if len(content) == language.MAX_LENGTH else [*content, language.EOS]
 
 
 def regret(policy: Any, task: tasks.Task, world: World) -> float:
-    """Exact regret of a model on a task, in the reward's measure."""
+    """Exact regret of a model on a task, in units of the reward."""
     with stock_attention(policy):
         return regret_of(exact.log_policy(policy, HELD_OUT), task, world)
 
@@ -133,15 +133,15 @@ def regret_of(log_pi: np.ndarray, task: tasks.Task, world: World) -> float:
 
 
 def start_regret(task: tasks.Task, world: World) -> float:
-    """What the reference itself leaves to gain."""
+    """Exact regret of the reference."""
     return regret_of(world.log_ref, task, world)
 
 
 def seeded(*parts: int) -> int:
-    """One seed of several numbers."""
+    """One seed from several numbers."""
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
 
 def one_thread() -> None:
-    """A model this small loses time when its operations are shared out over cores."""
+    """Use one thread: operations of a model this small are slower on several cores."""
     torch.set_num_threads(1)

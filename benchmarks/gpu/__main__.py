@@ -1,14 +1,14 @@
-"""Everything that is to be measured on a CUDA GPU, in one command, with the torch and transformers of the machine.
+"""All GPU benchmarks in one command, with the machine's torch and transformers.
 
     python -m benchmarks.gpu --out OUT                      # TRL from the package index
     python -m benchmarks.gpu --out OUT --wheels WHEELS      # TRL from a folder of wheels, no network
     python -m benchmarks.gpu --out OUT --quick --budget-minutes 9
-    python -m benchmarks.gpu --out OUT --device cpu --tiny  # the same, small, to try it out
+    python -m benchmarks.gpu --out OUT --device cpu --tiny  # the same, small, for a trial run
 
-Makes OUT/.venv on top of the present environment, puts TRL into it, and runs part after part, the most important
-first. Each part writes OUT/<part>.json as it ends, and OUT/README.md is renewed. A part that fails is recorded, and the
-others go on; called again with the same OUT, the command makes what is missing. Weights are random and made on the
-spot. Exit code 1 when a part failed. Figures that are to stay go to benchmarks/results: see `benchmarks/table.py`.
+Creates OUT/.venv on top of the current environment, installs TRL into it, and runs the parts one by one, the most
+important first. Each part writes OUT/<part>.json at its end, and OUT/README.md is updated. A failed part is recorded,
+and the others continue; run again with the same OUT, the command runs the missing parts. Weights are random, created
+on the spot. The exit code is 1 if a part failed. Figures to keep go to benchmarks/results: see `benchmarks/table.py`.
 """
 
 from __future__ import annotations
@@ -29,58 +29,58 @@ from benchmarks.gpu.install import OLDEST, ROOT, installed, last_line, prepare, 
 from benchmarks.gpu.parts import LOST_WHEN_STOPPED, Part, parts
 from benchmarks.machine import about_run, card
 
-_SHORTEST = 30.0  # seconds below which no part is begun
+_SHORTEST = 30.0  # seconds below which no part is started
 
 
 def main() -> int:
-    given, began = _arguments(), time.monotonic()
+    options, began = _arguments(), time.monotonic()
     if problems := too_old(installed(OLDEST)):
         sys.exit("\n".join(problems))
-    given.out.mkdir(parents=True, exist_ok=True)
-    chosen = [p for p in parts(given.device, tiny=given.tiny) if wanted(p, given.quick, given.parts)]
-    if given.parts and len(chosen) < len(set(given.parts)):
-        sys.exit(f"no such part; there are: {', '.join(p.name for p in parts(given.device, tiny=given.tiny))}")
-    python, refusals = prepare(given.out / ".venv", given.wheels)
+    options.out.mkdir(parents=True, exist_ok=True)
+    chosen = [p for p in parts(options.device, tiny=options.tiny) if wanted(p, options.quick, options.parts)]
+    if options.parts and len(chosen) < len(set(options.parts)):
+        sys.exit(f"no such part; there are: {', '.join(p.name for p in parts(options.device, tiny=options.tiny))}")
+    python, refusals = prepare(options.out / ".venv", options.wheels)
     for name, refusal in refusals.items():
         print(f"{name} could not be installed: {refusal}", flush=True)
     ends: dict[str, str] = {}
     for part in chosen:
-        left = 60 * given.budget_minutes - (time.monotonic() - began) if given.budget_minutes else None
-        ends[part.name] = run(part, python, given.out, left)
+        left = 60 * options.budget_minutes - (time.monotonic() - began) if options.budget_minutes else None
+        ends[part.name] = run(part, python, options.out, left)
         print(f"{part.name}: {ends[part.name]} ({time.monotonic() - began:.0f} s since the start)", flush=True)
-        _write_down(given.out, given.device, refusals, ends)
-    print((given.out / "README.md").read_text(encoding="utf-8"))
+        _write_down(options.out, options.device, refusals, ends)
+    print((options.out / "README.md").read_text(encoding="utf-8"))
     return int(any(end != "done" for end in ends.values()))
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for the figures")
-    parser.add_argument("--wheels", type=Path, help="folder of wheels to install TRL from; nothing is downloaded then")
+    parser.add_argument("--wheels", type=Path, help="folder of wheels to install TRL from, instead of downloading it")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--tiny", action="store_true", help="toy sizes, to try the command out")
+    parser.add_argument("--tiny", action="store_true", help="toy sizes, for a trial run")
     parser.add_argument("--quick", action="store_true", help="only the most important parts, about nine minutes")
-    parser.add_argument("--parts", nargs="+", default=[], metavar="PART", help="only these parts, by their names")
-    parser.add_argument("--budget-minutes", type=float, help="stop after so long; what is done stays")
+    parser.add_argument("--parts", nargs="+", default=[], metavar="PART", help="only these parts, by name")
+    parser.add_argument("--budget-minutes", type=float, help="stop after this time; finished parts are kept")
     return parser.parse_args()
 
 
 def wanted(part: Part, quick: bool, names: list[str]) -> bool:
-    """Whether a part is among those asked for."""
+    """Whether a part was requested."""
     return part.name in names if names else part.quick or not quick
 
 
 def run(part: Part, python: Path, out: Path, left: float | None) -> str:
-    """``done``, or how it ended. A part whose file is whole is not run again; one without time left is not begun.
+    """Run a part; returns ``done``, or how it ended. A finished part is not run again.
 
     Args:
-        left: seconds of the budget, None without one.
+        left: remaining seconds of the budget, None without one; if they are too few, the part is not started.
     """
     file = (out / f"{part.name}.json").resolve()
     if _finished(file):
         return "done"
     if left is not None and left < _SHORTEST:
-        return "not begun: the time was up"
+        return "not started: out of time"
     seconds = 60 * part.minutes if left is None else min(60 * part.minutes, left)
     command = [str(python), "-m", part.module, *part.arguments, "--out", str(file)]
     if part.timed:
@@ -96,11 +96,11 @@ def run(part: Part, python: Path, out: Path, left: float | None) -> str:
         try:
             code = process.wait(seconds)
         except (subprocess.TimeoutExpired, KeyboardInterrupt) as error:
-            os.killpg(process.pid, signal.SIGKILL)  # its own group: a part may have processes of its own
+            os.killpg(process.pid, signal.SIGKILL)  # the group, since a part may start processes
             process.wait()
             if isinstance(error, KeyboardInterrupt):
                 raise
-            return "stopped: the time was up"
+            return "stopped: out of time"
     if code:
         said = log.read_text(errors="replace")
         print(said[-2000:], file=sys.stderr)
@@ -119,11 +119,11 @@ def _write_down(out: Path, device: str, refusals: dict[str, str], ends: dict[str
     about = about_run("benchmarks.gpu", ["afzal", *OLDEST], threads=os.cpu_count() or 1)
     record: dict[str, Any] = {"about": about, "not installed": refusals, "runs": ends}
     (out / f"run-{device}.json").write_text(json.dumps(record, indent=2) + "\n")
-    found = table.read(out)
-    page = table.page(found)
-    cards = {d.name: d for f in found if (d := card(f.content["about"]["device"])) is not None}
+    figures = table.read(out)
+    page = table.page(figures)
+    cards = {d.name: d for f in figures if (d := card(f.content["about"]["device"])) is not None}
     fits = [line for d in cards.values() for line in targets.what_fits(d)]
-    text = "\n".join([page, targets.section(found), *fits])
+    text = "\n".join([page, targets.section(figures), *fits])
     (out / "README.md").write_text(text, encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""An environment on top of the present one, with TRL and what Afzal needs: the torch of the machine stays."""
+"""Create an environment on top of the current one, with TRL and Afzal's requirements, keeping the machine's torch."""
 
 from __future__ import annotations
 
@@ -18,80 +18,80 @@ OLDEST = {"torch": (2, 11), "transformers": (5, 17)}
 
 
 def installed(packages: Mapping[str, object]) -> dict[str, str]:
-    """Version of each package, "" where it is not installed."""
-    found = {}
+    """Version of each package, "" if it is not installed."""
+    versions = {}
     for name in packages:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
-            found[name] = ""
-    return found
+            versions[name] = ""
+    return versions
 
 
 def too_old(versions: Mapping[str, str]) -> list[str]:
-    """A sentence for each package that the benchmarks need in a newer version."""
+    """A sentence for each package that is older than the benchmarks need."""
     needed = {name: ".".join(map(str, oldest)) for name, oldest in OLDEST.items()}
     return [
-        f"{name} {needed[name]} or newer is needed, and {f'{found} is' if found else 'none is'} installed"
-        for name, found in versions.items()
-        if release(found) < OLDEST[name]
+        f"{name} {needed[name]} or newer is needed, and {f'{number} is' if number else 'none is'} installed"
+        for name, number in versions.items()
+        if release(number) < OLDEST[name]
     ]
 
 
 def release(text: str) -> tuple[int, ...]:
-    """The numbers a version begins with: ``2.13.0+cpu`` is (2, 13, 0), and nothing is ()."""
-    found = re.match(r"\d+(\.\d+)*", text)
-    return tuple(int(part) for part in found[0].split(".")) if found else ()
+    """The leading numbers of a version: ``2.13.0+cpu`` gives (2, 13, 0), an empty text ()."""
+    match = re.match(r"\d+(\.\d+)*", text)
+    return tuple(int(part) for part in match[0].split(".")) if match else ()
 
 
 def prepare(folder: Path, wheels: Path | None) -> tuple[Path, dict[str, str]]:
-    """An environment on top of the present one with TRL in it: its interpreter, and what is not there and why.
+    """Create an environment with TRL on top of the current one; returns its interpreter, and why installs failed.
 
-    Packages of the present environment are seen through a path file, since ``--system-site-packages`` would show those
-    of the interpreter below, which are others where the present environment is itself a virtual one. pip is the present
-    one's, and is told to keep torch and transformers as they are.
+    A path file makes the current environment's packages visible, since ``--system-site-packages`` would show those of
+    the base interpreter, which differ if the current environment is itself virtual. The current pip is used, with
+    constraints that keep torch and transformers as they are.
     """
     venv.create(folder, system_site_packages=True, with_pip=False, symlinks=os.name != "nt")
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder), "platbase": str(folder)}))
     (packages / "present-environment.pth").write_text("".join(f"{path}\n" for path in package_paths(sys.path)))
     kept = folder / "keep.txt"
-    kept.write_text("".join(f"{name}=={found}\n" for name, found in installed(OLDEST).items()))
+    kept.write_text("".join(f"{name}=={number}\n" for name, number in installed(OLDEST).items()))
     wanted = {"what Afzal needs": missing(_requirements()), "TRL": ["trl==1.16.0"]}
     refusals = {what: _installed(pip_install(python, kept, wheels, names)) for what, names in wanted.items() if names}
     refusals = {what: refusal for what, refusal in refusals.items() if refusal}
     if refusals and wheels:
-        # pip refuses all of it for one need that is off by a version; most of it may work all the same
+        # pip refuses everything if one requirement is off by a version; most of it may still work
         _installed([*pip_install(python, kept, wheels, []), "--no-deps", *map(str, sorted(wheels.glob("*.whl")))])
     return python, refusals
 
 
 def _installed(command: Sequence[str]) -> str:
-    """Why pip could not install, or ""."""
+    """Run a pip command; returns why it failed, or ""."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return "" if done.returncode == 0 else last_line(done.stderr or done.stdout)
 
 
 def pip_install(python: Path, kept: Path, wheels: Path | None, names: Sequence[str]) -> list[str]:
-    """The command that installs packages for ``python``; ``kept`` states versions that must not change."""
+    """The command that installs packages for ``python``; ``kept`` lists versions that must not change."""
     source = ["--no-index", "--find-links", str(wheels)] if wheels else []
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(python)]
     return [*pip, "install", "--quiet", "--constraint", str(kept), *source, *names]
 
 
 def missing(requirements: Sequence[str]) -> list[str]:
-    """Those of Afzal's own requirements that the present environment lacks altogether."""
+    """Afzal's requirements that are not installed in any version."""
     names = {re.split(r"[^\w.-]", requirement, maxsplit=1)[0]: requirement for requirement in requirements}
-    return [names[name] for name, found in installed(names).items() if not found]
+    return [names[name] for name, number in installed(names).items() if not number]
 
 
 def package_paths(path: Sequence[str]) -> Iterator[str]:
-    """Folders of installed packages on a module search path."""
+    """Package folders on a module search path."""
     return (entry for entry in path if Path(entry).name in ("site-packages", "dist-packages"))
 
 
 def last_line(text: str) -> str:
-    """What pip says in the end."""
+    """The last line of pip's output."""
     lines = [line for line in text.strip().splitlines() if line.strip()]
     return lines[-1].strip()[:300] if lines else "no reason given"
 

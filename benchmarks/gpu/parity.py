@@ -1,4 +1,4 @@
-"""The tests that need a GPU, as a file of figures: which held, which did not, which were left out."""
+"""Run the tests that need a GPU, and write how many passed, failed and were skipped."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ class Tally:
 
 
 def _folder() -> Path:
-    """Where the tests for a GPU stand by themselves: to load all others takes longer than to run these."""
+    """The folder with the GPU tests alone, if it exists: loading all others takes longer than running these."""
     own = ROOT / "tests/gpu"
     return own if own.is_dir() else ROOT / "tests"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="JSON file for the outcome")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file for the results")
     parser.add_argument("--tests", default=str(_folder()), help="folder or file of tests")
-    given = parser.parse_args()
+    options = parser.parse_args()
     tally, began = Tally(), time.perf_counter()
-    pytest.main(["-m", "gpu", "--tb", "short", "-p", "no:cacheprovider", given.tests], plugins=[tally])
+    pytest.main(["-m", "gpu", "--tb", "short", "-p", "no:cacheprovider", options.tests], plugins=[tally])
     about = about_run("benchmarks.gpu.parity", ["afzal", "torch", "transformers"], threads=os.cpu_count() or 1)
     seconds = round(time.perf_counter() - began, 1)
     content = {"about": about, "tests": tally.counts, "failed": tally.failed, "seconds": seconds}
-    given.out.write_text(json.dumps(content, indent=2) + "\n")
+    options.out.write_text(json.dumps(content, indent=2) + "\n")
 
 
 if __name__ == "__main__":

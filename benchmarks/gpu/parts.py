@@ -1,4 +1,4 @@
-"""What is measured, in the order of its importance: each part is one command that writes one file of figures."""
+"""The parts of the GPU benchmark, in order of importance: each is one command that writes one results file."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ _TINY = ("--width", "128", "--layers", "2", "--heads", "4", "--kv-heads", "2", "
 _TINY_STEP = (*_TINY, "--pairs", "2", "--repeats", "1")
 _OWN = ("afzal", "trl")
 _BEST = ("afzal-cached", "trl-best")
-_SHAPES = ("hh", "tldr", "uf")  # the longest last: where memory does not suffice for it, the others are done
-LOST_WHEN_STOPPED = 15.0  # seconds that a part keeps back for writing down what it has
+_SHAPES = ("hh", "tldr", "uf")  # the longest last: if memory does not suffice, the others are done
+LOST_WHEN_STOPPED = 15.0  # seconds that a part reserves for writing its results
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,10 +18,10 @@ class Part:
     """One run of a benchmark.
 
     Attributes:
-        name: of its file of figures, without the ending.
-        minutes: after which it is stopped; about twice what it should take on an H100.
-        quick: whether it belongs to the short order.
-        timed: whether it takes ``--seconds``, and then ends in time by itself with what it has.
+        name: name of its results file, without the extension.
+        minutes: time limit, about twice the expected time on an H100.
+        quick: whether it is part of ``--quick``.
+        timed: whether it accepts ``--seconds``, and then ends in time with partial results.
     """
 
     name: str
@@ -33,8 +33,8 @@ class Part:
 
 
 def parts(device: str, *, tiny: bool) -> list[Part]:
-    """All parts for ``cuda`` or ``cpu``, the most important first; ``tiny`` tries the commands out with toy sizes."""
-    found = [
+    """All parts for ``cuda`` or ``cpu``, the most important first; ``tiny`` uses toy sizes, for a trial run."""
+    listed = [
         _step(device, tiny, "1b", "llama-3.2-1b", _SHAPES, (*_OWN, *_BEST), minutes=6, quick=True),
         _step(device, tiny, "8b-lora", "llama-3.1-8b", _SHAPES, _OWN, "lora", minutes=5, quick=True),
         Part(f"parity-{device}", "benchmarks.gpu.parity", (), 5, quick=True),
@@ -51,8 +51,8 @@ def parts(device: str, *, tiny: bool) -> list[Part]:
     ]
     if find_spec("benchmarks.attention"):
         attention = ("--device", device, "--force", *_tiny(tiny, "--tiny"))
-        found.insert(3, Part(f"attention-{device}", "benchmarks.attention", attention, 4))
-    return found
+        listed.insert(3, Part(f"attention-{device}", "benchmarks.attention", attention, 4))
+    return listed
 
 
 def _step(
@@ -66,9 +66,9 @@ def _step(
     minutes: float,
     quick: bool = False,
 ) -> Part:
-    """One DPO update on a model of a known shape; ``how`` is nothing (all weights, AdamW), ``lora`` or ``rmsprop``."""
+    """The part for one DPO update on a known shape; ``how`` is empty (all weights, AdamW), ``lora`` or ``rmsprop``."""
     size = _TINY_STEP if tiny else ("--model", model, "--pairs", "2" if "long" in shapes else "16", "--repeats", "5")
-    size += ("--peer-pairs", "1" if tiny or "long" in shapes else "8")  # TRL's own number, where 16 would not fit
+    size += ("--peer-pairs", "1" if tiny or "long" in shapes else "8")  # TRL's default, since 16 would not fit
     more = ("--lora-rank", "4" if tiny else "16") if "lora" in how else ()
     more += ("--optimizer", "rmsprop") if "rmsprop" in how else ()
     chosen = ("--device", device, "--force", "--apart", "--shapes", *shapes, "--sides", *sides)

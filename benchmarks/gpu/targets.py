@@ -1,4 +1,4 @@
-"""What was aimed at beside what was measured, and what `afzal plan` says of the same updates."""
+"""Compare the measured figures with the targets, and with `afzal plan` for the same updates."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ FASTER = {
     "trl": {"uf": 2.0, "hh": 2.5, "tldr": 3.5},
     "trl-best": {"uf": 1.25, "hh": 1.5, "tldr": 1.8},
 }
-"""How many times faster than TRL in its own way, and at its best, by shape."""
+"""Targets for the speed relative to TRL by default and at its best, by shape."""
 MEMORY = 0.5
-"""Of the peak memory of the same peer, at most."""
+"""Target for the share of the same peer's peak memory: at most this."""
 MFU = 0.4
-"""Of the card's stated bf16 peak, in the least work that gives the result, on 8 billion weights, at least."""
-_ASSUMED_MFU = 0.3  # of `afzal plan`, unless it is told another
+"""Target for the share of the card's stated bf16 peak on 8 billion weights, counting the least work: at least this."""
+_ASSUMED_MFU = 0.3  # the default of `afzal plan`
 
 
 class Target(NamedTuple):
-    """One figure and what it should be; ``met`` is None where it was not measured."""
+    """One figure and its target; ``met`` is None if it was not measured."""
 
     what: str
     wanted: str
@@ -33,9 +33,9 @@ class Target(NamedTuple):
     met: bool | None
 
 
-def section(found: Sequence[Figures]) -> str:
-    """Targets, and plan beside measurement, as text for the page of figures."""
-    steps = [f for f in found if f.name.startswith("dpo-step")]
+def section(figures: Sequence[Figures]) -> str:
+    """Markdown tables of the targets, and of plan and measurement, for the page of figures."""
+    steps = [f for f in figures if f.name.startswith("dpo-step")]
     lines = ["## Targets", "", "| what | wanted | found | met |", "|---|---|---|---|"]
     lines += [f"| {t.what} | {t.wanted} | {t.found} | {_said(t.met)} |" for f in steps for t in targets(f)]
     rows = [row for f in steps for row in planned(f)]
@@ -54,7 +54,7 @@ _PLAN_HEAD = [
 
 
 def targets(figures: Figures) -> Iterator[Target]:
-    """Every target that a run of the training step bears on."""
+    """Every target that a run of the training step has figures for."""
     about, name = figures.content["about"], figures.name
     for result in figures.content["shapes"]:
         for peer, wanted in FASTER.items():
@@ -70,7 +70,7 @@ def targets(figures: Figures) -> Iterator[Target]:
 def _against(name: str, result: Mapping[str, Any], peer: str, wanted: float | None) -> Iterator[Target]:
     own = "afzal" if peer == "trl" else "afzal-cached"
     if peer not in result and peer not in result.get("left_out", {}):
-        return  # it was not asked for
+        return  # it was not requested
     if wanted is not None:
         what = f"{name} on {result['shape']}: {own} against {peer}, updates per second"
         ratio = result.get(peer, {}).get("ratio")
@@ -87,7 +87,7 @@ def _against(name: str, result: Mapping[str, Any], peer: str, wanted: float | No
 
 
 def planned(figures: Figures) -> Iterator[str]:
-    """A row of plan beside measurement for every side of Afzal on a model and a card that the plan knows."""
+    """A row of plan and measurement for every side of Afzal, if the plan knows the model and the card."""
     about = figures.content["about"]
     device = card(about["device"])
     if device is None or about.get("model") not in plan.SHAPES:
@@ -99,15 +99,15 @@ def planned(figures: Figures) -> Iterator[str]:
             job, layout = job_of(about, result, side), plan.Layout(recompute="full" if again else "none")
             memory = plan.peak(job, layout, device).total - device.reserve
             least = plan.times(job, layout, device, plan.Assumptions(mfu=_ASSUMED_MFU)).update
-            found = result[side]["peak_bytes"]
+            measured = result[side]["peak_bytes"]
             yield (
-                f"| {figures.name} | {side} on {result['shape']} | {_gb(found)} | {_gb(memory)} "
-                f"| {memory / found - 1:+.1%} | {seconds:.3f} | {least:.3f} | {_said(again)} |"
+                f"| {figures.name} | {side} on {result['shape']} | {_gb(measured)} | {_gb(memory)} "
+                f"| {memory / measured - 1:+.1%} | {seconds:.3f} | {least:.3f} | {_said(again)} |"
             )
 
 
 def job_of(about: Mapping[str, Any], result: Mapping[str, Any], side: str) -> plan.Job:
-    """The measured updates as `afzal plan` sees them."""
+    """The measured updates as a job for `afzal plan`."""
     counts = np.array(result["counts"]).reshape(-1, 3)
     return plan.Job(
         plan.SHAPES[about["model"]],
@@ -122,7 +122,7 @@ def job_of(about: Mapping[str, Any], result: Mapping[str, Any], side: str) -> pl
 
 
 def what_fits(device: plan.Device) -> list[str]:
-    """For models of rising size: the memory of full fine-tuning on this card, by what is kept beside the weights."""
+    """Memory of full fine-tuning on this card for three model sizes, by reference and optimizer state."""
     counts = np.tile([[shapes.SHAPES["uf"].prompt, *[shapes.SHAPES["uf"].response] * 2]], (16, 1))
     lines = [
         f"Full fine-tuning with DPO on one {device.name} by the plan, blocks recomputed, 8,192 tokens at once:",

@@ -1,13 +1,12 @@
-"""Images and sounds whose truth is known: SFT on captions that often count wrong, DPO and MPO on noisy preferences for
-the true ones, accuracy against the truth.
+"""Images and sounds with known captions: SFT on captions that often count wrong, DPO and MPO on noisy preferences for
+the true captions, accuracy against the truth.
 
     make media
     python -m benchmarks.media OUT            # a few minutes on two cores, without a network
     python -m benchmarks.media OUT --quick    # a few items and updates: does it run?
 
-Every stage leaves a file or a folder that is complete or absent, so that the same command resumes where it was stopped.
-Pictures and sounds are made side by side, in a process each; neither needs the other. Needs the extras vision and
-audio.
+Every stage writes a file or a folder that is complete or absent, so running the command again resumes a stopped run.
+Pictures and sounds are independent and run in parallel, one process each. Needs the extras vision and audio.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from benchmarks.stages import Stage, make_all
 
 
 def stages(out: Path, size: world.Size) -> list[Stage]:
-    """All stages in order. Each reads only what the stages before it have left in ``out``."""
+    """All stages in order. Each reads only the outputs of earlier stages in ``out``."""
     return [
         *(stage for name in world.WORLDS for stage in _of_world(out, name, size)),
         Stage("page", lambda to: page.write(out, to, size)),
@@ -61,18 +60,18 @@ def _of_world(out: Path, name: world.World, size: world.Size) -> list[Stage]:
 
 
 def run(out: Path, size: world.Size, say: Callable[[str], None] = print) -> Path:
-    """Make every stage that is not there; returns the path of the page."""
+    """Make the missing stages; returns the path of the page."""
     make_all(out, stages(out, size), say)
     return out / "page" / "media.html"
 
 
 def side_by_side(arguments: Sequence[str]) -> int:
-    """Make the stages of both worlds, each in a process of its own; the first exit code that is not 0.
+    """Make the stages of both worlds in parallel, one process each; returns the first non-zero exit code, or 0.
 
-    What the processes print is passed on with the world's name before each line.
+    The processes' output is passed on, each line with the world's name before it.
 
     Args:
-        arguments: of the command line.
+        arguments: arguments of the command line.
     """
     command = [sys.executable, "-m", "benchmarks.media", *arguments, "--world"]
     started = [subprocess.Popen([*command, name], stdout=PIPE, stderr=STDOUT, text=True) for name in world.WORLDS]
@@ -97,8 +96,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder for the media, the runs and the page")
     parser.add_argument("--quick", action="store_true", help="a few items and updates")
-    parser.add_argument("--seed", type=int, default=0, help="of media, rows, weights and trainings")
-    parser.add_argument("--world", choices=world.WORLDS, help="make the stages of one alone, and no page")
+    parser.add_argument("--seed", type=int, default=0, help="seed of media, rows, weights and training runs")
+    parser.add_argument("--world", choices=world.WORLDS, help="make only this world's stages, and no page")
     options = parser.parse_args(argv)
     size = replace(world.QUICK if options.quick else world.PROPER, seed=options.seed)
     began = time.monotonic()
@@ -106,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     import torch
 
-    torch.set_num_threads(1)  # operations this small lose time when they are shared out over cores
+    torch.set_num_threads(1)  # operations this small are slower on several cores
     try:
         if options.world is not None:
             make_all(options.out, _of_world(options.out, options.world, size), aside=f"unfinished-{options.world}")

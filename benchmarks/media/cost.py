@@ -1,10 +1,10 @@
-"""What a second answer to one picture costs: processor time and peak memory of a forward and a backward pass.
+"""Cost of a second answer to one picture: processor time and peak memory of a forward and a backward pass.
 
     python -m benchmarks.media.cost --out benchmarks/results/media/cost.json
 
-A LLaVA that reads pictures of 112 x 112 pixels as 196 tokens, with random weights; a question of 24 tokens and answers
-of 16. Every layout runs in processes of its own, so that its peak memory is its own; layouts take turns, and passes are
-timed in processor seconds, so that other work on the machine hardly moves the ratios.
+A LLaVA with random weights reads pictures of 112 x 112 pixels as 196 tokens; questions have 24 tokens, answers 16.
+Every layout runs in separate processes, so its peak memory can be measured. Layouts take turns, and passes are timed in
+processor seconds, so other work on the machine hardly affects the ratios.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def _llava() -> Any:
 def _alone(name: str, pictures: int, repeats: int) -> dict[str, Any]:
     """:func:`measured` of a layout in a fresh process.
 
-    A plain command and not a pool of processes: those of a pool begin by loading the caller's main module, and die
-    without a word where that is no file (a script on standard input).
+    A plain command instead of a process pool: pool processes first load the caller's main module, and die silently if
+    that is not a file (a script on standard input).
     """
     command = [sys.executable, "-m", "benchmarks.media.cost", "--pictures", str(pictures), "--repeats", str(repeats)]
     done = subprocess.run([*command, "--layout", name], capture_output=True, text=True)
@@ -90,7 +90,7 @@ def _alone(name: str, pictures: int, repeats: int) -> dict[str, Any]:
 
 
 def rows(pictures: int, repeats: int, rounds: int) -> dict[str, dict[str, float]]:
-    """By layout the median seconds of a pass over all rounds, the largest peak, and the tokens of a pass."""
+    """By layout, the median seconds of a pass over all rounds, the largest peak, and the tokens per pass."""
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in _LAYOUTS}
     for _ in range(rounds):
         for name, known in runs.items():
@@ -107,21 +107,21 @@ def rows(pictures: int, repeats: int, rounds: int) -> dict[str, dict[str, float]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=4, help="trees of a pass")
-    parser.add_argument("--repeats", type=int, default=5, help="passes of a process that count; one more warms up")
-    parser.add_argument("--rounds", type=int, default=3, help="processes of each layout")
+    parser.add_argument("--pictures", type=int, default=4, help="trees per pass")
+    parser.add_argument("--repeats", type=int, default=5, help="timed passes per process, after one warm-up pass")
+    parser.add_argument("--rounds", type=int, default=3, help="processes per layout")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--layout", choices=list(_LAYOUTS), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.layout:
         print(json.dumps(measured(*_LAYOUTS[options.layout], options.pictures, options.repeats)))
         return
-    found = rows(options.pictures, options.repeats, options.rounds)
-    one = found["one answer"]["processor_seconds"]
-    ratios = {name: values["processor_seconds"] / one for name, values in found.items()}
+    layouts = rows(options.pictures, options.repeats, options.rounds)
+    one = layouts["one answer"]["processor_seconds"]
+    ratios = {name: values["processor_seconds"] / one for name, values in layouts.items()}
     about = about_run("benchmarks.media.cost", ["afzal", "torch", "transformers"], threads=1)
     size = {"pictures": options.pictures, "repeats": options.repeats, "rounds": options.rounds}
-    text = json.dumps({**about, **size, "layouts": found, "of_one_answer": ratios}, indent=1) + "\n"
+    text = json.dumps({**about, **size, "layouts": layouts, "of_one_answer": ratios}, indent=1) + "\n"
     if options.out is None:
         sys.stdout.write(text)
     else:

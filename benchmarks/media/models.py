@@ -1,4 +1,4 @@
-"""The two models that everything begins with: random weights in the families of LLaVA and Qwen2-Audio."""
+"""The two starting models: small LLaVA and Qwen2-Audio models with random weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TEMPLATE = (
 
 
 def write(to: Path, world: World, seed: int) -> None:
-    """A model with its processor, as `transformers` saves them."""
+    """Save a model with its processor, in the format of `transformers`."""
     import torch
 
     torch.manual_seed(seed)
@@ -31,7 +31,7 @@ def write(to: Path, world: World, seed: int) -> None:
 
 
 def _tokenizer(world: World, kind: str, marker: str, *specials: str) -> Any:
-    """Words of the captions as single tokens, and bytes for all else."""
+    """A tokenizer with the captions' words as single tokens, and bytes for all else."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

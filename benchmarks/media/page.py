@@ -1,4 +1,4 @@
-"""The page at the end, and the figures on it. It holds no time, so that it is the same bytes twice."""
+"""The page, and the figures on it. It contains no time, so it is reproducible byte for byte."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from benchmarks.media.world import FLIPPED, KIND, SLOPPY, WORLDS, Size, World, c
 
 MODELS = ("start", "sft", "dpo", "mpo")
 BEST = "mpo"
-"""The model whose own captions are compared with the truth, and of which the findings speak first."""
+"""The model whose generated captions are compared with the truth."""
 _NAMES = {"start": "start", "sft": "SFT", "dpo": "DPO", "mpo": "MPO"}
 _WHAT = {"shapes": "pictures", "tones": "sounds"}
 _TYPES = {"shapes": "image/png", "tones": "audio/wav"}
 
 
 def chosen(logps: np.ndarray) -> np.ndarray:
-    """``[X]`` 1 where the true caption, the first, is likelier than every other; a tie is 0."""
+    """``[X]`` 1 if the true caption, the first, is likelier than every other; a tie is 0."""
     return (logps[:, :1] > logps[:, 1:]).all(1).astype(float)
 
 
@@ -35,30 +35,30 @@ def believed(logps: np.ndarray) -> np.ndarray:
 
 
 def figures(out: Path) -> dict[str, Any]:
-    """Per world the share of held-out media whose true caption is the likeliest of all, of each model, seen and blank;
-    its mean probability among all; the gain of training on preferences over SFT; and the share whose greedy caption
-    by the best model is the true one. Intervals are over media."""
+    """Per world and model, the share of held-out media whose true caption is the likeliest, seen and blank; its mean
+    probability among all captions; the gain of preference training over SFT; and the share whose greedy caption by the
+    best model is true. Intervals are over media."""
     return {world: _of_world(out / world) for world in WORLDS}
 
 
 def _of_world(folder: Path) -> dict[str, Any]:
-    found = {name: json.loads((folder / f"measured-{name}.json").read_text("utf-8")) for name in MODELS}
-    hits = {(name, how): chosen(np.array(found[name][how])) for name in MODELS for how in ("seen", "blank")}
+    logps = {name: json.loads((folder / f"measured-{name}.json").read_text("utf-8")) for name in MODELS}
+    hits = {(name, how): chosen(np.array(logps[name][how])) for name in MODELS for how in ("seen", "blank")}
     exact = np.array([float(a == b) for a, b in zip(_truths(folder), _said(folder), strict=True)])
     return {
         **{how: {name: _share(hits[name, how]) for name in MODELS} for how in ("seen", "blank")},
-        "probability": {name: _mean(believed(np.array(found[name]["seen"]))) for name in MODELS},
+        "probability": {name: _mean(believed(np.array(logps[name]["seen"]))) for name in MODELS},
         "gain": {name: _mean(hits[name, "seen"] - hits["sft", "seen"]) for name in ("dpo", "mpo")},
         "greedy": _share(exact),
         "held_out": len(exact),
-        "captions": len(found["sft"]["seen"][0]),
+        "captions": len(logps["sft"]["seen"][0]),
     }
 
 
 def _mean(values: np.ndarray) -> dict[str, float]:
-    found = intervals.mean(_each(values))
-    low, high = found.ends
-    return {"value": found.mean, "low": low, "high": high}
+    estimate = intervals.mean(_each(values))
+    low, high = estimate.ends
+    return {"value": estimate.mean, "low": low, "high": high}
 
 
 def _each(values: np.ndarray) -> list[intervals.Cluster]:
@@ -66,9 +66,9 @@ def _each(values: np.ndarray) -> list[intervals.Cluster]:
 
 
 def _share(hits: np.ndarray) -> dict[str, float]:
-    found = intervals.share(_each(hits))
-    low, high = found.ends
-    return {"value": found.value, "low": low, "high": high}
+    estimate = intervals.share(_each(hits))
+    low, high = estimate.ends
+    return {"value": estimate.value, "low": low, "high": high}
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -93,7 +93,7 @@ def _text(completion: Any) -> str:
 
 
 def findings(out: Path) -> list[str]:
-    """The results in sentences, each goal with whether it is reached."""
+    """The results in sentences, with whether each goal is reached."""
     lines, all_figures = [], figures(out)
     for world, f in all_figures.items():
         what, n, gain = _WHAT[world], f["captions"], f["gain"]
@@ -132,7 +132,7 @@ def _reached(goal: bool) -> str:
 
 
 def write(out: Path, to: Path, size: Size) -> None:
-    """``media.html`` and the same as Markdown, CSV, JSON and a drawing; ``figures.json`` beside them."""
+    """Write ``media.html``, the same as Markdown, CSV, JSON and a drawing, and ``figures.json``."""
     f = figures(out)
     lines = [
         {"name": f"{_WHAT[world]}, {_NAMES[name]}{', blank' if how == 'blank' else ''}", **f[world][how][name]}
@@ -162,7 +162,7 @@ def write(out: Path, to: Path, size: Size) -> None:
 
 
 def _gallery(folder: Path, world: World, n: int) -> list[dict[str, Any]]:
-    """The first ``n`` held-out media with the likeliest caption by each model."""
+    """The first ``n`` held-out media, with each model's likeliest caption."""
     rows = _rows(folder / "data" / "held-out.jsonl")[:n]
     logps = {name: json.loads((folder / f"measured-{name}.json").read_text("utf-8")) for name in MODELS}
     return [_shown(folder, world, row, {_NAMES[m]: logps[m]["seen"][k] for m in MODELS}) for k, row in enumerate(rows)]

@@ -1,4 +1,4 @@
-"""The stages of the demonstration, each by the product's own functions. All paths are given, none is chosen."""
+"""The stages of the demonstration, each by Afzal's own functions. All paths are passed as arguments."""
 
 from __future__ import annotations
 
@@ -34,34 +34,34 @@ _COMMON = {
 _SFT = {"lr": 2e-3, "warmup": 20, "lr_schedule": "cosine"}
 _PREFER = {"lr": 3e-4, "warmup": 10, "lr_schedule": "cosine", "batch_size": 64, "train_towers": False}
 OBJECTIVES = {"dpo": "dpo", "mpo": "0.8*dpo + 0.2*bco_pair + 1.0*nll"}
-"""What is trained on preferences: DPO, and MPO (Wang et al. 2024, arXiv 2411.10442), whose last term holds the
-likelihood of the preferred caption up."""
+"""Objectives for training on preferences: DPO, and MPO (Wang et al. 2024, arXiv 2411.10442), whose last term keeps up
+the likelihood of the preferred caption."""
 
 
 def learn_captions(model: Path, rows: Path, to: Path, size: Size) -> None:
-    """SFT on sloppy captions, towers and all, since nothing of the model was trained before."""
+    """SFT on sloppy captions, including the towers, since the model has random weights."""
     _train("sft", size.sft_updates, model, rows, to, size, _SFT)
 
 
 def prefer(objective: str, model: Path, rows: Path, to: Path, size: Size, **changed: Any) -> None:
-    """Training on noisy preferences by one of :data:`OBJECTIVES`, towers frozen."""
+    """Train on noisy preferences with one of :data:`OBJECTIVES`, towers frozen."""
     named = {"objective": OBJECTIVES[objective]}
     _train("prefer", size.preference_updates, model, rows, to, size, {**_PREFER, **named, **changed})
 
 
 def _train(method: str, updates: int, model: Path, rows: Path, to: Path, size: Size, own: Mapping[str, Any]) -> None:
-    given = {"model": str(model), "data": str(rows), "out": str(to), "max_steps": updates, "epochs": float(updates)}
-    recipes.train(config.make(method, **{**given, **_COMMON, "seed": size.seed, **own}))
+    settings = {"model": str(model), "data": str(rows), "out": str(to), "max_steps": updates, "epochs": float(updates)}
+    recipes.train(config.make(method, **{**settings, **_COMMON, "seed": size.seed, **own}))
 
 
 def measure(model: Path, rows: Path, to: Path) -> None:
-    """Per held-out item the log-probs of its captions, the true one first, with the media as they are and blank."""
+    """Write the log-probs of every held-out item's captions, the true one first, with real and with blank media."""
     loaded, speaker = load_model(str(model)), open_speaker(str(model))
     trees = speaker.encode(data.read(str(rows)).items, max_tokens=1024).trees
     layout = Layout(choose_sharing(loaded, shown=trees[:1])[0], _TOKENS_PER_FORWARD)
     blank = [replace(t, media=tuple(m.without_content() for m in t.media)) for t in trees]
-    found = {name: _captions(loaded, given, layout).tolist() for name, given in (("seen", trees), ("blank", blank))}
-    to.write_text(json.dumps(found) + "\n", "utf-8")
+    logps = {name: _captions(loaded, variant, layout).tolist() for name, variant in (("seen", trees), ("blank", blank))}
+    to.write_text(json.dumps(logps) + "\n", "utf-8")
 
 
 def _captions(model: Any, trees: Sequence[Tree], layout: Layout) -> np.ndarray:
@@ -75,7 +75,7 @@ def _captions(model: Any, trees: Sequence[Tree], layout: Layout) -> np.ndarray:
 
 
 def answer(model: Path, rows: Path, to: Path) -> None:
-    """The greedy caption of every held-out medium, in a folder with the media beside it."""
-    given = {"model": str(model), "prompts": str(rows), "out": str(to / "answers.jsonl")}
+    """Write the greedy caption of every held-out medium, with the media in the same folder."""
+    settings = {"model": str(model), "prompts": str(rows), "out": str(to / "answers.jsonl")}
     to.mkdir()
-    generate(config.GenerateConfig(**given, temperature=0.0, max_new_tokens=12, batch_size=128))
+    generate(config.GenerateConfig(**settings, temperature=0.0, max_new_tokens=12, batch_size=128))

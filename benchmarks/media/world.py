@@ -1,4 +1,4 @@
-"""Drawn pictures and played tones with their one true caption, and rows to train and to measure on."""
+"""Random pictures and tones with one true caption each, and rows for training and measuring."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ QUESTION: dict[World, str] = {"shapes": "What is drawn?", "tones": "What is hear
 SIDE = 32
 """Pixels along a picture."""
 RATE = 16000
-"""Samples a second of a sound, each of which lasts one second."""
+"""Samples per second; every sound lasts one second."""
 SLOPPY = 0.6
-"""Share of the demonstrations whose caption counts one more than there is, and one where there are most."""
+"""Share of demonstrations whose caption counts one too many (and says one if the number is the largest)."""
 
 FLIPPED = 0.2
-"""Share of the preferences that are for the false caption."""
+"""Share of preferences for the false caption."""
 _NUMBERS = ("one", "two", "three", "four")
 _COLOURS = {"red": (210, 40, 40), "green": (40, 160, 60), "blue": (50, 70, 210), "yellow": (225, 200, 30)}
 _SHAPES = ("circle", "square", "triangle")
@@ -36,7 +36,7 @@ _LONGEST_SPAN = 0.9  # seconds from the first tone to the end of the last
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Items of each kind of rows, updates of SFT and of each objective on preferences, and the seed of it all."""
+    """Number of rows of each kind, updates of SFT and of each preference objective, and the seed of everything."""
 
     demonstrations: int = 4096
     preferences: int = 4096
@@ -52,14 +52,14 @@ QUICK = Size(demonstrations=16, preferences=16, held_out=6, sft_updates=2, prefe
 
 
 def captions(world: World) -> list[str]:
-    """Every caption that is true of some medium: 48 of pictures, 18 of sounds."""
+    """Every possible true caption: 48 for pictures, 18 for sounds."""
     if world == "shapes":
         return [_plural(n, f"{c} {s}") for n, c, s in product(_NUMBERS, _COLOURS, _SHAPES)]
     return [_plural(n, f"{length} {p} tone") for n, length, p in product(_NUMBERS[:3], _LENGTHS, _PITCHES)]
 
 
 def medium(world: World, caption: str, rng: np.random.Generator) -> bytes:
-    """A PNG or WAV of which the caption is true; place, size, shade, loudness and noise are drawn."""
+    """A PNG or WAV for which the caption is true; place, size, shade, loudness and noise are random."""
     words = caption.split()
     number, kind = _NUMBERS.index(words[0]) + 1, words[-1].removesuffix("s")
     if world == "shapes":
@@ -68,9 +68,11 @@ def medium(world: World, caption: str, rng: np.random.Generator) -> bytes:
 
 
 def write(folder: Path, world: World, size: Size) -> None:
-    """``sft.jsonl`` (captions of a sloppy writer), ``prefer.jsonl`` (the true caption and one that is false in a word,
-    half of those as that writer's are; a share of the pairs turned round) and ``held-out.jsonl`` (all captions, the
-    true one first), with their media beside them."""
+    """Write the rows of a world, with their media in the same folder.
+
+    ``sft.jsonl`` has captions of a sloppy writer. ``prefer.jsonl`` has the true caption and one with a false word, half
+    of them as that writer errs; a share of the pairs is flipped. ``held-out.jsonl`` has all captions, the true one
+    first."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng([WORLDS.index(world), size.seed])
     known = captions(world)
@@ -96,7 +98,7 @@ def _row(part: str, prompt: list[Any], true: str, others: list[str], draw: float
 
 
 def one_more(caption: str, others: list[str]) -> str:
-    """The caption with the next number, and with one in place of the largest."""
+    """The caption with the next number; the largest becomes one."""
     number, *rest = caption.removesuffix("s").split()
     known = [text.split()[0] for text in (caption, *others)]
     order = [word for word in _NUMBERS if word in known]
@@ -104,7 +106,7 @@ def one_more(caption: str, others: list[str]) -> str:
 
 
 def words_apart(one: str, other: str) -> int:
-    """In how many of number, length or colour, and pitch or shape two captions differ."""
+    """Number of words (number; length or colour; pitch or shape) in which two captions differ."""
     both = zip(one.removesuffix("s").split(), other.removesuffix("s").split(), strict=True)
     return sum(a != b for a, b in both)
 

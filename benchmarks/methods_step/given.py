@@ -1,7 +1,7 @@
-"""The first answers of methods whose policies write what they learn from: given ones, the same on all sides.
+"""Fix the first answers of methods whose policies sample their training data, so all sides learn from the same ones.
 
-What a side samples with is replaced by a function that knows the answers to the prompts of the first update, and asks
-what it replaces for all others.
+A side's sampling function is replaced by one that returns known answers to the prompts of the first update, and calls
+the original for all other prompts.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 Answers = Mapping[str, Sequence[list[int]]]
-"""By prompt, ids of answers with their EOS."""
+"""By prompt, token ids of the answers, including EOS."""
 
 
 def to_afzal(module: Any, known: Answers) -> None:
-    """Let a module of Afzal that calls ``sample`` get the known answers to known prompts."""
+    """Patch ``sample`` in a module of Afzal to return the known answers to known prompts."""
     import numpy as np
 
     from afzal.generate import Sample
@@ -23,12 +23,12 @@ def to_afzal(module: Any, known: Answers) -> None:
     drawn = module.sample
 
     def sample(model: Any, prompts: Sequence[Any], **settings: Any) -> Any:
-        asked = [tuple(map(int, getattr(p, "prompt", p))) for p in prompts]
-        if not by_ids.keys() >= set(asked):
+        keys = [tuple(map(int, getattr(p, "prompt", p))) for p in prompts]
+        if not by_ids.keys() >= set(keys):
             return drawn(model, prompts, **settings)
         return [
             Sample(k, np.array(ids, dtype=np.int32), "eos", np.zeros(len(ids), dtype=np.float32))
-            for k, prompt in enumerate(asked)
+            for k, prompt in enumerate(keys)
             for ids in by_ids[prompt]
         ]
 
@@ -36,7 +36,7 @@ def to_afzal(module: Any, known: Answers) -> None:
 
 
 def to_trl(trainer: type, known: Answers) -> type:
-    """TRL's trainer of online DPO with the known answers to known prompts."""
+    """A subclass of TRL's online DPO trainer that returns the known answers to known prompts."""
 
     class Given(trainer):  # type: ignore[misc, valid-type]
         def _generate(self, model: Any, prompts: list[str], images: Any = None) -> Any:
@@ -50,7 +50,7 @@ def to_trl(trainer: type, known: Answers) -> type:
 
 
 def padded(answers: Sequence[list[int]]) -> tuple[Any, Any]:
-    """Answers of several lengths as ids and mask, with 0 on the right."""
+    """Answers padded on the right with 0: ids and mask."""
     import torch
     from torch.nn.utils.rnn import pad_sequence
 

@@ -1,7 +1,7 @@
-"""Sides in processes of their own that take turns: each makes an update when it is told to, and says what it took.
+"""Run the sides in separate processes, in turns: each makes an update on request and reports its cost.
 
-A side is set up, makes an update that is not timed, and waits. So set-up and imports are in no figure, and the other
-sides rest while one is timed. Processor seconds are those of the process and of its ended children, user and system.
+A side is set up, makes an untimed update, and waits. So no figure includes set-up or imports, and the other sides are
+idle while one is timed. Processor seconds are user and system time of the process and its finished children.
 """
 
 from __future__ import annotations
@@ -22,45 +22,45 @@ KIBIBYTE = 1024  # ru_maxrss on Linux
 
 
 class Pace:
-    """The side's end: :meth:`ended` after every update says what it took, and returns when the next one is due."""
+    """The side's end of the pipe: :meth:`ended` reports an update's cost, and returns when the next is requested."""
 
     def __init__(self, hears: TextIO, says: TextIO) -> None:
         self.hears, self.says = hears, says
         self.began: tuple[float, float] | None = None
 
     def ended(self, loss: float) -> None:
-        """An update is made; of the first one there are no seconds. Ends the process when no more are asked for."""
+        """Report an update (the first without seconds). Exits the process if no further update is requested."""
         clock, processor = marks()
-        told: dict[str, Any] = {"loss": loss}
+        report: dict[str, Any] = {"loss": loss}
         if self.began is not None:
-            told |= {"clock": clock - self.began[0], "processor": processor - self.began[1]}
-        told["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIBIBYTE
-        self.says.write(json.dumps(told) + "\n")
+            report |= {"clock": clock - self.began[0], "processor": processor - self.began[1]}
+        report["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIBIBYTE
+        self.says.write(json.dumps(report) + "\n")
         self.says.flush()
         if self.hears.readline().strip() != GO:
-            os._exit(0)  # what a run does at its end is not measured
+            os._exit(0)  # the end of a run is not measured
         self.began = marks()
 
 
 def marks() -> tuple[float, float]:
-    """Seconds of the clock, and of the processor."""
+    """Wall and processor seconds so far."""
     spent = os.times()
     return time.perf_counter(), spent.user + spent.system + spent.children_user + spent.children_system
 
 
 def of_this_process() -> Pace:
-    """The pace of a process that :class:`Side` started; everything else that it prints goes to its log."""
+    """The pace of a process started by :class:`Side`; all other output of the process goes to its log."""
     says = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     return Pace(sys.stdin, says)
 
 
 class SideError(Exception):
-    """A side ended, or did not answer in time: why, in one line."""
+    """A side exited or did not answer in time; the message says why, in one line."""
 
 
 class Side:
-    """The bench's end of a side's process."""
+    """The benchmark's end of the pipe to a side's process."""
 
     def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
         self.log = log
@@ -70,24 +70,24 @@ class Side:
             )
 
     def answer(self, until: float) -> dict[str, Any]:
-        """What the update that is under way took.
+        """Wait for the current update's report.
 
         Args:
-            until: the latest time, by ``time.monotonic``.
+            until: deadline, by ``time.monotonic``.
 
         Raises:
-            SideError: the process ended, or did not answer by then.
+            SideError: the process exited, or did not answer by then.
         """
         stream = _pipe(self.process.stdout)
         if not select.select([stream], [], [], max(until - time.monotonic(), 0))[0]:
-            raise SideError("the time was up")
+            raise SideError("out of time")
         line = stream.readline()
         if not line:
             raise SideError(last_line(self.log))
         return json.loads(line)
 
     def go(self) -> None:
-        """Let it make one more update."""
+        """Request one more update."""
         stream = _pipe(self.process.stdin)
         stream.write(f"{GO}\n".encode())
         stream.flush()
@@ -104,47 +104,52 @@ def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
 
 
 def last_line(log: Path) -> str:
-    """The last line that a process wrote: of an error, its message."""
+    """The last line of a log; after an error, its message."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "it ended without a word"
+    return lines[-1][:300] if lines else "it exited without output"
 
 
 def take_turns(sides: Mapping[str, Side], updates: int, share: float, until: float) -> dict[str, Any]:
-    """Let the sides make updates in turn, each the same one before any makes the next.
+    """Let the sides make updates in turn: all make the same update before any makes the next.
 
     Args:
-        updates: that are timed, at most.
-        share: seconds after which no new round begins, unless it is the first.
-        until: the latest time, by ``time.monotonic``; what is late is left out.
+        updates: maximum number of timed updates.
+        share: seconds after which no new round starts, except the first.
+        until: deadline, by ``time.monotonic``; late sides are left out.
 
     Returns:
         by side ``first_loss``, ``clock``, ``processor``, ``peak_bytes``; and ``left_out`` with the reasons.
     """
     began = time.monotonic()
-    found: dict[str, Any] = {"left_out": {}}
+    results: dict[str, Any] = {"left_out": {}}
     going = dict(sides)
 
     def hear(name: str) -> dict[str, Any] | None:
         try:
             return going[name].answer(until)
         except SideError as error:
-            found["left_out"][name] = str(error)
+            results["left_out"][name] = str(error)
             going.pop(name).stop()
-            found.pop(name, None)
+            results.pop(name, None)
             return None
 
     for name in sides:
-        if told := hear(name):
-            found[name] = {"first_loss": told["loss"], "clock": [], "processor": [], "peak_bytes": told["peak_bytes"]}
+        if report := hear(name):
+            results[name] = {
+                "first_loss": report["loss"],
+                "clock": [],
+                "processor": [],
+                "peak_bytes": report["peak_bytes"],
+            }
     for number in range(updates):
         round_began = time.monotonic()
         for name in list(going):
             going[name].go()
-            if told := hear(name):
-                found[name]["clock"].append(told["clock"])
-                found[name]["processor"].append(told["processor"])
-                found[name]["peak_bytes"] = told["peak_bytes"]
+            if report := hear(name):
+                results[name]["clock"].append(report["clock"])
+                results[name]["processor"].append(report["processor"])
+                results[name]["peak_bytes"] = report["peak_bytes"]
         took = time.monotonic() - round_began
         if time.monotonic() - began + took > share and number + 1 < updates:
             break
-    return found
+    return results

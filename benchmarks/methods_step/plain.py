@@ -1,6 +1,6 @@
-"""PPO as a person writes it by hand with PyTorch and `transformers`: padded rows, and logits of every position.
+"""A hand-written PPO loop with PyTorch and `transformers`: padded rows, and logits of every position.
 
-An iteration: ``generate`` with its cache on prompts padded on the left; rewards of texts, less a KL penalty per token;
+An iteration: ``generate`` with its cache on left-padded prompts; rewards of texts minus a KL penalty per token;
 generalised advantages; four passes of clipped updates of policy and value model. Shapes: N answers of up to L tokens.
 """
 
@@ -20,7 +20,7 @@ EOS = 1
 
 
 class Value(nn.Module):
-    """A copy of the policy's trunk under a head of zeros, which is in float32: what is expected of an answer."""
+    """Value model: a copy of the policy's trunk with a float32 head, initialised to zero."""
 
     def __init__(self, policy: Any) -> None:
         super().__init__()
@@ -30,14 +30,14 @@ class Value(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, inputs: dict[str, Tensor], length: int) -> Tensor:
-        """``[N, L]``: just before each of the last ``length`` tokens."""
+        """Values ``[N, L]`` just before each of the last ``length`` tokens."""
         states = self.trunk(**inputs, use_cache=False).last_hidden_state[:, -length - 1 : -1]
         with torch.autocast("cpu", enabled=False):
             return self.head(states.float())[..., 0]
 
 
 def ppo(work: Work, ended: Callable[[list[tuple[float, float]]], None]) -> None:
-    """Iterations of PPO; ``ended`` hears after each one what policy and value model lost in its passes."""
+    """Run PPO; after each iteration, ``ended`` gets the policy and value losses of its passes."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     torch.manual_seed(0)
@@ -56,10 +56,10 @@ def ppo(work: Work, ended: Callable[[list[tuple[float, float]]], None]) -> None:
     rows, size = examples("ppo", work), items_of("ppo", work)
     for start in range(0, len(rows), size):
         prompts = [row["prompt"] for row in rows[start : start + size]]
-        asked = tokenizer(prompts, return_tensors="pt", padding=True)
+        encoded = tokenizer(prompts, return_tensors="pt", padding=True)
         with torch.no_grad(), low:
-            answers, real = write(policy, asked, prompts, known, work.tokens)
-        inputs = whole(asked, answers, real)
+            answers, real = write(policy, encoded, prompts, known, work.tokens)
+        inputs = whole(encoded, answers, real)
         with torch.no_grad(), low:
             old = logps(policy, inputs, answers)
             ref = logps(reference, inputs, answers)
@@ -81,21 +81,21 @@ def ppo(work: Work, ended: Callable[[list[tuple[float, float]]], None]) -> None:
         ended(losses)
 
 
-def write(policy: Any, asked: Any, prompts: list[str], known: Any, tokens: int) -> tuple[Tensor, Tensor]:
-    """Answers to padded prompts ``[N, L]`` with their EOS, and which of their tokens are real; known ones are given."""
+def write(policy: Any, encoded: Any, prompts: list[str], known: Any, tokens: int) -> tuple[Tensor, Tensor]:
+    """Answers ``[N, L]`` to padded prompts, including EOS, and the mask of real tokens; known answers are reused."""
     if known.keys() >= set(prompts):
         ids, mask = padded([known[prompt][0] for prompt in prompts])
         return ids, mask.bool()
-    ids = policy.generate(**asked, max_new_tokens=tokens, do_sample=True, top_k=0, pad_token_id=0, eos_token_id=EOS)
-    ids = ids[:, asked["input_ids"].shape[1] :]
+    ids = policy.generate(**encoded, max_new_tokens=tokens, do_sample=True, top_k=0, pad_token_id=0, eos_token_id=EOS)
+    ids = ids[:, encoded["input_ids"].shape[1] :]
     ends = ids == EOS
     return ids, ends.cumsum(1) - ends.long() == 0
 
 
-def whole(asked: Any, answers: Tensor, real: Tensor) -> dict[str, Tensor]:
-    """Prompts and answers in rows, as a model reads them."""
-    mask = torch.cat([asked["attention_mask"], real.long()], 1)
-    ids = torch.cat([asked["input_ids"], answers], 1)
+def whole(encoded: Any, answers: Tensor, real: Tensor) -> dict[str, Tensor]:
+    """Model inputs of prompts followed by answers."""
+    mask = torch.cat([encoded["attention_mask"], real.long()], 1)
+    ids = torch.cat([encoded["input_ids"], answers], 1)
     return {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
 
 
@@ -115,8 +115,8 @@ def advantages(scores: Tensor, penalties: Tensor, values: Tensor, real: Tensor) 
     for t in reversed(range(values.shape[1])):
         running = rewards[:, t] + after[:, t] - values[:, t] + PPO["lam"] * running
         gained[:, t] = running
-    found = gained[real]
-    return (gained - found.mean()) / (found.var(correction=0) + 1e-8).sqrt(), gained + values
+    valid = gained[real]
+    return (gained - valid.mean()) / (valid.var(correction=0) + 1e-8).sqrt(), gained + values
 
 
 def policy_loss(log_ratio: Tensor, advantage: Tensor, real: Tensor) -> Tensor:
@@ -125,6 +125,6 @@ def policy_loss(log_ratio: Tensor, advantage: Tensor, real: Tensor) -> Tensor:
     return torch.maximum(-advantage * ratio, -advantage * near)[real].mean()
 
 
-def value_loss(found: Tensor, old: Tensor, target: Tensor, real: Tensor) -> Tensor:
-    near = old + (found - old).clamp(-PPO["value_clip"], PPO["value_clip"])
-    return 0.5 * torch.maximum((found - target) ** 2, (near - target) ** 2)[real].mean()
+def value_loss(value: Tensor, old: Tensor, target: Tensor, real: Tensor) -> Tensor:
+    near = old + (value - old).clamp(-PPO["value_clip"], PPO["value_clip"])
+    return 0.5 * torch.maximum((value - target) ** 2, (near - target) ** 2)[real].mean()

@@ -1,7 +1,7 @@
-"""The same updates by Afzal, by TRL's trainers and by a plain loop, in a process of their own.
+"""The sides' processes: the same updates by Afzal, by TRL's trainers and by a plain loop.
 
-Both have AdamW without decay at a constant learning rate, gradients clipped at 1, rows in the same order, an update in
-as few passes as the side wants, nothing held out, nothing sampled beside the training.
+All use AdamW without decay at a constant learning rate, gradients clipped at 1 and rows in the same order. Each side
+chooses the passes of an update. Nothing is held out, and nothing is sampled except for training.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from benchmarks.methods_step.work import (
 
 Ended = Callable[[float], None]
 Hears = Callable[[Mapping[str, float]], None]
-AT_ONCE = 8  # rows in a forward pass of TRL's, its default
-MAX_TOKENS = 2048  # of prompt and answer for TRL's online DPO, whose default cuts longer prompts
+AT_ONCE = 8  # rows per forward pass of TRL, its default
+MAX_TOKENS = 2048  # of prompt and answer for TRL's online DPO, whose default truncates longer prompts
 
 
 def main() -> None:
-    """``python -m benchmarks.methods_step.sides WORK METHOD SIDE``, which :class:`pacing.Side` starts."""
+    """Entry point ``python -m benchmarks.methods_step.sides WORK METHOD SIDE``, started by :class:`pacing.Side`."""
     pace = pacing.of_this_process()
     file, method, side = sys.argv[1:]
     work = Work(**json.loads(Path(file).read_text()))
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def every(passes: int, ended: Ended) -> Hears:
-    """Hears what is logged of each pass of an update, and tells the mean of their losses after the last."""
+    """A listener for each pass's metrics, which calls ``ended`` with the mean loss after an update's last pass."""
     losses: list[float] = []
 
     def heard(metrics: Mapping[str, float]) -> None:
@@ -68,7 +68,7 @@ def every(passes: int, ended: Ended) -> Hears:
 
 
 def afzal(method: str, work: Work, hears: Hears) -> None:
-    """``afzal.fit`` as it is; it has no settings that would make it faster."""
+    """``afzal.fit`` as it is; no settings make it faster."""
     from afzal import fit
     from afzal.recipes import rollout
     from afzal.tokens import update_order
@@ -79,7 +79,7 @@ def afzal(method: str, work: Work, hears: Hears) -> None:
     shuffled: list[Any] = [None] * len(rows)
     order = [i for members in update_order(len(rows), per_update, epoch=0, seed=0) for i in members]
     for place, row in zip(order, rows, strict=True):
-        shuffled[place] = row  # where the run's own shuffling brings it back from
+        shuffled[place] = row  # the run's shuffling undoes this order
     name, own = _own(method, work)
     with tempfile.TemporaryDirectory() as folder:
         fit(
@@ -100,7 +100,7 @@ def afzal(method: str, work: Work, hears: Hears) -> None:
 
 
 def rounds(work: Work, ended: Ended) -> None:
-    """``afzal.api.iterate`` with a round per update; from one's update to the next one's is a whole round."""
+    """``afzal.api.iterate`` with one update per round; the time between two updates is a complete round."""
     from afzal import api
     from afzal.iterate import answers
 
@@ -108,7 +108,9 @@ def rounds(work: Work, ended: Ended) -> None:
     per_round = items_of("online-dpo", work)
     with tempfile.TemporaryDirectory() as folder:
         apart = Path(folder, "apart.jsonl")
-        apart.write_text(json.dumps({"prompt": " 2 3"}) + "\n")  # rounds must measure something, before the first one
+        apart.write_text(
+            json.dumps({"prompt": " 2 3"}) + "\n"
+        )  # rounds measure held-out prompts before the first round
         api.iterate(
             preset="online",
             model=f"{work.folder}/policy",
@@ -132,7 +134,7 @@ def rounds(work: Work, ended: Ended) -> None:
 
 
 def _own(method: str, work: Work) -> tuple[str, dict[str, Any]]:
-    """What ``afzal train`` calls a method, and the settings that only it has."""
+    """The name of a method in ``afzal train``, and its specific settings."""
     policy, reference = f"{work.folder}/policy", f"{work.folder}/reference"
     clipped = {"reference": reference, "n": 1, "gamma": 1.0, **PPO}
     online = {"model": policy, "reward": "benchmarks.methods_step.work:even", "n": ANSWERS, "kl_coef": KL}
@@ -152,7 +154,7 @@ def _own(method: str, work: Work) -> tuple[str, dict[str, Any]]:
 
 
 def trl(method: str, work: Work, ended: Ended, *, best: bool) -> None:
-    """TRL's trainer of the method and its own loop; ``best`` recomputes nothing, and SFT has no padding."""
+    """TRL's trainer of the method and its loop; with ``best``, nothing is recomputed, and SFT has no padding."""
     from datasets import Dataset
     from transformers import AutoTokenizer, TrainerCallback
 
@@ -161,15 +163,15 @@ def trl(method: str, work: Work, ended: Ended, *, best: bool) -> None:
 
     class Observed(trainer_of):  # type: ignore[misc, valid-type]
         def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-            found = super().compute_loss(*args, **kwargs)
-            losses.append((found[0] if isinstance(found, tuple) else found).detach())
-            return found
+            result = super().compute_loss(*args, **kwargs)
+            losses.append((result[0] if isinstance(result, tuple) else result).detach())
+            return result
 
         def training_step(self, *args: Any, **kwargs: Any) -> Any:
-            found = super().training_step(*args, **kwargs)
+            result = super().training_step(*args, **kwargs)
             if not losses:  # online DPO computes its loss here
-                losses.append(found)
-            return found
+                losses.append(result)
+            return result
 
     class Pause(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
@@ -212,13 +214,13 @@ def trl(method: str, work: Work, ended: Ended, *, best: bool) -> None:
 
 
 def passes(items: int) -> dict[str, int]:
-    """TRL's settings for an update of so many items: passes of its own number, 8, where they fill them."""
+    """TRL's batch settings for an update: passes of 8 items, its default, if ``items`` is a multiple of 8."""
     at_once = AT_ONCE if items % AT_ONCE == 0 else items
     return {"per_device_train_batch_size": at_once, "gradient_accumulation_steps": items // at_once}
 
 
 def _trainer(method: str, work: Work) -> tuple[Any, Any, dict[str, Any]]:
-    """TRL's classes for a method, and the settings that only it has."""
+    """TRL's classes for a method, and its specific settings."""
     import trl
 
     online = {"num_generations": ANSWERS, "max_completion_length": work.tokens, "beta": KL, "temperature": 1.0}
@@ -248,7 +250,7 @@ def _trainer(method: str, work: Work) -> tuple[Any, Any, dict[str, Any]]:
 
 
 def _load(folder: str, *, scores: bool = False) -> Any:
-    """A model in float32."""
+    """Load a model in float32."""
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 

@@ -1,4 +1,4 @@
-"""The table of all methods. Loads no model library, so that figures can be read anywhere."""
+"""Table of all methods. Loads no model library, so figures can be read anywhere."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ TITLES = {"sft": "SFT", "reward": "reward model", "kto": "KTO", "orpo": "ORPO", 
 TITLES |= {"rloo": "RLOO", "grpo": "GRPO", "online-dpo": "online DPO", "ppo": "PPO"}
 PEERS = {"trl": "TRL", "trl-best": "TRL at its best", "plain": "a plain loop"}
 TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}
-"""How far apart the first losses may be, of their own size: rounding of sums in another order, and that of bf16."""
+"""Largest relative difference between first losses: rounding from another order of sums, and that of bf16."""
 
 
 def markdown(content: Mapping[str, Any]) -> str:
-    """Every method of a run: medians over its updates, and ratios update by update."""
+    """Table of every method of a run: medians over its updates, and ratios update by update."""
     about = content["about"]
     peers = [side for side in about["sides"] if side in PEERS]
     columns = ["method", "timed updates", "Afzal, CPU s / wall-clock s"]
@@ -24,30 +24,32 @@ def markdown(content: Mapping[str, Any]) -> str:
     names = ", ".join(["Afzal", *(PEERS[side] for side in peers)])
     columns += [f"peak memory: {names}", f"first loss: {names}"]
     lines = [heading(about), note(about), "", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
-    lines += [row(method, found, about["sides"]) for method, found in content["methods"].items()]
+    lines += [row(method, figures, about["sides"]) for method, figures in content["methods"].items()]
     absent = [
         f"{TITLES[method]}, {side}: {why}"
-        for method, found in content["methods"].items()
-        for side, why in found["left_out"].items()
+        for method, figures in content["methods"].items()
+        for side, why in figures["left_out"].items()
     ]
     other = [
-        f"{TITLES[method]}: losses are not compared: {found['differs']}."
-        for method, found in content["methods"].items()
-        if found["differs"]
+        f"{TITLES[method]}: losses are not compared: {figures['differs']}."
+        for method, figures in content["methods"].items()
+        if figures["differs"]
     ]
     other += [
-        f"{TITLES[method]}: {found['remark']}" for method, found in content["methods"].items() if found.get("remark")
+        f"{TITLES[method]}: {figures['remark']}"
+        for method, figures in content["methods"].items()
+        if figures.get("remark")
     ]
     wrong = [
-        f"**{TITLES[method]}: {found['disagreement']}**"
-        for method, found in content["methods"].items()
-        if found["disagreement"]
+        f"**{TITLES[method]}: {figures['disagreement']}**"
+        for method, figures in content["methods"].items()
+        if figures["disagreement"]
     ]
     return "\n".join([*lines, *(f"\n{line}" for line in [*other, *(f"Left out: {a}" for a in absent), *wrong])])
 
 
 def note(about: Mapping[str, Any]) -> str:
-    """What an update is."""
+    """A sentence that explains what an update is."""
     return (
         f"{about['items']} items per update with HH-RLHF lengths ({about['lengths']}); items are pairs, "
         f"demonstrations, labelled responses, or sampled answers of {about['tokens']} tokens, {about['answers']} per "
@@ -56,37 +58,37 @@ def note(about: Mapping[str, Any]) -> str:
     )
 
 
-def row(method: str, found: Mapping[str, Any], sides: Sequence[str]) -> str:
-    """The line of one method; a side that was left out, or has no such method, has empty cells."""
-    own = found.get("afzal")
+def row(method: str, figures: Mapping[str, Any], sides: Sequence[str]) -> str:
+    """The row of one method; cells are empty for a side that was left out or lacks the method."""
+    own = figures.get("afzal")
     taken = f"{median(own['processor']):.2f} / {median(own['clock']):.2f}" if own else ""
-    taking = [found.get(side) for side in ("afzal", *(side for side in sides if side in PEERS))]
+    taking = [figures.get(side) for side in ("afzal", *(side for side in sides if side in PEERS))]
     cells = [
         TITLES[method],
         str(len(own["clock"])) if own else "",
         taken,
         *(ratios(own, peer) for peer in taking[1:]),
         ", ".join(f"{side['peak_bytes'] / 1e9:.2f}" if side else "-" for side in taking) + " GB",
-        "not compared" if found["differs"] else ", ".join(f"{s['first_loss']:.5g}" if s else "-" for s in taking),
+        "not compared" if figures["differs"] else ", ".join(f"{s['first_loss']:.5g}" if s else "-" for s in taking),
     ]
     return f"| {' | '.join(cells)} |"
 
 
 def ratios(own: Mapping[str, Any] | None, peer: Mapping[str, Any] | None) -> str:
-    """How many times Afzal's seconds a peer takes, of the processor and of the clock: medians over the same updates."""
+    """A peer's processor and wall seconds relative to Afzal's: medians over the same updates."""
     if not own or not peer:
         return ""
-    found = (
+    medians = (
         median(theirs / ours for ours, theirs in zip(own[kind], peer[kind], strict=False))
         for kind in ("processor", "clock")
     )
-    return " / ".join(f"{ratio:.1f}x" for ratio in found)
+    return " / ".join(f"{ratio:.1f}x" for ratio in medians)
 
 
-def disagreement(found: Mapping[str, Any], tolerance: float) -> str:
-    """What is wrong with the first losses of the sides; "" where they agree, or are not the same loss."""
-    losses = {side: found[side]["first_loss"] for side in ("afzal", *PEERS) if side in found}
-    if found["differs"] or len(losses) < 2:
+def disagreement(figures: Mapping[str, Any], tolerance: float) -> str:
+    """How the sides' first losses disagree; "" if they agree, or are not the same loss."""
+    losses = {side: figures[side]["first_loss"] for side in ("afzal", *PEERS) if side in figures}
+    if figures["differs"] or len(losses) < 2:
         return ""
     low, high = min(losses.values()), max(losses.values())
     if high - low <= tolerance * abs(low):

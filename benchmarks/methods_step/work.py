@@ -1,4 +1,4 @@
-"""What all sides are given: the rows of each method, and the models and the tokenizer in a folder."""
+"""Input of all sides: each method's rows, and a folder with the models and the tokenizer."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 from benchmarks.dpo_step import shapes
 
-ANSWERS = 4  # to a prompt, of the methods that learn from rewards
-SHARPER = 2.0  # the policy's logits over the reference's
-WARM_UP = (64, 16, 16)  # the longest rows of the first update, which is not timed
+ANSWERS = 4  # per prompt, for the methods that learn from rewards
+SHARPER = 2.0  # factor from the reference's logits to the policy's
+WARM_UP = (64, 16, 16)  # maximum lengths in the first, untimed update
 LR, BETA, GAMMA, LAM = 1e-6, 0.1, 1.0, 0.1
 SIMPO_BETA, KL = 2.0, 0.05
 PPO = {"ppo_epochs": 4, "clip": 0.2, "value_clip": 0.2, "vf_coef": 0.1, "lam": 0.95, "value_lr": 2 * LR}
@@ -21,16 +21,16 @@ SIDES = (*BOTH, "plain")
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A method of the bench.
+    """A method of the benchmark.
 
     Attributes:
-        rows: what a row of it is.
-        differs: why the sides do not have the same first loss; "" where they have.
-        answers: to a prompt, where the policy writes them.
-        sides: whose updates there are.
-        remark: what else a reader of the figures should know.
+        rows: kind of its rows.
+        differs: why the sides' first losses differ; "" if they do not.
+        answers: answers per prompt, if the policy samples them.
+        sides: sides that implement the method.
+        remark: a further sentence for the reader.
         in_rounds: whether Afzal's updates are rounds.
-        bf16_rounding: times the tolerance of bf16 that first losses may be apart.
+        bf16_rounding: factor on the bf16 tolerance of first losses.
     """
 
     rows: str
@@ -74,13 +74,13 @@ METHODS = {
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One job, as the process of a side reads it.
+    """The job of a side's process.
 
     Attributes:
-        folder: holds ``policy``, ``reference`` and ``reward``, each with the tokenizer.
-        items: rows per update; answers, where the policy writes them.
-        updates: the first one, which is not timed, included.
-        tokens: length of an answer that the policy writes.
+        folder: contains ``policy``, ``reference`` and ``reward``, each with the tokenizer.
+        items: rows per update (answers, if the policy samples them).
+        updates: number of updates, including the first, untimed one.
+        tokens: length of a sampled answer.
     """
 
     folder: str
@@ -96,25 +96,25 @@ class Work:
 
 
 def examples(method: str, work: Work) -> list[dict[str, Any]]:
-    """Rows of text in the order of training: those of all updates, the first update's being short.
+    """Rows of text of all updates, in training order; those of the first update are short.
 
-    The lengths, tokens and labels depend on the row's number alone, so every side has the same.
+    Lengths, tokens and labels depend only on the row's number, so every side gets the same rows.
     """
     kind = METHODS[method].rows
     return [_example(kind, number, *map(_text, row)) for number, row in enumerate(_rows(method, work))]
 
 
 def given_answers(method: str, work: Work) -> dict[str, list[list[int]]]:
-    """By prompt of the first update, ids of answers that all sides take in place of their own, EOS included.
+    """By prompt of the first update, token ids of the answers that all sides use instead of their own, including EOS.
 
-    So the first losses of methods whose policies write what they learn from can be compared.
+    They make first losses comparable for methods whose policies sample their training data.
     """
     first = _rows(method, work)[: items_of(method, work)]
     return {_text(prompt): list(answers)[: METHODS[method].answers] for prompt, *answers in first}
 
 
 def _rows(method: str, work: Work) -> list[Any]:
-    """Ids of prompt, chosen and rejected; in rounds they come in the order of Afzal's, and none is short."""
+    """Ids of prompt, chosen and rejected; methods in rounds use Afzal's order, and have no short rows."""
     per_update = items_of(method, work)
     counts, _ = shapes.lengths("hh", per_update * work.updates, 0, Path(work.shared))
     if METHODS[method].in_rounds:
@@ -124,7 +124,7 @@ def _rows(method: str, work: Work) -> list[Any]:
 
 
 def _place(prompt: str) -> str:
-    """What `afzal iterate` sorts prompts by, at seed 0."""
+    """The sort key of `afzal iterate` for prompts, at seed 0."""
     from afzal.iterate.prompts import place
     from afzal.records import Item, prompt_key
 
@@ -132,7 +132,7 @@ def _place(prompt: str) -> str:
 
 
 def items_of(method: str, work: Work) -> int:
-    """Rows of one update: prompts, where the policy writes several answers to each."""
+    """Rows per update; these are prompts if the policy samples several answers to each."""
     kind = METHODS[method]
     return max(work.items // kind.answers, 1) if kind.rows == "prompts" else work.items
 
@@ -149,12 +149,12 @@ def _example(kind: str, number: int, prompt: str, chosen: str, rejected: str) ->
 
 
 def _text(ids: Sequence[int]) -> str:
-    """Words that the tokenizer reads back as these ids; both sides write the end themselves."""
+    """Text that the tokenizer encodes to these ids; both sides add EOS themselves."""
     return "".join(f" {i}" for i in ids if i > 1)
 
 
 def even(prompt: str, answer: str) -> float:
-    """The reward: the share of even words."""
+    """The reward: the share of even numbers among the words."""
     words = [int(word) for word in answer.split() if word.isdigit()]
     return sum(word % 2 == 0 for word in words) / max(len(words), 1)
 
@@ -165,7 +165,7 @@ def evens(prompts: Sequence[str], completions: Sequence[str], **_: Any) -> list[
 
 
 def high(prompt: str, answer: str) -> float:
-    """The reward of online DPO: the mean word, which no two answers share, so that all of them make pairs."""
+    """The reward of online DPO: the mean number, which differs between answers, so all of them form pairs."""
     words = [int(word) for word in answer.split() if word.isdigit()]
     return sum(words) / max(len(words), 1)
 
@@ -183,10 +183,10 @@ def sizes(*, quick: bool) -> dict[str, int]:
 
 
 def save_models(folder: Path, size: Mapping[str, int]) -> int:
-    """Write the three models, and return how many weights the policy has.
+    """Write the three models; returns the number of weights of the policy.
 
-    The policy is the reference with its logits doubled: surer of itself and not better, so that random text is less
-    likely under it. KTO's KL term is then negative whichever rows it is estimated from, and counts as 0 on all sides.
+    The policy is the reference with doubled logits: more confident but no better, so random text is less likely under
+    it. KTO's KL term is then negative for any rows it is estimated from, and counts as 0 on all sides.
     """
     import torch
     from transformers import AutoModelForSequenceClassification

@@ -1,1 +1,1 @@
-"""From votes to a better model: the whole loop on real stories with simulated people (`make people`)."""
+"""From votes to a better model: the full loop on real stories with simulated people (`make people`)."""

@@ -1,11 +1,11 @@
-"""From votes to a better model, in one command: people vote, rows are made of their votes, a model is trained, judged.
+"""From votes to a better model, in one command: people vote, the votes become rows, a model is trained and judged.
 
     make people
     python -m benchmarks.people OUT            # a few minutes on two cores, without a network
     python -m benchmarks.people OUT --quick    # a few pairs and updates: does it run?
 
-Every stage leaves a file or a folder that is complete or absent, so that the same command resumes where it was stopped.
-It needs the folder ``shared/data`` beside the checkout, or AFZAL_SHARED; without it, it says so and ends with code 2.
+Every stage writes a file or a folder that is complete or absent, so running the command again resumes a stopped run.
+Needs the folder ``shared/data`` next to the checkout, or AFZAL_SHARED; without it, the exit code is 2.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from benchmarks.stages import Stage, make_all
 
 
 def stages(out: Path, size: data.Size) -> list[Stage]:
-    """All stages in order. Each reads only what the stages before it have left in ``out``."""
+    """All stages in order. Each reads only the outputs of earlier stages in ``out``."""
     rows, clean = out / "aggregated.jsonl", out / "data" / "clean.jsonl"
     trained = [
         Stage("sft", lambda to: steps.train("sft", rows, to, size)),
@@ -53,7 +53,7 @@ def stages(out: Path, size: data.Size) -> list[Stage]:
 
 
 def run(out: Path, size: data.Size, say: Callable[[str], None] = print) -> Path:
-    """Make every stage that is not there; returns the path of the page."""
+    """Make the missing stages; returns the path of the page."""
     make_all(out, stages(out, size), say)
     return out / "page" / "people.html"
 
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     import torch
 
-    torch.set_num_threads(1)  # operations this small lose time when they are shared out over cores
+    torch.set_num_threads(1)  # operations this small are slower on several cores
     began = time.monotonic()
     try:
         made = run(options.out, data.QUICK if options.quick else data.PROPER)

@@ -1,4 +1,4 @@
-"""What the loop starts from: pairs of stories to vote on, ten of known truth, all clean labels, held-out openings."""
+"""Input of the loop: pairs of stories to vote on, ten gold pairs, all clean labels, held-out openings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.sentiment import data, valence
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much of everything: pairs voted on first and asked for then, held-out openings, answers to each, updates."""
+    """Sizes: pairs of the first and second round, gold pairs, held-out openings, answers to each, updates."""
 
     first: int = 200
     more: int = 100
@@ -31,21 +31,21 @@ QUICK = Size(first=12, more=6, held_out=6, answers=2, updates=2)
 
 
 def pairs() -> list[dict[str, Any]]:
-    """The 497 pairs, in an order by hash; ``chosen`` has the larger summed valence."""
+    """The 497 pairs, ordered by hash; ``chosen`` has the larger summed valence."""
     path = valence.shared() / "derived" / "stories_valence_pairs.jsonl"
     rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
     return sorted(rows, key=lambda row: _digest(row["prompt"]))
 
 
 def worth() -> dict[tuple[str, str], float]:
-    """(opening, continuation) -> summed valence, for every text of the pairs."""
+    """Map (opening, continuation) to summed valence, for every text of the pairs."""
     sides = ("chosen", "rejected")
     return {(r["prompt"], r[side]): r[f"score_{side}"] for r in pairs() for side in sides}
 
 
 def write(folder: Path, size: Size) -> None:
-    """``gold.jsonl``, ``first.jsonl``, ``pool.jsonl`` (all pairs without votes but those of gold), ``clean.jsonl`` (all
-    497 with their true labels) and ``held-out.jsonl`` (openings that stand in no pair)."""
+    """Write ``gold.jsonl``, ``first.jsonl``, ``pool.jsonl`` (pairs without votes, except gold), ``clean.jsonl`` (all
+    497 with their true labels) and ``held-out.jsonl`` (openings that are in no pair)."""
     rows = pairs()
     gold, pool = rows[: size.gold], rows[size.gold :]
     write_rows(folder / "gold.jsonl", map(_labelled, gold))
@@ -61,7 +61,7 @@ def write(folder: Path, size: Size) -> None:
 
 
 def item_row(prompt: str, answers: Iterable[tuple[str, str | None]]) -> dict[str, Any]:
-    """An Afzal row without votes, of texts and the names of the models that wrote them."""
+    """An Afzal row without votes, from texts and the names of the models that wrote them."""
     responses = tuple(records.Response(text, source) for text, source in answers)
     return native.to_row(records.Item(_digest(prompt)[:12], prompt, responses))
 

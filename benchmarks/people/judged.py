@@ -1,4 +1,4 @@
-"""The models' answers side by side, judged by word valence, and the leaderboard of start, SFT and DPO."""
+"""Compare the models' answers by word valence, and rank start, SFT and DPO."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ JUDGE = f"{Path(valence.__file__)}:summed"
 
 
 def answers(out: Path, name: str) -> list[tuple[str, str]]:
-    """(opening, answer) of a model, in the order drawn."""
+    """(opening, answer) pairs of a model, in the order sampled."""
     rows = map(json.loads, (out / f"answers-{name}.jsonl").read_text("utf-8").splitlines())
     return [(row["prompt"], row["completion"]) for row in rows]
 
 
 def write_games(out: Path, to: Path) -> None:
-    """A row for each two models and each k-th answer of theirs to an opening."""
+    """Write a row for every two models and their k-th answers to an opening."""
     said = {name: answers(out, name) for name in MODELS}
     rows: list[dict[str, Any]] = []
     for first, second in combinations(reversed(MODELS), 2):
@@ -32,10 +32,10 @@ def write_games(out: Path, to: Path) -> None:
 
 
 def judge(games: Path, to: Path) -> None:
-    """Every game by the rule of valence, beside the yardstick of length."""
+    """Judge every game by valence, and by length as a baseline."""
     steps.afzal("judge", games, "--judge", JUDGE, "--judge", "rule:longest", "--out", to)
 
 
 def leaderboard(rows: Path, to: Path) -> None:
-    """Strengths by the rule of valence, with intervals over openings."""
+    """Rank the models by valence, with intervals over openings."""
     steps.afzal("leaderboard", rows, "--judge", "summed", "--out", to)

@@ -1,4 +1,4 @@
-"""The one page at the end, and the figures on it. It holds no time, so that it is the same bytes twice."""
+"""The page, and the figures on it. It contains no time, so it is reproducible byte for byte."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NAMES = {"start": "start", "sft": "SFT", "dpo": "DPO", "clean": "DPO, all clean
 
 def figures(out: Path) -> dict[str, Any]:
     """Win rate of DPO against the start, mean valence of each model, and the share of the clean gain, with intervals
-    over openings (the share's by resampling whole openings)."""
+    over openings (by resampling openings for the share)."""
     worth = {name: [(p, valence.summed(p, a)) for p, a in judged.answers(out, name)] for name in _NAMES}
     wins = [0.5 * (1 + np.sign(a - b)) for (_, a), (_, b) in zip(worth["dpo"], worth["start"], strict=True)]
     prompts = [p for p, _ in worth["dpo"]]
@@ -59,8 +59,9 @@ def _by_prompt(rows: Sequence[tuple[str, float]]) -> np.ndarray:
 
 
 def _share(start: np.ndarray, dpo: np.ndarray, clean: np.ndarray) -> dict[str, float] | None:
-    """Gain of DPO over the gain of the run on clean labels; the three models on the same resamples of openings. None
-    where the clean labels gain nothing in some resample, so that there is nothing to have a share of."""
+    """Gain of DPO as a share of the gain on clean labels, with the same resampled openings for all three models.
+
+    None if the clean labels gain nothing in some resample, since the share is then undefined."""
     drawn = np.random.default_rng(0).integers(len(start), size=(_RESAMPLES, len(start)))
     clean_gain = (clean - start)[drawn].mean(1)
     if clean_gain.min() <= 0 or clean.mean() <= start.mean():
@@ -70,7 +71,7 @@ def _share(start: np.ndarray, dpo: np.ndarray, clean: np.ndarray) -> dict[str, f
 
 
 def findings(out: Path) -> list[str]:
-    """The results in sentences, each goal with whether it is reached."""
+    """The results in sentences, with whether each goal is reached."""
     f = figures(out)
     rate, share = f["win_rate"], f["share_of_clean_gain"]
     return [
@@ -98,7 +99,7 @@ def _reached(goal: bool) -> str:
 
 
 def write(out: Path, to: Path) -> None:
-    """``people.html`` and the same as Markdown, CSV, JSON and a drawing; ``figures.json`` beside them."""
+    """Write ``people.html``, the same as Markdown, CSV, JSON and a drawing, and ``figures.json``."""
     f = figures(out)
     parts = [
         ["votes of the first round", "votes-1.jsonl"],

@@ -1,4 +1,4 @@
-"""The stages up to the answers, each by the product's own command or function. All paths are given, none is chosen."""
+"""The stages up to the answers, each by Afzal's own command or function. All paths are passed as arguments."""
 
 from __future__ import annotations
 
@@ -17,55 +17,55 @@ _DPO = {"lr": 3e-4, "beta": 0.1, "lr_schedule": "constant", "warmup": 0}
 
 
 def start() -> Path:
-    """The folder of the model that everything begins with."""
+    """The folder of the starting model."""
     return valence.shared() / "models" / "stories260k"
 
 
 def afzal(*arguments: str | Path) -> str:
-    """What a command of Afzal prints; its messages go to the terminal.
+    """Run an Afzal command and return its output; its messages go to the terminal.
 
     Raises:
-        subprocess.CalledProcessError: it ends with another exit code than 0.
+        subprocess.CalledProcessError: the exit code is not 0.
     """
     command = [sys.executable, "-m", "afzal", *map(str, arguments)]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def first_votes(out: Path, to: Path) -> None:
-    """All annotators on the first pairs, the gold rows hidden among them."""
+    """Let all annotators vote on the first pairs, with the gold rows hidden among them."""
     known = out / "data" / "gold.jsonl"
     voting.vote(out / "data" / "first.jsonl", known, to.with_name("page-1"), to, data.worth())
 
 
 def further_votes(out: Path, to: Path) -> None:
-    """All annotators on what was asked for."""
+    """Let all annotators vote on the pairs that were asked for."""
     voting.vote(out / "to-label.jsonl", None, to.with_name("page-2"), to, data.worth())
 
 
 def aggregate(votes: Path, to: Path) -> None:
-    """One preference per pair, the annotators weighed by the gold rows, and doubtful pairs by their doubt."""
+    """Write one preference per pair, with annotators weighted by the gold rows and pairs by their certainty."""
     afzal("aggregate", votes, "--by", "gold", "--labels", "weighted", "--out", to)
 
 
 def agreement(votes: Path, to: Path) -> None:
-    """The report on the annotators."""
+    """Write the report on the annotators."""
     afzal("aggregate", votes, "--by", "gold", "--page", to)
     (to / "aggregate.json").write_text(afzal("aggregate", votes, "--by", "gold", "--json"), "utf-8")
 
 
 def ask(out: Path, to: Path, size: data.Size) -> None:
-    """The pairs to vote on next, by D-optimality."""
+    """Choose the pairs to vote on next, by D-optimality."""
     pool, known = out / "data" / "pool.jsonl", out / "aggregated-1.jsonl"
     afzal("ask", pool, "--n", str(size.more), "--votes", known, "--out", to)
 
 
 def joined(out: Path, to: Path) -> None:
-    """Both rounds of votes in one file."""
+    """Write both rounds of votes into one file."""
     to.write_bytes((out / "votes-1.jsonl").read_bytes() + (out / "votes-2.jsonl").read_bytes())
 
 
 def train(method: str, rows: Path, to: Path, size: data.Size) -> None:
-    """SFT on the preferred answers, or DPO on the pairs; the same number of updates whatever the number of rows."""
+    """SFT on the preferred answers, or DPO on the pairs; the number of rows does not change the number of updates."""
     own = _SFT if method == "sft" else _DPO
     common = {"model": str(start()), "data": str(rows), "out": str(to), "eval_fraction": 0, "batch_size": 16}
     length = {"epochs": 2 * size.updates, "max_steps": size.updates if method == "dpo" else max(1, size.updates // 4)}
@@ -73,8 +73,8 @@ def train(method: str, rows: Path, to: Path, size: data.Size) -> None:
 
 
 def answer(name: str, out: Path, to: Path, size: data.Size) -> None:
-    """Sampled answers of a model to the held-out openings."""
+    """Sample a model's answers to the held-out openings."""
     model = start() if name == "start" else out / name
     wanted = {"model": str(model), "prompts": str(out / "data" / "held-out.jsonl"), "n": size.answers, "out": str(to)}
-    given = {**wanted, "max_new_tokens": _TOKENS, "batch_size": 256}
-    generate(config.build(config.GenerateConfig, [config.Setting(k, v) for k, v in given.items()]))
+    settings = {**wanted, "max_new_tokens": _TOKENS, "batch_size": 256}
+    generate(config.build(config.GenerateConfig, [config.Setting(k, v) for k, v in settings.items()]))

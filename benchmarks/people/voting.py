@@ -1,4 +1,4 @@
-"""Three simulated annotators, who vote through the page's own API over loopback."""
+"""Three simulated annotators, who vote through the annotation page's API over loopback."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ _BEGAN, _SECONDS = 1_700_000_000.0, 4.0
 
 
 def vote(source: Path, gold: Path | None, folder: Path, out: Path, worth: Mapping[tuple[str, str], float]) -> None:
-    """Everybody answers every question of ``source``; ``out`` gets the rows with their votes.
+    """Let every annotator answer every question of ``source``, and write the rows with their votes to ``out``.
 
-    Times come from a clock that moves with the votes, and who comes next from a fixed seed: the same bytes each time.
+    A simulated clock moves with the votes, and a fixed seed decides who votes next, so the output is reproducible byte
+    for byte.
 
     Args:
-        gold: rows of known truth, hidden among the others; None for none.
-        worth: (prompt, response) -> what a faultless annotator would call better.
+        gold: rows with known answers, hidden among the others; None for none.
+        worth: value of each (prompt, response); a perfect annotator prefers the higher one.
     """
     now = [_BEGAN]
     job = Job(
@@ -37,14 +38,16 @@ def vote(source: Path, gold: Path | None, folder: Path, out: Path, worth: Mappin
     )
     with served(job, lambda: now[0]) as told:
         people = {name: Client(address) for name, address in told}
-        asked = {name: person.next() for name, person in people.items()}
+        questions = {name: person.next() for name, person in people.items()}
         rng, count = random.Random(0), 0
-        while waiting := [name for name in NAMES if asked[name]["state"] == "ask"]:
+        while waiting := [name for name in NAMES if questions[name]["state"] == "ask"]:
             name = rng.choice(waiting)
             now[0], count = now[0] + _SECONDS, count + 1
-            said = outcome(name, asked[name], worth)
-            replied = people[name].vote(asked[name], outcome=said, strength=1, seconds=_SECONDS, id=f"vote-{count:06}")
-            asked[name] = replied["next"]
+            answer = outcome(name, questions[name], worth)
+            replied = people[name].vote(
+                questions[name], outcome=answer, strength=1, seconds=_SECONDS, id=f"vote-{count:06}"
+            )
+            questions[name] = replied["next"]
         for person in people.values():
             person.close()
     rows = [replace(item, where="") for item in data.read(folder).items if item.votes]
@@ -63,7 +66,7 @@ def outcome(name: str, asked: Mapping[str, Any], worth: Mapping[tuple[str, str],
 
 @contextmanager
 def served(job: Job, clock: Callable[[], float]) -> Iterator[list[tuple[str, str]]]:
-    """The page as ``afzal annotate`` serves it, in a thread and by ``clock``: names and addresses of the annotators."""
+    """Serve the page as ``afzal annotate`` does, in a thread and by ``clock``; yields names and addresses."""
     import uvicorn
 
     from afzal.web.app import application

@@ -1,1 +1,1 @@
-"""A whole training as a person would do it, timed: ``python -m benchmarks.real_run --help``."""
+"""A complete training as a user would do it, timed: ``python -m benchmarks.real_run --help``."""

@@ -1,11 +1,11 @@
-"""A whole training as a person would do it: tokenizer, SFT, DPO, reports, with times, memory and held-out figures.
+"""A complete training as a user would do it: tokenizer, SFT, DPO and reports, with times, memory and held-out figures.
 
     python -m benchmarks.real_run --out run.json --device cuda     # at least 106 million weights, minutes on a GPU
-    python -m benchmarks.real_run --out run.json --tiny            # the same in small, to try it out
+    python -m benchmarks.real_run --out run.json --tiny            # the same, small, for a trial run
 
-A tokenizer is trained on the texts and a llama gets random weights; `afzal.fit` makes the rest from files, as a
-person's own would. Real stories and pairs are taken where the data folder is there, made ones elsewhere. Runs, models
-and reports stay in a folder beside the file of figures; called again, finished runs are used and stopped ones go on.
+A tokenizer is trained on the texts, and a llama gets random weights; then `afzal.fit` trains from files. Stories and
+pairs are real if the data folder exists, otherwise synthetic. Runs, models and reports are kept in a folder next to the
+results file. Run again, the command reuses finished runs and resumes stopped ones.
 """
 
 from __future__ import annotations
@@ -38,46 +38,50 @@ class Size(NamedTuple):
 
 
 _BATCH = 32
-_UPDATES = 400  # of the SFT, about; the DPO goes over its pairs three times
+_UPDATES = 400  # of SFT, approximately; DPO makes three passes over its pairs
 FULL = Size(768, 15, 12, 2048, 8192, 6000, 2000, {"sft": {}, "dpo": {"epochs": 3}})
 TINY = Size(64, 2, 4, 128, 400, 80, 40, {"sft": {"max_steps": 4}, "dpo": {"max_steps": 3}})
 
 
 def main() -> None:
-    given = _arguments()
-    size = TINY if given.tiny else FULL
-    folder = given.out.resolve().with_suffix(".runs")
+    options = _arguments()
+    size = TINY if options.tiny else FULL
+    folder = options.out.resolve().with_suffix(".runs")
     folder.mkdir(parents=True, exist_ok=True)
-    found = material(given.shared, stories=size.stories, pairs=size.pairs)
-    if given.tiny:
-        found = Material(found.stories[: size.stories], found.pairs[: size.pairs], found.source)
+    corpus = material(options.shared, stories=size.stories, pairs=size.pairs)
+    if options.tiny:
+        corpus = Material(corpus.stories[: size.stories], corpus.pairs[: size.pairs], corpus.source)
     model = folder / "start"
     if not (model / "config.json").exists():
-        start(model, size, [row["prompt"] + row["completion"] for row in found.stories])
-    files = {"sft": write(folder / "sft.jsonl", found.stories), "dpo": write(folder / "dpo.jsonl", found.pairs)}
+        start(model, size, [row["prompt"] + row["completion"] for row in corpus.stories])
+    files = {"sft": write(folder / "sft.jsonl", corpus.stories), "dpo": write(folder / "dpo.jsonl", corpus.pairs)}
     figures: dict[str, Any] = {}
     for method, usual in (("sft", {"lr": 6e-4, "batch_size": 32}), ("dpo", {"lr": 2e-5, "batch_size": 32})):
         figures[method] = train(
-            method, model, files[method], folder / method, {**usual, **size.settings[method]}, given
+            method, model, files[method], folder / method, {**usual, **size.settings[method]}, options
         )
         model = folder / method
-        about = about_of(given, size, found)
+        about = about_of(options, size, corpus)
         content = {"about": about, **figures, "finished": method == "dpo"}
-        given.out.write_text(json.dumps(content, indent=2) + "\n")
+        options.out.write_text(json.dumps(content, indent=2) + "\n")
         print(method, json.dumps(figures[method]), flush=True)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="JSON file for the figures; the runs lie beside it")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="JSON file for the figures; the runs are kept next to it"
+    )
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--tiny", action="store_true", help="a toy model and few updates, to try it out")
-    parser.add_argument("--shared", type=Path, default=Path("../shared/data"), help="real stories, where it is there")
+    parser.add_argument("--tiny", action="store_true", help="a toy model and few updates, for a trial run")
+    parser.add_argument(
+        "--shared", type=Path, default=Path("../shared/data"), help="data folder with real stories, if it exists"
+    )
     return parser.parse_args()
 
 
 def start(folder: Path, size: Size, texts: list[str]) -> None:
-    """A tokenizer of these texts, of ``size.vocabulary`` pieces at most, and a llama of random weights, as a folder."""
+    """Save a llama with random weights, and a tokenizer trained on these texts (at most ``size.vocabulary`` tokens)."""
     from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
     from tokenizers.models import BPE
     from transformers import PreTrainedTokenizerFast
@@ -95,31 +99,31 @@ def start(folder: Path, size: Size, texts: list[str]) -> None:
         heads=size.heads,
         kv_heads=size.heads,
         feed_forward=size.feed_forward,
-        vocabulary=made.get_vocab_size(),  # few texts have fewer pieces than were asked for
+        vocabulary=made.get_vocab_size(),  # may be smaller than requested if there are few texts
     )
     PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<eos>", pad_token="<pad>").save_pretrained(folder)
     models.build(config, torch.device("cpu")).save_pretrained(folder)
 
 
 def train(
-    method: str, model: Path, data: Path, out: Path, settings: dict[str, Any], given: argparse.Namespace
+    method: str, model: Path, data: Path, out: Path, settings: dict[str, Any], options: argparse.Namespace
 ) -> dict[str, Any]:
     """One run by `afzal.fit`, and its figures."""
     import afzal
     from afzal import runs
 
     began, before = time.perf_counter(), _is_finished(out)
-    on_gpu = given.device.startswith("cuda")
+    on_gpu = options.device.startswith("cuda")
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     if before:
         run = runs.open_run(out)
     else:
-        fixed = {"data": str(data), "out": str(out), "device": given.device, "sample_prompts": 4, "sample_tokens": 40}
+        fixed = {"data": str(data), "out": str(out), "device": options.device, "sample_prompts": 4, "sample_tokens": 40}
         run = afzal.fit(method, model=str(model), resume=(out / "run.json").exists(), **fixed, **settings)
     evaluations, trained, facts = run.metrics("eval"), run.last("train"), run.facts()
     first, last = evaluations[0], evaluations[-1]
-    found = {
+    figures = {
         "whole seconds": round(time.perf_counter() - began, 2),
         "loop seconds": facts["seconds"],
         "updates": facts["step"],
@@ -131,10 +135,10 @@ def train(
     }
     if "rewards/accuracies" in last:
         names = ("rewards/accuracies", "rewards/accuracies_low", "rewards/accuracies_high", "rewards/margins")
-        found |= {f"held-out {name}": last[name] for name in names}
+        figures |= {f"held-out {name}": last[name] for name in names}
     if on_gpu and not before:
-        found["peak bytes"] = torch.cuda.max_memory_allocated()
-    return found
+        figures["peak bytes"] = torch.cuda.max_memory_allocated()
+    return figures
 
 
 def _is_finished(out: Path) -> bool:
@@ -144,14 +148,14 @@ def _is_finished(out: Path) -> bool:
         return False
 
 
-def about_of(given: argparse.Namespace, size: Size, found: Material) -> dict[str, Any]:
-    gpu = torch.cuda.get_device_name(given.device) if given.device.startswith("cuda") else ""
+def about_of(options: argparse.Namespace, size: Size, corpus: Material) -> dict[str, Any]:
+    gpu = torch.cuda.get_device_name(options.device) if options.device.startswith("cuda") else ""
     about = about_run(
         "benchmarks.real_run", ["afzal", "torch", "transformers"], threads=os.cpu_count() or 1, device=gpu
     )
     peak = flops.stated_peak(gpu)
-    more = {"material": found.source, "width": size.width, "layers": size.layers}
-    return about | more | {"stories": len(found.stories), "pairs": len(found.pairs), "stated_peak": peak}
+    more = {"material": corpus.source, "width": size.width, "layers": size.layers}
+    return about | more | {"stories": len(corpus.stories), "pairs": len(corpus.pairs), "stated_peak": peak}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Stories to learn from and pairs of endings to prefer: real ones where the data folder is there, else made here."""
+"""Stories for SFT and pairs of endings for DPO: real ones if the data folder exists, else synthetic."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SAD = "It broke and nobody spoke|They were angry and went home alone|It was los
 
 
 class Material(NamedTuple):
-    """Rows of prompt and completion, rows of prompt, chosen and rejected, and where they come from."""
+    """Rows of prompt and completion, rows of prompt, chosen and rejected, and their source."""
 
     stories: list[dict[str, str]]
     pairs: list[dict[str, str]]
@@ -25,9 +25,9 @@ class Material(NamedTuple):
 
 
 def material(shared: Path | None, *, stories: int = 6000, pairs: int = 2000) -> Material:
-    """Stories and pairs of the data folder, or as many made ones as asked for where it is absent.
+    """Stories and pairs of the data folder, or the given number of synthetic ones if it is absent.
 
-    A pair of the made ones has the same beginning and two endings, of which the glad one is preferred.
+    A synthetic pair has one beginning and two endings; the glad ending is preferred.
     """
     if shared is not None and (shared / "sft/tinystories.jsonl").exists():
         texts = [row["text"].strip() for row in _rows(shared / "sft/tinystories.jsonl")]
@@ -55,7 +55,7 @@ def _story(draw: random.Random, endings: str) -> dict[str, str]:
 
 
 def write(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
-    """The rows as JSON lines."""
+    """Write the rows as JSON lines."""
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return path
 

@@ -1,12 +1,13 @@
-"""The controlled-sentiment experiment of the DPO paper (Rafailov et al. 2023, section 6) in small, in one command.
+"""A small version of the DPO paper's controlled-sentiment experiment (Rafailov et al. 2023, section 6), in one command.
 
     python -m benchmarks.sentiment OUT            # 3 seeds
     python -m benchmarks.sentiment OUT --quick    # a quarter of the updates, 2 seeds, less than 3 minutes
 
-A 260-thousand-weight model of children's stories is fine-tuned to answer an opening with its next sentence. Its own
+A model of children's stories with 260 thousand weights is fine-tuned to answer an opening with its next sentence. Its
 answers, ordered by the summed valence of their words, are the preferences. Then ``compare.yaml`` trains every method
-on them and draws valence against KL. It ends with the page's place; the same command resumes where it was stopped.
-Run it from the top folder of the checkout; it needs the folder ``shared/data`` beside it, or AFZAL_SHARED.
+on them and plots valence against KL. At the end, the page's path is printed. Running the command again resumes a
+stopped run. Run it from the top folder of the checkout; it needs the folder ``shared/data`` next to the checkout, or
+AFZAL_SHARED.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from benchmarks.sentiment import data, table, valence
 
 _SETTINGS = Path(__file__).with_name("compare.yaml")
 _ANSWERS, _TOKENS = 4, 24
-# What --quick divides by four in every entry, and leaves at 2 at least.
+# Settings that --quick divides by four in every entry, with a minimum of 2.
 _LENGTHS = ("max_steps", "iterations", "prompts_per_round")
 
 
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
 
     from afzal.compare import compare
 
-    torch.set_num_threads(1)  # operations this small lose time when they are shared out over cores
+    torch.set_num_threads(1)  # operations this small are slower on several cores
     start = supervised(options.out)
     pairs = preferences(options.out, start)
     page = compare(comparison(options.out, start, pairs, quick=options.quick))
@@ -64,15 +65,15 @@ def supervised(out: Path) -> Path:
 
 
 def preferences(out: Path, start: Path) -> Path:
-    """Four answers of the start to each training opening, and every pair of them that valence orders."""
+    """Sample four answers of the start to each training opening, and write every pair with different valence."""
     from afzal import config
     from afzal.generate.run import generate
 
     answers, pairs = out / "answers.jsonl", out / "pairs.jsonl"
     if not answers.exists():
         drawn = {"model": str(start), "prompts": str(out / "sft.jsonl"), "n": _ANSWERS, "max_new_tokens": _TOKENS}
-        given = [config.Setting(k, v) for k, v in {**drawn, "batch_size": 256, "out": str(answers)}.items()]
-        generate(config.build(config.GenerateConfig, given))
+        settings = [config.Setting(k, v) for k, v in {**drawn, "batch_size": 256, "out": str(answers)}.items()]
+        generate(config.build(config.GenerateConfig, settings))
     if not pairs.exists():
         print(f"{data.write_pairs(answers, pairs)} pairs ordered by summed valence")
     return pairs
@@ -82,14 +83,14 @@ def comparison(out: Path, start: Path, pairs: Path, *, quick: bool) -> Any:
     """The settings of ``compare.yaml`` for this folder."""
     from afzal import config
 
-    found = {s.key: s for s in config.read_file(_SETTINGS)}
+    settings = {s.key: s for s in config.read_file(_SETTINGS)}
     places = {"model": start, "data": pairs, "prompts": out / "held-out.jsonl", "out": out / "compare"}
-    found |= {k: config.Setting(k, str(v)) for k, v in places.items()}
+    settings |= {k: config.Setting(k, str(v)) for k, v in places.items()}
     if quick:
-        shorter = [_shorter(entry) for entry in found["methods"].value]
+        shorter = [_shorter(entry) for entry in settings["methods"].value]
         less = {"methods": shorter, "seeds": [0, 1], "snapshots": 2, "samples": 4, "max_prompts": 32}
-        found |= {k: config.Setting(k, v) for k, v in less.items()}
-    return config.build(config.CompareConfig, list(found.values()))
+        settings |= {k: config.Setting(k, v) for k, v in less.items()}
+    return config.build(config.CompareConfig, list(settings.values()))
 
 
 def _shorter(entry: Mapping[str, Any]) -> dict[str, Any]:

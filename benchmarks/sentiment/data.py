@@ -1,4 +1,4 @@
-"""What the experiment trains on: stories' openings with their next sentence, and answers ordered by valence."""
+"""Training data of the experiment: story openings with their next sentence, and answers ordered by valence."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ HELD_OUT = 64
 
 
 def write_openings(folder: Path) -> None:
-    """``sft.jsonl``: opening -> next sentence; ``held-out.jsonl``: 64 openings that no training sees.
+    """Write ``sft.jsonl`` (opening -> next sentence) and ``held-out.jsonl`` (64 openings that no training sees).
 
-    Openings that repeat stand once; which are held out is decided by a hash, and so is their order.
+    Repeated openings appear once. A hash decides their order and which of them are held out.
     """
-    found: dict[str, str] = {}
+    continuations: dict[str, str] = {}
     source = valence.shared() / "sft" / "tinystories.jsonl"
     for line in source.read_text("utf-8").splitlines():
         sentences = _SENTENCE.findall(json.loads(line)["text"].strip())
         if len(sentences) > 1:
-            found.setdefault(sentences[0].strip(), " " + sentences[1].strip())
-    order = sorted(found, key=lambda opening: hashlib.sha256(opening.encode()).digest())
+            continuations.setdefault(sentences[0].strip(), " " + sentences[1].strip())
+    order = sorted(continuations, key=lambda opening: hashlib.sha256(opening.encode()).digest())
     held_out, train = order[:HELD_OUT], order[HELD_OUT:]
-    _write(folder / "sft.jsonl", ({"prompt": o, "completion": found[o]} for o in train))
-    _write(folder / "held-out.jsonl", ({"prompt": o, "completion": found[o]} for o in held_out))
+    _write(folder / "sft.jsonl", ({"prompt": o, "completion": continuations[o]} for o in train))
+    _write(folder / "held-out.jsonl", ({"prompt": o, "completion": continuations[o]} for o in held_out))
 
 
 def write_pairs(answers: Path, out: Path) -> int:
-    """Every pair of answers to one prompt whose summed valence differs, the higher one chosen (Rafailov et al. 2023,
-    section 6); returns how many there are."""
+    """Write every pair of answers to one prompt with different summed valence, the higher one chosen (Rafailov et al.
+    2023, section 6); returns the number of pairs."""
     by_prompt: dict[str, list[str]] = {}
     for line in answers.read_text("utf-8").splitlines():
         row = json.loads(line)

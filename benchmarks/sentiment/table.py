@@ -1,4 +1,4 @@
-"""The experiment's figures as a page of Markdown, from what the comparison wrote."""
+"""The experiment's figures as a Markdown page, from the comparison's files."""
 
 from __future__ import annotations
 
@@ -15,22 +15,24 @@ _ENDS = ("summed valence", "valence per word", "reward model")
 
 
 def write(folder: Path) -> Path:
-    """``sentiment.md`` beside the comparison's own files in ``folder``."""
-    found = json.loads((folder / "compare.json").read_text())
+    """Write ``sentiment.md`` next to the comparison's files in ``folder``."""
+    comparison = json.loads((folder / "compare.json").read_text())
     page = folder / "sentiment.md"
-    page.write_text("\n".join(_lines(found)) + "\n")
+    page.write_text("\n".join(_lines(comparison)) + "\n")
     return page
 
 
-def _lines(found: dict[str, Any]) -> list[str]:
-    versions = ", ".join(f"{name} {found['versions'][name]}" for name in ("afzal", "python", "torch", "transformers"))
-    grid, methods = found["matched_kl"], found["methods"]
+def _lines(comparison: dict[str, Any]) -> list[str]:
+    versions = ", ".join(
+        f"{name} {comparison['versions'][name]}" for name in ("afzal", "python", "torch", "transformers")
+    )
+    grid, methods = comparison["matched_kl"], comparison["methods"]
     return [
         "# Controlled sentiment at a small scale",
         "",
         f"{date.today()}, one thread of {os.cpu_count()} cores of {processor()}; {versions}. Made by "
         "`python -m benchmarks.sentiment OUT`.",
-        f"Seeds {', '.join(map(str, found['seeds']))}; intervals are 95 % over seeds (Student's t). "
+        f"Seeds {', '.join(map(str, comparison['seeds']))}; intervals are 95 % over seeds (Student's t). "
         "[All figures](compare.csv).",
         "",
         "![Summed valence against KL](compare.svg)",

@@ -66,7 +66,7 @@ def test_a_shape_of_all_sides_has_one_peak_and_the_reasons_of_what_is_missing():
     sides = {
         "afzal": {"shapes": {"hh": own}, "failed": {}},
         "trl": {"shapes": {"hh": peer}, "failed": {"uf": "OutOfMemoryError"}},
-        "plain": {"shapes": {}, "failed": {apart.THE_REST: "the time was up"}},
+        "plain": {"shapes": {}, "failed": {apart.THE_REST: "out of time"}},
     }
     hh = apart.merged(sides, "hh", {"pairs": 2})
     assert (hh["shape"], hh["peak"], hh["pairs"]) == ("hh", 10.0, 2)

@@ -97,8 +97,8 @@ def test_a_part_that_fails_says_why(tmp_path, monkeypatch):
 def test_a_part_ends_with_its_time_and_none_starts_without(tmp_path, monkeypatch):
     child = "import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'import time; time.sleep(600)'])"
     part = _part(tmp_path, monkeypatch, child, minutes=0.02)
-    assert command.run(part, Path(sys.executable), tmp_path, None) == "stopped: the time was up"
-    assert command.run(part, Path(sys.executable), tmp_path, 5.0) == "not begun: the time was up"
+    assert command.run(part, Path(sys.executable), tmp_path, None) == "stopped: out of time"
+    assert command.run(part, Path(sys.executable), tmp_path, 5.0) == "not started: out of time"
     assert not (tmp_path / "some-part.json").exists()
 
 
