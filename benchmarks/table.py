@@ -116,9 +116,9 @@ def growth(content: Mapping[str, Any]) -> str:
 def startup(content: Mapping[str, Any]) -> str:
     """The processor time of commands."""
     lines = [heading(content["about"]), "| command | CPU seconds (median, lowest to highest) |", "|---|---|"]
-    for name, found in content["processor_seconds"].items():
-        low, high = min(found["seconds"]), max(found["seconds"])
-        lines.append(f"| {name} | {found['median']:.2f} ({low:.2f} to {high:.2f}) |")
+    for name, times in content["processor_seconds"].items():
+        low, high = min(times["seconds"]), max(times["seconds"])
+        lines.append(f"| {name} | {times['median']:.2f} ({low:.2f} to {high:.2f}) |")
     return "\n".join(lines)
 
 

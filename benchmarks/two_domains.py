@@ -175,8 +175,8 @@ def page(results: Mapping[str, Any]) -> list[str]:
         "# Two domains, alone and together",
         "",
         "`python -m benchmarks.two_domains OUT --page benchmarks/results/tasks`: stories260k, DPO with beta 0.1 and lr "
-        f"3e-4, {found['updates']} updates of {found['batch']} pairs on both tasks with temperature "
-        f"{found['temperature']}; a run alone uses as many examples of the task as the mixture. Held-out accuracy of "
+        f"3e-4, {results['updates']} updates of {results['batch']} pairs on both tasks with temperature "
+        f"{results['temperature']}; a run alone uses as many examples of the task as the mixture. Held-out accuracy of "
         "the implicit reward in percent, and the difference from the run alone on the same prompts, in points. "
         f"95 % intervals over prompts{seeds}.",
         "",

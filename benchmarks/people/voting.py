@@ -54,10 +54,10 @@ def vote(source: Path, gold: Path | None, folder: Path, out: Path, worth: Mappin
     data.write(rows, out, "afzal")
 
 
-def outcome(name: str, asked: Mapping[str, Any], worth: Mapping[tuple[str, str], float]) -> str:
+def outcome(name: str, question: Mapping[str, Any], worth: Mapping[tuple[str, str], float]) -> str:
     """The vote, ``first`` or ``second``: the truth, wrong with probability ``NOISE``, reversed for one annotator."""
-    prompt = asked["prompt"][0]["parts"][0]["text"]
-    first, second = (turns[0]["parts"][0]["text"] for turns in asked["responses"])
+    prompt = question["prompt"][0]["parts"][0]["text"]
+    first, second = (turns[0]["parts"][0]["text"] for turns in question["responses"])
     digest = hashlib.sha256("\n".join((name, prompt)).encode()).digest()
     slip = int.from_bytes(digest[:8], "big") / 2**64 < NOISE
     is_first = worth[prompt, first] > worth[prompt, second]

@@ -47,7 +47,7 @@ def test_sides_that_are_late_are_left_out(tmp_path):
     sides: dict = {}
     sound = apart.gather(["plain", "afzal"], tmp_path / "parts", _command(tmp_path), sides.update, seconds=1.0)
     assert not sound
-    late = {"losses": {}, "shapes": {}, "failed": {apart.THE_REST: "the time was up"}}
+    late = {"losses": {}, "shapes": {}, "failed": {apart.THE_REST: "out of time"}}
     assert sides == {"plain": late, "afzal": late}
 
 
@@ -72,8 +72,8 @@ def test_a_shape_of_all_sides_has_one_peak_and_the_reasons_of_what_is_missing():
     assert (hh["shape"], hh["peak"], hh["pairs"]) == ("hh", 10.0, 2)
     assert hh["afzal"]["flops_per_second"] == 4.0
     assert hh["afzal"]["roofline"] == pytest.approx(0.4)
-    assert hh["left_out"] == {"plain": "the time was up"}
-    assert apart.merged(sides, "uf", {})["left_out"] == {"trl": "OutOfMemoryError", "plain": "the time was up"}
+    assert hh["left_out"] == {"plain": "out of time"}
+    assert apart.merged(sides, "uf", {})["left_out"] == {"trl": "OutOfMemoryError", "plain": "out of time"}
 
 
 @pytest.mark.parametrize("side", ["afzal", pytest.param("afzal-cached", marks=pytest.mark.slow)])

@@ -199,7 +199,7 @@ def test_sides_that_fail_or_are_late_are_left_out_with_their_reason(tmp_path):
     assert len(figures["good"]["clock"]) == 2
     late = side(tmp_path, "time.sleep(60)", "late")
     figures = pacing.take_turns({"late": late}, updates=1, share=1, until=time.monotonic())
-    assert figures == {"left_out": {"late": "the time was up"}}
+    assert figures == {"left_out": {"late": "out of time"}}
     assert late.process.returncode is not None
 
 
