@@ -1,4 +1,4 @@
-"""The experiments on the enumerable language run, use finished runs again, and judge by what they found."""
+"""The experiments on the enumerable language run, reuse finished runs, and judge by their results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs side by side: where a course reaches a KL, regret there, and what becomes of a claim."""
+"""Runs side by side: where a course reaches a KL, the regret there, and whether a claim holds."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def test_demo_leaves_runs_and_data_behind(made):
 
 
 def test_the_report_holds_the_frontier_and_figures_that_can_be_had_again(made):
-    """What the page says is recomputed here from the saved models alone."""
+    """The page's figures are recomputed here from the saved models alone."""
     from transformers import AutoModelForCausalLM
 
     gain, listed = sections.read(made)

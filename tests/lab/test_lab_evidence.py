@@ -1,4 +1,4 @@
-"""Debate without words: the known accuracies, and what symmetry asks for."""
+"""Debate without words: the known accuracies, and what symmetry requires."""
 
 from __future__ import annotations
 

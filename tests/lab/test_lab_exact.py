@@ -35,7 +35,7 @@ def random_policies(n, seed=0):
 
 
 def naive_log_prob(model, prompt, response):
-    """One sequence, token by token; after four tokens the end is no decision."""
+    """One sequence, token by token; after four tokens the end is forced."""
     ids, total = [*prompt, language.SEP], 0.0
     for token in [*response, *([language.EOS] if len(response) < 4 else [])]:
         with torch.no_grad():
@@ -70,7 +70,7 @@ def test_scoring_leaves_the_model_in_its_mode(model):
 
 
 def test_a_model_that_leaves_the_language_is_refused(model, rewards):
-    """Without the bar, the separator takes probability: the sum misses 1 and nothing is reported."""
+    """If the separator is not barred it takes probability: the sum is below 1 and nothing is reported."""
     import copy
 
     free = copy.deepcopy(model)
@@ -190,7 +190,7 @@ def test_the_constrained_optimum_keeps_its_bound_and_nothing_better_does():
     stricter = exact.optimum(log_ref, rewards - 1.2 * best.multiplier * costs, beta)
     assert exact.expected(stricter, costs) < bound
     assert worth(stricter) < worth(best.log_pi) < worth(free)
-    # mixed with what keeps the bound by chance it does not gain
+    # it gains nothing from a mixture with a policy that keeps the bound by chance
     rescaled = exact.normalise(best.log_pi + 0.3 * np.random.default_rng(0).normal(size=rewards.shape))
     held = exact.constrained(log_ref, beta * (rescaled - log_ref), costs, beta, bound)
     assert worth(held.log_pi) < worth(best.log_pi)

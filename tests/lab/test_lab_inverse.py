@@ -1,4 +1,4 @@
-"""Inverse RL where all is known: the gold reward comes back from samples of the policy that is optimal for it."""
+"""Inverse RL with a known truth: the gold reward is recovered from samples of the policy that is optimal for it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KEYS = np.repeat(np.arange(X), TRUTH.shape[1]).tolist()
 
 
 def features() -> np.ndarray:
-    """``[X, Y, 6]``: what the reward of the language is a sum of, each with a weight that is not told."""
+    """``[X, Y, 6]``: the terms of the language's reward, each of unknown weight."""
     y = language.RESPONSES
     copied = (y[None, :, :3] == PROMPTS[:, None]).sum(-1)
     both = y[:, 1:] >= 0
@@ -46,7 +46,7 @@ def inferred(name: str, n: int = D, seed: int = 0) -> tuple[np.ndarray, np.ndarr
     good = torch.tensor(np.tile([1.0] * n + [0.0] * n, X))
     first, second = (torch.tensor(x.ravel()) for x in (b[:, :n], b[:, n:]))
     about: Pairs = pairs(first, second, group_of=torch.arange(X).repeat_interleave(2 * n), score=good, desirable=good)
-    bias = torch.zeros((), dtype=torch.float64, requires_grad=True)  # the discriminator has no constant per prompt free
+    bias = torch.zeros((), dtype=torch.float64, requires_grad=True)  # the discriminator has no free constant per prompt
     solver = torch.optim.LBFGS([weights, bias], max_iter=40, tolerance_change=1e-10, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
@@ -84,8 +84,8 @@ def test_more_samples_bring_it_nearer():
 
 
 def test_the_tabular_likelihood_is_greatest_at_the_log_ratio_of_frequencies():
-    """One prompt whose responses have a reward of their own each: r = beta log(shown / drawn) has no gradient, moments
-    are matched, and a response that was never drawn has none that is finite."""
+    """One prompt with a separate reward for each response: r = beta log(shown / drawn) has no gradient, moments
+    match, and a response that was never drawn has no finite reward."""
     rng = np.random.default_rng(3)
     p, q = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.3, 0.5])
     seen = np.concatenate([rng.choice(3, 400, p=p), rng.choice(3, 400, p=q)])

@@ -48,7 +48,7 @@ def test_the_kl_of_samples_is_the_exact_kl_within_chance():
     """Within four standard errors of the sum over all responses, which is far from 0; 0 against itself."""
     policy, first = language.new_model(1), language.new_model(2)
     with torch.no_grad():
-        policy.lm_head.weight.mul_(10)  # random weights alone are too near to uniform
+        policy.lm_head.weight.mul_(10)  # random weights alone are too close to uniform
     prompts = TRAIN[:48]
     truth = exact.kl(*(exact.log_policy(m, prompts) for m in (policy, first)))
     ids, answers = drawn(policy, prompts, 16)
@@ -76,7 +76,7 @@ def test_the_kl_along_answers_varies_less_than_their_log_ratios():
     assert abs(values.mean() - ratios.mean()) < 4 * ratios.std() / np.sqrt(len(ratios))
 
 
-# --- whole runs --------------------------------------------------------------------------------------------------
+# --- complete runs -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +143,7 @@ def test_a_reference_that_moves_drifts_further_at_the_same_beta(sft, tmp_path):
     """Bradley-Terry votes (Gumbel noise on the true reward) and beta 1, which R moving references make act as 1 / R."""
     results = []
     for name in ("initial", "previous"):
-        own = tmp_path / f"{name}.py"  # a file of each run's own, whose chances begin anew
+        own = tmp_path / f"{name}.py"  # a separate file for each run, whose random numbers start afresh
         own.write_text(VOTES)
         given: dict[str, Any] = {"reward": f"{own}:votes", "watch_reward": GOLD, "reference": name}
         given |= {"objective_arg": {"beta": 1.0}, "epochs": 12.0}

@@ -1,4 +1,4 @@
-"""The ladder of recursive reward modelling where the truth is known: labels, reward model, assistant, labels again."""
+"""The ladder of recursive reward modelling with a known truth: labels, reward model, assistant, labels again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def cases(prompts, n, seed):
 
 
 def differences(prompts, pairs):
-    """``[N, 6]``: what a linear reward model reads, the first response less the second."""
+    """``[N, 6]``: inputs of a linear reward model, first response minus second."""
     x, a, b = pairs
     parity = [
         (np.where(language.RESPONSES >= 0, language.RESPONSES, 0).sum(1)[y] + prompts[x].sum(1)) % 2 for y in (a, b)
@@ -41,7 +41,7 @@ def fitted(features, won):
 
 
 def said(prompts, pairs, seed, answers):
-    """What a judge says who sees two positions drawn, and what the assistant answers."""
+    """The verdict of a judge who sees two random positions, and the assistant's answer."""
     rng = np.random.default_rng(seed)
     seen = naive(shown(positions(prompts, pairs), 2, "random", rng))
     return seen + answers + 1e-6 * rng.choice([-1, 1], len(seen))
@@ -49,7 +49,7 @@ def said(prompts, pairs, seed, answers):
 
 @pytest.fixture(scope="module")
 def climbed():
-    """Per level, whether the labels of each held-out pair are right; with the gaps that the last assistant states."""
+    """Per level, whether the labels of each held-out pair are right; and the gaps that the last assistant states."""
     (train, _), (held, gaps) = cases(TRAIN, 8000, 1), cases(HELD, 6000, 2)
     ours, theirs = differences(TRAIN, train), differences(HELD, held)
     weights, levels = np.zeros(ours.shape[1]), []

@@ -8,7 +8,7 @@ from afzal.records import Comparison, labels, preferences
 
 
 def one_reward(x, y, kappa):
-    """The reward of one response, from its definition and nothing else."""
+    """The reward of one response, directly from its definition."""
     n = len(y)
     copied = sum(y[t] == x[t] for t in range(min(3, n)))
     rises = sum(y[t + 1] > y[t] for t in range(n - 1))
@@ -51,7 +51,7 @@ def test_reward_is_its_definition(kappa):
 
 
 def test_the_parity_term_is_not_earned_by_any_one_token():
-    """Changing any single token by one turns the term round, whatever the other tokens are."""
+    """Changing any single token by one flips the term, whatever the other tokens are."""
     prompt = np.array([[2, 5, 0]])
     term = (language.reward(prompt, 0.8) - language.reward(prompt, 0.0))[0].round(9)
     assert set(term) == {-0.4, 0.4}
@@ -184,7 +184,7 @@ def test_model_folder_is_an_ordinary_one(tmp_path):
 
 
 def test_training_cannot_bring_the_separator_back():
-    """Steps that would raise every other symbol's loss leave the barred symbol where it is, to the last bit."""
+    """Steps that raise the loss of every other symbol leave the barred symbol unchanged, to the last bit."""
     import torch
 
     model = language.new_model()

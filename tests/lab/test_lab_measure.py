@@ -1,4 +1,4 @@
-"""Exact figures of a folder: those of the sums themselves, for all weights and for an adapter."""
+"""Exact figures of a folder equal the direct sums, for a full model and for an adapter."""
 
 import numpy as np
 import pytest

@@ -72,7 +72,7 @@ CASES = {
 @pytest.mark.slow
 @pytest.mark.parametrize("method", CASES)
 def test_the_true_reward_is_won_near_the_frontier(world, method):
-    """Well above the reference (by more than 1.2), within 0.35 of the best that any policy has at that KL."""
+    """More than 1.2 above the reference, and within 0.35 of the best reward at that KL."""
     root, log_ref = world
     figures = exact.evaluate(log_policy(train(root, method, **CASES[method])), log_ref, REWARDS)
     before = exact.expected(log_ref, REWARDS)

@@ -1,4 +1,4 @@
-"""What training by the ordinary recipes does on the enumerable language, measured exactly."""
+"""Effects of the ordinary training recipes on the enumerable language, measured exactly."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def dpo(sft, noisy, tmp_path_factory) -> dict[float, Path]:
 
 
 def test_supervised_training_learns_the_demonstrations(log_ref):
-    """From 6 nats of a random model to a fraction of a nat; the random one is no better than uniform."""
+    """From 6 nats with a random model to a fraction of a nat; the random one is no better than uniform."""
     target = np.log(language.sft_policy(HELD_OUT))
     untrained = exact.log_policy(language.new_model(), HELD_OUT)
     assert exact.kl(target, untrained) > 0.5
@@ -104,7 +104,7 @@ def test_dpo_starts_at_ln_2(dpo):
 
 
 def test_dpo_gains_reward_below_the_frontier(log_ref, dpo):
-    """Regret to the optimum at matched KL within (0, .8), and most of the possible gain is won."""
+    """Regret to the optimum at matched KL is within (0, .8), and most of the possible gain is reached."""
     for path in dpo.values():
         figures = exact.evaluate(policy(path), log_ref, REWARDS)
         assert 0 < figures.optimal - figures.reward < 0.8
@@ -171,8 +171,8 @@ def test_dpo_over_optimises_certain_labels_and_ipo_does_not(sft, log_ref, tmp_pa
 def test_a_reset_reference_with_beta_kept_drifts(sft, log_ref, tmp_path):
     """Three rounds of 800 fresh labels, each from the last policy, against one run on as many labels; two draws.
 
-    The KL is far above that of a run as long as one round, and above it, for less reward, after as many updates in all.
-    Means of two draws, since which pairs are drawn in later rounds hangs on the last bits of the policy (docs/lab.md).
+    The KL is far above that of a run as long as one round. It is also above that of a run of equal length, for less reward.
+    Means of two draws, since the pairs of later rounds depend on the last bits of the policy (docs/lab.md).
     """
     common = {"steps": 400, "beta": 0.2}
     length = {"steps": 1200, "save_every_steps": 400, "keep_checkpoints": 3}
