@@ -1,4 +1,4 @@
-"""Adapters through PEFT: the same log-probs as PEFT's own forward, in every layout that is offered."""
+"""Adapters through PEFT: the same log-probs as PEFT's own forward pass, in every layout."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def fresh(kind: Any, family: str = "llama", seed: int = 0) -> Any:
 
 
 def trained(kind: Any, family: str = "llama") -> Any:
-    """As if trained: every weight of the adapter moved at random."""
+    """As if trained: every adapter weight is moved at random."""
     model = fresh(kind, family)
     with torch.no_grad():
         for p in model.parameters():
@@ -58,7 +58,7 @@ def trained(kind: Any, family: str = "llama") -> Any:
 
 @torch.no_grad()
 def plainly(model: Any, trees: Any) -> Tensor:
-    """Log-probs of all scored tokens by the model's own forward: one response at a time, without padding."""
+    """Log-probs of all scored tokens by the model's own forward pass, one response at a time, without padding."""
     parts = []
     for one in expand(trees):
         branch = one.branches[0]
@@ -129,12 +129,12 @@ def test_only_fresh_adapters_without_virtual_tokens_are_the_identity(kind: Any):
 
 
 def drawn_tokens(model: Any, kind: str) -> list[int]:
-    """The vocabulary's tokens that fresh virtual tokens were made of."""
+    """The vocabulary tokens from which fresh virtual tokens were initialised."""
     base, weight = model.get_base_model(), model.prompt_encoder["default"].embedding.weight
     if kind == "prompt":
         rows, table = weight, base.get_input_embeddings().weight
     else:
-        ids = torch.arange(base.config.vocab_size)[:, None]  # values of the first layer hang on the token alone
+        ids = torch.arange(base.config.vocab_size)[:, None]  # values of the first layer depend on the token alone
         table = base(input_ids=ids, use_cache=True).past_key_values.layers[0].values.flatten(1)
         rows = weight[:, table.shape[1] : 2 * table.shape[1]]
     distance = torch.cdist(rows, table, compute_mode="donot_use_mm_for_euclid_dist")
@@ -204,7 +204,7 @@ def test_the_starting_adapter_stays_where_it_was_and_leaves_gradients_alone(kind
     assert torch.equal(reference.score(batch).token_logps, kept)
     gradients = []
     for ref in (reference, copy):
-        policy = score(model, batch).token_logps  # its graph holds the weights that are put aside meanwhile
+        policy = score(model, batch).token_logps  # its graph holds the weights that are set aside meanwhile
         ((policy - ref.score(batch).token_logps) ** 2).sum().backward()
         gradients.append([p.grad.clone() for p in parameters if p.grad is not None])
         model.zero_grad()
@@ -250,7 +250,7 @@ def test_samples_have_the_log_probs_that_scoring_gives_them(kind: Any):
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "gemma2", "stablelm"])
 @pytest.mark.parametrize("kind", VIRTUAL)
 def test_sampling_is_our_own_with_virtual_tokens(kind: Any, family: str, monkeypatch: pytest.MonkeyPatch):
-    """Neither `generate` of PEFT nor that of transformers has a part in it; both ways give the log-probs of scoring."""
+    """Uses neither PEFT's `generate` nor that of transformers; both ways give the log-probs of scoring."""
     model = trained(kind, family)
     monkeypatch.setattr(type(model), "generate", None)
     monkeypatch.setattr(type(model.get_base_model()), "generate", None)

@@ -1,4 +1,4 @@
-"""Compiled blocks give what blocks give. The compiler's back end is eager here: what is tried is the tracing."""
+"""Compiled blocks give the same results as plain ones. The compiler's back end is eager: only tracing is tested."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The device of a run, and how many threads compute on a CPU."""
+"""The device of a run, and the number of threads on a CPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nothing is dropped: layers that are recomputed run in training mode, and give the numbers of evaluation."""
+"""No dropout: recomputed layers run in training mode and give the same numbers as in evaluation mode."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FAMILIES = SHARING_FAMILIES | OTHER_FAMILIES
 
 
 def dropping(family: str, rate: float) -> Any:
-    """A model every rate of whose configuration is this one."""
+    """A model with all dropout rates of its configuration set to this one."""
     name, fields = FAMILIES[family]
     kind = getattr(transformers, name)
     known = kind(**fields).to_dict().items()
@@ -34,7 +34,7 @@ def test_training_mode_changes_nothing(family: str):
         switch_off_dropout(model)
         after = model(ids).logits
     assert torch.equal(before, expected) == (family == "mamba"), "the control: of all others something is dropped"
-    # what reads its rates from the configuration is told apart, and is not recomputed
+    # modules that read their rates from the configuration are recognised and not recomputed
     assert torch.equal(after, expected) == (family != "falcon")
     assert drops_by_configuration(model) == (family == "falcon")
     assert not drops_by_configuration(dropping(family, 0.0))

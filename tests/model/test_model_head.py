@@ -1,4 +1,4 @@
-"""The log-prob head with its own backward pass, against autograd over the whole logits."""
+"""The log-prob head with its own backward pass, against autograd over the full logits."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def gradients(fn, tensors, upstream):
 @pytest.mark.parametrize(("scale", "cap"), [(1.0, None), (0.5, None), (1.0, 2.0), (0.5, 2.0)])
 def test_values_and_gradients_equal_those_of_autograd(scale, cap, bias, keep, monkeypatch):
     monkeypatch.setattr(head, "TILE_ELEMENTS", 33)  # tiles of three rows, the last one shorter
-    monkeypatch.setattr(head, "_CACHED_ELEMENTS", 22)  # which are read two by two
+    monkeypatch.setattr(head, "_CACHED_ELEMENTS", 22)  # read in pairs
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     monkeypatch.setattr(head, "KEEP_BYTES", keep)
     *tensors, target = given(dtype=torch.float32, bias=bias)
@@ -105,7 +105,7 @@ def test_only_a_plain_linear_layer_is_taken_apart():
 
 
 def test_an_expanded_gradient_is_no_other_gradient():
-    """What ``sum`` passes back is one number under every row, which a kernel must not read as many."""
+    """``sum`` passes back one expanded number for all rows; a kernel must not read it as contiguous memory."""
     hidden, weight, _, target = given(dtype=torch.float32)
     upstream = torch.ones(())
     gradients = torch.autograd.grad(linear_logps(hidden, weight, None, target), weight, upstream.expand(7))
@@ -115,7 +115,7 @@ def test_an_expanded_gradient_is_no_other_gradient():
 
 @pytest.fixture
 def interpreted(monkeypatch):
-    """Triton's kernels on a CPU, by its interpreter, in blocks that the vocabulary does not fill."""
+    """Triton's kernels on a CPU, through its interpreter, in blocks that the vocabulary does not fill."""
     if os.environ.get("TRITON_INTERPRET") != "1":
         pytest.skip(
             "Triton must be told before it is imported: see the test that starts these in a process of their own"
@@ -186,7 +186,7 @@ def test_kernels_that_cannot_run_are_passed_over_with_their_reason(monkeypatch):
 
 @pytest.mark.parametrize("kernel", [0, 1])
 def test_the_kernels_compile_for_a_gpu_that_is_not_there(kernel):
-    """To machine code of an H100 or H200: the interpreter takes what the compiler refuses."""
+    """To machine code for an H100 or H200: the interpreter accepts code that the compiler refuses."""
     triton = pytest.importorskip("triton", reason="Triton is not installed: it comes with torch for GPUs")
     if os.environ.get("TRITON_INTERPRET") == "1":
         pytest.skip("functions that are interpreted are not compiled")

@@ -1,4 +1,4 @@
-"""Attention kernels for GPUs on a CPU: their metadata, their mathematics by stand-ins, and who is chosen."""
+"""GPU attention kernels tested on a CPU: metadata, mathematics with stand-ins, and which kernel is chosen."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def layout_of(shapes) -> TreeLayout:
 
 
 def by_definition(shapes, window):
-    """bool ``[N, N]``: same tree, the prompt or one's own branch, not later, inside the window."""
+    """bool ``[N, N]``: same tree, prompt or same branch, not later, inside the window."""
     rows = []
     for i, (p, branches) in enumerate(shapes):
         for b, (start, n) in enumerate([(0, p), *((p, c) for c in branches)]):
@@ -92,7 +92,7 @@ def test_a_prompt_alone_is_a_sequence_of_its_own():
 
 
 def test_the_true_flash_attention_takes_what_it_is_given():
-    """Names and number of arguments, against torch's own signature and its shape rule; the numbers need a GPU."""
+    """Argument names and count against torch's signature and shape rule; the values need a GPU."""
     from torch.nn.attention.varlen import varlen_attn
 
     layout = layout_of([(5, [3, 2]), (2, [4])])
@@ -129,7 +129,7 @@ def test_the_block_mask_is_the_one_that_torch_would_make_of_all_pairs(window):
 
 
 def test_a_block_that_is_seen_whole_is_listed_as_whole():
-    mask = flex.block_mask(layout_of([(384, [10, 20])]))  # the last block of queries is not full itself
+    mask = flex.block_mask(layout_of([(384, [10, 20])]))  # the last block of queries is not full
     assert mask.full_kv_num_blocks.flatten().tolist() == [0, 1, 2, 0]
 
 
@@ -196,7 +196,7 @@ def test_a_model_with_flex_attention_equals_the_unshared_path(family):
 
 @pytest.fixture
 def fresh(monkeypatch):
-    """Kernels that nobody has tried yet, on a CPU that takes them."""
+    """Kernels that have not been tried yet, on a CPU that accepts them."""
     choose._tried.cache_clear()
     monkeypatch.setattr(trials, "_passed_over", {})
     monkeypatch.setattr(choose, "_PREFERENCE", {("cpu", True): ("ragged",)})
@@ -234,7 +234,7 @@ def test_a_trial_moves_no_generator_and_asks_no_gradient_of_the_caller(fresh, mo
 
 
 class Watching(TorchDispatchMode):
-    """Notes every operation, as a checkpoint that keeps some of their results does."""
+    """Records every operation, like a checkpoint that keeps some of the results."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -246,7 +246,7 @@ class Watching(TorchDispatchMode):
 
 
 def test_a_trial_is_no_part_of_the_layer_that_caused_it(fresh, monkeypatch):
-    """In a checkpoint the layer is made again without it, and what was kept would be taken for something else."""
+    """A checkpoint recomputes the layer without the trial, so kept results would be matched to the wrong operations."""
     monkeypatch.setattr(ragged, "flash", flash_by_definition)
     kept = []
     with Watching() as watching, torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
@@ -278,7 +278,7 @@ def test_a_forced_kernel_that_cannot_do_the_job_is_refused():
 
 
 def test_the_tolerance_tells_a_wrong_mask_from_rounding():
-    """The error of a causal mask over the whole row, which lets branches see each other, is far above the tolerance."""
+    """A causal mask over the whole row lets branches see each other; its error is far above the tolerance."""
     layout = TreeLayout(choose._TRIAL, 467, CPU)
     q, k, v = random_qkv(layout)
     right = choose.plain(q, k, v, layout, JOB)

@@ -1,4 +1,4 @@
-"""The fast path gives what `transformers`' own logits give."""
+"""The fast path gives the same log-probs as `transformers`' own logits."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_families_that_cannot_share_fall_back_and_are_exact(family):
 
 
 def test_probe_notices_a_model_that_shares_wrongly(monkeypatch):
-    """A family on the allow-list whose attention ignores the tree is caught by the trial, not trusted."""
+    """The trial rejects a family on the allow-list whose attention ignores the tree."""
 
     def deaf(module, query, key, value, mask, *args, tree=None, **kwargs):
         out = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
@@ -155,7 +155,7 @@ def test_a_frozen_head_copies_nothing_of_its_matrix(sharing):
             return made
 
     sizes: list[int] = []
-    model.lm_head.register_forward_pre_hook(lambda *_: sizes.clear())  # of what comes before, in attention
+    model.lm_head.register_forward_pre_hook(lambda *_: sizes.clear())  # of earlier tensors, in attention
     for grad in (True, False):
         with torch.set_grad_enabled(grad), Copies():
             hidden_states(model, batch)
@@ -203,7 +203,7 @@ def draw(rng: np.random.Generator, n: int) -> np.ndarray:
 
 
 def test_neighbours_in_a_pack_change_nothing_at_all():
-    """Perturb the neighbour's prompt or an answer, 1,000 times: a tree's own log-probs stay bit for bit the same."""
+    """Perturb the neighbour's prompt or an answer 1,000 times: a tree's own log-probs are identical bit for bit."""
     model = make("llama")
     choose_sharing(model)
     own, other = random_trees(2, seed=3)

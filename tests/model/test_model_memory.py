@@ -1,4 +1,4 @@
-"""How much memory an update keeps, measured, in each way of making activations again."""
+"""Measured memory of an update in each mode of recomputing activations."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from afzal.tokens.tree import tree
 
 
 def kept_bytes(model, batch):
-    """What a forward pass really leaves alive, by counting its saved tensors once each."""
+    """Bytes that a forward pass leaves alive, counting each saved tensor once."""
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     seen = {}
 
@@ -79,7 +79,7 @@ def test_what_stays_alive_is_what_autograd_saves():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_experts_with_adapters_are_kept_once_whatever_the_tokens(dtype):
-    """PEFT adds an expert's adapter to its weights in every pass; the sums are kept, and one block's are made again."""
+    """PEFT adds an expert's adapter to its weights in every pass; sums are kept, those of one block recomputed."""
     model = add_lora(make("mixtral"), rank=2, alpha=4).to(dtype)
     sharing, _ = choose_sharing(model)
     few, many = (
@@ -147,7 +147,7 @@ def test_free_memory_follows_the_first_kind_of_control_groups_too(tmp_path, monk
     (group / "memory.usage_in_bytes").write_text("400000\n")
     (group / "memory.stat").write_text("inactive_file 7\ntotal_inactive_file 250000\n")
     assert free_bytes(torch.device("cpu")) == 850_000
-    (group / "memory.limit_in_bytes").write_text("9223372036854771712\n")  # as it says that there is none
+    (group / "memory.limit_in_bytes").write_text("9223372036854771712\n")  # the value that means no limit
     assert free_bytes(torch.device("cpu")) == 2_048_000
 
 
@@ -160,7 +160,7 @@ def test_free_memory_is_the_smaller_of_the_machine_and_its_container(tmp_path, m
     (tmp_path / "memory.current").write_text("400000\n")
     assert free_bytes(torch.device("cpu")) == 600_000
     (tmp_path / "memory.stat").write_text("anon 100000\ninactive_file 250000\nactive_file 50000\n")
-    assert free_bytes(torch.device("cpu")) == 850_000  # files that were read once are no loss
+    assert free_bytes(torch.device("cpu")) == 850_000  # evicting files that were read once costs nothing
     (tmp_path / "memory.max").write_text("max\n")
     assert free_bytes(torch.device("cpu")) == 2_048_000
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "none")

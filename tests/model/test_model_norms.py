@@ -1,4 +1,4 @@
-"""RMSNorms of a CPU: the bits of `transformers`' forward pass, its gradients, and less that is kept."""
+"""RMSNorms on a CPU: the bits and gradients of `transformers`' forward pass, with fewer saved tensors."""
 
 import copy
 

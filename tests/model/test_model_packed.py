@@ -1,4 +1,4 @@
-"""Packed layers: the numbers of plain ones, only while nothing trains, and gone at the end."""
+"""Packed layers: the same numbers as plain ones, used only without training, and removed at the end."""
 
 import pytest
 import torch

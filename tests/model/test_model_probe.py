@@ -1,4 +1,4 @@
-"""Whether sharing is trusted: every token where numbers are exact, most of them where a rounded router may choose."""
+"""When sharing is trusted: every token must agree if numbers are exact, most of them if a rounded router chooses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TOKENS = 24  # of the probe's five responses
 
 
 def off_by(monkeypatch: pytest.MonkeyPatch, tokens: int) -> None:
-    """So many log-probs of the shared layout are a nat too low."""
+    """Make this many log-probs of the shared layout a nat too low."""
     original = probe.score
 
     def wrong(model: Any, batch: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Attention by batched products: the bits of separate operations, their gradients, and what is kept."""
+"""Attention by batched products: the bits and gradients of separate operations, and the saved tensors."""
 
 import pytest
 import torch
@@ -63,7 +63,7 @@ def test_bits_and_gradients_are_those_of_separate_operations(shapes, heads, wind
 
 @pytest.mark.parametrize("heads", [(2, 2), (4, 2)])
 def test_gradients_are_those_of_finite_differences_and_can_be_differentiated(heads, always):
-    """In float64, of a block that is padded and one that is not; slots that repeat a position pass nothing on."""
+    """In float64, for a padded block and an unpadded one; slots that repeat a position pass on no gradient."""
     batch = row_of([(3, [2, 1]), (2, [2])])
     given, _ = drawn(batch.n_tokens, *heads, torch.float64)
 
@@ -95,7 +95,7 @@ def test_what_does_not_train_gets_no_gradient(frozen, always):
 
 
 def test_keys_are_not_kept_once_per_branch(always):
-    """One prompt of 40 tokens under eight branches: what is kept are inputs and weights, no copies by slot."""
+    """One prompt of 40 tokens under eight branches: only inputs and weights are saved, no copies per slot."""
     batch = row_of([(40, [2] * 8)])
     given, _ = drawn(batch.n_tokens, 2, 2, torch.float32)
     kept: dict[int, int] = {}

@@ -34,7 +34,7 @@ from afzal.tokens.tree import Branch, Tree, tree
 from afzal.train.evaluate import batch_pairs
 from afzal.train.optim import trainable
 
-UNKNOWN = ["cohere", "cohere2", "granite"]  # what transformers has no classifier for
+UNKNOWN = ["cohere", "cohere2", "granite"]  # transformers has no classifier for these
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ def test_a_family_that_transformers_has_no_classifier_for_is_saved_and_loaded(fa
     assert of.is_unread(blank.get_input_embeddings().weight)
 
 
-@pytest.mark.parametrize("heads", [1, 40])  # 32 numbers, which are read at once; 1,280, which are not
+@pytest.mark.parametrize("heads", [1, 40])  # 32 numbers are read in one piece, 1,280 are not
 def test_a_reward_model_that_is_not_read_has_its_heads_and_its_configuration(folder, heads):
     for path in (folder / "trunk", folder / "saved"):
         model = load_reward_model(str(path), heads=heads, seed=3)
@@ -247,7 +247,7 @@ def test_an_ensemble_is_one_batch_whose_loss_is_the_sum_over_heads(folder):
         model.zero_grad()
         total = torch.zeros(())
         for t, n in zip(trees, counts[head], strict=True):
-            for _ in range(n):  # an item drawn n times stands n times in the resample
+            for _ in range(n):  # an item drawn n times appears n times in the resample
                 one = collate([t], "shared")
                 scores = head_scores(model, one)[:, head]
                 scored = type(score(model, one))(scores, torch.arange(len(scores)), len(scores))

@@ -58,7 +58,7 @@ def trees() -> list[Tree]:
 
 @torch.no_grad()
 def alone(model: Any, prompt: Any, response: Any) -> Tensor:
-    """Log-probs of a response by the model's own forward pass on this text and nothing else."""
+    """Log-probs of a response by the model's own forward pass on this text alone."""
     start_afresh(model)
     ids = torch.from_numpy(np.concatenate([prompt, response]).astype(np.int64))[None]
     logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
@@ -142,9 +142,9 @@ def test_a_shared_batch_of_both_kinds_is_refused(model: Any):
 def test_samples_have_the_log_probs_of_the_model_on_what_was_written_so_far(
     model: Any, decoding: Any, monkeypatch: pytest.MonkeyPatch
 ):
-    """Within the limit, across it and beyond it; and the same texts whichever prompts are decoded beside them.
+    """Within the limit, across it and beyond it; and the same texts whichever prompts are decoded with them.
 
-    Beyond its stated positions a model is not sampled from, except here, to see what dynamic frequencies do.
+    Only here is a model sampled beyond its stated positions, to test dynamic frequencies.
     """
     monkeypatch.setattr(importlib.import_module("afzal.generate.sample"), "context_of_model", lambda model: None)
     rng = np.random.default_rng(1)

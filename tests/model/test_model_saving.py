@@ -31,7 +31,7 @@ def modes(folder: Path) -> dict[str, int]:
 
 @pytest.mark.parametrize("kind", ["model", "adapter", "ensemble"])
 def test_weights_may_be_read_by_whoever_may_read_the_rest(tmp_path, mask, kind):
-    """A server that runs as another user of the group loads what a training has left."""
+    """A server that runs as another user of the group can load the output of a training run."""
     model, tokenizer = make("llama", vocab_size=len(byte_tokenizer())), byte_tokenizer()
     out = tmp_path / "saved"
     out.mkdir()
