@@ -1,4 +1,4 @@
-"""What is declared about every objective is true of it: the battery over the registry."""
+"""Every declaration about an objective holds: the battery over the registry."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from afzal.train.evaluate import batch_pairs
 
 
 def shifted(s: Scored, by_response: torch.Tensor) -> Scored:
-    """The summed log-probs of each response moved by an amount (at its last token)."""
+    """Shift the summed log-probs of each response by an amount (at its last token)."""
     last = s.place == s.lengths[s.response_of] - 1
     return replace(s, token_logps=s.token_logps + torch.where(last, by_response[s.response_of], 0.0))
 
@@ -56,7 +56,7 @@ def test_value_where_policy_equals_reference_is_the_declared_one(name):
 
 @pytest.mark.parametrize("name", WITH_REFERENCE)
 def test_an_undeclared_value_at_the_reference_does_hang_on_the_data(name):
-    """So that no objective goes without its first-loss check for want of a number."""
+    """Ensures that no objective skips its first-loss check because a number is missing."""
     if objectives.get(name).at_reference(objectives.get(name).parameters) is not None:
         return
     values = set()
@@ -182,7 +182,7 @@ def test_a_constant_per_prompt_changes_nothing_exactly_where_that_is_declared(na
 
 @pytest.mark.parametrize("name", [n for n in EVERY if objectives.get(n).unit == "pair"])
 def test_losses_per_token_are_declared_length_normalised(name):
-    """Saying everything twice leaves such a loss as it is, and changes any other."""
+    """Repeating every token leaves such a loss unchanged and changes any other."""
     policy, reference, given = random_case(name, 5)
     double = lambda s: Scored(  # noqa: E731
         s.token_logps.repeat_interleave(2),
@@ -300,7 +300,7 @@ def test_losses_are_bounded_as_declared(name):
 
 @pytest.mark.parametrize("name", [n for n in EVERY if objectives.get(n).unit == "group"])
 def test_groups_of_any_size_and_unrated_responses(name):
-    """A response without a score plays no part, and a group of one has loss 0 and weight 0."""
+    """A response without a score is ignored, and a group of one has loss 0 and weight 0."""
     policy, reference = scored([-1.0, -2.0, -4.0]), scored([-1.5, -2.5, -3.0])
     three = run(name, policy, reference, one_group([1.0, math.nan, 0.0]))[0]
     two = run(name, scored([-1.0, -4.0]), scored([-1.5, -3.0]), one_group([1.0, 0.0]))[0]

@@ -19,7 +19,7 @@ LN2, LN3 = math.log(2), math.log(3)
 
 
 class Case(NamedTuple):
-    """Summed log-probs of policy and reference, what else is given, and the losses by hand."""
+    """Summed log-probs of policy and reference, other inputs, and the losses by hand."""
 
     name: str
     losses: list[float]
@@ -38,7 +38,7 @@ BY_HAND = [
     Case("robust", [-6.25], [50, 0], None, None, {"beta": 1, "label_smoothing": 0.1}),
     Case("hinge", [0.8, 0.0], [4, 0, 20, 0], None, None, {"beta": 0.05}),
     Case("odpo", [1.313262, 0.313262], [1, 0, 1, 0], None, None, {"beta": 1}, {}, opinions(2, margin=[math.e**2, 0.0])),
-    # a gap against the label strengthens nothing, and one for it below 1 asks for less
+    # a gap against the label has no effect, and one for it below 1 lowers the target
     Case("odpo", [0.313262] * 2, [1, 0, 1, 0], None, None, {"beta": 1}, {}, opinions(2, margin=[-(math.e**2), -1e-3])),
     Case("modpo", [0.313262, 0.693147], [1, 0, 1, 0], None, None, {"beta": 1}, {}, opinions(2, margin=[0.5, 1.0])),
     # (1/4) softplus(-2 (1 - 1.5)) + (3/4) softplus(2 (1 - 1.5))
@@ -270,7 +270,7 @@ def _rest(given: Pairs) -> tuple[Any, ...]:
 def test_limits_of_the_parameters_give_the_parent_objective(limit):
     policy, reference, given = case_of(limit)
     parent, parameters = limit.parent, limit.parent_parameters
-    if parent == "bradley_terry_scaled":  # DPO against a reference that likes every response the same
+    if parent == "bradley_terry_scaled":  # DPO against a reference that is indifferent between responses
         parent, parameters = "dpo", B
         reference = Scored(reference.token_logps * 0, reference.response_of, reference.n_responses)
     measure = mean_loss if limit.kind == "mean" else lambda *a, **k: run(*a, **k)[0]
@@ -279,7 +279,7 @@ def test_limits_of_the_parameters_give_the_parent_objective(limit):
     torch.testing.assert_close(losses, limit.scale * expected, atol=1e-7, rtol=1e-7)
 
 
-# what the papers promise
+# claims of the papers
 
 
 def test_robust_dpo_is_unbiased_under_flipped_labels():
@@ -364,7 +364,7 @@ def test_equal_scores_cost_the_mean_over_their_orders(scores):
 
 @pytest.mark.parametrize("name", ["plackett_luce", "plackett_luce_reward"])
 def test_a_tie_of_two_is_a_pair_at_one_half(name):
-    """Value and gradient; compared with all that are not better, it cost twice that."""
+    """Value and gradient; when compared with all responses that are not better, the loss was twice that."""
     parent, parameters = ("dpo", {"beta": 0.3}) if name == "plackett_luce" else ("bradley_terry", {})
     point = torch.tensor([-1.0, 1.5], dtype=F64, requires_grad=True)
     policy, nothing = Scored(point, torch.arange(2), 2), scored([0.0] * 2)

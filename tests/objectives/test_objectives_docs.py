@@ -1,4 +1,4 @@
-"""docs/objectives.md has a line for every objective, and what stands in it is what the registry says."""
+"""docs/objectives.md has a line for every objective, and its contents match the registry."""
 
 from __future__ import annotations
 

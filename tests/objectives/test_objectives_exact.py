@@ -1,6 +1,6 @@
-"""What objectives give beside their losses, by hand: rewards, metrics, weights of units, statistics of logits.
+"""Outputs of objectives other than losses, by hand: rewards, metrics, unit weights, statistics of logits.
 
-Signs, directions and constants that no loss shows: the sides of a reward, what counts in a metric, which way a KL goes.
+Signs, directions and constants that no loss reveals: the sides of a reward, the units of a metric, a KL's direction.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def test_rewards_on_rollouts_are_means_over_an_answer_s_tokens():
 
 
 def test_metrics_of_pairs_by_hand():
-    """Four pairs: right, equal, wrong, and a tie that counts nowhere; weights 1, 2, 4 and 8."""
+    """Four pairs: right, equal, wrong, and a tie that is not counted; weights 1, 2, 4 and 8."""
     policy = scored([-1.0, -2, -3, -4, -5, -6, -7, -8], [1, 2, 3, 4, 5, 6, 7, 8])
     rewards = torch.tensor([3.0, 1, 2, 2, 0, 5, 9, 0], dtype=F64)
     given = replace(opinions(4, p=[1.0, 0.75, 1.0, 0.5]), weight=torch.tensor([1.0, 2, 4, 8], dtype=F64))
@@ -168,7 +168,7 @@ def test_weights_of_units_by_hand():
     assert unit_weights("pair", given, response_of).tolist() == [0.25]
     assert unit_weights("response", given, response_of).tolist() == [0, 0, 1, 1, 0]
     assert unit_weights("group", given, response_of).tolist() == [0, 1, 0]
-    # compared ones are no examples, nor are bad ones; a response of which nothing is said is
+    # compared and bad responses are no examples; a response without any opinion is one
     assert unit_weights("token", given, response_of).tolist() == [0, 0, 1, 1, 0, 1]
     bare = pairs(index[:0], index[:0])
     assert unit_weights("token", bare, response_of).tolist() == [1] * 6

@@ -1,4 +1,4 @@
-"""Figures and running numbers that no loss shows: signs, shares and constants worked out by hand."""
+"""Metrics and running numbers that no loss reveals: signs, shares and constants worked out by hand."""
 
 from __future__ import annotations
 

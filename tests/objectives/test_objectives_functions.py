@@ -1,4 +1,4 @@
-"""Functions of one's own: named by module or by file, read again when the file changes, and what is said otherwise."""
+"""User functions: named by module or file, reloaded when the file changes, and the error messages."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_by_file_from_anywhere_and_by_module_from_its_folder(folder, monkeypatch
 
 
 def test_a_file_that_changed_is_read_again(tmp_path):
-    """Also within the same second and at the same size, where bytecode would be taken for fresh."""
+    """Also within the same second and at the same size, when stale bytecode would look fresh."""
     path = tmp_path / "own.py"
     for n in (1, 2, 3):
         path.write_text(f"def f(prompt, answer):\n    return {n}\n")

@@ -1,4 +1,4 @@
-"""Group-robust DPO: by hand, one group is DPO, equal losses keep the weights, and the worst group is looked after."""
+"""Group-robust DPO: by hand, one group is DPO, equal losses keep the weights, and the worst group is protected."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def test_the_worst_group_fares_no_worse_than_with_dpo_on_a_planted_split() -> No
     """90 pairs of a group that prefers one way, 10 of one that prefers the other, and a shared margin between them."""
     groups = torch.tensor([0] * 90 + [1] * 10)
     features = torch.zeros(100, 2, dtype=torch.float64)
-    features[:, 0] = torch.where(groups == 0, 1.0, -1.0)  # what the groups disagree about
-    features[groups == 1, 1] = 0.3  # what the small group alone can learn, slowly
+    features[:, 0] = torch.where(groups == 0, 1.0, -1.0)  # the feature on which the groups disagree
+    features[groups == 1, 1] = 0.3  # a feature of the small group alone, which it learns slowly
 
     def worst(robust: bool) -> float:
         theta = torch.zeros(2, dtype=torch.float64, requires_grad=True)

@@ -1,7 +1,7 @@
-"""Every loss and its gradient in float32 against an oracle in float64 that is written in another way.
+"""Every loss and its gradient in float32 against an independently written oracle in float64.
 
 The oracle loops over responses and pairs, sums tokens by slices and uses the formulas as printed: sigma as
-1 / (1 + e^-x), no log-sigmoid, no scatter, no masks. Inputs are exact in float32, so what is measured is the loss's own
+1 / (1 + e^-x), no log-sigmoid, no scatter, no masks. Inputs are exact in float32, so the test measures the loss's own
 arithmetic. Errors are relative to the norm over a batch.
 """
 
@@ -217,7 +217,7 @@ def group_dpo(w: World, beta: float, step: float, state: Any) -> Tensor:
 
 
 def signed(w: World, loss: Callable[[int, float], Tensor]) -> Tensor:
-    """Per response; what has no label is told apart as bad, and weighs nothing."""
+    """Per response; unlabelled ones are treated as bad, with weight 0."""
     labels = w.given.desirable.tolist()
     return torch.stack([loss(b, 1.0 if labels[b] == 1 else -1.0) for b in range(len(labels))])
 
@@ -437,7 +437,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "nca": {"temperature": 2.0},
 }
 EXACT_BETA = 0.125
-DIVIDED = ("maxent_irl", "ranking_nce", "airl", "demonstration_pairs")  # by beta: a small one amplifies what is rounded
+DIVIDED = ("maxent_irl", "ranking_nce", "airl", "demonstration_pairs")  # by beta: a small one amplifies rounding
 
 
 def parameters_of(name: str) -> dict[str, Any]:
@@ -478,9 +478,9 @@ def errors(name: str, seed: int, groups: int) -> tuple[float, float]:
 @pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("batches", [250, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_loss_and_gradient_equal_the_oracle(name, batches):
-    """A prompt with its pairs is a batch of its own for all but the objectives that couple: those see three at a time.
+    """Each prompt with its pairs is one batch, except for objectives that couple prompts: their batches have three.
 
-    Of those that couple a tenth as many. The fast batches are the first of the slow ones.
+    Objectives that couple get a tenth as many batches. The fast batches are the first of the slow ones.
     """
     couples = objectives.get(name).couples_batch
     cases, groups = (batches // 10, 3) if couples else (batches // 50, 50)
@@ -493,7 +493,7 @@ def test_the_oracle_knows_every_objective():
 
 
 def test_the_oracle_would_see_a_slip():
-    """A beta that is one per mille off fails the very comparison."""
+    """A beta that is off by 0.1 % fails the same comparison."""
     policy, reference, given = random_case("dpo", 1)
     losses, _ = objectives.dpo(policy, reference, given, beta=0.1001)
     assert relative_error(losses, ORACLE["dpo"](World(policy, reference, given), beta=0.1)) > 1e-6

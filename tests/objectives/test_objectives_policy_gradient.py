@@ -136,7 +136,7 @@ def test_the_value_loss_takes_the_worse_of_moved_and_clipped():
 
 
 def test_longer_answers_weigh_less_per_token_in_grpo():
-    """Its mean runs over an answer's own tokens: a wrong answer that goes on is punished less at each of them."""
+    """The mean is over an answer's own tokens: in a longer wrong answer each token is punished less."""
     logps = torch.zeros(6, dtype=F64, requires_grad=True)
     policy = Scored(
         logps, torch.tensor([0, 0, 1, 1, 1, 1]), 2, answers([0] * 6, old_logp=[0] * 6, advantage=[-1] * 6).extras

@@ -308,7 +308,7 @@ def test_dual_steps_from_sampled_costs_bring_dpo_on_the_relabelled_reward_to_its
         held = Constraint("cost", lambda *_: costs.sum(), bound=bound, dual_lr=20.0 / (10 + step))
         multiplier = carried.get(held.multiplier_key, 0.0)
         log_pi = torch.as_tensor(optimum(log_ref, rewards - multiplier * costs, BETA))
-        if step in (0, 5):  # what stands for the training is what it comes to
+        if step in (0, 5):  # the optimum stands in for the training
             fitted, _ = fit_dpo(bradley_terry(rewards - multiplier * costs), log_ref, BETA)
             assert total_variation(fitted, log_pi) < 1e-6
         drawn = torch.multinomial(log_pi.exp(), 256, replacement=True, generator=draws)
