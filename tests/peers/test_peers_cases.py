@@ -1,4 +1,4 @@
-"""Defects of TRL 1.16 as cases: the same input must come out right here. Numbers are those of the project's list."""
+"""Defects of TRL 1.16 as cases: the same input must give the right result here. Numbers follow the project's list."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def first(result):
 
 
 def count_reference_passes(monkeypatch):
-    """Batches that a reference other than the table scored while a cache was built."""
+    """Count the batches that a live reference scored while a cache was built."""
     asked = []
     frozen = reference_module.Frozen.score
     off = reference_module.AdapterOff.score
@@ -118,7 +118,7 @@ def test_case_8_probability_and_weight_columns_are_used_and_dead_settings_refuse
     losses = {}
     for name, extra in {"plain": {}, "p": {"p": 0.6}, "weight": {"weight": 3.0}}.items():
         path = tmp_path / f"{name}.jsonl"
-        # the first half carries the extra column's value, the rest its neutral one
+        # the first half has the extra column's value, the rest the neutral one
         lines = [r | {k: (v if i % 2 else 1.0) for k, v in extra.items()} for i, r in enumerate(rows)]
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
         result = run(tmp_path, f"c8-{name}", model=base["model"], data=str(path))

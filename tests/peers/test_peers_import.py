@@ -1,4 +1,4 @@
-"""``afzal import``: every documented kind of configuration of the peers becomes settings that Afzal accepts."""
+"""``afzal import``: every documented kind of peer configuration becomes settings that Afzal accepts."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_each_is_recognised_named_in_full_and_accepted(tmp_path, path):
     loaded = config.load(file)
     for key, value in made.settings.items():
         assert getattr(loaded, key) == value
-    assert loaded.lr == made.settings["lr"]  # never left to a default that an adapter would multiply
+    assert loaded.lr == made.settings["lr"]  # always explicit: an adapter would multiply the default
     if made.mixture is not None:
         assert made.settings["data"] == str(tmp_path / "mix.yaml")
         (tmp_path / "mix.yaml").write_text(mixture_yaml(made), encoding="utf-8")

@@ -1,7 +1,7 @@
-"""TRL 1.16's own loss code as an oracle: equal where it has the same loss, and different where it is known to differ.
+"""TRL 1.16's own loss code as an oracle: equal for the same losses, and different where it is known to differ.
 
-TRL's ``_compute_loss`` is called as it is, on a trainer made of nothing but the attributes that it reads, with a model
-that answers given log-probs. Needs TRL 1.16 in the environment (``make peers``); skipped without it.
+TRL's ``_compute_loss`` is called unchanged, on a trainer that has only the attributes that it reads, with a model
+that returns given log-probs. Needs TRL 1.16 in the environment (``make peers``); skipped without it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Rows:
 
 
 class Answers(torch.nn.Module):
-    """A model whose answer to anything are given log-probs."""
+    """A model that always returns the given log-probs."""
 
     is_gradient_checkpointing = False
 
@@ -141,7 +141,7 @@ def differs(one: float, other: float) -> bool:
 
 
 def test_known_differences():
-    """Each of these is a choice of TRL's that Afzal does not follow; see docs/objectives.md."""
+    """Choices of TRL that Afzal does not follow; see docs/objectives.md."""
     rows = Rows()
     assert theirs(rows, "sigmoid", label_smoothing=0.4) == theirs(rows, "sigmoid"), "label_smoothing is ignored there"
     assert differs(theirs(rows, "sigmoid", label_smoothing=0.4), ours(rows, "cdpo", **B, label_smoothing=0.4))
