@@ -1,4 +1,4 @@
-"""One small training run in a process of its own: how much memory it took at its fullest, beyond what was there before.
+"""One small training run in a separate process: its peak memory, less the memory in use before.
 
     python plan_runs.py '{"width": 768, ...}'
 
@@ -102,7 +102,7 @@ def bytes_of(key: str) -> int:
 
 
 def peak_from_here() -> int:
-    """Start the count of VmHWM again; the bytes that are resident now."""
+    """Reset VmHWM; returns the bytes that are resident now."""
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")
     return bytes_of("VmHWM")
@@ -123,7 +123,7 @@ def quiet(folder: Path, *, dtype: str, rank: int) -> dict[str, Any]:
 
 
 def main(case: Case) -> None:
-    # every library loaded and its pools made before the count begins
+    # load every library and create its pools before counting
     small = Case(width=32, ff=64, layers=2, heads=4, kv_heads=2, vocabulary=100)
     train(replace(small, dtype=case.dtype, rank=case.rank and 1, experts=case.experts))
     before = peak_from_here()

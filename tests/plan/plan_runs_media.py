@@ -1,4 +1,4 @@
-"""DPO on pairs of answers to images, in a process of its own: memory at its fullest, beyond what was there before.
+"""DPO on pairs of answers to images, in a separate process: peak memory, less the memory in use before.
 
     python plan_runs_media.py '{"items": 8, ...}' FOLDER
 

@@ -63,7 +63,7 @@ def make(folder: Path, case: Case) -> None:
 
 
 def small(case: Case) -> Case:
-    """The same run of next to nothing, which takes what the libraries take."""
+    """The same run of a tiny model, whose memory is that of the libraries."""
     size = {"width": 32, "ff": 64, "layers": 2, "heads": 4, "kv_heads": 2, "vocabulary": 100}
     return replace(case, **size, prompt=8, response=4, prompts=2, rank=case.rank and 1)
 

@@ -48,7 +48,7 @@ class Case:
 
 
 def shape(case: Case) -> dict[str, Any]:
-    """What a configuration of transformers says of the model."""
+    """The model's shape as a transformers configuration."""
     return {
         "hidden_size": case.width,
         "intermediate_size": case.ff,
@@ -127,7 +127,7 @@ def timed(module: str, owner: str, name: str, seconds: dict[str, float], label: 
 
 def main(case: Case) -> None:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        # every library loaded and its pools made before the count begins
+        # load every library and create its pools before counting
         small = replace(case, width=32, ff=64, layers=2, heads=4, kv_heads=2, vocabulary=100, response=4, prompt=8)
         train(replace(small, prompts=2, minibatches=1, ppo_epochs=1, rank=case.rank and 1))
         seconds: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""One update under FSDP2 as rank 0 of many sees it, without the others: a process group that only pretends.
+"""One update under FSDP2 as seen by rank 0 of many, without the other ranks: the process group is fake.
 
 Collectives of the fake group leave wrong numbers in buffers of the right size, so that bytes can be counted.
 """
@@ -43,7 +43,7 @@ def fake_group(ranks: int) -> Iterator[None]:
 
 
 class Storages(TorchDispatchMode):
-    """Bytes of all storages that an operation has touched and that are alive, and the most there ever were."""
+    """Bytes of all live storages that an operation has touched, and their peak."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What others published about runs of up to 405 billion weights, beside what the formulas say: docs/scale.md."""
+"""Published figures of runs of up to 405 billion weights compared with the formulas: docs/scale.md."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_qlora_of_405b_takes_what_torchtune_reports():
     """torchtune: 405B QLoRA on 8 A100-80, 44.8 GB per GPU; the length of its rows is not stated, 1024 is assumed."""
     job = on_text("llama-3.1-405b", 1024, items=8, rank=16, frozen="nf4")
     layout = Layout(1, 8, shards=8, recompute="full", tokens=1024)
-    # torchtune gathers embedding and head one after the other, and we with the root
+    # torchtune gathers embedding and head one after the other; here they are gathered with the root
     apart = 2 * 2 * 128256 * 16384
     assert peak(job, layout, DEVICES["a100-80"]).total - apart == pytest.approx(44.8e9, rel=0.1)
 

@@ -1,4 +1,4 @@
-"""Layouts that are chosen fit, and what does not fit is refused by its largest term."""
+"""Chosen layouts fit; a run that does not fit is refused, and its largest term is named."""
 
 from __future__ import annotations
 
@@ -166,8 +166,8 @@ def test_tensor_parallelism_which_the_trainer_has_not_is_chosen_by_nobody(shape:
 
 
 def test_a_rank_loads_its_share():
-    """A share of what trains in float32 and of the reference in bf16, and once a gathered block with both ends; whole
-    on one device alone."""
+    """A share of the float32 weights that train and of the bf16 reference, and one gathered block with both ends;
+    unsharded on a single device."""
     shape = SHAPES["llama-3.1-8b"]
     n, ends = parameters(shape), 2 * 128256 * 4096
     eight = Layout(gpus=8, shards=8)
@@ -274,7 +274,7 @@ def test_ranks_that_share_every_matrix_share_what_answers_take_too():
 
 @pytest.mark.parametrize("method", list(METHODS))
 def test_what_is_planned_is_what_the_trainer_does(method: str, monkeypatch):
-    """What is recommended for several devices is not refused by the trainer under that many ranks, and the reverse."""
+    """The trainer accepts under that many ranks exactly what the plan recommends for several devices."""
     from afzal import config
     from afzal.recipes import parallel
 

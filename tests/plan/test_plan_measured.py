@@ -1,4 +1,4 @@
-"""The plan of a run on the CPU against the memory that the run took, in a process of its own."""
+"""The plan of a CPU run against the memory that the run took in a separate process."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CASES = {
     "bf16 behind float32 masters": Case(dtype="bf16"),
     "LoRA": Case(rank=16, width=1024, ff=2816, heads=16, layers=8),
     "LoRA in bf16": Case(rank=16, width=1024, ff=2816, heads=16, layers=8, dtype="bf16"),
-    # three times the tokens, so that what blocks keep would be the most by far
+    # three times the tokens, so that saved activations would be by far the largest term
     "fp32, full checkpointing": Case(recompute="full", trees=12, tokens=4096),
     "bf16, full checkpointing": Case(recompute="full", trees=12, tokens=4096, dtype="bf16"),
     "LoRA in bf16, full checkpointing": Case(
@@ -49,7 +49,7 @@ CASES = {
 
 
 def planned(case: Case) -> float:
-    """Bytes at the fullest moment, without what the interpreter and its libraries take."""
+    """Peak bytes, without the interpreter and its libraries."""
     counts = np.tile([case.prompt, case.response, case.response], (case.trees * case.updates, 1))
     job = Job(
         shape=shape_of(config_of(case).to_dict()),
@@ -65,8 +65,8 @@ def planned(case: Case) -> float:
 
 
 def run(script: str, case: Any, *more: str) -> Any:
-    # glibc raises the size from which freed memory goes back to the system, and then keeps what lies between; with a
-    # fixed size the process has what its tensors take
+    # glibc raises the size above which freed memory is returned to the system, and keeps smaller blocks; with a
+    # fixed size the process uses what its tensors use
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "262144"}
     # of kernels for bf16 oneDNN keeps a thousand, one for each length that an answer passes through and each number of
     # tokens that visit an expert; and PyTorch keeps as many of its own

@@ -1,4 +1,4 @@
-"""Bytes that stay, by hand; bytes that blocks keep, as autograd holds them."""
+"""Bytes of weights and optimiser, by hand; bytes that blocks save, as autograd holds them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_state_bytes_by_hand():
 
 @pytest.mark.parametrize(("rank", "times"), [(0, 2), (16, 1)])  # a live reference has them too
 def test_towers_are_gathered_with_the_root(rank: int, times: int):
-    """Beside the pieces of all ranks; a rank whose rows have no picture gathers them as well."""
+    """In addition to the shards of all ranks; a rank whose rows have no picture gathers them as well."""
     text = replace(EIGHT, rank=rank)
     shown = replace(text, shape=replace(text.shape, towers=3_000_000, projection=1_000_000))
     two = Layout(gpus=2, shards=2)
@@ -119,7 +119,7 @@ def test_writing_answers_keeps_keys_and_values_by_hand():
     assert generation.terms["gathered"] == 0
     wide = moments(job, Layout(gpus=8, shards=8), DEVICES["h200"])[-2]
     assert wide.terms["keys and values"] == 131072 * (8 * 256 + 64 * 112)  # a rank answers 8 of 64 prompts
-    assert wide.terms["gathered"] == 2 * N + 2 * N  # policy and reference are whole then
+    assert wide.terms["gathered"] == 2 * N + 2 * N  # policy and reference are unsharded then
     assert scoring.terms["logits"] == 0  # a block takes more than the head's tile
     assert generation.terms["packed weights"] == 0
 
@@ -168,7 +168,7 @@ def test_the_limits_of_the_head_are_those_of_the_head():
 
 
 def kept_bytes(model, batch) -> int:
-    """What the forward pass leaves alive below the head, counting every storage once and no weights."""
+    """Bytes that the forward pass leaves alive below the head, each storage once, without weights."""
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     seen: dict[int, int] = {}
 
@@ -258,7 +258,7 @@ def test_experts_with_adapters_are_planned_as_they_are_measured():
     kept, one = activation_bytes(job, Layout(), 0, on_cpu=True)
     assert one == 4 * 3 * 48 * 32 * 4  # experts, matrices, their size, bytes
     assert kept == 2 * one
-    assert kept <= measured.fixed["none"] < 1.3 * kept  # with the factors as they are multiplied
+    assert kept <= measured.fixed["none"] < 1.3 * kept  # including the factors as they are multiplied
     assert activation_bytes(job, Layout(recompute="full"), 0, on_cpu=True) == (0, one)
     assert activation_bytes(replace(job, rank=0), Layout(), 0, on_cpu=True) == (0, 0)
     kept_of = lambda rank: activation_bytes(replace(job, rank=rank), Layout(), 100, on_cpu=True)[0]  # noqa: E731

@@ -1,4 +1,4 @@
-"""Counts of weights are those of the real models, built without memory."""
+"""Weight counts equal those of the real models, built on the meta device."""
 
 from __future__ import annotations
 

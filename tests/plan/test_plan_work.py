@@ -1,4 +1,4 @@
-"""Lengths by hand, and arithmetic as torch counts it."""
+"""Lengths by hand, and operations as counted by torch."""
 
 from __future__ import annotations
 
