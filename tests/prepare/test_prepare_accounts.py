@@ -1,4 +1,4 @@
-"""Nothing is lost without a line: every row of a file is trained on, held out, or named with its reason."""
+"""No row is lost silently: every row of a file is trained on, held out, or listed with a reason."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def prepared(folder: Path, method: str, **overrides: Any) -> Prepared:
 
 
 def whole(losses: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Lines that say a row or an item is gone, not just a part of it."""
+    """Lines for rows or items that were dropped completely, not in part."""
     return [line for line in losses if line["unit"] in ("row", "item") and line["action"] == "dropped"]
 
 
@@ -150,7 +150,7 @@ def arena(path: Path) -> Path:
 
 
 def test_sft_learns_no_answer_that_people_called_bad(folder: Path, tmp_path: Path):
-    """``both bad`` orders nothing, but that is no reason to imitate both."""
+    """``both bad`` gives no order, but is no reason to imitate both."""
     result = prepared(folder, "sft", data=str(arena(tmp_path / "arena.jsonl")), max_tokens=200)
     said = [result.tokenizer.decode(t.branches[0].ids, skip_special_tokens=True).strip() for t in result.train]
     assert said == ["a0", "b3"]
@@ -213,7 +213,7 @@ def test_columns_that_a_method_cannot_use_are_said_aloud(
 
 @pytest.mark.slow
 def test_every_row_of_the_hh_sample_is_accounted_for_whole(folder: Path, shared: Path):
-    """1,492 real rows and the tokenizer of a real model, for KTO two examples a row."""
+    """1,492 real rows and the tokenizer of a real model, two examples per row for KTO."""
     source = shared / "data/pref/hh_rlhf_harmless_a.jsonl.gz"
     made = partial(config.make, model=str(shared / "data/models/stories260k"), data=str(source), eval_fraction=0.1)
     result = prepare(made("kto"))

@@ -1,4 +1,4 @@
-"""Passes over items: what they leave out is known by its step, and the order is that of the list."""
+"""Passes over items: omitted items are recorded with the step, and the order is that of the list."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ def item(k: int, *axes: str) -> Item:
 
 
 def without(name: str) -> Pass:
-    """Leaves one item out, and marks what it has seen."""
+    """Drops one item, and marks those that it has seen."""
 
     def apply(items):
         kept = [replace(i, prompt=f"{i.prompt}, {name}") for i in items if i.id != name]
@@ -51,7 +51,7 @@ def test_the_settings_decide_which_passes_there_are():
 
 
 def test_an_axis_is_chosen_before_repeats_are_looked_for():
-    """Two items that differ in another axis alone are the same item once an axis is chosen."""
+    """Items that differ only on another axis are the same item once an axis is chosen."""
     twins = [item(0, "x"), replace(item(0, "x", "y"), id="twin")]
     given = config.make("dpo", model="m", data="d", axis="x")
     kept, dropped = through(twins, of_source(given, "d"))

@@ -15,7 +15,7 @@ ITEM = Item("x", "Q", tuple(map(Response, ("a", "bb", "ccc"))), votes=(Compariso
 
 
 def three(*pairs: Preference) -> Tree:
-    """Three branches of 1, 2 and 3 tokens, so that a branch is known by its length."""
+    """Three branches of 1, 2 and 3 tokens, identified by their lengths."""
     return tree("x", [7], [[1], [2, 2], [3, 3, 3]], pairs=pairs)
 
 
