@@ -151,7 +151,7 @@ def test_ties_teach_but_are_no_test_and_too_few_pairs_are_refused():
 
 
 def claims(rule, runs: int) -> int:
-    """In how many of so many worlds of shuffled labels the curve claims a gain."""
+    """The number of worlds with shuffled labels in which the curve claims a gain."""
     better = 0
     for run in range(runs):
         known = linear_world(200, d=8, seed=run, noise=0)  # every label is a fair coin
@@ -270,7 +270,7 @@ def test_a_rule_that_is_better_is_said_to_be_and_one_that_is_worse_too():
     learning = ask.learning_curve(clear, "d_optimal", seeds=4, most=60)
     assert learning.better
     assert not learning.worse
-    # a scorer that says of the clear pairs that there is nothing to learn from them
+    # a scorer that sees nothing to learn from the clear pairs
     misled = curve.Labelled(clear.features, y, clear.weight, clear.prompts, margins=np.where(scale > 1, 9.0, 0.0).T)
     learning = ask.learning_curve(misled, "entropy", seeds=6, most=200)
     assert learning.worse

@@ -1,4 +1,4 @@
-"""Pools, votes and the choice of questions: odd inputs, and what never changes a choice."""
+"""Pools, votes and the choice of questions: odd inputs, and changes that must not affect a choice."""
 
 from __future__ import annotations
 
@@ -329,7 +329,7 @@ def test_single_answers_to_one_prompt_are_put_together_with_their_votes_and_feat
 
 
 def test_what_is_asked_at_random_counts_as_known_to_a_batch():
-    """Pairs 0 and 1 are alike: where chance asks about one of them, the rule has no need of the other."""
+    """Pairs 0 and 1 are alike: if one was asked at random, the rule does not need the other."""
     pool = ask.pool_of(some(3))
     x = np.array([[3.0, 0.0], [3.0, 0.0], [0.0, 2.0]])
     seen, votes = ask.Seen((x, x)), ask.votes_of(pool)

@@ -111,7 +111,7 @@ def test_empty_null_and_missing_are_told_before_anything_is_trained(tmp_path):
 
 
 def test_intervals_of_the_audit_are_over_prompts(tmp_path):
-    """Four rows of every prompt, all four alike, are one fact about it: as wide as the prompts alone."""
+    """Four identical rows per prompt are one observation: the interval is as wide as with one row per prompt."""
     once = [pair(n, " long" * 5) for n in range(30)] + [pair(n, None, " long" * 5) for n in range(30, 40)]
     again = [
         {**row, "chosen": f"{row['chosen']} {k}", "rejected": f"{row['rejected']} {k}"}

@@ -1,4 +1,4 @@
-"""``afzal check`` and ``afzal convert`` as a person meets them: exit codes and what is printed."""
+"""``afzal check`` and ``afzal convert`` on the command line: exit codes and output."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Columns say the same whether their numbers are in memory or in a file, and whether a set or sorting finds repeats."""
+"""Columns give the same results in memory and in a file, and whether repeats are found by a set or by sorting."""
 
 import random
 from array import array
@@ -47,7 +47,7 @@ def test_numbers_come_back_from_a_file_as_they_were_put(small, code, length):
     for start in range(0, length, 7):
         for stop in range(start, length, 5):
             assert list(column.read(start, stop)) == numbers[start:stop]
-    column.append(7)  # after something was read
+    column.append(7)  # after a read
     assert list(column.read()) == [*numbers, 7]
     with pytest.raises(TypeError, match="read"):
         column[0:1]
@@ -106,7 +106,7 @@ def test_an_audit_says_the_same(tmp_path, monkeypatch):
 
 
 def test_a_share_of_alike_prompts_is_that_of_as_many_objects():
-    """Objects that stand for several prompts add up as equal objects of their own do, to the last bit."""
+    """Objects with a count of prompts add up like as many equal objects, to the last bit."""
     drawn = random.Random(3)
     keys, values = [drawn.randrange(400) for _ in range(500)], [drawn.random() < 0.4 for _ in range(500)]
     apart = share(clustered(keys, map(float, values)))

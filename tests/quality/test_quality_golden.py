@@ -1,4 +1,4 @@
-"""What a check says, to the byte, and the shortcuts behind it against what they stand for."""
+"""The output of a check, byte for byte, and its shortcuts against the slow definitions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CHECKED = Path(__file__).parent.parent / "fixtures" / "check"
 
 @pytest.mark.parametrize("name", ["pairs", "labels", "votes"])
 def test_a_check_says_what_it_has_always_said(name: str):
-    """The expected files are older than the shortcuts, and are not to be written again; later findings come beside."""
+    """The expected files predate the shortcuts and must not be rewritten; findings added later are not compared."""
     dataset, expected = read(CHECKED / f"{name}.jsonl"), json.loads((CHECKED / f"{name}.json").read_text())
     told = asdict(audit(dataset)) | {"notes": dataset.notes}
     codes = {finding["code"] for finding in expected["findings"]}
@@ -41,7 +41,7 @@ def test_the_fixtures_hold_something_to_find():
 
 
 def random_item(rng: random.Random) -> Item:
-    """An item out of so few words that two of them are often the same, answers in any order."""
+    """An item from few words, so that items often coincide, with answers in any order."""
     said = [rng.choice(["a", "b", " a"]) for _ in range(rng.choice([2, 2, 3]))]
     chat = rng.random() < 0.3
     turns = [(Message("assistant", text),) if chat else text for text in said]
@@ -60,7 +60,7 @@ def random_item(rng: random.Random) -> Item:
 
 
 def slow_key(item: Item) -> str:
-    """The same question asked of a hash: the item with its answers sorted and each vote naming the lower one first."""
+    """The slow definition of the key: the item with its answers sorted and each vote naming the lower one first."""
     order = sorted(range(len(item.responses)), key=lambda k: repr(stripped(item.responses[k].turns)))
     moved = remap(item, [order.index(k) for k in range(len(order))])
     votes = [v.swap() if isinstance(v, Comparison) and v.first > v.second else v for v in moved.votes]
@@ -74,7 +74,7 @@ def test_two_items_have_one_key_exactly_when_they_say_the_same():
     pairs = dict(keys)
     assert len(pairs) == len({slow for _, slow in keys}) == len(set(keys))
     assert 50 < len(pairs) < len(items)
-    # The shorter way of the audit, where the answers differ in more than white space and so have one order.
+    # The audit's shortcut if the answers differ in more than white space and so have one order.
     told = [(tell(item), slow) for item, (_, slow) in zip(items, keys, strict=True)]
     short = {(_key(t), slow) for t, slow in told if len(set(t.answers)) == len(t.answers)}
     assert len(short) == len(dict(short)) == len({slow for _, slow in short})

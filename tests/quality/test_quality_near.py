@@ -18,7 +18,7 @@ def gram_set(text: str) -> set[str]:
 
 
 def similar(rng: random.Random, changed: int, size: int = 400) -> tuple[str, str]:
-    """Two texts of random letters; the second has another ending of so many letters."""
+    """Two texts of random letters that differ in this many letters at the end."""
     text = "".join(rng.choice(string.ascii_lowercase) for _ in range(size))
     return text, text[: size - changed] + "".join(rng.choice(string.ascii_uppercase) for _ in range(changed)).lower()
 

@@ -1,4 +1,4 @@
-"""Planted overlap with a test set, and none where there is none."""
+"""Planted overlap with a test set, and no finding without overlap."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Personal data and secrets: every kind counted, examples and arithmetic left alone, the text itself never shown."""
+"""Personal data and secrets: every kind is counted, examples and arithmetic ignored, the text never shown."""
 
 import json
 from dataclasses import asdict
@@ -10,7 +10,7 @@ from afzal.quality import audit
 from afzal.quality.private import PERSONAL, SECRETS, is_card, is_iban, luhn, private_kinds
 from afzal.records import Item, Response
 
-KEY = "".join(("sk-", "Ab3dE6gH9jK2mN5pQ8sT1vW4"))  # made of parts, so that scanners of this file stay calm
+KEY = "".join(("sk-", "Ab3dE6gH9jK2mN5pQ8sT1vW4"))  # in parts, so that secret scanners ignore this file
 HIT = {
     "write to dilnoza.k@umail.uz today": "e-mail address",
     "(me+you@sub.mail.co.uk)": "e-mail address",
@@ -25,7 +25,7 @@ HIT = {
     "card 4111111111111111,": "card number",
     "card 5500-0000-0000-0004": "card number",
     "amex 3782 822463 10005": "card number",
-    "+3782 822463 10005": "card number",  # and no phone number
+    "+3782 822463 10005": "card number",  # and not a phone number
     f"key {KEY}.": "access key",
     "AKIA" + "IOSFODNN7EXAMPLE": "access key",
     "ghp_" + "a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8": "access key",

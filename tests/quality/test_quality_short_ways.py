@@ -1,4 +1,4 @@
-"""The short ways that make a check fast say what the long ways say."""
+"""The shortcuts that make a check fast give the same results as the slow ways."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_items_looked_at_in_batches_of_any_size_say_the_same(monkeypatch, items,
     dataset = Dataset(rows, "standard", len(rows))
     whole = audit(dataset)
     assert {"minor", "major"} <= {finding.severity for finding in whole.findings}
-    module = sys.modules["afzal.quality.audit"]  # its name in the package is that of its function
+    module = sys.modules["afzal.quality.audit"]  # in the package its name refers to its function
     monkeypatch.setattr(module, "BATCH", items)
     monkeypatch.setattr(module, "BATCH_CHARACTERS", characters)
     assert audit(dataset) == whole
@@ -161,7 +161,7 @@ def test_a_faulty_line_among_sound_ones_is_named(tmp_path, line):
 
 
 def test_rows_of_other_names_are_read_with_all_they_hold(tmp_path):
-    """Rows with the format's fields alone take a short way; the next row may not."""
+    """Rows with only the format's fields take a shortcut; the next row may have more."""
     base = {"prompt": "p", "chosen": "c", "rejected": "r"}
     rows = [base, base | {"id": "mine"}, base | {"source": "s"}, base | {"system": "Be kind."}, base]
     file = tmp_path / "rows.jsonl"

@@ -1,4 +1,4 @@
-"""Planted shortcuts are named with their rate; sound data stays silent; which answer stands first changes nothing."""
+"""Planted shortcuts are named with their rate; sound data raises no finding; the order of the answers has no effect."""
 
 import random
 from dataclasses import replace
@@ -73,7 +73,7 @@ def test_too_few_pairs_say_nothing():
 
 
 def test_rows_of_one_prompt_are_one_fact():
-    """Sixty rows of three prompts are no sixty prompts: the interval says so, and nothing is flagged."""
+    """Sixty rows of three prompts are not sixty prompts: the interval is wide, and nothing is flagged."""
     rows = [pair(n, "a **b**", "a b", prompt=f"Q{n % 3}") for n in range(60)]
     bias = findings(rows)["format_bias"]
     assert (bias.value, bias.severity) == (1.0, "ok")
@@ -136,7 +136,7 @@ def test_ratings_that_contradict_comparisons_are_mismatches():
 
 
 def sound(rng: random.Random, n: int = 200) -> list[Item]:
-    """Pairs in which chance alone decides: words, formats, sources and types have nothing to do with the order."""
+    """Pairs with random preferences, independent of words, formats, sources and types."""
 
     def answer() -> str:
         words = " ".join(rng.choice(("one", "two", "three", "four")) for _ in range(rng.randint(5, 30)))
@@ -173,7 +173,7 @@ def test_the_order_of_rows_changes_no_figure():
     rows = sound(random.Random(1), 150)
     shuffled = random.Random(2).sample(rows, len(rows))
     one, other = findings(rows, deep="always"), findings(shuffled, deep="always")
-    # a near-duplicate is compared with rows that are none: which of a chain of three counts depends on their order
+    # near-duplicates are compared only with rows that are not: which of a chain of three counts depends on their order
     assert abs(one.pop("near_duplicates").count - other.pop("near_duplicates").count) <= 2
     assert {c: (f.count, f.total, f.value, f.message) for c, f in one.items()} == {
         c: (f.count, f.total, f.value, f.message) for c, f in other.items()
