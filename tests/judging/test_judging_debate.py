@@ -47,8 +47,8 @@ def criticise(prompt, own, other, side, transcript):
 
 
 def read(prompt, first, second, transcript):
-    found = re.findall("[0-9]+", transcript)
-    return 0.5 if not found else float(int(found[0]) > int(found[1]))
+    numbers = re.findall("[0-9]+", transcript)
+    return 0.5 if not numbers else float(int(numbers[0]) > int(numbers[1]))
 '''
 PAIR = Pair(0, 0, 1, "question", ("12", "39"))
 
