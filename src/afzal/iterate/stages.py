@@ -1,7 +1,7 @@
-"""The stages of a round: generate, score, reject and pair, train, measure. Each writes a file, or finds it there.
+"""The stages of a round: generate, score, reject and pair, train, measure. Each writes a file, or finds it done.
 
-A file is whole or not there, so that a stage that was stopped is done again from its beginning, and one that ended is
-not. A round's training resumes from its own checkpoints.
+A file is either complete or absent, so that a stopped stage starts over and a finished one is not repeated. A round's
+training resumes from its own checkpoints.
 """
 
 from __future__ import annotations
@@ -53,18 +53,18 @@ from afzal.train.calls import Calls
 SAMPLES, SCORES, REJECTED, PAIRS = "samples.jsonl", "scores.jsonl", "rejected.jsonl", "pairs.jsonl"
 TRAIN, MEASURED, FRESH = "train.jsonl", "measured.jsonl", "measured-fresh.jsonl"
 
-# A round's training takes over every setting that it has in common with the rounds, but for those that a round decides
-# itself: where it starts and writes to, what its reference is, how its own rows are read, and what of them is held out.
+# A round's training inherits every setting that it shares with the rounds, except those that a round decides itself:
+# where it starts and writes, its reference, how its rows are read, and how many of them are held out.
 _OF_THE_ROUND = {"model", "out", "reference", "columns", "data_format", "eval_fraction", "eval_every_steps"}
-_OF_THE_FIRST = {"adapter", "lora_rank", "lora_alpha", "lora_targets"}  # later rounds train on the adapter that it made
+_OF_THE_FIRST = {"adapter", "lora_rank", "lora_alpha", "lora_targets"}  # later rounds train on its adapter
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What all rounds share.
+    """Everything that all rounds share.
 
     Attributes:
-        calls: for the works of ``WORKS``, which several ranks divide.
+        calls: runs the functions of ``WORKS``, which are divided among ranks.
     """
 
     config: IterateConfig
@@ -81,28 +81,28 @@ class Job:
 
     @property
     def sources(self) -> dict[str, Rewarder]:
-        """The sources of rewards by the names of their settings."""
+        """The reward sources by the names of their settings."""
         named = {"reward": self.reward, "watch_reward": self.watch, "cost": self.cost}
         return {name: source for name, source in named.items() if source is not None}
 
     def load(self, policy: str) -> Policy:
-        """A policy of the run in memory. Answers end by the rule of the model that the run starts from."""
+        """Load a policy of the run. Answers end by the rule of the run's start model."""
         return Policy.load(policy, self.config, self.speaker.ends(chat=self.asked.chat))
 
     def folder(self, number: int) -> Path:
-        """Where the files of a round are; round 0 is the policy that the run starts from."""
+        """The folder of a round's files; round 0 is the policy that the run starts from."""
         return self.run.path / "rounds" / f"{number:03d}"
 
     def policy(self, number: int) -> str:
-        """The model that round ``number`` made; the first one's is the one that the run starts from."""
+        """The model of round ``number``; that of round 0 is the run's start model."""
         return str(self.folder(number) / "run") if number else self.config.model
 
 
 def one_round(job: Job, number: int, first: Sequence[Row]) -> Round:
-    """One round from wherever its files say it stands; without pairs it ends before its training.
+    """Run one round from its current state on disk; without pairs it ends before its training.
 
     Args:
-        first: the first policy's answers to the held-out prompts, as :func:`measure` gives them.
+        first: the first policy's answers to the held-out prompts, from :func:`measure`.
 
     Raises:
         Waiting: people have not labelled its answers yet.
@@ -131,10 +131,11 @@ def _asked(job: Job, number: int) -> list[Question]:
 
 
 def multiplier(job: Job, number: int) -> float | None:
-    """What a unit of cost takes from an answer's reward in a round; None where there is no cost.
+    """The reward subtracted per unit of cost in a round; None without a cost.
 
-    A dual step per round: lambda <- max(0, lambda + dual_lr (mean cost - cost_bound)), with the mean over the answers
-    of the policy that the round starts from (Liu et al. 2024, arXiv 2403.02475). It is read off the rounds' files.
+    There is one dual step per round: lambda <- max(0, lambda + dual_lr (mean cost - cost_bound)), with the mean over
+    the answers of the policy that the round starts from (Liu et al. 2024, arXiv 2403.02475). It is computed from the
+    rounds' files.
     """
     if job.cost is None:
         return None
@@ -146,7 +147,7 @@ def multiplier(job: Job, number: int) -> float | None:
 
 
 def _worth(scores: Sequence[Row], multiplier: float | None) -> list[float]:
-    """What answers are compared by: the reward, less the multiplier times the cost."""
+    """The values by which answers are compared: reward less multiplier times cost."""
     return [row["reward"] - (0.0 if multiplier is None else multiplier * row["cost"]) for row in scores]
 
 
@@ -170,7 +171,7 @@ def _answers(job: Job, number: int) -> list[Row]:
 
 
 def _sampling(config: IterateConfig, number: int) -> tuple[Sampling, int]:
-    """How a round draws its answers, and its seed."""
+    """A round's sampling settings and seed."""
     limits = config.max_new_tokens, config.temperature, config.top_p, config.top_k or 0, config.min_new_tokens
     return Sampling(*limits), _seed(config.seed, f"round-{number}")
 
@@ -186,16 +187,16 @@ def _scores(job: Job, samples: Sequence[Row], asked: Sequence[Question]) -> list
 
 
 def _values(job: Job, source: str, rows: Sequence[Row], asked: Sequence[Question]) -> list[float]:
-    """What a source of rewards (``reward``, ``watch_reward`` or ``cost``) gives for answers: a model on all ranks, a
-    function or a server on this one, which sees them all at once."""
+    """The values of a reward source (``reward``, ``watch_reward`` or ``cost``) for answers: a model runs on all ranks;
+    a function or a server on this one, with all answers in one call."""
     if by_model(getattr(job.config, source)):
-        said = [{key: row[key] for key in ("prompt", "text", "stop")} for row in rows]
-        return list(chain(*job.calls.share("values", job, source=source, rows=said)))
+        facts = [{key: row[key] for key in ("prompt", "text", "stop")} for row in rows]
+        return list(chain(*job.calls.share("values", job, source=source, rows=facts)))
     return job.sources[source](*_texts(rows), _ended(rows), _columns(rows, asked))
 
 
 def _values_of_part(job: Job, source: str, rows: Sequence[Row]) -> list[float]:
-    """What a model gives for this rank's part of the answers."""
+    """A model's values for this rank's part of the answers."""
     mine = [rows[k] for k in ranks.portion(len(rows))]
     return job.sources[source](*_texts(mine), _ended(mine))
 
@@ -215,7 +216,7 @@ def _columns(rows: Sequence[Row], asked: Sequence[Question]) -> list[Mapping[str
 def _pairs(
     job: Job, number: int, asked: Sequence[Question], samples: Sequence[Row], worth: Sequence[float]
 ) -> tuple[list[Item], list[Row]]:
-    """The round's pairs, and a line for everything that was rejected; nothing says what answers are worth to people."""
+    """The round's pairs, and a row per rejection; ``worth`` is empty if people judge."""
     by_prompt: dict[int, list[Candidate]] = {}
     for k, row in enumerate(samples):
         reward = worth[k] if worth else float("nan")
@@ -238,13 +239,13 @@ def _pair(
 ) -> tuple[Item | None, list[Rejection]]:
     pairing = config.pairing
     repeats = "keep" if pairing == "rso" else "reject"
-    kept, lost = rejected(candidates, require_eos=config.require_eos, repeats=repeats)
+    usable, lost = rejected(candidates, require_eos=config.require_eos, repeats=repeats)
     if pairing == "spin":
-        item, more = against_own(item_id, asked.prompt, asked.demonstration, candidates, kept)
+        item, more = against_own(item_id, asked.prompt, asked.demonstration, candidates, usable)
         return item, [*lost, *more]
     pairs, more = pairs_of(
         candidates,
-        kept,
+        usable,
         pairing,
         uniforms(f"{config.seed}/{item_id}"),
         min_margin=config.min_margin,
@@ -258,7 +259,7 @@ def _pair(
 def _by_people(
     job: Job, number: int, asked: Sequence[Question], by_prompt: Mapping[int, Sequence[Candidate]]
 ) -> tuple[list[Item], list[Row]]:
-    """What people said about the answers, once they have; until then a file to be labelled, and the wait."""
+    """The pairs from people's labels; until they exist, write a file to be labelled and wait."""
     items, lost = [], []
     for index, candidates in by_prompt.items():
         item_id = f"r{number:03d}-{index:05d}"
@@ -269,12 +270,12 @@ def _by_people(
     staged_rows(folder / TO_LABEL, lambda: [to_row(item) for item in items])
     if not items:
         return [], lost
-    said, undecided = labelled_items(folder, items, again(job.run))
-    return said, [*lost, *(_lost(item_id, rejection) for item_id, rejection in undecided)]
+    labelled, undecided = labelled_items(folder, items, again(job.run))
+    return labelled, [*lost, *(_lost(item_id, rejection) for item_id, rejection in undecided)]
 
 
 def _train(job: Job, number: int, start: str) -> None:
-    """The round's training, from its beginning, from its newest checkpoint, or not at all when it is done."""
+    """Run or resume the round's training, unless it is done."""
     out, data = job.folder(number) / "run", job.folder(number) / PAIRS
     if job.config.accumulate and number > 1:
         data = job.folder(number) / TRAIN
@@ -285,39 +286,39 @@ def _train(job: Job, number: int, start: str) -> None:
 
 
 def _trained(job: Job, *, resume: bool, **about: Any) -> None:
-    """This rank's part in a round's training."""
+    """This rank's part of a round's training."""
     train(training(job.config, **about), resume=resume, callbacks=job.callbacks)
 
 
 def _pairs_so_far(job: Job, number: int) -> list[Row]:
-    """The pairs of all rounds up to this one; with a cost, labelled again under this one's multiplier."""
+    """The pairs of all rounds up to this one; with a cost, relabelled with this round's multiplier."""
     rounds = range(1, number + 1)
     if job.cost is None:
         return [row for k in rounds for row in read_rows(job.folder(k) / PAIRS)]
-    now, found = multiplier(job, number), []
+    now, rows = multiplier(job, number), []
     for k in rounds:
         worth = _worth(read_rows(job.folder(k) / SCORES), now)
         items, _ = _pairs(job, k, _asked(job, k), read_rows(job.folder(k) / SAMPLES), worth)
-        found += [to_row(item) for item in items]
-    return found
+        rows += [to_row(item) for item in items]
+    return rows
 
 
 def training(
     config: IterateConfig, number: int, start: str, data: str, out: str, *, held_out: bool = True
 ) -> TrainConfig:
-    """The ordinary settings of one round's training; without ``held_out`` none of its pairs are."""
+    """The training settings of one round; without ``held_out`` all pairs are trained on."""
     common = (IterateConfig.model_fields.keys() & CONFIGS["prefer"].model_fields.keys()) - _OF_THE_ROUND
-    given = {key: getattr(config, key) for key in sorted(common if number == 1 else common - _OF_THE_FIRST)}
+    settings = {key: getattr(config, key) for key in sorted(common if number == 1 else common - _OF_THE_FIRST)}
     if held_out:
-        given |= {"eval_fraction": config.eval_fraction, "eval_every_steps": config.eval_every_steps}
+        settings |= {"eval_fraction": config.eval_fraction, "eval_every_steps": config.eval_every_steps}
     else:
-        given |= {"eval_fraction": 0.0}
+        settings |= {"eval_fraction": 0.0}
     if config.reference == "initial" and number > 1 and _needs_reference(config):
-        given["reference"] = config.model
-    # Prompts are taken in the order of what a split draws for them (prompts.place). A split by the same seed would find
-    # all that it holds out in the first round, or among the prompts of no round, and nearly nothing in the others.
-    given["seed"] = _seed(config.seed, "training") % 2**32
-    return make("prefer", model=start, data=data, out=out, clean=False, sample_tokens=config.max_new_tokens, **given)
+        settings["reference"] = config.model
+    # Prompts are ordered by the key that splits use (prompts.place). A split with the same seed would find nearly all
+    # its held-out prompts in the first round or in no round, and hardly any in the others.
+    settings["seed"] = _seed(config.seed, "training") % 2**32
+    return make("prefer", model=start, data=data, out=out, clean=False, sample_tokens=config.max_new_tokens, **settings)
 
 
 def _needs_reference(config: IterateConfig) -> bool:
@@ -328,13 +329,13 @@ def _needs_reference(config: IterateConfig) -> bool:
 def measure(job: Job, number: int) -> list[Row]:
     """The policy's answers to the held-out prompts at temperature 1, with rewards and KL to the first policy.
 
-    Every policy draws by the same random numbers.
+    Every policy draws with the same random numbers.
     """
     return staged_rows(job.folder(number) / MEASURED, lambda: _measured(job, number, "held-out"))
 
 
 def measure_fresh(job: Job, number: int) -> list[Row]:
-    """As :func:`measure`, by other random numbers: what chose the policy is not what it is described by."""
+    """As :func:`measure` with other random numbers, so that the policy's report is independent of its selection."""
     return staged_rows(job.folder(number) / FRESH, lambda: _measured(job, number, "held-out-fresh"))
 
 
@@ -352,7 +353,7 @@ def _held_out(job: Job, number: int, draws: str) -> list[Row]:
     """This rank's part of a policy's answers to the held-out prompts, each with its KL to the first policy."""
     config, asked = job.config, job.asked.held_out
     policy = job.load(job.policy(number))
-    plain = Sampling(config.max_new_tokens)  # the policy itself, nothing barred: so its mean KL is unbiased
+    plain = Sampling(config.max_new_tokens)  # the policy itself without restrictions, so that its mean KL is unbiased
     seed = _seed(config.seed, draws)
     drawn = policy.draw(asked, config.held_out_samples, plain, seed, ranks.portion(len(asked)))
     kl = [0.0] * len(drawn)
@@ -362,12 +363,12 @@ def _held_out(job: Job, number: int, draws: str) -> list[Row]:
     return [{**row, "kl": value} for row, value in zip(rows_of(drawn, asked, job.speaker), kl, strict=True)]
 
 
-# What rank 0 calls all ranks for.
+# Functions that rank 0 runs on all ranks.
 WORKS = {"answers": _answers, "values": _values_of_part, "held-out": _held_out, "training": _trained}
 
 
 def round_of(job: Job, number: int, measured: Sequence[Row], first: Sequence[Row]) -> Round:
-    """A round as its files tell it."""
+    """A round, read from its files."""
     folder = job.folder(number)
     samples, items = read_rows(folder / SAMPLES), [from_row(row) for row in read_rows(folder / PAIRS)]
     pairs = [(item.id, p) for item in items for p in preferences(item) if p.p != 0.5]
@@ -397,7 +398,7 @@ def _lost(item_id: str, rejection: Rejection) -> Row:
 
 
 def _seed(seed: int, name: str) -> int:
-    """A seed for each use of random numbers, from the run's own."""
+    """A seed for a named use of random numbers, derived from the run's seed."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7], "big")
 
 

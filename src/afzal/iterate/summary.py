@@ -1,4 +1,4 @@
-"""What a run of rounds leaves behind: the summary, the metrics and samples of its page, and the policy to use."""
+"""The results of a run of rounds: the summary, the metrics and samples for its page, and the policy to use."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from afzal.stats.intervals import Estimate
 from afzal.text import plural
 
 
-def finish(job: Job, found: Sequence[Round], status: str, reason: str) -> list[str]:
-    """Write summary, metrics, samples and page, all rebuilt from the rounds' files; returns the lines to print.
+def finish(job: Job, rounds: Sequence[Round], status: str, reason: str) -> list[str]:
+    """Write summary, metrics, samples and page, all rebuilt from the rounds' files, and return the lines to print.
 
-    A finished run measures the policy it recommends once more: it was chosen by its figures, so those flatter it.
+    A finished run measures its recommended policy again, since the figures that selected it are biased upwards.
     """
     bound = job.config.cost_bound
-    path, best = job.run.path, figures.best_round(found, job.config.kl_budget, bound)
+    path, best = job.run.path, figures.best_round(rounds, job.config.kl_budget, bound)
     policy = str(path / best.policy) if best.number else job.config.model
-    body = {"rounds": [figures.to_json(r) for r in found], "best": best.number, "stop_reason": reason}
+    body = {"rounds": [figures.to_json(r) for r in rounds], "best": best.number, "stop_reason": reason}
     fresh: dict[str, Estimate] = {}
     if status == "finished" and best.number:
         first = read_rows(job.folder(0) / MEASURED)
         fresh = figures.figures(measure_fresh(job, best.number), first, common=False)
         body["best_fresh"] = {name: figures.plain(e) for name, e in fresh.items()}
     runs.atomic_write(path / "rounds.json", json.dumps(body, indent=2) + "\n")
-    runs.atomic_write(path / "rounds.csv", figures.csv(found))
-    write_rows(path / "metrics.jsonl", _metrics(job, found))
-    last = next(r for r in reversed(found) if r.measured)
+    runs.atomic_write(path / "rounds.csv", figures.csv(rounds))
+    write_rows(path / "metrics.jsonl", _metrics(job, rounds))
+    last = next(r for r in reversed(rounds) if r.measured)
     stages = [("before", 0), *([("after", last.number)] if last.number else [])]
     write_rows(path / "samples.jsonl", [row for stage, k in stages for row in _page_samples(job, stage, k)])
-    write_rows(path / drops.FILE, [row for r in found for row in _lost(job, r.number)])
+    write_rows(path / drops.FILE, [row for r in rounds for row in _lost(job, r.number)])
     runs.atomic_write(path / "data.json", json.dumps({"notes": job.asked.notes}, indent=2) + "\n")
-    steps = sum(r.steps for r in found)
-    trained = [runs.open_run(job.folder(r.number) / "run").facts() for r in found if r.steps]
+    steps = sum(r.steps for r in rounds)
+    trained = [runs.open_run(job.folder(r.number) / "run").facts() for r in rounds if r.steps]
     about = {key: trained[0].get(key) for key in ("objective", "chat")} if trained else {}
     job.run.update(status=status, stop_reason=reason, best=policy, step=steps, steps=steps, finished=now(), **about)
-    words = _words(found, replace(best, measured=fresh or best.measured), policy, reason, bound)
-    report.build(path, figures.sections(found, words, bound))
-    return [*figures.alarms(found), words]
+    words = _words(rounds, replace(best, measured=fresh or best.measured), policy, reason, bound)
+    report.build(path, figures.sections(rounds, words, bound))
+    return [*figures.alarms(rounds), words]
 
 
 def _lost(job: Job, number: int) -> list[Row]:
@@ -65,33 +65,33 @@ _REASONS = {
 }
 
 
-def _words(found: Sequence[Round], best: Round, policy: str, reason: str, bound: float | None) -> str:
-    """The outcome in a few sentences."""
-    made = f"{plural(sum(bool(r.steps) for r in found), 'round')} of training"
+def _words(rounds: Sequence[Round], best: Round, policy: str, reason: str, bound: float | None) -> str:
+    """The outcome in a few text."""
+    made = f"{plural(sum(bool(r.steps) for r in rounds), 'round')} of training"
     ended = f", ended because {_REASONS[reason]}"
     kl, reward = best.mean("kl") or 0.0, best.mean("reward")
-    worth = "" if reward is None else f" reward {reward:.3f} (from {found[0].mean('reward') or 0.0:.3f}),"
+    worth = "" if reward is None else f" reward {reward:.3f} (from {rounds[0].mean('reward') or 0.0:.3f}),"
     over = bound is not None and (best.mean("cost") or 0.0) > bound
     broken = f" It does not keep the mean cost at {bound:g}, and no sound policy does." if over else ""
     if bound is not None and best.number:
         worth += f" cost {best.mean('cost') or 0.0:.3f} (bound {bound:g}),"
-    later = [r for r in found if r.measured and r.number > best.number]
-    hacked = bool(later) and bool(figures.alarms(found))
+    later = [r for r in rounds if r.measured and r.number > best.number]
+    hacked = bool(later) and bool(figures.alarms(rounds))
     if not best.number:
         none = " No round is sound: the first policy is the one to use." if hacked else ""
-        none = none or (" No round is better than the first policy." if len(found) > 1 else "")
+        none = none or (" No round is better than the first policy." if len(rounds) > 1 else "")
         return f"{made}{ended}.{none}{broken}"
-    said = f"{made}{ended}. The policy to use is {policy}: held out, on fresh answers,{worth} KL {kl:.3f} nats to the "
-    said += "first policy."
-    said += broken
-    return said + (" The rounds after it are not recommended, whatever their reward." if hacked else "")
+    text = f"{made}{ended}. The policy to use is {policy}: held out, on fresh answers,{worth} KL {kl:.3f} nats to the "
+    text += "first policy."
+    text += broken
+    return text + (" The rounds after it are not recommended, whatever their reward." if hacked else "")
 
 
-def _metrics(job: Job, found: Sequence[Round]) -> list[Row]:
-    """The training lines of all rounds by number of updates since the start, and a held-out line for each policy."""
+def _metrics(job: Job, rounds: Sequence[Round]) -> list[Row]:
+    """The training records of all rounds by total number of updates, and a held-out record for each policy."""
     rows: list[Row] = []
     step = 0
-    for r in found:
+    for r in rounds:
         if r.steps:
             trained = runs.open_run(job.folder(r.number) / "run").metrics("train")
             rows += [{**line, "step": step + line["step"], "round": r.number} for line in trained]
@@ -113,7 +113,7 @@ def _evaluation(r: Round, step: int) -> Row:
 
 
 def _page_samples(job: Job, stage: str, number: int) -> list[Row]:
-    """One answer per held-out prompt, as the page shows them."""
+    """One answer per held-out prompt, in the page's format."""
     rows = read_rows(job.folder(number) / MEASURED)
     return [
         {
@@ -131,5 +131,5 @@ def _page_samples(job: Job, stage: str, number: int) -> list[Row]:
 
 
 def now() -> str:
-    """The time in UTC."""
+    """The current time in UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,4 +1,4 @@
-"""``afzal sweep``: settings of a training varied, and the best arm on held-out prompts within a KL budget."""
+"""``afzal sweep``: vary the settings of a training and find the best arm on held-out prompts within a KL budget."""
 
 from .run import Outcome, plan, sweep
 

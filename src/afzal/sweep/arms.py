@@ -1,4 +1,4 @@
-"""The arms of a sweep: what each one is trained with, kept in a file so that the same command finds them again."""
+"""The arms of a sweep and their settings, kept in a file so that the same command finds them again."""
 
 from __future__ import annotations
 
@@ -29,21 +29,22 @@ from afzal.sweep.space import Values, grid, random_points, size, sobol_points
 from afzal.text import setting
 
 BASE, BASE_NAME = "base", "a000"
-_PATIENCE = 1000  # draws in a row that give nothing new; then the space has no more to give
+_PATIENCE = 1000  # consecutive draws without a new arm after which the space counts as exhausted
 
 Given = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One way of training: base's settings with ``values`` in place of some of them. ``name`` names its folders."""
+    """One training variant: base's settings with ``values`` replacing some of them. ``name`` is used for its
+    folders."""
 
     name: str
     values: Values
 
     @property
     def label(self) -> str:
-        """Its settings as one would type them."""
+        """The arm's settings as one would type them."""
         return ", ".join(f"{key} {shown(value)}" for key, value in self.values.items()) or BASE
 
 
@@ -54,11 +55,11 @@ def shown(value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Base as given, and the axes that are varied.
+    """Base as given, and the varied axes.
 
     Attributes:
         given: base's settings, without those that the sweep decides.
-        base: base as a training of its own.
+        base: base as a separate training.
         axes: in the order of the file.
     """
 
@@ -71,8 +72,8 @@ def plan_of(config: SweepConfig) -> Plan:
     """Base and axes, checked against the settings of base's method.
 
     Raises:
-        AfzalError: base cannot be read or is not a training on data, an axis is not a setting of it, or the goal needs
-            held-out data that base does not name.
+        AfzalError: base cannot be read or is not a training on data, an axis is not one of its settings, or the goal
+            needs held-out data that base does not name.
     """
     settings = _base_settings(config)
     method = method_of(settings)
@@ -89,8 +90,8 @@ def plan_of(config: SweepConfig) -> Plan:
         )
     if config.prompts is None and base.eval_data is None:
         raise AfzalError("there are no held-out prompts", remedy="prompts: FILE, or eval_data: FILE in base")
-    given = {s.key: s.value for s in settings if s.key not in FIXED or s.key in ("model", "eval_data")}
-    return Plan(given, base, tuple(_checked(axis, method) for axis in config.axes))
+    settings_given = {s.key: s.value for s in settings if s.key not in FIXED or s.key in ("model", "eval_data")}
+    return Plan(settings_given, base, tuple(_checked(axis, method) for axis in config.axes))
 
 
 def _base_settings(config: SweepConfig) -> list[Setting]:
@@ -100,10 +101,10 @@ def _base_settings(config: SweepConfig) -> list[Setting]:
 
 
 def _checked(axis: Axis, method: str) -> Axis:
-    """The axis, whole where its setting is.
+    """The checked axis, with ``whole`` set if its setting is an integer.
 
     Raises:
-        AfzalError: the method has no such setting, or a range was given for one that is not a number.
+        AfzalError: the method has no such setting, or a range is given for a setting that is not a number.
     """
     if axis.key == "method":
         if axis.scale != "list":
@@ -122,29 +123,29 @@ def _checked(axis: Axis, method: str) -> Axis:
 
 
 def settings_of(plan: Plan, arm: Arm) -> Given:
-    """An arm's settings as they would stand in a file: base's with its own, and those alone that its method has."""
+    """An arm's settings as in a file: base's updated by its own, restricted to those that its method has."""
     merged = {**plan.given, **arm.values}
     known = CONFIGS[method_of([Setting("method", merged["method"], "space")])].model_fields
     return {k: v for k, v in merged.items() if k in known or k in arm.values}
 
 
 def resolved(plan: Plan, arm: Arm, **more: Any) -> TrainConfig:
-    """An arm as the training that it is.
+    """An arm's training settings.
 
     Raises:
-        AfzalError: its settings do not go together; names the arm.
+        AfzalError: its settings are inconsistent; the error names the arm.
     """
     where = f"arm {arm.name} ({arm.label})"
     return resolve([Setting(k, v, where) for k, v in {**settings_of(plan, arm), **more}.items()])
 
 
 def arms_of(config: SweepConfig, plan: Plan, more: int = 0) -> list[Arm]:
-    """Every arm of a sweep that knows them beforehand, base first, no two of which are the same training.
+    """All arms of a non-adaptive sweep, base first; no two are the same training.
 
-    Those of an earlier command come first, as they were; what is new is only remembered by :func:`keep`.
+    Arms of an earlier command come first, unchanged; new ones are saved only by :func:`keep`.
 
     Args:
-        more: how many arms to add to those of the earlier commands, once all of these have an end.
+        more: number of arms to add to those of earlier commands, once all of these are finished.
 
     Raises:
         AfzalError: the folder holds another sweep, or the space has no more arms.
@@ -157,7 +158,7 @@ def arms_of(config: SweepConfig, plan: Plan, more: int = 0) -> list[Arm]:
 
 
 def wanted_arms(config: SweepConfig, known: Sequence[Arm], more: int) -> int | None:
-    """How many arms there are to be besides base; None for all of a grid."""
+    """The wanted number of arms, not counting base; None for a complete grid."""
     if config.search == "grid":
         if more:
             raise AfzalError(
@@ -171,16 +172,16 @@ def wanted_arms(config: SweepConfig, known: Sequence[Arm], more: int) -> int | N
 def _endless(config: SweepConfig, plan: Plan, known: Sequence[Arm], wanted: int) -> Iterator[Arm]:
     points = (sobol_points if config.search == "sobol" else random_points)(plan.axes, config.search_seed)
     limit = size(plan.axes)
-    if limit is not None and limit < wanted:  # draws would take long to find the last ones
+    if limit is not None and limit < wanted:  # random draws would take long to find the last ones
         points = iter(grid(plan.axes))
     return iter(distinct(plan, known, points, wanted + 1))
 
 
 def distinct(plan: Plan, known: Sequence[Arm], points: Iterable[Values], most: int | None = None) -> list[Arm]:
-    """Base, the known arms, and an arm for each point that is another training than all before it.
+    """Base, the known arms, and an arm for each point whose training differs from all previous ones.
 
     Args:
-        most: arms to stop at, base included.
+        most: number of arms to stop at, including base.
     """
     arms = list(known) or [Arm(BASE_NAME, {})]
     seen = {_identity(plan, arm) for arm in arms}
@@ -203,10 +204,10 @@ def _identity(plan: Plan, arm: Arm) -> str:
 
 
 def load(config: SweepConfig, plan: Plan) -> list[Arm]:
-    """The arms of the earlier commands in this folder, base first; none in a new one.
+    """The arms of earlier commands in this folder, base first; empty for a new folder.
 
     Raises:
-        AfzalError: they are those of another base, space or search.
+        AfzalError: they belong to another base, space or search.
     """
     path = _file(config)
     if not path.exists():
@@ -217,20 +218,20 @@ def load(config: SweepConfig, plan: Plan) -> list[Arm]:
         raise AfzalError(
             f"{config.out} holds a sweep with another {', '.join(changed)}",
             why="; ".join(f"{key}: {before['about'].get(key)!r} -> {now[key]!r}" for key in changed),
-            remedy="put that back, or choose another out=",
+            remedy="restore that, or choose another out=",
         )
     return [Arm(arm["name"], arm["values"]) for arm in before["arms"]]
 
 
 def keep(config: SweepConfig, plan: Plan, arms: Sequence[Arm], *, finished: bool) -> None:
-    """Remember the arms, so that the same command finds them again, and whether all of them have had their seeds."""
+    """Save the arms, so that the same command finds them again, and whether all their seeds are done."""
     listed = [{"name": a.name, "values": dict(a.values)} for a in arms]
     body = {"about": _about(config, plan), "finished": finished, "arms": listed}
     runs.atomic_write(_file(config), json.dumps(body, indent=1) + "\n")
 
 
 def is_finished(config: SweepConfig) -> bool:
-    """Whether the arms of the earlier commands have had all their seeds."""
+    """Whether all seeds of the earlier commands' arms are done."""
     path = _file(config)
     return path.exists() and runs.read_json(path)["finished"]
 

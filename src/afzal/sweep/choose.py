@@ -1,7 +1,7 @@
-"""From measured snapshots to a choice: candidates, those within the KL budget, the front, and the figures beside them.
+"""From measured snapshots to a choice: candidates, the KL budget, the Pareto front, and further figures.
 
-Pure functions of arrays and settings. A candidate is one snapshot of one arm with all its seeds; what is compared is
-its mean over seeds and prompts. Larger goals are better, KL is in nats per answer.
+Pure functions of arrays and settings. A candidate is one snapshot of one arm with all its seeds, compared by its mean
+over seeds and prompts. Larger goals are better; KL is in nats per answer.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from afzal.sweep.training import Point
 
 Course = Sequence[Point]
 Courses = Mapping[str, Mapping[int, Course]]
-"""By arm and seed: the snapshots of a training."""
+"""The snapshots of each training, by arm and seed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """What is maximised, by which reward, and the nats of KL within which it counts."""
+    """The goal to maximise, its reward, and the KL budget in nats."""
 
     goal: Goal
     reward: str
@@ -36,7 +36,7 @@ class Aim:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """Snapshot number ``place`` of an arm, over its seeds. ``steps`` are its updates, seed by seed."""
+    """Snapshot number ``place`` of an arm, over its seeds. ``steps`` are its updates by seed."""
 
     arm: str
     place: int
@@ -46,12 +46,12 @@ class Candidate:
 
     @property
     def known(self) -> bool:
-        """Whether both figures are numbers."""
+        """Whether both figures are finite."""
         return math.isfinite(self.goal.value) and math.isfinite(self.kl.value)
 
 
 def values_of(aim: Aim, point: Point, start: Answers) -> np.ndarray:
-    """``[X]`` the goal on each prompt; of accuracy ``[1]``, since its prompts are those of the held-out pairs."""
+    """``[X]`` the goal on each prompt; ``[1]`` for accuracy, whose prompts are those of the held-out pairs."""
     if aim.goal == "accuracy":
         return np.array([point.accuracy[0] if point.accuracy is not None else math.nan])
     ours = point.answers.rewards[aim.reward]
@@ -64,7 +64,7 @@ def candidates(aim: Aim, courses: Courses, starts: Mapping[int, Answers]) -> lis
     """Every snapshot of every arm, arms in order and snapshots by step.
 
     Args:
-        courses: arms that have all their seeds.
+        courses: those of arms with all their seeds.
         starts: the start's answers by seed.
     """
     return [
@@ -81,7 +81,7 @@ def _candidate(aim: Aim, arm: str, place: int, points: Mapping[int, Point], star
 
 
 def _over(aim: Aim, values: Sequence[np.ndarray], first: Point) -> Interval:
-    """The mean of the goal over seeds and prompts; the accuracy of a single seed has its own interval."""
+    """The mean goal over seeds and prompts; the accuracy of a single seed has its own interval."""
     if aim.goal != "accuracy":
         return over_seeds_and_prompts(np.stack(values))
     if len(values) == 1 and first.accuracy is not None:
@@ -89,36 +89,36 @@ def _over(aim: Aim, values: Sequence[np.ndarray], first: Point) -> Interval:
     return over_seeds([float(v[0]) for v in values])
 
 
-def within(aim: Aim, found: Sequence[Candidate]) -> list[Candidate]:
-    """Those whose mean KL is within the budget."""
-    return [c for c in found if c.known and c.kl.value <= aim.kl_budget]
+def within(aim: Aim, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The candidates whose mean KL is within the budget."""
+    return [c for c in candidates if c.known and c.kl.value <= aim.kl_budget]
 
 
-def best(aim: Aim, found: Sequence[Candidate]) -> Candidate | None:
-    """The one of the highest goal within the budget; of equals the one of less KL, then the first. None without any."""
-    return max(within(aim, found), key=lambda c: (c.goal.value, -c.kl.value), default=None)
+def best(aim: Aim, candidates: Sequence[Candidate]) -> Candidate | None:
+    """The candidate with the highest goal within the budget (then least KL, then the first); None without any."""
+    return max(within(aim, candidates), key=lambda c: (c.goal.value, -c.kl.value), default=None)
 
 
-def score(aim: Aim, found: Sequence[Candidate]) -> float | None:
-    """One number for an arm, for what proposes or prunes arms: its best goal within the budget.
+def score(aim: Aim, candidates: Sequence[Candidate]) -> float | None:
+    """One number for an arm, used to propose and prune arms: its best goal within the budget.
 
-    An arm that never is within the budget has the goal at its least KL less the nats in excess, so that of two such
-    arms the nearer one is the better; None where nothing is known of it.
+    An arm that is never within the budget scores the goal at its least KL less the excess nats, so that of two such
+    arms the closer one is better. None if nothing is known.
     """
-    chosen = best(aim, found)
+    chosen = best(aim, candidates)
     if chosen is not None:
         return chosen.goal.value
-    nearest = min((c for c in found if c.known), key=lambda c: c.kl.value, default=None)
+    nearest = min((c for c in candidates if c.known), key=lambda c: c.kl.value, default=None)
     return None if nearest is None else nearest.goal.value - (nearest.kl.value - aim.kl_budget)
 
 
-def front(aim: Aim, found: Sequence[Candidate], start: float) -> dict[str, Any]:
-    """Which candidates are on the front of KL and goal, which is its knee, and the area that they dominate.
+def front(aim: Aim, candidates: Sequence[Candidate], start: float) -> dict[str, Any]:
+    """The candidates on the front of KL and goal, its knee, and the dominated area.
 
     Args:
-        start: the goal of the start, whose KL is 0: the lower end of the area, which reaches to the budget.
+        start: the goal of the start, whose KL is 0: the lower edge of the area, which extends to the budget.
     """
-    kls, goals = (np.array([getattr(c, name).value for c in found], float) for name in ("kl", "goal"))
+    kls, goals = (np.array([getattr(c, name).value for c in candidates], float) for name in ("kl", "goal"))
     place = knee(kls, goals)
     return {
         "on_front": np.flatnonzero(on_front(kls, goals)).tolist(),
@@ -130,7 +130,7 @@ def front(aim: Aim, found: Sequence[Candidate], start: float) -> dict[str, Any]:
 def difference(
     aim: Aim, ours: Mapping[int, Point], theirs: Mapping[int, Point], starts: Mapping[int, Answers]
 ) -> Interval:
-    """The goal of one policy less that of another, on the same seeds and prompts."""
+    """One policy's goal less another's, on the same seeds and prompts."""
     rows = [values_of(aim, ours[s], starts[s]) - values_of(aim, theirs[s], starts[s]) for s in ours]
     if aim.goal == "accuracy":
         return over_seeds([float(row[0]) for row in rows])
@@ -138,14 +138,14 @@ def difference(
 
 
 def start_goal(aim: Aim, starts: Mapping[int, Answers]) -> float:
-    """The goal of the start: its reward, a win rate of one half, or the accuracy of a coin."""
+    """The goal of the start: its reward, a win rate of one half, or chance accuracy."""
     if aim.goal != "reward":
         return 0.5
     return float(np.mean([a.rewards[aim.reward].mean() for a in starts.values()]))
 
 
 def record(aim: Aim, candidate: Candidate, points: Mapping[int, Point]) -> dict[str, Any]:
-    """A candidate as plain values, with the means of all else that was measured of its answers."""
+    """A candidate as plain values, with the means of all other measurements of its answers."""
     answers = [p.answers for p in points.values()]
 
     def mean(values: Sequence[np.ndarray]) -> float:

@@ -1,4 +1,4 @@
-"""Equal examples for every arm, whatever its batch size, and the trainings of a sweep as entries of a comparison."""
+"""Equal numbers of examples for every arm, whatever its batch size, and a sweep's trainings as a comparison."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CHARACTERS = "characters"
 
 @dataclass(frozen=True, slots=True)
 class Length:
-    """How long an arm is trained: updates, the examples and tokens that they see, and the items that there are."""
+    """An arm's training length: updates, examples and tokens seen, and number of items."""
 
     steps: int
     examples: int
@@ -36,51 +36,51 @@ class Length:
 
 
 def characters(prompt: str, answer: str) -> float:
-    """How long an answer is: what is measured beside KL where a sweep names no reward."""
+    """Answer length in characters, which is measured if a sweep names no reward."""
     return float(len(answer))
 
 
 def lengths(config: SweepConfig, plan: Plan, arms: Sequence[Arm]) -> dict[str, Length]:
-    """How long each arm is trained, by its name: as many examples as ``examples`` says, to less than an update."""
+    """Each arm's training length by name: as many examples as ``examples`` says, to within one update."""
     items, tokens = _size_of(plan, Arm(BASE_NAME, {}), config.seeds[0])
     wanted = config.examples or _examples_of(plan.base, items)
-    found = {}
+    length_of = {}
     for arm in arms:
         n, each = (items, tokens) if not _reads_otherwise(arm) else _size_of(plan, arm, config.seeds[0])
         batch = resolved(plan, arm).batch_size
         steps = updates_for(wanted, n, batch)
         seen = examples_in(steps, n, batch)
-        found[arm.name] = Length(steps, seen, round(seen * each), n)
-    return found
+        length_of[arm.name] = Length(steps, seen, round(seen * each), n)
+    return length_of
 
 
 def updates_for(examples: int, items: int, batch_size: int) -> int:
-    """The number of updates that see nearest to so many examples, at least 1; of two as near, the fewer."""
+    """The number of updates (at least 1) whose examples are closest to ``examples``; the smaller of two as close."""
     epochs, rest = divmod(examples, items)
     below = epochs * math.ceil(items / batch_size) + rest // batch_size
     return min((max(1, below), below + 1), key=lambda n: abs(examples_in(n, items, batch_size) - examples))
 
 
 def examples_in(steps: int, items: int, batch_size: int) -> int:
-    """The examples that so many updates see."""
+    """The number of examples that ``steps`` updates see."""
     epochs, rest = divmod(steps, math.ceil(items / batch_size))
     return epochs * items + rest * batch_size
 
 
 def _examples_of(base: TrainConfig, items: int) -> int:
-    """What base would see by itself."""
+    """The number of examples that base alone would see."""
     steps = max(1, round(base.epochs * math.ceil(items / base.batch_size)))
     return examples_in(min(steps, base.max_steps or steps), items, base.batch_size)
 
 
 def _reads_otherwise(arm: Arm) -> bool:
-    """Whether an arm may have another number of training items, or longer ones, than base."""
+    """Whether an arm can have a different number or length of training items than base."""
     keys = {"method", *DataSettings.model_fields, *ObjectiveSettings.model_fields} - {"objective_arg"}
     return bool(keys & arm.values.keys())
 
 
 def _size_of(plan: Plan, arm: Arm, seed: int) -> tuple[int, float]:
-    """Items to train on, and tokens of each."""
+    """The number of training items, and tokens per item."""
     return _counted(resolved(plan, arm, seed=seed).model_dump_json())
 
 
@@ -94,7 +94,7 @@ def _counted(settings: str) -> tuple[int, float]:
 def comparison(
     config: SweepConfig, plan: Plan, arms: Sequence[Arm], lengths: Mapping[str, Length], seeds: Sequence[int]
 ) -> CompareConfig:
-    """The arms as methods of a comparison, whose machinery trains and measures them."""
+    """The arms as methods of a comparison, which trains and measures them."""
     first = plan.base
     values: dict[str, Any] = {
         "model": first.model,
@@ -114,7 +114,7 @@ def comparison(
 def _entry(config: SweepConfig, plan: Plan, arm: Arm, length: Length) -> dict[str, Any]:
     settings = {k: v for k, v in settings_of(plan, arm).items() if v is not None}
     method = settings.pop("method")
-    # one epoch more than it takes: splits by other seeds may have a few items less, and max_steps ends all alike
+    # one epoch more than needed: splits with other seeds may have a few items fewer, and max_steps ends all alike
     settings |= {"max_steps": length.steps, "epochs": float(math.ceil(length.examples / length.items) + 1)}
     if config.maximized == "accuracy":  # an evaluation at each snapshot
         settings["eval_every_steps"] = -(-length.steps // config.snapshots)
@@ -128,12 +128,18 @@ def _entry(config: SweepConfig, plan: Plan, arm: Arm, length: Length) -> dict[st
 
 
 def _shared_reference(config: SweepConfig, arm: TrainConfig) -> dict[str, str]:
-    """The settings by which all arms read the same log-probs of the reference, computed once.
+    """The settings that make all arms share the reference's log-probs, computed once.
 
-    Nothing where an arm has no reference, moves it, asks for its whole distributions, or says itself where it is.
+    Empty if an arm has no reference, moves it, needs its full distributions, or configures it itself.
     """
-    asked = arm.cacheable
-    if asked is None or asked.reference != "frozen" or asked.reference_sync_steps or asked.offload or asked.quantize:
+    caching = arm.cacheable
+    if (
+        caching is None
+        or caching.reference != "frozen"
+        or caching.reference_sync_steps
+        or caching.offload
+        or caching.quantize
+    ):
         return {}
     recipe = recipe_of(arm)
     if not recipe.needs_reference or any(term.objective.needs_live_reference for term in recipe.terms):

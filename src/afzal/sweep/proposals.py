@@ -1,7 +1,7 @@
-"""What optuna decides: the next arm (TPE), and whether an arm is worth further seeds (median pruning).
+"""Optuna's decisions: the next arm (TPE), and whether an arm is worth further seeds (median pruning).
 
-Optuna is an extra. Each decision is a function of what was measured before and of a seed, made anew each time, so that
-a sweep that was stopped goes the same way as one that was not.
+Optuna is an extra. Each decision is a function of earlier measurements and a seed, recomputed each time, so that a
+resumed sweep takes the same course as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from afzal.config import Axis
 from afzal.errors import AfzalError
 from afzal.sweep.space import Values, typed
 
-_STARTUP = 4  # arms at random before TPE proposes, and before anything is pruned
+_STARTUP = 4  # random arms before TPE proposes, and before anything is pruned
 
 
 def optuna_module() -> Any:
-    """Optuna, told to be quiet.
+    """Import optuna with its log messages silenced.
 
     Raises:
         AfzalError: it is not installed.
@@ -34,7 +34,7 @@ def propose(axes: Sequence[Axis], seed: int, tried: Sequence[tuple[Values, float
     """The next arm by the tree-structured Parzen estimator (Bergstra et al. 2011, NeurIPS 24).
 
     Args:
-        tried: the arms before it with their scores, larger ones better; those without a score are left out.
+        tried: the previous arms with their scores (larger is better); arms without a score are left out.
     """
     optuna = optuna_module()
     spaces = {axis.key: _distribution(optuna, axis) for axis in axes}
@@ -50,7 +50,7 @@ def propose(axes: Sequence[Axis], seed: int, tried: Sequence[tuple[Values, float
 
 
 def _distribution(optuna: Any, axis: Axis) -> Any:
-    if axis.scale == "list":  # values may be of any kind; their places are numbers
+    if axis.scale == "list":  # values can have any type; their indices are numbers
         return optuna.distributions.CategoricalDistribution(list(range(len(axis.values))))
     low, high = axis.values
     kind = optuna.distributions.IntDistribution if axis.whole else optuna.distributions.FloatDistribution
@@ -66,11 +66,11 @@ def _outer(axis: Axis, value: Any) -> Any:
 
 
 def is_hopeless(scores: Sequence[float], others: Sequence[Sequence[float]]) -> bool:
-    """Whether an arm is below the median of the finished ones at as many seeds as it has; never among the first four.
+    """Whether an arm is below the finished ones' median at the same number of seeds; never for the first four arms.
 
     Args:
-        scores: of the arm, after its first seed, after its first two, ...; larger is better.
-        others: the same of each arm that has all its seeds.
+        scores: the arm's, after its first seed, after its first two, ...; larger is better.
+        others: the same for each arm with all its seeds.
     """
     optuna = optuna_module()
     study = optuna.create_study(direction="maximize")

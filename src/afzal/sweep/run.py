@@ -1,4 +1,4 @@
-"""One sweep: search, choose within the KL budget, confirm on fresh seeds, and write it down."""
+"""A sweep: search, choose within the KL budget, confirm on fresh seeds, and write the results."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RUN = "run.yaml"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The page of a sweep, and how many of its arms finished."""
+    """The page of a sweep, and the number of its finished arms."""
 
     page: Path
     finished: int
@@ -40,8 +40,8 @@ def sweep(config: SweepConfig, *, more: int = 0, jobs: int = 1, say: Say = print
     Finished work is reused and stopped work is resumed, so the same command resumes a sweep.
 
     Args:
-        more: arms to add to those of the earlier commands, once these are finished; until then it resumes them.
-        jobs: trainings side by side, each in a process of its own, as far as the memory holds them.
+        more: arms to add to those of earlier commands, once these are finished; until then it resumes them.
+        jobs: number of parallel trainings, each in its own process, as far as memory allows.
 
     Raises:
         AfzalError: a fault of the input; :class:`~afzal.recipes.train.Stopped` when a signal ended it.
@@ -61,12 +61,12 @@ def _sweep(config: SweepConfig, more: int, jobs: int, say: Say, date: str) -> Ou
         seen = trained_on(search)
         for name, count in seen.items():
             if count:
-                say(f"note: {count} of {name} are training prompts too; what is measured on them says too much")
+                say(f"note: {count} of {name} are training prompts too; measurements on them are too optimistic")
         explore(search, _asked(search, more))
-        found = candidates(search.aim, search.whole, search.starts())
-        chosen = best(search.aim, found)
-        confirmed = _confirmed(search, chosen, found)
-        body = summary(search, found, chosen, confirmed)
+        measured = candidates(search.aim, search.whole, search.starts())
+        chosen = best(search.aim, measured)
+        confirmed = _confirmed(search, chosen)
+        body = summary(search, measured, chosen, confirmed)
         body |= {"trained_on": seen, "settings": config.model_dump(mode="json"), **runs.environment()}
         if chosen is None:
             (out / RUN).unlink(missing_ok=True)
@@ -77,15 +77,15 @@ def _sweep(config: SweepConfig, more: int, jobs: int, say: Say, date: str) -> Ou
 
 
 def _open(config: SweepConfig, jobs: int, say: Say) -> Search:
-    """A search whose inputs have been opened and checked.
+    """A search with opened and checked inputs.
 
     Raises:
-        AfzalError: something cannot be read; names it.
+        AfzalError: an input cannot be read; the error names it.
     """
     plan = plan_of(config)
     base = [Arm(BASE_NAME, {})]
-    found = lengths(config, plan, base)
-    search = Search(config, plan, Gauge(comparison(config, plan, base, found, config.seeds)), jobs, say, [], found)
+    by_arm = lengths(config, plan, base)
+    search = Search(config, plan, Gauge(comparison(config, plan, base, by_arm, config.seeds)), jobs, say, [], by_arm)
     arms = arms_of(config, plan) if config.search != "tpe" else base
     made = search.trainings(arms, config.seeds)
     open_inputs(made, stages_of(made))
@@ -93,7 +93,7 @@ def _open(config: SweepConfig, jobs: int, say: Say) -> Search:
 
 
 def trained_on(search: Search) -> dict[str, int]:
-    """How many of the different held-out prompts stand in base's training data, by the setting that names them."""
+    """The number of distinct held-out prompts that are in base's training data, by the setting that names them."""
     config, base = search.config, search.plan.base
     read = data.read(base.data, columns=base.columns or None, format=base.data_format, on_error="drop")
     trained = {item.prompt for item in read.items}
@@ -103,20 +103,20 @@ def trained_on(search: Search) -> dict[str, int]:
 
 
 def _asked(search: Search, more: int) -> int:
-    """How many arms are to be added: none as long as those of the last command are not finished."""
+    """The number of arms to add: 0 as long as the last command's arms are not finished."""
     if not more or is_finished(search.config):
         return more
-    search.say("the arms of the last command are not finished; they are first, and nothing is added to them")
+    search.say("the arms of the last command are not finished; they come first, and none are added")
     return 0
 
 
 def _fresh(config: SweepConfig) -> list[int]:
-    """Seeds that the choice has not seen."""
+    """Seeds not used for the choice."""
     return list(range(max(config.seeds) + 1, max(config.seeds) + 1 + config.confirm))
 
 
-def _confirmed(search: Search, chosen: Candidate | None, found: Sequence[Candidate]) -> Confirmed | None:
-    """The chosen arm and base, trained and measured with fresh seeds; None where nothing was chosen or asked for."""
+def _confirmed(search: Search, chosen: Candidate | None) -> Confirmed | None:
+    """The chosen arm and base, trained and measured with fresh seeds; None without a choice or a confirmation."""
     seeds = _fresh(search.config)
     if chosen is None or not seeds:
         return None
@@ -137,7 +137,7 @@ def _confirmed(search: Search, chosen: Candidate | None, found: Sequence[Candida
 
 
 def _ready(search: Search, chosen: Candidate) -> str:
-    """The chosen arm as settings of a training by itself, which gives the same weights as the arm's first seed."""
+    """The chosen arm as the settings of a single training, which gives the same weights as the arm's first seed."""
     config = search.config
     arm = next(a for a in search.arms if a.name == chosen.arm)
     made = search.trainings([arm], config.seeds)
@@ -152,22 +152,22 @@ def _ready(search: Search, chosen: Candidate) -> str:
 
 
 def plan(config: SweepConfig, *, more: int = 0) -> list[str]:
-    """What a sweep would do: its arms with their state, then the cost. Nothing is trained."""
+    """The plan of a sweep: its arms with their state, then the cost. Nothing is trained."""
     made = plan_of(config)
     known = load(config, made)
     adaptive = config.search == "tpe"
     arms = (known or [Arm(BASE_NAME, {})]) if adaptive else arms_of(config, made, more)
-    found = lengths(config, made, arms)
-    trainings = comparison(config, made, arms, found, config.seeds)
+    by_arm = lengths(config, made, arms)
+    trainings = comparison(config, made, arms, by_arm, config.seeds)
     stages = stages_of(trainings)
     lines = [
-        _line(trainings, arm, found[arm.name].steps, [s for s in stages if s.entry.name == arm.name]) for arm in arms
+        _line(trainings, arm, by_arm[arm.name].steps, [s for s in stages if s.entry.name == arm.name]) for arm in arms
     ]
     proposed = max(0, (wanted_arms(config, arms, more) or 0) + 1 - len(arms)) if adaptive else 0
     if proposed:
         lines.append(f"and {plural(proposed, 'arm')} that tpe proposes from what it has seen")
     notes = dict.fromkeys(note for arm in arms for note in advice(resolved(made, arm)))
-    return [*lines, *_cost(config, trainings, stages, found, proposed), *(f"note: {n}" for n in notes)]
+    return [*lines, *_cost(config, trainings, stages, by_arm, proposed), *(f"note: {n}" for n in notes)]
 
 
 def _line(config: CompareConfig, arm: Arm, steps: int, stages: Sequence[Stage]) -> str:
@@ -177,15 +177,15 @@ def _line(config: CompareConfig, arm: Arm, steps: int, stages: Sequence[Stage]) 
 
 
 def _cost(
-    config: SweepConfig, made: CompareConfig, stages: Sequence[Stage], found: Mapping[str, Any], proposed: int
+    config: SweepConfig, made: CompareConfig, stages: Sequence[Stage], by_arm: Mapping[str, Any], proposed: int
 ) -> list[str]:
-    """Trainings, tokens and, once one training is finished, time."""
+    """Trainings, tokens and, once a training is finished, time."""
     states = {s.name: state_of(made, s) for s in stages}
     open_ones = [s for s in stages if states[s.name] in ("to be trained", "stopped")]
     fresh = (proposed * len(config.seeds)) + 2 * config.confirm
-    each = max((length.tokens for length in found.values()), default=0)
-    tokens = sum(found[s.entry.name].tokens for s in open_ones) + fresh * each
-    seen = sorted(length.examples for length in found.values())
+    each = max((length.tokens for length in by_arm.values()), default=0)
+    tokens = sum(by_arm[s.entry.name].tokens for s in open_ones) + fresh * each
+    seen = sorted(length.examples for length in by_arm.values())
     ends = [f"{n:,}" for n in (seen[0], seen[-1])]
     later = [f"{plural(proposed, 'proposed arm')}"] if proposed else []
     later += [f"the choice and base with {plural(config.confirm, 'fresh seed')}"] if config.confirm else []
@@ -194,14 +194,14 @@ def _cost(
         + (f"; then at most {fresh} more: {' and '.join(later)}" if later else ""),
         f"to be trained: {tokens:,} tokens; every arm sees {' to '.join(dict.fromkeys(ends))} examples",
     ]
-    speed = _tokens_per_second(made, stages, found)
+    speed = _tokens_per_second(made, stages, by_arm)
     if speed is not None:
         lines.append(f"at the speed of the finished trainings: {duration(tokens / speed)} one after the other")
     return lines
 
 
-def _tokens_per_second(made: CompareConfig, stages: Sequence[Stage], found: Mapping[str, Any]) -> float | None:
-    """Of the finished trainings, from their run.json."""
+def _tokens_per_second(made: CompareConfig, stages: Sequence[Stage], by_arm: Mapping[str, Any]) -> float | None:
+    """The mean speed of the finished trainings, from their run.json; None without any."""
     finished = [s for s in stages if state_of(made, s) == "finished"]
     seconds = sum(float(runs.open_run(s.folder).facts().get("seconds", 0.0)) for s in finished)
-    return sum(found[s.entry.name].tokens for s in finished) / seconds if seconds else None
+    return sum(by_arm[s.entry.name].tokens for s in finished) / seconds if seconds else None

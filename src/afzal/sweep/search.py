@@ -1,4 +1,4 @@
-"""The trainings of a sweep in order: all arms at once, or each proposed or pruned by what came before it."""
+"""The trainings of a sweep in order: all arms at once, or each one proposed or pruned from earlier results."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from afzal.sweep.training import Failure, Gauge, Point, Say
 
 @dataclass(slots=True)
 class Search:
-    """A sweep on its way.
+    """The state of a running sweep.
 
     Attributes:
-        arms: those there are so far, base first.
-        lengths: how long each is trained, by name.
-        failures: why an arm came to no end, by name.
-        pruned: after how many seeds an arm was given up, by name.
-        points: by name and seed, the snapshots of what was trained.
+        arms: the arms so far, base first.
+        lengths: each arm's training length, by name.
+        failures: failed arms with the reason, by name.
+        pruned: the number of seeds after which an arm was pruned, by name.
+        points: snapshots of the trainings, by name and seed.
     """
 
     config: SweepConfig
@@ -42,16 +42,16 @@ class Search:
 
     @property
     def aim(self) -> Aim:
-        """What the arms are ranked by."""
+        """The aim by which the arms are ranked."""
         return Aim(self.config.maximized, next(iter(self.gauge.config.rewards)), self.config.kl_budget)
 
     @property
     def whole(self) -> dict[str, dict[int, list[Point]]]:
-        """The snapshots of the arms that have all their seeds."""
+        """The snapshots of the arms that neither failed nor were pruned."""
         return {name: p for name, p in self.points.items() if name not in self.failures and name not in self.pruned}
 
     def trainings(self, arms: Sequence[Arm], seeds: Sequence[int]) -> CompareConfig:
-        """The trainings of these arms as a comparison, whose machinery makes them."""
+        """The trainings of these arms as a comparison."""
         if missing := [a for a in arms if a.name not in self.lengths]:
             self.lengths |= lengths(self.config, self.plan, missing)
         return comparison(self.config, self.plan, arms, self.lengths, seeds)
@@ -86,20 +86,20 @@ def explore(search: Search, more: int) -> None:
 
 
 def train(search: Search, arms: Sequence[Arm]) -> None:
-    """Every seed of these arms."""
+    """Train and measure every seed of these arms."""
     made = search.trainings(arms, search.config.seeds)
     enter(search, stages_of(made), run(search, search.gauge, made, stages_of(made)))
 
 
 def run(search: Search, gauge: Gauge, made: CompareConfig, stages: Sequence[Stage]) -> workers.Outcome:
-    """Trainings with their measurements, one after the other or side by side."""
+    """Run trainings with their measurements, sequentially or in parallel."""
     if search.jobs > 1 and len(stages) > 1:
         return workers.side_by_side(gauge, made, stages, search.jobs, search.say)
     return workers.alone(gauge, stages, search.say)
 
 
 def enter(search: Search, stages: Sequence[Stage], outcome: workers.Outcome) -> None:
-    """Take in what became of trainings."""
+    """Record the outcomes of trainings."""
     for stage in stages:
         name, failure = stage.entry.name, outcome[stage.name]
         if failure is not None:
@@ -109,14 +109,14 @@ def enter(search: Search, stages: Sequence[Stage], outcome: workers.Outcome) -> 
 
 
 def _proposed(search: Search, wanted: int) -> None:
-    """Arms one by one, each proposed from the scores of all before it."""
+    """Train arms one by one, each proposed from the scores of all previous ones."""
     config, plan = search.config, search.plan
     for arm in search.arms:
         _arm(search, arm)
     while len(search.arms) <= wanted:
         scores = ((a.values, score_of(search, a, len(config.seeds))) for a in search.arms if a.name != BASE_NAME)
         tried = [(values, s) for values, s in scores if s is not None]
-        draws = count(config.search_seed * 1_000_003 + len(search.arms) * 1009)  # each arm has seeds of its own
+        draws = count(config.search_seed * 1_000_003 + len(search.arms) * 1009)  # separate seeds for each arm
         arms = distinct(plan, search.arms, (propose(plan.axes, k, tried) for k in draws), len(search.arms) + 1)
         if len(arms) == len(search.arms):
             search.say("tpe: the space has no further arm")
@@ -134,7 +134,7 @@ def _arm(search: Search, arm: Arm) -> None:
 
 
 def _seed_by_seed(search: Search, arm: Arm) -> None:
-    """One arm, which may be given up between its seeds."""
+    """Train one arm, which can be pruned between its seeds."""
     seeds = search.config.seeds
     made = search.trainings([arm], seeds)
     for k, stage in enumerate(stages_of(made), 1):
@@ -149,8 +149,8 @@ def _seed_by_seed(search: Search, arm: Arm) -> None:
 
 def _is_hopeless(search: Search, arm: Arm, seeds: int) -> bool:
     def scores(name: str, most: int) -> list[float]:
-        found = [score_of(search, Arm(name, {}), k) for k in range(1, most + 1)]
-        return [s for s in found if s is not None]
+        known = [score_of(search, Arm(name, {}), k) for k in range(1, most + 1)]
+        return [s for s in known if s is not None]
 
     finished = [
         name for name, points in search.whole.items() if name != arm.name and len(points) == len(search.config.seeds)
@@ -159,7 +159,7 @@ def _is_hopeless(search: Search, arm: Arm, seeds: int) -> bool:
 
 
 def score_of(search: Search, arm: Arm, seeds: int) -> float | None:
-    """The score of an arm by its first so many seeds; None where it failed."""
+    """An arm's score over its first ``seeds`` seeds; None if it failed."""
     points: Mapping[int, list[Point]] = search.points.get(arm.name, {})
     if arm.name in search.failures or not points:
         return None

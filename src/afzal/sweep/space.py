@@ -1,4 +1,4 @@
-"""Points of a space of settings: a grid, random draws, or Sobol's sequence. Pure functions of the axes and a seed."""
+"""Points of a space of settings: a grid, random draws, or a Sobol sequence. Pure functions of the axes and a seed."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy as np
 from afzal.config import Axis
 
 Values = Mapping[str, Any]
-"""Settings of one arm that differ from base's."""
+"""The settings in which an arm differs from base."""
 
-_BLOCK = 64  # points of Sobol's sequence made at a time; a power of two keeps its balance
+_BLOCK = 64  # points of the Sobol sequence made at a time; a power of two keeps it balanced
 
 
 def grid(axes: Sequence[Axis]) -> list[Values]:
-    """Every combination, the last axis changing fastest; ranges at ``points`` even distances on their scale."""
+    """Every combination, the last axis changing fastest; ranges have ``points`` evenly spaced values on their scale."""
     columns = [_levels(axis) for axis in axes]
     return [dict(zip((a.key for a in axes), values, strict=True)) for values in product(*columns)]
 
@@ -30,14 +30,14 @@ def _levels(axis: Axis) -> list[Any]:
 
 
 def random_points(axes: Sequence[Axis], seed: int) -> Iterator[Values]:
-    """Independent uniform draws, without end; the first ones are the same however many are asked for."""
+    """Yield independent uniform draws without end; a prefix does not depend on how many are taken."""
     rng = np.random.default_rng(seed)
     while True:
         yield _point(axes, rng.random(len(axes)))
 
 
 def sobol_points(axes: Sequence[Axis], seed: int) -> Iterator[Values]:
-    """Sobol's sequence with Owen's scrambling, whose points fill a space more evenly than draws do, without end.
+    """Yield a Sobol sequence with Owen scrambling without end; it fills a space more evenly than random draws.
 
     Owen 1997, Ann. Stat. 25; ``scipy.stats.qmc``.
     """
@@ -53,9 +53,9 @@ def _point(axes: Sequence[Axis], place: np.ndarray) -> Values:
 
 
 def value_at(axis: Axis, u: float) -> Any:
-    """The value at a share ``u`` of an axis, from 0 to 1: of a list one of equal shares, of a range on its scale.
+    """The value at position ``u`` (0 to 1) of an axis: list values have equal shares, ranges follow their scale.
 
-    Numbers of a range have four significant digits, so that a person can type them again.
+    Numbers of a range have four significant digits, so that a person can retype them.
     """
     if axis.scale == "list":
         return axis.values[min(int(u * len(axis.values)), len(axis.values) - 1)]
@@ -67,14 +67,15 @@ def value_at(axis: Axis, u: float) -> Any:
 
 
 def typed(axis: Axis, value: float) -> float | int:
-    """A number of a range as it is written: four significant digits, within the ends, whole where the setting is."""
+    """A number of a range as written: four significant digits, within the ends, and an integer if the setting is
+    one."""
     low, high = axis.values
     rounded = min(float(high), max(float(low), float(f"{value:.4g}")))
     return round(rounded) if axis.whole else rounded
 
 
 def size(axes: Sequence[Axis]) -> int | None:
-    """How many points there are; None where a range has no end of them."""
+    """The number of points; None if an axis is a range."""
     if any(axis.scale != "list" for axis in axes):
         return None
     return math.prod(len(axis.values) for axis in axes)

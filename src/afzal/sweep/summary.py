@@ -1,7 +1,6 @@
-"""The figures of a sweep as plain values, from which page and tables are drawn.
+"""The figures of a sweep as plain values, from which page and tables are made.
 
-Nothing in them depends on when or how often the command was given: a sweep that was stopped and resumed has the same
-bytes.
+They do not depend on when or how often the command ran: a stopped and resumed sweep gives the same bytes.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ Points = Mapping[int, Sequence[Point]]
 
 @dataclass(frozen=True, slots=True)
 class Confirmed:
-    """The chosen arm and base with fresh seeds: their snapshots by arm and seed, and the start's answers by seed."""
+    """The chosen arm and base with fresh seeds: snapshots by arm and seed, and the start's answers by seed."""
 
     seeds: Sequence[int]
     points: Mapping[str, Points]
@@ -32,14 +31,14 @@ class Confirmed:
 
 
 def summary(
-    search: Search, found: Sequence[Candidate], chosen: Candidate | None, confirmed: Confirmed | None
+    search: Search, candidates: Sequence[Candidate], chosen: Candidate | None, confirmed: Confirmed | None
 ) -> dict[str, Any]:
-    """All figures; arms in order of their best goal within the budget, those that failed last."""
+    """All figures; arms are in order of their best goal within the budget, failed ones last."""
     aim, starts = search.aim, search.starts()
     level = start_goal(aim, starts)
-    on = front(aim, found, level)
-    listed = {id(found[k]) for k in on["on_front"]}
-    by_arm = {a.name: [c for c in found if c.arm == a.name] for a in search.arms}
+    on = front(aim, candidates, level)
+    listed = {id(candidates[k]) for k in on["on_front"]}
+    by_arm = {a.name: [c for c in candidates if c.arm == a.name] for a in search.arms}
     arms = [_arm(search, arm, by_arm[arm.name], listed) for arm in search.arms]
     return {
         "goal": {"maximize": aim.goal, "reward": aim.reward, "kl": aim.kl_budget},
@@ -50,14 +49,16 @@ def summary(
         "axes": [axis.key for axis in search.plan.axes],
         "arms": sorted(arms, key=_place),
         "front": {
-            "points": [{"arm": found[k].arm, "place": found[k].place} for k in on["on_front"]],
-            "knee": None if on["knee"] is None else {"arm": found[on["knee"]].arm, "place": found[on["knee"]].place},
+            "points": [{"arm": candidates[k].arm, "place": candidates[k].place} for k in on["on_front"]],
+            "knee": None
+            if on["knee"] is None
+            else {"arm": candidates[on["knee"]].arm, "place": candidates[on["knee"]].place},
             "hypervolume": on["hypervolume"],
         },
         "choice": None if chosen is None else {"arm": chosen.arm, "place": chosen.place},
         "confirmation": None
         if chosen is None or confirmed is None
-        else _confirmation(search, found, chosen, confirmed),
+        else _confirmation(search, candidates, chosen, confirmed),
     }
 
 
@@ -84,8 +85,7 @@ def _arm(search: Search, arm: Arm, own: Sequence[Candidate], on_front: set[int])
 
 
 def _place(arm: Mapping[str, Any]) -> tuple[int, float, float]:
-    """Arms with a candidate first, by its goal; then those that never were within the budget, pruned ones, failed
-    ones."""
+    """The sort key of an arm: by goal if it has a candidate within the budget, then by KL, then pruned, then failed."""
     order = ("finished", "pruned", "failed").index(arm["status"])
     if order:
         return order + 1, 0.0, 0.0
@@ -96,12 +96,12 @@ def _place(arm: Mapping[str, Any]) -> tuple[int, float, float]:
 
 
 def _confirmation(
-    search: Search, found: Sequence[Candidate], chosen: Candidate, confirmed: Confirmed
+    search: Search, candidates: Sequence[Candidate], chosen: Candidate, confirmed: Confirmed
 ) -> dict[str, Any]:
-    """The choice and base on fresh seeds, at the snapshots that the first seeds chose."""
+    """The choice and base on fresh seeds, at the snapshots chosen with the first seeds."""
     aim = search.aim
-    own = [c for c in found if c.arm == BASE_NAME]
-    base = best(aim, own) or (own[-1] if own else None)
+    of_base = [c for c in candidates if c.arm == BASE_NAME]
+    base = best(aim, of_base) or (of_base[-1] if of_base else None)
     body: dict[str, Any] = {
         "seeds": list(confirmed.seeds),
         "fresh_prompts": search.config.confirm_prompts is not None,
@@ -120,7 +120,7 @@ def _confirmation(
 
 
 def _at(confirmed: Confirmed, candidate: Candidate) -> dict[int, Point]:
-    """The points of a candidate's snapshot, seed by seed; the last one of a training that stopped before it."""
+    """The points of a candidate's snapshot by seed; the last point of a shorter training."""
     points = confirmed.points[candidate.arm]
     return {seed: course[min(candidate.place, len(course) - 1)] for seed, course in points.items()}
 

@@ -1,4 +1,4 @@
-"""One training of a sweep: made or resumed, measured at every snapshot; what diverged is remembered with the reason."""
+"""One training of a sweep: run or resumed, measured at every snapshot; divergence is recorded with its reason."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ State = Literal["to be trained", "stopped", "finished", "diverged"]
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a training came to no end. One that diverged would do so again, and is not tried again."""
+    """The reason why a training failed. A diverged training would diverge again, so it is not retried."""
 
     why: str
     diverged: bool = False
@@ -34,8 +34,8 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Point:
-    """A policy on its way: its step, its answers, and its accuracy on held-out pairs with an interval over prompts,
-    where it was evaluated."""
+    """A policy along a training: step, answers, and accuracy on held-out pairs with an interval over prompts (None if
+    not evaluated)."""
 
     step: int
     answers: Answers
@@ -44,7 +44,7 @@ class Point:
 
 @dataclass(eq=False)
 class Gauge:
-    """What measures policies: the start model, the prompts and the rewards, opened when they are first needed."""
+    """Measures policies: holds the start model, the prompts and the rewards, opened on first use."""
 
     config: CompareConfig
     _known: dict[tuple[str, int], list[Point]] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class Gauge:
 
     @cached_property
     def rewarders(self) -> dict[str, Rewarder]:
-        """What gives each reward."""
+        """The rewarder of each reward."""
         c = self.config
         source = partial(
             reward_source,
@@ -69,20 +69,20 @@ class Gauge:
 
     @cached_property
     def keys(self) -> dict[str, str]:
-        """For each reward, the hash of what gives it."""
+        """For each reward, the hash of its source."""
         return {name: content_hash(spec) for name, spec in self.config.rewards.items()}
 
     def start(self, seed: int) -> Answers:
-        """The start's answers, drawn now or before."""
+        """The start's answers, drawn now or earlier."""
         return start_answers(self.bench, self.rewarders, self.keys, seed)
 
     def course(self, stage: Stage) -> list[Point]:
-        """Every snapshot of a finished training, measured now or before."""
+        """Every snapshot of a finished training, measured now or earlier."""
         if (stage.name, stage.seed) not in self._known:
             snaps = snapshots(stage.folder, self.config.snapshots)
-            found = measured(self.bench, snaps, self.rewarders, self.keys, stage.seed, stage.name)
+            measurements = measured(self.bench, snaps, self.rewarders, self.keys, stage.seed, stage.name)
             accuracies = {r["step"]: _accuracy(r) for r in runs.open_run(stage.folder).metrics("eval")}
-            self._known[stage.name, stage.seed] = [Point(s.step, a, accuracies.get(s.step)) for s, a in found]
+            self._known[stage.name, stage.seed] = [Point(s.step, a, accuracies.get(s.step)) for s, a in measurements]
         return self._known[stage.name, stage.seed]
 
 
@@ -92,10 +92,10 @@ def _accuracy(record: Mapping[str, Any]) -> tuple[float, float, float] | None:
 
 
 def made(gauge: Gauge, stage: Stage, say: Say) -> Failure | None:
-    """A training, and the measurements of all its snapshots; None, or why it failed.
+    """Run a training and measure all its snapshots; return None, or why it failed.
 
     Raises:
-        MadeOtherwise: its folder holds another one.
+        MadeOtherwise: its folder holds another training.
         Stopped: a signal ended it; everything is saved.
     """
     config = gauge.config
@@ -116,7 +116,7 @@ def made(gauge: Gauge, stage: Stage, say: Say) -> Failure | None:
 
 
 def failure_of(config: CompareConfig, stage: Stage) -> Failure | None:
-    """What an earlier command remembered of a training that diverged; None once its folder was deleted."""
+    """The divergence recorded by an earlier command; None once the training's folder is deleted."""
     path = _failure_file(config, stage)
     if not path.exists() or not (stage.folder / "run.json").exists():
         return None
@@ -124,7 +124,7 @@ def failure_of(config: CompareConfig, stage: Stage) -> Failure | None:
 
 
 def state_of(config: CompareConfig, stage: Stage) -> State:
-    """How far a training is, from its folder alone."""
+    """The state of a training, from its folder alone."""
     if failure_of(config, stage) is not None:
         return "diverged"
     if not (stage.folder / "run.json").exists():

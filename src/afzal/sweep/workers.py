@@ -1,7 +1,6 @@
-"""Trainings side by side, each in a process of its own, as many as were asked for and as the memory holds.
+"""Parallel trainings, each in its own process, as many as requested and as memory allows.
 
-A worker ends with the process that started it, however that ends, so that no run is written by a process that nobody
-waits for.
+A worker always ends with its parent process, so that no orphaned process writes a run.
 """
 
 from __future__ import annotations
@@ -29,33 +28,33 @@ from afzal.sweep.training import Failure, Gauge, Say, made
 from afzal.train.signals import stop_on_signals
 
 _SPARE = 0.8  # of the free memory, for further trainings
-_LOOK = 0.5  # seconds between two looks for a signal
+_LOOK = 0.5  # seconds between two checks for a signal
 
 Outcome = dict[str, Failure | None]
-"""By the name of a training: None where it finished, else why not."""
+"""By training name: None if it finished, else the failure."""
 
 
 def alone(gauge: Gauge, stages: Sequence[Stage], say: Say) -> Outcome:
-    """The trainings one after the other, in this process."""
-    found: Outcome = {}
+    """Run the trainings one after the other in this process."""
+    outcome: Outcome = {}
     for k, stage in enumerate(stages, 1):
-        found[stage.name] = made(gauge, stage, lambda line, k=k: say(f"[{k}/{len(stages)}] {line}"))
-        _tell(found, stage.name, say)
-    return found
+        outcome[stage.name] = made(gauge, stage, lambda line, k=k: say(f"[{k}/{len(stages)}] {line}"))
+        _tell(outcome, stage.name, say)
+    return outcome
 
 
 def side_by_side(gauge: Gauge, made_of: CompareConfig, stages: Sequence[Stage], jobs: int, say: Say) -> Outcome:
-    """The trainings in at most ``jobs`` processes.
+    """Run the trainings in at most ``jobs`` processes.
 
-    The first one is alone: it computes the reference for all, and shows how much memory one takes.
+    The first one runs alone: it computes the reference for all, and shows how much memory a training needs.
 
     Args:
-        made_of: the comparison whose stages these are.
+        made_of: the comparison to which the stages belong.
 
     Raises:
-        Stopped: a signal asked for the end; all trainings have saved what they had.
+        Stopped: a signal asked to stop; all trainings have saved their state.
     """
-    todo, found, workers = list(stages), Outcome(), list[_Worker]()
+    todo, outcome, workers = list(stages), Outcome(), list[_Worker]()
     limit = 1
     with stop_on_signals() as stop:
         try:
@@ -66,7 +65,7 @@ def side_by_side(gauge: Gauge, made_of: CompareConfig, stages: Sequence[Stage], 
                     workers.append(_Worker.started(gauge.config, made_of, jobs))
                     continue
                 for worker, answer in _answers(workers):
-                    peak = _heard(worker, answer, found, say)
+                    peak = _heard(worker, answer, outcome, say)
                     if peak and limit == 1 and jobs > 1:
                         limit = _room(gauge, peak, jobs, say)
                 workers = [w for w in workers if w.process.is_alive() or w.task]
@@ -78,13 +77,13 @@ def side_by_side(gauge: Gauge, made_of: CompareConfig, stages: Sequence[Stage], 
             raise
         for worker in workers:
             worker.dismiss()
-    return found
+    return outcome
 
 
 @dataclass(slots=True)
 class _Worker:
-    """A process that trains, this end of the way to it, and what it is at. While ``alive`` is open, so is this
-    process."""
+    """A training process, the connection to it, and its current task. ``alive`` stays open as long as this process
+    lives."""
 
     process: Any
     way: Connection
@@ -106,7 +105,7 @@ class _Worker:
 
     def give(self, stage: Stage, say: Say) -> None:
         self.task = stage.name
-        with suppress(OSError):  # a worker that is gone is found by its silence
+        with suppress(OSError):  # a dead worker is detected when it is read from
             self.way.send(stage.name)
 
     def dismiss(self) -> None:
@@ -116,21 +115,21 @@ class _Worker:
 
 
 def _answers(workers: Sequence[_Worker]) -> list[tuple[_Worker, tuple[Any, ...]]]:
-    """What workers have to say; of one that is gone, with which exit code."""
+    """The workers' messages; for a dead worker, its exit code."""
     busy = {w.way: w for w in workers if w.task}
-    found = []
+    answers = []
     for way in wait(list(busy), timeout=_LOOK):
         worker = busy[way]  # type: ignore[index]
         try:
-            found.append((worker, worker.way.recv()))
+            answers.append((worker, worker.way.recv()))
         except (EOFError, OSError):
             worker.process.join()
-            found.append((worker, ("gone", worker.process.exitcode)))
-    return found
+            answers.append((worker, ("gone", worker.process.exitcode)))
+    return answers
 
 
-def _heard(worker: _Worker, answer: tuple[Any, ...], found: Outcome, say: Say) -> int:
-    """Take in an answer; returns the bytes that a training took at most, 0 where nothing finished."""
+def _heard(worker: _Worker, answer: tuple[Any, ...], outcome: Outcome, say: Say) -> int:
+    """Handle a message; return the peak bytes of a finished training, 0 if none finished."""
     kind, *values = answer
     if kind == "say":
         say(values[0])
@@ -139,31 +138,31 @@ def _heard(worker: _Worker, answer: tuple[Any, ...], found: Outcome, say: Say) -
         raise AfzalError(values[0], where=values[1], why=values[2], remedy=values[3])
     name, worker.task = worker.task, ""
     if kind == "gone":
-        found[name] = Failure(f"its process ended with exit code {values[0]}")
+        outcome[name] = Failure(f"its process ended with exit code {values[0]}")
     elif kind == "failed":
-        found[name] = Failure(*values)
+        outcome[name] = Failure(*values)
     else:
-        found[name] = None
-    _tell(found, name, say)
+        outcome[name] = None
+    _tell(outcome, name, say)
     return values[0] if kind == "done" else 0
 
 
-def _tell(found: Mapping[str, Failure | None], name: str, say: Say) -> None:
-    if (failure := found[name]) is not None:
+def _tell(outcome: Mapping[str, Failure | None], name: str, say: Say) -> None:
+    if (failure := outcome[name]) is not None:
         say(f"{name}: failed: {failure.why}")
 
 
 def _room(gauge: Gauge, peak: int, jobs: int, say: Say) -> int:
-    """How many trainings fit beside each other, of ``jobs`` that were asked for, the first one included."""
+    """The number of trainings, at most ``jobs``, that fit into memory together, including the first one."""
     free = free_bytes(pick_device(gauge.config.device))
     fit = jobs if free is None else 1 + int(_SPARE * free / peak)
     if fit < jobs:
-        say(f"one training takes {peak / 1e9:.1f} GB: {fit} at a time fit into the memory, not {jobs}")
+        say(f"one training takes {peak / 1e9:.1f} GB: {fit} fit into memory at the same time, not {jobs}")
     return min(fit, jobs)
 
 
 def _end(workers: Sequence[_Worker]) -> None:
-    """Have every worker save what it has, and wait for it."""
+    """Make every worker save its state, and wait for it."""
     for worker in workers:
         worker.process.terminate()
     for worker in workers:
@@ -171,7 +170,7 @@ def _end(workers: Sequence[_Worker]) -> None:
 
 
 def _serve(way: Connection, ending: Connection, measuring: str, made_of: str, threads: int) -> None:
-    """The worker: trainings by name until there is none, each with its output in a file of its own."""
+    """The worker's main loop: run trainings by name until None, each with its output in a separate file."""
     import torch
 
     threading.Thread(target=_end_with_parent, args=(ending,), daemon=True).start()
@@ -199,7 +198,7 @@ def _end_with_parent(ending: Connection) -> None:
 
 
 def _redirect(path: Path) -> None:
-    """What the process prints from here on, to a file; several bars on one terminal could not be read."""
+    """Redirect the process's output to a file; several progress bars on one terminal would be unreadable."""
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
@@ -208,13 +207,13 @@ def _redirect(path: Path) -> None:
 
 
 def _peak_bytes() -> int:
-    """Most memory that this process has had: of the GPU where it uses one, else of the machine."""
+    """The peak memory of this process: of the GPU if it uses one, else of the machine."""
     import torch
 
     if torch.cuda.is_available() and (most := torch.cuda.max_memory_reserved()):
         return most
     try:
         from resource import RUSAGE_SELF, getrusage
-    except ImportError:  # Windows; nothing is known then, and one runs after the other
+    except ImportError:  # Windows: unknown, so trainings run one after the other
         return 0
     return getrusage(RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
