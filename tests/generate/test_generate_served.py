@@ -122,7 +122,7 @@ def test_a_blank_that_transformers_serve_would_drop_is_refused(script, folder, t
     spaced.save_pretrained(model)
     plain = str(folder / "plain.jsonl")
     server = server_file(tmp_path / "s.yaml", script, kind="transformers", folder=str(model))
-    with pytest.raises(AfzalError, match="leave out the blank between a plain prompt and its answer"):
+    with pytest.raises(AfzalError, match="drop the space between a plain prompt and its answer"):
         generate(server, folder, prompts=plain)
     assert not script.seen
     generate(server, folder, tmp_path / "out.jsonl")  # a conversation has its own separators
@@ -304,7 +304,7 @@ def test_the_key_reaches_the_server_and_no_file(script, folder, tmp_path, monkey
     [
         ({}, {"top_k": 3}, "top_k: a server of kind openai has no such field"),
         ({}, {"min_new_tokens": 1}, "min_new_tokens: a server of kind openai"),
-        ({"kind": "vllm"}, {}, "no folder says them"),
+        ({"kind": "vllm"}, {}, "no folder provides them"),
         ({"reload": ["load", "it"]}, {}, "reload must name"),
     ],
 )

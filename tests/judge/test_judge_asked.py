@@ -258,7 +258,7 @@ def test_an_invalid_address_is_not_tried_again(url):
 def test_if_plain_texts_cannot_be_sent_the_remedy_says_so(server):
     url, script = server
     script.plan[:] = ["404"]
-    with pytest.raises(AfzalError, match="not every server has: write prompts as messages"):
+    with pytest.raises(AfzalError, match="not every server has: if so, write prompts as messages"):
         Server(url, "m").complete("Once", {})
 
 

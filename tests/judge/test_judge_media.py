@@ -107,7 +107,7 @@ def test_a_server_that_reads_no_images_is_named_in_the_refusal():
     server = Server("http://judge/v1", "m", transport=transport)
     with pytest.raises(AfzalError, match="status 400") as caught:
         server.ask(for_server([{"role": "user", "content": (IMAGE,)}]), {})
-    assert "which its model must read" in str(caught.value.remedy)
+    assert "which its model must be able to read" in str(caught.value.remedy)
 
 
 @pytest.mark.parametrize("kind", ["rule", "function", "debate"])

@@ -70,7 +70,7 @@ def test_a_model_of_one_temperature_says_so():
         "Unsupported value: 'temperature' does not support 0 with this model. Only the default (1) value is supported."
     )
     asker, _ = server(lambda body: (400, {"error": {"message": said}}))
-    with pytest.raises(AfzalError, match="takes one temperature only, name that"):
+    with pytest.raises(AfzalError, match="accepts only one temperature, set that"):
         asker.ask(ASKED, {"temperature": 0})
 
 

@@ -163,5 +163,5 @@ def test_answers_to_pictures_are_sampled_and_the_marks_of_pictures_never_are(tmp
     again = tmp_path / "again.jsonl"
     generate(config.GenerateConfig(**settings | {"out": str(again)}))
     assert out.read_bytes() == again.read_bytes()
-    with pytest.raises(AfzalError, match="vLLM is given texts alone"):
+    with pytest.raises(AfzalError, match="vLLM receives only text"):
         generate(config.GenerateConfig(**settings | {"out": str(tmp_path / "v"), "engine": "vllm"}))

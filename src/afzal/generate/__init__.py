@@ -1,4 +1,4 @@
-"""Drawing continuations from a model."""
+"""Sampling continuations from a model."""
 
 from .choose import choose_decoding
 from .draw import Sampling

@@ -1,4 +1,4 @@
-"""Answers of models to held-out prompts, sampled once and kept, for a judge to compare."""
+"""Answers of models to held-out prompts, sampled once and cached, for a judge to compare."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from afzal.hashes import content_hash
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """How answers are drawn: ``n`` of at most ``max_new_tokens`` tokens to each prompt; temperature 0 is greedy."""
+    """How answers are drawn: ``n`` per prompt with at most ``max_new_tokens`` tokens; temperature 0 is greedy."""
 
     n: int = 1
     temperature: float = 1.0
@@ -35,19 +35,17 @@ def answers_of(
     *,
     beside: Sequence[str] = (),
 ) -> str:
-    """The file of a model's answers to the prompts of a file; where ``source`` is a file of answers, that file.
+    """The file of a model's answers to the prompts of a file; ``source`` itself if it is a file of answers.
 
-    A server's answers are kept like those of a folder.
+    Answers, also those of a server, are kept in ``folder`` under a hash of the model, the prompts and the drawing. The
+    same call reads them back, and a file exists only once it is complete.
 
-    Answers are kept in ``folder`` under a hash of the model, the prompts and how they are drawn: the same call reads
-    them back, and a file is there only when it is whole.
-
-    Random numbers follow from the seed and the model: with the same ones two similar models would write many of the
-    same texts, and a win rate is that of independent answers.
+    Random numbers depend on the seed and the model, since a win rate assumes independent answers: with the same
+    numbers, two similar models would write many identical texts.
 
     Args:
         source: the folder of a model or a finished run, the YAML file of a server, or a file of answers.
-        beside: what its answers are set against. Where the same model is among them, it draws once more.
+        beside: the sources compared with. If the same model is among them, it draws independent answers.
 
     Raises:
         AfzalError: the model or the prompts cannot be read.
@@ -68,14 +66,14 @@ def answers_of(
     runs.make_folder(file.parent)
     part = file.with_suffix(".part")
     part.unlink(missing_ok=True)
-    say(f"{source}: answers are sampled to the prompts of {prompts}")
+    say(f"{source}: sampling answers to the prompts of {prompts}")
     generate(GenerateConfig(model=source, prompts=prompts, out=str(part), **asdict(replace(drawing, seed=seed))))
     part.replace(file)
     return str(file)
 
 
 def refuse_no_model(sources: list[str]) -> None:
-    """Prompts are for models.
+    """Refuse prompts without a model to answer them.
 
     Raises:
         AfzalError: none of the sources is a folder or a server.

@@ -1,4 +1,4 @@
-"""Models to talk to: a run beside the model that it started from, answering token by token."""
+"""Chat partners: a run and, alongside it, the model that it started from, answering token by token."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from afzal.model.speaking import open_speaker
 from afzal.records import Item, Message, Turns, as_text
 from afzal.tokens import Speaker
 
-_UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what the first bytes of a character decode to
+_UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # result of decoding an incomplete character
 
 
 class Said(NamedTuple):
-    """What a model said: the text, its tokens, and why it ended (``stopped``: by the person)."""
+    """A model's answer: text, number of tokens, and why it ended (``stopped``: by the user)."""
 
     text: str
     tokens: int
@@ -32,7 +32,7 @@ class Said(NamedTuple):
 
 
 class _Stopped(Exception):  # noqa: N818
-    """The person wants no more of an answer."""
+    """The user stopped the answer."""
 
 
 class Partner:
@@ -40,7 +40,7 @@ class Partner:
 
     Args:
         path: a run folder, a model folder or a hub id.
-        name: what people call it.
+        name: display name.
     """
 
     def __init__(self, path: str, name: str, config: ChatConfig) -> None:
@@ -52,21 +52,21 @@ class Partner:
 
     @property
     def continues_text(self) -> bool:
-        """Whether the model has no chat template, so that it continues the conversation as one text."""
+        """Whether the model has no chat template and so continues the conversation as plain text."""
         return not self.speaker.tokenizer.chat_template
 
     def answer(self, turns: Sequence[Message], number: int, heard: Callable[[int, str], None], stop: Event) -> Said:
-        """Continue a conversation that ends with the person's turn.
+        """Continue a conversation that ends with the user's turn.
 
-        The same model, conversation, settings and number give the same answer, also beside another model.
+        The same model, conversation, settings and number give the same answer, with or without another model alongside.
 
         Args:
-            number: of the answer since the chat began, which its random draws depend on.
-            heard: called as the answer grows: its first so many characters stay, and a text follows them.
-            stop: set when the person wants no more.
+            number: number of the answer since the chat began, on which its random draws depend.
+            heard: called as the answer grows, with the number of characters to keep and the text that follows them.
+            stop: set when the user stops the answer.
 
         Raises:
-            AfzalError: the conversation leaves the model no position for an answer, or cannot be rendered.
+            AfzalError: the conversation leaves no position for an answer, or cannot be rendered.
         """
         ids = self._ids(turns)
         text, ends = Growing(self.speaker, ids, heard), self.speaker.ends(chat=not self.continues_text)
@@ -79,7 +79,7 @@ class Partner:
 
         with self._alone:
             try:
-                (found,) = sample(
+                (drawn_answer,) = sample(
                     self._model,
                     [ids],
                     eos=ends,
@@ -90,8 +90,8 @@ class Partner:
                 )
             except (_Stopped, KeyboardInterrupt):
                 return Said(text.whole(), len(text.ids), "stopped")
-        text.replace(found.answer.tolist())
-        return Said(text.whole(), len(found.ids), found.stop)
+        text.replace(drawn_answer.answer.tolist())
+        return Said(text.whole(), len(drawn_answer.ids), drawn_answer.stop)
 
     def _ids(self, turns: Sequence[Message]) -> list[int]:
         asked: Turns = as_text(turns) if self.continues_text else tuple(turns)
@@ -99,7 +99,7 @@ class Partner:
 
 
 class Growing:
-    """The text of an answer as its tokens arrive: a character whose bytes are not all there is held back."""
+    """The text of an answer as its tokens arrive; a character with missing bytes is held back."""
 
     def __init__(self, speaker: Speaker, before: Sequence[int], heard: Callable[[int, str], None]) -> None:
         self._speaker, self._before, self._heard = speaker, before, heard
@@ -107,12 +107,12 @@ class Growing:
         self._shown = ""
 
     def add(self, token: int) -> None:
-        """One more token, of which the text that is settled is told."""
+        """Add a token and report the settled text."""
         self.ids.append(token)
         self._tell(self.whole().rstrip(_UNFINISHED))
 
     def replace(self, ids: list[int]) -> None:
-        """The answer as it was in the end, without the token that ended it."""
+        """Replace the tokens by the final answer without its end token, and report it."""
         self.ids = ids
         self._tell(self.whole())
 
@@ -130,29 +130,29 @@ class Growing:
 
 
 def partners(config: ChatConfig, say: Callable[[str], None]) -> list[Partner]:
-    """The models of a chat: the one that was named and, unless it is to be alone, the other one.
+    """The models of a chat: the named one and, unless ``alone`` is set, the other one.
 
     Args:
-        say: told in a sentence when there is nothing to set beside the model.
+        say: called with a sentence if there is no second model.
 
     Raises:
         AfzalError: a model cannot be loaded.
     """
     other = config.against or (None if config.alone else start_of(config.model))
     if other is None and not config.alone:
-        say(f"{config.model} names no starting model that is still there: it answers alone (--against OTHER)")
+        say(f"{config.model} names no starting model that still exists, so it answers alone (--against OTHER)")
     paths = [config.model, *([other] if other is not None else [])]
     return [Partner(path, name, config) for path, name in zip(paths, names_of(paths), strict=True)]
 
 
 def names_of(paths: Sequence[str]) -> list[str]:
-    """What people call models: their paths, from here where they stand below; told apart where they are the same."""
+    """Display names of models: their paths, relative if below the current folder; equal names are made distinct."""
     here = [os.path.relpath(path) if Path(path).is_absolute() and Path(path).exists() else path for path in paths]
     names = [path if name.startswith("..") else name for name, path in zip(here, paths, strict=True)]
     return [name if names.index(name) == k else f"{name} (again)" for k, name in enumerate(names)]
 
 
 def start_of(path: str) -> str | None:
-    """The model that a run started from; None where the folder is no run, or that model is gone."""
+    """The model that a run started from; None if the folder is not a run or the model no longer exists."""
     start = runs.start_of(path)
     return start if start and Path(start).is_dir() else None

@@ -1,4 +1,4 @@
-"""May this very model share prompts between samples? By allow-list and by trial, asked once per model."""
+"""Whether a model can share prompts between samples, by allow-list and by trial, decided once per model."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _known: WeakKeyDictionary[Any, tuple[Any, str]] = WeakKeyDictionary()
 
 
 def choose_decoding(model: Any, longest: int | None = None) -> tuple[Literal["shared", "stock"], str]:
-    """``shared``, or ``stock`` and why: the family is not known to allow sharing, or a trial gave other log-probs.
+    """``shared``, or ``stock`` with the reason: the family is not known to allow sharing, or a trial gave other
+    log-probs.
 
-    The answer depends on the architecture, its adapter and the number format, and is remembered as long as the model
-    lives.
+    The result depends on the architecture, the adapter and the dtype, and is cached for the lifetime of the model.
 
     Args:
-        longest: tokens of the longest prompt + answer that there can be; None where that is not known.
+        longest: maximum tokens of prompt + answer; None if unknown.
     """
     if reason := rotary.why_not_share(model, longest):
         return "stock", reason
@@ -38,7 +38,7 @@ def choose_decoding(model: Any, longest: int | None = None) -> tuple[Literal["sh
 
 
 def _trial(model: Any) -> str:
-    """Empty if prefill, several steps and rows that leave give the log-probs of plain forward passes; else why not."""
+    """Empty if prefill, several steps and leaving rows give the log-probs of plain forward passes; else the reason."""
     rng = np.random.default_rng(0)
     vocabulary = vocabulary_of(model)
     prompts = [random_ids(model.config, vocabulary, rng, n) for n in (9, 3, 1)]
@@ -46,32 +46,32 @@ def _trial(model: Any) -> str:
     with torch.no_grad():
         try:
             with shared_decoding(model):
-                found = _by_steps(model, texts, prompts)
+                logps = _by_steps(model, texts, prompts)
         except (TypeError, ValueError, RuntimeError) as error:
             return f"the decoding cache does not reach its attention ({type(error).__name__}: {error})"
         with stock_attention(model), evaluating(model):
             plain = [_plain(model, *text) for text in texts]
-    gap = largest_gap(torch.cat(found), torch.cat([p[: len(f)] for f, p in zip(found, plain, strict=True)]))
+    gap = largest_gap(torch.cat(logps), torch.cat([p[: len(f)] for f, p in zip(logps, plain, strict=True)]))
     return "" if gap <= tolerance(model) else f"shared and plain decoding differ by {gap:.3g} nats"
 
 
 def _by_steps(model: Any, texts: list[tuple[list[int], np.ndarray]], prompts: list[list[int]]) -> list[Tensor]:
-    """Log-probs of every text's continuation token by token; from the middle on, every second row has left."""
+    """Token-by-token log-probs of every text's continuation; every second row leaves in the middle."""
     device = next(model.parameters()).device
     forced = torch.tensor(np.stack([t for _, t in texts]), device=device)
     logits, cache = read_prompts(model, prompts, [0, 0, 1, 2, 2, 2])
-    live, found = torch.arange(len(texts), device=device), [[] for _ in texts]
+    live, logps = torch.arange(len(texts), device=device), [[] for _ in texts]
     for step in range(forced.shape[1]):
         token = forced[live, step]
         for row, value in zip(live.tolist(), _gather(logits, token), strict=True):
-            found[row].append(value)
+            logps[row].append(value)
         if step == forced.shape[1] // 2:
             stay = torch.arange(1, len(texts), 2, device=device)
             cache.keep(stay)
             live, token = live[stay], token[stay]
         if step + 1 < forced.shape[1]:
             logits = next_logits(model, token, cache)
-    return [torch.stack(values) for values in found]
+    return [torch.stack(values) for values in logps]
 
 
 def _plain(model: Any, prompt: list[int], text: np.ndarray) -> Tensor:

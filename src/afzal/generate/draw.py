@@ -1,7 +1,7 @@
-"""One token per row from logits: temperature, top-k, top-p, and randomness that depends on the sample alone.
+"""Drawing one token per row from logits: temperature, top-k, top-p, and randomness that depends only on the sample.
 
-Every draw has a uniform number of its own, a hash of (seed, prompt, sample, step): which rows are decoded together
-plays no part in it.
+Every draw uses its own uniform number, a hash of (seed, prompt, sample, step), so it does not matter which rows are
+decoded together.
 
 Shapes: R rows, V vocabulary.
 """
@@ -22,10 +22,10 @@ _CACHED = 2**19  # logits, in float32
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to draw: temperature 0 is greedy; ``top_p`` 1 and ``top_k`` 0 leave the distribution whole.
+    """How to draw: temperature 0 is greedy; ``top_p`` 1 and ``top_k`` 0 keep the full distribution.
 
-    No token of ``eos`` is drawn before ``min_new_tokens`` tokens, and none of ``barred`` ever: tokens that stand for
-    images or sounds mean nothing in an answer.
+    EOS tokens are not drawn before ``min_new_tokens`` tokens, and ``barred`` ones never: placeholder tokens of images
+    or sounds mean nothing in an answer.
     """
 
     max_new_tokens: int = 64
@@ -40,14 +40,14 @@ PLAIN = Sampling()
 
 
 def row_keys(seed: int, prompts: np.ndarray, samples: np.ndarray) -> np.ndarray:
-    """``[R]`` uint64: a key for each (prompt, sample), from which :func:`uniforms` draws."""
+    """``[R]`` uint64: a key per (prompt, sample), for :func:`uniforms`."""
     key = avalanche(np.full(len(prompts), seed, dtype=np.uint64))
     key = avalanche(key ^ avalanche(prompts.astype(np.uint64) + np.uint64(1)))
     return avalanche(key ^ avalanche(samples.astype(np.uint64) + np.uint64(1 << 32)))
 
 
 def uniforms(keys: np.ndarray, step: int) -> np.ndarray:
-    """``[R]`` float64 in (0, 1), on a grid of 2^-40: the number that decides token ``step`` (from 0) of each row."""
+    """``[R]`` float64 in (0, 1) on a grid of 2^-40: the number that determines token ``step`` (from 0) of each row."""
     bits = avalanche(keys + np.uint64((step + 1) * GOLDEN % 2**64))
     return ((bits >> np.uint64(24)).astype(np.float64) + 0.5) * 2.0**-40
 
@@ -55,18 +55,19 @@ def uniforms(keys: np.ndarray, step: int) -> np.ndarray:
 def draw(
     logits: Tensor, uniform: Tensor, sampling: Sampling, barred: Tensor | None = None, room: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """A token of each row and its log-prob under the model itself.
+    """A token per row and its log-prob under the model itself.
 
     Args:
         logits: ``[R, V]``, read as float32.
         uniform: ``[R]`` float64 in (0, 1); the token is where it falls in the cumulative distribution.
-        barred: ids that may not be drawn.
-        room: ``[R, V]`` float32 that is overwritten. A CPU takes longer to get so much memory than to fill it, so that
-            a caller who draws at every step keeps one.
+        barred: ids that must not be drawn.
+        room: ``[R, V]`` float32 buffer to overwrite. On a CPU allocating it takes longer than filling it, so a caller
+            that draws at every step keeps one.
 
     Returns:
-        tokens ``[R]`` int64, and log-probs ``[R]`` float32 in nats at temperature 1 of the whole distribution, whatever
-        the sampling: what scoring the text would give.
+        Tokens ``[R]`` int64, and log-probs ``[R]`` float32 in nats at temperature 1 of the full distribution,
+        regardless of
+        the sampling: the values that scoring the text gives.
     """
     if sampling.temperature == 0:
         scores = logits if barred is None else logits.index_fill(1, barred, -torch.inf)
@@ -82,12 +83,12 @@ def draw(
 
 
 def _rows(logits: Tensor) -> int:
-    """Rows that are worked on together: on a CPU so many as stay in its cache from one operation to the next."""
+    """The number of rows processed together: on a CPU, as many as fit into its cache."""
     return max(1, _CACHED // logits.shape[1] if logits.device.type == "cpu" else len(logits))
 
 
 def _weigh(logits: Tensor, weights: Tensor, sampling: Sampling, barred: Tensor | None) -> Tensor:
-    """Write what is proportional to the probabilities, at most 1, to ``weights``; returns their block sums."""
+    """Write unnormalised probabilities (at most 1) to ``weights``, and return their block sums."""
     scores = weights.copy_(logits)
     if barred is not None:
         scores.index_fill_(1, barred, -torch.inf)
@@ -97,9 +98,10 @@ def _weigh(logits: Tensor, weights: Tensor, sampling: Sampling, barred: Tensor |
 
 
 def kept(scores: Tensor, sampling: Sampling) -> Tensor:
-    """Scores ``[R, V]`` over the temperature, -inf where top-k, then top-p, leave a token out (ties of the k-th stay).
+    """Scores ``[R, V]`` divided by the temperature; -inf for tokens removed by top-k, then top-p (ties with the k-th
+    stay).
 
-    Top-p keeps the likeliest tokens whose probabilities first reach ``top_p``, at least one.
+    Top-p keeps the likeliest tokens until their probabilities reach ``top_p``, at least one.
     """
     if sampling.temperature != 1:
         scores = scores / sampling.temperature
@@ -117,31 +119,31 @@ def kept(scores: Tensor, sampling: Sampling) -> Tensor:
 def invert(weights: Tensor, sums: Tensor, uniform: Tensor) -> Tensor:
     """``[R]`` int64: for each row the token at which the cumulative sum of its weights passes ``uniform`` of the total.
 
-    In two steps, blocks (``sums``, of :func:`block_sums`) and then tokens of one block, both summed in float64: no
-    rounding grows along the vocabulary. A token of weight 0 is never drawn.
+    It works in two steps, blocks (``sums``, from :func:`block_sums`) and then tokens of one block, both summed in
+    float64, so that rounding errors do not grow along the vocabulary. A token of weight 0 is never drawn.
     """
     sums = sums.double()
     edges = sums.cumsum(1)
     target = uniform[:, None] * edges[:, -1:]
-    # NaN is beyond every edge: such a row gets some token, whose log-prob is NaN too
+    # NaN is beyond every edge: such a row gets an arbitrary token, whose log-prob is NaN too
     block = torch.searchsorted(edges, target, right=True).clamp(max=edges.shape[1] - 1)
     within = (target - (edges - sums).gather(1, block)) / sums.gather(1, block)
     at = block * _BLOCK + torch.arange(_BLOCK, device=block.device)
     inside = weights.gather(1, at.clamp(max=weights.shape[1] - 1)).double()
     steps = inside.masked_fill(at >= weights.shape[1], 0.0).cumsum(1)
-    # a block's float32 sum and its own tokens' differ in the last bits: measured against the latter
-    found = torch.searchsorted(steps, within.clamp(0.0, 1 - 2.0**-40) * steps[:, -1:], right=True)
-    return (block * _BLOCK + found)[:, 0].clamp(max=weights.shape[1] - 1)
+    # a block's float32 sum and the sum of its tokens differ in the last bits: use the latter
+    places = torch.searchsorted(steps, within.clamp(0.0, 1 - 2.0**-40) * steps[:, -1:], right=True)
+    return (block * _BLOCK + places)[:, 0].clamp(max=weights.shape[1] - 1)
 
 
 def block_sums(weights: Tensor) -> Tensor:
-    """``[R, blocks]``: sums of every 256 columns of ``[R, V]``, the last block being shorter."""
+    """``[R, blocks]``: sums of every 256 columns of ``[R, V]``; the last block may be shorter."""
     rows, size = weights.shape
-    whole = size // _BLOCK * _BLOCK
-    sums = weights[:, :whole].reshape(rows, -1, _BLOCK).sum(-1)
-    if whole == size:
+    full = size // _BLOCK * _BLOCK
+    sums = weights[:, :full].reshape(rows, -1, _BLOCK).sum(-1)
+    if full == size:
         return sums
-    return torch.cat([sums, weights[:, whole:].sum(-1, keepdim=True)], dim=1)
+    return torch.cat([sums, weights[:, full:].sum(-1, keepdim=True)], dim=1)
 
 
 def _logps(logits: Tensor, tokens: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
-"""Decoding without padding, for models whose numbers padding or a neighbour would change.
+"""Decoding without padding, for models whose outputs depend on padding or on other rows.
 
-Virtual tokens of an adapter would stand before the padding on the left, away from their prompt, and what PEFT's own
-``generate`` does with them depends on the version of `transformers`. Rotary frequencies that follow the longest row
-would be those of a neighbour. So prompts of one length are decoded at a time, with a cache of keys and values that is
-filled anew whenever the length has changed the frequencies.
+An adapter's virtual tokens would come before the left padding, separated from their prompt, and PEFT's ``generate``
+treats them differently across versions of `transformers`. Rotary frequencies that depend on the longest row would be
+another row's. So prompts of equal length are decoded together, with a key-value cache that is refilled whenever a new
+length has changed the frequencies.
 
 Shapes: R rows of one length, V vocabulary.
 """
@@ -36,15 +36,15 @@ def decode_plain(
     seed: int,
     heard: Heard | None = None,
 ) -> list[Sample]:
-    """Samples for ``rows``, in their order."""
-    found: dict[Row, Sample] = {}
+    """Samples for ``rows``, in the same order."""
+    samples: dict[Row, Sample] = {}
     with stock_attention(model), evaluating(model):
         for length in sorted({len(prompts[r.prompt]) for r in rows}):
             some = [r for r in rows if len(prompts[r.prompt]) == length]
             written = Written(some, eos, sampling, seed, next(model.parameters()).device, heard)
             _write(model, written, [prompts[r.prompt] for r in some])
-            found |= dict(zip(some, written.samples(), strict=True))
-    return [found[r] for r in rows]
+            samples |= dict(zip(some, written.samples(), strict=True))
+    return [samples[r] for r in rows]
 
 
 def _write(model: Any, written: Written, prompts: Sequence[Sequence[int]]) -> None:
@@ -63,7 +63,7 @@ def _write(model: Any, written: Written, prompts: Sequence[Sequence[int]]) -> No
 
 
 class _Reader:
-    """Logits of the token after rows that grow by one token at a time."""
+    """Computes next-token logits of rows that grow by one token at a time."""
 
     def __init__(self, model: Any) -> None:
         self.model, self.base = model, virtual.base_of(model)
@@ -74,7 +74,7 @@ class _Reader:
         self._takes_positions = "position_ids" in known
 
     def logits(self, ids: Tensor) -> Tensor:
-        """``[R, V]`` after ``ids`` ``[R, L]``, whose first L - 1 columns may have been read before."""
+        """``[R, V]`` logits after ``ids`` ``[R, L]``, whose first L - 1 columns may have been read before."""
         before, keys = virtual.count(self.model), virtual.gives_keys(self.model)
         wanted = rotary.frequencies(self.base.config, before + ids.shape[1])
         afresh = self._cache is None or wanted != self._frequencies
@@ -82,19 +82,19 @@ class _Reader:
             rotary.start_afresh(self.base)
             self._cache, self._frequencies = _empty_cache(self.base), wanted
         first = (before if keys else 0) if afresh else before + ids.shape[1] - 1
-        given: dict[str, Any] = {self._name: self._cache, "use_cache": True}
+        options: dict[str, Any] = {self._name: self._cache, "use_cache": True}
         if self._takes_positions:
             positions = torch.arange(first, before + ids.shape[1], device=ids.device)
-            given["position_ids"] = positions.expand(len(ids), -1)
+            options["position_ids"] = positions.expand(len(ids), -1)
 
         def inputs() -> dict[str, Any]:
             if not afresh:
-                return {"input_ids": ids[:, -1:], **given}
+                return {"input_ids": ids[:, -1:], **options}
             for layer, (key, value) in enumerate(virtual.prefix(self.model)):
                 self._cache.update(_rows(key, len(ids)), _rows(value, len(ids)), layer)
             if keys or not before:
-                return {"input_ids": ids, **given}
-            return {"inputs_embeds": virtual.embedded(self.model, ids), **given}
+                return {"input_ids": ids, **options}
+            return {"inputs_embeds": virtual.embedded(self.model, ids), **options}
 
         hook = output_head(self.base).register_forward_pre_hook(_last, prepend=True)
         try:

@@ -1,4 +1,4 @@
-"""What every way of decoding shares: rows to decode, where their tokens go, and the samples that come of them."""
+"""Shared by all decoders: rows to decode, buffers for their tokens, and the resulting samples."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Stop = Literal["eos", "length"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """One continuation: ``ids`` int32 ``[C]`` with the EOS that ended it, if one did, and what each token had.
+    """One continuation: ``ids`` int32 ``[C]`` including a final EOS, if there is one, and the tokens' log-probs.
 
-    ``logps`` float32 ``[C]``: log-prob of each token in nats under the model itself, at temperature 1 and without top-p
-    and top-k, whatever the sampling: what scoring the text gives.
+    ``logps`` float32 ``[C]``: log-prob of each token in nats under the model itself, at temperature 1 without top-p and
+    top-k, regardless of the sampling: the values that scoring the text gives.
     """
 
     prompt_index: int
@@ -31,7 +31,7 @@ class Sample:
 
     @property
     def answer(self) -> np.ndarray:
-        """The ids without the EOS that ended them."""
+        """The ids without a final EOS."""
         return self.ids[:-1] if self.stop == "eos" else self.ids
 
 
@@ -45,20 +45,20 @@ class Row:
 
 
 Heard = Callable[[Row, int], None]
-"""Told each token of each row as soon as it is drawn, its EOS included; what it raises ends the decoding."""
+"""Called with each token of each row as soon as it is drawn, including EOS; an exception ends the decoding."""
 
 
 def answer_limits(lengths: Sequence[int], max_new_tokens: int, context: int | None) -> list[int]:
-    """How many tokens the answer to each prompt may have: ``max_new_tokens``, or what the model has positions for.
+    """The maximum answer length for each prompt: ``max_new_tokens``, or the remaining positions of the model.
 
-    A prompt is never cut: it would be another prompt that is answered.
+    A prompt is never truncated, since that would make it a different prompt.
 
     Args:
         lengths: tokens of each prompt.
         context: positions of the model; None when unlimited.
 
     Raises:
-        AfzalError: a prompt leaves no position for an answer; names the first, and how many there are.
+        AfzalError: a prompt leaves no position for an answer; the error names the first and counts the others.
     """
     if context is None:
         return [max_new_tokens] * len(lengths)
@@ -68,7 +68,7 @@ def answer_limits(lengths: Sequence[int], max_new_tokens: int, context: int | No
         raise AfzalError(
             f"prompt {full[0]} has {lengths[full[0]]} tokens, and the model has {context} positions for prompt and "
             f"answer together{more}",
-            remedy="leave it out, shorten it, or take a model with more positions",
+            remedy="leave it out, shorten it, or use a model with more positions",
         )
     return [min(max_new_tokens, context - length) for length in lengths]
 
@@ -78,11 +78,11 @@ def batches(
 ) -> list[list[Row]]:
     """``n`` rows per prompt in batches of at most ``rows_per_batch``: longest prompts first, a prompt's rows together.
 
-    A prompt is cut across batches only where ``n`` alone exceeds a batch.
+    A prompt's rows are split across batches only if ``n`` alone exceeds a batch.
 
     Args:
         lengths: tokens of each prompt, by its number.
-        numbers: of all prompts, what their draws depend on; default: their own numbers.
+        numbers: for all prompts, the number on which their draws depend; default: their index.
     """
     order = sorted(lengths, key=lambda i: (-lengths[i], i))
     rows = [Row(i, k, i if numbers is None else numbers[i]) for i in order for k in range(n)]
@@ -91,7 +91,7 @@ def batches(
 
 
 class Written:
-    """The tokens of a batch of rows as they are drawn, with buffers for the longest answers."""
+    """Collects the drawn tokens of a batch of rows, in buffers for the longest answers."""
 
     def __init__(
         self,
@@ -114,7 +114,8 @@ class Written:
         self._room: Tensor | None = None
 
     def draw(self, logits: Tensor, step: int, live: Tensor, live_host: np.ndarray) -> Tensor:
-        """Draw and keep token ``step`` of the rows ``live`` ``[r]`` from their logits ``[r, V]``: tokens ``[r]``."""
+        """Draw and store token ``step`` of the rows ``live`` ``[r]`` from their logits ``[r, V]``; return tokens
+        ``[r]``."""
         uniform = torch.from_numpy(uniforms(self.keys[live_host], step)).to(logits.device)
         early = step < self.sampling.min_new_tokens and len(self.eos)
         barred = self.never_or_early if early else self.never if len(self.never) else None
@@ -128,7 +129,7 @@ class Written:
         return tokens
 
     def _tell(self, heard: Heard, tokens: Sequence[int], live: Sequence[int]) -> None:
-        """A row that has ended may be drawn for still, beside others."""
+        """Report tokens, except those still drawn for rows that have ended."""
         for row, token in zip(live, tokens, strict=True):
             if row not in self._ended:
                 self._ended |= {row} if token in self._ends else set()
@@ -138,7 +139,7 @@ class Written:
         """Every row up to and including its first EOS.
 
         Raises:
-            AfzalError: a token's log-prob is not a number.
+            AfzalError: a token's log-prob is NaN.
         """
         ids, logps = self.ids.cpu().numpy(), self.logps.cpu().numpy()
         ends = np.isin(ids, self.eos.cpu().numpy())
@@ -147,7 +148,7 @@ class Written:
             raise AfzalError(
                 "the model's log-probs are not numbers",
                 why="its logits are NaN or infinite at a token of an answer",
-                remedy="take an earlier checkpoint; or dtype=fp32, if it computes in bf16",
+                remedy="use an earlier checkpoint; or dtype=fp32, if it computes in bf16",
             )
         return [
             Sample(r.prompt, ids[k, :n].copy(), "eos" if ends[k, n - 1] else "length", logps[k, :n].copy())

@@ -1,4 +1,4 @@
-"""Answers of a saved model to prompts, as ``afzal generate`` writes them."""
+"""``afzal generate``: a saved model's answers to prompts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from afzal.tokens import Speaker, Tree, any_chat, distinct_prompts
 
 
 def generate(config: GenerateConfig) -> Path | None:
-    """Sample ``config.n`` answers per prompt; write them as JSONL, or print them when there is no ``config.out``.
+    """Sample ``config.n`` answers per prompt; write them as JSONL, or print them without ``config.out``.
 
     Raises:
         AfzalError: as for :func:`answers`.
@@ -40,11 +40,11 @@ def generate(config: GenerateConfig) -> Path | None:
 
 
 def answers(config: GenerateConfig) -> list[dict[str, Any]]:
-    """``config.n`` sampled answers per prompt, one record each; written as JSONL too where there is a ``config.out``.
+    """``config.n`` sampled answers per prompt, one record each; also written as JSONL if ``config.out`` is set.
 
-    A single ``prompt`` is sent through the chat template when the model has one, and continued verbatim otherwise;
-    prompts of a file keep the kind they have there. Other columns of a prompt's row stand in its answers, except those
-    with which the answers would be read as something else.
+    A single ``prompt`` goes through the chat template if the model has one, and is continued verbatim otherwise;
+    prompts of a file keep their kind. Other columns of a prompt's row are copied to its answers, except those that
+    would make the answers read as another format.
 
     Raises:
         AfzalError: model or prompts cannot be read, or ``config.out`` exists.
@@ -75,20 +75,20 @@ def _sampled(config: GenerateConfig) -> list[dict[str, Any]]:
 
 
 def _served(config: GenerateConfig) -> list[dict[str, Any]]:
-    """The answers of a server, asked once: those that came are kept beside ``config.out`` until all have."""
+    """A server's answers. Each is requested once; replies are kept next to ``config.out`` until all have arrived."""
     settings = read_server(config.model)
     speaker = open_speaker(settings.folder) if settings.folder is not None else None
     prompts = _prompts(config, chat=speaker is None or bool(speaker.tokenizer.chat_template))
     if any(map(media_of, prompts)):
         raise AfzalError(
-            "a server that writes answers is given texts alone, and prompts show images or sounds",
+            "a server that writes answers receives only text, and prompts show images or sounds",
             where=config.prompts or "",
             remedy="a folder of a model that reads them",
         )
     turns = [item.prompt for item in prompts]
     ids = [p.tolist() for p in speaker.encode_prompts(prompts)] if speaker is not None else None
     if speaker is None or ids is None:
-        print("note: no folder is named, so that the server's own end marks and template count", file=sys.stderr)
+        print("note: no folder is named, so the server's own end marks and template apply", file=sys.stderr)
     else:
         _say_what_is_short(config, speaker, ids)
     asked = Asked(turns, config.n, _sampling(config), config.seed, speaker, ids)
@@ -99,7 +99,7 @@ def _served(config: GenerateConfig) -> list[dict[str, Any]]:
 
 
 def _replies(config: GenerateConfig) -> Path:
-    """The replies of a server to what has not come to its end."""
+    """The file of a server's replies for an unfinished command."""
     return Path(f"{config.out}.{REPLIES}")
 
 
@@ -113,7 +113,7 @@ def _draw(config: GenerateConfig, eos: Sequence[int], asked: Sequence[Tree]) -> 
     shows = any(t.media for t in asked)
     if config.engine == "vllm":
         if shows:
-            raise AfzalError("vLLM is given texts alone, and prompts show images or sounds", remedy="--engine stock")
+            raise AfzalError("vLLM receives only text, and prompts show images or sounds", remedy="--engine stock")
         print("note: Afzal has been tested with a stand-in for vLLM only, never with vLLM itself", file=sys.stderr)
         return sample_with_vllm(config.model, ids, eos=eos, n=config.n, sampling=sampling, seed=config.seed)
     dtype = torch.bfloat16 if config.dtype == "bf16" else torch.float32
@@ -135,24 +135,24 @@ def _draw(config: GenerateConfig, eos: Sequence[int], asked: Sequence[Tree]) -> 
 
 
 def _prompts(config: GenerateConfig, *, chat: bool) -> list[Item]:
-    """The different prompts, as items without responses; ``chat`` makes a message of a single one.
+    """The distinct prompts as items without responses; ``chat`` turns a single prompt into a message.
 
-    Other columns of their rows stay in ``extra``, where all rows of a prompt say the same.
+    Other columns of their rows stay in ``extra`` if all rows of a prompt agree.
     """
     if config.prompt is not None:
         asked = (Message("user", config.prompt),) if chat else config.prompt
         return [Item("prompt", asked, ())]
     assert config.prompts is not None
     items = data.read(config.prompts, asked=data.Asked(every=True)).items
-    found = distinct_prompts(items)
-    if not found:
+    prompts = distinct_prompts(items)
+    if not prompts:
         raise AfzalError("there are no prompts", where=config.prompts, remedy="afzal check shows what the file holds")
     agreed: dict[str, dict[str, Any]] = {}
     for item in items:
         same = agreed.setdefault(_question(item), dict(item.extra))
         for name in [name for name, value in same.items() if item.extra.get(name) != value]:
             del same[name]
-    return [replace(item, extra=agreed[_question(item)]) for item in found]
+    return [replace(item, extra=agreed[_question(item)]) for item in prompts]
 
 
 def _question(item: Item) -> str:
@@ -160,7 +160,7 @@ def _question(item: Item) -> str:
 
 
 def _say_what_is_short(config: GenerateConfig, speaker: Speaker, ids: Sequence[Sequence[int]]) -> None:
-    """Name the answers that the model has fewer positions for than ``max_new_tokens``."""
+    """Note the answers for which the model has fewer positions than ``max_new_tokens``."""
     limits = answer_limits([len(prompt) for prompt in ids], config.max_new_tokens, speaker.context)
     short = [limit for limit in limits if limit < config.max_new_tokens]
     if short:
@@ -181,7 +181,7 @@ _OWN = frozenset({"prompt", "completion", "tokens", "stop", *TEMPLATE_FIELDS})
 
 
 def _as_answers(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The records without the columns that would make them something else than answers, as ``label`` would."""
+    """The records without columns, such as ``label``, that would make them read as another format."""
     first: dict[str, dict[str, Any]] = {}
     for record in records:
         for name in record:

@@ -1,4 +1,4 @@
-"""Sampling continuations, several per prompt, without disturbing the training run's random numbers."""
+"""Sampling of several continuations per prompt, without affecting the training run's random numbers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from afzal.tokens.tree import Branch, Tree
 Decoding = Literal["auto", "shared", "stock"]
 
 Prompt = Sequence[int] | Tree
-"""Token ids, or a tree without branches, which may also show images and sounds."""
+"""Token ids, or a tree without branches, which can also hold images and sounds."""
 
 
 def sample(
@@ -41,27 +41,27 @@ def sample(
     numbers: Sequence[int] | None = None,
     heard: Heard | None = None,
 ) -> list[Sample]:
-    """``n`` continuations of every prompt, ordered by prompt and then by number of the sample.
+    """``n`` continuations of every prompt, ordered by prompt and then by sample number.
 
-    The same model, prompts, settings and seed give the same samples, and ``rows_per_batch`` changes speed and memory
-    only: each draw depends on (seed, prompt, sample, step). What remains is the last bit of the logits, which a matrix
-    product may round differently for another number of rows; it decides a token about once in a million in float32.
+    The same model, prompts, settings and seed give the same samples, since each draw depends on (seed, prompt, sample,
+    step); ``rows_per_batch`` affects only speed and memory. The exception is the last bit of the logits, which a matrix
+    product may round differently for another number of rows; in float32 it changes about one token in a million.
 
     Args:
         eos: token ids that end a continuation.
         rows_per_batch: sequences decoded together.
         decoding: ``shared`` reads a prompt once for all its samples; ``stock`` is the model's own ``generate``;
-            ``auto`` is shared where :func:`~afzal.generate.choose_decoding` finds it exact. Prompts that show images or
-            sounds are decoded by ``stock``.
-        numbers: of each prompt, what its draws depend on in place of its place among the prompts; so the same prompt
-            gets the same samples in other company.
-        heard: told every token as soon as it is drawn, for people who read along.
+            ``auto`` is shared if :func:`~afzal.generate.choose_decoding` finds it exact. Prompts with images or sounds
+            are decoded by ``stock``.
+        numbers: for each prompt, the number on which its draws depend instead of its index, so that a prompt gets the
+            same samples among other prompts.
+        heard: called with every token as soon as it is drawn, for live output.
 
-    An answer ends at the model's last position, whatever ``sampling`` allows.
+        An answer ends at the model's last position, whatever ``sampling`` allows.
 
     Raises:
-        AfzalError: ``decoding`` is ``shared`` and the model cannot, with the reason; a prompt leaves no position for an
-            answer; or the model's log-probs are not numbers.
+        AfzalError: ``decoding`` is ``shared`` but the model does not support it (with the reason); a prompt leaves no
+            position for an answer; or the model's log-probs are NaN.
     """
     ends = sorted(set(eos))
     shown = [t if isinstance(t, Tree) and t.media else None for t in prompts]
@@ -79,13 +79,13 @@ def sample(
             alike = {i: length for i, length in enumerate(lengths) if limits[i] == limit}
             limited = replace(sampling, max_new_tokens=limit)
             for rows in batches(alike, n, rows_per_batch, numbers):
-                found = _decode(way, model, rows, ids, shown, eos=ends, sampling=limited, seed=seed, heard=heard)
-                drawn += [(r.prompt, r.sample, s) for r, s in zip(rows, found, strict=True)]
+                samples = _decode(way, model, rows, ids, shown, eos=ends, sampling=limited, seed=seed, heard=heard)
+                drawn += [(r.prompt, r.sample, s) for r, s in zip(rows, samples, strict=True)]
     return [s for _, _, s in sorted(drawn, key=lambda entry: entry[:2])]
 
 
 def _way(model: Any, decoding: Decoding, longest: int, *, shows: bool) -> tuple[str, str]:
-    """``shared`` or ``stock``, and why not shared."""
+    """``shared`` or ``stock``, and the reason for not sharing."""
     if decoding == "stock":
         return "stock", ""
     return ("stock", "its prompts show images or sounds") if shows else choose_decoding(model, longest)

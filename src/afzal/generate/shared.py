@@ -1,4 +1,4 @@
-"""The fast way to decode: a prompt is read once for all its samples, and finished rows leave."""
+"""The fast decoder: a prompt is read once for all its samples, and finished rows leave."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from afzal.generate.draw import Sampling
 from afzal.generate.rows import Heard, Row, Sample, Written
 from afzal.model.decoding import next_logits, read_prompts
 
-_LEAVE_AT = 1 / 16  # finished rows stay, unread, until they are this share of all: leaving copies the others' cache
+_LEAVE_AT = 1 / 16  # finished rows stay until they are this share of all, since removing them copies the others' cache
 
 
 def decode_shared(
@@ -25,7 +25,7 @@ def decode_shared(
     seed: int,
     heard: Heard | None = None,
 ) -> list[Sample]:
-    """Samples for ``rows``, in their order; the model must be inside :func:`afzal.model.decoding.shared_decoding`."""
+    """Samples for ``rows``, in the same order; must run inside :func:`afzal.model.decoding.shared_decoding`."""
     used = list(dict.fromkeys(r.prompt for r in rows))
     place = {p: i for i, p in enumerate(used)}
     logits, cache = read_prompts(model, [prompts[p] for p in used], [place[r.prompt] for r in rows])

@@ -1,7 +1,7 @@
-"""The way to decode that any causal language model of `transformers` can go: its own ``generate``, padded on the left.
+"""The decoder for any causal language model of `transformers`: its own ``generate`` with left padding.
 
-`transformers` keeps the cache, whatever it is for the family; the draw is Afzal's, so that seeds, limits and log-probs
-mean the same as in shared decoding.
+`transformers` manages the cache, whatever its kind; Afzal draws the tokens, so that seeds, limits and log-probs have
+the same meaning as in shared decoding.
 """
 
 from __future__ import annotations
@@ -36,13 +36,14 @@ def decode_stock(
     heard: Heard | None = None,
     shown: Sequence[Tree | None] = (),
 ) -> list[Sample]:
-    """Samples for ``rows``, in their order; of a model that padding would change, by :func:`.plain.decode_plain`.
+    """Samples for ``rows``, in the same order; by :func:`.plain.decode_plain` if padding would change the model's
+    output.
 
     Args:
-        shown: of each prompt that shows images or sounds its tree; of any other None.
+        shown: for each prompt, its tree if it shows images or sounds, else None.
 
     Raises:
-        AfzalError: prompts show media to a model that padding would change.
+        AfzalError: prompts show media to a model whose output padding would change.
     """
     longest = max(len(prompts[r.prompt]) for r in rows) + sampling.max_new_tokens
     trees = [shown[r.prompt] for r in rows] if any(shown) else []
@@ -83,7 +84,7 @@ def _decode(
 
 
 def _shown(trees: Sequence[Tree | None], width: int, device: torch.device) -> dict[str, Tensor]:
-    """What the model reads of the rows' media, with the types of tokens padded on the left as the ids are."""
+    """The model's inputs for the rows' media, with token types left-padded like the ids."""
     present = [t for t in trees if t is not None]
     made = model_inputs([m for t in present for m in t.media])
     for name in {name for t in present for name in t.types}:
@@ -96,7 +97,7 @@ def _shown(trees: Sequence[Tree | None], width: int, device: torch.device) -> di
 
 
 def _drawing(written: Written, width: int) -> Any:
-    """A logits processor that draws the token itself and leaves only that one to be chosen."""
+    """A logits processor that draws the token itself and masks all others."""
     everyone = np.arange(len(written.rows))
     live = torch.arange(len(written.rows), device=written.ids.device)
 
@@ -109,7 +110,7 @@ def _drawing(written: Written, width: int) -> Any:
 
 @contextmanager
 def _plain_settings(model: Any) -> Iterator[None]:
-    """Without the model's own generation settings, such as penalties, which would bend the distribution unseen."""
+    """Disable the model's own generation settings, such as penalties, which would silently change the distribution."""
     from transformers import GenerationConfig
 
     owners = [model, *([model.get_base_model()] if is_adapted(model) else [])]

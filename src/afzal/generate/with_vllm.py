@@ -1,9 +1,9 @@
-"""The same samples' shape from vLLM, for machines that have it: ``pip install 'afzal[vllm]'``.
+"""Samples in the same format from vLLM, for machines that have it: ``pip install 'afzal[vllm]'``.
 
-**It has been tested with a stand-in for vLLM only**, of the same interface, and has never run with vLLM itself.
+**It has been tested only with a stand-in for vLLM** with the same interface, and has never run with vLLM itself.
 
-Nothing of vLLM is imported before :func:`sample_with_vllm` is called. Its random numbers are its own, so that its texts
-are not those of :func:`afzal.generate.sample`; they are of the same distribution.
+vLLM is imported only when :func:`sample_with_vllm` is called. It uses its own random numbers, so its texts differ from
+those of :func:`afzal.generate.sample` but have the same distribution.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from afzal.generate.rows import Sample, answer_limits
 from afzal.model.load import config_of, context_tokens
 from afzal.model.media import placeholder_ids
 
-_BARRED = -100.0  # nats: the least that vLLM lets a logit be biased by; log-probs are those without it
+_BARRED = -100.0  # nats: the lowest logit bias that vLLM allows; log-probs exclude it
 
 
 def sample_with_vllm(
@@ -33,16 +33,16 @@ def sample_with_vllm(
     sampling: Sampling = PLAIN,
     seed: int = 0,
 ) -> list[Sample]:
-    """``n`` continuations of every prompt, ordered by prompt and then by number of the sample.
+    """``n`` continuations of every prompt, ordered by prompt and then by sample number.
 
     Args:
-        model: a model folder or hub id, or a ``vllm.LLM`` that is loaded already; its ``logprobs_mode`` must then be
-            ``raw_logprobs`` (the default), so that log-probs are those at temperature 1. Of a folder, the ids that
-            stand for images and sounds are never drawn; of a loaded engine, those that ``sampling.barred`` names.
-        seed: each prompt's requests get a seed of their own from it.
+        model: a model folder or hub id, or a loaded ``vllm.LLM``, whose ``logprobs_mode`` must be ``raw_logprobs`` (the
+            default), so that log-probs are those at temperature 1. With a folder, placeholder ids of images and sounds
+            are never drawn; with a loaded engine, those in ``sampling.barred``.
+        seed: each prompt's requests get a separate seed derived from it.
 
     Raises:
-        AfzalError: vLLM is not installed, or it gave no log-probs.
+        AfzalError: vLLM is not installed, or it returned no log-probs.
     """
     vllm = _vllm()
     engine: Any = model
@@ -74,7 +74,7 @@ def _settings(vllm: Any, ends: list[int], n: int, sampling: Sampling, seed: int)
         min_tokens=sampling.min_new_tokens,
         seed=seed,
         logprobs=0,  # of the drawn token only
-        ignore_eos=True,  # the ends are those given here, not the model's own
+        ignore_eos=True,  # the ends are those given here, not the model's
         stop_token_ids=ends,
         detokenize=False,
         logit_bias=dict.fromkeys(sampling.barred, _BARRED) if sampling.barred else None,

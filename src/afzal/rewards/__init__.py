@@ -1,1 +1,1 @@
-"""What an answer is worth by a saved reward model or by a function of two texts, and how good a reward model is."""
+"""Rewards of answers by a saved reward model or a function of two texts, and the assessment of reward models."""

@@ -1,4 +1,4 @@
-"""Scores of every response of a data set, and what they say about the model that gave them.
+"""Scores of every response of a data set, and an assessment of the model that gave them.
 
 Shapes: B responses, N heads, K responses of an item.
 """
@@ -28,13 +28,13 @@ from afzal.train.feed import Layout
 ScoreBatch = Callable[[Batch], Tensor]
 """Scores ``[B, N]`` of a batch's responses."""
 
-_FEW = 10  # votes below which an annotator's accuracy says nothing
+_FEW = 10  # votes needed for an annotator's accuracy to mean anything
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoredItem:
     """An item with its responses' scores ``[K]`` (mean over heads), their spread over heads ``[K]`` (0 with one head)
-    and lengths ``[K]`` in tokens. NaN and 0 where a response could not be read."""
+    and lengths ``[K]`` in tokens. An unreadable response has NaN, NaN and 0."""
 
     item: Item
     scores: np.ndarray
@@ -51,12 +51,12 @@ def score_items(
     max_tokens: int,
     cut: Collection[tuple[int, int]] = (),
 ) -> tuple[list[ScoredItem], list[Drop]]:
-    """Every response of ``items``, in order; and what could not be read, or not whole, with the reason.
+    """The scores of every response of ``items``, in order, and the unreadable or truncated ones with the reason.
 
     Args:
-        max_tokens: longest prompt + response that is read; longer ones are cut.
-        cut: (item, response) of those that were cut at a limit as they were written: they are read as they are, without
-            the end mark that other responses get.
+        max_tokens: longest prompt + response; longer ones are truncated.
+        cut: (item, response) of responses that were cut at a length limit when generated: they are read without the end
+            mark that other responses get.
     """
     places, losses = _read(items, speaker, max_tokens, cut)
     return _filled(items, places, _by_tree(score, [t for t, _, _ in places], layout)), losses
@@ -65,22 +65,22 @@ def score_items(
 def score_heads(
     score: ScoreBatch, items: Sequence[Item], speaker: Speaker, layout: Layout, *, max_tokens: int
 ) -> list[np.ndarray]:
-    """Per item ``[K, N]`` the scores of its responses one by one, as :func:`score_items` has their mean; NaN where a
-    response could not be read."""
+    """Per item ``[K, N]`` the scores of its responses by every head; NaN for an unreadable response.
+    :func:`score_items` gives their means."""
     places, _ = _read(items, speaker, max_tokens, ())
-    found = _by_tree(score, [t for t, _, _ in places], layout)
-    width = max((len(row) for rows in found.values() for row in rows), default=1)
+    rows_of = _by_tree(score, [t for t, _, _ in places], layout)
+    width = max((len(row) for rows in rows_of.values() for row in rows), default=1)
     made = [np.full((len(item.responses), width), math.nan) for item in items]
     for t, k, responses in places:
         for branch, response in enumerate(responses):
-            made[k][response] = found[id(t)][branch]
+            made[k][response] = rows_of[id(t)][branch]
     return made
 
 
 def _read(
     items: Sequence[Item], speaker: Speaker, max_tokens: int, cut: Collection[tuple[int, int]]
 ) -> tuple[list[tuple[Tree, int, list[int]]], list[Drop]]:
-    """Trees, each with its item and the response of each branch; and what could not be read, or not whole."""
+    """Trees, each with its item and the response of each branch; and the unreadable or truncated responses."""
     encoded = speaker.encode(items, max_tokens=max_tokens)
     places: list[tuple[Tree, int, list[int]]] = []  # a tree, its item, and the response of each branch
     broken = []
@@ -89,7 +89,7 @@ def _read(
             places.append((t, k, list(range(len(t.branches)))))
         else:
             broken += [(k, r) for r in range(len(items[k].responses))]
-    # an item that lost a response is read again one response at a time, so that each is known by its number
+    # an item that lost a response is read again one response at a time, to know which response each branch is
     singles = [replace(items[k], responses=(items[k].responses[r],), votes=()) for k, r in broken]
     again = speaker.encode(singles, max_tokens=max_tokens) if singles else None
     for t, n in zip(again.trees, again.kept, strict=True) if again else ():
@@ -100,7 +100,7 @@ def _read(
 
 
 def _as_cut(t: Tree, item: Item, cut: Sequence[bool], speaker: Speaker) -> Tree:
-    """The tree whose branches that were ``cut`` have no end mark; one of nothing else keeps it."""
+    """The tree without the end marks of the branches in ``cut``; a branch that is only an end mark keeps it."""
     end = speaker.response_end(chat=item.is_chat)
     branches = []
     for b, was_cut in zip(t.branches, cut, strict=True):
@@ -111,22 +111,22 @@ def _as_cut(t: Tree, item: Item, cut: Sequence[bool], speaker: Speaker) -> Tree:
 
 
 def _by_tree(score: ScoreBatch, trees: Sequence[Tree], layout: Layout) -> dict[int, list[np.ndarray]]:
-    found: dict[int, list[np.ndarray]] = {id(t): [] for t in trees}
+    rows: dict[int, list[np.ndarray]] = {id(t): [] for t in trees}
     with torch.no_grad():
         for batch in layout.batches(trees):
             for (t, _), row in zip(batch.sources, score(batch).float().cpu().numpy(), strict=True):
-                found[id(t)].append(row)
-    return found
+                rows[id(t)].append(row)
+    return rows
 
 
 def _filled(
-    items: Sequence[Item], places: Sequence[tuple[Tree, int, list[int]]], found: dict[int, list[np.ndarray]]
+    items: Sequence[Item], places: Sequence[tuple[Tree, int, list[int]]], rows_of: dict[int, list[np.ndarray]]
 ) -> list[ScoredItem]:
     blank = lambda item, value: np.full(len(item.responses), value)  # noqa: E731
     made = [ScoredItem(item, blank(item, math.nan), blank(item, math.nan), blank(item, 0)) for item in items]
     for t, k, responses in places:
         for branch, response in enumerate(responses):
-            row = found[id(t)][branch].astype(np.float64)
+            row = rows_of[id(t)][branch].astype(np.float64)
             made[k].scores[response] = row.mean()
             made[k].spread[response] = row.std(ddof=1) if len(row) > 1 else 0.0
             made[k].lengths[response] = int(t.branches[branch].scored.sum())
@@ -135,7 +135,7 @@ def _filled(
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """How many of ``n`` pairs or votes are right, by weight (ties in score count one half), with its 95 % interval over
+    """The weighted share of ``n`` pairs or votes that is right (ties in score count half), with its 95 % interval over
     prompts."""
 
     known: Interval
@@ -143,27 +143,27 @@ class Share:
 
     @property
     def value(self) -> float:
-        """The share itself, from 0 to 1."""
+        """The share, from 0 to 1."""
         return self.known.value
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Its 95% interval."""
+        """The share's 95 % interval."""
         return self.known.ends
 
     @property
     def prompts(self) -> int:
-        """How many prompts the pairs are of."""
+        """The number of the pairs' prompts."""
         return self.known.n
 
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """What scores are worth against the preferences of the same items; None where there is nothing to compare with.
+    """The quality of scores, measured by the preferences of the same items; None without anything to compare with.
 
-    ``length`` is the pull of a response's tokens on its score, ``length_within`` that of the difference in tokens on
-    the difference in score inside a pair; ``strength`` that of the stated strength of a preference on the difference
-    in score. ``annotators`` holds those with enough votes.
+    ``length`` is the trend of the score on a response's tokens, ``length_within`` that of a pair's score difference on
+    its difference in tokens, and ``strength`` that of the score difference on the stated strength of a preference.
+    ``annotators`` holds those with enough votes.
     """
 
     accuracy: Share | None
@@ -177,15 +177,15 @@ class Assessment:
 
     def facts(self) -> dict[str, Any]:
         """The figures as plain values, for ``run.json``."""
-        found: dict[str, Any] = {"responses": self.n_responses}
+        figures: dict[str, Any] = {"responses": self.n_responses}
         if self.accuracy:
-            found["accuracy"] = _share(self.accuracy)
+            figures["accuracy"] = _share(self.accuracy)
         for name in ("calibration", "length", "length_within", "strength"):
             if (value := getattr(self, name)) is not None:
-                found[name] = asdict(value)
+                figures[name] = asdict(value)
         if self.annotators:
-            found["annotators"] = {name: _share(share) for name, share in self.annotators.items()}
-        return found | ({"spread_over_heads": self.spread} if self.spread else {})
+            figures["annotators"] = {name: _share(share) for name, share in self.annotators.items()}
+        return figures | ({"spread_over_heads": self.spread} if self.spread else {})
 
 
 def _share(share: Share) -> dict[str, float]:
@@ -194,9 +194,9 @@ def _share(share: Share) -> dict[str, float]:
 
 
 def assess(scored: Sequence[ScoredItem]) -> Assessment:
-    """All figures of scores against the preferences, votes and lengths of their items.
+    """All figures of scores, compared with the preferences, votes and lengths of their items.
 
-    Pairs count by their weight, as in the loss. What shares a prompt is not independent, so intervals are over prompts.
+    Pairs count by weight, as in the loss. Pairs that share a prompt are not independent, so intervals are over prompts.
     """
     keys = [prompt_key(s.item) for s in scored]
     placed = [
@@ -235,7 +235,7 @@ def _picked(prompts: Sequence[str], which: np.ndarray) -> list[str]:
 
 
 def _share_of(prompts: Sequence[str], gaps: np.ndarray, weights: np.ndarray) -> Share | None:
-    """How many gaps are positive, zeros half; None where there are none."""
+    """The share of positive gaps, zeros counting half; None without gaps."""
     if not len(gaps):
         return None
     right = (gaps > 0) + 0.5 * (gaps == 0)
@@ -253,63 +253,66 @@ def _annotators(scored: Sequence[ScoredItem]) -> dict[str, Share]:
             if math.isfinite(gap):
                 gaps.setdefault(v.annotator, []).append((key, gap if (v.p_first or 0.0) > 0.5 else -gap))
     agreed = {}
-    for name, found in sorted(gaps.items()):
-        prompts, values = [key for key, _ in found], np.array([gap for _, gap in found])
+    for name, votes in sorted(gaps.items()):
+        prompts, values = [key for key, _ in votes], np.array([gap for _, gap in votes])
         known = _share_of(prompts, values, np.ones(len(values)))
         if known is not None and known.n >= _FEW:
             agreed[name] = known
     return agreed
 
 
-def lines(found: Assessment) -> list[str]:
-    """The figures in a few lines of words."""
-    said = []
-    if found.accuracy:
-        low, high = found.accuracy.interval
-        on = _counts(found.accuracy.n, found.accuracy.prompts)
-        said.append(f"accuracy {found.accuracy.value:.3f} ({low:.3f} to {high:.3f}) on {on}")
-    if found.calibration:
-        said.append(f"calibration: {_calibration(found.calibration)}")
-    if found.length:
-        said.append(f"length: {_trend(found.length, 'per token')}")
-    if found.strength:
-        said.append(f"stated strength: {_trend(found.strength, 'per unit')}")
-    said += [f"annotator {name}: {share.value:.3f} on {share.n} votes" for name, share in found.annotators.items()]
-    return said
+def lines(assessment: Assessment) -> list[str]:
+    """The figures as a few lines of text."""
+    sentences = []
+    if assessment.accuracy:
+        low, high = assessment.accuracy.interval
+        on = _counts(assessment.accuracy.n, assessment.accuracy.prompts)
+        sentences.append(f"accuracy {assessment.accuracy.value:.3f} ({low:.3f} to {high:.3f}) on {on}")
+    if assessment.calibration:
+        sentences.append(f"calibration: {_calibration(assessment.calibration)}")
+    if assessment.length:
+        sentences.append(f"length: {_trend(assessment.length, 'per token')}")
+    if assessment.strength:
+        sentences.append(f"stated strength: {_trend(assessment.strength, 'per unit')}")
+    sentences += [
+        f"annotator {name}: {share.value:.3f} on {share.n} votes" for name, share in assessment.annotators.items()
+    ]
+    return sentences
 
 
-def _trend(found: Trend, unit: str) -> str:
-    within = f"({found.low:+.4f} to {found.high:+.4f})"
-    return f"score {found.slope:+.4f} {within} {unit}, correlation {found.correlation:+.2f}"
+def _trend(fit: Trend, unit: str) -> str:
+    within = f"({fit.low:+.4f} to {fit.high:+.4f})"
+    return f"score {fit.slope:+.4f} {within} {unit}, correlation {fit.correlation:+.2f}"
 
 
 def _counts(pairs: int, prompts: int) -> str:
     return plural(pairs, "pair") if pairs == prompts else f"{plural(pairs, 'pair')} of {plural(prompts, 'prompt')}"
 
 
-def _calibration(found: Calibration) -> str:
-    """Error with number, interval and what chance alone makes, so that a small sample is not taken for a bad model."""
-    within = "" if found.ece_low is None else f" ({found.ece_low:.3f} to {found.ece_high:.3f})"
-    score = "" if found.brier_low is None else f" ({found.brier_low:.3f} to {found.brier_high:.3f})"
-    clear = "more than chance explains" if found.ece > found.null_high else "within what chance explains"
+def _calibration(c: Calibration) -> str:
+    """The calibration error with its interval and its chance level, so that a small sample does not look like a bad
+    model."""
+    within = "" if c.ece_low is None else f" ({c.ece_low:.3f} to {c.ece_high:.3f})"
+    score = "" if c.brier_low is None else f" ({c.brier_low:.3f} to {c.brier_high:.3f})"
+    clear = "more than chance explains" if c.ece > c.null_high else "within what chance explains"
     return (
-        f"expected calibration error {found.ece:.3f}{within} on {_counts(found.n, found.prompts)}; a perfectly "
-        f"calibrated model would show about {found.null:.3f} here, so this is {clear}; Brier score "
-        f"{found.brier:.3f}{score} (a coin has 0.25), log loss {found.log_loss:.3f} nats (a coin has 0.693)"
+        f"expected calibration error {c.ece:.3f}{within} on {_counts(c.n, c.prompts)}; a perfectly "
+        f"calibrated model would show about {c.null:.3f} here, so this is {clear}; Brier score "
+        f"{c.brier:.3f}{score} (a coin has 0.25), log loss {c.log_loss:.3f} nats (a coin has 0.693)"
     )
 
 
-def sections(found: Assessment) -> list[Section]:
-    """The same for the report: a reliability plot, the pull of length, and annotators where they are known."""
+def sections(assessment: Assessment) -> list[Section]:
+    """The report's sections: a reliability plot, the trends, and the annotators if known."""
     made = []
-    if found.calibration:
-        made.append(_reliability(found.calibration))
+    if assessment.calibration:
+        made.append(_reliability(assessment.calibration))
     rows = [
         (name, t.slope, t.low, t.high, t.correlation, t.n)
         for name, t in (
-            ("tokens of a response", found.length),
-            ("difference in tokens inside a pair", found.length_within),
-            ("stated strength of a preference", found.strength),
+            ("tokens of a response", assessment.length),
+            ("difference in tokens inside a pair", assessment.length_within),
+            ("stated strength of a preference", assessment.strength),
         )
         if t
     ]
@@ -320,16 +323,16 @@ def sections(found: Assessment) -> list[Section]:
         text += "be raised by writing more."
         table = Table(("", "slope", "low", "high", "correlation", "n"), tuple(rows))
         made.append(Section("What the score follows", text, table=table))
-    if found.annotators:
-        cells = tuple((name, s.value, *s.interval, s.n) for name, s in found.annotators.items())
+    if assessment.annotators:
+        cells = tuple((name, s.value, *s.interval, s.n) for name, s in assessment.annotators.items())
         text = f"How often the score agrees with each annotator who cast at least {_FEW} votes; 95 % intervals over "
         text += "prompts."
         made.append(Section("Annotators", text, table=Table(("annotator", "agreement", "low", "high", "votes"), cells)))
     return made
 
 
-def _reliability(found: Calibration) -> Section:
-    points = tuple((b.confidence, b.right) for b in found.bins)
+def _reliability(c: Calibration) -> Section:
+    points = tuple((b.confidence, b.right) for b in c.bins)
     series = (
         Series("perfectly calibrated", ((0.5, 0.5), (1.0, 1.0)), OPTIMUM, "dashed"),
         Series(
@@ -337,13 +340,13 @@ def _reliability(found: Calibration) -> Section:
             points,
             HELD_OUT,
             "dots",
-            tuple(b.right_low for b in found.bins),
-            tuple(b.right_high for b in found.bins),
+            tuple(b.right_low for b in c.bins),
+            tuple(b.right_high for b in c.bins),
         ),
     )
-    text = _calibration(found)
-    text = f"{text[:1].upper()}{text[1:]}. Below the dashed line the scores are too sure of themselves."
-    rows = tuple((f"{b.low:.2f} to {b.high:.2f}", b.confidence, b.right, b.n) for b in found.bins)
+    text = _calibration(c)
+    text = f"{text[:1].upper()}{text[1:]}. Below the dashed line the scores are overconfident."
+    rows = tuple((f"{b.low:.2f} to {b.high:.2f}", b.confidence, b.right, b.n) for b in c.bins)
     return Section(
         "Reliability",
         text,

@@ -1,4 +1,4 @@
-"""A person's own Python functions, named by a setting as ``module:function`` or ``file.py:function``."""
+"""User-defined Python functions, named by a setting as ``module:function`` or ``file.py:function``."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def own_function(spec: str, key: str, contract: str) -> Callable[..., Any]:
 
     Args:
         key: the setting that names it.
-        contract: what the function must be, for the error message.
+        contract: the required signature, for the error message.
 
     Raises:
-        AfzalError: there is no such module, file or function, or its code fails while it is read.
+        AfzalError: there is no such module, file or function, or its code fails on import.
     """
     try:
         return load_function(spec)
@@ -32,16 +32,16 @@ def own_function(spec: str, key: str, contract: str) -> Callable[..., Any]:
 
 
 def by_text(fn: Callable[..., Any], name: str = "the reward function") -> Callable[..., list[float]]:
-    """A rewarder (:class:`afzal.rewards.source.Rewarder`) that asks ``fn`` about answers.
+    """A rewarder (:class:`afzal.rewards.source.Rewarder`) that calls ``fn`` for answers.
 
     Args:
-        fn: ``(prompt, answer) -> reward`` of one answer; of a conversation, the prompt is its words. Further parameters
-            are given the row's columns of their names, and ``**columns`` all of them. A function with a parameter
-            ``completions`` is called as TRL calls reward functions: once for many answers, with lists by name, and with
-            messages where the rows are conversations.
+        fn: ``(prompt, answer) -> reward`` for one answer; a conversation's prompt is its text. Further parameters
+            receive the row's columns of the same names, and ``**columns`` all of them. A function with a parameter
+            ``completions`` is called like TRL's reward functions: once for many answers, with lists by name, and with
+            messages if the rows are conversations.
 
     Raises:
-        AfzalError: (when called) ``fn`` fails, returns no number, or asks for a column that no row has.
+        AfzalError: (when called) ``fn`` fails, does not return a number, or asks for a column that no row has.
     """
     asked = asked_by(fn)
 
@@ -56,16 +56,16 @@ def by_text(fn: Callable[..., Any], name: str = "the reward function") -> Callab
             asked.refuse_missing({key for row in rows for key in row}, name)
         if asked.lists:
             return _of_lists(fn, asked, name, prompts, answers, rows)
-        return [_of_one(fn, name, *given) for given in zip(prompts, answers, rows, strict=True)]
+        return [_of_one(fn, name, *call) for call in zip(prompts, answers, rows, strict=True)]
 
     return each
 
 
 def call_about(fn: Callable[..., Any], asked: Asked, prompt: str, answer: str, row: Mapping[str, Any]) -> float:
-    """What ``fn`` says of one answer, whose prompt is a text.
+    """The value of ``fn`` for one answer to a text prompt.
 
     Raises:
-        AfzalError: ``fn`` fails, or returns no number.
+        AfzalError: ``fn`` fails or does not return a number.
     """
     name = getattr(fn, "__name__", "the function")
     if not asked.lists:
@@ -92,30 +92,30 @@ def _of_lists(
     answers: Sequence[str],
     rows: Sequence[Mapping[str, Any]],
 ) -> list[float]:
-    """The rewards of a function of TRL."""
+    """The rewards of a function in TRL's style."""
     lists: dict[str, list[Any]] = {
         key: [row.get(key) for row in rows] for key in dict.fromkeys(k for r in rows for k in r)
     }
     if asked.prompts:
         lists["prompts"] = [turns_to_row(prompt) for prompt in prompts]
-    said = [a if isinstance(p, str) else turns_to_row(reply(a)) for p, a in zip(prompts, answers, strict=True)]
+    completions = [a if isinstance(p, str) else turns_to_row(reply(a)) for p, a in zip(prompts, answers, strict=True)]
     try:
-        found = [float(value) for value in fn(completions=said, **lists)]
+        rewards = [float(value) for value in fn(completions=completions, **lists)]
     except Exception as error:
         raise AfzalError(
             f"{name} failed: {type(error).__name__}: {error}",
             where=f"{len(answers)} answers",
             remedy="a function with a parameter completions gets lists, and returns a number for each completion",
         ) from error
-    if len(found) != len(answers):
+    if len(rewards) != len(answers):
         raise AfzalError(
-            f"{name} returned {len(found)} rewards for {len(answers)} completions", remedy="return one for each"
+            f"{name} returned {len(rewards)} rewards for {len(answers)} completions", remedy="return one for each"
         )
-    return found
+    return rewards
 
 
 def place(prompt: Turns, answer: str) -> str:
-    """Which answer a message is about."""
+    """The prompt and the answer that a message is about."""
     return f"prompt {_short(full_text(prompt))}, answer {_short(answer)}"
 
 

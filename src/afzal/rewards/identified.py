@@ -1,8 +1,8 @@
-"""Which part of an inferred reward the samples of the reference say anything about.
+"""How much of an inferred reward the reference's samples identify.
 
-The reward of a response that the reference never writes is not identified: no demonstration of it is compared with
-anything, and its weight in the partition is not seen. The effective number of samples says how far the reference's
-samples cover what the inferred reward prefers.
+The reward of a response that the reference never writes is not identified: its demonstrations are compared with
+nothing, and its weight in the partition function is not observed. The effective number of samples measures how well the
+reference's samples cover the responses that the inferred reward prefers.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from afzal.report import Section, Table
 from afzal.rewards.assess import ScoredItem
 from afzal.stats.intervals import Interval, clustered, mean
 
-_FEW = 0.1  # of the samples: below it the partition is an estimate by a handful of them
+_FEW = 0.1  # effective share below which a handful of samples determines the partition function
 
 
 @dataclass(frozen=True, slots=True)
 class Identified:
-    """Over the prompts of demonstrations and samples that were scored.
+    """Figures over the prompts with scored demonstrations and samples.
 
     Attributes:
         effective: effective number of samples over their number, 1 / (S sum of w^2) with w = softmax(r / beta) over
-            the S samples of a prompt (Kong 1992): 1 where the reward prefers none of them, 1 / S where one has all.
-        unseen: of the demonstrations, the share whose text is none of their prompt's samples.
-        beyond: of the demonstrations, the share that scores above every sample of its prompt: how much better they are
-            than the best sample is not seen.
-        prompts: how many are averaged over.
+            the S samples of a prompt (Kong 1992): 1 if all rewards are equal, 1 / S if one sample has all the weight.
+        unseen: share of demonstrations whose text is not among their prompt's samples.
+        beyond: share of demonstrations that score above every sample of their prompt, so that how much better they are
+            is not observed.
+        prompts: number of prompts averaged over.
     """
 
     effective: Interval
@@ -47,10 +47,10 @@ class Identified:
 
 
 def identified(scored: Sequence[ScoredItem], beta: float) -> Identified | None:
-    """The figures of items as :func:`afzal.prepare.demonstrations.beside` makes them; None without any.
+    """The figures of items made by :func:`afzal.prepare.demonstrations.beside`; None without any.
 
     Args:
-        beta: that of the demonstrator's objective.
+        beta: the demonstrator's beta.
     """
     effective, unseen, beyond = [], [], []
     for s in scored:
@@ -78,28 +78,28 @@ def _over(values: Sequence[float]) -> Interval:
     return Interval(known.mean, max(0.0, low), min(1.0, high), len(values))
 
 
-def line(found: Identified) -> str:
+def line(figures: Identified) -> str:
     """The figures in a sentence."""
-    said = (
-        f"the samples' effective share is {found.effective.value:.2f}; {found.unseen.value:.0%} of the demonstrations "
-        f"are no sample of their prompt, and {found.beyond.value:.0%} score above every sample"
+    sentence = (
+        f"the samples' effective share is {figures.effective.value:.2f}; {figures.unseen.value:.0%} of the "
+        f"demonstrations are not among their prompt's samples, and {figures.beyond.value:.0%} score above every sample"
     )
-    few = " (few: draw more samples, or from a policy nearer to the demonstrations)"
-    return said + (few if found.effective.value < _FEW else "")
+    few = " (low: draw more samples, or from a policy closer to the demonstrations)"
+    return sentence + (few if figures.effective.value < _FEW else "")
 
 
-def section(found: Identified) -> Section:
-    """The same for the report."""
+def section(figures: Identified) -> Section:
+    """The figures as a section of the report."""
     text = (
-        "A reward is inferred from what demonstrations have that samples of the reference lack. It is known up to a "
-        "constant per prompt, and only for responses that the reference writes at all: what it never writes is not "
-        "identified, and the reward model extrapolates there. Intervals are over prompts."
+        "A reward is inferred from the differences between demonstrations and samples of the reference. It is known up "
+        "to a constant per prompt, and only for responses that the reference can write: others are not identified, and "
+        "the reward model extrapolates to them. Intervals are over prompts."
     )
     names = {
         "effective": "effective share of the samples",
-        "unseen": "demonstrations that are no sample of their prompt",
+        "unseen": "demonstrations not among their prompt's samples",
         "beyond": "demonstrations that score above every sample",
     }
-    cells = [(words, getattr(found, name)) for name, words in names.items()]
+    cells = [(words, getattr(figures, name)) for name, words in names.items()]
     rows = tuple((words, i.value, i.low, i.high) for words, i in cells)
     return Section("What is identified", text, table=Table(("", "share", "low", "high"), rows))

@@ -1,4 +1,4 @@
-"""Scores of the responses of a file: by a reward model, or by what a policy has come to prefer to its reference."""
+"""Scores of the responses of a file, by a reward model or by a policy's implicit rewards."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from afzal.train.feed import Layout
 
 
 def score(config: ScoreConfig) -> list[str]:
-    """What the scores of ``config.data`` say, in lines; see :func:`scored_rows`."""
+    """Lines that summarise the scores of ``config.data``; see :func:`scored_rows`."""
     return scored_rows(config)[1]
 
 
 def scored_rows(config: ScoreConfig) -> tuple[list[dict[str, Any]], list[str]]:
-    """Score every response of ``config.data``; write them to ``config.out`` and return them, and what they say.
+    """Score every response of ``config.data``, write the scores to ``config.out``, and return them with summary lines.
 
-    A reward model's scores are less its stated shift; a policy's are its implicit rewards beta (log pi - log pi_ref),
+    A reward model's scores are less its stated shift. A policy's are its implicit rewards beta (log pi - log pi_ref),
     summed over the scored tokens (Rafailov et al. 2023, arXiv 2305.18290, eq. 5, up to a constant per prompt).
 
     Raises:
-        AfzalError: data or model cannot be read, nothing of it can be scored, or ``config.out`` exists.
+        AfzalError: data or model cannot be read, no response can be scored, or ``config.out`` exists.
     """
     runs.refuse_existing(config.out)
     items = data.read(config.data, columns=config.columns or None, format=config.data_format).items
@@ -63,7 +63,7 @@ def scored_rows(config: ScoreConfig) -> tuple[list[dict[str, Any]], list[str]]:
 
 def heads(config: ScoreConfig, items: Sequence[Item]) -> list[np.ndarray]:
     """Per item ``[K, N]`` the scores of its responses by every head of the reward model, or by the policy (N = 1); NaN
-    where a response could not be read.
+    for an unreadable response.
 
     Raises:
         AfzalError: the model cannot be read.
@@ -74,7 +74,7 @@ def heads(config: ScoreConfig, items: Sequence[Item]) -> list[np.ndarray]:
 
 def hidden_states(config: ScoreConfig, items: Sequence[Item]) -> list[np.ndarray]:
     """Per item ``[K, d]`` the last hidden state of ``config.model``, a language model or a reward model, at the end of
-    each response: what a reward head would read. NaN where a response could not be read.
+    each response, which is what a reward head reads. NaN for an unreadable response.
 
     Raises:
         AfzalError: the model cannot be read.
@@ -93,7 +93,7 @@ def hidden_states(config: ScoreConfig, items: Sequence[Item]) -> list[np.ndarray
 
 
 def _opened(config: ScoreConfig) -> tuple[ScoreBatch, Speaker, Layout]:
-    """What scores, how it reads responses, and the layout of its batches."""
+    """The scorer, its speaker, and its batch layout."""
     source = config.model or config.policy
     assert source is not None
     speaker = speaker_as_trained(source)
@@ -110,7 +110,7 @@ def _opened(config: ScoreConfig) -> tuple[ScoreBatch, Speaker, Layout]:
 
 
 def _cut(items: Sequence[Item]) -> set[tuple[int, int]]:
-    """Answers that the limit of ``afzal generate`` ended, by the column ``stop`` that it writes."""
+    """The answers cut at the token limit, according to the column ``stop`` that ``afzal generate`` writes."""
     return {(k, 0) for k, i in enumerate(items) if len(i.responses) == 1 and i.extra.get("stop") == "length"}
 
 

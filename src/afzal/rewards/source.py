@@ -1,4 +1,4 @@
-"""What answers are worth: by a saved reward model, or by any function of two texts. Larger is better."""
+"""Rewards of answers, by a saved reward model or any function of two texts. Larger is better."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from afzal.train.feed import Layout
 class Rewarder(Protocol):
     """``(prompts, answers, ended, columns) -> rewards``, one of each per answer; larger is better.
 
-    ``ended`` says which answers their writer ended; the others were cut at a limit, and a reward model reads them
-    without the end mark that was never written. None stands for answers that are all whole. ``columns`` are the other
-    columns of the row that each answer belongs to, for functions that ask for them; None where no rows are known.
+    ``ended`` says which answers ended with EOS; the others were truncated, and a reward model reads them without an end
+    mark. None means that no answer was truncated. ``columns`` are the other columns of each answer's row, for functions
+    that ask for them; None if no rows are known.
     """
 
     def __call__(
@@ -60,18 +60,18 @@ def reward_source(
     eos_token: str | None = None,
     load: LoadModel | None = None,
 ) -> Rewarder:
-    """What ``spec`` names, as a function from prompts and answers to rewards.
+    """The rewarder that ``spec`` names.
 
     Args:
         spec: the folder or hub id of a reward model, whose score (the mean over its heads) less its stated shift is the
             reward; or ``module:function`` or ``file.py:function`` (:func:`afzal.rewards.functions.by_text`).
-        max_tokens: longest prompt + answer that a reward model reads; longer ones are cut.
-        eos_token: what ends an answer for the reward model; None takes the end that it was trained with, where its
-            folder is a run that names one, and else its tokenizer's own EOS.
-        load: opens a reward model on a device; None loads it whole.
+        max_tokens: longest prompt + answer that a reward model reads; longer ones are truncated.
+        eos_token: the end of an answer for the reward model; default: the end it was trained with, if its folder is a
+            run that names one, else its tokenizer's EOS.
+        load: opens a reward model on a device; None loads it unsharded.
 
     Returns:
-        a function that refuses a reward that is not finite, with the prompt and the answer.
+        A rewarder that raises an error for a reward that is not finite, naming the prompt and the answer.
 
     Raises:
         AfzalError: there is no such folder, file or function, or the folder holds no reward model.
@@ -94,12 +94,12 @@ def implicit_rewards(
     max_tokens: int = 1024,
     tokens_per_forward: int = 8192,
 ) -> Rewarder:
-    """beta (log pi - log pi_ref) of whole answers, nats: what a policy has come to prefer to its reference (Rafailov et
-    al. 2023, arXiv 2305.18290, eq. 5, up to a constant per prompt).
+    """A policy's implicit rewards beta (log pi - log pi_ref) of complete answers, in nats (Rafailov et al. 2023, arXiv
+    2305.18290, eq. 5, up to a constant per prompt).
 
     Args:
-        policy, reference: folders or hub ids of language models with one tokenizer.
-        max_tokens: longest prompt + answer that is read; longer ones are cut.
+        policy, reference: folders or hub ids of language models with the same tokenizer.
+        max_tokens: longest prompt + answer; longer ones are truncated.
 
     Raises:
         AfzalError: a model cannot be loaded, or the two do not belong together.
@@ -112,13 +112,12 @@ def implicit_rewards(
 
 
 def speaker_as_trained(path: str, eos_token: str | None = None) -> Speaker:
-    """The speaker of a model, whose responses end as they ended in training.
+    """The speaker of a model, whose responses end as in training.
 
-    The score of a response is that of its last token, so a run that named another end than its tokenizer's own is read
-    with that one.
+    A response is scored at its last token, so the end token that a run names replaces the tokenizer's EOS.
 
     Args:
-        eos_token: another end, where the caller names one.
+        eos_token: an end token that takes precedence.
 
     Raises:
         AfzalError: as for :func:`afzal.model.speaking.open_speaker`.
@@ -129,11 +128,12 @@ def speaker_as_trained(path: str, eos_token: str | None = None) -> Speaker:
 def reward_scorer(
     spec: str, setting: str, max_tokens: int, device: torch.device, load: LoadModel | None = None
 ) -> tuple[ScoreBatch, Sharing, int | None]:
-    """Scores ``[B, heads]`` of batches by a reward model less its stated shift, how it shares prompts, and its context.
+    """A reward model as a scorer ``[B, heads]`` of batches (less its stated shift), how it shares prompts, and its
+    context.
 
     Args:
-        setting: the one that names the model, for messages.
-        load: opens the model on the device; None loads it whole.
+        setting: the setting that names the model, for messages.
+        load: opens the model on the device; None loads it unsharded.
     """
     refuse_language_model(spec, setting)
     made = load_reward_model(spec, device=device) if load is None else load(spec, device)
@@ -149,7 +149,7 @@ def reward_scorer(
 def implicit_scorer(
     policy: str, reference: str, beta: float, max_tokens: int, device: torch.device, tokenizer: Any
 ) -> tuple[ScoreBatch, Sharing, int | None]:
-    """Implicit rewards ``[B, 1]`` of batches, how both models share prompts, and their smaller context."""
+    """A scorer of implicit rewards ``[B, 1]``, how both models share prompts, and the smaller of their contexts."""
     what = f"the reference {reference}"
     refuse_another_tokenizer(tokenizer, reference, what)
     models = [load_model(path, device=device).requires_grad_(False) for path in (policy, reference)]
@@ -171,23 +171,23 @@ def _checked(rewarder: Rewarder, spec: str) -> Rewarder:
         ended: Sequence[bool] | None = None,
         columns: Columns | None = None,
     ) -> list[float]:
-        found = rewarder(prompts, answers, ended, columns)
-        for prompt, answer, value in zip(prompts, answers, found, strict=True):
+        values = rewarder(prompts, answers, ended, columns)
+        for prompt, answer, value in zip(prompts, answers, values, strict=True):
             if not math.isfinite(value):
                 raise AfzalError(
                     f"the reward is {value}",
                     where=place(prompt, answer),
-                    why=f"{spec} gave it",
+                    why=f"it comes from {spec}",
                     remedy="fix the reward so that it is a finite number for every answer",
                 )
-        return found
+        return values
 
     return rewards
 
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """What scores batches of answers, and how it reads them."""
+    """Scores batches of answers with a model."""
 
     scores: ScoreBatch
     speaker: Speaker
@@ -202,20 +202,21 @@ class _Reader:
         columns: Columns | None = None,
     ) -> list[float]:
         refuse_unread_media(self.speaker, prompts)
-        items, whole = _items(prompts, answers), [True] * len(answers) if ended is None else list(ended)
+        items, finished = _items(prompts, answers), [True] * len(answers) if ended is None else list(ended)
         places = [(k, r) for k, item in enumerate(items) for r in range(len(item.responses))]
-        cut = {place for place, is_whole in zip(places, whole, strict=True) if not is_whole}
+        cut = {place for place, is_whole in zip(places, finished, strict=True) if not is_whole}
         longest = self.speaker.room(self.max_tokens)
         scored, _ = score_items(self.scores, items, self.speaker, self.layout, max_tokens=longest, cut=cut)
-        found = np.concatenate([s.scores for s in scored]) if scored else np.zeros(0)
-        unread = np.flatnonzero(np.isnan(found)).tolist()
-        rows = [(prompts[k], answers[k], whole[k]) for k in unread]
+        scores = np.concatenate([s.scores for s in scored]) if scored else np.zeros(0)
+        unread = np.flatnonzero(np.isnan(scores)).tolist()
+        rows = [(prompts[k], answers[k], finished[k]) for k in unread]
         for k, value in zip(unread, self._unread(rows, longest), strict=True):
-            found[k] = value
-        return found.tolist()
+            scores[k] = value
+        return scores.tolist()
 
     def _unread(self, rows: Sequence[tuple[Turns, str, bool]], longest: int) -> list[float]:
-        """Answers that no data would hold, since nothing is in them or their tokens do not read back: as they are."""
+        """Score answers that no data row could hold (empty, or with tokens that do not round-trip) by their exact
+        tokens."""
         if not rows:
             return []
         prompts = [p for p, _, _ in rows]
@@ -229,29 +230,29 @@ class _Reader:
             branch = np.asarray([*text, end] if ended or not text else text, dtype=np.int32)
             branches = (Branch(branch, np.ones(len(branch), dtype=bool)),)
             trees.append(replace(t, item_id=str(n), branches=branches))
-        found: dict[str, float] = {}
+        by_item: dict[str, float] = {}
         with torch.no_grad():
             for batch in self.layout.batches(trees):
                 values = self.scores(batch).mean(1).double().tolist()
-                found |= {t.item_id: value for (t, _), value in zip(batch.sources, values, strict=True)}
-        return [found[str(n)] for n in range(len(rows))]
+                by_item |= {t.item_id: value for (t, _), value in zip(batch.sources, values, strict=True)}
+        return [by_item[str(n)] for n in range(len(rows))]
 
 
 def refuse_unread_media(speaker: Speaker, prompts: Sequence[Turns]) -> None:
-    """Refuse prompts with images or sounds where the model reads texts alone: a score of the words would not say so.
+    """Refuse prompts with images or sounds if the model reads only text, since it would silently score the text alone.
 
     Raises:
-        AfzalError: there is one.
+        AfzalError: there is such a prompt.
     """
     if speaker.reader is None and any(map(media_of, prompts)):
         raise AfzalError(
-            "the model that scores reads texts alone, and a prompt has images or sounds",
+            "the scoring model reads only text, and a prompt has images or sounds",
             remedy="a model with a processor, or prompts without them",
         )
 
 
 def _items(prompts: Sequence[Turns], answers: Sequence[str]) -> list[Item]:
-    """One item per run of equal prompts, so that a prompt is read once for all its answers."""
+    """One item per run of consecutive equal prompts, so that a prompt is read once for all its answers."""
     rows, items = list(zip(prompts, answers, strict=True)), []
     for prompt, group in groupby(rows, key=lambda row: row[0]):
         chat = not isinstance(prompt, str)

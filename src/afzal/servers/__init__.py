@@ -1,1 +1,1 @@
-"""OpenAI-compatible servers: one client with a bounded number of tries, and a cache of replies."""
+"""OpenAI-compatible servers: a client with a bounded number of tries, and a cache of replies."""

@@ -1,7 +1,7 @@
-"""Replies of servers on disk: asked and paid for once.
+"""Servers' replies on disk, so that each is requested and paid for only once.
 
-SQLite in WAL mode, one row per reply, written through to the disk before it counts. What is stored is the reply as it
-came; it is read anew each time, so that a changed way of reading asks nothing again. Errors are never stored.
+SQLite in WAL mode, one row per reply, flushed to disk before it counts. The raw reply is stored and parsed anew each
+time, so that changed parsing needs no new requests. Errors are never stored.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import Any
 from afzal.errors import AfzalError
 
 REPLIES = "replies.sqlite"
-"""The usual name of the file."""
+"""The default name of the file."""
 
 TOO_LONG = "too_long"
-"""Why there is no reply to a request that the server's model cannot read whole."""
+"""The finish of a missing reply to a request that is too long for the server's model."""
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS reply (
@@ -34,7 +34,7 @@ CREATE TABLE IF NOT EXISTS reply (
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a model answered: the text, why it ended (``stop``, ``length``, others), and tokens asked and answered."""
+    """A model's reply: the text, why it ended (``stop``, ``length``, others), and tokens of request and reply."""
 
     text: str
     finish: str = "stop"
@@ -43,13 +43,13 @@ class Reply:
 
 
 def key_of(request: Mapping[str, Any]) -> bytes:
-    """The key of a request: a hash of all that decides the reply. It holds no secret."""
+    """The key of a request: a hash of everything that determines the reply. It contains no secret."""
     body = json.dumps(request, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(body.encode("utf-8", "surrogatepass")).digest()
 
 
 class Cache:
-    """Replies by key; may be used from several threads.
+    """Replies by key; safe to use from several threads.
 
     Raises:
         AfzalError: the file is not a cache, or cannot be written.
@@ -69,7 +69,7 @@ class Cache:
                 "the cache of replies cannot be opened",
                 where=str(path),
                 why=str(error),
-                remedy="free some space if its disk is full; else move the file away, and its replies are asked again",
+                remedy="free some space if the disk is full; else move the file away to request its replies again",
             ) from None
         self._path = path
 
@@ -84,7 +84,7 @@ class Cache:
         """Store a reply; it is on disk when this returns.
 
         Raises:
-            AfzalError: the disk is full, or refuses.
+            AfzalError: the disk is full or cannot be written.
         """
         values = (key, judge, reply.text, reply.finish, reply.tokens_in, reply.tokens_out)
         with self._lock, self._told("kept"), self._connection:
@@ -99,7 +99,7 @@ class Cache:
                 f"a server's reply cannot be {done}",
                 where=str(self._path),
                 why=str(error),
-                remedy="free some space, or mend the disk: the same command asks only what is not kept yet",
+                remedy="free some space, or fix the disk: the same command requests only missing replies",
             ) from None
 
     def __len__(self) -> int:

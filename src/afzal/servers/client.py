@@ -1,4 +1,4 @@
-"""One question, or one text to be continued, to an OpenAI-compatible server, with a bounded number of tries."""
+"""Sending one conversation, or one text to continue, to an OpenAI-compatible server, with a bounded number of tries."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from afzal.errors import AfzalError
 from afzal.servers.cache import Reply
 
 _AGAIN = {408, 409, 425, 429, *range(500, 600)}
-# what OpenAI, vLLM, SGLang, llama.cpp and others say of a request that is longer than their model reads
+# messages of OpenAI, vLLM, SGLang, llama.cpp and others about a request that is too long for the model
 _LENGTH = re.compile(r"context[ _]?(length|size|window)|too long|too many tokens|longer than the model", re.IGNORECASE)
-_LIMIT = "max_completion_tokens"  # what OpenAI's newer models call max_tokens, which they refuse
-_BROKEN_OFF = ("error", "abort")  # replies that the server itself gave up
+_LIMIT = "max_completion_tokens"  # OpenAI's newer models require this instead of max_tokens
+_BROKEN_OFF = ("error", "abort")  # finish reasons of replies that the server aborted
 _LONGEST_WAIT_S = 60.0
 IN_A_ROW = 5
-"""Requests that fail one after another, all their tries used, before nothing more is sent."""
+"""Number of consecutive failed requests, with all tries used, after which nothing more is sent."""
 
 
 class Unreachable(AfzalError):  # noqa: N818 - a state of the server, not a fault of ours
-    """The server gave no reply within the tries allowed; replies so far are kept, and the same command resumes."""
+    """The server gave no reply within the allowed tries; earlier replies are kept, and the same command resumes."""
 
 
 class TooLong(AfzalError):  # noqa: N818 - what was asked is not a fault of the settings
-    """The server refuses one request because it is longer than its model can read; others may still be answered."""
+    """The server refuses a request because it is too long for its model; others may still be answered."""
 
 
 class Reached(Protocol):
-    """What settings say of a server: ``key_env`` is the environment variable that holds the key."""
+    """A server's settings; ``key_env`` is the environment variable that holds the key."""
 
     @property
     def url(self) -> str | None: ...
@@ -50,15 +50,15 @@ class Reached(Protocol):
 
 @dataclass(slots=True)
 class Server:
-    """A server and what it is asked for.
+    """A server and how to use it.
 
     Attributes:
-        url: up to and with ``/v1``.
+        url: up to and including ``/v1``.
         key: sent as a bearer token; never written anywhere.
-        whose: who asks, as messages name it.
-        exact: whether a reply must name the very model that was asked for.
-        sleep: waits; a test counts instead.
-        faults: how often each kind of fault came, by name; ``said`` is the server's message with the last of them.
+        whose: the caller's name in messages.
+        exact: whether a reply must name exactly the requested model.
+        sleep: waits; replaced in tests.
+        faults: counts of faults by name; ``said`` is the server's message with the last one.
     """
 
     url: str
@@ -78,18 +78,18 @@ class Server:
     _client: Any = field(default=None, repr=False)
 
     def ask(self, messages: Sequence[Mapping[str, Any]], sampling: Mapping[str, Any]) -> Reply:
-        """One reply to a conversation. The content of a message is a text, or parts as the server takes them.
+        """One reply to a conversation. A message's content is a text, or parts in the server's format.
 
         Raises:
             Unreachable: no usable reply within the tries, or too many requests failed one after another.
             TooLong: the server's model cannot read so long a request.
-            AfzalError: the server refuses the request (a wrong key, model or field), or another model replies; another
-                try would not help.
+            AfzalError: the server refuses the request (a wrong key, model or field), or another model replies; retrying
+                would not help.
         """
         return self._asked("/chat/completions", {"messages": [dict(m) for m in messages], **sampling})
 
     def complete(self, prompt: str | Sequence[int], sampling: Mapping[str, Any]) -> Reply:
-        """What follows a prompt, a text or token ids. Raises as :meth:`ask`."""
+        """The continuation of a prompt, given as text or token ids. Raises as :meth:`ask`."""
         return self._asked("/completions", {"prompt": prompt, **sampling})
 
     def _asked(self, path: str, fields: Mapping[str, Any]) -> Reply:
@@ -117,12 +117,12 @@ class Server:
         )
 
     def _once(self, path: str, body: Mapping[str, Any]) -> tuple[Reply | None, str, float | None]:
-        """A reply, or the fault and how long the server asks to wait."""
+        """A reply, or the fault and the wait in seconds that the server asks for."""
         import httpx2
 
         sent = {self._limit if name == "max_tokens" and "messages" in body else name: of for name, of in body.items()}
         try:
-            found = self._connected().post(path, json=sent)
+            response = self._connected().post(path, json=sent)
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
             raise AfzalError(
                 f"the {self.whose}'s url is not an address",
@@ -134,22 +134,22 @@ class Server:
             return None, "time-out", None
         except httpx2.HTTPError as error:
             return None, f"no connection ({type(error).__name__})", None
-        read = _json(found.text)
-        status, said = _told(found.status_code, found.text, read)
+        read = _json(response.text)
+        status, message = _told(response.status_code, response.text, read)
         if status in _AGAIN:
-            self.said = "" if said.lstrip().startswith("<") else " ".join(said.split())[:200]
-            inside = "" if found.status_code == status else f" in a reply of status {found.status_code}"
-            return None, f"status {status}{inside}", _asked_wait(found.headers.get("retry-after"))
+            self.said = "" if message.lstrip().startswith("<") else " ".join(message.split())[:200]
+            inside = "" if response.status_code == status else f" in a reply of status {response.status_code}"
+            return None, f"status {status}{inside}", _asked_wait(response.headers.get("retry-after"))
         if status != 200:
-            too_long = status in (400, 413, 422) and _LENGTH.search(found.text)
-            if "max_tokens" in sent and "messages" in sent and _LIMIT in said and not too_long:
+            too_long = status in (400, 413, 422) and _LENGTH.search(response.text)
+            if "max_tokens" in sent and "messages" in sent and _LIMIT in message and not too_long:
                 self._limit = _LIMIT
                 return self._once(path, body)
             raise (TooLong if too_long else AfzalError)(
                 f"the {self.whose}'s server refuses the request with status {status}",
                 where=self.url,
-                why=said[:300] or found.headers.get("location", ""),
-                remedy=f"check url, model and key_env of the {self.whose}{_hint(path, body, status, said)}",
+                why=message[:300] or response.headers.get("location", ""),
+                remedy=f"check url, model and key_env of the {self.whose}{_hint(path, body, status, message)}",
             )
         try:
             reply = _reply(read)
@@ -160,7 +160,8 @@ class Server:
         return reply, "", None
 
     def _refuse_another(self, replied: str) -> None:
-        """Some servers answer with the one model that they hold, whatever is asked for; one adds ``@revision``."""
+        """Refuse a reply by another model. Some servers always answer with their only model; one appends
+        ``@revision``."""
         if replied != self.model and not replied.startswith(f"{self.model}@"):
             raise AfzalError(
                 f"the server answers with the model {replied}, not with {self.model}",
@@ -181,7 +182,7 @@ class Server:
 
 
 def _json(text: str) -> Any:
-    """A body as JSON; None where it is none."""
+    """A body parsed as JSON; None if it is not JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -189,27 +190,27 @@ def _json(text: str) -> Any:
 
 
 def _told(status: int, text: str, read: Any) -> tuple[int, str]:
-    """The status and the message of a reply. An error may come with status 200, with its own status or none inside;
-    one with none is tried again, unless it is the request that is too long."""
+    """The status and the message of a reply. An error can come with status 200 and its own status, or none, in the
+    body; without one it is retried, unless the request is too long."""
     error = read.get("error") if isinstance(read, dict) else None
-    said = error.get("message") if isinstance(error, dict) else error
-    said = said if isinstance(said, str) and said else text
+    message = error.get("message") if isinstance(error, dict) else error
+    message = message if isinstance(message, str) and message else text
     if status != 200 or not error or read.get("choices"):
-        return status, said
+        return status, message
     code = error.get("code") if isinstance(error, dict) else None
     if isinstance(code, int) and 400 <= code < 600:
-        return code, said
-    return 400 if _LENGTH.search(text) else 500, said
+        return code, message
+    return 400 if _LENGTH.search(text) else 500, message
 
 
-def _hint(path: str, body: Mapping[str, Any], status: int, said: str) -> str:
-    """What else may be behind a refusal."""
-    if "temperature" in said:
-        return "; where its model takes one temperature only, name that"
+def _hint(path: str, body: Mapping[str, Any], status: int, message: str) -> str:
+    """A hint at another possible reason for a refusal."""
+    if "temperature" in message:
+        return "; if its model accepts only one temperature, set that"
     if _shows(body):
-        return "; it was sent images or sounds, which its model must read"
+        return "; the request holds images or sounds, which its model must be able to read"
     if status == 404 and path == "/completions":
-        return "; plain texts go to /completions, which not every server has: write prompts as messages then"
+        return "; plain texts go to /completions, which not every server has: if so, write prompts as messages"
     return ""
 
 
@@ -221,14 +222,14 @@ def _reply(body: Any) -> Reply:
     choice = body["choices"][0]
     # a model that spent all its tokens on thinking has no content, or null
     text = choice["message"].get("content") if "message" in choice else choice["text"]
-    if isinstance(text, list):  # parts: what is no text, such as thinking, is no part of the answer
+    if isinstance(text, list):  # parts other than text, such as thinking, do not belong to the answer
         text = "".join(part["text"] for part in text if part["type"] == "text")
     finish = choice.get("finish_reason")
     if not isinstance(finish, str) or finish in _BROKEN_OFF:
-        raise ValueError("a reply without a reason why it ended was cut")
+        raise ValueError("a reply without a finish reason was cut")
     usage = body.get("usage")
     counts = (usage.get(name) if isinstance(usage, dict) else 0 for name in ("prompt_tokens", "completion_tokens"))
-    # half of a surrogate pair, as where an emoji was cut, can stand in no file
+    # half of a surrogate pair, as from a cut emoji, cannot be written to a file
     whole = text.encode("utf-8", "replace").decode() if isinstance(text, str) else ""
     return Reply(whole, finish, *(int(count or 0) for count in counts))
 
@@ -241,7 +242,7 @@ def _asked_wait(value: str | None) -> float | None:
 
 
 def opened(settings: Reached, whose: str) -> Server:
-    """The server that settings describe; ``whose`` says who asks, as messages name it.
+    """The server that settings describe; ``whose`` is the caller's name in messages.
 
     Raises:
         AfzalError: the variable with the key is not set.

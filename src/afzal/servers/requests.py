@@ -1,4 +1,4 @@
-"""Many requests: only what the cache does not hold is asked, so many at once, and each reply is kept as it comes."""
+"""Sending many requests: only those missing from the cache, several concurrently, caching each reply on arrival."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Ask = Callable[[Sequence[Mapping[str, Any]], Mapping[str, Any]], Reply]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is sent, with the key under which its reply is kept. Without messages the prompt stands in ``sampling``."""
+    """A request and the key under which its reply is kept. Without messages, the prompt is in ``sampling``."""
 
     messages: tuple[Mapping[str, Any], ...]
     sampling: Mapping[str, Any]
@@ -35,15 +35,15 @@ def answered(
     concurrency: int = 4,
     heard: Callable[[int], None] = lambda n: None,
 ) -> dict[bytes, Reply]:
-    """The reply to each request, by its key; those that the cache does not hold are asked.
+    """The reply to each request, by key; requests missing from the cache are sent.
 
-    One that is too long for the server has an empty reply, which ended as ``TOO_LONG``. It is not kept, since the
-    server may be started anew with room for more.
+    A request that is too long for the server gets an empty reply with finish ``TOO_LONG``. It is not cached, since the
+    server may be restarted with a longer context.
 
-    An interrupt sends nothing more, and does not wait for the replies under way.
+    After an interrupt nothing more is sent, and pending replies are not awaited.
 
     Raises:
-        AfzalError: a request failed for good. Replies that came before it are in the cache.
+        AfzalError: a request failed for good. Earlier replies are in the cache.
     """
     wanted = {r.key: r for r in requests}
     known = {key: reply for key in wanted if (reply := cache.get(key)) is not None}
@@ -73,7 +73,7 @@ def answered(
                 failed.append(error)
                 stop.set()
 
-    # daemons: Python waits for all others at its end, and so would an interrupt for a server that hangs
+    # daemons, since Python waits for other threads at exit, so that an interrupt would wait for a hung server
     workers = [threading.Thread(target=work, daemon=True) for _ in range(min(concurrency, len(missing)))]
     for worker in workers:
         worker.start()
@@ -88,7 +88,7 @@ def answered(
 
 
 def counter(total: int, say: Callable[[str], None]) -> Callable[[int], None]:
-    """Says every tenth of the way, with the time that is left at the present pace."""
+    """A callback that reports progress at every tenth, with the estimated time left."""
     began, said = time.monotonic(), [0]
 
     def heard(n: int) -> None:
