@@ -69,8 +69,8 @@ def plan(config: CompareConfig) -> list[str]:
     """The steps of a comparison: each training with its state, then the measurements. Nothing is trained."""
     lines = []
     for stage in stages_of(config):
-        there = (stage.folder / "run.json").exists()
-        state = runs.open_run(stage.folder).status() if there else "to be trained"
+        exists = (stage.folder / "run.json").exists()
+        state = runs.open_run(stage.folder).status() if exists else "to be trained"
         lines.append(f"{stage.name}: {state if stage.config else 'given'}")
     best = [f"{e.name}: best of {', '.join(map(str, e.value))}" for e in entries(config) if e.kind == "best_of"]
     return [*lines, *best, *(f"judge {name}: {spec}" for name, spec in config.judges.items())]

@@ -94,7 +94,7 @@ def summary(
             "curve": _curve(by_seed[e.name], starts, chief),
             "judged": _figures(chosen[e.name], starts, chief),
             "matched": [_matched(level, ways[e.name], chief) for level in levels],
-            "turned": _turned(by_seed[e.name], chief),
+            "turned": _overoptimised(by_seed[e.name], chief),
         }
         for e in policies
     ]
@@ -254,7 +254,7 @@ def _differences(level: float, ways: Mapping[str, Mapping[int, Sequence[Point]]]
     return rows
 
 
-def _turned(courses: Mapping[int, Course], chief: str) -> list[dict[str, Any]]:
+def _overoptimised(courses: Mapping[int, Course], chief: str) -> list[dict[str, Any]]:
     """Rewards that clearly rose from the true reward's best point to the last one, while the true reward clearly fell.
 
     The best point has the highest mean on every other prompt; the changes since then are measured on the remaining

@@ -134,7 +134,7 @@ def ensure(stage: Stage, config: CompareConfig, say: Say) -> State:
             return "reused"
     resume = (stage.folder / "run.json").exists()
     if not resume:
-        _clear_unborn(stage.folder)
+        _clear_unstarted(stage.folder)
     say(f"{stage.name}: {'resuming' if resume else 'training'}")
     before = runs.read_json(ledger).get("seconds", 0.0) if resume else 0.0
     _keep(ledger, {**made_of, "seconds": before})
@@ -182,7 +182,7 @@ def ledger_of(config: CompareConfig, name: str, seed: int) -> Path:
     return Path(config.out) / "stages" / f"{name}-{seed}.json"
 
 
-def _clear_unborn(folder: Path) -> None:
+def _clear_unstarted(folder: Path) -> None:
     """Remove the settings of a run that was killed before its first facts were written; nothing was trained."""
     if folder.is_dir() and {path.name for path in folder.iterdir()} - {lock.NAME} == {"run.yaml"}:
         (folder / "run.yaml").unlink()

@@ -109,18 +109,18 @@ class Growing:
     def add(self, token: int) -> None:
         """Add a token and report the settled text."""
         self.ids.append(token)
-        self._tell(self.whole().rstrip(_UNFINISHED))
+        self._report(self.whole().rstrip(_UNFINISHED))
 
     def replace(self, ids: list[int]) -> None:
         """Replace the tokens by the final answer without its end token, and report it."""
         self.ids = ids
-        self._tell(self.whole())
+        self._report(self.whole())
 
     def whole(self) -> str:
         """The text of all tokens so far."""
         return self._speaker.continuation(self._before, self.ids) if self.ids else ""
 
-    def _tell(self, text: str) -> None:
+    def _report(self, text: str) -> None:
         if text == self._shown:
             return
         pairs = enumerate(zip(text, self._shown, strict=False))

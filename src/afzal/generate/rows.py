@@ -125,10 +125,10 @@ class Written:
         self.ids[live, step] = tokens.to(torch.int32)
         self.logps[live, step] = logps
         if self._heard is not None:
-            self._tell(self._heard, tokens.tolist(), live_host.tolist())
+            self._report(self._heard, tokens.tolist(), live_host.tolist())
         return tokens
 
-    def _tell(self, heard: Heard, tokens: Sequence[int], live: Sequence[int]) -> None:
+    def _report(self, heard: Heard, tokens: Sequence[int], live: Sequence[int]) -> None:
         """Report tokens, except those still drawn for rows that have ended."""
         for row, token in zip(live, tokens, strict=True):
             if row not in self._ended:

@@ -62,7 +62,7 @@ def _sampled(config: GenerateConfig) -> list[dict[str, Any]]:
     prompts = _prompts(config, chat=bool(speaker.tokenizer.chat_template))
     asked = speaker.prompt_trees(prompts)
     ids = [t.prompt.tolist() for t in asked]
-    _say_what_is_short(config, speaker, ids)
+    _note_short_answers(config, speaker, ids)
     drawn = _draw(config, speaker.ends(chat=any_chat(prompts)), asked)
     if config.out is not None:
         prompts = data.with_media_beside(prompts, Path(config.out).parent)
@@ -90,7 +90,7 @@ def _served(config: GenerateConfig) -> list[dict[str, Any]]:
     if speaker is None or ids is None:
         print("note: no folder is named, so the server's own end marks and template apply", file=sys.stderr)
     else:
-        _say_what_is_short(config, speaker, ids)
+        _note_short_answers(config, speaker, ids)
     asked = Asked(turns, config.n, _sampling(config), config.seed, speaker, ids)
     with TemporaryDirectory() as spare:
         cache = _replies(config) if config.out is not None else Path(spare) / REPLIES
@@ -159,7 +159,7 @@ def _question(item: Item) -> str:
     return json.dumps([turns_to_json(item.prompt), template_fields(item)], sort_keys=True, default=str)
 
 
-def _say_what_is_short(config: GenerateConfig, speaker: Speaker, ids: Sequence[Sequence[int]]) -> None:
+def _note_short_answers(config: GenerateConfig, speaker: Speaker, ids: Sequence[Sequence[int]]) -> None:
     """Note the answers for which the model has fewer positions than ``max_new_tokens``."""
     limits = answer_limits([len(prompt) for prompt in ids], config.max_new_tokens, speaker.context)
     short = [limit for limit in limits if limit < config.max_new_tokens]

@@ -102,13 +102,13 @@ def aggregate(labels: Labels, by: By = "mean", *, anchored: bool = True) -> Aggr
     bad = counts(labels.table, len(CLASSES))[:, BOTH_BAD]
     heard = (table >= 0).sum(1)
     majority = _majority(table)
-    unsupervised = _at_rest(table) if table.shape[1] >= 3 and heard.max(initial=0) >= 3 else None
+    unsupervised = _unsupervised(table) if table.shape[1] >= 3 and heard.max(initial=0) >= 3 else None
     eta = checked = fit = None
     known = ordering(labels.gold)
     if by == "crowd_bt":
         answer, eta = _crowd_bt(table, labels.pairs)
     elif by == "dawid_skene":
-        fit = _sure_of(unsupervised)
+        fit = _required(unsupervised)
         if anchored and _is_anchored(table, known):
             fit, checked = _dawid_skene(table, known), _held_out(table, known, majority)
         answer = _points(fit.posterior)
@@ -150,7 +150,7 @@ def _held_out(table: np.ndarray, known: np.ndarray, majority: np.ndarray) -> tup
         shown[held] = -1
         answer[held] = _points(_dawid_skene(table, shown).posterior)[held]
     truth = POINTS[known[at]]
-    anchored, voted = (float(credit(said[at], truth).mean()) for said in (answer, majority))
+    anchored, voted = (float(credit(estimates[at], truth).mean()) for estimates in (answer, majority))
     return len(at), anchored, voted
 
 
@@ -158,9 +158,9 @@ POINTS = np.array([1.0, 0.0, 0.5])
 """Probability that the first is better, by class: first, second, tie."""
 
 
-def credit(said: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def credit(p_first: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """1 for the right side, 1/2 if exactly one of answer and truth is a tie, else 0."""
-    return 1 - np.abs(np.sign(said - 0.5) - np.sign(truth - 0.5)) / 2
+    return 1 - np.abs(np.sign(p_first - 0.5) - np.sign(truth - 0.5)) / 2
 
 
 def _crowd_bt(table: np.ndarray, pairs: Sequence[Place]) -> tuple[np.ndarray, tuple[float, ...]]:
@@ -197,7 +197,7 @@ def _points(distribution: np.ndarray) -> np.ndarray:
     return distribution @ POINTS[: distribution.shape[1]]
 
 
-def _at_rest(table: np.ndarray) -> annotators.DawidSkene | None:
+def _unsupervised(table: np.ndarray) -> annotators.DawidSkene | None:
     """Dawid-Skene's fit; None if it did not converge, as with almost uninformative labels."""
     try:
         return _dawid_skene(table, np.full(len(table), -1))
@@ -209,7 +209,7 @@ def _dawid_skene(table: np.ndarray, gold: np.ndarray) -> annotators.DawidSkene:
     return annotators.dawid_skene(table, classes_of(table, gold), gold=gold)
 
 
-def _sure_of(fit: annotators.DawidSkene | None) -> annotators.DawidSkene:
+def _required(fit: annotators.DawidSkene | None) -> annotators.DawidSkene:
     if fit is None:
         raise AfzalError(
             "Dawid-Skene gives no answer",
@@ -249,7 +249,7 @@ def _warnings(result: Aggregated, labels: Labels, by: By) -> list[str]:
         warnings.append(
             f"Dawid-Skene contradicts the majority on {result.dawid_skene_moved} of {result.decided} "
             "pairs: the annotators share errors, so agreement does not show who is right. "
-            + ("The answer by gold items is the one to use." if by == "gold" else _mend(known))
+            + ("The answer by gold items is the one to use." if by == "gold" else _advice(known))
         )
     elif result.dawid_skene_moved is not None:
         warnings.append(f"Dawid-Skene moves {result.dawid_skene_moved} of {result.decided} decided pairs.")
@@ -267,7 +267,7 @@ def _warnings(result: Aggregated, labels: Labels, by: By) -> list[str]:
     return warnings
 
 
-def _mend(known: int) -> str:
+def _advice(known: int) -> str:
     return "Use --by gold." if known else "Establish the truth of ten pairs or more and use --by gold --gold FILE."
 
 

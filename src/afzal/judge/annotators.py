@@ -111,11 +111,11 @@ def agreement_of(labels: Labels, *, resamples: int = 1000, seed: int = 0) -> Agr
         alpha_scale=over(lambda s: agreement.alpha_of(s, "interval", VALUES), 3),
         gwet=over(agreement.gwet_of, 4),
         fleiss=over(agreement.fleiss_of, 4) if (sizes == sizes[0]).all() else None,
-        pairs=_twos(labels),
+        pairs=_pairs(labels),
     )
 
 
-def _twos(labels: Labels) -> tuple[Two, ...]:
+def _pairs(labels: Labels) -> tuple[Two, ...]:
     names, table = labels.annotators, labels.table
     twos = []
     for a, b in combinations(range(len(names)), 2) if len(names) <= 10 else ():
@@ -152,10 +152,12 @@ def people_of(labels: Labels) -> list[Person]:
             "first_slot_p": p,
             "seconds": float(np.median(seconds)) if seconds else None,
         }
-        said = _remarks(labels, person, labels_given, everybody, about)
+        remarks = _remarks(labels, person, labels_given, everybody, about)
         ties = sum(CLASSES[s.label] == "tie" for s in labels_given)
         same, repeats = _repeats(labels_given)
-        persons.append(Person(name, len(labels_given), ties, consistent=same, remarks=said, repeats=repeats, **about))
+        persons.append(
+            Person(name, len(labels_given), ties, consistent=same, remarks=remarks, repeats=repeats, **about)
+        )
     return persons
 
 
@@ -222,8 +224,8 @@ def _everybody(labels: Labels) -> _Everybody:
     )
 
 
-def _by_class(said: Sequence[Said]) -> np.ndarray:
-    return np.bincount([s.label for s in said], minlength=len(CLASSES))
+def _by_class(labels: Sequence[Said]) -> np.ndarray:
+    return np.bincount([s.label for s in labels], minlength=len(CLASSES))
 
 
 def _remarks(
@@ -233,7 +235,7 @@ def _remarks(
 
     if len(own) < ENOUGH:
         return ()
-    said, n, pace = [], len(labels.annotators), everybody.pace
+    remarks, n, pace = [], len(labels.annotators), everybody.pace
     mine = labels.table[:, person]
     # compared with the class that the others chose, on pairs with a winner on both sides
     others = everybody.counted - (mine[:, None] == np.arange(len(CLASSES)))
@@ -243,31 +245,31 @@ def _remarks(
         prompts = [p for p, c in zip(labels.prompts, clear, strict=True) if c]
         agreeing = share(clustered(prompts, same.astype(float)))
         if agreeing.high is not None and agreeing.high < 0.5:
-            said.append(f"names the loser of the others on {1 - agreeing.value:.0%} of pairs: reversed?")
+            remarks.append(f"names the loser of the others on {1 - agreeing.value:.0%} of pairs: reversed?")
     p = about["first_slot_p"]
     if p is not None and p < 0.01 / n:
         side = "first" if about["first_slot"] > 0.5 else "second"
-        said.append(f"prefers what is shown {side} ({about['first_slot']:.0%} first, p = {p:.1g})")
+        remarks.append(f"prefers what is shown {side} ({about['first_slot']:.0%} first, p = {p:.1g})")
     changes, steps = _alternates(own)
     if steps and changes > 0.5 * steps and binomtest(changes, steps).pvalue < 0.001 / n:
-        said.append(f"changes the slot {changes} times in {steps} steps: left, right, left, right?")
+        remarks.append(f"changes the slot {changes} times in {steps} steps: left, right, left, right?")
     mine_given = _by_class(own)
     rest = everybody.given - mine_given
     given, usual = mine_given / len(own), rest / max(1, rest.sum())
     top = int(given.argmax())
     alone = not rest.any()  # then a constant 'first' is the format of the rows and not a habit
     if given[top] >= ONE_ANSWER and (top > SECOND if alone else usual[top] < given[top] / 2):
-        beside = "" if alone else f", the others {usual[top]:.0%}"
-        said.append(f"says {CLASSES[top]!r} {given[top]:.0%} of the time{beside}")
+        contrast = "" if alone else f", the others {usual[top]:.0%}"
+        remarks.append(f"says {CLASSES[top]!r} {given[top]:.0%} of the time{contrast}")
     if about["seconds"] is not None and pace and about["seconds"] < HASTY * pace:
-        said.append(f"takes {about['seconds']:.1f} s; the median of all is {pace:.1f} s")
-    return tuple(said)
+        remarks.append(f"takes {about['seconds']:.1f} s; the median of all is {pace:.1f} s")
+    return tuple(remarks)
 
 
 def as_plain(labels: Labels, agreed: Agreement | None, people: Sequence[Person], source: str) -> dict[str, Any]:
     """The report as plain values, for the page and for files."""
     odd = [f"{person.name}: {remark}" for person in people for remark in person.remarks]
-    odd += _alike(labels.annotators)
+    odd += _similar_names(labels.annotators)
     lines = [_line(person) for person in people]
     figures: list[dict[str, Any]] = []
     unknown = {"low": None, "high": None}
@@ -319,7 +321,7 @@ def as_plain(labels: Labels, agreed: Agreement | None, people: Sequence[Person],
     return body | {"pairs_of_annotators": [{key: finite(v) for key, v in asdict(two).items()} for two in pairs]}
 
 
-def _alike(names: Sequence[str]) -> list[str]:
+def _similar_names(names: Sequence[str]) -> list[str]:
     """A finding for names that differ only in case or spaces."""
     by_spelling = defaultdict(list)
     for name in names:

@@ -84,7 +84,7 @@ def found(labels: Labels, *, resamples: int, seed: int = 0) -> Groups | None:
     They are found on one half of the prompts, by average linkage on pairwise agreement, and measured on the other half.
     Each needs two people, since one person alone who differs may have reversed labels.
     """
-    half = np.array([_heads(prompt) for prompt in labels.prompts])
+    half = np.array([_coin(prompt) for prompt in labels.prompts])
     group_of = _two_groups(labels, half)
     if group_of is None:
         return None
@@ -93,7 +93,7 @@ def found(labels: Labels, *, resamples: int, seed: int = 0) -> Groups | None:
     return groups if low is not None and low > 0 and groups.gap.value >= GAP_AT_LEAST else None
 
 
-def _heads(prompt: str) -> bool:
+def _coin(prompt: str) -> bool:
     """A coin toss that depends only on the prompt."""
     return bool(hashlib.blake2b(prompt.encode("utf-8", "surrogatepass"), digest_size=1).digest()[0] & 1)
 
@@ -156,8 +156,8 @@ def only(labels: Labels, groups: Groups, group: str) -> Labels:
     """The labels of one group; the pairs and their numbers stay the same."""
     members = {k for k, name in enumerate(labels.annotators) if groups.of.get(name) == group}
     number = {old: new for new, old in enumerate(sorted(members))}
-    said = tuple(replace(s, annotator=number[s.annotator]) for s in labels.said if s.annotator in members)
-    return replace(labels, annotators=tuple(labels.annotators[k] for k in sorted(members)), said=said)
+    selected = tuple(replace(s, annotator=number[s.annotator]) for s in labels.said if s.annotator in members)
+    return replace(labels, annotators=tuple(labels.annotators[k] for k in sorted(members)), said=selected)
 
 
 def rows_by_group(
@@ -247,7 +247,7 @@ def _shown(known: Interval) -> str:
 
 def in_words(groups: Groups) -> str:
     """A description of the groups, for the report."""
-    parts = [f"{group} ({_some(_members(groups, group))})" for group in groups.names]
+    parts = [f"{group} ({_shortened(_members(groups, group))})" for group in groups.names]
     return (
         f"The disagreement has a pattern: within {' and '.join(parts)} two people name the same winner on "
         f"{groups.within.value:.0%} of decided pairs, between the groups on {groups.between.value:.0%}. That is not "
@@ -259,5 +259,5 @@ def _members(groups: Groups, group: str) -> list[str]:
     return [name for name, its_group in groups.of.items() if its_group == group]
 
 
-def _some(names: Sequence[str]) -> str:
+def _shortened(names: Sequence[str]) -> str:
     return ", ".join(names if len(names) <= 5 else [*names[:3], f"and {len(names) - 3} more"])

@@ -78,20 +78,20 @@ class JudgeBoard:
     pairs: int
 
 
-def of_judges(said: Verdicts, *, resamples: int = 2000, seed: int = 0) -> JudgeBoard:
+def of_judges(verdicts: Verdicts, *, resamples: int = 2000, seed: int = 0) -> JudgeBoard:
     """A leaderboard of judges, with each two of them compared on the same items.
 
     Raises:
         AfzalError: the file states no truth.
     """
-    if not said.gold:
+    if not verdicts.gold:
         raise AfzalError("a leaderboard of judges needs the truth of each item, and the file states none")
-    items = sorted(said.gold)
+    items = sorted(verdicts.gold)
     place = {item: k for k, item in enumerate(items)}
-    truth = np.array([CODES[said.gold[item]] for item in items])
+    truth = np.array([CODES[verdicts.gold[item]] for item in items])
     games: dict[str, list[Verdict]] = defaultdict(list)
     prompts, categories = list(items), [""] * len(items)
-    for v in said.verdicts:
+    for v in verdicts.verdicts:
         if v.item in place:
             games[v.judge].append(v)
             prompts[place[v.item]], categories[place[v.item]] = v.prompt, v.category
@@ -102,19 +102,17 @@ def of_judges(said: Verdicts, *, resamples: int = 2000, seed: int = 0) -> JudgeB
     kinds = sorted(set(categories)) if len(set(categories)) > 1 else []
     lines, order = [], np.argsort(-means.values, kind="stable").tolist()
     for column in order:
-        verdicts = games[names[column]]
-        both = _played(verdicts, place)
+        own = games[names[column]]
+        both = _played(own, place)
         apart = {}
         for kind in kinds:
             of = np.array([c == kind for c in categories])
             apart[kind] = (int(of.sum()), float(np.nanmean(table[of, column])), two_games(both[of], truth[of]))
-        missing = sum(v.outcome == "none" for v in verdicts)
+        missing = sum(v.outcome == "none" for v in own)
         ranks = int(places[column]), int(best[column]), int(worst[column])
         lead = means.difference(order[0], column) if lines else None
-        accuracy = _accuracy(verdicts, place, truth, prompts)
-        lines.append(
-            JudgeLine(names[column], accuracy, *ranks, len(verdicts), missing, two_games(both, truth), apart, lead)
-        )
+        accuracy = _accuracy(own, place, truth, prompts)
+        lines.append(JudgeLine(names[column], accuracy, *ranks, len(own), missing, two_games(both, truth), apart, lead))
     n = len(names)
     return JudgeBoard(tuple(lines), len(items), means.separable(), n * (n - 1) // 2)
 

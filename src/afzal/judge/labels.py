@@ -100,7 +100,7 @@ def of_items(items: Sequence[Item], gold: Iterable[Item] = ()) -> Labels:
             truth[key][axis] = label
     pairs: dict[Place, int] = {}
     people: dict[str, int] = {}
-    prompts, known, said, categories = [], [], [], []
+    prompts, known, labels, categories = [], [], [], []
     heard: set[tuple[int, int]] = set()
     keys = [prompt_key(item) for item in items]
     for number, item in enumerate(items):
@@ -119,14 +119,14 @@ def of_items(items: Sequence[Item], gold: Iterable[Item] = ()) -> Labels:
             person = people.setdefault(vote.annotator or "votes", len(people))
             again = vote.weight == 0 and (pairs[place], person) in heard
             heard.add((pairs[place], person))
-            said.append(Said(pairs[place], person, label, shown, seconds, again))
-    if not said:
+            labels.append(Said(pairs[place], person, label, shown, seconds, again))
+    if not labels:
         raise AfzalError(
             "there are no comparisons to aggregate",
             why="votes on pairs of responses are needed",
             remedy="look at what was read with: afzal check",
         )
-    return Labels(tuple(pairs), tuple(prompts), tuple(people), tuple(said), np.array(known), tuple(categories))
+    return Labels(tuple(pairs), tuple(prompts), tuple(people), tuple(labels), np.array(known), tuple(categories))
 
 
 def _timed(votes: Iterable[Vote]) -> Iterator[tuple[Comparison, float | None]]:
@@ -155,11 +155,11 @@ def _true(known: Mapping[str | None, int], axis: str | None) -> int:
     return known.get(axis, known.get(None, MISSING if axis is not None else next(iter(known.values()), MISSING)))
 
 
-def of_verdicts(said: Verdicts) -> Labels:
+def of_verdicts(verdicts: Verdicts) -> Labels:
     """Judges as annotators: a judge's label on a pair counts if all of its games have the same outcome."""
     games: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
     names: dict[str, tuple[str, str, str]] = {}
-    for v in said.verdicts:
+    for v in verdicts.verdicts:
         names.setdefault(v.item, (v.prompt, v.first, v.category))
         turned = v.first != names[v.item][1]
         games[v.item, v.judge].append(MIRRORED[v.outcome] if turned else v.outcome)
@@ -169,7 +169,7 @@ def of_verdicts(said: Verdicts) -> Labels:
     for (item, judge), outcomes in games.items():
         if len(set(outcomes)) == 1 and outcomes[0] != "none":
             labels.append(Said(items[item], judges[judge], CLASSES.index(outcomes[0])))
-    truth = [CLASSES.index(said.gold[item]) if item in said.gold else MISSING for item in items]
+    truth = [CLASSES.index(verdicts.gold[item]) if item in verdicts.gold else MISSING for item in items]
     pairs = tuple((k, 0, 1, None) for k in range(len(items)))
     prompts, _, categories = zip(*names.values(), strict=True) if names else ((), (), ())
     return Labels(pairs, tuple(prompts), tuple(judges), tuple(labels), np.array(truth), tuple(categories))

@@ -43,14 +43,14 @@ def read_own(source: str) -> Verdicts:
     Raises:
         AfzalError: a row cannot be read, or the judged rows are missing from the folder.
     """
-    beside = Path(source).with_name(ROWS)
-    if not beside.is_file():
+    rows_file = Path(source).with_name(ROWS)
+    if not rows_file.is_file():
         raise AfzalError(
             f"{source} refers to rows that are not in its folder",
             why=f"{ROWS} of afzal judge holds the answers and the names of their models",
             remedy=f"keep {ROWS} in the same folder",
         )
-    items = {item.id: item for item in data.read(str(beside)).items}
+    items = {item.id: item for item in data.read(str(rows_file)).items}
     verdicts: list[Verdict] = []
     gold: dict[str, Outcome] = {}
     rows = 0
@@ -60,7 +60,7 @@ def read_own(source: str) -> Verdicts:
             raise AfzalError("a row is not a verdict of afzal judge", where=raw.where)
         item = items.get(str(raw.value["id"]))
         if item is None:
-            raise AfzalError(f"{beside} has no row {raw.value['id']!r}", where=raw.where)
+            raise AfzalError(f"{rows_file} has no row {raw.value['id']!r}", where=raw.where)
         verdicts.append(_verdict(item, raw.value, raw.where))
         gold |= truths_of(item)
     judged = {v.item for v in verdicts}

@@ -37,7 +37,7 @@ def content(render: Callable[..., str], values: Mapping[str, Turns]) -> Content:
     token = int(hashlib.sha256(about.encode("utf-8", "surrogatepass")).hexdigest()[:24], 16)
     numbers = count()
     media = [m for turns in values.values() for m in media_of(turns)]
-    text = render(**{name: _spelled(turns, token, numbers) for name, turns in values.items()})
+    text = render(**{name: _with_marks(turns, token, numbers) for name, turns in values.items()})
     pieces = re.split(rf"\[media {token} (\d+)\]", text)
     lost = [m for n, m in enumerate(media) if str(n) not in pieces[1::2]]
     if lost:
@@ -53,7 +53,7 @@ def content(render: Callable[..., str], values: Mapping[str, Turns]) -> Content:
     return tuple(parts)
 
 
-def _spelled(turns: Turns, token: int, numbers: Iterator[int]) -> str:
+def _with_marks(turns: Turns, token: int, numbers: Iterator[int]) -> str:
     """The text of the turns with marks for media."""
     if isinstance(turns, str):
         return turns
@@ -81,18 +81,18 @@ def for_server(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     Raises:
         AfzalError: a medium has changed, or the library that converts it is missing.
     """
-    return [{**m, "content": _each(m["content"], _sent)} for m in messages]
+    return [{**m, "content": _each(m["content"], _server_part)} for m in messages]
 
 
-def _each(said: Content, of: Callable[[Mapping[str, Any]], dict[str, Any]]) -> str | list[dict[str, Any]]:
-    return said if isinstance(said, str) else [of(part) for part in said]
+def _each(body: Content, of: Callable[[Mapping[str, Any]], dict[str, Any]]) -> str | list[dict[str, Any]]:
+    return body if isinstance(body, str) else [of(part) for part in body]
 
 
 _IMAGES = ("png", "jpeg", "gif", "webp")
 _SOUNDS = ("wav", "mp3")
 
 
-def _sent(part: Mapping[str, Any]) -> dict[str, Any]:
+def _server_part(part: Mapping[str, Any]) -> dict[str, Any]:
     media = part.get("media")
     if not isinstance(media, Media):
         return dict(part)

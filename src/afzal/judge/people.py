@@ -96,8 +96,8 @@ def labels_on(items: Sequence[Item], pairs: Sequence[Pair]) -> Labels | None:
         known = {person: k for k, person in enumerate(dict.fromkeys(people))}
         names = tuple(name if axis is None else f"{name} ({axis})" for name, axis in known)
         who = [known[person] for person in people]
-    said = tuple(replace(s, pair=target[s.pair], annotator=k) for s, k in zip(labels.said, who, strict=True))
-    return Labels(tuple(numbered), tuple(prompts), names, said, gold)
+    renumbered = tuple(replace(s, pair=target[s.pair], annotator=k) for s, k in zip(labels.said, who, strict=True))
+    return Labels(tuple(numbered), tuple(prompts), names, renumbered, gold)
 
 
 def pooled(items: Sequence[Item] | None) -> list[str]:

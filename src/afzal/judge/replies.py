@@ -54,18 +54,22 @@ def by_choice(reply: str, choices: Mapping[str, Outcome], finish: str = "stop") 
     if not lines:
         return Reading(why="the reply is empty")
     marked = [_after_marker(line) for line in lines]
-    said = [_chosen(words, choices) for words in marked]
+    chosen = [_chosen(words, choices) for words in marked]
     if marked[-1] is None:
-        why = "the last line is not a verdict" if any(word is not None for word in said) else "there is no verdict line"
+        why = (
+            "the last line is not a verdict" if any(word is not None for word in chosen) else "there is no verdict line"
+        )
         return Reading(why=why)
     # prose may begin with "Verdict: a close call"; in capitals it is the requested line with an unknown word
-    unknown = [w for line, w, word in zip(lines, marked, said, strict=True) if w and word is None and "VERDICT" in line]
-    if said[-1] is None or unknown:
+    unknown = [
+        w for line, w, word in zip(lines, marked, chosen, strict=True) if w and word is None and "VERDICT" in line
+    ]
+    if chosen[-1] is None or unknown:
         word = (unknown or marked)[-1] or ""
         return Reading(why=f"the verdict {word[:_LONGEST]!r} is not one of {', '.join(choices)}")
-    if len({choices[word] for word in said if word is not None}) > 1:
+    if len({choices[word] for word in chosen if word is not None}) > 1:
         return Reading(why="there are two different verdicts")
-    return Reading(choices[said[-1]])
+    return Reading(choices[chosen[-1]])
 
 
 def _after_marker(line: str) -> str | None:
@@ -74,12 +78,12 @@ def _after_marker(line: str) -> str | None:
     return match[1] if match else None
 
 
-def _chosen(said: str | None, choices: Mapping[str, Outcome]) -> str | None:
+def _chosen(words: str | None, choices: Mapping[str, Outcome]) -> str | None:
     """The choice that the words name; None if they name none."""
-    if said is None:
+    if words is None:
         return None
-    bare = said.strip(_AROUND)
-    for word in (said, bare):
+    bare = words.strip(_AROUND)
+    for word in (words, bare):
         if word in choices:
             return word
     same = [word for word in choices if word.casefold() == bare.casefold()]

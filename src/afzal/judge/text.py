@@ -116,7 +116,7 @@ def _own(own: Plain) -> list[str]:
     lines = [f"  gives answers of its own model {percent(own['share'])} of the points"]
     for name, other in own["beside"].items():
         gap = other["difference"]
-        lines.append(f"    {points(gap, ' points')} beside {name}, on {gap['pairs']} pairs")
+        lines.append(f"    {points(gap, ' points')} compared with {name}, on {gap['pairs']} pairs")
     return lines
 
 

@@ -16,13 +16,13 @@ COIN = 0.5
 """A reliability of 1/2 is a coin; below it, verdicts are reversed."""
 
 
-def weighed_as_plain(said: Verdicts) -> dict[str, Any]:
+def weighed_as_plain(verdicts: Verdicts) -> dict[str, Any]:
     """Strengths in nats (sum 0) and the reliability of each judge, with a table and findings; empty for one judge.
 
     The ridge and differences between prompts shrink reliabilities and strengths, so they serve only to compare judges
     with each other: they are neither accuracies nor the leaderboard's strengths.
     """
-    counted = [v for v in said.verdicts if v.outcome != "none"]
+    counted = [v for v in verdicts.verdicts if v.outcome != "none"]
     judges = sorted({v.judge for v in counted})
     models = sorted({name for v in counted for name in (v.first, v.second)})
     if len(judges) < 2 or len(models) < 2:

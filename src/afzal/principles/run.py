@@ -276,7 +276,7 @@ def _revisions(
     apart = dict(zip(open_, gaps, strict=True))
     rows = []
     for k, t in enumerate(tasks):
-        best, why, gap = "", _unasked(principles), None
+        best, why, gap = "", _skip_reason(principles), None
         if k in texts:
             best, why, gap = chosen(
                 t.answer, texts[k], t.principle, principles.principles, apart[k], config.match_within
@@ -292,7 +292,7 @@ def _revisions(
     return rows
 
 
-def _unasked(principles: PrinciplesConfig) -> str:
+def _skip_reason(principles: PrinciplesConfig) -> str:
     return "no critique" if principles.critique_prompt else "follows the principle"
 
 

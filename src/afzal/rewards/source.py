@@ -222,9 +222,9 @@ class _Reader:
         prompts = [p for p, _, _ in rows]
         room = longest - 1 if any(map(media_of, prompts)) else longest // 2  # media are never cut
         asked = self.speaker.prompt_trees(prompts, max_tokens=max(1, room))
-        said = self.speaker.codec.encode([answer for _, answer, _ in rows], markers=False)
+        encoded = self.speaker.codec.encode([answer for _, answer, _ in rows], markers=False)
         trees = []
-        for n, ((prompt, _, ended), t, own) in enumerate(zip(rows, asked, said, strict=True)):
+        for n, ((prompt, _, ended), t, own) in enumerate(zip(rows, asked, encoded, strict=True)):
             end = self.speaker.response_end(chat=not isinstance(prompt, str))
             text = own[: longest - len(t.prompt) - 1]
             branch = np.asarray([*text, end] if ended or not text else text, dtype=np.int32)

@@ -74,7 +74,7 @@ class Cache:
         self._path = path
 
     def get(self, key: bytes) -> Reply | None:
-        with self._lock, self._told("read"):
+        with self._lock, self._named_errors("read"):
             row = self._connection.execute(
                 "SELECT text, finish, tokens_in, tokens_out FROM reply WHERE key = ?", (key,)
             ).fetchone()
@@ -87,11 +87,11 @@ class Cache:
             AfzalError: the disk is full or cannot be written.
         """
         values = (key, judge, reply.text, reply.finish, reply.tokens_in, reply.tokens_out)
-        with self._lock, self._told("kept"), self._connection:
+        with self._lock, self._named_errors("kept"), self._connection:
             self._connection.execute("INSERT OR REPLACE INTO reply VALUES (?, ?, ?, ?, ?, ?)", values)
 
     @contextmanager
-    def _told(self, done: str) -> Iterator[None]:
+    def _named_errors(self, done: str) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:

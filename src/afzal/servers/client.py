@@ -135,7 +135,7 @@ class Server:
         except httpx2.HTTPError as error:
             return None, f"no connection ({type(error).__name__})", None
         read = _json(response.text)
-        status, message = _told(response.status_code, response.text, read)
+        status, message = _status_of(response.status_code, response.text, read)
         if status in _AGAIN:
             self.said = "" if message.lstrip().startswith("<") else " ".join(message.split())[:200]
             inside = "" if response.status_code == status else f" in a reply of status {response.status_code}"
@@ -189,7 +189,7 @@ def _json(text: str) -> Any:
         return None
 
 
-def _told(status: int, text: str, read: Any) -> tuple[int, str]:
+def _status_of(status: int, text: str, read: Any) -> tuple[int, str]:
     """The status and the message of a reply. An error can come with status 200 and its own status, or none, in the
     body; without one it is retried, unless the request is too long."""
     error = read.get("error") if isinstance(read, dict) else None
@@ -230,8 +230,8 @@ def _reply(body: Any) -> Reply:
     usage = body.get("usage")
     counts = (usage.get(name) if isinstance(usage, dict) else 0 for name in ("prompt_tokens", "completion_tokens"))
     # half of a surrogate pair, as from a cut emoji, cannot be written to a file
-    whole = text.encode("utf-8", "replace").decode() if isinstance(text, str) else ""
-    return Reply(whole, finish, *(int(count or 0) for count in counts))
+    writable = text.encode("utf-8", "replace").decode() if isinstance(text, str) else ""
+    return Reply(writable, finish, *(int(count or 0) for count in counts))
 
 
 def _asked_wait(value: str | None) -> float | None:

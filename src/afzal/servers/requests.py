@@ -89,11 +89,11 @@ def answered(
 
 def counter(total: int, say: Callable[[str], None]) -> Callable[[int], None]:
     """A callback that reports progress at every tenth, with the estimated time left."""
-    began, said = time.monotonic(), [0]
+    began, reported = time.monotonic(), [0]
 
     def heard(n: int) -> None:
-        if 10 * n // total > said[0]:
-            said[0] = 10 * n // total
+        if 10 * n // total > reported[0]:
+            reported[0] = 10 * n // total
             left = (time.monotonic() - began) / n * (total - n)
             say(f"{n} of {total} replies" + (f", {time_left(left)}" if n < total else ""))
 

@@ -176,9 +176,9 @@ def credit_with_rest(labels: np.ndarray, n_classes: int) -> np.ndarray:
     annotators are mostly empty."""
     labels = np.asarray(labels)
     rows, columns = np.nonzero(labels >= 0)
-    said = labels[rows, columns]
-    others = counts(labels, n_classes)[rows] - (said[:, None] == np.arange(n_classes))
-    return _credit(others[:, None], said[:, None], np.ones((len(said), 1), bool))[:, 0]
+    own = labels[rows, columns]
+    others = counts(labels, n_classes)[rows] - (own[:, None] == np.arange(n_classes))
+    return _credit(others[:, None], own[:, None], np.ones((len(own), 1), bool))[:, 0]
 
 
 def judge_with_rest(judged: np.ndarray, labels: np.ndarray, n_classes: int) -> np.ndarray:

@@ -111,8 +111,8 @@ def _indicators(labels: np.ndarray, n_classes: int) -> Any:
     n, r = labels.shape
     row, column = np.nonzero(labels >= 0)
     place = column * n_classes + labels[row, column]
-    said = csr_array((np.ones(len(row)), (row, place)), (n, r * n_classes))
-    return said if len(row) < 0.1 * n * r else said.toarray()
+    indicators = csr_array((np.ones(len(row)), (row, place)), (n, r * n_classes))
+    return indicators if len(row) < 0.1 * n * r else indicators.toarray()
 
 
 def log_odds_weights(labels: np.ndarray, gold: np.ndarray, n_classes: int) -> np.ndarray:

@@ -367,15 +367,15 @@ def length_controlled(
     from scipy.special import expit  # exact at log-odds of any size, which separated resamples reach
 
     x = np.stack([np.ones(len(d)), np.tanh(d / deviation)], 1)
-    whole = _logistic(x, y, np.ones(len(y)), ridge, expected_slope)
+    fit = _logistic(x, y, np.ones(len(y)), ridge, expected_slope)
     weights = list(prompt_resamples(prompts, resamples=resamples, seed=seed))
     drawn = np.array([_logistic(x, y, w, ridge, expected_slope) for w in weights])
     means = np.array([(w * y).sum() / w.sum() for w in weights])
     n, ahead, behind = len(set(prompts)), float((d > 0).mean()), float((d < 0).mean())
     return LengthControl(
         raw=percentiles(float(y.mean()), means, n),
-        controlled=percentiles(float(expit(whole[0])), expit(drawn[:, 0]), n),
-        slope=percentiles(float(whole[1]), drawn[:, 1], n),
+        controlled=percentiles(float(expit(fit[0])), expit(drawn[:, 0]), n),
+        slope=percentiles(float(fit[1]), drawn[:, 1], n),
         deviation=deviation,
         overlap=2 * min(ahead, behind),
         extrapolated=max(ahead, behind) > 0.9,

@@ -46,7 +46,7 @@ def lengths(config: SweepConfig, plan: Plan, arms: Sequence[Arm]) -> dict[str, L
     wanted = config.examples or _examples_of(plan.base, items)
     length_of = {}
     for arm in arms:
-        n, each = (items, tokens) if not _reads_otherwise(arm) else _size_of(plan, arm, config.seeds[0])
+        n, each = (items, tokens) if not _reads_differently(arm) else _size_of(plan, arm, config.seeds[0])
         batch = resolved(plan, arm).batch_size
         steps = updates_for(wanted, n, batch)
         seen = examples_in(steps, n, batch)
@@ -73,7 +73,7 @@ def _examples_of(base: TrainConfig, items: int) -> int:
     return examples_in(min(steps, base.max_steps or steps), items, base.batch_size)
 
 
-def _reads_otherwise(arm: Arm) -> bool:
+def _reads_differently(arm: Arm) -> bool:
     """Whether an arm can have a different number or length of training items than base."""
     keys = {"method", *DataSettings.model_fields, *ObjectiveSettings.model_fields} - {"objective_arg"}
     return bool(keys & arm.values.keys())

@@ -39,7 +39,7 @@ def alone(gauge: Gauge, stages: Sequence[Stage], say: Say) -> Outcome:
     outcome: Outcome = {}
     for k, stage in enumerate(stages, 1):
         outcome[stage.name] = made(gauge, stage, lambda line, k=k: say(f"[{k}/{len(stages)}] {line}"))
-        _tell(outcome, stage.name, say)
+        _report(outcome, stage.name, say)
     return outcome
 
 
@@ -65,7 +65,7 @@ def side_by_side(gauge: Gauge, made_of: CompareConfig, stages: Sequence[Stage], 
                     workers.append(_Worker.started(gauge.config, made_of, jobs))
                     continue
                 for worker, answer in _answers(workers):
-                    peak = _heard(worker, answer, outcome, say)
+                    peak = _handle(worker, answer, outcome, say)
                     if peak and limit == 1 and jobs > 1:
                         limit = _room(gauge, peak, jobs, say)
                 workers = [w for w in workers if w.process.is_alive() or w.task]
@@ -93,15 +93,15 @@ class _Worker:
     @classmethod
     def started(cls, measuring: CompareConfig, made_of: CompareConfig, jobs: int) -> _Worker:
         context = multiprocessing.get_context("spawn")
-        here, there = context.Pipe()
+        parent_end, child_end = context.Pipe()
         ending, alive = context.Pipe(duplex=False)
         threads = max(1, usable_cpus() // jobs)
         settings = (measuring.model_dump_json(), made_of.model_dump_json())
-        process = context.Process(target=_serve, args=(there, ending, *settings, threads))
+        process = context.Process(target=_serve, args=(child_end, ending, *settings, threads))
         process.start()
-        there.close()
+        child_end.close()
         ending.close()
-        return cls(process, here, alive)
+        return cls(process, parent_end, alive)
 
     def give(self, stage: Stage, say: Say) -> None:
         self.task = stage.name
@@ -128,7 +128,7 @@ def _answers(workers: Sequence[_Worker]) -> list[tuple[_Worker, tuple[Any, ...]]
     return answers
 
 
-def _heard(worker: _Worker, answer: tuple[Any, ...], outcome: Outcome, say: Say) -> int:
+def _handle(worker: _Worker, answer: tuple[Any, ...], outcome: Outcome, say: Say) -> int:
     """Handle a message; return the peak bytes of a finished training, 0 if none finished."""
     kind, *values = answer
     if kind == "say":
@@ -143,11 +143,11 @@ def _heard(worker: _Worker, answer: tuple[Any, ...], outcome: Outcome, say: Say)
         outcome[name] = Failure(*values)
     else:
         outcome[name] = None
-    _tell(outcome, name, say)
+    _report(outcome, name, say)
     return values[0] if kind == "done" else 0
 
 
-def _tell(outcome: Mapping[str, Failure | None], name: str, say: Say) -> None:
+def _report(outcome: Mapping[str, Failure | None], name: str, say: Say) -> None:
     if (failure := outcome[name]) is not None:
         say(f"{name}: failed: {failure.why}")
 
