@@ -251,7 +251,7 @@ def test_no_server_at_all():
 
 @pytest.mark.parametrize("url", ["127.0.0.1:9/v1", "http://[::1/v1"])
 def test_an_invalid_address_is_not_tried_again(url):
-    with pytest.raises(AfzalError, match="url is not an address"):
+    with pytest.raises(AfzalError, match="url is not a valid URL"):
         Server(url, "m", sleep=lambda s: pytest.fail("tried again")).ask([], {})
 
 

@@ -195,7 +195,7 @@ def test_cost_by_hand():
     pairs, games, rulings = said_by(items, "fs", tokens=(1_000_000, 500_000))
     body = summary.summary("j", items, pairs, games, rulings, summary.Known(prices=(0.5, 2.0)), resamples=5)
     assert body["cost"] == pytest.approx(2 * 0.5 + 1 * 2.0)
-    assert "tokens: 2,000,000 asked, 1,000,000 answered, cost 3.00" in text.lines(body)[-1]
+    assert "tokens: 2,000,000 in requests, 1,000,000 in replies, cost 3.00" in text.lines(body)[-1]
     free = summary.summary("j", items, pairs, games, rulings, resamples=5)
     assert "cost" not in free
 

@@ -205,7 +205,7 @@ def test_a_dry_run_names_every_arm_with_its_state_and_the_cost(made):
     lines = plan(made[0])
     assert lines[0] == "a000: base; 4 updates; 1 finished"
     assert sum("1 diverged" in line for line in lines) == 2
-    assert lines[6] == "6 trainings, 6 of them made; then at most 2 more: the choice and base with 1 fresh seed"
+    assert lines[6] == "6 trainings, 6 of them done; then at most 2 more: the choice and base with 1 fresh seed"
 
 
 @pytest.mark.slow

@@ -134,7 +134,7 @@ def read_prompts(config: CompareConfig, speaker: Speaker) -> tuple[list[Item], l
             f"{len(long)} of {len(ids)} prompts have more than {room} tokens, which leave no room for an answer",
             where=config.prompts,
             why=f"the first of them is prompt {long[0]}, with {len(ids[long[0]])} tokens",
-            remedy="leave them out, lower sample_tokens, or raise max_tokens as far as the model has positions",
+            remedy="leave them out, lower sample_tokens, or raise max_tokens up to the model's context",
         )
     return asked, ids, data.columns_of(asked, names)
 

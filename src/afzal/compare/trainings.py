@@ -147,7 +147,7 @@ def ensure(stage: Stage, config: CompareConfig, say: Say) -> State:
     finally:
         _keep(ledger, {**made_of, "seconds": round(before + time.perf_counter() - began, 3)})
     if (status := runs.open_run(run).status()) != "finished":
-        raise AfzalError(f"{run} is {status}", remedy="give what it waits for, then run the same command again")
+        raise AfzalError(f"{run} is {status}", remedy="provide what it waits for, then run the same command again")
     return "resumed" if resume else "trained"
 
 

@@ -64,7 +64,7 @@ def answer_limits(lengths: Sequence[int], max_new_tokens: int, context: int | No
         return [max_new_tokens] * len(lengths)
     full = [i for i, length in enumerate(lengths) if length >= context]
     if full:
-        more = f", and {len(full) - 1} more prompts are as long" if len(full) > 1 else ""
+        more = f", and {len(full) - 1} more prompts are too long" if len(full) > 1 else ""
         raise AfzalError(
             f"prompt {full[0]} has {lengths[full[0]]} tokens, and the model has {context} positions for prompt and "
             f"answer together{more}",

@@ -83,7 +83,7 @@ def _served(config: GenerateConfig) -> list[dict[str, Any]]:
         raise AfzalError(
             "a server that writes answers receives only text, and prompts show images or sounds",
             where=config.prompts or "",
-            remedy="a folder of a model that reads them",
+            remedy="the folder of a model that reads them",
         )
     turns = [item.prompt for item in prompts]
     ids = [p.tolist() for p in speaker.encode_prompts(prompts)] if speaker is not None else None
@@ -114,7 +114,7 @@ def _draw(config: GenerateConfig, eos: Sequence[int], asked: Sequence[Tree]) -> 
     if config.engine == "vllm":
         if shows:
             raise AfzalError("vLLM receives only text, and prompts show images or sounds", remedy="--engine stock")
-        print("note: Afzal has been tested with a stand-in for vLLM only, never with vLLM itself", file=sys.stderr)
+        print("note: Afzal has been tested only with a stand-in for vLLM, never with vLLM itself", file=sys.stderr)
         return sample_with_vllm(config.model, ids, eos=eos, n=config.n, sampling=sampling, seed=config.seed)
     dtype = torch.bfloat16 if config.dtype == "bf16" else torch.float32
     model = load_model(config.model, device=pick_device("auto"), dtype=dtype)

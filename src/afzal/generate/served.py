@@ -180,7 +180,7 @@ def reload(settings: ServerConfig, policy: str) -> None:
             f"the program {words[0]} ended with {done.returncode}, so the server may hold other weights",
             where="reload",
             why=output[-1] if output else "",
-            remedy="resume when it works",
+            remedy="resume once it works",
         )
 
 
@@ -285,6 +285,6 @@ def _refuse_other_tokens(reply_to: Mapping[tuple[int, int], Reply], asked: Asked
                 f"the server reads prompt {index} as {reply.tokens_in} tokens, but by the model's folder it has "
                 f"{len(asked.ids[index])}",
                 where=settings.url,
-                why="another chat template, tokenizer or model is behind it",
+                why="it uses another chat template, tokenizer or model",
                 remedy="serve exactly this folder; a chat_template in the settings must be in the folder too",
             )

@@ -116,6 +116,6 @@ def sequence_kl(
         raise AfzalError(
             "the KL of a policy to its start is not finite",
             why="it can write tokens whose logits are -inf in the start model, or its logits are not numbers",
-            remedy="compare models that bar the same tokens",
+            remedy="compare models that exclude the same tokens",
         )
     return values

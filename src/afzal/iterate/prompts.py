@@ -166,7 +166,7 @@ def _groups(
     room = speaker.room(config.max_tokens) - config.max_new_tokens
     long = sum(len(tokens) > room for tokens in ids)
     if long:
-        notes.append(f"{long} prompts are left out: they leave less than max_new_tokens of max_tokens to an answer")
+        notes.append(f"{long} prompts are left out: they leave fewer than max_new_tokens of max_tokens for an answer")
     groups: dict[str, list[Question]] = {}
     for (key, item, answer), tokens in zip(asked, ids, strict=True):
         if len(tokens) <= room:

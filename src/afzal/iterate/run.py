@@ -161,7 +161,7 @@ def _notes(config: IterateConfig, recipe: Recipe) -> list[str]:
         return []
     beta = next((term.parameters["beta"] for term in recipe.terms if "beta" in term.parameters), None)
     if beta is None:
-        return ["the reference moves with the policy, so in every round the policy may go further from the first one"]
+        return ["the reference moves with the policy, so the policy can move further from the first one in every round"]
     return [
         f"the reference moves with the policy: over {config.rounds} rounds, beta {beta:g} holds the policy to the "
         f"first one only as much as {beta / config.rounds:.3g} would; beta {beta * config.rounds:g} ({config.rounds} x "

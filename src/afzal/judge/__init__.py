@@ -1,7 +1,7 @@
-"""Whatever says which answer is better: its verdicts, read from files or given by judges, and what they are worth.
+"""Judges, people included: their verdicts, read from files or made, and how good they are.
 
-A verdict is a vote. Verdicts on models are read from the field's own files by :mod:`.foreign`, and from Afzal's rows,
-and become leaderboards in :mod:`.boards`.
+A verdict is a vote. Verdicts on models, from other tools' files (:mod:`.foreign`) and from Afzal's rows, become
+leaderboards in :mod:`.boards`.
 """
 
 from afzal.judge.boards import (

@@ -263,7 +263,7 @@ def _warnings(result: Aggregated, labels: Labels, by: By) -> list[str]:
             f"{majority:.0%}."
         )
     if by == "gold" and known < 10:
-        warnings.append(f"{known} pairs of known truth are few; ten or more make the weights steady.")
+        warnings.append(f"{known} pairs of known truth are few; ten or more make the weights stable.")
     return warnings
 
 

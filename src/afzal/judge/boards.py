@@ -116,7 +116,7 @@ def at_equal_lengths(verdicts: Verdicts, *, resamples: int = 500, seed: int = 0)
         raise AfzalError(
             "the lengths of the answers are not known",
             where="--length-control",
-            why="these verdicts come without the answers",
+            why="the file holds these verdicts without the answers",
             remedy="rows with the answers, such as rows.jsonl of afzal judge",
         )
     lines = []
@@ -144,8 +144,8 @@ def lengths_as_plain(lines: Sequence[AtEqualLengths]) -> dict[str, Any]:
         marked = "extrapolated" if c.extrapolated else f"{c.overlap:.0%}"
         rows.append([line.model, f"{line.pairs:,}", *(text.percent(known[k]) for k in ("raw", "controlled")), marked])
     words = (
-        "Each model against all others; at equal lengths by a logistic fit on the difference in length. Where one side "
-        "is longer in more than nine pairs of ten the figure is extrapolated."
+        "Each model against all others; at equal lengths by a logistic fit on the difference in length. If one side "
+        "is longer in more than nine pairs of ten, the figure is extrapolated."
     )
     columns = ["model", "pairs", "win rate", "at equal lengths", "lengths overlap"]
     table = {"title": "Win rate at equal lengths", "words": words, "columns": columns, "rows": rows}

@@ -196,7 +196,7 @@ def read(sources: Sequence[str]) -> Verdicts:
     parts = [_read_one(source) for source in sources]
     names = sorted({part.format for part in parts})
     if len(names) > 1:
-        raise AfzalError(f"the files are of different formats: {', '.join(names)}", remedy="give them one by one")
+        raise AfzalError(f"the files are of different formats: {', '.join(names)}", remedy="pass them one at a time")
     gold: dict[str, Outcome] = {}
     for part in parts:
         gold |= part.gold

@@ -71,7 +71,7 @@ def from_file(path: str, judge: str, items: Sequence[Item], pairs: Sequence[Pair
         raise AfzalError(
             f"{path} holds no verdicts of {judge} on these items",
             why="a verdict belongs to the item with the same id (or idx)",
-            remedy="look at the ids of both files",
+            remedy="compare the ids of both files",
         )
     results = [got for pair in pairs for got in heard.get(pair, [(Game(pair, False), Ruling("none", why=_ABSENT))])]
     return [game for game, _ in results], [ruling for _, ruling in results]

@@ -124,7 +124,7 @@ def of_items(items: Sequence[Item], gold: Iterable[Item] = ()) -> Labels:
         raise AfzalError(
             "there are no comparisons to aggregate",
             why="votes on pairs of responses are needed",
-            remedy="look at what was read with: afzal check",
+            remedy="afzal check shows what was read",
         )
     return Labels(tuple(pairs), tuple(prompts), tuple(people), tuple(labels), np.array(known), tuple(categories))
 

@@ -132,7 +132,7 @@ def _all_own(sources: Sequence[str]) -> bool:
     ours = [is_own(source) for source in sources]
     if any(ours) and not all(ours):
         raise AfzalError(
-            f"the files are of different formats: {FORMAT} and another", remedy="give them one by one, or rows.jsonl"
+            f"the files are of different formats: {FORMAT} and another", remedy="pass them one at a time, or rows.jsonl"
         )
     return all(ours)
 

@@ -66,7 +66,7 @@ def votes_on(items: Sequence[Item], path: str) -> list[Item]:
             f"{Path(path).name} holds no votes on these pairs",
             where=path,
             why="votes are matched to pairs by the exact texts of prompt and answers",
-            remedy="look at both files with: afzal check",
+            remedy="look at both files with afzal check",
         )
     return rows
 

@@ -115,7 +115,7 @@ def report(
         "facts": facts,
         "findings": findings,
         "figures": figures,
-        "figures_words": "Alpha is corrected for chance: 1 is perfect, 0 is what chance would give.",
+        "figures_words": "Alpha is corrected for chance: 1 is perfect, 0 is chance level.",
         "lines": [line for line, _ in people],
         "differences": [],
     }
@@ -155,12 +155,12 @@ def _advice(scale: ratings.Scale, figures: Sequence[dict[str, Any]]) -> str:
         return "No answer was scored twice, so nothing is known about agreement."
     known = {figure["name"]: figure["value"] for figure in figures}
     if scale == "two values":
-        return f"Two values are two classes: Krippendorff's alpha is {_short(known['alpha, nominal'])}."
+        return f"With two values the scores are classes: Krippendorff's alpha is {_short(known['alpha, nominal'])}."
     sentence = (
         f"The scores have an order and distances: alpha on an interval scale is {_short(known['alpha, interval'])}"
     )
     if "alpha, nominal" in known:
-        sentence += f" (as mere classes it would be {_short(known['alpha, nominal'])})"
+        sentence += f" (as unordered classes it would be {_short(known['alpha, nominal'])})"
     return sentence + ". Take means; Dawid-Skene would ignore the distances."
 
 
@@ -250,7 +250,7 @@ def _remarks(scores: Scores, own: np.ndarray, correlation: Interval | None, line
     usual = (scores.values == used[times.argmax()]).sum() / np.isfinite(scores.values).sum()
     if times.max() >= ONE_ANSWER * len(own) and usual < times.max() / len(own) / 2:
         remarks.append(
-            f"gives {used[times.argmax()]:g} {times.max() / len(own):.0%} of the time, all together {usual:.0%}"
+            f"gives {used[times.argmax()]:g} {times.max() / len(own):.0%} of the time, everyone together {usual:.0%}"
         )
     everybody = [s for some in scores.seconds for s in some]
     if line["seconds"] is not None and line["seconds"] < HASTY * float(np.median(everybody)):

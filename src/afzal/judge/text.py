@@ -105,7 +105,7 @@ def _people(h: Plain) -> list[str]:
 
 def _calibration(c: Plain) -> list[str]:
     return [
-        f"  states probabilities {100 * c['ece']:.1f} points off on average, where a calibrated judge would show "
+        f"  states probabilities {100 * c['ece']:.1f} points off on average; a calibrated judge would show "
         f"{100 * c['null']:.1f}; Brier score "
         f"{number(c['brier'], 3)} {interval(c['brier_low'], c['brier_high'])}".rstrip()
         + " (0.25 is a coin)"
@@ -132,7 +132,7 @@ def _cost(summary: Plain) -> list[str]:
     if not summary["tokens_in"]:
         return []
     paid = f", cost {summary['cost']:.2f}" if "cost" in summary else ""
-    return [f"  tokens: {summary['tokens_in']:,} asked, {summary['tokens_out']:,} answered{paid}"]
+    return [f"  tokens: {summary['tokens_in']:,} in requests, {summary['tokens_out']:,} in replies{paid}"]
 
 
 def percent(known: Plain) -> str:

@@ -118,7 +118,7 @@ def curve(labels: Labels, sizes: Sequence[int]) -> Curve:
             raise AfzalError(
                 f"{size} pairs of known truth leave no pair to measure on",
                 where="--gold-sizes",
-                why=f"whole prompts are chosen, and there are {len(number)}",
+                why=f"truths are chosen by prompt, and there are {len(number)} prompts",
                 remedy="smaller sizes",
             )
         ways = {name: _learned(way, table, gold, choices, truth) for name, way in _WAYS.items()}

@@ -43,7 +43,7 @@ def read_items(
         raise AfzalError(
             f"{source} and {against} have no prompt in common",
             why="answers are paired if their prompts are exactly equal",
-            remedy="let both models answer one file of prompts, with --prompts FILE or afzal generate",
+            remedy="let both models answer the same file of prompts, with --prompts FILE or afzal generate",
         )
     if not items:
         raise AfzalError(

@@ -94,7 +94,7 @@ def line(measured: Path, level: int, truth: Sequence[Item]) -> str:
     known = {each["judge"]: each["people"]["agreement"] for each in _summaries(measured)}
     parts = [f"judge {_cell(known[level_name(level)])}"]
     if level:
-        parts.append(f"with an assistant that lies {_cell(known[lying_name(level)])}")
+        parts.append(f"with a lying assistant {_cell(known[lying_name(level)])}")
     parts += [f"{what} {_cell(known[f'{what} {level}'])}" for what in ("reward model", "policy")]
     return f"level {level}: right on {plural(len(truth), 'pair')}: {', '.join(parts)}"
 
@@ -135,7 +135,7 @@ def _of_lies(lies: Sequence[Any]) -> list[str]:
     for level, gap in enumerate(lies, 1):
         way = "catches it" if sign(gap) < 0 else "does not catch it"
         findings.append(
-            f"With an assistant that lies, level {level} less the judge alone: {points(gap)} points. The control {way}."
+            f"With a lying assistant, level {level} less the judge alone: {points(gap)} points. The control {way}."
         )
     return findings
 

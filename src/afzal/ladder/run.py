@@ -91,10 +91,10 @@ def _job(config: LadderConfig, say: Say) -> Job:
     truth = [item for item in truth if any(True for _ in comparisons(item.votes))]
     if not truth:
         raise AfzalError(
-            "nothing says which answer of a pair is better",
+            "no vote says which answer of a pair is better",
             where=config.eval_data,
             why="every level is measured by how often it names the better answer",
-            remedy="rows with a vote of somebody who knows, such as prompt, chosen, rejected",
+            remedy="rows with trusted votes, such as prompt, chosen, rejected",
         )
     apart, every = {prompt_key(item) for item in truth}, read_items(config.data)
     pairs = [replace(item, votes=()) for item in every if prompt_key(item) not in apart]

@@ -71,7 +71,7 @@ def _of_revisions(
     why = Counter(step["why"] or "revised" for row in own for step in row[1:])
     cut = sum(step["ends"].count("length") for row in own for step in row[1:])
     if cut:
-        findings.append(f"{plural(cut, 'candidate')} for a revision ended at the limit of tokens.")
+        findings.append(f"{plural(cut, 'candidate')} for a revision ended at the token limit.")
     tables = [
         {
             "title": "Steps",
@@ -107,7 +107,7 @@ def _of_labels(principles: PrinciplesConfig, own: Sequence[Sequence[Row]], findi
         by_place = [e[2]["p_shown_first"] - e[2]["p_shown_second"] for e in known]
         figures.append({"name": "Probability of an answer shown first less shown second"} | _mean(by_place))
         sure = [abs(e[2]["p"] - 0.5) for e in known]
-        figures.append({"name": "Distance of the labels from a half"} | _mean(sure))
+        figures.append({"name": "Distance of the labels from one half"} | _mean(sure))
         longer = [
             float(e[2]["p"] > 0.5) if len(e[1]["answers"][0]) > len(e[1]["answers"][1]) else float(e[2]["p"] < 0.5)
             for e in known

@@ -11,7 +11,7 @@ from afzal.errors import AfzalError
 from afzal.objectives import load_function
 from afzal.records import Turns, turns_to_row
 
-CONTRACT = "function(prompt, answer) returns a number, and may ask for further columns of the row by name"
+CONTRACT = "function(prompt, answer) returns a number, and can take further columns of the row by name"
 
 
 def own_function(spec: str, key: str, contract: str) -> Callable[..., Any]:
@@ -80,7 +80,7 @@ def _of_one(fn: Callable[..., Any], name: str, prompt: Turns, answer: str, row: 
         raise AfzalError(
             f"{name} failed: {type(error).__name__}: {error}",
             where=place(prompt, answer),
-            remedy="it must return a number for every prompt and answer, an empty answer included",
+            remedy="it must return a number for every prompt and answer, including empty answers",
         ) from error
 
 

@@ -125,7 +125,7 @@ class Server:
             response = self._connected().post(path, json=sent)
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
             raise AfzalError(
-                f"the {self.whose}'s url is not an address",
+                f"the {self.whose}'s url is not a valid URL",
                 where=self.url,
                 why=str(error),
                 remedy="write it as http://host:port/v1 or https://host/v1",

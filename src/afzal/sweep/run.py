@@ -190,13 +190,13 @@ def _cost(
     later = [f"{plural(proposed, 'proposed arm')}"] if proposed else []
     later += [f"the choice and base with {plural(config.confirm, 'fresh seed')}"] if config.confirm else []
     lines = [
-        f"{plural(len(stages), 'training')}, {len(stages) - len(open_ones)} of them made"
+        f"{plural(len(stages), 'training')}, {len(stages) - len(open_ones)} of them done"
         + (f"; then at most {fresh} more: {' and '.join(later)}" if later else ""),
         f"to be trained: {tokens:,} tokens; every arm sees {' to '.join(dict.fromkeys(ends))} examples",
     ]
     speed = _tokens_per_second(made, stages, by_arm)
     if speed is not None:
-        lines.append(f"at the speed of the finished trainings: {duration(tokens / speed)} one after the other")
+        lines.append(f"at the speed of the finished trainings: {duration(tokens / speed)} if run one after the other")
     return lines
 
 
