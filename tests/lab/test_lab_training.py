@@ -171,7 +171,7 @@ def test_dpo_over_optimises_certain_labels_and_ipo_does_not(sft, log_ref, tmp_pa
 def test_a_reset_reference_with_beta_kept_drifts(sft, log_ref, tmp_path):
     """Three rounds of 800 fresh labels, each from the last policy, against one run on as many labels; two draws.
 
-    The KL is far above that of a run as long as one round. It is also above that of a run of equal length, for less reward.
+    The KL is far above that of a run as long as one round, and above that of a run of equal length, for less reward.
     Means of two draws, since the pairs of later rounds depend on the last bits of the policy (docs/lab.md).
     """
     common = {"steps": 400, "beta": 0.2}
