@@ -25,7 +25,7 @@ SHORT = {"max_steps": 3, "save_every_steps": None}
 
 
 def mostly_slow(fast: tuple[str, ...], *others: str) -> list[Any]:
-    """The kinds that a fast test asks, one of each way of computing, and the others for the slow one."""
+    """One adapter kind per way of computing for the fast tests, the others marked slow."""
     return [*fast, *(pytest.param(kind, marks=pytest.mark.slow) for kind in others)]
 
 
@@ -45,7 +45,7 @@ def train(folder: Path, name: str, method: str = "dpo", **overrides: Any) -> run
 
 @torch.no_grad()
 def response_logps(model: Any, trees: Any) -> torch.Tensor:
-    """``[items, 2]`` summed log-probs by the model's own forward, each response alone."""
+    """``[items, 2]`` summed log-probs by the model's own forward pass, each response alone."""
     rows = []
     for t in trees:
         for branch in t.branches:
@@ -71,7 +71,7 @@ def dpo_loss_by_hand(adapter: Path, given: Any, beta: float) -> tuple[float, Any
 
 @pytest.mark.parametrize("kind", [*IDENTITIES, *VIRTUAL])
 def test_the_first_loss_is_the_one_that_pefts_forward_gives(folder: Path, capsys: Any, kind: str):
-    """At a vanishing learning rate the saved adapter is the fresh one, so that the loss can be had from the folder."""
+    """At a vanishing learning rate the saved adapter equals the fresh one, so the loss can be computed from it."""
     name = f"first-{kind}"
     given = {"adapter": kind, "eval_fraction": 0.0, "eval_every_steps": None, "batch_size": 64, "beta": 0.5}
     run = train(folder, name, **given, lr=1e-30, max_steps=1)
@@ -139,7 +139,7 @@ def test_a_chain_of_stages_resolves_its_reference(folder: Path, kind: str):
 
 
 def plain(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What was measured, but for times."""
+    """The metrics without times."""
     return [{k: v for k, v in line.items() if "second" not in k and k != "time"} for line in lines]
 
 
@@ -199,7 +199,7 @@ def test_recomputed_activations_and_unshared_prompts_change_nothing(folder: Path
 
 
 def test_a_prefix_in_rows_cannot_be_recomputed_and_that_is_said(folder: Path):
-    """transformers drops the cache of layers that it computes again."""
+    """transformers drops the cache of layers that it recomputes."""
     with pytest.raises(AfzalError, match="would lose the prefix"):
         train(folder, "prefix-lost", adapter="prefix", activation_checkpointing="full", sharing="unshared")
 

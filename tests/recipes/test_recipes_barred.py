@@ -1,4 +1,4 @@
-"""Models some of whose tokens have probability 0: the head's bias is -inf, as where a vocabulary is padded."""
+"""Models some of whose tokens have probability 0: the head's bias is -inf, as in a padded vocabulary."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def barring(seed: int = 0) -> Any:
 
 
 def open_trees(n: int) -> list[Tree]:
-    """Trees whose tokens can all be written."""
+    """Trees without barred tokens."""
     move = lambda ids: np.where((ids >= 40) & (ids < 60), ids - 30, ids)  # noqa: E731
     return [
         tree(t.item_id, move(t.prompt), [move(b.ids) for b in t.branches], pairs=t.preferences) for t in random_trees(n)

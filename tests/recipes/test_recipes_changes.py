@@ -1,4 +1,4 @@
-"""What may change under a run that is resumed: kinds of change, each refused by name or harmless by bytes."""
+"""Changes between a run and its resumption: each is refused by name, or harmless because the bytes are the same."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def chats(path: Path, n: int = 12) -> Path:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
-    """Models, adapters, reward models, data and code; and a run of two updates on each choice of them."""
+    """Models, adapters, reward models, data and code; and a run of two updates on each combination."""
     path = tmp_path_factory.mktemp("world")
     tokenizer = byte_tokenizer(template=CHATML)
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
@@ -100,7 +100,7 @@ def train(world: Path, method: str, out: str, *, resume: bool = False, **given: 
 
 
 def begun(world: Path, base: str) -> dict[str, Any]:
-    """The settings of a run, which is made when it is not there, and stands at its first checkpoint."""
+    """The settings of a run that is at its first checkpoint; the run is made on first use."""
     method, given = RUNS[base]
     if not (world / base).exists():
         train(world, method, base, **given(world))
@@ -109,7 +109,7 @@ def begun(world: Path, base: str) -> dict[str, Any]:
 
 @contextmanager
 def kept(world: Path) -> Iterator[None]:
-    """Whatever the block changes in the world is as before at its end."""
+    """Undo at the end whatever the block changed in the world."""
     aside = world.with_name(world.name + "-aside")
     shutil.copytree(world, aside)
     try:
@@ -120,7 +120,7 @@ def kept(world: Path) -> Iterator[None]:
 
 
 def edited(name: str, old: str, new: str) -> Callable[[Path], None]:
-    """A change of a text in a file, which must be there once at least."""
+    """Change a text in a file, which must occur at least once."""
 
     def change(world: Path) -> None:
         text = (world / name).read_text()
@@ -131,7 +131,7 @@ def edited(name: str, old: str, new: str) -> Callable[[Path], None]:
 
 
 def setting(name: str, key: str, value: Any) -> Callable[[Path], None]:
-    """Another value in a JSON file."""
+    """Set another value in a JSON file."""
 
     def change(world: Path) -> None:
         content = json.loads((world / name).read_text())
@@ -142,7 +142,7 @@ def setting(name: str, key: str, value: Any) -> Callable[[Path], None]:
 
 
 def one_number(name: str, tensor: str = "") -> Callable[[Path], None]:
-    """One number of one tensor is another one, by a thousandth."""
+    """Change one number of one tensor by a thousandth."""
 
     def change(world: Path) -> None:
         tensors = load_file(world / name)
@@ -168,12 +168,12 @@ def renamed_columns(world: Path) -> None:
 def cached_number(world: Path) -> None:
     (path,) = (world / "cache").glob("*.safetensors")
     data = bytearray(path.read_bytes())
-    data[-1] ^= 64  # within the log-probs, or where each response's end
+    data[-1] ^= 64  # in the log-probs, or in the ends of the responses
     path.write_bytes(data)
 
 
 def swapped_cache(world: Path) -> None:
-    """The log-probs of another reading of the data: the table is sound, and not the one that the run began with."""
+    """Log-probs of another reading of the data: a sound table, but not the one that the run started with."""
     from safetensors import safe_open
     from safetensors.numpy import save_file as save
 
@@ -185,7 +185,7 @@ def swapped_cache(world: Path) -> None:
 
 
 def runtime(**facts: Any) -> Callable[[Path], None]:
-    """As if the run had been begun elsewhere: what ``auto`` came to there."""
+    """As if the run had started on another machine: what ``auto`` chose there."""
 
     def change(world: Path) -> None:
         for base in RUNS:
@@ -352,13 +352,13 @@ def test_another_setting_is_refused_by_name(world, key):
 
 
 def to_the_first(world: Path, base: str) -> None:
-    """The run as it was killed after its first update."""
+    """Restore the run to its state when it was killed after its first update."""
     shutil.rmtree(max(checkpoint.listed(world / base / "checkpoints"))[1])
     runs.open_run(world / base).update(status="running", step=1)
 
 
 def elsewhere(world: Path) -> dict[str, Any]:
-    """The same bytes under other names of folders."""
+    """The same bytes under other folder names."""
     shutil.copytree(world / "model", world / "moved" / "model")
     shutil.copytree(world / "reference", world / "moved" / "reference")
     for name in ("pairs.jsonl", "held.jsonl"):
@@ -368,7 +368,7 @@ def elsewhere(world: Path) -> dict[str, Any]:
 
 
 def more_files(world: Path) -> dict[str, Any]:
-    """What a person may put beside a model; and times of files."""
+    """Add files that a person may put next to a model, and change file times."""
     (world / "model" / "README.md").write_text("notes")
     (world / "model" / "report.json").write_text("{}")
     for path in (world / "model").iterdir():
@@ -446,7 +446,7 @@ def test_a_template_that_writes_the_date_sees_that_of_the_runs_beginning(world, 
         assert fingerprint(world / "days") == expected
         assert rendering.date() == datetime(2026, 11, 28)
         to_the_first(world, "days")
-        run.update(template_date=None)  # as if the date had not been written down: the tokens tell
+        run.update(template_date=None)  # as if the date had not been recorded: the tokens reveal it
         with pytest.raises(AfzalError, match=r"tokens: what the data becomes .* has changed"):
             train(world, "dpo", "days", resume=True, **given)
 
@@ -458,14 +458,14 @@ def test_a_model_in_memory_is_compared_too(world):
     about = made(world, "dpo", "in-memory", max_steps=1)
     with kept(world):
         recipes.train(about, model=model, tokenizer=load_tokenizer(str(world / "model")))
-        with pytest.raises(AfzalError, match="model: the content of its file has changed"):  # it is trained by now
+        with pytest.raises(AfzalError, match="model: the content of its file has changed"):  # it has been trained since
             recipes.train(about, model=model, tokenizer=load_tokenizer(str(world / "model")), resume=True)
         with torch.no_grad():
             again = load_model(str(world / "model"))
         recipes.train(about, model=again, tokenizer=load_tokenizer(str(world / "model")), resume=True)
 
 
-# Texts that name nothing outside the run, or whose content has a fingerprint of its own (the data).
+# Texts that name nothing outside the run, or whose content has a separate fingerprint (the data).
 WORDS = {
     *("method", "data", "prompts", "out", "device", "data_format", "axis", "eos_token", "tokenizer"),
     *("preset", "reference_cache", "pairing", "task", "push_to_hub"),

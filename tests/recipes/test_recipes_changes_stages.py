@@ -1,4 +1,4 @@
-"""What may change under rounds that are resumed and under a comparison that is called again: refused by name."""
+"""Changes under resumed rounds and under a repeated comparison: refused by name."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def iterate(world: Path, *, resume: bool = False) -> Path:
 
 
 def compare(world: Path) -> list[str]:
-    """What was said."""
+    """Run the comparison; returns its messages."""
     given = {
         "model": f"{world}/model",
         "data": f"{world}/pairs.jsonl",
@@ -114,7 +114,7 @@ def test_without_a_change_both_use_what_is_there(world, capsys):
 
 
 def test_a_reward_model_of_a_comparison_is_known_by_its_tokenizer_too(world):
-    """Answers that were measured by another reading of the same weights are measured anew."""
+    """Answers measured with another tokenizer on the same weights are measured again."""
     from afzal.hashes import content_hash
 
     before = content_hash(f"{world}/judge")

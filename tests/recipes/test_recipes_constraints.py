@@ -1,4 +1,4 @@
-"""Constraints: what they cost, their gradients, the two ways to hold them, and that a run keeps its multiplier."""
+"""Constraints: costs, gradients, the two ways to enforce them, and a multiplier that survives resumption."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def gradient_of(model: Any) -> torch.Tensor:
 
 @pytest.mark.parametrize("held", [{"weight": 3.0, "bound": -50.0}, {"weight": 3.0, "bound": 50.0}, {"dual_lr": 0.1}])
 def test_a_cost_that_is_a_mean_does_not_depend_on_accumulation(held):
-    """The mean over the update decides whether a bound is broken, not that of a micro-batch."""
+    """The mean over the update, not over a micro-batch, decides whether a bound is exceeded."""
     results = []
     for budget in (10_000, 60):
         model, method = method_with(Constraint("mean", lambda m, pi, *_: pi.mean(), **held))
@@ -149,7 +149,7 @@ def cut_update(size: int, number: int = 0) -> Update:
 
 
 def cost_and_gradient(cost: Any, update: Update) -> tuple[float, torch.Tensor]:
-    """Of the constraint alone: what a multiplier of 2 adds to the gradient of DPO."""
+    """Cost and gradient of the constraint alone: what a multiplier of 2 adds to the gradient of DPO."""
     gradients, value = [], 0.0
     for multiplier in (2.0, 0.0):
         counts = getattr(cost, "counts", responses)
@@ -172,7 +172,7 @@ def test_a_ready_cost_and_its_gradient_do_not_depend_on_how_the_update_is_cut(na
 
 
 def test_the_cost_of_an_update_is_its_sum_over_its_count():
-    """Batches of 2 and 6 items whose cost is a mean over tokens: counted by responses it was another number."""
+    """Batches of 2 and 6 items whose cost is a mean over tokens; a mean over responses would differ."""
     trees = random_trees(8)
     update = Update([collate(trees[:2], "shared"), collate(trees[2:], "shared")], [], 8)
     tokens = [int(b.scored.sum()) for b in update.batches]
@@ -198,7 +198,7 @@ def test_answers_are_drawn_anew_in_every_update():
 
 
 def test_the_baseline_is_the_mean_of_the_prompt_s_other_answers():
-    """Costs that differ between prompts alone have no gradient: no answer is better than the prompt's others."""
+    """Costs that differ only between prompts have no gradient: no answer is better than others to its prompt."""
     model = make("llama")
     choose_sharing(model)
     batch = collate(random_trees(4), "shared")
@@ -264,7 +264,7 @@ def run(folder: Path, out: Path, **overrides: Any) -> runs.Run:
 
 @pytest.mark.parametrize("held", [{"constraint_weight": 500.0}, {"constraint_dual_lr": 5000.0}])
 def test_token_mass_is_brought_down_to_its_bound(folder, tmp_path, held):
-    """The letter e in the answers of a run: below its bound with the constraint, above without."""
+    """The letter e in a run's answers: below its bound with the constraint, above it without."""
     mass = {"constraint": "unsafe_mass", "constraint_tokens": ["e"], "constraint_bound": 0.002}
     lines = run(folder, tmp_path / "held", **mass, **held).metrics("train")
     assert lines[0]["constraint/unsafe_mass"] > 0.002
@@ -332,8 +332,8 @@ def expected_fives(folder: Path, step: int | None = None) -> float:
 def test_a_black_box_score_is_held_where_the_preferences_would_raise_it(tmp_path, monkeypatch, held, steps):
     """Every vote is for the answer with more fives: 0.46 of them at the start, about 2 without the constraint.
 
-    Costs are exact expectations, and means over the policies of the last third of training, so that neither a draw nor
-    the swing of a multiplier decides.
+    Costs are exact expectations averaged over the policies of the last third of training, so that neither a draw nor
+    the oscillation of a multiplier decides.
     """
     (tmp_path / "my_fives.py").write_text("def fives(prompt, answer):\n    return float(answer.count('5'))\n")
     monkeypatch.chdir(tmp_path)

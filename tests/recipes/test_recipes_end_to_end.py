@@ -1,4 +1,4 @@
-"""Whole runs: what the folder holds, what stops a run, and what changes nothing."""
+"""Complete runs: folder contents, causes for a stop, and changes without effect."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def train(folder, name, method="dpo", **overrides):
 
 
 def adapted_again(model, tmp_path):
-    """An adapter that was trained, saved and loaded: the starting point is not the base."""
+    """An adapter that was trained, saved and loaded, so that training does not start from the base."""
     first = add_lora(model, rank=2, alpha=4)
     with torch.no_grad():
         for name, p in first.named_parameters():

@@ -1,4 +1,4 @@
-"""Mixtures of experts: adapters on them; and the loss that balances them, which has no part in the numbers."""
+"""Mixtures of experts: adapters on them; and the loss that balances them, which has no effect on the numbers."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_log_probs_and_gradients_are_the_same_whether_or_not_the_configuration_a
 @pytest.mark.parametrize("kind", ["lora", "rslora"])
 @pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
 def test_adapters_on_experts_are_loaded_and_merged_as_they_were_trained(family: str, kind: Any, tmp_path: Path):
-    """Two of an expert's weights have one, and PEFT puts one adapter inside the other."""
+    """Two weights of each expert have an adapter, and PEFT nests one in the other."""
     model = add_adapter(make(family), Adapter(kind, 4, 8.0))
     torch.manual_seed(1)
     for name, p in model.named_parameters():

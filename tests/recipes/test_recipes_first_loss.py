@@ -1,4 +1,4 @@
-"""Where policy equals reference the DPO loss is ln 2, to 1e-6, whatever trains and wherever the reference comes from.
+"""If policy equals reference the DPO loss is ln 2, to 1e-6, whatever trains and wherever the reference comes from.
 
 Every combination of {all weights, LoRA, on from an adapter, LoRA with a whole module} x {live, cached reference} x
 {fp32, bf16} x {dropout 0, 0.1 in the model's configuration}, for an attention with and without residual dropout.
@@ -102,7 +102,7 @@ def test_the_first_loss_is_ln2(
 
 @pytest.mark.parametrize("family", list(DROPOUT))
 def test_the_adapter_that_training_goes_on_from_is_not_the_identity(folder: Path, family: str):
-    """Else its combinations above would pass with the wrong reference: the base model."""
+    """Otherwise its combinations above would pass with the wrong reference, the base model."""
     base = starting_model(folder, family, 0.0)
     tuned = load_model(str(adapter_of(folder, base)))
     ids = torch.tensor([[70, 71, 72, 73]])

@@ -1,4 +1,4 @@
-"""Two hosts: network namespaces with names and addresses of their own, joined by a cable that can be pulled."""
+"""Two hosts: network namespaces with separate names and addresses, joined by a cable that can be pulled."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def ip(*arguments: str) -> None:
 
 @dataclass
 class Host:
-    """A namespace that stands for a machine: its processes see its name, its addresses and nothing of the others'."""
+    """A namespace in place of a machine: its processes see its name and addresses and nothing of the others."""
 
     number: int
     space: str
@@ -49,7 +49,7 @@ class Host:
 
     @property
     def files(self) -> Path:
-        """What `ip netns exec` lays over ``/etc``."""
+        """Files that `ip netns exec` mounts over ``/etc``."""
         return Path("/etc/netns") / self.space
 
     def start(self, line: list[str], log: Path, **environment: str) -> subprocess.Popen[bytes]:
@@ -61,7 +61,7 @@ class Host:
         return process
 
     def dies(self) -> None:
-        """Every process at once, then the cable."""
+        """Kill all processes at the same time, then cut the cable."""
         listing = subprocess.run(["ip", "netns", "pids", self.space], capture_output=True, check=True, text=True)
         for pid in map(int, listing.stdout.split()):
             with suppress(ProcessLookupError):
@@ -113,8 +113,8 @@ def until(reached_it: Callable[[], bool], processes: list[subprocess.Popen[bytes
 
 @pytest.mark.slow
 def test_hosts_that_die_come_back_and_the_run_ends_with_the_same_bits(tmp_path, hosts):
-    """The second host dies and comes back: the run continues by itself. The first one dies, and with it the rendezvous:
-    the same commands end the run. An uninterrupted run of two ranks on one machine has the same bits."""
+    """The second host dies and comes back: the run continues. The first one dies, and with it the rendezvous:
+    the same commands finish the run. An uninterrupted run of two ranks on one machine has the same bits."""
     many: dict[str, Any] = {"epochs": 6.0, "save_every_steps": 2, "keep_checkpoints": 3, **QUIET}
     whole, killed = (given(tmp_path, out, "dpo", **many) for out in ("whole", "killed"))
     assert run_ranks(command_line("dpo", whole), 2) == [0, 0]

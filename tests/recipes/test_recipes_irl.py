@@ -1,4 +1,4 @@
-"""Rewards inferred from demonstrations: what they are trained on, what is refused, and what comes out."""
+"""Rewards inferred from demonstrations: training data, refusals and results."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_a_run_resumes_to_the_same_bytes(folder):
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_resumes_to_the_same_bytes(folder):
-    """Killed at its start, in the middle and near its end, each time a little after the checkpoint before."""
+    """Killed at its start, in the middle and near its end, each time shortly after a checkpoint."""
     line = ["train", "irl", "--model", f"{folder}/model", "--data", f"{folder}/shown.jsonl", "--device", "cpu"]
     line += ["--samples", f"{folder}/drawn.jsonl", "--lr", "5e-3", "--epochs", "6", "--batch-size", "2"]
     line += ["--eval-fraction", "0.25", "--save-every-steps", "1", "--keep-checkpoints", "99", "--out"]

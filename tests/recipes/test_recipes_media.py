@@ -1,4 +1,4 @@
-"""Runs on rows with images and sounds: they begin where they must, resume to the same bytes, and load elsewhere."""
+"""Runs on rows with images and sounds: they start at the right loss, resume to the same bytes, and load elsewhere."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytest.importorskip("soundfile", reason="needs the extra audio")
 
 
 def place(folder: Path, family: str, rows: int = 8, every: int = 4) -> dict[str, Any]:
-    """A model and a file of preferences, each ``every``-th row without a medium, and the settings of a short run."""
+    """A model, a file of preferences in which every ``every``-th row has no medium, and the settings of a short run."""
     kind = FAMILIES[family][0]
     model, processor = made(family)
     model.save_pretrained(folder / "model")
@@ -79,7 +79,9 @@ def _the_page_shows_what_the_samples_are_about(run: Path, kind: str) -> None:
     start = "<img src=" if kind == "image" else "<audio controls"
     assert page.count(start) == len({m["file"] for m in shown})
     assert ("media-src data:" in page) == (kind == "audio")
-    asked = data.read(str(run / "samples.jsonl")).items  # which reads and compares the bytes of what the rows name
+    asked = data.read(
+        str(run / "samples.jsonl")
+    ).items  # which reads and compares the bytes of the files that the rows name
     assert {m.path for item in asked for m in media_of(item)} == {str((run / m["file"]).resolve()) for m in shown}
 
 

@@ -61,7 +61,7 @@ def test_a_demo_set_goes_from_the_first_look_to_the_report(
         token = address.rstrip("/").rpartition("/")[2]
 
         def choose(question: dict[str, Any]) -> dict[str, str]:
-            """The text that sorts first, once every medium of the question was served as it is."""
+            """The text that sorts first, after checking that every medium of the question is served unchanged."""
             parts = [part for block in question["prompt"] for part in block["parts"] if "media" in part]
             assert parts
             for part in parts:

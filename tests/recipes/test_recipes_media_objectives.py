@@ -1,4 +1,4 @@
-"""mDPO and RLHF-V on rows with images: pieces of media, marks of what differs, and what is refused."""
+"""mDPO and RLHF-V on rows with images: pieces of media, marks of differences, and refusals."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def shown(number: int, name: str = "a") -> Item:
 
 
 def case() -> tuple[Any, Method, Batch]:
-    """A policy that is not its reference, mDPO, and a batch of a picture's pair and a text's."""
+    """A policy that differs from its reference, mDPO, and a batch with one picture pair and one text pair."""
     model, processor = made("llava")
     reference, _ = made("llava", seed=1)
     text = replace(shown(1, "text"), prompt=(Message("user", "What?"),))

@@ -1,4 +1,4 @@
-"""Memory as a setting: what is made again, how large a forward pass may be, what is offloaded, and what is said."""
+"""Memory settings: recomputation, the size of forward passes, offloading, and the messages."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def losses(settings: config.TrainConfig) -> list[float]:
 
 @pytest.fixture
 def apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The CPU as if it had a memory of its own."""
+    """Treat the CPU as a device with separate memory."""
     monkeypatch.setattr(memory, "shares_memory", lambda device: False)
 
 
 def test_layers_that_are_recomputed_drop_nothing(folder: Path):
-    """OPT drops half of its numbers in training, and a layer in four, when it is left to its configuration."""
+    """With its own configuration, OPT drops half of its activations in training, and one layer in four."""
     sizes = {"ffn_dim": 48, "word_embed_proj_dim": 32, "dropout": 0.5, "attention_dropout": 0.5, "layerdrop": 0.25}
     opt = str(model_folder(folder / "opt", "OPTConfig", **sizes))
     plain = losses(given(folder, "opt-plain", model=opt, activation_checkpointing="none", max_steps=2))
@@ -194,7 +194,7 @@ def test_what_is_offloaded_is_not_among_them(folder: Path):
 
 
 def test_over_several_ranks_each_tensor_counts_with_its_own_share(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    """Four ranks: a policy that is still whole, a reference in pieces already, and a head that stays whole."""
+    """Four ranks: a policy not yet sharded, a reference already sharded, and a head that stays unsharded."""
     model, frozen = llama(), live_reference(llama())
     n = sum(p.numel() for p in model.parameters())
     pieces = {id(p) for p in frozen.model.parameters()}
@@ -253,7 +253,7 @@ def test_the_sizes_of_the_fullest_update_by_hand(folder: Path):
     ("free", "mode"), [(1e12, "none"), (7.0, "none"), (5.0, "selective"), (2.0, "full"), (0.1, "full")]
 )
 def test_the_first_mode_that_fits_is_taken(folder: Path, monkeypatch: pytest.MonkeyPatch, free: float, mode: str):
-    """Activations of 4, 2 and 1 kB per token and passes of 1000 tokens: 6, 4 and 1.x MB with what stands beside."""
+    """Activations of 4, 2 and 1 kB per token and passes of 1000 tokens: 6, 4 and 1.x MB with the other terms."""
     made = PerToken(block=0.0, kept={"none": 6000.0, "selective": 4000.0, "full": 1000.0}, logit=0.0, element=4)
     monkeypatch.setattr(memory, "per_token", lambda trunks, layout, modes: made)
     monkeypatch.setattr(memory, "sizes_of", lambda *_: Sizes(update=1000, item=10, scored=0.5))

@@ -1,4 +1,4 @@
-"""Meta-learning by the ordinary recipe: an adapter that later runs begin with, the same bits after a kill."""
+"""Meta-learning by the ordinary recipe: an adapter from which later runs start, and the same bits after a kill."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from afzal.errors import AfzalError
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model, and pairs of two tasks: in one the polite answers are better, in the other one the rude."""
+    """A model, and pairs of two tasks: in one the polite answers are better, in the other the rude ones."""
     path = tmp_path_factory.mktemp("meta")
     model_folder(path / "model")
     rows = [json.loads(line) for line in pair_file(path / "plain.jsonl", 60).read_text().splitlines()]
@@ -68,7 +68,7 @@ def test_it_learns_to_adapt_and_later_runs_begin_there(folder: Path):
 
 
 def test_a_prior_is_annealed_with_the_data(folder: Path):
-    """prior_labels = items is the fixed prior; a pull stronger than the data keeps the adapter where it began."""
+    """prior_labels = items is the fixed prior; a prior stronger than the data keeps the adapter at its start."""
     run = train("meta", given(folder, "source", max_steps=3))
     about: dict[str, Any] = {"adapter": None, "adapter_from": str(run.path), "max_steps": 6, "eval_fraction": 0.0}
     about |= {"eval_every_steps": None, "query_size": None, "support_size": None, "inner_steps": None}
@@ -172,5 +172,5 @@ def test_iterations_that_end_before_max_steps_say_so(folder: Path):
 
 
 def polite(prompt: str, answer: str) -> float:
-    """A reward, named by the test above."""
+    """A reward function, used by the test above."""
     return float("please" in answer)

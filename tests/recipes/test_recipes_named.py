@@ -1,4 +1,4 @@
-"""What settings name outside the run: which files are hashed, and that a changed one is refused on resume."""
+"""Files outside the run that settings name: which ones are hashed, and the refusal to resume after a change."""
 
 from __future__ import annotations
 
@@ -68,6 +68,6 @@ def test_a_changed_file_is_refused_by_name_on_resume_and_the_same_content_is_not
     path.write_text(REWARD.format(1))
     recipes.train(made, resume=True)
     assert run.facts()["files"][key] == digest(path)
-    run.update(files={})  # a run from before files were written down resumes
+    run.update(files={})  # a run from before files were recorded resumes
     path.write_text(REWARD.format(2))
     recipes.train(made, resume=True)

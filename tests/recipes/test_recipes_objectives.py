@@ -1,4 +1,4 @@
-"""``afzal train prefer``: every objective trains from a file; what cannot be or would be ignored is refused by name."""
+"""``afzal train prefer``: every objective trains from a file; impossible or ignored settings are refused by name."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_every_objective_trains_and_learns_from_its_first_loss(folder, tmp_path,
     if name not in (
         "discopop",
         "beta_dpo",
-    ):  # one rises at first by its shape, the other leaves other pairs out each time
+    ):  # one rises at first by its shape, the other drops different pairs each time
         assert lines[-1]["loss"] < lines[0]["loss"]
     assert lines[0]["grad_norm"] > 0
     assert "loss" in result.metrics("eval")[-1]
@@ -130,7 +130,7 @@ def test_the_gradient_of_a_sum_is_the_sum_of_gradients(folder, tmp_path):
 
 
 def test_k_wise_data_reach_the_loss_whole(folder, tmp_path):
-    """Three rated responses per prompt: one loss per prompt, ln 3! at the start, and no pair of them is needed."""
+    """Three rated responses per prompt: one loss per prompt, ln 3! at the start, without any pairs."""
     result = run(folder, tmp_path / "run", "plackett_luce", data=str(folder / "ranked.jsonl"))
     equal = 0.5 * (1.791759 + 1.791759)
     assert result.metrics("train")[0]["loss"] == pytest.approx(equal, abs=1e-5)
@@ -251,7 +251,7 @@ def cubic(policy: Scored, reference: Scored, pairs: Pairs, *, scale: float = 1.0
 
 
 def test_an_objective_of_ones_own_is_one_file(folder, tmp_path, monkeypatch):
-    """What CONTRIBUTING shows: a decorated function in a module of the present folder, named as module:function."""
+    """The example of CONTRIBUTING: a decorated function in a module of the current folder, named as module:function."""
     (tmp_path / "my_objectives.py").write_text(OWN)
     monkeypatch.chdir(tmp_path)
     try:
@@ -271,7 +271,7 @@ def test_an_objective_of_ones_own_is_one_file(folder, tmp_path, monkeypatch):
         objectives.REGISTRY.pop("cubic_test", None)
 
 
-# what goes on from update to update
+# values carried from update to update
 
 
 CARRIED = {
@@ -283,7 +283,7 @@ CARRIED = {
 }
 
 
-# a state, a scalar and a model: what else carries a state is slow
+# a state, a scalar and a model; others with a state are slow
 OF_EACH = [
     "bco",
     "davidson",

@@ -1,4 +1,4 @@
-"""PPO, RLOO, GRPO and REINFORCE++ as whole runs: what they write, learn from, refuse, and go on from."""
+"""Complete runs of PPO, RLOO, GRPO and REINFORCE++: output, training data, refusals and resumption."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def whole(folder):
 
 
 def test_the_reward_hears_which_answers_ended(folder, monkeypatch, capsys):
-    """And the run warns, once, that most of them are cut and nothing is set against it."""
+    """The run also warns, once, that most of them are cut and that no penalty is set."""
     heard = []
 
     def source(spec, **_):
@@ -102,7 +102,7 @@ def test_a_run_says_what_was_written_and_what_was_learned(whole, method):
     assert 1 <= written[0]["rollout/length"] <= 4
     assert ("rollout/same_reward" in written[0]) == (n > 1)
     assert ("value/explained_variance" in written[0]) == (method == "ppo")
-    # the first update of an iteration is made by the very policy that wrote
+    # in the first update of an iteration the policy is still the one that wrote the answers
     for at in (0, 4):
         assert learned[at]["policy/ratio"] == pytest.approx(1.0, abs=1e-5)
         assert learned[at]["policy/clipfrac"] == 0
@@ -118,7 +118,7 @@ def test_a_run_says_what_was_written_and_what_was_learned(whole, method):
 
 
 def test_the_held_out_reward_is_that_of_the_saved_model(folder, whole):
-    """Answered again from the saved folder, with the same seed."""
+    """Answers are drawn again from the saved folder, with the same seed."""
     run = whole["rloo"]
     again = config.make("rloo", **online(folder, folder / "again", model=str(run.path), lr=1e-9, iterations=1))
     with one_thread():
@@ -139,13 +139,13 @@ def test_resuming_from_every_update_ends_with_the_same_bytes(folder, whole, meth
 
 
 def test_adapters_moving_penalties_and_value_heads_go_on_too(folder):
-    """LoRA, an adaptive coefficient, a head on the policy's trunk: from inside and from between iterations."""
+    """LoRA, an adaptive coefficient, a head on the policy's trunk: resumed within and between iterations."""
     more = {"lora_rank": 2, "kl_target": 0.01, "kl_horizon": 20, "value": "shared", "temperature": 0.8}
     run = train(folder, "more", "ppo", **more)
     weights = (run.path / "adapter_model.safetensors").read_bytes()
     coefs = [r["objective/kl_coef"] for r in run.metrics("rollout")]
     assert coefs[0] == 0.05
-    assert coefs[1] == pytest.approx(0.05 * (1 - 0.2 * 8 / 20))  # nothing had moved yet: far below the target
+    assert coefs[1] == pytest.approx(0.05 * (1 - 0.2 * 8 / 20))  # nothing has moved yet: far below the target
     for step in (3, 4):
         shutil.copytree(run.path, folder / f"more-{step}")
         for path in (folder / f"more-{step}" / "checkpoints").iterdir():
@@ -157,7 +157,7 @@ def test_adapters_moving_penalties_and_value_heads_go_on_too(folder):
 
 @pytest.mark.parametrize("value_model", [None, pytest.param("judge", marks=pytest.mark.slow)])
 def test_value_models_in_bf16_resume_to_the_same_bytes(folder, value_model):
-    """Their float32 masters are what a checkpoint holds; what computes is rounded from them again."""
+    """A checkpoint holds their float32 masters; the working copy is rounded from them again."""
     more: dict[str, Any] = {"dtype": "bf16"}
     if value_model:
         model = online(folder, folder / "unused")["model"]
@@ -297,7 +297,7 @@ def test_every_prompt_comes_once_a_round_in_a_new_order():
     rounds = [seen[r * 40 : (r + 1) * 40] for r in range(3)]
     assert all(sorted(r) == list(range(40)) for r in rounds)
     assert rounds[0] != rounds[1] != rounds[2]
-    # a batch that does not divide the prompts goes on where the last one ended
+    # if the batch size does not divide the prompts, a batch continues where the last one ended
     odd = [i for k in range(8) for i in prompts_of(k, 15, 40, seed=3)]
     assert odd == seen[:120]
     assert sorted(prompts_of(0, 8, 3, seed=0))[:2] == [0, 0]  # fewer prompts than asked for: some twice
@@ -384,6 +384,6 @@ def test_equal_rewards_of_a_prompt_teach_grpo_nothing():
 def test_explained_variance_by_hand():
     mask = torch.tensor([[True, True], [True, False]])
     target, value = torch.tensor([[1.0, 3.0], [5.0, 99.0]]), torch.tensor([[0.0, 2.0], [4.0, -99.0]])
-    assert explained_variance(target, value, mask) == 1.0  # a constant shift is no variance
+    assert explained_variance(target, value, mask) == 1.0  # a constant shift adds no variance
     assert explained_variance(target, value * 0, mask) == 0.0
     assert explained_variance(target * 0, value, mask) == 0.0

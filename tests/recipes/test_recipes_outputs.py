@@ -1,4 +1,4 @@
-"""What a finished run leaves: weights in the number format of the input, and nothing that only a resumed run needs."""
+"""Files of a finished run: weights in the number format of the input, and nothing that only a resumption needs."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_weights_are_saved_in_the_format_of_the_input(dtype: torch.dtype, tmp_pa
 
 
 def test_a_finished_run_is_as_large_as_its_model(tmp_path: Path):
-    """With float32 weights, their moments and a checkpoint it was eight times a bf16 model."""
+    """With float32 weights, their moments and a checkpoint it would be eight times a bf16 model."""
     wide = {"hidden_size": 256, "intermediate_size": 512, "max_position_embeddings": 256}
     model_folder(tmp_path / "model", **wide)
     AutoModelForCausalLM.from_pretrained(tmp_path / "model").to(BF16).save_pretrained(tmp_path / "model")
@@ -151,7 +151,7 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path: Path, capsys: pytest.
 
 @pytest.mark.parametrize("renamed", [False, True])
 def test_a_run_killed_while_it_cleaned_up_is_cleaned_up_when_it_is_resumed(renamed: bool, tmp_path: Path):
-    """Checkpoints are whole before they are renamed and gone after it: never a part, from which it would restart."""
+    """Checkpoints are complete before the rename and gone after it: the run never restarts from a partial one."""
     out = trained(tmp_path, save_every_steps=1, keep_checkpoints=2)
     before = fingerprint(out)
     if renamed:

@@ -1,4 +1,4 @@
-"""Several ranks give what one gives: losses, weights, held-out figures, checkpoints."""
+"""Several ranks give the same results as one: losses, weights, held-out figures, checkpoints."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from afzal.model.adapters import Adapter, add_adapter
 from afzal.model.load import load_model
 from afzal.model.reward import choose_pad, load_reward_model, save_reward_model
 
-# 37 pairs in updates of 7: 2 and 4 ranks never have equally many, and the last update of an epoch is smaller
+# 37 pairs in updates of 7: 2 and 4 ranks never have equal shares, and the last update of an epoch is smaller
 SMALL = {"batch_size": 7, "epochs": 1.0, "lr": 3e-4, "tokens_per_forward": 130, "save_every_steps": None}
 ONLY_POLICY = ("sample_prompts", "sample_tokens")
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -78,7 +78,7 @@ def given(tmp_path: Path, out: str, method: str, **overrides: Any) -> dict[str, 
 
 
 def adapter_folder(model: Path, out: Path) -> Path:
-    """An adapter that is not the identity."""
+    """The folder of an adapter that is not the identity."""
     made = add_adapter(load_model(str(model)), Adapter("lora", 4, 8.0))
     torch.manual_seed(1)
     for name, p in made.named_parameters():
@@ -89,7 +89,7 @@ def adapter_folder(model: Path, out: Path) -> Path:
 
 
 def narrower(model: Path, out: Path) -> Path:
-    """A model of other shapes and weights that has the same tokens."""
+    """A model of other shapes and weights with the same tokenizer."""
     if not out.exists():
         vocabulary = json.loads((model / "config.json").read_text())["vocab_size"]
         model_folder(out, vocab_size=vocabulary, hidden_size=16, intermediate_size=24, num_hidden_layers=1)
@@ -102,7 +102,7 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 
 
 def gap(a: Path, b: Path) -> float:
-    """Largest difference of a weight."""
+    """The largest difference between two weights."""
     one, other = weights(a), weights(b)
     assert one.keys() == other.keys()
     return max(float((one[name] - other[name]).abs().max()) for name in one)
@@ -113,7 +113,7 @@ def metrics(out: Path) -> list[dict[str, Any]]:
 
 
 def tolerance(name: str, figures: dict[str, Any]) -> float:
-    """How far a figure may be from that of one rank, where it is not a share of its size.
+    """Absolute tolerance of a figure compared with one rank.
 
     Log-probs of answers are about -60 nats here, and the last bit of such a float32 is 4e-6 nats: with beta 0.1 a
     margin is known to 4e-7. At the start, where policy and reference are equal, the sign of a margin that should be 0
@@ -204,7 +204,7 @@ FROM_REWARDS: dict[str, tuple[str, dict[str, Any]]] = {
 def from_rewards(
     tmp_path: Path, name: str, n: int, always: Mapping[str, Any] | None = None, **more: Any
 ) -> tuple[Path, Path]:
-    """The same run by one and by ``n`` ranks; answers are drawn, rewarded and learned from by all of them.
+    """The same run by one and by ``n`` ranks; all of them draw, reward and learn from answers.
 
     Args:
         always: settings of both.
@@ -233,7 +233,7 @@ def rewarded(tmp_path: Path, out: str, name: str, **more: Any) -> dict[str, Any]
 
 
 def reward_model(model: Path, out: Path) -> None:
-    """A reward model on the trunk of a policy, whose scores have a zero of their own."""
+    """A reward model on the trunk of a policy, with a shift of its scores."""
     if out.exists():
         return
     made, tokenizer = load_reward_model(str(model), seed=3), byte_tokenizer()
@@ -306,7 +306,7 @@ def test_two_ranks_learn_from_rewards_in_every_other_way(tmp_path, name):
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), pytest.param(1, 2, marks=pytest.mark.slow)])
 def test_a_run_goes_on_with_another_number_of_ranks(tmp_path, before, after):
-    """The checkpoint of two ranks is that of one, and a resumed run ends as one that never stopped."""
+    """The checkpoints of two ranks and of one are interchangeable, and a resumed run ends like an uninterrupted one."""
     whole = given(tmp_path, "whole", "dpo", max_steps=6, sample_prompts=0)
     parts = given(tmp_path, "parts", "dpo", max_steps=6, sample_prompts=0, save_every_steps=3, keep_checkpoints=5)
     line = command_line("dpo", parts)
@@ -344,7 +344,7 @@ def test_a_signal_to_one_rank_stops_all_and_nothing_is_lost(tmp_path):
 
 @pytest.mark.slow
 def test_bf16_starts_at_the_reference_and_follows_one_rank(tmp_path):
-    """Gradients of micro-batches are summed in another order and format, so that the runs are near and not equal."""
+    """Gradients of micro-batches are summed in another order and format, so the runs are close but not equal."""
     one, several = (given(tmp_path, out, "dpo", dtype="bf16", lr=1e-3) for out in ("one", "several"))
     assert run_ranks(command_line("dpo", one), 1) == [0]
     assert run_ranks(command_line("dpo", several), 2) == [0, 0]
@@ -386,7 +386,7 @@ def wait_for_step(out: Path, step: int) -> None:
 
 @pytest.mark.slow
 def test_torchrun_brings_a_killed_rank_back_and_the_run_ends_with_the_same_bits(tmp_path):
-    """torchrun itself, since it is what restarts; the rank is killed when it has come to a step, not by the clock."""
+    """Uses torchrun itself, which does the restart; the rank is killed when it reaches a step, not by the clock."""
     many = {"epochs": 8.0, "sample_prompts": 0, "eval_every_steps": 1000, "save_every_steps": 2, "keep_checkpoints": 3}
     whole, killed = (given(tmp_path, out, "dpo", **many) for out in ("whole", "killed"))
     assert run_ranks(command_line("dpo", whole), 2) == [0, 0]
@@ -404,7 +404,7 @@ def test_torchrun_brings_a_killed_rank_back_and_the_run_ends_with_the_same_bits(
 
 
 def rank_of(mark: str, rank: int) -> int:
-    """The process that is this rank, of those with the mark in their environment."""
+    """The process of this rank among those with the mark in their environment."""
     wanted = {f"AFZAL_TEST={mark}".encode(), f"RANK={rank}".encode()}
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Constraints and adapters over several ranks: what one process gives, the same multiplier, killed and brought back."""
+"""Constraints and adapters over several ranks: the results and multiplier of one process, also after a kill."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_virtual_tokens_beside_matrices_that_are_cut(tmp_path, kind):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["prefix", "p_tuning", "dora"])
 def test_an_adapter_is_trained_on_by_two_ranks(tmp_path, kind):
-    """Its reference is a whole copy in pieces, and it is loaded with its base by every rank."""
+    """Its reference is a sharded full copy, and every rank loads it with its base."""
     first = given(tmp_path, "first", "dpo", adapter=kind, lr=1e-2)
     assert finished(start_command(command_line("dpo", first))) == 0
     asked = {"model": str(tmp_path / "first"), "lr": 1e-2, "adam_eps": 1e-4}
@@ -128,7 +128,7 @@ def test_an_adapter_is_held_near_the_one_it_began_as_by_two_ranks(tmp_path):
 
 
 def _multipliers(folder: str, environment: dict[str, str]) -> None:
-    """An update of which each rank has other items: the multiplier that every rank carries on."""
+    """The multiplier that every rank carries after an update in which each has different items."""
     import torch
 
     os.environ.update(environment)
@@ -169,7 +169,7 @@ def test_every_rank_carries_the_same_multiplier(tmp_path):
     ],
 )
 def test_a_killed_run_is_resumed_by_other_ranks(tmp_path, name, stages):
-    """Each stage: so many ranks, of which so many share every matrix. The first is killed after its third update."""
+    """Each stage: the number of ranks, and how many share every matrix. The first is killed after its third update."""
     model_folder(tmp_path / "model", vocab_size=264)
     asked = settings_of(name, tmp_path) | {"epochs": 3.0, "sample_prompts": 0, "save_every_steps": 1}
     whole, parts = (given(tmp_path, out, "prefer", **asked) for out in ("whole", "parts"))

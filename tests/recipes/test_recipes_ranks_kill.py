@@ -1,4 +1,4 @@
-"""Runs of several ranks that are stopped, killed and brought back, with another number of ranks or damaged files."""
+"""Runs of several ranks that are stopped, killed and resumed, with another number of ranks or damaged files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ QUIET = {"sample_prompts": 0, "eval_every_steps": 1000}
 
 
 def bits(out: Path) -> tuple[bytes, str]:
-    """Weights, and metrics but for the time."""
+    """Weights, and metrics without times."""
     lines = [{name: value for name, value in line.items() if name != "seconds"} for line in metrics(out)]
     return (out / "model.safetensors").read_bytes(), json.dumps(lines)
 
@@ -37,7 +37,7 @@ def parts(folder: Path) -> int:
 
 @pytest.mark.slow
 def test_two_ranks_then_one_then_two_end_as_two_that_never_stopped(tmp_path):
-    """Each stage finds the checkpoint of the stage before, that of two ranks in parts; all figures are the same."""
+    """Each stage loads the checkpoint of the previous one, in parts if two ranks wrote it; all figures are the same."""
     whole = given(tmp_path, "whole", "dpo", max_steps=6, sample_prompts=0)
     stages = given(tmp_path, "stages", "dpo", max_steps=6, sample_prompts=0, save_every_steps=2, keep_checkpoints=9)
     assert run_ranks(command_line("dpo", whole), 2) == [0, 0]
@@ -74,7 +74,7 @@ def reached(out: Path) -> int:
 
 
 def kill(mark: str, rank: int) -> bool:
-    """Kill a rank, if it is there."""
+    """Kill a rank, if it is running."""
     try:
         os.kill(rank_of(mark, rank), signal.SIGKILL)
     except (AssertionError, ProcessLookupError):
@@ -92,7 +92,7 @@ def wait(until: Callable[[], bool], run: subprocess.Popen[bytes]) -> None:
 
 
 def kill_ranks(folder: Path, kills: int, seed: int) -> dict[str, Any]:
-    """Kill random ranks of one run at random steps under torchrun, then compare it with a run that was left alone.
+    """Kill random ranks of one run at random steps under torchrun, then compare it with an undisturbed run.
 
     Returns the steps at which ranks were killed and which ones, and whether weights and metrics have the same bits.
     """

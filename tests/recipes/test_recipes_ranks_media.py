@@ -1,4 +1,4 @@
-"""Several ranks give what one gives where some rows have images or sounds and some have none."""
+"""Several ranks give the same results as one if only some rows have images or sounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One of several ranks runs out of memory: all start again in smaller passes, and the figures stay."""
+"""One of several ranks runs out of memory: all restart with smaller passes, and the figures are the same."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from helpers_ranks import run_ranks, start_group
 from helpers_runs import _run, command_line, finished
 from test_recipes_ranks import gap, given, metrics
 
-ROOM = 100  # positions of a forward pass for which rank 1 has memory, from its fourth update on
+ROOM = 100  # largest forward pass, in positions, that fits into the memory of rank 1 from its fourth update on
 
 
 def _short_of_memory(arguments: list[str], environment: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""What several ranks refuse, each with its reason; and what they would have to do unlike one process."""
+"""Settings that several ranks refuse, each with its reason, and how they would differ from one process."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def as_one_of(monkeypatch: pytest.MonkeyPatch, ranks: int) -> None:
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str, str, str]] = {
-    # method, settings, what is said, a piece of the reason, and a piece of the documentation's row
+    # method, settings, the message, a part of the reason, and a part of the documentation's row
     "meta": ("meta", {}, "method=meta cannot be trained over 2 ranks", "weights of its own", "`train meta`"),
     "quantize": ("dpo", {"quantize": "4bit", "lora_rank": 4}, "quantize cannot", "scales of its blocks", "`quantize`"),
     "offload": ("dpo", {"offload": "optimizer"}, "offload=optimizer cannot", "whole tensors", "`offload`"),

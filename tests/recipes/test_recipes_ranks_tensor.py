@@ -1,4 +1,4 @@
-"""Runs under tensor parallelism, alone and with sharding around it, are those of one process; so are their files."""
+"""Runs under tensor parallelism, alone or with sharding, equal those of one process; so do their files."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_so_they_are_in_every_other_way(tmp_path, name):
 @pytest.mark.parametrize("name", sorted(FROM_REWARDS.keys() - {"grpo-experts"}))  # experts are not cut: refused
 @pytest.mark.parametrize("n", [2, 4])
 def test_they_learn_from_rewards_as_one_process_does(tmp_path, name, n):
-    """Ranks that share every matrix draw the same answers in the same passes; groups of them draw different ones."""
+    """Ranks that share every matrix draw the same answers in the same passes; different groups draw different ones."""
     model_folder(tmp_path / "model", **EVEN)
     # the ratio of a whole answer of -33 nats, whose last bit is 4e-6; an update of two answers hardly averages it
     loss = 4e-6 if name == "two-prompts" else 1e-6
@@ -91,7 +91,7 @@ def test_so_they_are_with_tied_embeddings(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [((2, 2), (1, 1)), ((1, 1), (2, 2)), ((2, 1), (4, 2)), ((4, 2), (2, 1))])
 def test_a_run_is_resumed_with_matrices_cut_otherwise(tmp_path, before, after):
-    """Each stage: so many ranks, of which so many share every matrix."""
+    """Each stage: the number of ranks, and how many share every matrix."""
     model_folder(tmp_path / "model", **EVEN)
     asked = {"max_steps": 6, "sample_prompts": 0, **STEADY}
     whole = given(tmp_path, "whole", "dpo", **asked)

@@ -1,4 +1,4 @@
-"""Cached reference log-probs: computed once for a whole sweep, whatever is computed stays, damage is named."""
+"""Cached reference log-probs: computed once for a sweep, kept after an interruption, and damage is named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run killed at any moment and resumed ends with the very bytes of a run that was never killed."""
+"""A run killed at any moment and resumed ends with the same bytes as an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def wait_for(path, process):
 
 
 def interrupt(folder, method, name, delay, number, **overrides):
-    """The settings of a run that got a signal ``delay`` seconds after it began, and its exit code."""
+    """The settings and exit code of a run that got a signal ``delay`` seconds after its start."""
     out = folder / name
     given = settings(folder, out, **overrides)
     process = start(method, given)
@@ -58,7 +58,7 @@ def kill_and_resume(folder, method, name, delay, **overrides):
 def test_killed_runs_resume_to_the_same_bytes(folder, method, kills):
     expected, seconds = uninterrupted(folder, method)
     rng, killed = random.Random(kills), 0
-    for attempt in range(3 * kills):  # a run that was over before the signal came is no kill
+    for attempt in range(3 * kills):  # a run that ended before the signal was not killed
         name = f"killed-{kills}-{attempt}"
         code, files = kill_and_resume(folder, method, name, rng.uniform(0, 0.9 * seconds))
         assert files == expected
@@ -94,7 +94,7 @@ def test_lora_and_cached_reference_resume_to_the_same_bytes(folder):
 
 @pytest.mark.parametrize("times", [1, pytest.param(10, marks=pytest.mark.slow)])
 def test_sigterm_saves_at_once_and_resumes_to_the_same_bytes(folder, times):
-    """Without periodic checkpoints the one that SIGTERM asks for is the only one; the process ends with 143 in 10 s."""
+    """Without periodic checkpoints the one at SIGTERM is the only one; the process exits with 143 within 10 s."""
     overrides = {"save_every_steps": None, "epochs": 8.0}
     expected, seconds = uninterrupted(folder, "dpo", **overrides)
     rng, stopped = random.Random(times), 0

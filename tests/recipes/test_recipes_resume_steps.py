@@ -1,4 +1,4 @@
-"""Every step of a run is a place to resume from: all of them end with the very bytes of the run that went through."""
+"""A run can be resumed from every step, and always ends with the same bytes as an uninterrupted run."""
 
 from __future__ import annotations
 

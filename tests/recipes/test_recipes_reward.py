@@ -1,4 +1,4 @@
-"""Reward models from the command's settings to a folder that others load; and scores of files."""
+"""Reward models from the command's settings to a folder that other programs load; and scores of files."""
 
 import json
 import math
@@ -119,7 +119,7 @@ def test_an_ensemble_says_where_it_is_unsure(folder, tmp_path):
 
 
 def test_an_update_that_no_head_has_drawn_is_a_step_without_gradient(folder):
-    """Batches of one item and two heads: one in seven updates has no weight at all, and used to end the run."""
+    """Batches of one item and two heads: one in seven updates has no weight at all, which must not end the run."""
     run = train(folder, "undrawn", heads=2, batch_size=1, max_steps=30, eval_fraction=0.0, eval_every_steps=None)
     lines = run.metrics("train")
     undrawn = [line["step"] for line in lines if "loss" not in line]
@@ -138,7 +138,7 @@ def test_adapters_are_merged_into_a_folder_that_loads(folder):
 
 
 def test_a_reward_model_trains_on(trained, folder):
-    """From the folder of a reward model the head is kept: the first evaluation is the last one before."""
+    """A run that starts from a reward model's folder keeps the head: its first evaluation equals that run's last."""
     again = train(folder, "again", model=str(trained.path), max_steps=1)
     before, after = trained.metrics("eval")[-1], again.metrics("eval")[0]
     assert after["loss"] == pytest.approx(before["loss"], abs=1e-5)
@@ -257,7 +257,7 @@ def test_rankings_train_by_plackett_luce_and_by_pairs(folder, tmp_path):
 
 
 def test_annotators_are_told_apart(folder, tmp_path):
-    """One annotator agrees with what the model learns, another always says the opposite."""
+    """One annotator agrees with the learned preference, another always says the opposite."""
     from afzal import data
     from afzal.records import Comparison, Item, Response
 

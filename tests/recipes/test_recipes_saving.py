@@ -1,4 +1,4 @@
-"""When a run writes checkpoints, what it says of them, and what is on the disk when it says that it is finished."""
+"""When a run writes checkpoints, its messages about them, and what is on the disk when its status is finished."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def steps_in(out):
 
 @pytest.mark.slow
 def test_a_killed_run_resumes_from_the_checkpoint_of_the_clock_to_the_same_bytes(tmp_path):
-    """Nothing asks for checkpoints by steps; the clock asks for one every few updates."""
+    """No checkpoints by steps are set; the clock triggers one every few updates."""
     by_clock = {"save_every_steps": None, "save_every_minutes": 0.001, "epochs": 20.0, **QUIET}
     whole, killed = (
         settings(tmp_path, tmp_path / "whole", **by_clock),
@@ -108,28 +108,28 @@ def test_a_resumed_run_says_where_it_begins(tmp_path, capsys):
 
 
 def _on_terminal(arguments, name):
-    """The command line as the leader of a terminal's session."""
+    """Run the command line as the leader of a terminal session."""
     os.setsid()
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
-    terminal = os.open(name, os.O_RDWR)  # without another one, this becomes the session's
+    terminal = os.open(name, os.O_RDWR)  # becomes the session's controlling terminal if there is none
     for number in (0, 1, 2):
         os.dup2(terminal, number)
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
     from afzal.cli import main
 
     with one_thread():
-        os._exit(main(arguments))  # at its end Python would flush what leads nowhere, and call that an error
+        os._exit(main(arguments))  # at exit Python would flush to the closed terminal and report an error
 
 
 def test_a_closed_terminal_stops_the_run_with_a_checkpoint(tmp_path):
-    """As an ssh connection that breaks: SIGHUP comes, and whatever is written to the terminal fails from then on."""
+    """Like a broken ssh connection: SIGHUP arrives, and every later write to the terminal fails."""
     given = settings(tmp_path, tmp_path / "run", save_every_steps=None, epochs=100.0, **QUIET)
     ours, theirs = pty.openpty()
     process = _CONTEXT.Process(target=_on_terminal, args=(command_line("dpo", given), os.ttyname(theirs)), daemon=True)
     process.start()
     run = tmp_path / "run"
     while process.is_alive() and not ((run / "metrics.jsonl").exists() and runs.open_run(run).metrics("train")):
-        os.read(ours, 65536)  # else the terminal's buffer fills, and the run waits
+        os.read(ours, 65536)  # otherwise the terminal's buffer fills and the run blocks
     os.close(theirs)
     os.close(ours)
     assert finished(process) == 129
@@ -140,7 +140,7 @@ def test_a_closed_terminal_stops_the_run_with_a_checkpoint(tmp_path):
 
 
 def test_the_finished_model_is_on_the_disk_before_the_run_says_so(tmp_path, monkeypatch):
-    """Names of what is forced to the disk, in order, and the status that run.json gets."""
+    """Names of the files synced to disk, in order, and the status written to run.json."""
     done = []
     fsync, update = os.fsync, runs.Run.update
 
@@ -165,7 +165,7 @@ def test_the_finished_model_is_on_the_disk_before_the_run_says_so(tmp_path, monk
         "tokenizer_config.json",
     ):
         assert name in before, name
-    assert before[-1] == "."  # and the names of the files last
+    assert before[-1] == "."  # and the directory entries last
 
 
 def test_names_shaped_like_tokens_stand_nowhere_in_what_a_run_writes(tmp_path):
@@ -207,7 +207,7 @@ def _agreed(path, environment):
 
 
 def test_all_ranks_save_when_the_clock_of_the_first_one_says_so(tmp_path):
-    """Rank 1 has a clock by which a checkpoint is due after the first update: it does not decide."""
+    """By the clock of rank 1 a checkpoint is due after the first update, but that clock does not decide."""
     assert [finished(p) for p in start_group(_agreed, 2, tmp_path)] == [0, 0]
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert first == second == [50.0 * k + 100.0 > 600.0 for k in range(1, 31)]

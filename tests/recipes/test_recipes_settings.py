@@ -1,6 +1,6 @@
 """Every setting of a command has an effect, or is refused: changed alone, it changes what is passed down or comes out.
 
-Asked of each kind of settings by itself, since a setting that one command reads may be ignored by another.
+Each kind of settings is tested separately, since a setting that one command reads may be ignored by another.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def build(kind: Any, given: dict[str, Any]) -> Any:
     return config.build(kind, [Setting(k, v) for k, v in given.items()])
 
 
-# --- afzal iterate: what reaches a round's training ----------------------------------------------------------------
+# --- afzal iterate: settings that reach a round's training ---------------------------------------------------------
 
 ROUND: dict[str, Case] = {
     "model": ("N", {}),
@@ -107,7 +107,7 @@ NOT_OF_TRAINING = {
 
 
 def passed_down(**given: Any) -> list[dict[str, Any]]:
-    """What the first round's training is given, and the second one's."""
+    """The settings of the first and the second round's training."""
     made = build(IterateConfig, {"model": "M", "prompts": "P", "reward": "m:f", "out": "O"} | given)
     starts = (made.model, "O/rounds/001/run")
     return [
@@ -127,7 +127,7 @@ def test_a_setting_of_training_reaches_the_training_of_a_round(key: str):
     before, after = passed_down(**needed), passed_down(**needed, **{key: value})
     changed = {name for a, b in zip(before, after, strict=True) for name in a if a[name] != b[name]}
     assert changed, f"{key} has no effect"
-    # a round splits by a seed of its own
+    # each round splits by its own seed
     if key in PreferConfig.model_fields and key not in ("model", "reference", "seed"):
         assert after[0][key] == value
 
@@ -147,12 +147,12 @@ def test_adapters_of_rounds_have_the_defaults_of_training(adapter: str, lr: floa
 
 
 def test_a_setting_that_training_gains_reaches_rounds_by_itself():
-    """Nothing lists the settings that a round's training takes over."""
+    """The settings that a round's training takes over are not listed anywhere."""
     shared = IterateConfig.model_fields.keys() & PreferConfig.model_fields.keys()
     assert shared <= set(ROUND) | {"columns", "data_format", "out"}
 
 
-# --- afzal plan: what is printed ------------------------------------------------------------------------------------
+# --- afzal plan: its output -----------------------------------------------------------------------------------------
 
 PLAN: dict[str, Case] = {
     "model": ("qwen2.5-7b", {}),
@@ -199,7 +199,7 @@ PLAN: dict[str, Case] = {
 
 
 def planned(folder: Path, given: dict[str, Any], capsys: Any) -> str:
-    """The plan in print; or that it was refused, and why."""
+    """The printed plan, or the refusal with its reason."""
     arguments, method = [], given.get("method", "dpo")
     for key, value in ({"model": "llama-3.2-3b"} | given).items():
         if key == "method":
@@ -223,7 +223,7 @@ def test_a_setting_of_plan_changes_the_plan(key: str, folder: Path, capsys: Any)
     assert planned(folder, needed, capsys) != planned(folder, {**needed, key: value}, capsys)
 
 
-# --- afzal generate, score and export: what comes out -----------------------------------------------------------------
+# --- afzal generate, score and export: their output -------------------------------------------------------------------
 
 GENERATE: dict[str, Case] = {
     "model": ("adapter", {}),
@@ -275,7 +275,7 @@ KINDS: dict[str, tuple[Any, dict[str, Case], dict[str, Any]]] = {
 
 
 def outcome(command: str, given: dict[str, Any], folder: Path, place: Path, capsys: Any, monkeypatch: Any) -> Any:
-    """What a command prints, writes and passes down; or that it was refused."""
+    """What a command prints, writes and passes on; or its refusal."""
     kind = KINDS[command][0]
     known = {p.name for p in folder.iterdir()}
     full = {k: str(folder / v) if isinstance(v, str) and v in known else v for k, v in given.items() if v is not None}
@@ -301,7 +301,7 @@ def outcome(command: str, given: dict[str, Any], folder: Path, place: Path, caps
 
 
 def _counted(module: str, name: str, into: list[Any], only: str) -> Any:
-    """The function, noting the lengths of what it gives, or one of the arguments that it is given."""
+    """Wrap the function to record the lengths of its results, or one of its arguments."""
     real = getattr(importlib.import_module(module), name)
 
     def call(*args: Any, **named: Any) -> Any:

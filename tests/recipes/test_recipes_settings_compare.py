@@ -45,7 +45,7 @@ CASES: dict[str, Case] = {
     "generator": (
         "server.yaml",
         {},
-    ),  # what one that follows the policies changes: tests/compare/test_compare_served.py
+    ),  # effects of a server that follows the policies: tests/compare/test_compare_served.py
     "out": ("elsewhere", {}),
     "judges": ({"longest": "rule:longest"}, {}),
     "judge_prompts": (2, {"judges": {"longest": "rule:longest"}}),
@@ -72,7 +72,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def outcome(changes: dict[str, Any], folder: Path, place: Path, monkeypatch: Any, capsys: Any) -> dict[str, Any]:
-    """The figures and how they were computed; or that the comparison was refused, and why."""
+    """The figures and how they were computed, or the refusal with its reason."""
     given: dict[str, Any] = {
         "model": "model",
         "data": "pairs.jsonl",
@@ -110,7 +110,7 @@ def outcome(changes: dict[str, Any], folder: Path, place: Path, monkeypatch: Any
 
 
 def _figures(value: Any) -> Any:
-    """Without what repeats the settings, and without seconds."""
+    """The result without repeated settings and without seconds."""
     if isinstance(value, dict):
         return {k: _figures(v) for k, v in value.items() if k not in ("settings", "runs", "seconds")}
     return [_figures(v) for v in value] if isinstance(value, list) else value
@@ -118,7 +118,7 @@ def _figures(value: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def known() -> dict[str, dict[str, Any]]:
-    """Outcomes without a change, by what they need."""
+    """Outcomes without a change, by the settings they need."""
     return {}
 
 

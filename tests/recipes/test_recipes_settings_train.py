@@ -2,7 +2,7 @@
 changes what the run leaves behind (weights, metrics, samples, losses, files) or how it computes.
 
 What a run writes about itself (``run.json``, ``run.yaml``, report, card) does not count, since it repeats the settings.
-Each setting is asked once in the fast tests, of the first method that has it, and of all others in the slow ones.
+The fast tests check each setting once, with the first method that has it, and the slow ones with all others.
 """
 
 from __future__ import annotations
@@ -186,9 +186,9 @@ OF_METHOD: dict[tuple[str, str], Case] = {
     ("irl", "eval_data"): ("later.jsonl", {"eval_fraction": None}),
     ("irl", "data"): ("later.jsonl", {}),
 }
-# What is given, or left out, together with a setting that asks for it.
+# Settings given or left out together with a setting that requires it.
 BESIDE: dict[str | tuple[str, str], dict[str, Any]] = {"constraint": _MASS, ("irl", "method"): {"samples": None}}
-# Settings that a plain run on a CPU refuses, and the pattern of what is said then; by method where only some do.
+# Settings that a plain run on a CPU refuses, and the pattern of the message; by method if only some refuse.
 REFUSALS: dict[str | tuple[str, str], str] = {
     ("meta", "dtype"): "round inner steps away",
     ("meta", "reference_sync_steps"): "share one reference|needs a frozen copy",
@@ -210,14 +210,14 @@ REFUSALS: dict[str | tuple[str, str], str] = {
 }
 
 
-# What only another setting that the method refuses would give an effect.
+# Settings that would have an effect only with another setting, which the method refuses.
 ALWAYS_REFUSED = {("meta", key) for key in ("reference_mixup", "learned_lr", "prior_labels")}
 ALWAYS_REFUSED |= {(method, key) for method in ONLINE for key in ("prior", "prior_labels")}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Models, a reward model, rewards, and data with whatever a setting may look at."""
+    """Models, a reward model, rewards, and data with every field that a setting reads."""
     path = tmp_path_factory.mktemp("settings")
     small = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1}
     model_folder(path / "model", **small)
@@ -295,7 +295,7 @@ def of_tasks(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def given_to(method: str, changes: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Settings of a run of three updates of two items, or of as many iterations of two prompts."""
+    """Settings of a run of three updates of two items, or of three iterations of two prompts."""
     base: dict[str, Any] = {"model": "model", "data": "pairs.jsonl", "batch_size": 2, "lr": 0.02, "device": "cpu"}
     base |= {"eval_fraction": 0.25, "max_tokens": 64}
     if method == "irl":
@@ -314,20 +314,20 @@ def given_to(method: str, changes: dict[str, Any], folder: Path) -> dict[str, An
 
 
 def _placed(value: Any, folder: Path) -> Any:
-    """The name of something in the folder as its path."""
+    """The path of a named object in the folder."""
     if not isinstance(value, str) or not (folder / value.partition(":")[0]).exists():
         return value
     return str(folder / value)
 
 
 def outcome(method: str, changes: dict[str, Any], folder: Path, place: Path, monkeypatch: Any) -> dict[str, Any]:
-    """What a run leaves behind and how it computed; or that it was refused, and why."""
+    """What a run leaves behind and how it computed, or the refusal with its reason."""
     own = {"out": "run"} | changes
     own |= {k: str(place / own[k]) for k in ("out", "reference_cache") if k in own}
     calls: Counter[str] = Counter()
     compiled = lambda module, **_: calls.update([f"compiled {type(module).__name__}"])  # noqa: E731
     monkeypatch.setattr(torch.nn.Module, "compile", compiled)
-    for name in ("build", "write_card"):  # repeat what is observed here, and take half of the time
+    for name in ("build", "write_card"):  # repeat the observed figures, and take half of the time
         monkeypatch.setattr(importlib.import_module("afzal.recipes.train").report, name, lambda *_: None)
     hook = register_module_forward_hook(lambda module, *_: calls.update([type(module).__name__]))
     try:
@@ -342,7 +342,7 @@ def outcome(method: str, changes: dict[str, Any], folder: Path, place: Path, mon
 
 
 def _files(place: Path) -> Iterator[tuple[str, str]]:
-    """Every file below, and the content of those that do not repeat the settings."""
+    """All files below, and the contents of those that do not repeat the settings."""
     for path in sorted(p for p in place.rglob("*") if p.is_file()):
         content = ""
         if path.name == "metrics.jsonl":
@@ -359,7 +359,7 @@ def _files(place: Path) -> Iterator[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def runs_before(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The outcome without the change: settings that need the same beside them share a run."""
+    """The outcome without the change; settings that need the same other settings share a run."""
     known: dict[str, dict[str, Any]] = {}
 
     def before(method: str, needed: dict[str, Any], monkeypatch: Any) -> dict[str, Any]:
@@ -398,7 +398,7 @@ def test_a_setting_of_training_changes_the_run(
     beside = BESIDE.get((method, key), BESIDE.get(key, {}))
     after = outcome(method, {**needed, **beside, key: value}, folder, tmp_path, monkeypatch)
     assert before != after, f"{key} has no effect on {method}"
-    if key not in ("columns", "skip_bad"):  # which mend what else is refused
+    if key not in ("columns", "skip_bad"):  # which lift other refusals
         assert "refused" not in before, before
     pattern = REFUSALS.get((method, key), REFUSALS.get(key))
     if pattern is not None:

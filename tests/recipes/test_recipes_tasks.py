@@ -1,4 +1,4 @@
-"""Runs on several tasks: shares of an epoch, accuracy by task, and what the page and the checks say of them."""
+"""Runs on several tasks: shares of an epoch, accuracy by task, and their place on the page and in the checks."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_the_held_out_loss_is_given_by_task(place: Path, method: str) -> None:
     first = next(r for r in runs.read_jsonl(path / "metrics.jsonl") if r.get("kind") == "eval" and r["step"] > 0)
     large, small = (first[f"tasks/losses/{k}"] for k in (0, 1))
     assert min(large, small) < first["loss"] < max(large, small)
-    if method == "dpo":  # whose pairs weigh the same
+    if method == "dpo":  # whose pairs have equal weights
         held = [e["held_out"] for e in runs.read_json(path / "run.json")["data"]["tasks"]]
         assert (held[0] * large + held[1] * small) / sum(held) == pytest.approx(first["loss"], abs=1e-6)
     alone = recipes.train(settings(place, f"{method}-alone", method, max_steps=1, data=str(place / "large.jsonl")))

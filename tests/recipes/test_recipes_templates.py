@@ -1,4 +1,4 @@
-"""Templates in whole runs: what ends an answer, what rows say to templates, and refusals in the template's words."""
+"""Templates in complete runs: ends of answers, template options of rows, and refusals in the template's words."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ PROMPTS = [
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model and a file of one question that is asked with four sets of options, and of others without."""
+    """A model and a file with one question under four sets of options, and other questions without options."""
     path = tmp_path_factory.mktemp("templates")
     _model(path, SAYS)
     (path / "rewards.py").write_text(REWARD)
@@ -195,7 +195,7 @@ def test_a_refusal_is_shown_in_the_templates_own_words(
     path = _file(tmp_path, rows)
     code = main(["check", str(path), "--model", str(model)])
     shown = capsys.readouterr().out
-    if not words:  # an empty turn of the assistant is no refusal
+    if not words:  # an empty assistant turn is not refused
         assert "4 of 4 items became tokens" in shown
         return
     assert code == 1

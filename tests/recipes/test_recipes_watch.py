@@ -1,4 +1,4 @@
-"""The KL that a run shows: of whole answers to the start, for every method, with an interval over prompts."""
+"""The KL that a run reports: of complete answers to the start, for every method, with an interval over prompts."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def plain_logps(model: Any, row: torch.Tensor) -> torch.Tensor:
 
 
 def test_the_kl_along_an_answer_is_the_sum_of_its_next_tokens_kls(policies):
-    """Of every decision of the answer, KL(policy || start) and not the other way round, in nats per answer."""
+    """The sum over the answer's decisions of KL(policy || start), not the reverse, in nats per answer."""
     policy, start = policies
     ids = ids_of(language.prompts()[0][:6])
     drawn = answers(policy, ids, 2)
@@ -196,11 +196,11 @@ def test_every_method_shows_its_kl_to_the_start(folder: Path, tmp_path: Path, na
     start, policy = (load_model(str(p)).requires_grad_(False) for p in (given["model"], run.path))
     rows = [r for r in runs.read_jsonl(run.path / "samples.jsonl") if r["stage"] == "after"]
     again = kl_again(run, policy, start, len(rows), given)
-    assert shown[-1] == pytest.approx(again, rel=1e-4, abs=1e-6)  # sums of float32, which small ones show
+    assert shown[-1] == pytest.approx(again, rel=1e-4, abs=1e-6)  # float32 sums, whose rounding shows in small values
 
 
 def kl_again(run: runs.Run, policy: Any, start: Any, n: int, given: dict[str, Any]) -> float:
-    """The KL of the saved policy to the model the run started from, by a watch made from the settings anew."""
+    """The KL of the saved policy to the run's start, by a watch newly made from the settings."""
     from afzal.prepare import prepare
 
     facts = run.facts()["config"]
@@ -231,7 +231,7 @@ def test_a_moving_reference_is_judged_by_where_the_run_started(folder: Path, tmp
 
 
 def test_whether_the_reference_is_the_start_is_a_fact_and_not_its_name(folder: Path, tmp_path: Path):
-    """A reference by path is another model, and one that names itself so is not."""
+    """A reference given by path counts as another model; one named as the start does not."""
     given = settings(folder, tmp_path / "named", max_steps=1, sample_prompts=0)
     named = runs.open_run(recipes.train(config.make("dpo", **given, reference=given["model"])))
     assert named.facts()["reference_is_start"] is False
