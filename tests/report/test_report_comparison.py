@@ -16,7 +16,7 @@ from afzal.report import Series, comparison_views, line_chart, raster, standalon
 
 
 def test_methods_are_told_apart_by_their_paired_difference_not_by_two_intervals():
-    """The intervals of a, 1.9 to 2.1, and b, 1.95 to 2.15, overlap; what counts is the difference, turned for b."""
+    """The intervals of a, 1.9 to 2.1, and b, 1.95 to 2.15, overlap; what counts is the difference, reversed for b."""
     close = body()
     assert comparison_views.findings(close)[0].endswith(
         "Their difference on the same prompts is 0.0500 [\N{MINUS SIGN}0.010, 0.110], so they cannot be told apart."

@@ -22,7 +22,7 @@ def commands(told: dict[str, Any], diagnoses: list[Diagnosis], audit: dict[str, 
 
 ROUNDS = {"method": "iterate", "config": {"rounds": 3}}
 START = {"model": {"path": "runs/sft"}}
-CHAT = "afzal chat runs/a --against runs/sft --blind"  # the start is named where it is no folder here
+CHAT = "afzal chat runs/a --against runs/sft --blind"  # the start is named if it is no local folder
 
 
 def alarm(severity: Any, **change: Any) -> Diagnosis:

@@ -17,7 +17,7 @@ VOID = {"meta", "link", "br", "hr", "img", "input"}
 
 
 class Checker(HTMLParser):
-    """Collects tags and attributes, and insists that elements nest."""
+    """Collects tags and attributes, and checks that elements nest."""
 
     def __init__(self):
         super().__init__(convert_charrefs=True)

@@ -61,11 +61,11 @@ def test_the_range_is_that_of_the_usual_series():
     usual = [[0.7, 0.5, 0.4, 0.3], [0.69, 0.52, 0.41, 0.31], [0.71, 0.49, 0.39, 0.3]]
     assert focus([*usual, [0.7, 8.0, 400.0, 9e4]]) == (0.3, 0.71)
     assert focus(usual) == (0.3, 0.71)
-    assert focus([[0.7, 0.5], [70.0, 50.0]]) == (0.5, 70.0)  # of two nobody knows which is the stray
+    assert focus([[0.7, 0.5], [70.0, 50.0]]) == (0.5, 70.0)  # with two runs, either could be the stray
     assert focus([[1.0], [1.1], [50.0]])[1] in (1.1, 50.0)
     assert focus([[], [None, math.nan]]) == (0.0, 1.0)
     assert focus([[5.0, 5.0]]) == (5.0, 5.0)
-    assert focus([[0.5]] * 3 + [[0.5, 9.0]]) == (0.5, 9.0)  # a constant tells nothing of what is usual
+    assert focus([[0.5]] * 3 + [[0.5, 9.0]]) == (0.5, 9.0)  # a constant says nothing about the usual range
 
 
 def test_a_spike_is_cut_and_a_steep_start_is_not():
@@ -174,7 +174,7 @@ def test_a_policy_far_away_stands_at_the_edge_of_the_frontier_with_its_values():
     assert collisions(drawing) == []
     assert inside(drawing, slack=8)
     xs = [float(x) for x in re.findall(r'<circle class="d s[0-4]" cx="([\d.]+)" cy="[\d.]+" r="4"', drawing)]
-    assert max(xs) - min(xs) > 60  # the others are told apart
+    assert max(xs) - min(xs) > 60  # the others are distinguished
 
 
 def test_labels_of_many_policies_in_one_place_do_not_collide():
@@ -183,7 +183,7 @@ def test_labels_of_many_policies_in_one_place_do_not_collide():
 
 
 def method(n_seeds):
-    """A method with two snapshots, as a comparison has it."""
+    """A method with two snapshots, as in a comparison."""
     mean = {"value": 1.0, "low": -20.0, "high": 22.0}
     curve = [
         {"seeds": n_seeds, "kl": {"value": x, "low": 0, "high": 9}, "rewards": {"r": {**mean, "value": x}}}

@@ -125,7 +125,7 @@ def test_labels_do_not_overlap_and_keep_their_order():
     gaps = [b - a for a, b in itertools.pairwise(placed)]
     assert min(gaps) >= 12
     assert spread([195.0, 199.0], 20, 200)[1] <= 200
-    assert spread([30.0, 100.0], 20, 200) == [30.0, 100.0]  # nothing moves without need
+    assert spread([30.0, 100.0], 20, 200) == [30.0, 100.0]  # nothing moves unnecessarily
 
 
 def test_readout_names_every_series_at_a_step():
