@@ -1,4 +1,4 @@
-"""What scores are worth against preferences: worked out by hand, over prompts, pairs by their weight."""
+"""Assessment of scores against preferences: by hand, over prompts, with weighted pairs."""
 
 import math
 
@@ -11,7 +11,7 @@ from afzal.stats.intervals import wilson
 
 
 def scored(name, prompt, scores, *votes):
-    """An item whose responses have the scores, 3 tokens for the first and one more for each that follows."""
+    """An item whose responses have these scores; the first has 3 tokens, each further one has one more."""
     responses = tuple(Response(f"answer {k}") for k in range(len(scores)))
     lengths = np.arange(3, 3 + len(scores))
     return ScoredItem(Item(name, prompt, responses, votes), np.array(scores, float), np.zeros(len(scores)), lengths)
@@ -54,7 +54,7 @@ def test_pairs_count_by_their_weight_and_equal_scores_half():
 
 
 def test_a_score_that_goes_against_people_is_told_so():
-    """Signs: score falls with length, and agrees with no vote."""
+    """Signs: the score falls with length and agrees with no vote."""
     rows = [scored(f"{k}", f"Q{k}", (2.0 + 0.1 * k, 1.0), Comparison(0, 1, "second")) for k in range(12)]
     result = assess(rows)
     assert result.accuracy is not None
@@ -73,7 +73,7 @@ def test_annotators_agreement_is_over_prompts():
 
 
 def test_a_small_sample_is_not_called_a_bad_model():
-    """20 pairs of a perfectly calibrated model: the page and the lines say what chance alone makes."""
+    """20 pairs of a perfectly calibrated model: the page and the lines report the error due to chance."""
     rng = np.random.default_rng(1)
     gaps = rng.normal(0, 1.5, 20)
     right = rng.random(20) < 1 / (1 + np.exp(-gaps))

@@ -1,4 +1,4 @@
-"""Functions get the other columns of the rows that they ask for, wherever a row is known; two texts stay enough."""
+"""Reward functions get the other columns that they ask for, wherever a row is known; two texts are still enough."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def cost(model, pi_logps, ref_logps, yw_idxs, yl_idxs, batch, level):
 """
 
 
-# What a function asks for
+# Columns that a function asks for
 
 
 def test_what_a_function_asks_for_beyond_its_own_parameters():
@@ -102,7 +102,7 @@ def test_a_function_of_trl_gets_lists_by_name_and_messages_of_conversations():
 def test_a_parameter_that_no_row_has_is_named_with_the_columns_that_there_are():
     with pytest.raises(AfzalError, match="mine asks for nowhere") as caught:
         by_text(lambda prompt, answer, nowhere: 0.0, "mine")(["p"], ["a"], None, [{"solution": 1, "level": 2}])
-    assert "level" not in str(caught.value)  # what it does not ask for was not handed on
+    assert "level" not in str(caught.value)  # columns that it does not ask for are not passed
     with pytest.raises(AfzalError) as caught:
         asked_by(lambda prompt, answer, nowhere: 0.0).refuse_missing(["solution", "level"], "mine", "rows.jsonl")
     assert "level, solution" in caught.value.why
@@ -129,7 +129,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def heard_by(world: Path) -> list[Any]:
-    """What the functions of the file were told, and forget it."""
+    """What the functions of the file received; clears the record."""
     from afzal.objectives import load_function
 
     heard = load_function(f"{world}/functions.py:two").__globals__["heard"]
@@ -220,7 +220,7 @@ def test_a_parameter_that_no_row_has_ends_every_command_before_it_begins(world: 
 
 
 def plain_prompts(world: Path) -> str:
-    """A file of prompts whose other column nobody suspects."""
+    """A file of prompts with one other column."""
     lines = [{"prompt": f"{k:02d}?", "level": k, "note": f"{k:02d}"} for k in range(4)]
     (world / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return "prompts.jsonl"

@@ -1,4 +1,4 @@
-"""What answers are worth: functions and reward models as one thing, and what is said when they cannot be had."""
+"""Reward sources: one interface to functions and reward models, and the messages if one cannot be loaded."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_a_language_model_is_no_reward_model(folder):
 
 
 def test_a_reward_model_gives_its_mean_head_less_its_shift(folder):
-    """Against the model itself, one answer at a time; an answer of nothing is its end mark."""
+    """Against the model itself, one answer at a time; an empty answer consists of its end mark."""
     prompts = ["why?", "why?", "how so?", "why?"]
     answers = [" yes", " because it is so", " no", ""]
     scores = reward_source(str(folder / "judge"))(prompts, answers)
@@ -108,7 +108,7 @@ def test_a_reward_model_gives_its_mean_head_less_its_shift(folder):
 
 
 def test_an_answer_that_was_cut_is_read_without_an_end_mark(folder):
-    """As it was written. One of no tokens at all keeps its mark, since there is nothing else to read a score at."""
+    """Read as written. An answer without tokens keeps its mark, since there is no other position for the score."""
     prompts, answers, ended = ["why?"] * 4, [" yes", " because it is", " because it is", ""], [True, False, True, False]
     source = reward_source(str(folder / "judge"))
     model, tokenizer = load_reward_model(str(folder / "judge")), byte_tokenizer()
@@ -139,7 +139,7 @@ def test_a_run_that_named_its_end_mark_is_read_with_it(folder, tmp_path):
 
 
 def test_a_text_that_no_data_would_hold_is_read_as_it_was_cut(folder):
-    """Its tokens do not read back, so that it goes another way: a spelled-out end mark is plain text there too."""
+    """Its tokens do not survive a round trip, so it takes another path; there too a spelled-out end mark is plain text."""
     tokenizer = byte_tokenizer()
     reader = _reader(str(folder / "judge"))
     rows = [("why?", " so", True), ("why?", " so", False)]
