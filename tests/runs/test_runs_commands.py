@@ -13,7 +13,7 @@ from afzal.runs.environment import extras
 
 @pytest.fixture
 def three(tmp_path):
-    """A finished run with evaluations, one that stopped early without, one that was killed."""
+    """Three runs: finished with evaluations, stopped early without evaluations, and killed."""
     with runs.create(tmp_path / "a-dpo", {}) as run:
         run.update(method="dpo", status="finished", step=20, steps=20, seconds=12.5)
         run.log({"kind": "eval", "step": 0, "loss": 0.6931, "rewards/accuracies": 0.0})

@@ -10,7 +10,7 @@ import pytest
 
 from afzal.runs.environment import usable_cpus
 
-environment = import_module("afzal.runs.environment")  # whose name in the package is that of its function
+environment = import_module("afzal.runs.environment")  # in the package its name refers to its function
 
 
 def _group(folder: Path, files: dict[str, str]) -> Path:

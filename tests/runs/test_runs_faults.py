@@ -49,7 +49,7 @@ def arguments(place: Path, out: Path, **changes: str) -> list[str]:
 
 
 def refused(capsys, args: list[str], *said: str) -> str:
-    """Run, and hold the message to the form that every fault must have."""
+    """Run, and check that the message has the form required of every fault."""
     code = main(args)
     error = capsys.readouterr().err
     assert code == 2, error

@@ -153,7 +153,7 @@ def test_an_existing_run_is_refused_with_resume_as_the_remedy(tmp_path):
 
 
 def test_facts_are_replaced_atomically(tmp_path, monkeypatch):
-    """A failure in the middle of an update leaves the old facts and no rubbish."""
+    """A failure in the middle of an update leaves the old facts and no stray files."""
     run = runs.create(tmp_path, {})
     run.update(step=1, data={"rows": 3})
     real = os.write
@@ -291,7 +291,7 @@ def test_two_processes_cannot_write_one_run_and_a_killed_one_frees_it(tmp_path):
         with pytest.raises(AfzalError) as caught:
             runs.resume(tmp_path)
         assert f"process {holder.pid} on" in caught.value.why
-        assert runs.open_run(tmp_path).status() == "running"  # reading is free
+        assert runs.open_run(tmp_path).status() == "running"  # reading takes no lock
         with pytest.raises(AfzalError, match="already holds a run"):  # though it has no update yet
             refuse_used(tmp_path)
     finally:
@@ -352,7 +352,7 @@ def test_without_kernel_locks_the_process_id_decides(tmp_path, monkeypatch):
     left_by()
     assert lock.acquire(tmp_path) == record
     assert lock.holder(tmp_path) == record
-    left_by(started="1")  # the number belongs to another process now
+    left_by(started="1")  # the process id now belongs to another process
     assert lock.holder(tmp_path) is None
     left_by(host="another-machine")
     assert lock.acquire(tmp_path) is not None
@@ -380,7 +380,7 @@ def test_a_lock_file_that_is_something_else_is_refused_and_untouched(tmp_path):
         assert why in caught.value.why
         assert os.listdir(out) == ["run.lock"]
     assert precious.read_text() == "precious"
-    assert lock.holder(pipe) is None  # asking does not wait for a writer of the pipe
+    assert lock.holder(pipe) is None  # the check does not wait for a writer of the pipe
 
 
 # --- finding ----------------------------------------------------------------------------------------------------------
@@ -429,7 +429,7 @@ def test_environment_imports_nothing_heavy():
 
 @pytest.mark.parametrize("written", [(), ("run.yaml",), ("run.yaml", "run.json")])
 def test_a_second_start_into_a_folder_hears_of_the_first_at_any_moment_of_it(tmp_path, written):
-    """Not that the folder holds a run to be resumed, nor that it holds other things."""
+    """The message is neither that the folder holds a run to resume nor that it holds other files."""
     made = runs.create(tmp_path / "made", {})
     made.release()
     out = tmp_path / "out"

@@ -1,4 +1,4 @@
-"""A place that cannot be written to is told at once, and in the same words whichever command meets it."""
+"""An unwritable place is reported immediately, in the same words by every command."""
 
 import json
 import os
