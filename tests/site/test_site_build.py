@@ -1,4 +1,4 @@
-"""The documentation as a site: what is written for the generator, and its pages in a browser without a network."""
+"""The documentation site: the generator's input, and the pages in a browser without a network."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_the_commands_of_the_five_minutes_are_understood(line: str):
 
 
 def python() -> str | None:
-    """A Python that has the generator: this one, or the one of `make site`."""
+    """A Python with the generator installed: this one, or that of `make site`."""
     own = ROOT / ".venv-docs" / "bin" / "python"
     for candidate in (sys.executable, str(own)):
         if Path(candidate).exists():
