@@ -1,4 +1,4 @@
-"""Agreement by hand, against published examples, and on real annotations beside their reference values."""
+"""Agreement by hand, against published examples, and on real annotations with reference values."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def test_dawid_skene_finds_who_is_right_how_often():
     better = (model.posterior.argmax(1) == truth).mean()
     assert better > (annotators.majority(labels, 2) == truth).mean() + 0.03
     assert model.confusion.sum(-1) == pytest.approx(np.ones((5, 2)))
-    assert model.confusion[4, 0, 1] > 0.7  # the one turned round says 1 where the truth is 0
+    assert model.confusion[4, 0, 1] > 0.7  # the reversed annotator says 1 when the truth is 0
 
 
 def test_dawid_skene_does_not_mind_names():
@@ -56,9 +56,9 @@ def test_gold_items_are_held_at_their_truth():
 
 
 def test_gold_items_are_held_at_their_truth_from_the_start():
-    """Where all is known, the first confusion matrices are the last: the second iteration finds the same likelihood.
+    """If every truth is known, the first confusion matrices are final: the second iteration has the same likelihood.
 
-    The annotator says 0, 0, 1, 1 of items that are 0, 1, 1, 1: counts (1, 0) and (1, 2), with .01 each beside them.
+    The annotator says 0, 0, 1, 1 of items that are 0, 1, 1, 1: counts (1, 0) and (1, 2), plus .01 each.
     """
     labels, gold = np.array([[0], [0], [1], [1]]), np.array([0, 1, 1, 1])
     model = annotators.dawid_skene(labels, 2, gold=gold, iterations=2)
@@ -123,7 +123,7 @@ def test_dawid_skene_moves_nothing_on_pandalm(shared):
 
 
 def jury(shared) -> tuple[np.ndarray, np.ndarray, dict]:
-    """24 judges of LLMBar, each heard where its two games agree."""
+    """24 judges of LLMBar, each counted if its two games agree."""
     rows = [json.loads(line) for line in (shared / "data/annot/llmbar_gold_vs_judges.jsonl").open()]
     names = list(rows[0]["judges"])
     games = np.array([[[int(v or 0) for v in row["judges"][name]] for name in names] for row in rows])
@@ -160,7 +160,7 @@ def test_ten_gold_items_mend_it(shared, n_gold):
 
 
 def test_equal_items_count_as_often_as_they_are():
-    """A hundred copies of every item: the same answer, a hundred times the likelihood but for the smoothing."""
+    """A hundred copies of every item: the same result, and a hundred times the log-likelihood apart from smoothing."""
     generator = np.random.default_rng(4)
     labels = np.where(
         generator.random((40, 4)) < 0.8, generator.integers(2, size=(40, 1)), generator.integers(2, size=(40, 4))

@@ -1,4 +1,4 @@
-"""Strengths by hand, planted and found again; what has no finite strength is named; intervals over prompts."""
+"""Strengths by hand and recovered from planted ones; models without a finite strength are named; intervals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from afzal.stats import bradley_terry as bt
 
 
 def two(wins: int, losses: int, ties: int = 0) -> bt.Games:
-    """Comparisons of model 0 with model 1, each on a prompt of its own."""
+    """Comparisons of model 0 with model 1, each on a different prompt."""
     outcome = [1.0] * wins + [0.0] * losses + [0.5] * ties
     return bt.games([0] * len(outcome), [1] * len(outcome), outcome, range(len(outcome)), 2)
 

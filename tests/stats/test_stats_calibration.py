@@ -157,7 +157,7 @@ def test_one_prompt_has_no_interval():
 
 
 def test_a_slope_knows_that_points_share_prompts():
-    """By hand: the slope without each prompt in turn (jackknife). Points repeated tell nothing new."""
+    """By hand: the slope without each prompt in turn (jackknife). Repeated points add no information."""
     rng = np.random.default_rng(4)
     x, prompt = rng.normal(size=30), np.arange(30) // 3
     y = 0.5 * x + rng.normal(size=10)[prompt]

@@ -154,7 +154,7 @@ def test_wins_by_common_random_numbers_agree_with_the_exact_win_rate(samples):
     apart = comparing.same_draws(samples, samples)
     assert comparing.wins(ours, theirs, apart).mean() == pytest.approx(truth, abs=0.012)
     coupled = np.mean([(ours[:, k] > theirs[:, k]) + 0.5 * (ours[:, k] == theirs[:, k]) for k in range(samples)])
-    assert abs(coupled - truth) > 0.02  # what the pairs of the same number would say
+    assert abs(coupled - truth) > 0.02  # the result of pairs with the same number
     four = drawn(better)[:, : samples // 2 * 2].reshape(len(which), samples // 2, 2).max(2)
     best, pair = exact.best_of(better, rewards, 2), comparing.same_draws(samples // 2, samples, 2, 1)
     if samples > 2:
@@ -205,7 +205,7 @@ def test_differences_pair_the_prompts():
 
 
 def test_errors_are_those_of_prompts_not_of_answers():
-    """Ten equal answers to a prompt are one fact about it."""
+    """Ten equal answers to a prompt are one observation."""
     once = np.array([[0.0], [1.0], [2.0]])
     assert comparing.standard_error(once.repeat(10, 1)) == pytest.approx(1 / math.sqrt(3))
     assert comparing.standard_error(once[:1]) is None
@@ -254,7 +254,7 @@ def test_a_share_of_verdicts_of_one_seed_is_that_over_prompts_and_leaves_out_no_
 
 
 def test_a_share_of_verdicts_is_as_unsure_as_its_seeds_and_never_sure_of_all():
-    """Two seeds that part on every prompt: over prompts a half is certain; over two seeds nothing is known."""
+    """Two seeds that disagree on every prompt: over prompts a half is certain; over two seeds nothing is known."""
     apart = comparing.share_of_verdicts(np.stack([np.ones(40), np.zeros(40)]))
     assert apart is not None
     assert (apart.value, apart.low, apart.high) == (0.5, 0.0, 1.0)

@@ -43,7 +43,7 @@ def test_the_front_is_that_of_all_comparisons_on_a_thousand_sets_with_ties_and_u
         several += len(set(points)) > 1
         twins += len(set(points)) < len(points)
         unknown += bool(len(cost) and not np.isfinite(cost).all())
-    assert min(several, twins, unknown) > 100  # the sets do have what the test is about
+    assert min(several, twins, unknown) > 100  # the sets do contain the cases under test
 
 
 @pytest.mark.parametrize("seed", range(20))

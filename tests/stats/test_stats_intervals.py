@@ -1,4 +1,4 @@
-"""Intervals: textbook values, closed forms, scipy's own, and what must not change them."""
+"""Intervals: textbook values, closed forms, scipy's intervals, and invariances."""
 
 import math
 
@@ -58,7 +58,7 @@ def test_rows_that_differ_within_their_prompt_as_between_prompts_are_worth_thems
 
 @pytest.mark.parametrize("prompts", [1, 2, 5, 50])
 def test_a_share_of_one_is_as_sure_as_its_prompts(prompts):
-    """Whether rows of a prompt differ cannot be seen where all are right, so the prompts are what counts."""
+    """If all rows are right, differences within a prompt cannot be seen, so the prompts count."""
     rate = share(clustered([k % prompts for k in range(100)], [1.0] * 100))
     assert (rate.low, rate.high) == pytest.approx(wilson(prompts, prompts), abs=1e-12)
     none = share(clustered([k % prompts for k in range(100)], [0.0] * 100))
@@ -66,7 +66,7 @@ def test_a_share_of_one_is_as_sure_as_its_prompts(prompts):
 
 
 def test_one_prompt_is_one_row_at_most():
-    """Nothing is seen of the variance over prompts, so its rows may be all alike."""
+    """The variance over prompts is unknown, so the rows may all be alike."""
     rate = share(clustered("aaaaa", [1, 1, 0, 0, 0]))
     assert (rate.value, rate.n) == (0.4, 1)
     assert (rate.low, rate.high) == pytest.approx(wilson(0.4, 1), abs=1e-12)

@@ -71,7 +71,7 @@ def test_a_copy_of_the_crowd_passes_the_alt_test_and_its_opposite_fails():
 
 
 def test_prediction_powered_by_hand():
-    """A judge without error on the labelled rows gives its own mean on everything."""
+    """A judge without error on the labelled rows gives its mean over all rows."""
     y = np.array([1.0, 0.0, 1.0, 0.0])
     every = np.tile(y, 25)
     perfect = judging.prediction_powered(y, y, every)
@@ -96,7 +96,7 @@ def test_a_correction_by_hand():
 
 @pytest.mark.parametrize(("slope", "power"), [(0.5, None), (-0.5, 0.0), (3.0, 1.0)])
 def test_with_every_row_labelled_the_judge_adds_nothing(slope, power):
-    """Also where the weight of a judge is held at 0 or at 1."""
+    """Also if the weight of a judge is clamped to 0 or 1."""
     generator = np.random.default_rng(3)
     f = generator.random(40)
     y = slope * f + 0.1 * generator.random(40)
@@ -148,7 +148,7 @@ def test_a_ridge_draws_the_slope_where_lengths_do_not_overlap():
 
 @pytest.mark.filterwarnings("error")
 def test_resamples_that_lengths_separate_end_in_silence():
-    """The fit of such a resample has no maximum: its log-odds grow past what exp can hold."""
+    """The fit of such a resample has no maximum: its log-odds overflow exp."""
     score, gap = np.array([1, 1, 1, 0.5, 0.5, 1, 0, 1]), np.array([0, -2, 20, 17, 12, -9, 9, 24])
     controlled = judging.length_controlled(score, gap, range(8), resamples=200).controlled
     assert 0 <= controlled.low <= controlled.value <= controlled.high <= 1
@@ -246,7 +246,7 @@ def test_a_judge_beside_the_ceiling_of_people(shared):
 
 @pytest.mark.parametrize(("n", "narrower"), [(50, 0.827), (100, 0.845), (200, 0.869)])
 def test_a_few_labels_and_a_judge_on_everything(shared, n, narrower):
-    """400 draws of labelled rows: coverage, and narrower than the labels alone by as much as the reference says."""
+    """400 draws of labelled rows: coverage, and a width relative to the labels alone that matches the reference."""
     labels, _, verdicts, _ = pandalm(shared)
     points = np.array([0.5, 1.0, 0.0])
     people, judge = points[labels].mean(1), np.where(verdicts < 0, 0.5, points[np.maximum(verdicts, 0)])

@@ -1,4 +1,4 @@
-"""Distances between rewards: what must not change them, and values worked out by hand."""
+"""Distances between rewards: invariances, and values worked out by hand."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_epic_of_unrelated_rewards_is_the_root_of_a_half(world):
 def test_epic_by_hand():
     # centred: (-1, 0, 1) and (-1, 1, 0): rho = 1 / 2, so sqrt(1 / 4)
     assert epic(np.array([0.0, 1, 2]), np.array([5.0, 7, 6]), ["a"] * 3).value == pytest.approx(0.5, abs=1e-12)
-    # a response that counts nothing is not there
+    # a response of weight 0 is ignored
     truth, other = np.array([0.0, 1, 2, 99]), np.array([5.0, 7, 6, -99])
     assert epic(truth, other, ["a"] * 4, np.array([1.0, 1, 1, 0])).value == pytest.approx(0.5, abs=1e-12)
 
