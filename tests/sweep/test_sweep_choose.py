@@ -1,4 +1,4 @@
-"""The choice within the budget and the figures beside it, on made-up answers; the words of the page."""
+"""The choice within the budget and its figures, on made-up answers; the text of the page."""
 
 from __future__ import annotations
 

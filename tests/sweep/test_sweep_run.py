@@ -1,4 +1,4 @@
-"""A whole sweep on the enumerable language: the choice against brute force, failures, resuming, one reference."""
+"""A complete sweep on the enumerable language: the choice against brute force, failures, resuming, one reference."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def files(out: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def made(place, settings_of, tmp_path_factory) -> tuple[config.SweepConfig, list[str], list[int]]:
-    """A sweep with an arm that diverges; what it said; and how many log-probs were computed for the reference."""
+    """A sweep with an arm that diverges, its output, and the number of log-probs computed for the reference."""
     out = tmp_path_factory.mktemp("made") / "out"
     said: list[str] = []
     written: list[int] = []
@@ -195,7 +195,7 @@ def test_nothing_but_diverged_arms_exits_with_one(settings, tmp_path, capsys):
 
 
 def test_a_run_that_the_sweep_did_not_make_is_refused_not_failed(made, settings_of):
-    """A fault of the folder ends the sweep with its name; it is no property of an arm."""
+    """A fault of the folder ends the sweep and is named; it is no failure of an arm."""
     other = settings_of(Path(made[0].out), space=made[0].space, confirm=1, examples=512)
     with pytest.raises(AfzalError, match="cannot be reused"):
         sweep(other, say=lambda line: None)
@@ -293,7 +293,7 @@ def test_kl_falls_with_beta_and_the_choice_is_the_exact_best(place, settings, tm
 
 @pytest.mark.slow
 def test_killed_at_several_points_it_ends_with_the_same_bytes_and_trains_nothing_twice(settings, tmp_path):
-    """A sweep in a process of its own, killed after each of several times, against one that was never stopped."""
+    """A sweep in a separate process, killed at each of several points, against one that was never stopped."""
     space = {"beta": [0.1, 0.5], "lr": [1e-3, 2e-3, RUINOUS]}
     whole = settings(tmp_path / "o", space=space, seeds=[0, 1], confirm=1, examples=1024)
     (tmp_path / "sweep.yaml").write_text(config.dump(whole))
@@ -301,7 +301,7 @@ def test_killed_at_several_points_it_ends_with_the_same_bytes_and_trains_nothing
     expected = files(tmp_path / "o")
     (tmp_path / "o").rename(tmp_path / "never-stopped")
     said = ""
-    # as a training is begun, within one, as an arm has failed, as the confirmation begins
+    # as a training starts, within one, after an arm has failed, as the confirmation starts
     for seen in ("a000-0: training", "step 1/17", "a001-1: training", "a002-0: failed", "confirming"):
         said += _run(tmp_path, seen)
     said += _run(tmp_path, None)
@@ -311,7 +311,7 @@ def test_killed_at_several_points_it_ends_with_the_same_bytes_and_trains_nothing
         folder = tmp_path / "o" / "runs" / name.partition(":")[0]
         steps = [r["step"] for r in runs.open_run(folder).metrics("train")]
         assert steps == sorted(set(steps))
-    # a training is begun a second time only where the kill came before its first facts were on the disk
+    # a training starts a second time only if the kill came before its first facts were on the disk
     assert {name for name, n in trained.items() if n > 1} <= {"a000-0: training", "a001-1: training"}
     assert len(trained) >= 12
 
@@ -368,7 +368,7 @@ def test_tpe_and_pruning_resume_the_way_they_went(settings, tmp_path):
 
 
 def _alive(mark: str) -> list[str]:
-    """Processes that were started with a text in their environment."""
+    """Processes that have a text in their environment."""
     alive = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
@@ -378,9 +378,9 @@ def _alive(mark: str) -> list[str]:
 
 
 def _run(folder: Path, until: str | None, *more: str) -> str:
-    """``afzal sweep`` in a process of its own, killed once it says ``until``; returns what it said.
+    """Run ``afzal sweep`` in a separate process and kill it once it prints ``until``; returns the output.
 
-    Output comes line by line, so that the kill falls where it is wanted and not after some time.
+    Output is line-buffered, so that the kill comes at the intended point.
     """
     env = {**os.environ, "PYTHONPATH": str(SRC), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "PLACE": str(folder)}
     command = [sys.executable, "-m", "afzal", "sweep", str(folder / "sweep.yaml"), *more]

@@ -58,7 +58,7 @@ def test_size_of_a_space():
 
 
 def test_updates_for_equal_examples_against_the_feed_of_trees(monkeypatch):
-    """Examples seen are counted from the very updates that the loop would ask for."""
+    """Examples are counted from the exact updates that the loop would request."""
     monkeypatch.setattr("afzal.train.feed.weight_per_item", lambda trees: 1.0)
     for items in (7, 20, 64):
         for batch in (1, 3, 8, 64, 100):
