@@ -24,7 +24,7 @@ def layout_of(shapes):
 
 
 def allowed(shapes, window):
-    """bool ``[N, N]`` by definition: same tree, the prompt or one's own branch, not later, inside the window."""
+    """bool ``[N, N]`` by definition: same tree, prompt or same branch, not later, inside the window."""
     owner, branch, position = [], [], []
     for i, (p, branches) in enumerate(shapes):
         for b, (start, n) in enumerate([(0, p), *((p, c) for c in branches)]):
@@ -39,7 +39,7 @@ def allowed(shapes, window):
 
 
 def seen(plan, n):
-    """What the plan lets every row position look at; -1 counts a key that is offered twice."""
+    """How often the plan lets each position see each key; more than once is an error."""
     counts = np.zeros((n, n), dtype=int)
     slot = queries = keys = 0
     inverse = plan.inverse.numpy()

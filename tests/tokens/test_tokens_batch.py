@@ -1,4 +1,4 @@
-"""What a batch says of its pairs: who is preferred, how surely, with what weight and margin, over all trees."""
+"""The pairs of a batch over all trees: preferred response, probability, weight and margin."""
 
 from dataclasses import replace
 

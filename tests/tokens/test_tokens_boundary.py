@@ -1,4 +1,4 @@
-"""The joint of prompt and response: what is scored decodes to the response and one EOS, on every kind of tokenizer."""
+"""The boundary of prompt and response: scored tokens decode to the response and one EOS, for every tokenizer kind."""
 
 import random
 import unicodedata
@@ -150,7 +150,7 @@ def _chats_hold(template: str, tokenizer: Any, n: int) -> None:
     for (prompt, response), tree in zip(pairs, encoded.trees, strict=True):
         (branch,) = tree.branches
         expected = ANSWERS[template](response, tokenizer.eos_token)
-        unscored = tokenizer.decode(branch.ids[~branch.scored])  # white space of the template, where it is a token
+        unscored = tokenizer.decode(branch.ids[~branch.scored])  # the template's white space, if it is a token
         assert unscored.strip() == ""
         assert branch.scored[len(branch.ids[~branch.scored]) :].all()
         said = Speaker(tokenizer).continuation(tree.prompt.tolist(), branch.ids.tolist())

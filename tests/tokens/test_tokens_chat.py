@@ -1,4 +1,4 @@
-"""Conversations: what is scored, what is not, where a turn ends, and what cannot be trusted."""
+"""Conversations: scored and unscored tokens, ends of turns, and templates that cannot be trusted."""
 
 from typing import Any
 

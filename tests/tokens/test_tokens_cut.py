@@ -1,4 +1,4 @@
-"""Cuts: no response to nothing, one prompt for all branches, everything on record."""
+"""Cuts: no empty response, one prompt for all branches, every cut recorded."""
 
 import numpy as np
 import pytest
@@ -63,7 +63,7 @@ def test_cut_trees_keep_their_promises(given_items: list[Item], max_tokens: int)
 
 
 def _ends_with(whole: np.ndarray, part: np.ndarray) -> bool:
-    """Whether ``part`` is the right end of ``whole``, but for a BOS kept in front."""
+    """Whether ``part`` is the right end of ``whole``, apart from a BOS kept in front."""
     n = len(part) - 1
     return n == 0 or np.array_equal(whole[-n:], part[1:])
 

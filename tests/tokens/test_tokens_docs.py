@@ -1,4 +1,4 @@
-"""The page on tokens is run as it stands."""
+"""The examples of the page on tokens run unchanged."""
 
 import doctest
 import re

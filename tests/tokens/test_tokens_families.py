@@ -21,7 +21,7 @@ ANSWER = "It is blue.\nMostly."
 
 
 def _cases(family: Family) -> list[tuple[tuple[Message, ...], Message, dict[str, Any]]]:
-    """Prompt, answer and what the row says to its template: with and without system, history, tools, thoughts."""
+    """Prompt, answer and template options of the row: with and without system, history, tools, thoughts."""
     leads = [(), (SYSTEM,)] if family.has_system else [()]
     tools = [{}, {"tools": TOOLS}] if family.has_tools else [{}]
     thoughts = ["", THOUGHTS] if family.thinks else [""]
@@ -71,7 +71,7 @@ def test_tokens_are_those_of_the_templates_own_rendering(name: str, build: Any) 
             written = whole[: at + len(family.end)] if whole[at:].startswith(family.end) else whole[:at] + family.end
             assert written.endswith(end)
             assert tokenizer.decode(ids) == written
-            # where one token would hold the end of the prompt and what follows, the prompt stays as the model is fed
+            # if one token would span the prompt's end and the answer's start, the prompt stays as the model gets it
             one_text = _ids(tokenizer, written)
             assert ids == one_text or one_text[: len(tree.prompt)] != tree.prompt.tolist()
         said = tokenizer.decode(branch.ids[branch.scored])
@@ -118,7 +118,7 @@ def test_tokenizers_that_put_a_space_before_every_text(name: str) -> None:
 
 
 def test_an_answer_reads_back_as_it_was_said_right_after_a_marker() -> None:
-    """Otherwise what a policy wrote in a round would be trained on with one space more."""
+    """Otherwise answers that a policy wrote in a round would be trained on with an extra space."""
     for build in (byte_tokenizer, bpe_tokenizer, llama_tokenizer):
         tokenizer = build(template=template_of("phi4"))
         for text in ("It is blue.", " It is blue.", "  two"):
@@ -128,7 +128,7 @@ def test_an_answer_reads_back_as_it_was_said_right_after_a_marker() -> None:
 
 
 def _branch(name: str, prompt: tuple[Message, ...], *said: Message, **extra: Any) -> tuple[str, list[str], Encoded]:
-    """The prompt, the runs of the only branch (scored ones in brackets), and all that came of it."""
+    """The prompt, the runs of the only branch (scored ones in brackets), and the full result."""
     tokenizer = _tokenizer(name)
     encoded = encode([Item("x", prompt, (Response(said),), extra=extra)], tokenizer, max_tokens=9999)
     (tree,) = encoded.trees

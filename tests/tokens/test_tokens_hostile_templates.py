@@ -1,4 +1,4 @@
-"""Templates are somebody else's programs: they end in bounded time and memory, run no code, and harm nothing."""
+"""Templates are untrusted programs: they end in bounded time and memory, run no code, and do no harm."""
 
 import json
 import resource
@@ -51,7 +51,7 @@ OVER = {
     "{% endfor %}{% endfor %}",
 }
 
-# what runs code where a sandbox has holes: each must be refused, or be text without meaning
+# sandbox escapes that would run code: each must be refused, or come out as plain text
 ESCAPES = (
     "{{ ''.__class__.__mro__[1].__subclasses__() }}",
     "{{ messages.__init__.__globals__ }}",
@@ -72,7 +72,7 @@ def _item(answer: str = "An answer.") -> Item:
     return Item("x", (Message("user", "Hi there."),), (Response((Message("assistant", answer),)),), where="f.jsonl:1")
 
 
-# each takes seconds to reach a limit that another one reaches as well
+# each takes seconds to reach a limit that another one also tests
 SLOW = ("loop without an end", "a number that squares", "replace that grows")
 
 
@@ -83,7 +83,7 @@ def test_a_template_that_runs_on_ends_the_command(name: str) -> None:
         encode([_item()] * 3, byte_tokenizer(), max_tokens=99, chat_template=OVER[name] + SAY)
     assert "chat_template" in str(told.value)
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 2 * SECONDS + 4
-    # the next template is none the worse for it
+    # the next template is unaffected
     assert len(encode([_item()], byte_tokenizer(template=CHATML), max_tokens=99).trees) == 1
 
 
@@ -92,7 +92,7 @@ def test_no_template_reaches_out_of_its_sandbox(template: str, tmp_path: Path) -
     escaped = tmp_path / "escaped"
     encoded = encode([_item()], byte_tokenizer(), max_tokens=999, chat_template=template.replace("HERE", str(escaped)))
     assert not escaped.exists()
-    if encoded.trees:  # an attribute that is not there is an empty text
+    if encoded.trees:  # a missing attribute is an empty text
         assert "class" not in byte_tokenizer().decode(encoded.trees[0].prompt)
     else:
         assert encoded.counts("dropped") == {"template_refused": 1}

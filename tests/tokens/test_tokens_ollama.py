@@ -1,4 +1,4 @@
-"""A Modelfile's TEMPLATE, run as Ollama would, makes the very prompts of the model's own chat template."""
+"""A Modelfile's TEMPLATE, run as Ollama would, gives exactly the prompts of the model's own chat template."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def speaker(name: str, **options) -> Speaker:
 
 
 def go(text: str, messages: list[Message]) -> str:
-    """The part of Go's templates that is used, after Ollama's own rule for the system message of a Modelfile."""
+    """An interpreter for the used part of Go's templates, with Ollama's rule for a Modelfile's system message."""
     template = re.search(r'TEMPLATE """(.*?)"""', text, re.DOTALL)[1]
     default = re.search(r'SYSTEM """(.*?)"""', text, re.DOTALL)
     if default and messages[0].role != "system":

@@ -1,4 +1,4 @@
-"""The room on real rows: HH-RLHF as published through a SentencePiece-like tokenizer with 512 tokens."""
+"""Tokens of real rows: HH-RLHF as published through a SentencePiece-like tokenizer with 512 tokens."""
 
 import gzip
 import json

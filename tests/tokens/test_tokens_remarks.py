@@ -1,4 +1,4 @@
-"""What a template does to a conversation is said: messages it leaves out, answers it rewrites, options it ignores."""
+"""Remarks on templates: messages that they leave out, answers that they rewrite, options that they ignore."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Which template is used, and what is said about it."""
+"""Which template is used, and the notes about it."""
 
 from pathlib import Path
 

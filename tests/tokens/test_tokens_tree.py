@@ -1,4 +1,4 @@
-"""The key of a prompt and a response: equal for equal content alone, however the numbers are cut."""
+"""The key of a prompt and a response: equal only for equal content, wherever the boundary is."""
 
 from afzal.tokens.tree import tree
 
