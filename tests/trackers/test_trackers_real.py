@@ -1,4 +1,4 @@
-"""The real packages, offline: what they recorded is what ``metrics.jsonl`` holds, also of a run that was resumed."""
+"""The real packages, offline: they record exactly the contents of ``metrics.jsonl``, also for a resumed run."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def wandb_history(path: Path) -> Iterator[dict[str, Any]]:
         _, size, part = struct.unpack("<IHB", raw[at : at + 7])
         record += raw[at + 7 : at + 7 + size]
         at += 7 + size
-        if part in (1, 4):  # a whole record, or its last part
+        if part in (1, 4):  # a complete record, or its last part
             read = proto.Record()
             read.ParseFromString(record)
             record = b""
@@ -103,7 +103,7 @@ READERS: dict[str, Callable[[Path, str], Points]] = {
 
 @pytest.fixture
 def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A working folder and stores of the test's own, and nothing that reaches for a network."""
+    """A separate working folder and stores for the test, and no network access."""
     monkeypatch.chdir(tmp_path)
     for name in list(os.environ):
         if name.startswith(("WANDB_", "MLFLOW_", "TRACKIO_", "TENSORBOARD_")):

@@ -23,7 +23,7 @@ from afzal.train.callbacks import Callbacks
 
 
 class Scripted:
-    """A tracker that keeps what it hears; ``trouble`` is called before each of its steps, and may raise or hang."""
+    """A tracker that records its calls; ``trouble`` is called before each step, and may raise or hang."""
 
     kept: ClassVar[list[Scripted]] = []
 
@@ -83,7 +83,7 @@ def test_every_line_arrives_once_in_order_and_under_its_kind(scripted: Any, tmp_
         it.whole = True
     (kept,) = Scripted.kept
     assert [(line.kind, line.step) for line in kept.lines] == [("eval", 0), ("train", 1), ("train", 2), ("eval", 2)]
-    assert kept.lines[2].metrics == {"train/loss": 1 / 3}  # words and truth values are no metrics
+    assert kept.lines[2].metrics == {"train/loss": 1 / 3}  # texts and booleans are no metrics
     assert kept.ended is True
     assert said == ["wandb: here"]
 
@@ -118,7 +118,7 @@ def test_a_tracker_that_hangs_is_left_behind(scripted: Any, tmp_path: Path, monk
         for step in range(1, 1000):
             it.hear(record(step))
     assert [line for line in said if "trackio did not answer" in line]
-    assert not Scripted.kept  # it hung while it was opened
+    assert not Scripted.kept  # it hung while opening
     free.set()
 
 
@@ -136,7 +136,7 @@ def test_a_run_that_is_continued_sends_nothing_twice_and_a_new_tracker_gets_all(
         for step in range(1, 7):
             it.hear(record(step))
         it.hear(record(4, "eval"))
-    # the checkpoint was at step 4, and the evaluation after it is made again
+    # the checkpoint was at step 4, and the evaluation after it is repeated
     before = [record(step) for step in range(1, 5)]
     with relay_of(tmp_path, "wandb", "mlflow", before=before) as it:
         it.hear(record(4, "eval"))
@@ -193,7 +193,7 @@ def test_a_finished_run_is_sent_to_a_tracker_that_lacks_it(scripted: Any, tmp_pa
 def test_a_missing_package_is_refused_before_the_run(
     origin: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    class Namespace:  # what Python makes of a folder ./wandb
+    class Namespace:  # what Python imports from a folder ./wandb
         origin = None
 
     monkeypatch.setattr(registry, "find_spec", lambda name: Namespace if origin else None)
