@@ -127,7 +127,7 @@ def test_reptile_with_one_step_is_gradient_descent_on_the_mixture(model: Any):
 
 
 def query_loss(model: Any, method: Method, weights: dict[str, Tensor], lesson: Lesson, lr: float) -> float:
-    """The mean query loss after adapting from ``weights``, by steps written out."""
+    """The mean query loss after adapting from ``weights``, with the steps written out."""
     total = 0.0
     for episode in lesson.episodes:
         phi = weights

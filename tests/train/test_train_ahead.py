@@ -32,7 +32,7 @@ def same(a: Update, b: Update) -> bool:
 
 
 class Watched:
-    """A feed that notes who made which update, and fails at one."""
+    """A feed that records which thread made each update, and fails at one."""
 
     def __init__(self, fails_at: int = -1) -> None:
         self.feed, self.fails_at = feed(), fails_at

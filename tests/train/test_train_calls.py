@@ -1,4 +1,4 @@
-"""Calls of rank 0 to the other ranks: everybody does a part, what fails on one fails on all, and the end is heard."""
+"""Calls of rank 0 to the other ranks: every rank does a part, a failure on one fails on all, and all hear the end."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _fails(argument: tuple[Path, int, str], environment: dict[str, str]) -> None
                 try:
                     calls.share("failing", [], rank=rank, kind=kind)
                 finally:
-                    calls.end()  # says nothing, since nobody listens any more
+                    calls.end()  # sends nothing, since no rank listens any more
             else:
                 calls.answer([])
         except (AfzalError, RuntimeError) as error:

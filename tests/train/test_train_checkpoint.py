@@ -1,4 +1,4 @@
-"""Checkpoints: exact round trips, and what is left after damage, a full disk, a kill and a wrong clock."""
+"""Checkpoints: exact round trips, and the state after damage, a full disk, a kill and a wrong clock."""
 
 import errno
 import json
@@ -90,7 +90,7 @@ def test_every_dtype_and_odd_shape_comes_back_bit_for_bit(tmp_path, dtype):
 
 
 def test_files_are_what_safetensors_itself_reads_and_writes(tmp_path):
-    """The header and data are those of the reference library: it reads ours, and its own file has the same tensors."""
+    """Header and data match the reference library: it reads our file, and its own file has the same tensors."""
     tensors, state = content(1)
     path = checkpoint.save(tmp_path, 1, tensors, state)
     for group, members in tensors.items():
@@ -157,7 +157,7 @@ def test_state_that_is_not_json_is_refused(tmp_path):
 
 
 def test_same_content_gives_the_same_bytes(tmp_path):
-    """Nothing of the time, the process or a dictionary's order gets into the files."""
+    """Time, process and dictionary order leave no trace in the files."""
     tensors, state = content(3)
     backwards = {g: dict(reversed(list(m.items()))) for g, m in tensors.items()}
     a, b = checkpoint.save(tmp_path / "a", 3, tensors, state), checkpoint.save(tmp_path / "b", 3, backwards, state)
@@ -211,7 +211,7 @@ def _link(path: Path) -> None:
 
 
 def _edit_state(path: Path) -> None:
-    """A state that reads well and says something else."""
+    """Replace the state by another readable one."""
     path.write_text(path.read_text().replace('"step": 20', '"step": 21'))
 
 
@@ -334,7 +334,7 @@ def test_a_kill_between_setting_aside_and_replacing_loses_nothing(tmp_path, monk
     def dies_at_second(a, b):
         calls.append(b)
         if len(calls) == 2:
-            raise MemoryError  # stands for the kill: nothing after it runs but the clean-up of the temporary folder
+            raise MemoryError  # in place of a kill: nothing runs after it except the clean-up of the temporary folder
         real(a, b)
 
     monkeypatch.setattr(os, "replace", dies_at_second)
@@ -450,7 +450,7 @@ def small_disk(tmp_path):
 
 
 def test_real_full_disk_at_30_sizes(small_disk):
-    """The kernel's own ENOSPC: ballast leaves too little in 30 amounts, the save fails, freeing it lets it succeed."""
+    """The kernel's own ENOSPC: 30 amounts of ballast leave too little space; without it the save succeeds."""
     folder = small_disk / "checkpoints"
     tensors = {"policy": {f"w{i}": torch.full((1024,), float(i)) for i in range(20)}}  # 80 KiB
     checkpoint.save(folder, 1, tensors, {"k": 1})
@@ -496,14 +496,14 @@ def test_kill_9_at_20_random_times_never_costs_an_acknowledged_checkpoint(tmp_pa
             finally:
                 os._exit(1)
         os.close(write)
-        first = os.read(read, 4)  # it has begun
+        first = os.read(read, 4)  # it has started
         time.sleep(chance.uniform(0, 0.03))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         rest = first + os.read(read, 1 << 20)
         os.close(read)
         reached = int.from_bytes(rest[-4:], "little")
-        newest = newest_step(tmp_path)  # asserts that nothing had to be passed over
+        newest = newest_step(tmp_path)  # asserts that no checkpoint had to be skipped
         assert newest is not None
         assert newest >= reached
         loaded, state = checkpoint.load(tmp_path / f"step-{newest:08d}")
@@ -514,7 +514,7 @@ def test_kill_9_at_20_random_times_never_costs_an_acknowledged_checkpoint(tmp_pa
 
 @pytest.mark.parametrize("fused", [True, False])
 def test_a_fused_optimiser_gets_its_step_count_on_the_parameters_device(fused: bool):
-    """Its kernel on a GPU refuses a count that lies on the host; the other forms count there."""
+    """Its GPU kernel refuses a step count on the host; the other implementations count on the host."""
     parameter = torch.nn.Parameter(torch.zeros(2, device="meta"))
     optimizer = torch.optim.AdamW([parameter], lr=0.0, foreach=True)
     optimizer.param_groups[0]["fused"] = fused

@@ -1,7 +1,7 @@
 """An update on another device than the host's: no operation mixes the two, and nothing is read back.
 
 Tensors of the device ``meta`` have shapes and no numbers, so that reading one, or adding one to a tensor of the host,
-is an error here as it is a stall, or an error, on a GPU.
+is an error here; on a GPU it would be a stall or an error.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from afzal.train.method import Method
 from afzal.train.update import accumulate
 
 META = torch.device("meta")
-# not those that carry running numbers or count groups: they read them once per update
+# not those with running numbers or group counts: they read them once per update
 ON_PAIRS = ["dpo", "cdpo", "robust", "hinge", "ipo", "rpo", "f_dpo", "exo_pair", "sppo", "cal_dpo", "apo_zero"]
 ON_PAIRS += ["slic", "orpo", "simpo", "cpo", "rao_kupper", "davidson", "wpo", "tdpo1", "tdpo2", "dpop"]
 

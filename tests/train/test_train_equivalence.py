@@ -39,7 +39,7 @@ def trees_for(name, n=12):
 
 
 def ranked(n=12, seed=0):
-    """Three or four responses per prompt, ordered, one of them without a score now and then."""
+    """Three or four ranked responses per prompt, sometimes one of them without a score."""
     made = random_trees(n, seed=seed, k=4)
     scores = [(3.0, 1.0, 0.5, None), (0.0, 2.0, 1.0, 5.0), (1.0, 1.0, 0.0, 2.0)]
     return [t.__class__(t.item_id, t.prompt, t.branches, t.preferences, (), scores[i % 3]) for i, t in enumerate(made)]
@@ -71,7 +71,7 @@ def update_of(model, method, feed, step=0):
 def test_accumulation_shared_unshared_and_padded_give_one_update(name):
     """8x1 = 1x8, shared = unshared, packed = padded: same loss, gradient and metrics, on rows of skewed length."""
     whole = update_of(*set_up(name))
-    steep = 50 if name == "dpop" else 1  # its loss is that many times as steep in the log-probs
+    steep = 50 if name == "dpop" else 1  # its loss is this many times as steep in the log-probs
     for variant in ({"budget": 1}, {"budget": 90}, {"sharing": "unshared"}, {"sharing": "unshared", "budget": 1}):
         model, method, feed = set_up(name, **variant)
         other = update_of(model, method, feed)
@@ -134,7 +134,7 @@ def test_reference_cache_key_covers_weights_layout_and_dtype_but_not_adapters():
 
 
 def test_reference_is_made_of_the_weights_in_memory():
-    """The policy was changed after loading: at step 0 the loss is still ln 2."""
+    """The policy is changed after loading; at step 0 the loss is still ln 2."""
     model = make("llama")
     with torch.no_grad():
         model.model.embed_tokens.weight.add_(0.1)
@@ -223,7 +223,7 @@ def test_cosine_ends_near_zero_and_halves_in_the_middle():
 
 
 def test_training_on_an_identical_tree_learns_its_preference():
-    """A sign error anywhere between the label and the weights would show here."""
+    """Would reveal a sign error anywhere between the label and the weights."""
     model = make("llama")
     choose_sharing(model)
     reference = live_reference(model)

@@ -28,7 +28,7 @@ ROWS, BATCH_SIZES, SHARES = range(1, 18), (1, 3, 4, 8), (1, 2, 3)
 
 @pytest.fixture(scope="module")
 def models():
-    """A policy and a reference that it has moved away from."""
+    """A policy, and a reference from which it has moved away."""
     model = make("llama")
     choose_sharing(model)
     reference = live_reference(model)
@@ -55,7 +55,7 @@ def trees() -> list[Tree]:
 
 @pytest.fixture(scope="module")
 def examples(models, trees) -> list[dict[str, float]]:
-    """Per pair, from its two log-probs alone and with plain arithmetic: what an evaluation must be the mean of."""
+    """Metrics per pair, from its two log-probs with plain arithmetic; an evaluation must be their mean."""
     model, reference = models
     singles = []
     for t in trees:
@@ -87,7 +87,7 @@ def examples(models, trees) -> list[dict[str, float]]:
 
 
 def expected(rows: list[dict[str, float]]) -> dict[str, float]:
-    """The loss over all rows by weight; everything else by weight over the rows that are no ties."""
+    """Weighted means: the loss over all rows, everything else over the rows that are no ties."""
     decided = [r for r in rows if not r["tie"]]
     names = [n for n in rows[0] if n not in ("loss", "weight", "tie")]
     loss = sum(r["loss"] * r["weight"] for r in rows) / sum(r["weight"] for r in rows)
@@ -118,7 +118,7 @@ def test_metrics_are_those_of_single_examples_however_they_are_batched(models, t
 @pytest.mark.parametrize("shares", SHARES)
 @pytest.mark.parametrize("n", [3, 8, 9, 17])
 def test_sums_and_counts_of_several_shares_add_up_to_the_same_metrics(models, trees, examples, n, shares):
-    """Rows dealt out unevenly, each share tallied on its own, tallies added: what several processes would do."""
+    """Rows dealt out unevenly, each share tallied separately, tallies added, as several processes would."""
     model, reference = models
     method, together = dpo(reference), {}
     for k in range(shares):
@@ -165,7 +165,7 @@ def test_a_tie_in_reward_is_half_right_and_a_tie_in_opinion_does_not_count():
 
 @pytest.mark.parametrize("size", BATCH_SIZES)
 def test_labelled_responses_are_counted_by_example_too(models, trees, size):
-    """KTO's loss and its KL term are pooled over all batches before they are divided."""
+    """KTO's loss and its KL term are pooled over all batches before division."""
     model, reference = models
     rows = [only_branch(t, i % 2) for i, t in enumerate(trees)]
     rows = [t.__class__(t.item_id, t.prompt, t.branches, (), (i % 3 != 0,)) for i, t in enumerate(rows)]

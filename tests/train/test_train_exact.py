@@ -1,4 +1,4 @@
-"""The loop's own numbers by hand: steps of the optimiser, clipping, schedules, what is best, what is carried."""
+"""The loop's own numbers by hand: optimiser steps, clipping, schedules, the best step, carried numbers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def parameters(n: int = 2) -> list[torch.nn.Parameter]:
 
 
 def test_adamw_takes_the_steps_of_its_paper():
-    """m = (1 - b1) g, v = (1 - b2) g^2, both corrected: the first step is lr (g / (|g| + eps)) beside lr wd w."""
+    """m = (1 - b1) g, v = (1 - b2) g^2, both corrected: the first step is lr (g / (|g| + eps)) plus lr wd w."""
     (p,) = parameters(1)
     before, g = p.detach().clone(), p.grad.clone()
     optimizer = make_optimizer([p], weight_decay=0.5, betas=(0.8, 0.9), eps=1e-2)
@@ -95,7 +95,7 @@ def scene(**settings: Any) -> tuple[Any, Method, Feed, Settings]:
 
 
 def moved_by(max_grad_norm: float) -> tuple[float, float]:
-    """How far plain gradient descent moves at a rate of 1/2, and the norm of the gradient that it reports."""
+    """The step of plain gradient descent at a rate of 1/2, and the gradient norm that it reports."""
     model, method, feed, settings = scene(max_grad_norm=max_grad_norm)
     before = torch.cat([p.detach().flatten() for p in trainable(model).values()]).double()
     records: list[dict[str, Any]] = []
@@ -127,7 +127,7 @@ def test_groups_have_rates_of_their_own():
 
 
 def judged(figures: list[dict[str, float]], patience: int = 0) -> tuple[State, list[int], str]:
-    """A run whose evaluations give these figures: its state, the steps that were the best so far, why it stopped."""
+    """A run whose evaluations give these figures: its state, the steps that were best so far, and why it stopped."""
     model, method, feed, settings = scene(steps=len(figures) - 1, eval_every_steps=1, patience=patience)
     coming, improved, state = iter(figures), [], State()
     hooks = Hooks(evaluate=lambda step, carried: next(coming), improved=lambda s: improved.append(s.best_step))
@@ -232,7 +232,7 @@ def test_the_strength_of_the_penalty_follows_its_answers():
 
 
 def test_running_numbers_are_those_before_the_update_and_move_after_it():
-    """BCO's shift: the loss is taken at what came in, and what goes out is a tenth of the way to the middle."""
+    """BCO's shift: the loss uses the incoming value; the outgoing one is a tenth of the way to the middle."""
     model, _, feed, _ = scene()
     other = make("llama", seed=1)
     choose_sharing(other)

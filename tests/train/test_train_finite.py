@@ -1,4 +1,4 @@
-"""NaN and infinity, wherever they come from: the run stops in that very update, before the weights move, by name."""
+"""NaN and infinity, wherever they come from: the run stops in that update, before the weights move, and names it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STEPS = 5
 
 @dataclass
 class Scene:
-    """A run of DPO that is sound until something is broken in it."""
+    """A DPO run that is sound until something in it is broken."""
 
     model: Any
     method: Method
@@ -40,7 +40,7 @@ class Scene:
 
 
 class Tampered:
-    """A feed that breaks something the moment update ``at`` is asked for, and remembers what the weights were then."""
+    """A feed that breaks something when update ``at`` is requested, and records the weights at that moment."""
 
     def __init__(self, scene: Scene, at: int, hurt: Callable[[Scene, Update], Update]) -> None:
         self.scene, self.at, self.hurt = scene, at, hurt
@@ -55,7 +55,7 @@ class Tampered:
 
 
 def in_loss(value: float) -> Callable[[Scene, Update], Update]:
-    """The loss of one pair, whatever the log-probs are."""
+    """Break the loss of one pair, whatever the log-probs are."""
 
     def hurt(scene: Scene, update: Update) -> Update:
         (term,) = scene.method.terms
@@ -73,7 +73,7 @@ def in_loss(value: float) -> Callable[[Scene, Update], Update]:
 
 
 def in_gradient(value: float) -> Callable[[Scene, Update], Update]:
-    """The gradient of one weight; the loss stays finite."""
+    """Break the gradient of one weight; the loss stays finite."""
 
     def hurt(scene: Scene, update: Update) -> Update:
         def broken(gradient: torch.Tensor) -> torch.Tensor:
@@ -88,7 +88,7 @@ def in_gradient(value: float) -> Callable[[Scene, Update], Update]:
 
 
 def in_weights(value: float) -> Callable[[Scene, Update], Update]:
-    """One weight of the policy, as a broken memory or an earlier overflow leaves it."""
+    """Break one weight of the policy, as faulty memory or an earlier overflow would."""
 
     def hurt(scene: Scene, update: Update) -> Update:
         with torch.no_grad():
@@ -99,7 +99,7 @@ def in_weights(value: float) -> Callable[[Scene, Update], Update]:
 
 
 def in_data(value: float) -> Callable[[Scene, Update], Update]:
-    """The weight that the data gives to one pair."""
+    """Break the weight that the data gives to one pair."""
 
     def hurt(scene: Scene, update: Update) -> Update:
         first = copy.copy(update.batches[0])
@@ -160,7 +160,7 @@ def test_it_stops_in_the_same_update_before_the_weights_move(place: str, value: 
 
 
 def test_a_run_that_diverges_ends_with_exit_code_2_and_a_sound_checkpoint(tmp_path: Path, capsys):
-    """A step size of 1e30 makes the second forward pass overflow; nothing has to be injected."""
+    """A step size of 1e30 makes the second forward pass overflow; no fault is injected."""
     given = run_settings(tmp_path, tmp_path / "run", lr=1e30, eval_fraction=0.0, max_steps=6)
     given |= {"warmup": 0, "lr_schedule": "constant"}
     given.pop("eval_every_steps")

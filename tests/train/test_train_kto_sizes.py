@@ -1,4 +1,4 @@
-"""KTO's KL estimate for any number of rows: check 18. No row keeps its own prompt, one prompt is refused."""
+"""KTO's KL estimate for any number of rows: check 18. No row keeps its own prompt; a single prompt is refused."""
 
 from __future__ import annotations
 

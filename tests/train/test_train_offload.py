@@ -1,4 +1,4 @@
-"""Weights, optimiser state and reference in the machine's memory: the same trajectory, and nothing elsewhere."""
+"""Weights, optimiser state and reference in the machine's memory: the same trajectory, and no copies elsewhere."""
 
 from __future__ import annotations
 

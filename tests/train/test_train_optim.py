@@ -1,4 +1,4 @@
-"""The optimisers: RMSprop goes tensor by tensor, so that no second copy of its state is ever alive."""
+"""The optimisers: RMSprop updates tensor by tensor, so that no second copy of its state is ever alive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Losses and costs of one's own: what goes wrong in them is said of them, with their line."""
+"""User-defined losses and costs: errors in them are attributed to them, with the line."""
 
 from __future__ import annotations
 

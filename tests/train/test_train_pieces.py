@@ -1,4 +1,4 @@
-"""Tensors that are put together out of pieces, and where they then lie."""
+"""Tensors assembled from pieces, and where they are stored."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from afzal.train.pieces import laid_down
 
 
 def anonymous_bytes() -> int:
-    """Of this process's memory what is in no file: only a swap could take it back."""
+    """This process's memory that is not backed by a file: only swap could reclaim it."""
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon")]
     return int(line.split()[1]) * 1024
 

@@ -36,7 +36,7 @@ def test_bf16_computes_in_bf16_and_moves_float32():
         assert torch.equal(master, before[name])
     with torch.no_grad():
         for master in weights.masters.values():
-            master.add_(1e-5)  # below bf16's resolution at 1, kept by the masters all the same
+            master.add_(1e-5)  # below bf16's resolution at 1, but kept by the masters
     weights.publish()
     assert all(torch.equal(p, weights.masters[name].bfloat16()) for name, p in model.named_parameters())
     weights.restore()
@@ -44,7 +44,7 @@ def test_bf16_computes_in_bf16_and_moves_float32():
 
 
 def test_gradients_of_micro_batches_are_summed_in_float32():
-    """256 gradients of 2^-9 beside one of 1: bf16 sums would stay at 1."""
+    """256 gradients of 2^-9 and one of 1: bf16 sums would stay at 1."""
     model = torch.nn.Linear(1, 1, bias=False)
     weights = Weights(model, "bf16")
     for value in [1.0] + [2.0**-9] * 256:

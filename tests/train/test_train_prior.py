@@ -1,4 +1,4 @@
-"""A pull to the start: its gradient, and where training with it comes to rest."""
+"""A pull to the start: its gradient, and the point to which training with it converges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on, in a pipe."""
+"""The progress output of a run, in a pipe and on a terminal."""
 
 import io
 
@@ -29,7 +29,7 @@ def test_time_left_after_resuming_ignores_the_earlier_process():
 
 @pytest.fixture
 def shown(monkeypatch):
-    """Lines of a pipe, where the clock stands still: an interval never passes."""
+    """Lines in a pipe under a stopped clock: an interval never passes."""
     monkeypatch.setattr(progress.time, "monotonic", lambda: 100.0)
     stream = io.StringIO()
     return Reporter(3, console=Console(file=stream, width=200)), stream
@@ -60,7 +60,7 @@ def test_a_text_with_brackets_is_shown_as_it_is(shown):
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_bar_shows_the_time_left_on_a_narrow_terminal(width: int):
-    """With all facts that a run has; what does not fit is the end of the facts."""
+    """With all facts of a run; the end of the facts is cut if they do not fit."""
     stream = io.StringIO()
     console = Console(file=stream, width=width, force_terminal=True, color_system=None, legacy_windows=False)
     more = {"rewards/accuracies": 0.75, "rewards/margins": 0.123, "reward": 1.5, "kl": 2.25}

@@ -1,4 +1,4 @@
-"""How an update is divided: every tree on one rank, every rank with as many passes, near equal work."""
+"""Division of an update: every tree on one rank, equally many passes per rank, nearly equal work."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _twice(left_over: bool, environment: dict[str, str]) -> None:
     kept: list[Any] = []
     for number in range(2):
         if number and environment["RANK"] == "1":
-            time.sleep(0.5)  # the other finds first what was left of the training before
+            time.sleep(0.5)  # the other rank first sees the leftovers of the previous training
         with ranks.joined(torch.device("cpu")):
             kept += [dist.distributed_c10d._get_default_store()] if left_over else []
             assert ranks.gather([number, ranks.rank()]) == [[number, 0], [number, 1]]
@@ -105,6 +105,6 @@ def _twice(left_over: bool, environment: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("left_over", [True, False])
 def test_one_process_joins_others_for_one_training_after_another(left_over):
-    """What is left of the first, a store that says where to reach the ranks, misleads none in the second."""
+    """The first training leaves a store with the ranks' addresses; it misleads no rank in the second."""
     started = start_group(_twice, 2, left_over)
     assert [finished(process, 60) for process in started] == [0, 0]

@@ -1,4 +1,4 @@
-"""Held-out figures are by example, whatever the number of rows, of rows per pass and of ranks."""
+"""Held-out figures are means over examples, for any number of rows, rows per pass and ranks."""
 
 from __future__ import annotations
 

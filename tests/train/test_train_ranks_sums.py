@@ -30,13 +30,13 @@ from afzal.train.update import accumulate
 
 WORLD = 3
 # Summed log-probs are float32, and another division of the work lays rows out anew, which moves a sum by a step or two:
-# by 3e-5 at the -166 nats of the longest row. What is made of differences of such sums is no more exact than that: the
+# by 3e-5 at the -166 nats of the longest row. Figures from differences of such sums are no more exact than that: the
 # mean of 8 log-ratios, and a correlation of margins, which is divided by their small spread.
 ROUNDING = {"kl_estimate": 1e-5, "correlation": 1e-5}
 
 
 class Found(NamedTuple):
-    """Of one update: loss, metrics and what is carried; and its gradient."""
+    """Results of one update: loss, metrics, carried numbers and the gradient."""
 
     figures: dict[str, float]
     gradient: torch.Tensor

@@ -1,4 +1,4 @@
-"""Out of memory in the midst of an update: smaller forward passes, and everything else as if nothing had happened."""
+"""Out of memory in the middle of an update: smaller forward passes, and everything else unchanged."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STEPS, AT = 5, 2  # updates, and the one in which memory runs out
 
 
 class Scene:
-    """A run of DPO, and its parts for those who would disturb it."""
+    """A DPO run, with its parts exposed so that tests can disturb it."""
 
     def __init__(self, optimizer: str = "adamw", budget: int = 1000) -> None:
         self.model = make("llama")
@@ -63,7 +63,7 @@ class Scene:
 
 
 def once(scene: Scene, times: int = 1) -> Callable[..., None]:
-    """Raises what torch raises, the first ``times`` it is called in update AT."""
+    """Raise torch's error the first ``times`` it is called in update AT."""
     left = [times]
 
     def out_of_memory(*_: Any, **__: Any) -> None:
@@ -111,7 +111,7 @@ POINTS = {
 }
 
 
-# the optimiser matters where it is disturbed itself
+# the optimiser matters only if it is the part disturbed
 DISTURBED = [("adamw", point) for point in POINTS] + [("rmsprop", "optimiser step")]
 REST = [pytest.param("rmsprop", point, marks=pytest.mark.slow) for point in POINTS if point != "optimiser step"]
 
@@ -130,7 +130,7 @@ def test_the_update_is_made_again_in_halves_and_nothing_else_changes(point, opti
         assert abs(a["loss"] - b["loss"]) <= 1e-6
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-5)
         assert (a["examples"], a["tokens"]) == (b["examples"], b["tokens"]), "the items of every update are the same"
-    # Adam turns a gradient of 1e-8 that is a sum in another order into a step of its own size
+    # Adam turns the rounding of a gradient of 1e-8 into a full step
     for a, b in zip(sound.model.parameters(), scene.model.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=2e-5)
     failed, again = scene.asked[AT], scene.asked[AT + 1]
@@ -144,7 +144,7 @@ def test_the_update_is_made_again_in_halves_and_nothing_else_changes(point, opti
 
 
 def test_memory_that_runs_out_in_the_first_step_leaves_no_half_made_optimiser(monkeypatch):
-    """The state of AdamW is made in its first step, and that is when it does not fit."""
+    """AdamW allocates its state in its first step, and it does not fit then."""
     expected = Scene().run()
     scene = Scene()
     made = torch.zeros_like
@@ -152,7 +152,7 @@ def test_memory_that_runs_out_in_the_first_step_leaves_no_half_made_optimiser(mo
 
     def broken(*given: Any, **keywords: Any) -> torch.Tensor:
         calls.append(1)
-        if len(calls) == 4:  # two parameters have their state, the third has a half
+        if len(calls) == 4:  # two parameters have their full state, the third has half of it
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
         return made(*given, **keywords)
 
@@ -207,7 +207,7 @@ def test_another_error_is_raised_as_it_is():
 
 
 def test_random_numbers_begin_again():
-    """Whatever draws from torch's generator in an update draws the same the second time."""
+    """Draws from torch's generator in an update are the same the second time."""
     drawn: dict[int, list[float]] = {}
     for fails in (0, 1):
         scene = Scene()

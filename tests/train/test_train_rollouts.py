@@ -1,4 +1,4 @@
-"""Rollouts as a feed: the same numbers however they are laid out, cut, stored or gone back to."""
+"""Rollouts as a feed: the same numbers however they are laid out, cut, stored or revisited."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ METHODS = {"ppo": "ppo + 0.1*value", "rloo": "rloo", "grpo": "grpo", "reinforce"
 
 
 def rollout_trees(n: int = 6, seed: int = 0) -> list[Tree]:
-    """Prompts with three answers each, whose numbers are random but near what a model could have said."""
+    """Prompts with three answers each, with random but plausible log-probs and values."""
     rng = np.random.default_rng(seed)
     made = []
     for t in random_trees(n, seed=seed, k=3):
@@ -114,7 +114,7 @@ def test_a_fresh_value_model_expects_nothing_and_does_not_touch_the_policy():
 
 
 def test_a_value_model_in_bf16_moves_float32_weights_and_follows_them():
-    """As the policy does: gradients are summed in float32 beside a trunk in bf16, whose head stays in float32."""
+    """Like the policy: gradients are summed in float32, the trunk is in bf16, and the head stays in float32."""
     batch = collate(rollout_trees(), "unshared")
     exact = _moved(own_critic(make("llama")))
     exact.values(batch).sum().backward()

@@ -1,4 +1,4 @@
-"""Checkpoints of tensors in parts: exact on any number of ranks, and what is left after damage, kills, full disks."""
+"""Checkpoints of sharded tensors: exact on any number of ranks, also after damage, kills and full disks."""
 
 import errno
 import itertools
@@ -40,7 +40,7 @@ CUTS = {
 
 
 def content(seed: int) -> dict[str, dict[str, Tensor]]:
-    """Whole tensors in several dtypes, all different for different seeds."""
+    """Full tensors in several dtypes, all different for different seeds."""
     g = torch.Generator().manual_seed(seed)
     tensors = {group: {n: torch.randn(shape, generator=g) for n, (_, shape) in m.items()} for group, m in CUTS.items()}
     tensors["model"]["columns"] = tensors["model"]["columns"].bfloat16()
@@ -49,7 +49,7 @@ def content(seed: int) -> dict[str, dict[str, Tensor]]:
 
 
 def cut(whole: dict[str, dict[str, Tensor]], turn: int = 0) -> dict[str, dict[str, Tensor]]:
-    """The tensors in parts over all ranks; ``turn`` cuts matrices along another axis."""
+    """The tensors sharded over all ranks; ``turn`` cuts matrices along another axis."""
     mesh = init_device_mesh("cpu", (ranks.world(),))
 
     def part(tensor: Tensor, placement: Replicate | Shard | None) -> Tensor:
@@ -124,7 +124,7 @@ def two_steps(saved, tmp_path) -> Path:
 
 
 def read_back(path: Path, seed: int) -> None:
-    """Whole tensors, and parts cut as they were and along the other axis, have every bit of what was saved."""
+    """Full tensors, and shards cut as before and along the other axis, have every bit of the saved ones."""
     expected = content(seed)
     loaded, state = checkpoint.load(path)
     assert loaded.keys() == expected.keys()
@@ -186,7 +186,7 @@ def test_parts_along_several_axes_of_a_mesh(tmp_path):
 
 
 def only_first_part(path: Path) -> None:
-    """Rank 0 of two fills its rows though the other rank's file is gone; a whole tensor needs both."""
+    """Rank 0 of two fills its rows although the other rank's file is gone; a full tensor needs both."""
     into = cut({"model": {"rows": torch.zeros(5, 3)}})["model"]
     if ranks.leads():
         checkpoint.fill(path, "model", into)
@@ -289,7 +289,7 @@ def agree_on(folder: Path, step: int, name: str) -> None:
 
 
 def test_damage_to_any_file_and_all_ranks_take_the_checkpoint_before(two_steps, tmp_path):
-    """Each rank looks at some of the files only; yet both pass the checkpoint over, and so does one alone."""
+    """Each rank checks only some of the files; still both skip the checkpoint, and so does a single process."""
     path = two_steps / "step-00000020"
     for number, file in enumerate(sorted(path.iterdir())):
         kept = file.read_bytes()
@@ -379,7 +379,7 @@ def second_rank_has_no_space(folder: Path) -> None:
         save_steps(folder, 2)
     assert ("rank 1" in str(caught.value)) == ranks.leads()
     os.write = real
-    ranks.gather(None)  # rank 0 has cleared away by now
+    ranks.gather(None)  # rank 0 has cleaned up by now
     assert sorted(p.name for p in folder.iterdir()) == ["step-00000001"]
     assert newest_step(folder) == 1
     ranks.gather(None)
@@ -446,10 +446,10 @@ def test_kill_9_of_one_rank_or_all_at_20_random_times_costs_no_checkpoint(tmp_pa
         for process in victims:
             process.kill()
         time.sleep(chance.uniform(0, 0.05))
-        for process in processes:  # as torchrun does with those that are left
+        for process in processes:  # as torchrun does with the remaining ranks
             process.kill()
             process.join()
-        newest = newest_step(folder)  # fails if anything had to be passed over
+        newest = newest_step(folder)  # fails if a checkpoint had to be skipped
         assert newest is not None
         assert newest >= int(told.read_text() or 0)
         loaded, state = checkpoint.load(folder / f"step-{newest:08d}")

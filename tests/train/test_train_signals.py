@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM become a request; handlers come back."""
+"""SIGINT and SIGTERM become a request; handlers are restored."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Where an update makes a GPU's host wait. The meta device refuses exactly what would wait: it has no numbers."""
+"""Where an update makes the GPU's host wait. The meta device, which has no numbers, refuses those operations."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_the_tokens_of_a_padded_batch_are_those_of_its_mask():
 
 @pytest.mark.parametrize("log_every", [1, 3])
 def test_a_run_waits_once_per_update_logged_or_not(log_every, monkeypatch):
-    """The whole loop on the meta device, which refuses to be read anywhere but where it is let."""
+    """The complete loop on the meta device, which may be read only in the allowed places."""
     reads, logged = [], []
 
     def stands_in(values):
@@ -113,7 +113,7 @@ def test_a_run_waits_once_per_update_logged_or_not(log_every, monkeypatch):
     model.to("meta")
     feed = Feed(trees_for("pair"), (), 4, 0, Layout("shared", 80, torch.device("meta")))
     method = Method.of(objectives.get("dpo"), {}, reference)
-    optimizer = torch.optim.AdamW(model.parameters(), foreach=True)  # the fused one counts steps without a meta device
+    optimizer = torch.optim.AdamW(model.parameters(), foreach=True)  # fused counts no steps on meta
     settings = Settings(steps=5, lr=1e-3, log_every_steps=log_every)
     fit(model, method, feed, optimizer, settings, hooks=Hooks(log=logged.append), state=State())
     assert len(reads) == 5

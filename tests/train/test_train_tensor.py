@@ -1,4 +1,4 @@
-"""Tensor parallelism by the plans of `transformers`: logits, gradients and their norm are those of the whole model."""
+"""Tensor parallelism by the plans of `transformers`: logits, gradients and norm are those of the unsharded model."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def loss_of(model: Any) -> torch.Tensor:
 
 def adapted(model: Any, kind: Kind) -> Any:
     model = add_adapter(model, Adapter(kind, 4, 8.0, virtual_tokens=3))
-    for p in model.parameters():  # lora_B starts at 0: then nothing would come through the other factor
+    for p in model.parameters():  # lora_B starts at 0: the other factor would get no gradient
         if p.requires_grad:
             p.data.add_(0.1 * torch.randn(p.shape))
     return model
@@ -76,7 +76,7 @@ def compare(case: Case) -> None:
 
 
 def compare_unread(folder: str, adapter: Kind | None) -> None:
-    """A rank reads its own columns and rows, and the bits are those of a whole model that was cut."""
+    """A rank reads only its own columns and rows, and the bits are those of a full model that was cut."""
     blank, unread = blank_model(folder)
     torch.manual_seed(0)
     made = Sharded(adapted(blank, adapter) if adapter else blank, "fp32", CPU, unread)
@@ -101,7 +101,7 @@ def compare_measured(recompute: Recompute) -> None:
     assert made.get_parameter("lm_head.weight").to_local().untyped_storage().nbytes() == 4
     mine = measure(made, "unshared", modes=("none", recompute))
     share = mine.kept["none"] / whole
-    assert 1 / ranks.tensor() < share < 1 / ranks.tensor() + 0.25, share  # norms and the sums over ranks are whole
+    assert 1 / ranks.tensor() < share < 1 / ranks.tensor() + 0.25, share  # norms and the sums over ranks are unsharded
     assert mine.kept[recompute] < 0.6 * mine.kept["none"]
     assert mine.called
     set_recompute(made, "none")

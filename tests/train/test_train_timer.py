@@ -1,4 +1,4 @@
-"""Checkpoints by the clock: how much work a kill may cost, at any moment, with updates of any length."""
+"""Checkpoints by the clock: the work that a kill can cost at any moment, with updates of any length."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from afzal.train.timer import SaveTimer
 
 
 class Clock:
-    """Seconds that pass only when they are told to."""
+    """A clock that advances only when told to."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -43,7 +43,7 @@ def times_of_saving(lengths, seconds, writing=0.0):
 
 
 def worst_loss(saves):
-    """Seconds of work that a kill may cost: just before a checkpoint is complete, all since the one before it."""
+    """The most seconds of work that a kill can cost: just before a checkpoint is complete, all since the last one."""
     return max(b[1] - a[1] for a, b in pairwise(saves))
 
 
@@ -54,7 +54,7 @@ def test_a_kill_costs_no_more_than_the_interval_whatever_the_updates_take(seed):
     steady = [rng.uniform(50.0, 100.0) for _ in range(500)]
     saves = times_of_saving(steady, 600.0)
     assert worst_loss(saves) <= 600.0
-    assert len(saves) - 1 <= sum(steady) / 400.0  # and not much more often than that asks for
+    assert len(saves) - 1 <= sum(steady) / 400.0  # and not much more often than necessary
 
 
 def test_equal_updates_are_saved_as_late_as_the_interval_allows():
@@ -87,7 +87,7 @@ def test_without_an_interval_nothing_is_ever_due():
 
 
 def test_a_default_run_killed_after_fifteen_minutes_loses_at_most_ten():
-    """The loop itself, with updates of 40 s on a clock of its own, killed in each second of its first 15 minutes."""
+    """The real loop, with updates of 40 s on a simulated clock, killed in each second of its first 15 minutes."""
     clock = Clock()
     timer = SaveTimer(600.0, clock)
     saved: list[tuple[float, int]] = [(clock.now, 0)]
@@ -116,7 +116,7 @@ def test_a_default_run_killed_after_fifteen_minutes_loses_at_most_ten():
     ("steps", "keep", "every", "last", "stay"),
     [
         ([3, 7, 9], 2, 0, 20, {7, 9}),  # all by the clock: the newest ones
-        ([4, 8, 9], 2, 4, 20, {4, 8, 9}),  # beyond the planned ones one to resume from
+        ([4, 8, 9], 2, 4, 20, {4, 8, 9}),  # besides the planned ones, one to resume from
         ([4, 8, 9, 11], 2, 4, 20, {4, 8, 11}),
         ([4, 8, 9, 11, 12], 2, 4, 20, {8, 12}),  # a planned one takes its place
         ([1, 2, 3], 2, 100, 200, {2, 3}),  # none is planned yet: as many as are to be kept

@@ -1,4 +1,4 @@
-"""Ranks that read their own pieces have the bits of a whole model that was cut, and none of them holds it whole."""
+"""Ranks that read their own shards have the bits of a full model that was cut, and none holds the full model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 
 def same(one: Any, other: Any) -> None:
-    """Names, pieces and what trains, bit for bit."""
+    """Names, shards and trainable parameters are equal, bit for bit."""
     own, theirs = dict(one.named_parameters()), dict(other.named_parameters())
     assert own.keys() == theirs.keys()
     for name, p in own.items():
@@ -67,7 +67,7 @@ def _compare(argument: tuple[str, Dtype, Kind]) -> None:
     if not adapter:
         same(copied, base)
     valued = own_critic(adapted(load_model(folder), adapter)).trunk
-    assert valued.get_output_embeddings().weight.requires_grad == ("gpt2" in folder)  # whose head is its embedding
+    assert valued.get_output_embeddings().weight.requires_grad == ("gpt2" in folder)  # with a tied head
     same(made.twin(freeze_unused_head).model, Sharded(valued, dtype, CPU).model)
     one, other = made.whole(Path(folder)), whole.whole(Path(folder))
     if ranks.leads():
@@ -103,9 +103,9 @@ CASES += [("gpt2", "bf16", ""), ("gpt_neox", "fp32", "lora"), ("mixtral", "bf16"
 
 
 def test_pieces_that_are_read_are_those_of_the_whole(tmp_path: Path):
-    """Families, dtypes and with or without an adapter, by one pair of ranks."""
+    """Families, dtypes, with and without an adapter, by one pair of ranks."""
     for family in ("llama", "gpt2", "gpt_neox", "mixtral"):
-        overrides = {"hidden_size": 96} if family == "llama" else {}  # 96 rows: matrices beyond what is read at once
+        overrides = {"hidden_size": 96} if family == "llama" else {}  # 96 rows: matrices larger than one read
         make(family, **overrides).bfloat16().save_pretrained(tmp_path / family, max_shard_size="50KB")
     started = start_group(_as_rank, 2, [(str(tmp_path / family), dtype, adapter) for family, dtype, adapter in CASES])
     assert [finished(process) for process in started] == [0, 0]

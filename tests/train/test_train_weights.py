@@ -1,4 +1,4 @@
-"""Weights of pairs: each pair pulls by its own weight, whatever else is in its update, also where that is nothing."""
+"""Weights of pairs: each pair pulls by its own weight, whatever else is in its update, even if it is alone."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ APART = [name for name in WEIGHTED if not objectives.get(name).couples_batch]
 
 @cache
 def models() -> tuple[Any, Frozen]:
-    """A policy, and a reference that it has moved away from."""
+    """A policy, and a reference from which it has moved away."""
     model, reference = make("llama"), make("llama", seed=1)
     for each in (model, reference):
         choose_sharing(each)
@@ -71,7 +71,7 @@ def update_of(name: str, update: Update, **parameters: Any) -> tuple[Any, torch.
 
 
 def epoch(name: str, trees: list[Tree], size: int, *, budget: int = 10_000) -> torch.Tensor:
-    """The gradients of an epoch's updates, each times its number of items, added up."""
+    """The sum of an epoch's gradients, each times its number of items."""
     feed = Feed(with_numbers(name, trees), (), size, 0, Layout("shared", budget))
     updates = [feed.update(step) for step in range(feed.updates_per_epoch)]
     return torch.stack([update_of(name, u)[1] * u.n_trees for u in updates]).sum(0)
@@ -118,7 +118,7 @@ def test_units_without_weights_are_counted_over_the_update(name):
 @pytest.mark.parametrize("weight", [1.0, 0.37])
 @pytest.mark.parametrize("name", ["dpo", "dr_dpo", "bradley_terry"])
 def test_equal_weights_give_the_weighted_mean_s_gradient(name, weight):
-    """As an update that is a training set by itself: to the bit for weights of 1, else to 1e-7."""
+    """For an update that is its own training set: to the bit for weights of 1, else to 1e-7."""
     trees = [replace(t, preferences=(Preference(0, 1, 1.0, weight),)) for t in random_trees(N, seed=3)]
     update = Feed(trees, (), 5, 0, Layout("shared", 60)).update(0)
     ours, theirs = update_of(name, update), update_of(name, replace(update, weight_per_item=None))
@@ -168,7 +168,7 @@ def test_a_sum_of_objectives_shows_the_sum_of_its_weighted_means():
 
 
 def learnt_margin(size: int) -> float:
-    """How far the policy moves towards B, which 3 % of the weight, on three quarters of the pairs, speak against."""
+    """How far the policy moves towards B; three quarters of the pairs, with 3 % of the weight, are against it."""
     model = make("llama")
     choose_sharing(model)
     reference = live_reference(model)
@@ -194,7 +194,7 @@ def test_the_side_with_97_percent_of_the_weight_wins_at_every_batch_size():
 
 
 def nothing(update: Update) -> Update:
-    """The same update, whose pairs weigh 0."""
+    """The same update with pair weights of 0."""
     batches = []
     for batch in update.batches:
         rows = batch.preferences.clone()
@@ -205,7 +205,7 @@ def nothing(update: Update) -> Update:
 
 @pytest.mark.parametrize("name", ON_PAIRS)
 def test_an_update_without_any_weight_has_no_gradient(name):
-    """And it shows no loss, and leaves no running number that is not finite."""
+    """It also reports no loss, and leaves all running numbers finite."""
     update = nothing(Feed(with_numbers(name, weighted(6)), (), 6, 0, Layout("shared", 60)).update(0))
     outcome, slope = update_of(name, update)
     assert slope.numel() == sum(p.numel() for p in trainable(models()[0]).values())
@@ -263,7 +263,7 @@ def test_only_data_without_any_weight_are_refused():
 
 
 def test_items_without_pairs_are_no_items_of_pairs():
-    """Rankings beside pairs: the mean runs over the items that have pairs, and so does the count."""
+    """Rankings together with pairs: the mean is over the items that have pairs, and so is the count."""
     bare = [replace(t, preferences=()) for t in random_trees(3)]
     heavy = replace(random_trees(4)[3], preferences=(Preference(0, 1, 1.0, 3.0), Preference(1, 0, 1.0, 2.0)))
     assert weight_per_item([*bare, heavy]) == 5.0
@@ -275,7 +275,7 @@ def test_items_without_pairs_are_no_items_of_pairs():
 
 
 def test_the_heads_of_an_ensemble_are_items_of_their_own():
-    """What a batch counts is its items times its heads, whatever the heads have drawn of them."""
+    """A batch counts its items times its heads, whatever items the heads have drawn."""
     trees = random_trees(40)
     feed = Feed(trees, (), 1, 0, Layout("shared", 1000), lambda batch: ensemble(batch, 2, 0))
     method = Method.of(objectives.get("bradley_terry"))
