@@ -221,7 +221,7 @@ def test_the_board_by_keyboard(chromium, tmp_path):
         assert [row.split("\n")[0] for row in texts(page, "#runs li strong")] == [
             "bad", "live", "study/seed-1", "study/seed-2",
         ]  # fmt: skip
-        assert texts(page, "#chosen li") == ["live"]  # what trains is shown first
+        assert texts(page, "#chosen li") == ["live"]  # runs in training are shown first
         one.press("j", "j", "j", "Space", "j", "Space")
         assert texts(page, "#chosen li") == ["live", "study/seed-1", "study/seed-2"]
         page.wait_for_function("() => document.querySelectorAll('[data-metric=loss] .line').length >= 3")

@@ -29,7 +29,7 @@ def test_pairs_by_keyboard(chromium, tmp_path):
         one.press("Enter")
         one.phase("ask")
         assert one.page.text_content("[data-testid=guideline-text]") == "Choose the good one.\n<b>Always.</b>"
-        one.press("1", "Enter")  # the digit is dead while the guideline is open
+        one.press("1", "Enter")  # the digit key is inactive while the guideline is open
         assert not one.page.evaluate("document.getElementById('dialog').open")
         seen = [shown(one)]
         one.votes(1, "1", says="first")
@@ -83,7 +83,7 @@ def test_pairs_by_keyboard(chromium, tmp_path):
 
 @pytest.mark.slow
 def test_clearly_better_by_touch(chromium, tmp_path):
-    """A phone has no Shift: the button is pressed first, holds for one question, and changes no tie."""
+    """A phone has no Shift: the button is pressed first, applies to one question, and does not affect ties."""
     write_rows(tmp_path / "rows.jsonl", pairs(3))
     with served("rows.jsonl", "--annotators", "ann", "--out", "out", cwd=tmp_path) as ((address,), _):
         opened = chromium.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
@@ -357,7 +357,7 @@ def test_rankings_and_ratings_by_keyboard(chromium, tmp_path):
     arguments = ["rows.jsonl", "--annotators", "ann", "--out", "rate", "--mode", "rate"]
     with served(*arguments, cwd=tmp_path) as ((address,), _), person(chromium, address) as one:
         one.phase("ask")
-        one.press("4", "Enter", "9", "5", "Tab", "2", "1")  # the third is skipped, and rated at last
+        one.press("4", "Enter", "9", "5", "Tab", "2", "1")  # the third is skipped, and rated at the end
         one.votes(1, "Enter", says="rated 4, 5, 1, 2")
         one.press("Tab", "3", "3", "3", "3", "Shift+Tab", "Shift+Tab", "1")
         one.press("Enter")

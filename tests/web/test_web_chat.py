@@ -181,7 +181,7 @@ def test_the_terminal_by_a_script(tmp_path):
     assert "undone" in told
     assert "[1]\n" in told
     before = told.partition("over theirs")[0]
-    assert before.count("[ours]") == before.count("[theirs]") == 0  # heads give no names away
+    assert before.count("[ours]") == before.count("[theirs]") == 0  # headings reveal no names
     assert "1 both bad" in told
     assert [line["kind"] for line in lines_of(tmp_path / "v")] == ["pair", "pair", "undo", "pair"]
     assert len({line["conversation"] for line in lines_of(tmp_path / "v") if line["kind"] == "pair"}) == 1

@@ -1,4 +1,4 @@
-"""``afzal chat`` in a terminal of its own: one key is a vote, and Ctrl-C stops an answer before it ends the chat."""
+"""``afzal chat`` in a separate terminal: one key is a vote, and Ctrl-C stops an answer before it ends the chat."""
 
 from __future__ import annotations
 

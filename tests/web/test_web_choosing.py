@@ -1,4 +1,4 @@
-"""``afzal annotate --order ask``: what would teach most comes first, live, and nothing else of the page changes."""
+"""``afzal annotate --order ask``: the most informative question comes first, live; nothing else changes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_the_choice_is_made_anew_after_every_ten_answers(tmp_path):
         lines = [answer(folder.desk, "ann", outcome="first" if k % 3 else "second") for k in range(EVERY)]
         folder.desk.next("ann")
         settled(folder.desk)
-        known = folder.desk.next("ann")  # what is on the screen stays
+        known = folder.desk.next("ann")  # the question on the screen stays
         lines.append(answer(folder.desk, "ann"))
         assert folder.desk.sheet.questions[folder.desk.queue.by_key[known["question"]]].item_id == lines[-1]["item"]
         after = wanted(folder, lines[:EVERY], EVERY)

@@ -168,6 +168,6 @@ def test_practice_puts_the_focus_on_going_on_and_is_read_aloud(chromium, tmp_pat
         assert one.page.evaluate(focus) == "go-on"
         assert one.page.get_attribute("#ask", "aria-live") == "polite"
         one.press("Tab")
-        assert one.page.evaluate(focus) == "skip"  # a key that moves is no "any key"
+        assert one.page.evaluate(focus) == "skip"  # a navigation key is no "any key"
         one.press("Shift+Tab", "Enter")
         one.phase("ask")

@@ -67,7 +67,7 @@ def test_media_are_copied_named_by_their_bytes_and_found_by_nothing_else(tmp_pat
         assert "gpt4" not in text
         assert "data:" not in text
         (tmp_path / "gpt4.wav").unlink()
-    (read,) = data.read(tmp_path / "out").items  # the folder of the page is whole without the data's
+    (read,) = data.read(tmp_path / "out").items  # the page's folder is complete without the data folder
     assert [media.read() for media in media_of(read)] == [named, in_the_row.data]
     library.find(key).unlink()
     os.symlink("/etc/hostname", tmp_path / "out" / "media" / f"{key}.wav")

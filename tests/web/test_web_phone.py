@@ -14,13 +14,13 @@ from afzal.report.sections import FrontierChart, LineChart, Section, Table
 
 LONG = "DPO with a label that takes the whole width of a phone"
 
-# Cells of tables that stand beyond the edge: a hand would have to find out that the table moves.
+# Table cells beyond the edge: a user would have to discover that the table scrolls.
 HIDDEN = """() => [...document.querySelectorAll("td")]
   .filter((cell) => cell.checkVisibility() && cell.textContent.trim())
   .filter((cell) => [cell, ...cell.children].some((one) => one.getBoundingClientRect().right > innerWidth + 1))
   .map((cell) => cell.textContent)"""
 
-# Drawings that are cut by the edge, or with letters of less than 9 pixels; they are drawn with 11.
+# Drawings cut by the edge, or with letters smaller than 9 pixels; they are drawn with 11.
 SMALL = """() => [...document.querySelectorAll("svg.chart")].filter((one) => one.checkVisibility()).filter((one) => {
   const { width, right } = one.getBoundingClientRect();
   return right > innerWidth + 1 || width / one.viewBox.baseVal.width * 11 < 9;

@@ -59,7 +59,7 @@ def test_a_script_votes_resumes_and_exports(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_page_that_is_ended_at_once_ends_in_order(tmp_path, number):
-    """The signal comes as soon as the address is known, before the server's loop runs."""
+    """The signal arrives as soon as the address is known, before the server's loop runs."""
     write_rows(tmp_path / "rows.jsonl", pairs(2))
     with served("rows.jsonl", "--annotators", "ann", "--export", "prefs.jsonl", cwd=tmp_path) as (_, process):
         process.send_signal(number)
