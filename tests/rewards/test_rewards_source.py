@@ -139,7 +139,7 @@ def test_a_run_that_named_its_end_mark_is_read_with_it(folder, tmp_path):
 
 
 def test_a_text_that_no_data_would_hold_is_read_as_it_was_cut(folder):
-    """Its tokens do not survive a round trip, so it takes another path; there too a spelled-out end mark is plain text."""
+    """Its tokens do not survive a round trip, so it takes another path; a spelled-out end mark is text there too."""
     tokenizer = byte_tokenizer()
     reader = _reader(str(folder / "judge"))
     rows = [("why?", " so", True), ("why?", " so", False)]
