@@ -124,13 +124,13 @@ def unshared(q: Tensor, k: Tensor, v: Tensor, layout: TreeLayout, job: choose.Jo
     k, v = (t.repeat_interleave(groups, 0) for t in (k, v))
     outputs = []
     for s in sorted(layout.segments, key=lambda s: s.start):
-        own = slice(s.start, s.start + s.length)
+        segment = slice(s.start, s.start + s.length)
         prompt = slice(s.prompt_start, s.prompt_start + s.prompt_length)
-        keys, values = (torch.cat([t[:, prompt], t[:, own]], 1) for t in (k, v))
+        keys, values = (torch.cat([t[:, prompt], t[:, segment]], 1) for t in (k, v))
         behind = torch.arange(s.length, device=q.device)[:, None] + s.prompt_length
         behind = behind - torch.arange(s.keys, device=q.device)[None, :]
         mask = (behind >= 0) & (behind < (job.window or s.keys + 1))
-        outputs.append(_plain(q[:, own], keys, values, mask, job).transpose(0, 1))
+        outputs.append(_plain(q[:, segment], keys, values, mask, job).transpose(0, 1))
     return torch.cat(outputs)
 
 

@@ -89,9 +89,9 @@ def write(folder: Path, name: str) -> dict[str, Any]:
     model = str(shared() / "models" / "stories260k")
     held_out = name.endswith("held out")
     if name.startswith("afzal"):
-        own = {"method": "dpo", "model": model, "data": "pairs.jsonl", "out": "run", "batch_size": BATCH}
-        own |= {"max_steps": UPDATES, "lr": LR, "beta": BETA, "dtype": "fp32"}
-        return own | ({} if held_out else {"eval_fraction": 0.0})
+        settings = {"method": "dpo", "model": model, "data": "pairs.jsonl", "out": "run", "batch_size": BATCH}
+        settings |= {"max_steps": UPDATES, "lr": LR, "beta": BETA, "dtype": "fp32"}
+        return settings | ({} if held_out else {"eval_fraction": 0.0})
     trainer = {"output_dir": "run", "per_device_train_batch_size": BATCH, "max_steps": UPDATES, "learning_rate": LR}
     trainer |= {"warmup_steps": UPDATES // 10, "logging_steps": 1, "bf16": False, "use_cpu": True, "report_to": "none"}
     if held_out:
@@ -103,9 +103,9 @@ def write(folder: Path, name: str) -> dict[str, Any]:
     entry = {"file_name": "pairs.jsonl", "ranking": True}
     entry |= {"columns": {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"}}
     (folder / "dataset_info.json").write_text(json.dumps({"pairs": entry}), encoding="utf-8")
-    own = {"model_name_or_path": model, "stage": "dpo", "do_train": True, "finetuning_type": "full"}
-    own |= {"dataset": "pairs", "dataset_dir": ".", "template": "empty", "cutoff_len": 1024, "pref_beta": BETA}
-    return own | ({"val_size": 0.1} if held_out else {}) | trainer
+    settings = {"model_name_or_path": model, "stage": "dpo", "do_train": True, "finetuning_type": "full"}
+    settings |= {"dataset": "pairs", "dataset_dir": ".", "template": "empty", "cutoff_len": 1024, "pref_beta": BETA}
+    return settings | ({"val_size": 0.1} if held_out else {}) | trainer
 
 
 def timed(command: Sequence[str], folder: Path, installed: str) -> dict[str, float]:

@@ -56,7 +56,7 @@ def accuracies(rng: Rng, runs: int, prompts: int, size: str, dependence: float, 
 
 def means(rng: Rng, runs: int, prompts: int, size: str, shape: str) -> Row:
     """Coverage for means of normal or skewed rows (such as KLs): Student's t and bootstrap over prompts."""
-    held, resampled = 0, 0
+    covered, resampled = 0, 0
     truth = 0.0 if shape == "normal" else 1.0
     for _ in range(runs):
         sizes = SIZES[size](rng, prompts)
@@ -64,12 +64,12 @@ def means(rng: Rng, runs: int, prompts: int, size: str, shape: str) -> Row:
         values = z if shape == "normal" else -np.log1p(-ndtr(z))
         keys = np.repeat(np.arange(prompts), sizes)
         low, high = mean(clustered(keys.tolist(), values.tolist())).ends
-        held += low <= truth <= high
+        covered += low <= truth <= high
         by_prompt = np.bincount(keys, values) / sizes
         low, high = bootstrap(by_prompt, resamples=400, seed=int(rng.integers(1 << 30))).ends
         resampled += low <= truth <= high
     return {
-        "prompts": prompts, "rows per prompt": size, "shape": shape, "coverage": held / runs,
+        "prompts": prompts, "rows per prompt": size, "shape": shape, "coverage": covered / runs,
         "bootstrap": resampled / runs,
     }  # fmt: skip
 
@@ -78,21 +78,21 @@ def paired(rng: Rng, runs: int, seeds: int, prompts: int, ratio: float) -> Row:
     """Coverage for paired differences of S seeds on X prompts: two-way intervals, and intervals over seeds alone.
 
     The variance is 1 over prompts, ``ratio`` over seeds, and 1 in each cell."""
-    held = alone = 0
+    covered = alone = 0
     for _ in range(runs):
         cells = rng.normal(size=(seeds, prompts)) + rng.normal(size=prompts)
         cells += math.sqrt(ratio) * rng.normal(size=(seeds, 1))
         low, high = over_seeds_and_prompts(cells).ends
-        held += low <= 0 <= high
+        covered += low <= 0 <= high
         by_seed: Interval = over_seeds_and_prompts(cells.mean(1)[None, :]) if seeds > 1 else Interval(0, 0, 0, 1)
         alone += by_seed.ends[0] <= 0 <= by_seed.ends[1]
-    about = {"seeds": seeds, "prompts": prompts, "variance over seeds": ratio, "coverage": held / runs}
+    about = {"seeds": seeds, "prompts": prompts, "variance over seeds": ratio, "coverage": covered / runs}
     return about | {"over seeds alone": alone / runs if seeds > 1 else None}
 
 
 def slopes(rng: Rng, runs: int, prompts: int, size: str) -> Row:
     """Coverage for the slope of y on x when prompts share both: over prompts, and as if rows were independent."""
-    held = naive = 0
+    covered = naive = 0
     for _ in range(runs):
         sizes = SIZES[size](rng, prompts)
         keys = np.repeat(np.arange(prompts), sizes)
@@ -100,15 +100,15 @@ def slopes(rng: Rng, runs: int, prompts: int, size: str) -> Row:
         for k, slope in enumerate((trend(x, y, keys.tolist()), trend(x, y))):
             assert slope is not None
             inside = slope.low <= 0 <= slope.high
-            held, naive = held + inside * (k == 0), naive + inside * (k == 1)
-    return {"prompts": prompts, "rows per prompt": size, "coverage": held / runs, "by rows": naive / runs}
+            covered, naive = covered + inside * (k == 0), naive + inside * (k == 1)
+    return {"prompts": prompts, "rows per prompt": size, "coverage": covered / runs, "by rows": naive / runs}
 
 
 def calibrations(rng: Rng, runs: int, prompts: int, size: str, dependence: float, factor: float) -> Row:
     """Expected calibration error of a perfectly calibrated model (factor 1) or an overconfident one: coverage of the
     interval, mean estimated error, and mean error attributed to chance alone."""
     truth = _true_error(factor)
-    held, above, errors, nulls = 0, 0, [], []
+    covered, above, errors, nulls = 0, 0, [], []
     for _ in range(runs):
         sizes = SIZES[size](rng, prompts)
         gaps = rng.normal(0, 1.5, int(sizes.sum()))
@@ -116,13 +116,13 @@ def calibrations(rng: Rng, runs: int, prompts: int, size: str, dependence: float
         estimate = calibration(gaps, p.astype(float), np.repeat(np.arange(prompts), sizes).tolist())
         assert estimate.ece_low is not None
         assert estimate.ece_high is not None
-        held += estimate.ece_low <= truth <= estimate.ece_high
+        covered += estimate.ece_low <= truth <= estimate.ece_high
         above += estimate.ece > estimate.null_high
         errors.append(estimate.ece)
         nulls.append(estimate.null)
     return {
         "prompts": prompts, "rows per prompt": size, "dependence": dependence, "true error": round(truth, 4),
-        "coverage": held / runs, "mean error found": round(float(np.mean(errors)), 4),
+        "coverage": covered / runs, "mean error found": round(float(np.mean(errors)), 4),
         "mean of chance alone": round(float(np.mean(nulls)), 4), "called more than chance": above / runs,
     }  # fmt: skip
 

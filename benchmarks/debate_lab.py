@@ -57,8 +57,8 @@ def cases(prompts: np.ndarray, log_policy: np.ndarray, n: int, seed: int) -> tup
     pairs = language.sample_pairs(np.exp(log_policy), n, np.random.default_rng(seed))
     rewards = language.reward(prompts)
     gaps = rewards[pairs[0], pairs[1]] - rewards[pairs[0], pairs[2]]
-    kept = gaps != 0
-    return (pairs[0][kept], pairs[1][kept], pairs[2][kept]), gaps[kept]
+    different = gaps != 0
+    return (pairs[0][different], pairs[1][different], pairs[2][different]), gaps[different]
 
 
 def figure(keys: np.ndarray, values: np.ndarray) -> dict[str, float]:
@@ -112,11 +112,13 @@ def self_play(start: world.World, steps: int) -> dict[str, Any]:
     return results
 
 
-def _debater_texts(prompts: np.ndarray, of: Cases) -> tuple[list[str], list[str]]:
+def _debater_texts(prompts: np.ndarray, pairs: Cases) -> tuple[list[str], list[str]]:
     """Each side's input for every case: ``413|own|other|``, with short answers padded with full stops."""
     text = lambda y: language.response_text(language.RESPONSES[y]).ljust(4, ".")  # noqa: E731
-    heads = [language.prompt_text(prompts[x]) for x in of[0]]
-    both = [[f"{h}{text(a)}|{text(b)}|" for h, a, b in zip(heads, *ab, strict=True)] for ab in (of[1:], of[2:0:-1])]
+    heads = [language.prompt_text(prompts[x]) for x in pairs[0]]
+    both = [
+        [f"{h}{text(a)}|{text(b)}|" for h, a, b in zip(heads, *ab, strict=True)] for ab in (pairs[1:], pairs[2:0:-1])
+    ]
     return both[0], both[1]
 
 
@@ -135,9 +137,9 @@ def _argued(policy: Path, texts: list[str], rng: np.random.Generator, n: int = 1
 def _debated(policy: Path, now: Cases, gaps: np.ndarray, past: Cases, past_gaps: np.ndarray) -> dict[str, Any]:
     """The aware judge's accuracy, and how often an argument is its side's best."""
     rng, seen, best = np.random.default_rng(9), [], []
-    for prompts, of in ((TRAIN, past), (HELD_OUT, now)):
-        pieces = evidence.positions(prompts, of)
-        chosen = np.concatenate([_argued(policy, side, rng) for side in _debater_texts(prompts, of)], 1)
+    for prompts, pairs in ((TRAIN, past), (HELD_OUT, now)):
+        pieces = evidence.positions(prompts, pairs)
+        chosen = np.concatenate([_argued(policy, side, rng) for side in _debater_texts(prompts, pairs)], 1)
         values = np.take_along_axis(pieces, chosen, 1)
         seen.append(Shown(chosen, values, np.zeros(len(values))))
         best = 0.5 * ((values[:, 0] == pieces.max(1)).astype(float) + (values[:, 1] == pieces.min(1)))
@@ -145,10 +147,10 @@ def _debated(policy: Path, now: Cases, gaps: np.ndarray, past: Cases, past_gaps:
     return {"accuracy": figure(now[0], evidence.right(judged, gaps)), "best argument": figure(now[0], best)}
 
 
-def _ranked(policy: Path, of: Cases, rng: np.random.Generator) -> list[dict[str, str]]:
+def _ranked(policy: Path, pairs: Cases, rng: np.random.Generator) -> list[dict[str, str]]:
     """Pairs of arguments of each side; the chosen one moves the judge further."""
-    pieces, rows = evidence.positions(TRAIN, of), []
-    for sign, texts in zip((1, -1), _debater_texts(TRAIN, of), strict=True):
+    pieces, rows = evidence.positions(TRAIN, pairs), []
+    for sign, texts in zip((1, -1), _debater_texts(TRAIN, pairs), strict=True):
         two = _argued(policy, texts, rng, 2)
         worth = sign * np.take_along_axis(pieces, two, 1)
         for text, (i, j), (u, v) in zip(texts, two.tolist(), worth.tolist(), strict=True):
@@ -167,62 +169,62 @@ def _rows(rows: list[dict[str, str]], out: Path, name: str) -> Path:
 def ladder(start: world.World, steps: int) -> dict[str, Any]:
     """Agreement with gold of labels, reward models and policies by level, and of the two controls."""
     train, _ = cases(TRAIN, start.log_ref_train, 8_000, 11)
-    held, held_gaps = cases(HELD_OUT, start.log_ref, 4_000, 12)
+    held_out, held_gaps = cases(HELD_OUT, start.log_ref, 4_000, 12)
     levels, policy, assistant = [], start.sft, None
     for level in range(LEVELS):
-        said = {name: _labels(p, of, assistant, 1, seed) for name, p, of, seed in _sides(train, held)}
-        line: dict[str, Any] = {"labels": figure(held[0], evidence.right(said["held"], held_gaps))}
+        labels = {name: _labels(p, pairs, assistant, 1, seed) for name, p, pairs, seed in _sides(train, held_out)}
+        line: dict[str, Any] = {"labels": figure(held_out[0], evidence.right(labels["held"], held_gaps))}
         if assistant is not None:
-            line |= _beside(held, held_gaps, assistant)
-        rows = language.pair_items(TRAIN, train, (said["train"] > 0).astype(float), f"level-{level}")
+            line |= _beside(held_out, held_gaps, assistant)
+        rows = language.pair_items(TRAIN, train, (labels["train"] > 0).astype(float), f"level-{level}")
         data = world.write(rows, start.out, f"ladder-{level}")
         about = {"steps": steps, "rows": len(rows), "batch_size": 64}
         model = world.train(start.out, "reward", start.sft, data, f"ladder-reward-{level}", **about)
         policy = world.train(start.out, "dpo", policy, data, f"ladder-policy-{level}", beta=0.5, **about)
-        line["reward model"] = figure(held[0], evidence.right(_gaps(model, HELD_OUT, held), held_gaps))
+        line["reward model"] = figure(held_out[0], evidence.right(_gaps(model, HELD_OUT, held_out), held_gaps))
         known = exact.evaluate(world.policy(policy), start.log_ref, world.REWARDS)
         line["policy"] = {"reward": known.reward, "kl": known.kl, "share": known.share}
         levels.append(line)
         assistant = model
-    gain = _labels(HELD_OUT, held, assistant, 1, 14)
+    gain = _labels(HELD_OUT, held_out, assistant, 1, 14)
     last = evidence.right(gain, held_gaps)
-    alone = evidence.right(_labels(HELD_OUT, held, None, 1, 14), held_gaps)
+    alone = evidence.right(_labels(HELD_OUT, held_out, None, 1, 14), held_gaps)
     rewards = float(exact.expected(start.log_ref, world.REWARDS))
-    return {"levels": levels, "start reward": rewards, "assisted less alone": figure(held[0], last - alone)}
+    return {"levels": levels, "start reward": rewards, "assisted less alone": figure(held_out[0], last - alone)}
 
 
-def _sides(train: Cases, held: Cases) -> tuple[tuple[str, np.ndarray, Cases, int], ...]:
-    return ("train", TRAIN, train, 13), ("held", HELD_OUT, held, 14)
+def _sides(train: Cases, held_out: Cases) -> tuple[tuple[str, np.ndarray, Cases, int], ...]:
+    return ("train", TRAIN, train, 13), ("held", HELD_OUT, held_out, 14)
 
 
-def _labels(prompts: np.ndarray, of: Cases, assistant: Path | None, honest: int, seed: int) -> np.ndarray:
+def _labels(prompts: np.ndarray, pairs: Cases, assistant: Path | None, honest: int, seed: int) -> np.ndarray:
     """``[N]`` judgements: the sum of two random positions, plus the assistant's answer to how much better the first is;
     a coin flip if there is no difference. ``honest`` is -1 for an assistant that lies."""
     rng = np.random.default_rng(seed)
-    judged = evidence.naive(evidence.shown(evidence.positions(prompts, of), K, "random", rng))
+    judged = evidence.naive(evidence.shown(evidence.positions(prompts, pairs), K, "random", rng))
     coin = 1e-6 * rng.choice([-1, 1], len(judged))
-    return judged + coin + (0 if assistant is None else honest * _gaps(assistant, prompts, of))
+    return judged + coin + (0 if assistant is None else honest * _gaps(assistant, prompts, pairs))
 
 
-def _beside(held: Cases, gaps: np.ndarray, assistant: Path) -> dict[str, Any]:
+def _beside(held_out: Cases, gaps: np.ndarray, assistant: Path) -> dict[str, Any]:
     """Accuracy of the judge alone and with a lying assistant, and paired differences from the judge alone."""
     alone, honest, lying = (
-        evidence.right(_labels(HELD_OUT, held, a, sign, 14), gaps)
+        evidence.right(_labels(HELD_OUT, held_out, a, sign, 14), gaps)
         for a, sign in ((None, 1), (assistant, 1), (assistant, -1))
     )
     figures = {"alone": alone, "lying": lying, "honest less alone": honest - alone, "lying less alone": lying - alone}
-    return {name: figure(held[0], values) for name, values in figures.items()}
+    return {name: figure(held_out[0], values) for name, values in figures.items()}
 
 
 _SCORED: dict[tuple[Path, int], np.ndarray] = {}
 
 
-def _gaps(model: Path, prompts: np.ndarray, of: Cases) -> np.ndarray:
+def _gaps(model: Path, prompts: np.ndarray, pairs: Cases) -> np.ndarray:
     """``[N]`` the reward model's score of the first response minus that of the second."""
-    key = (model, len(of[0]))
+    key = (model, len(pairs[0]))
     if key not in _SCORED:
-        heads = [language.prompt_text(prompts[x]) for x in of[0]]
-        texts = [[language.response_text(language.RESPONSES[y]) for y in ys] for ys in of[1:]]
+        heads = [language.prompt_text(prompts[x]) for x in pairs[0]]
+        texts = [[language.response_text(language.RESPONSES[y]) for y in ys] for ys in pairs[1:]]
         rewards = reward_source(str(model), max_tokens=8, eos_token=".")
         one, other = (np.array(rewards(heads, side)) for side in texts)
         _SCORED[key] = one - other

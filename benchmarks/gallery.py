@@ -131,12 +131,12 @@ def _section(cases: Sequence[Mapping[str, Any]]) -> str:
     """The gallery as Markdown: the change, the curves, and Afzal's diagnosis."""
     lines: list[str] = []
     for case in cases:
-        said = case["verdict"]
+        verdict = case["verdict"]
         changed = ", ".join(f"`{key}={value}`" for key, value in case["changed"].items())
         about = " ".join(filter(None, (f"Changed: {changed}." if changed else "", case["note"])))
         lines += [f"### {case['title']}", *(["", about] if about else [])]
         lines += ["", *(f"![{case['title']}: {name}](curves/{file})" for name, file in case["pictures"].items())]
-        lines += ["", f"> **{said['word']}**: {said['sentence']}"]
+        lines += ["", f"> **{verdict['word']}**: {verdict['sentence']}"]
         for alarm in case["alarms"]:
             lines += [">", f"> *{alarm['check']}*: {alarm['explanation']} Try: {alarm['remedy'] or 'nothing'}."]
         lines.append("")

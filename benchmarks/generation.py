@@ -173,8 +173,8 @@ def model_of(options: argparse.Namespace) -> Any:
     else:
         width, layers = options.sizes
         sizes = {"width": width, "layers": layers, "heads": width // 64, "kv_heads": width // 64}
-        own = llama(**sizes, feed_forward=round(width * 2.75), vocabulary=32_000)
-        model = build(known(options.shape) if options.shape else own, device, dtype)
+        random_llama = llama(**sizes, feed_forward=round(width * 2.75), vocabulary=32_000)
+        model = build(known(options.shape) if options.shape else random_llama, device, dtype)
     model.generation_config = transformers.GenerationConfig()
     return model
 

@@ -87,7 +87,7 @@ def _rollout(world: World, rng: np.random.Generator, t: float) -> dict[str, floa
     rewards = _rewards(world, rng, t, rng.normal(0, world.between, world.prompts), world.n)
     answers = rewards.size
     lengths = rng.gamma(4.0, world.length(t) / 4, answers)
-    said = {
+    metrics = {
         "objective/scores": float(rewards.mean()),
         "objective/scores_sd": float(rewards.std(ddof=1)),
         "objective/kl_exact": float(rng.gamma(2.0, world.kl(t) / 2, answers).mean()) if world.kl(t) else 0.0,
@@ -96,9 +96,9 @@ def _rollout(world: World, rng: np.random.Generator, t: float) -> dict[str, floa
         "rollout/eos_rate": float(rng.binomial(answers, world.ended(t))) / answers,
     }
     if world.n == 1:
-        return said
+        return metrics
     equal = (rewards.std(1) == 0) | (rng.random(world.prompts) < world.same(t))
-    return said | {"rollout/same_reward": float(equal.mean())}
+    return metrics | {"rollout/same_reward": float(equal.mean())}
 
 
 def _train_line(world: World, rng: np.random.Generator, step: int, t: float) -> dict[str, Any]:
@@ -226,9 +226,9 @@ def raised(world: World, runs: int, first: int) -> list[list[Diagnosis]]:
     return every
 
 
-def names(said: Sequence[Diagnosis], codes: set[str], pattern: str) -> bool:
+def names(diagnoses: Sequence[Diagnosis], codes: set[str], pattern: str) -> bool:
     """Whether one of the checks names the fault in its title or explanation."""
-    return any(d.code in codes and re.search(pattern, f"{d.title} {d.explanation}", re.S) for d in said)
+    return any(d.code in codes and re.search(pattern, f"{d.title} {d.explanation}", re.S) for d in diagnoses)
 
 
 def rates(runs: int, first: int = 0) -> dict[str, Any]:

@@ -242,9 +242,9 @@ def rates(runs: int, first: int = 0) -> dict[str, Any]:
     result: dict[str, Any] = {"runs": runs, "healthy": {}, "sick": {}}
     for name, world in HEALTHY.items():
         codes = codes_of(world, runs, first)
-        said = Counter(c for each in codes for c in each)
+        counts = Counter(c for each in codes for c in each)
         share = sum(bool(each) for each in codes) / runs
-        result["healthy"][name] = {"false_alarms": share, "codes": {k: v / runs for k, v in said.items()}}
+        result["healthy"][name] = {"false_alarms": share, "codes": {k: v / runs for k, v in counts.items()}}
     for name, (wanted, world) in SICK.items():
         codes = codes_of(world, runs, first)
         result["sick"][name] = {"found": sum(bool(wanted & set(each)) for each in codes) / runs}

@@ -44,22 +44,22 @@ def outcomes(z: np.ndarray, rate: float) -> np.ndarray:
 
 def win_rates(rng: Rng, runs: int, prompts: int, size: str, dependence: float) -> Row:
     """Coverage of the win rate's interval from resampled prompts, and from resampled pairs."""
-    held = naive = 0
+    covered = naive = 0
     for _ in range(runs):
         sizes = SIZES[size](rng, prompts)
         points = outcomes(shared_normals(rng, sizes, dependence), RATE)
         keys, seed = np.repeat(np.arange(prompts), sizes), int(rng.integers(1 << 30))
         for k, of in enumerate((keys.tolist(), range(len(points)))):
             low, high = judging.column_means(points[:, None], of, resamples=500, seed=seed).interval(0).ends
-            held, naive = held + (k == 0 and low <= RATE <= high), naive + (k == 1 and low <= RATE <= high)
+            covered, naive = covered + (k == 0 and low <= RATE <= high), naive + (k == 1 and low <= RATE <= high)
     about = {"prompts": prompts, "pairs per prompt": size, "dependence": dependence}
-    return about | {"coverage": held / runs, "by pairs": naive / runs}
+    return about | {"coverage": covered / runs, "by pairs": naive / runs}
 
 
 def corrected(rng: Rng, runs: int, labelled: int, size: str, right: float) -> Row:
     """Win rates from people's labels on ``labelled`` prompts and a judge on 1,000 prompts, who agrees with the people
     with probability ``right``."""
-    held, alone, widths, widths_alone = 0, 0, [], []
+    covered, alone, widths, widths_alone = 0, 0, [], []
     for _ in range(runs):
         sizes = SIZES[size](rng, 1000)
         keys = np.repeat(np.arange(1000), sizes)
@@ -69,7 +69,7 @@ def corrected(rng: Rng, runs: int, labelled: int, size: str, right: float) -> Ro
         estimates = beside.corrected(points, np.where(known, human, np.nan), keys.tolist())
         assert estimates is not None
         both = estimates["corrected"], estimates["people_alone"]
-        held, alone = (n + (i["low"] <= RATE <= i["high"]) for n, i in zip((held, alone), both, strict=True))
+        covered, alone = (n + (i["low"] <= RATE <= i["high"]) for n, i in zip((covered, alone), both, strict=True))
         widths.append(both[0]["high"] - both[0]["low"])
         widths_alone.append(both[1]["high"] - both[1]["low"])
     width, width_alone = float(np.mean(widths)), float(np.mean(widths_alone))
@@ -77,7 +77,7 @@ def corrected(rng: Rng, runs: int, labelled: int, size: str, right: float) -> Ro
         "labelled prompts": labelled,
         "pairs per prompt": size,
         "judge is right": right,
-        "coverage": held / runs,
+        "coverage": covered / runs,
         "people alone": alone / runs,
         "width": round(width, 4),
         "width alone": round(width_alone, 4),
@@ -91,19 +91,19 @@ def known_judges(rng: Rng, pairs: int) -> list[Row]:
     for k in range(pairs):
         texts = ["x" * int(n) for n in rng.integers(1, 100, 2)]
         items.append(Item(str(k), f"q{k}", (Response(texts[0], "a"), Response(texts[1], "b"))))
-    of = pairs_of(items)
-    games = games_of(of, "both")
+    compared = pairs_of(items)
+    games = games_of(compared, "both")
     slot = [Ruling("second" if game.turned else "first") for game in games]
     # a model against itself: both answers come from the same distribution, whichever is first
-    gap = [len(p.answers[0]) - len(p.answers[1]) + rng.normal(0, 40) for p in of]
-    alike = {p: Ruling("first" if g > 0 else "second") for p, g in zip(of, gap, strict=True)}
+    gap = [len(p.answers[0]) - len(p.answers[1]) + rng.normal(0, 40) for p in compared]
+    alike = {p: Ruling("first" if g > 0 else "second") for p, g in zip(compared, gap, strict=True)}
     mirrored = [
         Item(f"m{i.id}", i.prompt, tuple(Response(r.turns, s) for r, s in zip(i.responses[::-1], "ab", strict=True)))
         for i in items
     ]
     swapped = pairs_of([*items, *mirrored])
     turned = {"first": "second", "second": "first"}
-    rulings = [alike[p] for p in of] + [Ruling(turned[alike[p].outcome]) for p in of]
+    rulings = [alike[p] for p in compared] + [Ruling(turned[alike[p].outcome]) for p in compared]
     rows = []
     for name, known, played, said in (
         ("names the first slot", items, games, slot),

@@ -104,8 +104,8 @@ def _feed_forward(shape: Shape) -> dict[str, tuple[int, int]]:
     up, down = (shape.hidden, shape.width), (shape.width, shape.hidden)
     if not shape.experts:
         return {"mlp.gate_proj": up, "mlp.up_proj": up, "mlp.down_proj": down}
-    own = {"w1": up, "w2": down, "w3": up}
-    experts = {f"experts.{k}.{name}": size for k in range(shape.experts) for name, size in own.items()}
+    matrices = {"w1": up, "w2": down, "w3": up}
+    experts = {f"experts.{k}.{name}": size for k in range(shape.experts) for name, size in matrices.items()}
     return {f"block_sparse_moe.{name}": size for name, size in experts.items()} | {
         "block_sparse_moe.gate": (shape.experts, shape.width)
     }

@@ -111,8 +111,8 @@ def _vote(item: Item, name: str) -> Comparison:
     gap = valence.summed("", texts[0]) - valence.summed("", texts[1])
     digest = hashlib.sha256(json.dumps([name, item.id]).encode()).digest()
     slip = int.from_bytes(digest[:8], "big") / 2**64 < SLIPS
-    said: Outcome = "tie" if abs(gap) < CLOSE else "first" if (gap > 0) ^ slip else "second"
-    return Comparison(0, 1, said, annotator=name)
+    choice: Outcome = "tie" if abs(gap) < CLOSE else "first" if (gap > 0) ^ slip else "second"
+    return Comparison(0, 1, choice, annotator=name)
 
 
 if __name__ == "__main__":

@@ -87,8 +87,10 @@ def prefer(
 def plain_dpo(world: World, plan: Plan, seed: int) -> Path:
     """DPO on noisy pairs with checkpoints: the baseline of three of the questions."""
     data = lab_world.pairs(world, seed, plan.pairs, language.noisy, "noisy")
-    kept = {"save_every_steps": plan.every, "keep_checkpoints": 99, "objective_arg": {"beta": BETA}}
-    return prefer(world, "dpo", data, f"noisy-{seed}-run", seed=seed, steps=plan.long_steps, rows=plan.pairs, **kept)
+    settings = {"save_every_steps": plan.every, "keep_checkpoints": 99, "objective_arg": {"beta": BETA}}
+    return prefer(
+        world, "dpo", data, f"noisy-{seed}-run", seed=seed, steps=plan.long_steps, rows=plan.pairs, **settings
+    )
 
 
 def soft(gaps: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -115,9 +117,9 @@ def certain_labels(world: World, plan: Plan) -> list[Row]:
     for seed in plan.seeds:
         data = lab_world.pairs(world, seed, 300, language.deterministic, "certain")
         for objective in ("dpo", "ipo"):
-            kept = {"save_every_steps": every, "keep_checkpoints": 99, "objective_arg": {"beta": 0.1}, "seed": seed}
+            settings = {"save_every_steps": every, "keep_checkpoints": 99, "objective_arg": {"beta": 0.1}, "seed": seed}
             name = f"certain-{objective}-{seed}"
-            made = prefer(world, objective, data, name, steps=plan.long_steps, rows=300, **kept)
+            made = prefer(world, objective, data, name, steps=plan.long_steps, rows=300, **settings)
             for step in range(every, plan.long_steps + 1, every):
                 rows.append(row(world, 2, objective.upper(), seed, policy(made, step), step))
     return rows
@@ -186,19 +188,19 @@ def constraint(world: World, plan: Plan) -> list[Row]:
     """DPO that would write more fives than the bound, with and without the constraint."""
     rows = []
     bound = round(0.5 * exact.expected(world.log_ref, FIVES), 2)
-    held = {
+    constrained = {
         "constraint": "black_box",
         "constraint_score": "benchmarks.lab_world:fives",
         "constraint_bound": bound,
         "constraint_dual_lr": 0.05,
     }
-    kept = {"save_every_steps": plan.every, "keep_checkpoints": 99, "objective_arg": {"beta": BETA}}
+    settings = {"save_every_steps": plan.every, "keep_checkpoints": 99, "objective_arg": {"beta": BETA}}
     for seed in plan.seeds:
         data = lab_world.pairs(world, seed, plan.pairs, language.noisy, "noisy")
         length = {"seed": seed, "steps": plan.long_steps, "rows": plan.pairs}
         made = {
             "free": plain_dpo(world, plan, seed),
-            "held": prefer(world, "dpo", data, f"constraint-{seed}", **length, **kept, **held),
+            "held": prefer(world, "dpo", data, f"constraint-{seed}", **length, **settings, **constrained),
         }
         for label, run in made.items():
             for step in range(plan.every, plan.long_steps + 1, plan.every):
@@ -233,9 +235,9 @@ def rest_verdict(rows: Sequence[Row]) -> Verdict:
     late = {label: [course[len(course) // 3 :] for course in courses] for label, courses in late.items()}
     rests = all(max(r.kl for r in c) - min(r.kl for r in c) < 0.6 for c in late["IPO"])
     passes = all(d[-1].kl > max(r.kl for r in i) + 1 for d, i in zip(late["DPO"], late["IPO"], strict=True))
-    said = {k: [f"{c[0].kl:.2f} to {c[-1].kl:.2f}" for c in v] for k, v in late.items()}
+    ranges = {k: [f"{c[0].kl:.2f} to {c[-1].kl:.2f}" for c in v] for k, v in late.items()}
     claim = "on certain labels IPO's KL stays within 0.6 from a third of training on, and DPO's ends 1 nat above it"
-    return Verdict(claim, rests and passes, _listed(said, "{}"))
+    return Verdict(claim, rests and passes, _listed(ranges, "{}"))
 
 
 def growth_verdict(rows: Sequence[Row]) -> Verdict:
@@ -264,9 +266,9 @@ def soft_verdict(rows: Sequence[Row]) -> Verdict:
         and all(a["worth"] > b["worth"] + 0.2 for a, b in zip(best, certain, strict=True))
         and all(a["correlation"] > b["correlation"] for v in others for a, b in zip(best, v, strict=True))
     )
-    said = {k: [f"{m['worth']:.2f} ({m['correlation']:.2f})" for m in v] for k, v in by_label.items()}
+    worths = {k: [f"{m['worth']:.2f} ({m['correlation']:.2f})" for m in v] for k, v in by_label.items()}
     claim = "soft labels recover the reward, certain ones exaggerate it (gold per implicit reward; correlation)"
-    return Verdict(claim, held, _listed(said, "{}"))
+    return Verdict(claim, held, _listed(worths, "{}"))
 
 
 def optimum_verdict(rows: Sequence[Row]) -> Verdict:
@@ -364,8 +366,10 @@ def plots(rows: Sequence[Row], out: Path) -> None:
 
 
 def _course(rows: Sequence[Row], question: int, label: str, value: Callable[[Row], float]) -> lab_world.Points:
-    of = [r for r in rows if r.question == question and r.label == label]
-    return [(float(step), [value(r) for r in of if r.step == step]) for step in sorted({r.step for r in of})]
+    selected = [r for r in rows if r.question == question and r.label == label]
+    return [
+        (float(step), [value(r) for r in selected if r.step == step]) for step in sorted({r.step for r in selected})
+    ]
 
 
 def main() -> int:

@@ -77,9 +77,9 @@ def votes(world: World, plan: Plan, seed: int) -> Path:
 def along(world: World, plan: Plan, seed: int, method: str, name: str, **settings: Any) -> list[Policy]:
     """Policies of a run on the votes, one every ``plan.every`` updates."""
     common = {"steps": plan.steps, "rows": plan.pairs, "seed": seed}
-    kept = {"save_every_steps": plan.every, "keep_checkpoints": 99}
+    saving = {"save_every_steps": plan.every, "keep_checkpoints": 99}
     data = votes(world, plan, seed)
-    made = lab_world.train(world.out, method, world.sft, data, f"{name}-{seed}", **common, **kept, **settings)
+    made = lab_world.train(world.out, method, world.sft, data, f"{name}-{seed}", **common, **saving, **settings)
     return [(step, policy(made, step)) for step in range(plan.every, plan.steps + 1, plan.every)]
 
 
@@ -103,9 +103,9 @@ def iterative(beta: float) -> Trial:
             drawn += language.pair_items(TRAIN, pairs, language.noisy(gaps, rng), prefix=f"round-{k}")
             name, steps = f"iterative-{beta:g}-{seed}-{k}", plan.steps // plan.rounds
             data = lab_world.write(drawn, world.out, name)
-            kept = {"seed": seed, "beta": beta, "reference": str(world.sft), "save_every_steps": plan.every}
-            kept["keep_checkpoints"] = 99
-            model = lab_world.train(world.out, "dpo", model, data, name, steps=steps, rows=len(drawn), **kept)
+            settings = {"seed": seed, "beta": beta, "reference": str(world.sft), "save_every_steps": plan.every}
+            settings["keep_checkpoints"] = 99
+            model = lab_world.train(world.out, "dpo", model, data, name, steps=steps, rows=len(drawn), **settings)
             policies += [(k * steps + s, policy(model, s)) for s in range(plan.every, steps + 1, plan.every)]
         return policies
 
@@ -138,11 +138,11 @@ def online(method: str, recipe: str, beta: float, reward: Callable[[World, Plan,
     def run(world: World, plan: Plan, seed: int) -> list[Policy]:
         each = 4  # updates of an iteration
         name = f"{method} {beta:g} {seed}".lower().replace(", ", "-").replace(" ", "-")
-        kept = {"save_every_steps": each * plan.iterations // 8, "keep_checkpoints": 99, "seed": seed, "warmup": 10}
+        saving = {"save_every_steps": each * plan.iterations // 8, "keep_checkpoints": 99, "seed": seed, "warmup": 10}
         size = {"iterations": plan.iterations, "ppo_epochs": 2, "minibatches": 2, "kl_coef": beta}
-        spec = {"reward": reward(world, plan, seed), **kept, **size, **settings}
+        spec = {"reward": reward(world, plan, seed), **saving, **size, **settings}
         made = lab_world.made(world.out, recipe, world.sft, votes(world, plan, seed), name, **spec)
-        every = kept["save_every_steps"]
+        every = saving["save_every_steps"]
         return [(step, policy(made, step)) for step in range(every, each * plan.iterations + 1, every)]
 
     return Trial(method, f"beta {beta:g}", run)
@@ -259,9 +259,9 @@ def claims(measured: Sequence[Course], seeds: Sequence[int], edge: exact.Frontie
 def _below_the_optimum(measured: Sequence[Course], seeds: Sequence[int], edge: exact.Frontier) -> Claim:
     """Claim that no policy is above the optimum; interpolation between betas lowers the frontier by up to 1e-3."""
     regrets = {s: min(edge.regret(p.kl, p.reward) for c in measured if c.seed == s for p in c.points) for s in seeds}
-    said = ", ".join(f"{r:.3f}" for r in regrets.values())
+    least = ", ".join(f"{r:.3f}" for r in regrets.values())
     return courses.judge(
-        "no policy is above the optimum", [r > -1e-3 for r in regrets.values()], f"least regret {said}"
+        "no policy is above the optimum", [r > -1e-3 for r in regrets.values()], f"least regret {least}"
     )
 
 
@@ -309,8 +309,8 @@ def _outcome(c: Claim) -> str:
     return c.outcome if c.outcome == "not measured" else f"{c.outcome} ({c.held} of {c.n} seeds)"
 
 
-def _ends(measured: Sequence[Course], of: Course) -> str:
-    same = [c.points[-1] for c in measured if (c.method, c.setting) == (of.method, of.setting)]
+def _ends(measured: Sequence[Course], run: Course) -> str:
+    same = [c.points[-1] for c in measured if (c.method, c.setting) == (run.method, run.setting)]
     return ", ".join(f"{p.reward:.2f}@{p.kl:.2f}" for p in same)
 
 

@@ -180,8 +180,8 @@ def prompts(out: Path, plan: Plan) -> dict[str, Path]:
         write(out / "openings.jsonl", texts + scenes)
         write(paths["scenes"], [scene.replace("{}", name) for scene in SCENES[1::2] for name in NAMES[:4]])
         for arm, principles in ARMS.items():
-            kept = {"principles": principles, "critique_prompt": "", "revision_prompt": "{{ prompt }}"}
-            runs.atomic_write(out / f"{arm}.yaml", yaml.safe_dump(kept, sort_keys=False))
+            content = {"principles": principles, "critique_prompt": "", "revision_prompt": "{{ prompt }}"}
+            runs.atomic_write(out / f"{arm}.yaml", yaml.safe_dump(content, sort_keys=False))
         write(paths["twins"], TWINS)
     return paths
 

@@ -63,9 +63,11 @@ def claim(figures: Sequence[Figures]) -> str:
     peer, best = ([float(row[k].removesuffix("x")) for row in rows if row[k].endswith("x")] for k in (3, 4))
     if not peer or not best:
         return "Speed: no figures have been taken yet."
-    said = f"**Speed.** At equal losses, one DPO update is {min(peer):g} to {max(peer):g} times as fast as TRL's, and"
-    said += f" {min(best):g} to {max(best):g} times\nas fast as TRL's at its best settings (CPUs, bf16,"
-    return said + f" {len(rows)} shapes and machines; [all figures](benchmarks/README.md))."
+    sentence = (
+        f"**Speed.** At equal losses, one DPO update is {min(peer):g} to {max(peer):g} times as fast as TRL's, and"
+    )
+    sentence += f" {min(best):g} to {max(best):g} times\nas fast as TRL's at its best settings (CPUs, bf16,"
+    return sentence + f" {len(rows)} shapes and machines; [all figures](benchmarks/README.md))."
 
 
 def summary(figures: Sequence[Figures]) -> str:
@@ -109,8 +111,8 @@ def growth(content: Mapping[str, Any]) -> str:
         for f in content["rows"]
     ]
     groups = content["groups"]
-    said = f"4 responses per prompt cost {groups['k4_in_pair_steps']:.2f} times a pair; two pairs would cost 2."
-    return "\n".join([*lines, "", said])
+    sentence = f"4 responses per prompt cost {groups['k4_in_pair_steps']:.2f} times a pair; two pairs would cost 2."
+    return "\n".join([*lines, "", sentence])
 
 
 def startup(content: Mapping[str, Any]) -> str:
@@ -220,8 +222,8 @@ def _by_machine(files: Sequence[Figures]) -> dict[str, list[Figures]]:
     groups: dict[tuple[Any, ...], list[Figures]] = {}
     for file in files:
         about = file.content["about"]
-        own = tuple(about["versions"].get(name) for name in ("afzal", "torch", "transformers"))
-        key = (about["date"], about["device"], about["threads"], about["dtype"], own)
+        versions = tuple(about["versions"].get(name) for name in ("afzal", "torch", "transformers"))
+        key = (about["date"], about["device"], about["threads"], about["dtype"], versions)
         groups.setdefault(key, []).append(file)
     return {_machine(files): files for files in groups.values()}
 
@@ -241,16 +243,16 @@ def _summary_rows(files: Sequence[Figures]) -> Iterator[str]:
         for r in file.content["shapes"]:
             merged.setdefault((r["shape"], about["parameters"], about.get("rank", 0)), {}).update(r)
     for (shape, weights, rank), r in sorted(merged.items(), key=lambda entry: (*entry[0][1:], _place(entry[0][0]))):
-        own = r.get("afzal") or r.get("afzal-cached")
-        if own is None:
+        ours = r.get("afzal") or r.get("afzal-cached")
+        if ours is None:
             continue
         peers = (dpo_step.ratio(r.get(side, {}), spread=False) or "-" for side in ("trl", "trl-best", "plain"))
         prompt, response = r["mean"][0], sum(r["mean"][1:]) / 2
         size = f"{weights / 1e6:.0f} M" + (f", LoRA {rank}" if rank else "")
         yield (
             f"| {_TITLES.get(shape, shape)} ({prompt:.0f} + {response:.0f}) | {size} "
-            f"| {own['pairs_per_second']:.2f} | {' | '.join(peers)} "
-            f"| {dpo_step.of_peak(own)} | {dpo_step.shown(own['executed_over_minimum'], '.3f')} |"
+            f"| {ours['pairs_per_second']:.2f} | {' | '.join(peers)} "
+            f"| {dpo_step.of_peak(ours)} | {dpo_step.shown(ours['executed_over_minimum'], '.3f')} |"
         )
 
 

@@ -69,8 +69,8 @@ def write_data(to: Path, most: int) -> None:
     to.mkdir(parents=True)
     for task in TASKS:
         items = [i for i in data.read(valence.shared() / FILES[task]).items if _characters(i) <= _LONGEST][:most]
-        for part, own in zip(("train", "test"), data.split(items, _HELD_OUT, 0), strict=True):
-            data.write(own, to / f"{task}-{part}.jsonl", "afzal")
+        for part, rows in zip(("train", "test"), data.split(items, _HELD_OUT, 0), strict=True):
+            data.write(rows, to / f"{task}-{part}.jsonl", "afzal")
     for part in ("train", "test"):
         (to / f"mix-{part}.yaml").write_text(_MIX.format(part=part, temperature=_TEMPERATURE), "utf-8")
 
@@ -145,8 +145,8 @@ def ordered_right(rows: Sequence[Item], judge: str) -> list[float]:
     for item in rows:
         votes = [v for v in item.votes if isinstance(v, Comparison)]
         (truth,) = (v for v in votes if v.annotator is None)
-        (said,) = (v for v in votes if v.annotator == judge)
-        hit = 0.5 if said.outcome == "tie" else float(said.outcome == truth.outcome)
+        (verdict,) = (v for v in votes if v.annotator == judge)
+        hit = 0.5 if verdict.outcome == "tie" else float(verdict.outcome == truth.outcome)
         prompts.setdefault(prompt_key(item), []).append(hit)
     return [float(np.mean(hits)) for hits in prompts.values()]
 
@@ -188,27 +188,27 @@ def page(results: Mapping[str, Any]) -> list[str]:
             less = _points(run["less alone"]) if "less alone" in run else ""
             shown = f"{run['run']}, {about['updates alone']} updates" if run["run"] == "alone" else run["run"]
             sizes = f"{about['trained on']} | {about['held out']}"
-            said = run.get("verdict", "")
-            lines.append(f"| {task} | {sizes} | {shown} | {_points(run['accuracy'])} | {less} | {said} |")
+            verdict = run.get("verdict", "")
+            lines.append(f"| {task} | {sizes} | {shown} | {_points(run['accuracy'])} | {less} | {verdict} |")
         other = next(t for t in results["tasks"] if t != task)
         lines.append(f"| {task} | | | {other} alone | {_points(about['other'])} | | |")
     return [*lines, "", *(f"- {line}" for line in sentences(results)), "", _footing(results["run"])]
 
 
 def _footing(run: Mapping[str, Any]) -> str:
-    said = ", ".join(f"{name} {known}" for name, known in run["versions"].items())
-    return f"*{run['date']}, {run['device']}, {said}.*"
+    versions = ", ".join(f"{name} {known}" for name, known in run["versions"].items())
+    return f"*{run['date']}, {run['device']}, {versions}.*"
 
 
 def sentences(results: Mapping[str, Any]) -> list[str]:
     """A sentence on each task for each run trained on both."""
-    said = {
+    phrases = {
         "lost": "loses accuracy beyond the interval",
         "gained": "gains accuracy beyond the interval",
         "within its interval": "is within the interval of training alone",
     }
     return [
-        f"{run['run']}: {task} {said[run['verdict']]} ({_points(run['less alone'])} points)."
+        f"{run['run']}: {task} {phrases[run['verdict']]} ({_points(run['less alone'])} points)."
         for task, about in results["tasks"].items()
         for run in about["runs"]
         if "verdict" in run

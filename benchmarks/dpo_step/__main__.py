@@ -133,8 +133,10 @@ def _all_apart(options: argparse.Namespace, about: dict[str, Any]) -> int:
             dtype: {s: f["losses"][dtype] for s, f in by_side.items() if dtype in f["losses"]} for dtype in _TOLERANCE
         }
         results[:] = [_merged(options, by_side, name, losses) for name in options.shapes]
-        whole = len(by_side) == len(options.sides) and not any(apart.THE_REST in f["failed"] for f in by_side.values())
-        content = {"about": about, "shapes": results, "finished": whole}
+        finished = len(by_side) == len(options.sides) and not any(
+            apart.THE_REST in f["failed"] for f in by_side.values()
+        )
+        content = {"about": about, "shapes": results, "finished": finished}
         options.out.write_text(json.dumps(content, indent=2) + "\n")
 
     command = [sys.executable, "-m", "benchmarks.dpo_step", *_own_arguments("--out", str(options.out))]
@@ -254,9 +256,9 @@ def _products(options: argparse.Namespace, device: torch.device) -> list[float]:
 
 def _add_ratios(result: dict[str, Any]) -> None:
     """How many times faster Afzal is than each peer, update by update on the same pairs."""
-    for peer, own in OPPONENT.items():
-        if peer in result and own in result:
-            ratios = [a / b for a, b in zip(result[peer]["seconds"], result[own]["seconds"], strict=True)]
+    for peer, ours in OPPONENT.items():
+        if peer in result and ours in result:
+            ratios = [a / b for a, b in zip(result[peer]["seconds"], result[ours]["seconds"], strict=True)]
             result[peer]["ratio"] = {"median": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}
 
 
@@ -321,8 +323,8 @@ def replace_config(config: Any, **changes: Any) -> Any:
 
 def _memory_in_a_process(side: str, shape: str) -> int | None:
     """Peak memory of one side alone, measured in a separate process; None if it fails."""
-    own = [a for a in sys.argv[1:] if a not in ("--force",)]
-    command = [sys.executable, "-m", "benchmarks.dpo_step", *own, "--force", "--memory-of", f"{side}:{shape}"]
+    arguments = [a for a in sys.argv[1:] if a not in ("--force",)]
+    command = [sys.executable, "-m", "benchmarks.dpo_step", *arguments, "--force", "--memory-of", f"{side}:{shape}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return json.loads(done.stdout.splitlines()[-1])["peak_bytes"] if done.returncode == 0 else None
 

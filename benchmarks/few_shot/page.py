@@ -56,16 +56,16 @@ def findings(f: Mapping[str, Any], seeds: int) -> list[str]:
     """The findings in sentences, with whether each expectation was met."""
     labels = f["labels"][1:]
     sure = lambda d: d["high"] is not None and d["high"] < 0  # noqa: E731
-    said = []
+    sentences = []
     for name in ("annealed", "meta"):
         few = [k for k, d in zip(labels, f["differences"][f"{name} - scratch"], strict=True) if k <= 16 and sure(d)]
         wanted = [k for k in labels if k <= 16]
         state = "as expected" if few == wanted else "NOT at every number of labels"
-        said.append(
+        sentences.append(
             f"Ahead of scratch with up to 16 labels: {METHODS[name]} at {_list(few)} of {_list(wanted)} ({state})."
         )
     level = [k for k, d in zip(labels, f["differences"]["annealed - scratch"], strict=True) if not sure(d)]
-    said.append(
+    sentences.append(
         f"Scratch is level with annealed transfer, within the interval, at {_list(level)} labels."
         if level
         else f"Scratch is behind annealed transfer up to {labels[-1]} labels."
@@ -73,9 +73,9 @@ def findings(f: Mapping[str, Any], seeds: int) -> list[str]:
     ahead = [k for k, d in zip(labels, f["differences"]["fixed - scratch"], strict=True) if sure(d)]
     caught_up = [k for k in labels if k > max(ahead, default=0)]
     then = f"; scratch has caught up at {caught_up[0]}" if ahead and caught_up else ""
-    said.append(f"Transfer with a fixed prior is ahead of scratch at {_list(ahead)} labels{then}.")
+    sentences.append(f"Transfer with a fixed prior is ahead of scratch at {_list(ahead)} labels{then}.")
     negative = _worse(f["differences"]["fixed - scratch"], labels)
-    said.append(
+    sentences.append(
         f"Negative transfer: with a fixed prior the adapter is worse than scratch at {_list(negative)} labels."
         if negative
         else "Negative transfer was not seen: nowhere is the fixed prior worse than scratch beyond the interval."
@@ -83,16 +83,16 @@ def findings(f: Mapping[str, Any], seeds: int) -> list[str]:
     better = [k for k, d in zip(labels, f["differences"]["annealed - fixed"], strict=True) if sure(d)]
     costs = _worse(f["differences"]["annealed - fixed"], labels)
     if better:
-        said.append(f"Annealing the prior lowers the regret against the fixed one at {_list(better)} labels.")
+        sentences.append(f"Annealing the prior lowers the regret against the fixed one at {_list(better)} labels.")
     if costs:
-        said.append(f"Annealing the prior raises the regret against the fixed one at {_list(costs)} labels.")
+        sentences.append(f"Annealing the prior raises the regret against the fixed one at {_list(costs)} labels.")
     if not better and not costs:
-        said.append("Annealing the prior makes no difference beyond the interval.")
+        sentences.append("Annealing the prior makes no difference beyond the interval.")
     harmed = [METHODS[n] for n, row in f["share_of_start_regret"].items() if (row[1]["low"] or 0) > 1]
     if harmed:
-        said.append(f"With {labels[0]} labels worse than no training at all: {', '.join(harmed)}.")
-    said.append(f"Bands and intervals: 95 % over {seeds} seeds, each with its own tasks, labels and adapters.")
-    return said
+        sentences.append(f"With {labels[0]} labels worse than no training at all: {', '.join(harmed)}.")
+    sentences.append(f"Bands and intervals: 95 % over {seeds} seeds, each with its own tasks, labels and adapters.")
+    return sentences
 
 
 def _worse(differences: Sequence[Mapping[str, float | None]], labels: Sequence[int]) -> list[int]:
@@ -150,7 +150,7 @@ def write(out: Path, results: Mapping[str, Sequence[Mapping[str, Any]]], labels:
     """
     out.mkdir(parents=True, exist_ok=True)
     parts = {name: figures(each, labels) for name, each in results.items()}
-    said = {name: findings(f, len(results[name])) for name, f in parts.items()}
+    sentences = {name: findings(f, len(results[name])) for name, f in parts.items()}
     drawings = {name: chart(f, w.FAMILIES[name].words) for name, f in parts.items()}
     for name, drawing in drawings.items():
         atomic_write(out / f"few-shot-{name}.svg", svg.standalone(drawing))
@@ -163,10 +163,10 @@ def write(out: Path, results: Mapping[str, Sequence[Mapping[str, Any]]], labels:
             _heading(parts),
             *(
                 f"{w.FAMILIES[n].words}: {line[0].lower()}{line[1:]}"
-                for n, lines in said.items()
+                for n, lines in sentences.items()
                 for line in lines[:-1]
             ),
-            said[next(iter(said))][-1],
+            sentences[next(iter(sentences))][-1],
         ],
         facts=_facts(results),
         drawing=Markup("".join(captions)),
@@ -178,7 +178,7 @@ def write(out: Path, results: Mapping[str, Sequence[Mapping[str, Any]]], labels:
         worst=[],
     )
     content = {"about": about} | {
-        name: {"family": asdict(w.FAMILIES[name]), "findings": said[name], **f, "seeds": list(results[name])}
+        name: {"family": asdict(w.FAMILIES[name]), "findings": sentences[name], **f, "seeds": list(results[name])}
         for name, f in parts.items()
     }
     atomic_write(out / "few-shot.json", json.dumps(content, indent=1) + "\n")

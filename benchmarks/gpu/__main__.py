@@ -102,9 +102,9 @@ def run(part: Part, python: Path, out: Path, left: float | None) -> str:
                 raise
             return "stopped: out of time"
     if code:
-        said = log.read_text(errors="replace")
-        print(said[-2000:], file=sys.stderr)
-        return f"exit code {code}: {last_line(said)}"
+        output = log.read_text(errors="replace")
+        print(output[-2000:], file=sys.stderr)
+        return f"exit code {code}: {last_line(output)}"
     return "done"
 
 

@@ -55,14 +55,18 @@ def prepare(folder: Path, wheels: Path | None) -> tuple[Path, dict[str, str]]:
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder), "platbase": str(folder)}))
     (packages / "present-environment.pth").write_text("".join(f"{path}\n" for path in package_paths(sys.path)))
-    kept = folder / "keep.txt"
-    kept.write_text("".join(f"{name}=={number}\n" for name, number in installed(OLDEST).items()))
+    constraints = folder / "keep.txt"
+    constraints.write_text("".join(f"{name}=={number}\n" for name, number in installed(OLDEST).items()))
     wanted = {"what Afzal needs": missing(_requirements()), "TRL": ["trl==1.16.0"]}
-    refusals = {what: _installed(pip_install(python, kept, wheels, names)) for what, names in wanted.items() if names}
+    refusals = {
+        what: _installed(pip_install(python, constraints, wheels, names)) for what, names in wanted.items() if names
+    }
     refusals = {what: refusal for what, refusal in refusals.items() if refusal}
     if refusals and wheels:
         # pip refuses everything if one requirement is off by a version; most of it may still work
-        _installed([*pip_install(python, kept, wheels, []), "--no-deps", *map(str, sorted(wheels.glob("*.whl")))])
+        _installed(
+            [*pip_install(python, constraints, wheels, []), "--no-deps", *map(str, sorted(wheels.glob("*.whl")))]
+        )
     return python, refusals
 
 
@@ -72,11 +76,11 @@ def _installed(command: Sequence[str]) -> str:
     return "" if done.returncode == 0 else last_line(done.stderr or done.stdout)
 
 
-def pip_install(python: Path, kept: Path, wheels: Path | None, names: Sequence[str]) -> list[str]:
-    """The command that installs packages for ``python``; ``kept`` lists versions that must not change."""
+def pip_install(python: Path, constraints: Path, wheels: Path | None, names: Sequence[str]) -> list[str]:
+    """The command that installs packages for ``python``; ``constraints`` lists versions that must not change."""
     source = ["--no-index", "--find-links", str(wheels)] if wheels else []
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(python)]
-    return [*pip, "install", "--quiet", "--constraint", str(kept), *source, *names]
+    return [*pip, "install", "--quiet", "--constraint", str(constraints), *source, *names]
 
 
 def missing(requirements: Sequence[str]) -> list[str]:

@@ -39,8 +39,8 @@ class Tally:
 
 def _folder() -> Path:
     """The folder with the GPU tests alone, if it exists: loading all others takes longer than running these."""
-    own = ROOT / "tests/gpu"
-    return own if own.is_dir() else ROOT / "tests"
+    folder = ROOT / "tests/gpu"
+    return folder if folder.is_dir() else ROOT / "tests"
 
 
 def main() -> None:

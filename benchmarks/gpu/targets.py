@@ -68,21 +68,21 @@ def targets(figures: Figures) -> Iterator[Target]:
 
 
 def _against(name: str, result: Mapping[str, Any], peer: str, wanted: float | None) -> Iterator[Target]:
-    own = "afzal" if peer == "trl" else "afzal-cached"
+    ours = "afzal" if peer == "trl" else "afzal-cached"
     if peer not in result and peer not in result.get("left_out", {}):
         return  # it was not requested
     if wanted is not None:
-        what = f"{name} on {result['shape']}: {own} against {peer}, updates per second"
+        what = f"{name} on {result['shape']}: {ours} against {peer}, updates per second"
         ratio = result.get(peer, {}).get("ratio")
         if ratio is None:
             yield Target(what, f">= {wanted:g}x", result.get("left_out", {}).get(peer, "Afzal was not measured"), None)
         else:
             spread = f"{ratio['median']:.2f}x ({ratio['low']:.2f} to {ratio['high']:.2f})"
             yield Target(what, f">= {wanted:g}x", spread, ratio["median"] >= wanted)
-    sizes = [result.get(side, {}).get("peak_bytes") for side in (own, peer)]
+    sizes = [result.get(side, {}).get("peak_bytes") for side in (ours, peer)]
     if all(sizes):
         share = sizes[0] / sizes[1]
-        what = f"{name} on {result['shape']}: {own} against {peer}, peak memory"
+        what = f"{name} on {result['shape']}: {ours} against {peer}, peak memory"
         yield Target(what, f"<= {MEMORY:.0%}", f"{share:.0%} ({_gb(sizes[0])} of {_gb(sizes[1])})", share <= MEMORY)
 
 
@@ -132,8 +132,10 @@ def what_fits(device: plan.Device) -> list[str]:
     for name in ("llama-3.2-1b", "llama-3.2-3b", "llama-3.1-8b"):
         cells = []
         for reference, state in (("live", 8), ("cached", 8), ("cached", 4)):
-            kept = {"reference": reference, "state_bytes": state}
-            job = plan.Job(plan.SHAPES[name], plan.METHODS["dpo"], plan.lengths(counts), batch_size=16, **kept)
+            memory_options = {"reference": reference, "state_bytes": state}
+            job = plan.Job(
+                plan.SHAPES[name], plan.METHODS["dpo"], plan.lengths(counts), batch_size=16, **memory_options
+            )
             layout = plan.Layout(recompute="full")
             total = plan.peak(job, layout, device).total
             cells.append(f"{_gb(total)}, {'fits' if plan.fits(job, layout, device) else 'does not fit'}")

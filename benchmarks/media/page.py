@@ -82,9 +82,9 @@ def _truths(folder: Path) -> list[str]:
 def _said(folder: Path) -> list[str]:
     """The greedy captions of the best model, in the order of the held-out media."""
     answers = _rows(folder / "answers" / "answers.jsonl")
-    said = {row["prompt"][0]["content"][0]["sha256"]: _text(row["completion"]) for row in answers}
+    texts = {row["prompt"][0]["content"][0]["sha256"]: _text(row["completion"]) for row in answers}
     names = [row["prompt"][0]["content"][0]["path"] for row in _rows(folder / "data" / "held-out.jsonl")]
-    return [said[hashlib.sha256((folder / "data" / name).read_bytes()).hexdigest()] for name in names]
+    return [texts[hashlib.sha256((folder / "data" / name).read_bytes()).hexdigest()] for name in names]
 
 
 def _text(completion: Any) -> str:

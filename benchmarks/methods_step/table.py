@@ -60,14 +60,14 @@ def note(about: Mapping[str, Any]) -> str:
 
 def row(method: str, figures: Mapping[str, Any], sides: Sequence[str]) -> str:
     """The row of one method; cells are empty for a side that was left out or lacks the method."""
-    own = figures.get("afzal")
-    taken = f"{median(own['processor']):.2f} / {median(own['clock']):.2f}" if own else ""
+    ours = figures.get("afzal")
+    taken = f"{median(ours['processor']):.2f} / {median(ours['clock']):.2f}" if ours else ""
     taking = [figures.get(side) for side in ("afzal", *(side for side in sides if side in PEERS))]
     cells = [
         TITLES[method],
-        str(len(own["clock"])) if own else "",
+        str(len(ours["clock"])) if ours else "",
         taken,
-        *(ratios(own, peer) for peer in taking[1:]),
+        *(ratios(ours, peer) for peer in taking[1:]),
         ", ".join(f"{side['peak_bytes'] / 1e9:.2f}" if side else "-" for side in taking) + " GB",
         "not compared" if figures["differs"] else ", ".join(f"{s['first_loss']:.5g}" if s else "-" for s in taking),
     ]

@@ -22,10 +22,10 @@ def answers(out: Path, name: str) -> list[tuple[str, str]]:
 
 def write_games(out: Path, to: Path) -> None:
     """Write a row for every two models and their k-th answers to an opening."""
-    said = {name: answers(out, name) for name in MODELS}
+    by_model = {name: answers(out, name) for name in MODELS}
     rows: list[dict[str, Any]] = []
     for first, second in combinations(reversed(MODELS), 2):
-        for k, ((prompt, mine), (_, theirs)) in enumerate(zip(said[first], said[second], strict=True)):
+        for k, ((prompt, mine), (_, theirs)) in enumerate(zip(by_model[first], by_model[second], strict=True)):
             row = data.item_row(prompt, [(mine, first), (theirs, second)])
             rows.append({**row, "id": f"{first}-{second}-{k}"})
     data.write_rows(to, rows)

@@ -35,8 +35,8 @@ def figures(out: Path) -> dict[str, Any]:
 
 
 def _annotators(out: Path) -> list[str]:
-    said = json.loads((out / "agreement" / "aggregate.json").read_text("utf-8"))
-    return [line for line in said.get("findings", []) if "reversed?" in line]
+    report = json.loads((out / "agreement" / "aggregate.json").read_text("utf-8"))
+    return [line for line in report.get("findings", []) if "reversed?" in line]
 
 
 def _win_rate(prompts: Sequence[str], wins: Sequence[float]) -> dict[str, float]:

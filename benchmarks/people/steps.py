@@ -66,10 +66,10 @@ def joined(out: Path, to: Path) -> None:
 
 def train(method: str, rows: Path, to: Path, size: data.Size) -> None:
     """SFT on the preferred answers, or DPO on the pairs; the number of rows does not change the number of updates."""
-    own = _SFT if method == "sft" else _DPO
+    settings = _SFT if method == "sft" else _DPO
     common = {"model": str(start()), "data": str(rows), "out": str(to), "eval_fraction": 0, "batch_size": 16}
     length = {"epochs": 2 * size.updates, "max_steps": size.updates if method == "dpo" else max(1, size.updates // 4)}
-    recipes.train(config.make(method, **common, **own, **length, device="cpu", save_every_minutes=0))
+    recipes.train(config.make(method, **common, **settings, **length, device="cpu", save_every_minutes=0))
 
 
 def answer(name: str, out: Path, to: Path, size: data.Size) -> None:
