@@ -11,7 +11,7 @@ from afzal.cli.flags import given, parameters, with_parameters
 
 
 def _generate(**flags: Any) -> None:
-    """Let a model answer one prompt (--prompt TEXT) or a file of prompts (--prompts FILE)."""
+    """Generate a model's answers to one prompt (--prompt TEXT) or a file of prompts (--prompts FILE)."""
     settings = config.build(config.GenerateConfig, given(config.GenerateConfig, flags))
     start.begin(settings, f"answers of {settings.model}")
     with start.importing():
