@@ -180,16 +180,16 @@ def table(figures: Mapping[str, Any]) -> str:
     note = (
         f"{UPDATES} updates of {BATCH} pairs of short stories, a model of 260,000 weights, float32, one thread; "
         f"medians of {repeats} runs, {about['date']}, {about['device'].partition(' (')[0]}, "
-        f"torch {about['versions']['torch']}. {beside(about['load'])}"
+        f"torch {about['versions']['torch']}. {load_note(about['load'])}"
     )
     return "\n".join([*lines, "", note])
 
 
-def beside(load: float) -> str:
+def load_note(load: float) -> str:
     """A sentence on the machine's load during the measurement."""
     if load < 1:
-        return "Nothing else ran beside it."
-    return f"Other work ran beside it (load {load:.0f}), which stretches the clock and hardly the processor's seconds."
+        return "Nothing else ran at the same time."
+    return f"Other work ran at the same time (load {load:.0f}); it affects clock times, but hardly processor times."
 
 
 def renew(page: Path, figures: Mapping[str, Any]) -> None:

@@ -175,7 +175,7 @@ def ladder(start: world.World, steps: int) -> dict[str, Any]:
         labels = {name: _labels(p, pairs, assistant, 1, seed) for name, p, pairs, seed in _sides(train, held_out)}
         line: dict[str, Any] = {"labels": figure(held_out[0], evidence.right(labels["held"], held_gaps))}
         if assistant is not None:
-            line |= _beside(held_out, held_gaps, assistant)
+            line |= _controls(held_out, held_gaps, assistant)
         rows = language.pair_items(TRAIN, train, (labels["train"] > 0).astype(float), f"level-{level}")
         data = world.write(rows, start.out, f"ladder-{level}")
         about = {"steps": steps, "rows": len(rows), "batch_size": 64}
@@ -206,7 +206,7 @@ def _labels(prompts: np.ndarray, pairs: Cases, assistant: Path | None, honest: i
     return judged + coin + (0 if assistant is None else honest * _gaps(assistant, prompts, pairs))
 
 
-def _beside(held_out: Cases, gaps: np.ndarray, assistant: Path) -> dict[str, Any]:
+def _controls(held_out: Cases, gaps: np.ndarray, assistant: Path) -> dict[str, Any]:
     """Accuracy of the judge alone and with a lying assistant, and paired differences from the judge alone."""
     alone, honest, lying = (
         evidence.right(_labels(HELD_OUT, held_out, a, sign, 14), gaps)

@@ -70,7 +70,7 @@ def run(folder: Path) -> None:
     held_out = (folder / "demo" / "data" / "pairs-held-out.jsonl").read_text("utf-8").splitlines()
     (folder / "few.jsonl").write_text("".join(pairs[:128]), encoding="utf-8")
     (folder / "reversed.jsonl").write_text("".join(_swapped(line) for line in held_out), encoding="utf-8")
-    cases = [_told(case, folder / case.folder if case.folder else _trained(case, folder, first)) for case in CASES]
+    cases = [_outcome(case, folder / case.folder if case.folder else _trained(case, folder, first)) for case in CASES]
     head, _, rest = PAGE.read_text("utf-8").partition(BEGIN)
     PAGE.write_text(f"{head}{BEGIN}\n\n{_section(cases)}{END}{rest.partition(END)[2]}", encoding="utf-8")
 
@@ -100,7 +100,7 @@ def _trained(case: Case, folder: Path, first: Path) -> Path:
     return out
 
 
-def _told(case: Case, path: Path) -> dict[str, Any]:
+def _outcome(case: Case, path: Path) -> dict[str, Any]:
     """The case's pictures, and Afzal's verdict with the checks that raised an alarm."""
     from afzal import report
     from afzal.api.results import Run

@@ -58,7 +58,7 @@ def measured(out: Path, estimators: Sequence[str]) -> dict[str, Any]:
         model = infer(out, name, reference, shown, samples)
         facts = runs.open_run(model).facts()
         seen = {"updates": facts.get("kept_step", facts["steps"]), "trees": facts["data"]["train"]}
-        results["estimators"][name] = beside_valence(model, texts) | {"run": facts["identified"] | seen}
+        results["estimators"][name] = compare_with_valence(model, texts) | {"run": facts["identified"] | seen}
     best = estimators[0]
     policy = improve(out, reference, out / f"irl-{best}", openings)
     after = worth(rows(drawn(out, "ppo-answers", str(policy), held_out, 16, seed=4)))
@@ -142,7 +142,7 @@ def figure(by_prompt: Mapping[str, float]) -> dict[str, float]:
     return {"value": known.mean, "low": low, "high": high, "prompts": len(by_prompt)}
 
 
-def beside_valence(model: Path, texts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def compare_with_valence(model: Path, texts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Compare the inferred rewards of held-out answers with their valence."""
     keys, answers = [row["prompt"] for row in texts], [row["completion"] for row in texts]
     truth = np.array([valence.summed(k, a) for k, a in zip(keys, answers, strict=True)])

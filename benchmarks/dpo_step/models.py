@@ -69,7 +69,7 @@ def build(config: Any, device: torch.device, dtype: torch.dtype = torch.float32)
 
 
 @torch.no_grad()
-def depart(weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+def add_noise(weights: Iterable[tuple[str, torch.Tensor]]) -> None:
     """Turn the reference's weights into the policy's by adding a little noise, so that losses are informative.
 
     The noise depends only on a weight's name, so every side gets the same. Both matrices of an adapter are set.

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from benchmarks.dpo_step import flops
-from benchmarks.dpo_step.models import build, depart
+from benchmarks.dpo_step.models import add_noise, build
 
 Row = tuple[list[int], list[int], list[int]]
 Loop = Callable[[Callable[[], None], Callable[[float], None]], None]
@@ -105,7 +105,7 @@ def afzal(work: Work) -> Loop:
         )
         with runs.create(config.out, {}) as run:
             setup = set_up(config, prepared, Opened(work.model()), work.device, run)
-    depart(setup.weights.masters.items())
+    add_noise(setup.weights.masters.items())
     setup.weights.publish()
     steps = len(trees) // work.pairs
 
@@ -165,7 +165,7 @@ def plain(work: Work) -> Loop:
         model = get_peft_model(model, _lora(work.rank))
     reference = None if work.rank else work.model().requires_grad_(False)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    depart(trained.items())
+    add_noise(trained.items())
     optimizer = torch.optim.AdamW(trained.values(), lr=LR, weight_decay=0.0, fused=True)
 
     def logps(m: Any, ids: torch.Tensor, mask: torch.Tensor, scored: torch.Tensor) -> torch.Tensor:
@@ -291,7 +291,7 @@ def trl(work: Work, weights: torch.dtype | None = None, **options: Any) -> Loop:
         processing_class=_tokenizer(work.config.vocab_size),
         callbacks=[pause],
     )
-    depart((name, p) for name, p in trainer.model.named_parameters() if p.requires_grad)
+    add_noise((name, p) for name, p in trainer.model.named_parameters() if p.requires_grad)
 
     def loop(began: Callable[[], None], ended: Callable[[float], None]) -> None:
         pause.began, pause.ended = began, ended

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     world.one_thread()
     lab_world.make_world(options.out, sizes.sft_steps)  # before starting the processes, which all use it
     every = [(family, seed) for family in world.FAMILIES for seed in range(sizes.seeds)]
-    one = partial(seeds.kept, options.out, sizes)
+    one = partial(seeds.cached, options.out, sizes)
     if options.jobs == 1:
         made = [one(each) for each in every]
     else:

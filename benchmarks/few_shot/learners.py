@@ -186,11 +186,11 @@ def meta_learned(
 
 def with_examples(t: Tree, examples: Sequence[Tree]) -> Tree:
     """The tree with labelled examples before its prompt: prompt, preferred and other response, both closed by EOS."""
-    before = [i for e in examples for i in _told(e)]
+    before = [i for e in examples for i in _example_ids(e)]
     return Tree(t.item_id, np.asarray([*before, *t.prompt.tolist()], dtype=np.int32), t.branches, t.preferences)
 
 
-def _told(e: Tree) -> list[int]:
+def _example_ids(e: Tree) -> list[int]:
     (pair,) = e.preferences
     better, worse = (e.branches[k].ids.tolist() for k in ((pair.i, pair.j) if pair.p > 0.5 else (pair.j, pair.i)))
     close = lambda ids: ids if ids[-1] == language.EOS else [*ids, language.EOS]  # noqa: E731
@@ -237,7 +237,7 @@ def in_context(world: w.World, sources: Mapping[str, Sequence[Tree]], steps: int
 def regret_in_context(model: Any, examples: Sequence[Tree], task: tasks.Task, world: w.World) -> float:
     """Exact regret of the policy with these examples in its prompt."""
     branches = [w.response_ids(y) for y in range(len(language.RESPONSES))]
-    context = [i for e in examples[:MOST_IN_CONTEXT] for i in _told(e)]
+    context = [i for e in examples[:MOST_IN_CONTEXT] for i in _example_ids(e)]
     rows = []
     for x in w.HELD_OUT:
         prompted = tree("x", [*context, *x.tolist(), language.SEP], branches)

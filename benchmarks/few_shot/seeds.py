@@ -84,7 +84,7 @@ def _adapted(
     return w.regret(policy.model, target, world)
 
 
-def kept(out: Path, sizes: ln.Sizes, one: tuple[str, int]) -> dict[str, Any]:
+def cached(out: Path, sizes: ln.Sizes, one: tuple[str, int]) -> dict[str, Any]:
     """The figures of one family and seed: computed, or read from their file if it has the same sizes."""
     family, seed = one
     path = out / "seeds" / f"{family}-{seed}.json"

@@ -37,7 +37,7 @@ def section(figures: Sequence[Figures]) -> str:
     """Markdown tables of the targets, and of plan and measurement, for the page of figures."""
     steps = [f for f in figures if f.name.startswith("dpo-step")]
     lines = ["## Targets", "", "| what | wanted | found | met |", "|---|---|---|---|"]
-    lines += [f"| {t.what} | {t.wanted} | {t.found} | {_said(t.met)} |" for f in steps for t in targets(f)]
+    lines += [f"| {t.what} | {t.wanted} | {t.found} | {_yes_no(t.met)} |" for f in steps for t in targets(f)]
     rows = [row for f in steps for row in planned(f)]
     if rows:
         lines += ["", "## Plan and measurement", "", *_PLAN_HEAD, *rows]
@@ -102,7 +102,7 @@ def planned(figures: Figures) -> Iterator[str]:
             measured = result[side]["peak_bytes"]
             yield (
                 f"| {figures.name} | {side} on {result['shape']} | {_gb(measured)} | {_gb(memory)} "
-                f"| {memory / measured - 1:+.1%} | {seconds:.3f} | {least:.3f} | {_said(again)} |"
+                f"| {memory / measured - 1:+.1%} | {seconds:.3f} | {least:.3f} | {_yes_no(again)} |"
             )
 
 
@@ -143,7 +143,7 @@ def what_fits(device: plan.Device) -> list[str]:
     return [*lines, ""]
 
 
-def _said(met: bool | None) -> str:
+def _yes_no(met: bool | None) -> str:
     return "?" if met is None else "yes" if met else "no"
 
 

@@ -44,7 +44,7 @@ def figures(out: Path) -> dict[str, Any]:
 def _of_world(folder: Path) -> dict[str, Any]:
     logps = {name: json.loads((folder / f"measured-{name}.json").read_text("utf-8")) for name in MODELS}
     hits = {(name, how): chosen(np.array(logps[name][how])) for name in MODELS for how in ("seen", "blank")}
-    exact = np.array([float(a == b) for a, b in zip(_truths(folder), _said(folder), strict=True)])
+    exact = np.array([float(a == b) for a, b in zip(_truths(folder), _greedy_captions(folder), strict=True)])
     return {
         **{how: {name: _share(hits[name, how]) for name in MODELS} for how in ("seen", "blank")},
         "probability": {name: _mean(believed(np.array(logps[name]["seen"]))) for name in MODELS},
@@ -79,7 +79,7 @@ def _truths(folder: Path) -> list[str]:
     return [row["responses"][0][0]["content"] for row in _rows(folder / "data" / "held-out.jsonl")]
 
 
-def _said(folder: Path) -> list[str]:
+def _greedy_captions(folder: Path) -> list[str]:
     """The greedy captions of the best model, in the order of the held-out media."""
     answers = _rows(folder / "answers" / "answers.jsonl")
     texts = {row["prompt"][0]["content"][0]["sha256"]: _text(row["completion"]) for row in answers}

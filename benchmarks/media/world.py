@@ -82,19 +82,19 @@ def write(folder: Path, world: World, size: Size) -> None:
             true, *others = (known[i] for i in rng.permutation(len(known)))
             name = f"{part}-{k}.{'png' if world == 'shapes' else 'wav'}"
             (folder / name).write_bytes(medium(world, true, rng))
-            rows.append(_row(part, _asked(world, name), true, others, float(rng.random())))
+            rows.append(_row(part, _prompt(world, name), true, others, float(rng.random())))
         _write_rows(folder / f"{part}.jsonl", rows)
 
 
 def _row(part: str, prompt: list[Any], true: str, others: list[str], draw: float) -> dict[str, Any]:
     if part == "sft":
-        return {"messages": [*prompt, _said(one_more(true, others) if draw < SLOPPY else true)]}
+        return {"messages": [*prompt, _assistant_turn(one_more(true, others) if draw < SLOPPY else true)]}
     if part == "held-out":
-        return {"prompt": prompt, "responses": [[_said(text)] for text in (true, *others)], "i": 0, "j": 1}
+        return {"prompt": prompt, "responses": [[_assistant_turn(text)] for text in (true, *others)], "i": 0, "j": 1}
     near = next(text for text in others if words_apart(text, true) == 1)
     false = one_more(true, others) if others[0] < others[1] else near
     chosen, rejected = (false, true) if draw < FLIPPED else (true, false)
-    return {"prompt": prompt, "chosen": [_said(chosen)], "rejected": [_said(rejected)]}
+    return {"prompt": prompt, "chosen": [_assistant_turn(chosen)], "rejected": [_assistant_turn(rejected)]}
 
 
 def one_more(caption: str, others: list[str]) -> str:
@@ -111,12 +111,12 @@ def words_apart(one: str, other: str) -> int:
     return sum(a != b for a, b in both)
 
 
-def _asked(world: World, name: str) -> list[Any]:
+def _prompt(world: World, name: str) -> list[Any]:
     parts = [{"type": KIND[world], "path": name}, {"type": "text", "text": QUESTION[world]}]
     return [{"role": "user", "content": parts}]
 
 
-def _said(text: str) -> dict[str, str]:
+def _assistant_turn(text: str) -> dict[str, str]:
     return {"role": "assistant", "content": text}
 
 

@@ -59,7 +59,7 @@ def ppo(work: Work, ended: Callable[[list[tuple[float, float]]], None]) -> None:
         encoded = tokenizer(prompts, return_tensors="pt", padding=True)
         with torch.no_grad(), low:
             answers, real = write(policy, encoded, prompts, known, work.tokens)
-        inputs = whole(encoded, answers, real)
+        inputs = model_inputs(encoded, answers, real)
         with torch.no_grad(), low:
             old = logps(policy, inputs, answers)
             ref = logps(reference, inputs, answers)
@@ -92,7 +92,7 @@ def write(policy: Any, encoded: Any, prompts: list[str], known: Any, tokens: int
     return ids, ends.cumsum(1) - ends.long() == 0
 
 
-def whole(encoded: Any, answers: Tensor, real: Tensor) -> dict[str, Tensor]:
+def model_inputs(encoded: Any, answers: Tensor, real: Tensor) -> dict[str, Tensor]:
     """Model inputs of prompts followed by answers."""
     mask = torch.cat([encoded["attention_mask"], real.long()], 1)
     ids = torch.cat([encoded["input_ids"], answers], 1)

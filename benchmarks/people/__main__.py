@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="a few pairs and updates")
     options = parser.parse_args(argv)
     if not (valence.shared() / "derived").is_dir():
-        print(f"error: the stories are not there: {valence.shared()}", file=sys.stderr)
+        print(f"error: the stories are missing: {valence.shared()}", file=sys.stderr)
         print("  try: AFZAL_SHARED=FOLDER, the folder with derived/, models/, sft/ and annot/", file=sys.stderr)
         return 2
     import torch

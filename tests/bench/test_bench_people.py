@@ -68,7 +68,7 @@ def test_votes_through_the_page_are_the_same_bytes_twice(stories, tmp_path: Path
 def test_without_the_stories_it_says_so(monkeypatch, tmp_path: Path, capsys):
     monkeypatch.setenv("AFZAL_SHARED", str(tmp_path))
     assert people.main([str(tmp_path / "out"), "--quick"]) == 2
-    assert "the stories are not there" in capsys.readouterr().err
+    assert "the stories are missing" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -86,7 +86,7 @@ def test_a_side_makes_the_updates_it_is_given_in_their_order(side, rank):
         from peft import get_peft_model
 
         policy = get_peft_model(policy, sides._lora(rank))
-    models.depart((name, p) for name, p in policy.named_parameters() if p.requires_grad)
+    models.add_noise((name, p) for name, p in policy.named_parameters() if p.requires_grad)
 
     def logp(model, prompt, answer):
         ids = torch.tensor([prompt + answer])
