@@ -37,7 +37,7 @@ def rounds() -> str:
             line = sentence(field).replace("|", "\\|")
             rows.setdefault(config.section(kind, key), []).append(f"| `{key}` | {line} |")
     order = ("Rounds", "Generation", "Pairs", "Cost", "Objective", "Stopping", "Run")
-    parts = (["### " + h + "\n", "| setting | what it is |", "|---|---|", *rows.pop(h), ""] for h in order)
+    parts = (["### " + h + "\n", "| setting | meaning |", "|---|---|", *rows.pop(h), ""] for h in order)
     text = "\n".join(line for part in parts for line in part)
     assert not rows, f"no place for {sorted(rows)}"
     return text
@@ -45,7 +45,7 @@ def rounds() -> str:
 
 def _part(heading: str, rows: dict[str, list[str]]) -> str:
     lines = [f"{row} {_methods(methods)} |" for row, methods in rows.items()]
-    return "\n".join([f"### {heading}\n", "| setting | what it is | methods |", "|---|---|---|", *lines, ""])
+    return "\n".join([f"### {heading}\n", "| setting | meaning | methods |", "|---|---|---|", *lines, ""])
 
 
 def _methods(methods: list[str]) -> str:

@@ -17,7 +17,7 @@ def table() -> str:
     own = [key for key in fields if key in config.SweepConfig.__annotations__]
     ordered = [*own, *(key for key in fields if key not in own)]
     lines = [f"| `{key}` | {sentence(fields[key]).replace('|', chr(92) + '|')} |" for key in ordered]
-    return "\n".join(["| setting | what it is |", "|---|---|", *lines, ""])
+    return "\n".join(["| setting | meaning |", "|---|---|", *lines, ""])
 
 
 def test_the_settings_are_listed_as_they_are():

@@ -73,8 +73,7 @@ def features(prompt: np.ndarray) -> np.ndarray:
 
 
 def reward(task: Task, prompt: np.ndarray) -> np.ndarray:
-    """Reward ``[X, Y]`` of every response to each prompt ``[X, 3]``; rounded to 1e-9, so that equal rewards are
-    equal."""
+    """Reward ``[X, Y]`` of every response to each prompt ``[X, 3]``; rounded to 1e-9, so equal ones are equal."""
     return np.round(features(prompt) @ task.weights, 9)
 
 

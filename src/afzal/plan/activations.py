@@ -62,8 +62,8 @@ def again_bytes(job: Job, layout: Layout, tokens: float, *, on_cpu: bool) -> flo
 
 def _selective_bytes(job: Job, *, on_cpu: bool, tensor: int) -> float:
     """Bytes per token that one block keeps if it keeps only its input and the results of fused attention and of matrix
-    products other than the experts' (:mod:`afzal.model.recompute`). Results as wide as the model are replicated on all
-    devices."""
+    products other than the experts' (:mod:`afzal.model.recompute`). Every device has
+    a full copy of results as wide as the model."""
     shape, e = job.shape, compute_bytes(job)
     queries, keys = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
     products = shape.width + (queries + 2 * keys) / tensor

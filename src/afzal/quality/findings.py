@@ -334,8 +334,7 @@ def _rated(item: Item) -> tuple[float | None, ...]:
 
 
 def _agreeing(item: Item) -> tuple[int, int]:
-    """(agreeing pairs of votes, pairs of votes) over all pairs of answers of an item; votes without weight are
-    ignored."""
+    """(agreeing pairs of votes, pairs of votes) over all pairs of answers of an item; weight 0 does not count."""
     by_pair: dict[object, Counter[object]] = defaultdict(Counter)
     for vote in comparisons(vote for vote in item.votes if vote.weight > 0):
         vote = vote if vote.first < vote.second else vote.swap()

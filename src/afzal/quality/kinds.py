@@ -103,7 +103,6 @@ class Balance:
 
 
 def effective_number(counts: list[int]) -> float:
-    """exp of the entropy of a distribution (Hill 1973, order 1): the number of equally frequent classes of the same
-    diversity."""
+    """exp of the entropy of a distribution (Hill 1973, order 1): as many equally frequent classes are as diverse."""
     total = sum(counts)
     return math.exp(-math.fsum(n / total * math.log(n / total) for n in counts if n))

@@ -186,8 +186,7 @@ def is_iban(text: str) -> bool:
 
 
 def _is_phone(text: str) -> bool:
-    """Whether a match has a phone number's length (ITU-T E.164) and is not fictional; sums have longer runs of
-    digits."""
+    """Whether a match has a phone number's length (ITU-T E.164) and is not fictional; sums have longer digit runs."""
     digits = sum(c.isdigit() for c in text)
     most = 13 if text[1:].isdigit() else 15
     return 8 <= digits <= most and not _FILMS.search(text)

@@ -48,8 +48,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A pair of the pool to ask about, the rule that chose it (``random`` for the random share), and the rule's
-    score."""
+    """A pair of the pool to ask about, the rule that chose it (``random`` for the random share), and its score."""
 
     pair: int
     rule: By

@@ -157,8 +157,7 @@ def learning_curve(
 
 
 def _divided(known: Labelled, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Numbers of the pairs to ask about and of the pairs to measure on, and the prompt of each of the latter, from
-    0."""
+    """The pairs to ask about, the pairs to measure on, and the prompt number of each of the latter, from 0."""
     prompts = numbered(known.prompts)
     count = int(prompts.max()) + 1 if len(prompts) else 0
     held = np.random.default_rng([seed, 1]).permutation(count)[: int(HELD_OUT * count)]

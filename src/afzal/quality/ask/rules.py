@@ -64,8 +64,7 @@ def entropy(margins: np.ndarray) -> np.ndarray:
 
 def disagreement(margins: np.ndarray) -> np.ndarray:
     """``[N]`` H(mean p) - mean H(p) in nats: the information that an answer is expected to give about which member is
-    right (BALD, Houlsby et al. 2011, arXiv 1112.5745). At least 0; 0 if all members agree, so always with one
-    member."""
+    right (BALD, Houlsby et al. 2011, arXiv 1112.5745). At least 0, and 0 if all members agree, as one alone does."""
     p = sigmoid(margins)
     if len(p) == 1 or (p == p[:1]).all():
         return np.zeros(p.shape[1])
