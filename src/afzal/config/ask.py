@@ -77,8 +77,8 @@ class AskConfig(Settings, frozen=True):
         elif self.by in ("repeat", "random"):
             raise ValueError(f"curve has no effect: {self.by} has nothing to be compared with random")
         if self.by in (*_BY_MODELS, "repeat", "random"):
-            because = "it goes by votes on models" if self.by in _BY_MODELS else "it goes by no scores"
+            because = "it uses votes on models" if self.by in _BY_MODELS else "it uses no scores"
             self._refuse(("reward", "policy", "reference", "features", "ridge"), f"{self.by} reads none; {because}")
         elif self.scorers and self.by != "d_optimal" and not self.curve:
-            self._refuse(("features", "ridge"), f"{self.by} goes by the given scores alone")
+            self._refuse(("features", "ridge"), f"{self.by} uses only the given scores")
         return self

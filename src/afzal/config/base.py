@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 
 
 def members(annotation: Any) -> set[Any]:
-    """The plain types of an annotation: ``int | None`` gives {int, NoneType}; a Literal stays whole."""
+    """The plain types of an annotation: ``int | None`` gives {int, NoneType}; a Literal counts as one type."""
     if get_origin(annotation) in (Union, types.UnionType):
         return set().union(*(members(a) for a in get_args(annotation)))
     return {annotation}
@@ -35,7 +35,7 @@ class Settings(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False, defe
 
 
 def _split_pairs(value: Any, example: str) -> Any:
-    """``a=1,b=2`` as a mapping; anything but text as it is."""
+    """Read ``a=1,b=2`` as a mapping; return anything but text unchanged."""
     if not isinstance(value, str):
         return value
     pairs = [part.partition("=") for part in value.split(",")]
@@ -52,7 +52,7 @@ def _number_or_text(value: Any) -> Any:
 
 
 def split_names(value: Any) -> Any:
-    """``a,b`` as a list; anything but text as it is."""
+    """Read ``a,b`` as a list; return anything but text unchanged."""
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 

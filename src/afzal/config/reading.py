@@ -233,7 +233,7 @@ def _settings_of(text: str, path: str) -> list[Setting]:
 
 
 def _read(field: FieldInfo, setting: Setting) -> Any:
-    """The value of a setting; text from a command line becomes what the field takes."""
+    """The value of a setting; text from a command line is converted to the field's type."""
     if not setting.typed or not isinstance(setting.value, str):
         return setting.value
     kinds = members(field.annotation)

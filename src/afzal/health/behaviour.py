@@ -142,7 +142,7 @@ def gradients(c: Curves) -> Diagnosis | None:
 
 
 def _sampled(c: Curves, name: str) -> tuple[Estimate, Estimate] | None:
-    """Values before and after training: from the samples on disk, else from evaluations (with its error, or 0)."""
+    """Values before and after training: from the samples on disk, else from evaluations (error: the disk's, or 0)."""
     samples = c.facts.get("samples")
     stages = [samples.get(s) for s in ("before", "after")] if isinstance(samples, Mapping) else []
     known = [(s[name], s.get(f"{name}_se", 0.0)) for s in stages if isinstance(s, Mapping) and is_number(s.get(name))]

@@ -198,7 +198,7 @@ def _templates(t: Translation) -> None:
     elif name in ("tokenizer_default", "") or name.startswith("tokenizer_default"):
         t.idle("chat_template", "the tokenizer's own, as here")
     else:
-        t.change("chat_template", "the tokenizer's template is used, which is what the name of a family means")
+        t.change("chat_template", "the tokenizer's own template is used; the name of a family means the same one")
 
 
 def _adapter(t: Translation) -> None:

@@ -195,7 +195,7 @@ def _template(t: Translation) -> None:
     elif name in ("default", "empty", "vanilla"):
         t.lose("template", "write it as a Jinja file and give that as chat_template")
     else:
-        t.change("template", "the tokenizer's chat template is used, which is what the name of a family means")
+        t.change("template", "the tokenizer's own chat template is used; the name of a family means the same one")
 
 
 def _adapter(t: Translation) -> None:
