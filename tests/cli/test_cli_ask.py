@@ -187,7 +187,7 @@ def test_features_of_rows_are_read_and_no_model_is_loaded(tmp_path, monkeypatch)
         (["--by", "random", "--curve"], "has nothing to be compared with random"),
         (["--beta", "0.2"], "beta has no effect: there is no policy"),
         (["--policy", "P"], "policy and reference belong together"),
-        (["--by", "entropy", "--reward", "R", "--features", "rows"], "entropy goes by the given scores alone"),
+        (["--by", "entropy", "--reward", "R", "--features", "rows"], "entropy uses only the given scores"),
         (["--random", "0"], "random"),
         (["--n", "0"], "n"),
         (["--by", "uncertainty"], "uncertainty"),
