@@ -150,7 +150,7 @@ def test_what_is_loaded_whole_by_every_rank_says_why_and_is_in_the_documentation
     assert all(words in documented for words in ("virtual tokens", "DoRA", "`adapter_from`"))
 
 
-@pytest.mark.parametrize(("world", "said"), [(1, ""), (2, "note: every rank loads other whole: it is packed\n")])
+@pytest.mark.parametrize(("world", "said"), [(1, ""), (2, "note: every rank loads all of other: it is packed\n")])
 def test_a_frozen_model_that_every_rank_loads_whole_is_told_of(world, said, monkeypatch, capsys):
     monkeypatch.setattr(ranks, "world", lambda: world)
     monkeypatch.setattr(ranks, "data_world", lambda: world)
@@ -173,4 +173,4 @@ def test_a_reward_model_under_tensor_parallelism_is_told_of_as_whole(monkeypatch
     monkeypatch.setattr(ranks, "rank", lambda: 0)
     monkeypatch.setattr(parallel, "load_reward_model", lambda path, device: torch.nn.Linear(2, 2))
     parallel.frozen_reward_model("judge", torch.device("cpu"))
-    assert capsys.readouterr().err.startswith("note: every rank loads judge whole: under tensor_parallel")
+    assert capsys.readouterr().err.startswith("note: every rank loads all of judge: under tensor_parallel")

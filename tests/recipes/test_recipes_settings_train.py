@@ -202,7 +202,7 @@ REFUSALS: dict[str | tuple[str, str], str] = {
     "hub_public": "push_to_hub is not set",
     "device": "cuda",
     "quantize": "bitsandbytes|adapter",
-    "train_towers": "reads texts alone",
+    "train_towers": "reads text only",
     "memory_gb": "memory_gb",
     "offload": "offload",
     "tensor_parallel": "does not divide the number of ranks, 1",

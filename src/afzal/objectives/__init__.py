@@ -1,4 +1,4 @@
-"""Objectives: pure functions of log-probs, found by name in one registry. Imports nothing but torch."""
+"""Objectives: pure functions of log-probs, registered by name. Imports only torch."""
 
 # The order of these lines is the order of the list.
 # isort: off

@@ -1,4 +1,5 @@
-"""Objectives in which the pairs of an update depend on each other; exact under accumulation: the loop joins them."""
+"""Objectives in which the pairs of an update depend on each other; exact under accumulation, since the loop joins
+them."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ def _sorted_loss(gaps: Tensor, label_smoothing: float) -> Tensor:
 def aot(
     policy: Scored, reference: Scored, pairs: Pairs, *, beta: float = 0.01, label_smoothing: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """The policy's margins dominate the reference's as distributions, ``[T]`` nats in order of size; labels certain.
+    """The policy's margins dominate the reference's as distributions, ``[T]`` nats sorted by size; labels count as
+    certain.
 
     By hand: margins (3, 1) against (0, 2), beta = 1: sorted gaps 1 - 0 and 3 - 2, so 0.313262 twice.
 
@@ -62,7 +64,8 @@ def aot(
 def aot_unpaired(
     policy: Scored, reference: Scored, pairs: Pairs, *, beta: float = 0.01, label_smoothing: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """Log-ratios of winners dominate those of losers as distributions, ``[T]`` nats in order of size; labels certain.
+    """Log-ratios of winners dominate those of losers as distributions, ``[T]`` nats sorted by size; labels count as
+    certain.
 
     By hand: rho of winners (3, 1), of losers (0, 2), beta = 1: sorted gaps 1 - 0 and 3 - 2, so 0.313262 twice.
 
@@ -88,7 +91,7 @@ def aot_unpaired(
 def dr_dpo(
     policy: Scored, reference: Scored, pairs: Pairs, *, beta: float = 0.1, beta_prime: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """DPO that trusts pairs less the worse they fit, ``[T]`` nats: the same soft minimum stands at every pair.
+    """DPO that trusts pairs less the worse they fit, ``[T]`` nats; every pair gets the same soft minimum.
 
     By hand: L = (0.313262, 1.313262), beta' = 1 give -log((e^-0.313262 + e^-1.313262) / 2) = -log(0.5) = 0.693147.
 
@@ -117,10 +120,10 @@ def _beta_next(
 
 
 def _keep(h: Tensor, state: Mapping[str, float], share: float) -> Tensor:
-    """1 for the pairs that stay, ``[T]``: drawn without replacement in proportion to N(h; mean, std).
+    """1 for the pairs that stay, ``[T]``, drawn without replacement in proportion to N(h; mean, std).
 
-    The noise (Gumbel top-k) depends on the number of updates and on the place of h in order of size: the order of the
-    pairs in a batch plays no part, and a resumed run draws the same.
+    The noise (Gumbel top-k) depends on the number of updates and on the rank of h, not on the order of the pairs in a
+    batch, and a resumed run draws the same.
     """
     n = math.ceil(share * len(h))
     uniform = torch.rand(len(h), generator=torch.Generator().manual_seed(int(state["updates"])), dtype=torch.float64)
@@ -154,14 +157,14 @@ def beta_dpo(
     rho: float = 0.2,
     state: Mapping[str, float],
 ) -> tuple[Tensor, Tensor]:
-    """DPO with a beta for each batch from the mean margin, without outliers, ``[T]`` nats; pairs left out have loss 0.
+    """DPO with a beta per batch from the mean margin, without outliers, ``[T]`` nats; filtered pairs have loss 0.
 
     By hand: h = (1, 3), M0 = 1, beta = 0.5, a = 1, rho = 0: beta_b = 0.5 * 2 = 1, losses 0.313262 and 0.048587.
 
     Args:
-        beta: before the adjustment; rewards are stated with it.
-        a: how strongly beta follows the batch's mean margin; 0 keeps it.
-        rho: share of the pairs that is left out, in [0, 1).
+        beta: before the adjustment; rewards use it.
+        a: how strongly beta follows the batch's mean margin; 0 keeps it fixed.
+        rho: share of the pairs that is filtered out, in [0, 1).
     """
     log_ratio = log_ratios(policy, reference)
     h = log_ratio[pairs.yw_idxs] - log_ratio[pairs.yl_idxs]
@@ -170,5 +173,5 @@ def beta_dpo(
     adjusted = (beta * (1 + a * ((fixed * weight).sum() - state["mean"]))).clamp(min=1e-3)
     kept = _keep(fixed, state, 1 - rho)
     left = (weight * kept).sum()
-    scale = torch.where(left > 0, 1 / left, 0.0)  # the pairs that are kept weigh as much as all did
+    scale = torch.where(left > 0, 1 / left, 0.0)  # the kept pairs weigh as much as all pairs did
     return kept * scale * soft_label(adjusted * h, pairs.p), beta * log_ratio.detach()

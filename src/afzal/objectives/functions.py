@@ -1,4 +1,4 @@
-"""Functions of one's own that a setting names: ``module:function`` or ``file.py:function``."""
+"""Load user functions named in settings: ``module:function`` or ``file.py:function``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from afzal.objectives.given import PLACE, recalled
 
-# What a file held when it was read, and what came of it: read again only when it holds something else.
+# The content of each file that was read, and the resulting module; read again only if the content changes.
 _READ: dict[Path, tuple[bytes, ModuleType]] = {}
 
 
@@ -29,12 +29,12 @@ def load_function(spec: str) -> Callable[..., Any]:
     """The function that ``spec`` names.
 
     Args:
-        spec: ``module:function``, where the module may stand in the current folder; ``file.py:function`` with the
-            path of the file, which may import what stands beside it; or ``in_memory:function_HASH``
+        spec: ``module:function``, where the module may be in the current folder; ``file.py:function`` with the file's
+            path, which may import modules next to it; or ``in_memory:function_HASH``
             (:mod:`afzal.objectives.given`).
 
     Raises:
-        ValueError: there is no such module, file or function, or the code fails while it is read.
+        ValueError: there is no such module, file or function, or importing the code fails.
     """
     path, _, name = spec.rpartition(":")
     if path == PLACE:
@@ -47,14 +47,14 @@ def load_function(spec: str) -> Callable[..., Any]:
         raise ValueError(f"there is no module {error.name!r} for {spec!r}") from error
     except Exception as error:
         raise ValueError(f"{path} fails while it is read: {type(error).__name__}: {error}") from error
-    found = getattr(module, name, None)
-    if not callable(found):
+    function = getattr(module, name, None)
+    if not callable(function):
         raise ValueError(f"{path} has no function {name!r}")
-    return found
+    return function
 
 
 def source_file(spec: str) -> Path | None:
-    """The file that holds the function, without running it; None where there is none to be found."""
+    """The file that holds the function, located without running it; None if there is none."""
     path = spec.rpartition(":")[0]
     if path.endswith(".py"):
         return Path(path) if Path(path).is_file() else None
@@ -72,7 +72,7 @@ def _of_module(name: str) -> ModuleType:
 
 
 def _of_file(path: Path) -> ModuleType:
-    """The file as a module, which is the same one for as long as the file's content is."""
+    """The file as a module; the same object as long as the file's content stays the same."""
     where = path.resolve()
     code = path.read_bytes()
     if where in _READ and _READ[where][0] == code:
@@ -82,7 +82,7 @@ def _of_file(path: Path) -> ModuleType:
     plan = importlib.util.spec_from_loader(name, loader)
     assert plan is not None
     module = importlib.util.module_from_spec(plan)
-    sys.modules[name] = module  # dataclasses look their module up there
+    sys.modules[name] = module  # dataclasses look up their module there
     try:
         with _importing_from(where.parent):
             loader.exec_module(module)
@@ -94,7 +94,7 @@ def _of_file(path: Path) -> ModuleType:
 
 
 class _FromSource(SourceFileLoader):
-    """Neither reads nor leaves bytecode, which is compared with its source by whole seconds only."""
+    """Neither reads nor writes bytecode, whose freshness is checked to whole seconds only."""
 
     def path_stats(self, path: str) -> Any:
         raise OSError
@@ -102,7 +102,7 @@ class _FromSource(SourceFileLoader):
 
 @contextmanager
 def _importing_from(folder: Path) -> Iterator[None]:
-    importlib.invalidate_caches()  # a file may have been written a moment ago
+    importlib.invalidate_caches()  # a file may have just been written
     sys.path.insert(0, str(folder))
     try:
         yield

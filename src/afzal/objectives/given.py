@@ -1,7 +1,7 @@
-"""Functions that exist in memory alone, such as those of a notebook, under a name that settings can hold.
+"""Names for functions that exist only in memory, such as those of a notebook, so that settings can hold them.
 
-The name holds a hash of the function: its source text, its default arguments, and the plain values and functions that
-it finds around itself. So a changed function has another name, and a run is not resumed with it.
+The name contains a hash of the function: its source text, its default arguments, and the plain values and functions
+that it refers to. So a changed function has another name, and a run is not resumed with it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 
 def spec_of(fn: Callable[..., Any]) -> str:
-    """The text that settings hold for a function: ``module:function`` where importing finds this very one, else
+    """The name of a function in settings: ``module:function`` if importing gives this exact function, else
     ``in_memory:function_HASH``, which only this process can call."""
     module, name = getattr(fn, "__module__", None), getattr(fn, "__qualname__", "")
     importable = module not in (None, "__main__", "builtins") and name.isidentifier()
@@ -36,7 +36,7 @@ def recalled(name: str) -> Callable[..., Any]:
     """The function of ``in_memory:name``.
 
     Raises:
-        ValueError: this process was not given it.
+        ValueError: this process does not have it.
     """
     if name not in _GIVEN:
         raise ValueError(
@@ -51,7 +51,7 @@ def _hash(fn: Callable[..., Any]) -> str:
 
 
 def _content(value: Any, seen: tuple[int, ...]) -> str:
-    """What decides what a value does, as far as it can be read: of an object that is none of these, its class alone."""
+    """A text of everything that determines what a value does, as far as it can be inspected."""
     if isinstance(value, _PLAIN):
         return repr(value)
     if id(value) in seen or len(seen) > 20:
@@ -88,7 +88,7 @@ def _of_function(fn: Any, seen: tuple[int, ...]) -> str:
 def _source(fn: Any) -> str:
     try:
         return inspect.getsource(fn)
-    except (OSError, TypeError):  # typed at a prompt
+    except (OSError, TypeError):  # typed at an interactive prompt
         return repr(fn.__code__.co_code)
 
 
@@ -101,6 +101,6 @@ def _is_set(cell: Any) -> bool:
 
 
 def _names(code: CodeType) -> list[str]:
-    """The global names that code uses, those of functions inside it included."""
+    """The global names that code uses, including those in nested functions."""
     inner = (name for part in code.co_consts if isinstance(part, CodeType) for name in _names(part))
     return sorted({*code.co_names, *inner})

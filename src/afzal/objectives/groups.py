@@ -1,4 +1,4 @@
-"""Objectives that look after the worst of several tasks or groups."""
+"""Objectives that favour the worst of several tasks or groups."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .margins import LN2, shares
 from .registry import NON_NEGATIVE, objective
 from .sigmoid import dpo
 
-_MOST = 50.0  # nats between the log-weights of two groups; beyond it a group counts for nothing anyway
+_MOST = 50.0  # nats between the log-weights of two groups; beyond it a group has no effect anyway
 
 
 def _start(parameters: Mapping[str, Any]) -> dict[str, float]:
@@ -22,12 +22,13 @@ def _start(parameters: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _groups(pairs: Pairs) -> Tensor:
-    """The group of every pair, ``[T]``; one group where nothing is known of any."""
+    """The group of every pair, ``[T]``; a single group if none is known."""
     return pairs.task_of[pairs.yw_idxs] if len(pairs.task_of) else torch.zeros_like(pairs.yw_idxs)
 
 
 def _held(pairs: Pairs) -> dict[int, tuple[Tensor, Tensor]]:
-    """Of every group with any weight in the update which pairs are its own, ``[T]``, and its share of all weight."""
+    """For every group with any weight in the update: the mask ``[T]`` of its pairs, and its share of the total
+    weight."""
     groups, part = _groups(pairs), shares(pairs)
     own = {int(group): groups == group for group in groups.unique().tolist()}
     return {g: (mask, part[mask].sum()) for g, mask in own.items() if float(part[mask].sum()) > 0}
@@ -36,7 +37,7 @@ def _held(pairs: Pairs) -> dict[int, tuple[Tensor, Tensor]]:
 def _next(
     state: Mapping[str, float], policy: Scored, reference: Scored, pairs: Pairs, *, beta: float, step: float, **_: Any
 ) -> dict[str, float]:
-    """Exponentiated gradient: the log-weight of a group grows by its loss. The largest is kept at 0."""
+    """Exponentiated gradient: a group's log-weight grows with its loss. The largest is kept at 0."""
     grown = dict(state)
     each = dpo(policy, reference, pairs, beta=beta)[0].detach() * shares(pairs)
     for group, (own, weight) in _held(pairs).items() if float(pairs.weight.sum()) > 0 else ():
@@ -68,10 +69,10 @@ def group_dpo(
     step: float = 0.01,
     state: Mapping[str, float],
 ) -> tuple[Tensor, Tensor]:
-    """DPO that weighs tasks or groups by how badly they fare, ``[T]`` nats: min over the policy of max over alpha.
+    """DPO that weights tasks or groups by their loss, ``[T]`` nats: min over the policy of max over alpha.
 
-    Groups that an update does not hold keep their weights, and those that it holds share the whole of its loss. One
-    group is DPO; equal losses keep the weights equal.
+    Groups without pairs in an update keep their weights, and those with pairs share its total loss. With one group this
+    is DPO; equal losses keep the weights equal.
 
     By hand: losses 1, 3 of group 0 and 5 of group 1, alpha = (1/2, 1/2): the mean of the three returned values is
     (1 + 3) / 2 / 2 + 5 / 2 = 3.5.

@@ -1,4 +1,4 @@
-"""What every objective sees: scored responses and the opinions on them.
+"""Inputs of every objective: scored responses and the opinions on them.
 
 Shapes: M scored tokens, B responses, T pairs, G groups (prompts). Log-probs are nats.
 """
@@ -20,7 +20,7 @@ class Scored:
         token_logps: ``[M]`` float, log-prob of each scored token in nats.
         response_of: ``[M]`` int64 ascending, the response each token belongs to.
         n_responses: B.
-        extras: ``[M]`` float each, further per-token statistics by name, for objectives that declare them.
+        extras: ``[M]`` float each, other per-token statistics by name, for objectives that declare them.
     """
 
     token_logps: Tensor
@@ -49,7 +49,7 @@ class Scored:
 
     @property
     def place(self) -> Tensor:
-        """``[M]`` int64, which scored token of its response each one is, from 0."""
+        """``[M]`` int64, index of each scored token within its response, from 0."""
         counts = self._counts
         starts = counts.cumsum(0) - counts
         return torch.arange(len(self.response_of), device=counts.device) - starts[self.response_of]
@@ -72,16 +72,16 @@ def _none() -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """T opinions on pairs of B responses, and what is known about each response.
+    """T opinions on pairs of B responses, and labels and scores of single responses.
 
     Attributes:
         yw_idxs, yl_idxs: ``[T]`` int64, the preferred and the other response.
         p: ``[T]`` float, probability that ``yw`` really is the better one (1 certain, 0.5 tie).
-        weight: ``[T]`` float, multiplies the pair's loss, and is its share in a mean loss.
-        margin: ``[T]`` float, stated strength or score gap of ``yw`` over ``yl``; 0 where unknown.
+        weight: ``[T]`` float, multiplies the pair's loss and is its weight in a mean loss.
+        margin: ``[T]`` float, stated strength or score gap of ``yw`` over ``yl``; 0 if unknown.
         desirable: ``[B]`` float, 1 good, 0 bad, NaN unknown.
         group_of: ``[B]`` int64 ascending, which prompt (of G) a response answers.
-        score: ``[B]`` float, rating of a response, or minus its rank: larger is better; NaN unknown.
+        score: ``[B]`` float, rating of a response, or minus its rank; larger is better; NaN unknown.
         task_of: ``[B]`` int64, number of the task or group that a response's item belongs to.
     """
 
@@ -97,7 +97,7 @@ class Pairs:
 
     @property
     def n_groups(self) -> int:
-        """G."""
+        """Number of groups, G."""
         return int(self.group_of[-1]) + 1 if len(self.group_of) else 0
 
 
@@ -113,7 +113,7 @@ def pairs(
     score: Tensor | None = None,
     task_of: Tensor | None = None,
 ) -> Pairs:
-    """Pairs with certain labels and unit weights where nothing else is given."""
+    """Pairs with certain labels and unit weights by default."""
     ones = torch.ones(yw_idxs.shape, dtype=torch.float32, device=yw_idxs.device)
     none = ones.new_zeros(0)
     return Pairs(

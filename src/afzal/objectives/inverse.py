@@ -1,12 +1,12 @@
-"""Losses of rewards that are inferred from demonstrations, against samples of the reference.
+"""Losses that infer a reward from demonstrations, against samples of the reference.
 
 The model is p(y | x) = pi_ref(y | x) exp(r(x, y) / beta) / Z(x): demonstrations are answers of the policy that is best
-for r and stays near the reference. Samples of the reference stand for the base measure, so that log Z(x) is estimated
-by log mean exp(r / beta) over them and its gradient by self-normalised importance weights. ``policy.logps`` are the
-scores r ``[B]`` of responses. In a group, responses of the best score are demonstrations and the others are samples.
+for r while staying near the reference. Samples of the reference represent the base measure, so log Z(x) is estimated by
+log mean exp(r / beta) over them, and its gradient by self-normalised importance weights. ``policy.logps`` are the
+scores r ``[B]`` of responses. In a group, responses with the best score are demonstrations and the others are samples.
 
-All four recover the same reward up to a constant per prompt where samples are many. They differ in what they do with
-few: see each one.
+With many samples, all four recover the same reward up to a constant per prompt. They differ in how they use few: see
+each one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def maxent_irl(policy: Scored, reference: Scored | None, pairs: Pairs, *, beta: 
     """Negative log-likelihood of the demonstrations relative to the reference, ``[G]`` nats; equal rewards give 0.
 
     The gradient is E_demo[grad r] - sum_k w_k grad r_k, over beta and negated, with w = softmax(r / beta) over the
-    samples. A demonstration that is not a sample can be raised without end. A group without samples costs 0.
+    samples. A demonstration that is not a sample can be raised without bound. A group without samples costs 0.
     By hand: r = (1, 0, 0), the first a demonstration, beta = 1: -1 + log mean(1, 1) = -1.
 
     Args:
@@ -60,7 +60,7 @@ def maxent_irl(policy: Scored, reference: Scored | None, pairs: Pairs, *, beta: 
     paper="Ma and Collins 2018, arXiv 1809.01812 (ranking noise-contrastive estimation), with pi_ref as the noise",
 )
 def ranking_nce(policy: Scored, reference: Scored | None, pairs: Pairs, *, beta: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Which of a demonstration and the samples is the demonstration, ``[G]`` nats; S equal samples give log(1 + S).
+    """Cross-entropy of picking the demonstration among the samples, ``[G]`` nats; S equal samples give log(1 + S).
 
     Bounded below, and consistent at any number of samples, since the demonstration counts in its own partition.
     By hand: r = (1, 0, 0), the first a demonstration, beta = 1: log(e + 2) - 1 = 0.551445.
@@ -87,7 +87,7 @@ def ranking_nce(policy: Scored, reference: Scored | None, pairs: Pairs, *, beta:
 def airl(policy: Scored, reference: Scored | None, pairs: Pairs, *, beta: float = 1.0) -> tuple[Tensor, Tensor]:
     """A discriminator between demonstrations and samples, ``[B]`` nats; r = 0 gives ln 2.
 
-    Its constant per prompt is not open: it absorbs -beta log Z(x) and how many there are of each.
+    Its constant per prompt is determined: it absorbs -beta log Z(x) and the numbers of both kinds.
     By hand: r = (1, -1), beta = 1: -log sigma(1) twice = 0.313262.
 
     Args:
@@ -122,7 +122,7 @@ def demonstration_pairs(
 
 
 def _table(policy: Scored, pairs: Pairs, beta: float) -> tuple[Tensor, Tensor, Tensor]:
-    """r / beta ``[G, K]``, which places are known, and which of these are demonstrations."""
+    """r / beta ``[G, K]``, the mask of known places, and the mask of demonstrations."""
     table, known = by_group(policy.logps / beta, pairs)
     score, _ = by_group(torch.nan_to_num(pairs.score).to(table), pairs)
     score = torch.where(known, score, torch.finfo(table.dtype).min)
@@ -130,7 +130,7 @@ def _table(policy: Scored, pairs: Pairs, beta: float) -> tuple[Tensor, Tensor, T
 
 
 def _log_sum_exp(values: Tensor, where: Tensor) -> Tensor:
-    """Over the places of each row; very low, and with no gradient, where there are none."""
+    """Log-sum-exp over the masked places of each row; very low, without gradient, if there are none."""
     return torch.where(where, values, torch.finfo(values.dtype).min).logsumexp(-1)
 
 

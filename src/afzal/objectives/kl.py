@@ -1,7 +1,8 @@
 """Estimators of KL(pi || pi_ref) from samples y ~ pi and their log-ratios l = log pi(y) - log pi_ref(y), in nats.
 
-As a value, k1 and k3 are unbiased and k2 is not. As a loss that is differentiated through l, the means are: k1 has no
-gradient, k2 that of KL(pi || pi_ref), k3 that of KL(pi_ref || pi) (Schulman 2020, 'Approximating KL divergence').
+As a value, k1 and k3 are unbiased and k2 is not. As losses differentiated through l: the mean of k1 has
+no gradient, that of k2 has the gradient of KL(pi || pi_ref), that of k3 the gradient of KL(pi_ref || pi) (Schulman
+2020, 'Approximating KL divergence').
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from .margins import EXPONENT_LIMIT
 
 
 def k1(log_ratio: Tensor) -> Tensor:
-    """l: unbiased, of high variance, and negative for some samples. Right in a reward, of no use as a loss."""
+    """l: unbiased, with high variance, and negative for some samples. Suitable in a reward, useless as a loss."""
     return log_ratio
 
 
@@ -28,7 +29,7 @@ def k3(log_ratio: Tensor) -> Tensor:
 
 
 def next_kl_coef(coef: float, kl: float, *, target: float, horizon: float, n: int) -> float:
-    """The strength of a KL penalty after ``n`` answers whose mean KL was ``kl`` nats: at rest where that is ``target``.
+    """The strength of a KL penalty after ``n`` answers with mean KL ``kl`` nats; unchanged if that is ``target``.
 
     coef (1 + e n / horizon), e = clip(kl / target - 1, -0.2, 0.2) (Ziegler et al. 2019, arXiv 1909.08593, section 2.2).
 

@@ -19,6 +19,6 @@ from .registry import objective
 def sft(policy: Scored, reference: Scored | None, pairs: Pairs) -> tuple[Tensor, Tensor]:
     """Supervised fine-tuning: -log pi of every scored token, ``[M]`` nats; the rewards are the log-probs ``[B]``.
 
-    Beside opinions, only tokens of good responses carry weight. By hand: uniform logits over V give log V.
+    If there are opinions, only tokens of good responses carry weight. By hand: uniform logits over V give log V.
     """
     return -policy.token_logps, policy.logps.detach()

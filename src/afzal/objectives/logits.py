@@ -1,6 +1,6 @@
-"""Objectives that look at the whole next-token distribution and not only at the target's probability.
+"""Objectives that use the full next-token distribution, not only the target's probability.
 
-Their per-token statistics are computed beside the log-probs (:mod:`.statistics`) and arrive in ``Scored.extras``.
+Their per-token statistics are computed with the log-probs (:mod:`.statistics`) and arrive in ``Scored.extras``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .statistics import kl_ref_policy, log_sum_p2, logp_away, logp_towards
     paper="Zhou et al. 2024, arXiv 2406.11827 (weighted preference optimisation)",
 )
 def wpo(policy: Scored, reference: Scored, pairs: Pairs, *, beta: float = 0.01) -> tuple[Tensor, Tensor]:
-    """DPO whose pairs count by how likely the policy itself would write them, ``[T]`` nats; weights are constants.
+    """DPO with pairs weighted by how likely the policy itself would write them, ``[T]`` nats; weights are constants.
 
     By hand: uniform next-token distributions give w = 1, and the loss is DPO's.
     """
@@ -85,7 +85,8 @@ def tdpo2(
 
 
 def _directions(policy: Scored, w: Tensor, v: Tensor) -> Tensor:
-    """Per pair, +1 where the log-ratio of the two rises with every step away from the reference, -1 where it falls."""
+    """Per pair, +1 if the log-ratio of the two rises with every step away from the reference, -1 if it falls, else
+    0."""
     away, towards = (policy.total(policy.extras[name]) for name in ("logp_away", "logp_towards"))
     at = policy.logps.detach()
     down, here, up = towards[w] - towards[v], at[w] - at[v], away[w] - away[v]
@@ -99,7 +100,7 @@ def _epsilon_start(parameters: Mapping[str, Any]) -> dict[str, float]:
 def _epsilon_next(
     state: Mapping[str, float], policy: Scored, reference: Scored, pairs: Pairs, *, beta: float, epsilon: float
 ) -> dict[str, float]:
-    """beta / (1 + epsilon mean s): smaller when more pairs would gain from leaving the reference."""
+    """beta / (1 + epsilon mean s): smaller if more pairs would gain from leaving the reference."""
     directions = _directions(policy, pairs.yw_idxs, pairs.yl_idxs)
     mean = float((directions * shares(pairs)).sum()) if bool(pairs.weight.any()) else 0.0
     return {"beta": state["beta"] / (1 + epsilon * mean)}
@@ -133,7 +134,7 @@ def epsilon_dpo(
     By hand: h = 1, running beta 1, s = +1, epsilon = 0.25 give -log sigma(0.8) = 0.371101.
 
     Args:
-        beta: where the running beta starts; after each update it is divided by 1 + epsilon mean(s).
+        beta: initial value of the running beta, which each update divides by 1 + epsilon mean(s).
         epsilon: size of the step; 0 is DPO.
     """
     rho = log_ratios(policy, reference)

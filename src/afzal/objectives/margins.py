@@ -1,4 +1,4 @@
-"""What the objectives on pairs and groups have in common.
+"""Functions shared by the objectives on pairs and groups.
 
 With rho(y) = log pi(y|x) - log pi_ref(y|x) in nats per sequence, h = rho(y_w) - rho(y_l): a larger h means the policy
 has moved further towards the preferred response than the reference.
@@ -21,7 +21,7 @@ EXPONENT_LIMIT = 80.0
 
 
 def log_ratios(policy: Scored, reference: Scored) -> Tensor:
-    """rho, ``[B]`` nats: how much likelier than under the reference each response has become."""
+    """rho, ``[B]`` nats: how much likelier each response is than under the reference."""
     return policy.logps - reference.logps
 
 
@@ -37,20 +37,20 @@ def over_labels(loss: Callable[[Tensor, Tensor], Tensor], pairs: Pairs) -> Tenso
 
 
 def shares(pairs: Pairs) -> Tensor:
-    """Each pair's share of the weight of all, ``[T]``; equal shares where none has any weight, so that a mean over them
-    exists (the loop counts it for nothing)."""
+    """Each pair's share of the total weight, ``[T]``; equal shares if none has any weight, so that a mean over them
+    exists (the loop gives it no weight)."""
     total = pairs.weight.sum()
     weight = torch.where(total == 0, 1.0, pairs.weight)
     return weight / weight.sum()
 
 
 def safe_exp(x: Tensor) -> Tensor:
-    """e^x with the exponent cut at :data:`EXPONENT_LIMIT`."""
+    """e^x with the exponent clamped at :data:`EXPONENT_LIMIT`."""
     return x.clamp(max=EXPONENT_LIMIT).exp()
 
 
 def by_group(values: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
-    """Values ``[B]`` as a table ``[G, K]``, and which of its places hold a response with a known score."""
+    """Values ``[B]`` as a table ``[G, K]``, and the mask of its places that hold a response with a known score."""
     counts = torch.bincount(pairs.group_of, minlength=pairs.n_groups)
     starts = counts.cumsum(0) - counts
     place = torch.arange(len(values), device=values.device) - starts[pairs.group_of]

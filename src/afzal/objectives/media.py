@@ -1,7 +1,7 @@
-"""Objectives that were made for images and sounds.
+"""Objectives designed for images and sounds.
 
-Their further per-token numbers arrive in ``Scored.extras``: ``piece_log_ratio``, the log-ratio of the same tokens where
-the media show a small piece of themselves only, and ``changed``, 1 where a response of a pair differs from the other.
+Their additional per-token numbers arrive in ``Scored.extras``: ``piece_log_ratio``, the log-ratio of the same tokens
+given only a small piece of the media, and ``changed``, 1 where a response of a pair differs from the other.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from .registry import POSITIVE, objective
 def mdpo(
     policy: Scored, reference: Scored, pairs: Pairs, *, beta: float = 0.1, delta: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """DPO, with a preference for the whole medium over a piece of it and an anchor of y_w: ``[T]`` nats.
+    """DPO with a preference for the full medium over a piece of it, and an anchor for y_w: ``[T]`` nats.
 
     By hand: rho = (1, 0), rho(y_w | piece) = -1, beta = 1, delta = 0 give 0.313262 + 0.126928 + 0.313262 = 0.753452.
 
     Args:
-        delta: what the preferred response's implicit reward is held above.
+        delta: the value that the preferred response's implicit reward is kept above.
     """
     rho, piece = log_ratios(policy, reference), policy.total(policy.extras["piece_log_ratio"])
 
@@ -70,7 +70,7 @@ def ddpo(
     -log sigma(3 / 4) = 0.386871.
 
     Args:
-        gamma: weight of a changed token; 1 weighs all alike.
+        gamma: weight of a changed token; 1 weights all tokens equally.
         reduction: ``mean`` divides by the sum of the weights; ``sum`` does not, and with gamma 1 is DPO.
     """
     weight = torch.where(policy.extras["changed"] > 0, gamma, 1.0).to(policy.token_logps.dtype)

@@ -1,4 +1,4 @@
-"""Metrics as (sum, count) over examples, never a mean of means. Names are those the field knows from TRL."""
+"""Metrics as (sum, count) over examples, never a mean of means. Names follow TRL."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def tally(unit: str, policy: Scored, rewards: Tensor, pairs: Pairs) -> Tally:
 
 
 def correct(rewards: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
-    """``[T]`` float64 each: whether the preferred response has the larger reward, 1, 0 or for equal ones a half; and
-    what the pair counts, its weight in the loss, or 0 where it is a tie (p = 0.5) and nothing is preferred.
+    """``[T]`` float64 each: whether the preferred response has the larger reward (1, 0, or one half if equal), and the
+    pair's weight: that in the loss, or 0 for a tie (p = 0.5), where nothing is preferred.
 
     Args:
         rewards: ``[B]``.
@@ -61,27 +61,27 @@ def add(into: Tally, new: Tally) -> None:
 def means(tallies: Tally) -> dict[str, float]:
     """Sum / count of each metric that has any example."""
     numbers = iter(read([x for pair in tallies.values() for x in pair]))
-    found = {name: (total, count) for name, total, count in zip(tallies, numbers, numbers, strict=True)}
-    return {name: total / count for name, (total, count) in found.items() if count > 0}
+    totals = {name: (total, count) for name, total, count in zip(tallies, numbers, numbers, strict=True)}
+    return {name: total / count for name, (total, count) in totals.items() if count > 0}
 
 
 def read(values: Sequence[Tensor]) -> list[float]:
-    """Scalars as numbers of the host. All that a GPU holds come in one read, since each makes the host wait for it."""
+    """Scalars as host numbers. All values on a GPU are read together, since each read makes the host wait."""
     away = [value.detach().double() for value in values if value.device.type != "cpu"]
     come = iter(torch.stack(away).tolist() if away else [])
     return [float(value.detach()) if value.device.type == "cpu" else next(come) for value in values]
 
 
 def _sides(chosen: Sequence[Tensor], good: Tensor, rejected: Sequence[Tensor], bad: Tensor) -> Tally:
-    """Log-probs, lengths and rewards of both sides, and which of them count."""
-    found: Tally = {}
+    """Tallies of log-probs, lengths and rewards of both sides, weighted by ``good`` and ``bad``."""
+    tallies: Tally = {}
     for name, (logps, lengths, _), counted in (("chosen", chosen, good), ("rejected", rejected, bad)):
-        found |= {f"logps/{name}": _sum(logps, counted), f"lengths/{name}": _sum(lengths, counted)}
-    return found | {"rewards/chosen": _sum(chosen[2], good), "rewards/rejected": _sum(rejected[2], bad)}
+        tallies |= {f"logps/{name}": _sum(logps, counted), f"lengths/{name}": _sum(lengths, counted)}
+    return tallies | {"rewards/chosen": _sum(chosen[2], good), "rewards/rejected": _sum(rejected[2], bad)}
 
 
 def _sum(values: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of the values by what each counts (a weight, or whether it does), and the sum of that. Picking out what
-    counts would make a GPU's host wait for how many there are."""
+    """Weighted sum of the values, and the sum of weights (or of 0 and 1). Selecting the values that count would make
+    the host wait for a GPU to report how many there are."""
     counted = counted.double()
     return torch.where(counted != 0, values * counted, 0.0).sum(), counted.sum()

@@ -29,7 +29,7 @@ class Term:
 
     @property
     def name(self) -> str:
-        """The objective's, under which its figures are logged."""
+        """The objective's name, under which its metrics are logged."""
         return self.objective.name
 
 
@@ -38,7 +38,7 @@ def bind(expression: str, arguments: Mapping[str, Any] | None = None) -> tuple[T
 
     Args:
         expression: ``name``, ``module:function``, ``file.py:function``, or ``weight*name + weight*name ...``.
-        arguments: ``beta`` for every term that has such a parameter, ``bco.beta`` for one term alone.
+        arguments: ``beta`` for every term that has such a parameter, ``bco.beta`` for that term only.
 
     Raises:
         ValueError: it does not parse, names no objective, names one twice, or an argument fits no term or value.
@@ -46,7 +46,7 @@ def bind(expression: str, arguments: Mapping[str, Any] | None = None) -> tuple[T
     weighted = [(weight, get(name)) for weight, name in parse(expression)]
     names = [o.name for _, o in weighted]
     if doubled := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"objective {doubled[0]!r} stands twice in {expression!r}: add up its weights")
+        raise ValueError(f"objective {doubled[0]!r} appears twice in {expression!r}: add up its weights")
     given = dict(arguments or {})
     for key in given:
         _check_owner(key, [o for _, o in weighted])
@@ -57,9 +57,9 @@ def parse(expression: str) -> list[tuple[float, str]]:
     """Weights and names of ``0.8*a + b``; a missing weight is 1.
 
     Raises:
-        ValueError: the text is no such sum, or a weight is not above 0.
+        ValueError: the text is not such a sum, or a weight is not above 0.
     """
-    found = []
+    terms = []
     for text in expression.split("+"):
         match = _TERM.fullmatch(text)
         if match is None:
@@ -67,18 +67,18 @@ def parse(expression: str) -> list[tuple[float, str]]:
         weight = _number(match["weight"]) if match["weight"] else 1.0
         if weight is None or not 0 < weight < math.inf:
             raise ValueError(f"the weight {match['weight']} in {expression!r} must be a number above 0")
-        found.append((float(weight), match["name"]))
-    return found
+        terms.append((float(weight), match["name"]))
+    return terms
 
 
 def _parameters(objective: Objective, given: Mapping[str, Any]) -> dict[str, Any]:
     own = f"{objective.name}."
-    found = dict(objective.parameters)
-    for name in found:
+    values = dict(objective.parameters)
+    for name in values:
         for key in (name, own + name):
             if key in given:
-                found[name] = _checked(objective, name, given[key])
-    return found
+                values[name] = _checked(objective, name, given[key])
+    return values
 
 
 def _check_owner(key: str, objectives: list[Objective]) -> None:

@@ -1,15 +1,14 @@
 """Losses on the policy's own answers, whose rewards have been turned into advantages: PPO and its relatives.
 
-A rollout is data. What was known when the answers were written travels with every token in ``policy.extras``, as
-constants:
+A rollout is data. Values from the time of sampling are in ``policy.extras`` for every token, as constants:
 
-    old_logp    log-prob of the token when it was written, nats
+    old_logp    log-prob of the token when it was sampled, nats
     advantage   how much better than expected it was, in the reward's unit; larger is better
-    old_value   the value expected before it then, and
+    old_value   the value before it at that time, and
     target      the return to fit, both in the reward's unit (PPO with a value model)
     ref_logp    its log-prob under the reference, nats (GRPO)
 
-and ``value`` is the present value model's, with gradient. ratio = pi / pi_old of a token, or of a whole answer.
+and ``value`` is that of the current value model, with gradient. ratio = pi / pi_old of a token, or of a full answer.
 """
 
 from __future__ import annotations
@@ -25,20 +24,20 @@ from .registry import NON_NEGATIVE, POSITIVE, objective
 
 
 def ratio_of(log_ratio: Tensor) -> Tensor:
-    """pi / pi_old from its logarithm; beyond e^80 either way it is held there, without gradient."""
+    """pi / pi_old from its logarithm, clamped to [e^-80, e^80], with no gradient outside."""
     return log_ratio.clamp(-EXPONENT_LIMIT, EXPONENT_LIMIT).exp()
 
 
 def clipped(ratio: Tensor, advantage: Tensor, clip: float, clip_high: float) -> Tensor:
     """-min(ratio A, clip(ratio, 1 - clip, 1 + clip_high) A): no gradient once the ratio has gone far enough.
 
-    A ``clip_high`` of 0 stands for ``clip``.
+    A ``clip_high`` of 0 means ``clip``.
     """
     return torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1 - clip, 1 + (clip_high or clip)))
 
 
 def _moved(log_ratio: Tensor, clip: float, clip_high: float) -> Tally:
-    """How far the policy has moved from the one that wrote the answers: share clipped, and KL(old || new) in nats."""
+    """How far the policy has moved since sampling: share clipped, and KL(old || new) in nats."""
     with torch.no_grad():
         ratio = ratio_of(log_ratio.double())
         n = torch.ones_like(ratio).sum()
@@ -92,12 +91,12 @@ def ppo(
 ) -> tuple[Tensor, Tensor]:
     """Clipped policy loss of every token, ``[M]`` in the reward's unit; the rewards are mean advantages ``[B]``.
 
-    Where pi = pi_old its gradient is that of REINFORCE, -A grad log pi. By hand: ratio 1.5, A 2, clip 0.2: -2.4,
+    At pi = pi_old its gradient is that of REINFORCE, -A grad log pi. By hand: ratio 1.5, A 2, clip 0.2: -2.4,
     without gradient; A -2: 3, with gradient.
 
     Args:
-        clip: how far the ratio may go from 1 and still have a gradient.
-        clip_high: the same upwards, when not 0 (DAPO, Yu et al. 2025, arXiv 2503.14476, eq. 10).
+        clip: the distance from 1 up to which the ratio has a gradient.
+        clip_high: the same upwards, if not 0 (DAPO, Yu et al. 2025, arXiv 2503.14476, eq. 10).
     """
     advantage = policy.extras["advantage"]
     return clipped(ratio_of(_token_log_ratio(policy)), advantage, clip, clip_high), _mean(policy, advantage).detach()
@@ -126,10 +125,10 @@ def value(policy: Scored, reference: Scored | None, pairs: Pairs, *, value_clip:
 
     By hand: V 1, V_old 0, target 2, value_clip 0.2: max(1, 1.8^2) / 2 = 1.62, without gradient; target 0.5: 0.125.
     """
-    found, old, target = (policy.extras[name] for name in ("value", "old_value", "target"))
-    near = torch.minimum(torch.maximum(found, old - value_clip), old + value_clip)
-    losses = 0.5 * torch.maximum((found - target) ** 2, (near - target) ** 2)
-    return losses, _mean(policy, found).detach()
+    predicted, old, target = (policy.extras[name] for name in ("value", "old_value", "target"))
+    near = torch.minimum(torch.maximum(predicted, old - value_clip), old + value_clip)
+    losses = 0.5 * torch.maximum((predicted - target) ** 2, (near - target) ** 2)
+    return losses, _mean(policy, predicted).detach()
 
 
 @objective(
@@ -149,7 +148,7 @@ def rloo(
 ) -> tuple[Tensor, Tensor]:
     """Clipped policy loss of every answer as one action, ``[B]`` in the reward's unit; the rewards are advantages.
 
-    Where pi = pi_old, with leave-one-out advantages its gradient is an unbiased estimate of that of the expected
+    At pi = pi_old, with leave-one-out advantages, its gradient is an unbiased estimate of the gradient of the expected
     reward. By hand: ratio 1.5, A 2, clip 0.2: -2.4.
     """
     advantage = _mean(policy, policy.extras["advantage"])
@@ -179,8 +178,8 @@ def grpo(
 ) -> tuple[Tensor, Tensor]:
     """Clipped loss of each answer, a mean over its own tokens, ``[B]``; the rewards are mean advantages ``[B]``.
 
-    So a token of a long answer weighs less than one of a short answer. The k3 term's gradient is that of KL(ref || pi).
-    By hand: two tokens of ratio 1, A 2, k3 = e^-1 at both, beta 0.5: -2 + 0.183940 = -1.816060.
+    So a token of a long answer has less weight than one of a short answer. The k3 term's gradient is that of KL(ref ||
+    pi). By hand: two tokens of ratio 1, A 2, k3 = e^-1 at both, beta 0.5: -2 + 0.183940 = -1.816060.
 
     Args:
         beta: strength of the pull to the reference.

@@ -1,6 +1,6 @@
-"""Objectives on whole groups: K responses to one prompt, ordered or rated, without being cut into pairs.
+"""Objectives on whole groups: K responses to one prompt, ordered or rated, without splitting into pairs.
 
-A loss belongs to a group (prompt); responses without a score take no part. Notation: s = beta rho, r the score, both
+A loss belongs to a group (prompt); responses without a score are ignored. Notation: s = beta rho, r the score, both
 over the K responses of a group.
 """
 
@@ -18,15 +18,15 @@ from .margins import by_group, log_ratios, masked_log_softmax
 from .registry import POSITIVE, objective
 
 MOST_EQUAL = 10
-"""Equal scores in a group whose orders are averaged exactly, over 2^n sets of them."""
+"""Largest number of equal scores in a group whose orders are averaged exactly, over 2^n sets."""
 
 
 def plackett_luce_nll(values: Tensor, pairs: Pairs) -> Tensor:
     """Negative log-likelihood of each group's order, ``[G]`` nats: -sum_i [v_i - logsumexp over r_j <= r_i of v_j].
 
-    Responses of equal score have no order: the mean over all their orders stands for it, so that two of them cost what
-    a pair at p = 1/2 does, and K of equal value and score ln K!. More than :data:`MOST_EQUAL` take Efron's form, which
-    is never below that mean and equal to it where the values are equal (Efron 1977, JASA 72).
+    Responses with equal scores have no order, so the mean over all their orders is used: two of them cost as much as a
+    pair at p = 1/2, and K with equal values and scores cost ln K!. More than :data:`MOST_EQUAL` use Efron's form, which
+    is never below that mean and equal to it if the values are equal (Efron 1977, JASA 72).
     """
     table, known = by_group(values, pairs)
     score, _ = by_group(torch.nan_to_num(pairs.score).to(values.dtype), pairs)
@@ -43,7 +43,7 @@ def plackett_luce_nll(values: Tensor, pairs: Pairs) -> Tensor:
 
 
 def _ties(equal: Tensor) -> list[tuple[int, list[int]]]:
-    """The groups and places of two or more equal scores, from ``[G, K, K]`` which is equal to which."""
+    """The groups and places of two or more equal scores, from the table ``[G, K, K]`` of equality."""
     first = equal.long().argmax(-1)  # the lowest place of the same score
     rows = (equal.sum(-1) > 1).nonzero().tolist()
     levels: dict[tuple[int, int], list[int]] = {}
@@ -53,18 +53,18 @@ def _ties(equal: Tensor) -> list[tuple[int, list[int]]]:
 
 
 def tied_nll(values: Tensor, rest: Tensor) -> Tensor:
-    """What d responses of equal score cost, a scalar in nats: the mean over their d! orders of
-    -sum_k [v_k - log(e^rest + sum over those that come later in the order, itself included, of e^v)].
+    """The cost of d responses with equal scores, a scalar in nats: the mean over their d! orders of
+    -sum_k [v_k - log(e^rest + sum of e^v over those at or after k in the order)].
 
     Args:
         values: ``[d]``.
-        rest: scalar, logsumexp of the values of all that are worse.
+        rest: scalar, logsumexp of the values of all worse responses.
     """
     d = len(values)
     if d > MOST_EQUAL:
         logs = torch.arange(1, d + 1, dtype=values.dtype, device=values.device).div(d).log()
         return torch.logaddexp(rest, values.logsumexp(0) + logs).sum() - values.sum()
-    # what is left after d - k of them is each set of k with the same probability, 1 / C(d, k)
+    # after d - k of them, each set of k is left with the same probability, 1 / C(d, k)
     subsets = torch.tensor(list(product((False, True), repeat=d))[1:], device=values.device)
     left = torch.where(subsets, values, torch.finfo(values.dtype).min).logsumexp(-1)
     share = torch.tensor([1 / math.comb(d, int(k)) for k in subsets.sum(1).tolist()], dtype=values.dtype)
@@ -91,7 +91,7 @@ def plackett_luce(policy: Scored, reference: Scored, pairs: Pairs, *, beta: floa
 
 
 def _target(pairs: Pairs, temperature: float, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Values ``[G, K]``, log softmax(score / temperature) ``[G, K]`` and the places that are known."""
+    """Values ``[G, K]``, log softmax(score / temperature) ``[G, K]``, and the mask of known places."""
     table, known = by_group(values, pairs)
     score, _ = by_group(torch.nan_to_num(pairs.score).to(values.dtype), pairs)
     return table, masked_log_softmax(score / temperature, known), known
@@ -109,7 +109,7 @@ def _target(pairs: Pairs, temperature: float, values: Tensor) -> tuple[Tensor, T
 def exo(
     policy: Scored, reference: Scored, pairs: Pairs, *, beta: float = 0.1, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Reverse KL from the policy's choice among K to the scores' choice, ``[G]`` nats; 0 where they agree.
+    """Reverse KL from the policy's choice among K to the scores' choice, ``[G]`` nats; 0 if they agree.
 
     By hand: s = (ln 3, 0), r = (0, 0): 0.75 ln 1.5 + 0.25 ln 0.5 = 0.130812.
 

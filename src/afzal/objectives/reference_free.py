@@ -1,4 +1,4 @@
-"""Objectives on pairs without a reference: nothing but their own terms holds the policy near its start.
+"""Objectives on pairs without a reference: only their own terms keep the policy near its start.
 
 Notation: lp(y) = log pi(y|x) in nats, mean_lp(y) = lp(y) / len(y).
 """
@@ -17,7 +17,7 @@ from .registry import NON_NEGATIVE, objective
 
 _LOG_HALF = -math.log(2)
 _NEVER_CERTAIN = -1e-6
-"""Largest log-prob for log(1 - p): beyond it that is cut, since a probability of 1 leaves nothing."""
+"""Largest log-prob in log(1 - p); larger ones are clamped, since a probability of 1 leaves nothing."""
 
 
 @objective(
@@ -36,7 +36,7 @@ def slic(
     By hand: lp = (-2, -2.5), delta = 1, lam = 0.1: 0.5 + 0.2 = 0.7.
 
     Args:
-        delta: margin in nats at which a pair is done with.
+        delta: margin in nats at which the pair's hinge loss is 0.
         lam: weight of the winner's negative log-likelihood.
     """
     lp = policy.logps
@@ -44,7 +44,7 @@ def slic(
 
 
 def log_complement(logp: Tensor) -> Tensor:
-    """log(1 - p) in nats of p = e^logp, without cancellation; p above 1 - 1e-6 counts as that."""
+    """log(1 - p) in nats for p = e^logp, without cancellation; p is clamped at 1 - 1e-6."""
     x = logp.clamp(max=_NEVER_CERTAIN)
     small = x > _LOG_HALF
     near_one = torch.log(-torch.expm1(torch.where(small, x, _LOG_HALF)))
@@ -53,7 +53,7 @@ def log_complement(logp: Tensor) -> Tensor:
 
 
 def log_odds(mean_logp: Tensor) -> Tensor:
-    """log(p / (1 - p)) of p = e^mean_logp, without cancellation; p above 1 - 1e-6 counts as that."""
+    """log(p / (1 - p)) for p = e^mean_logp, without cancellation; p is clamped at 1 - 1e-6."""
     return mean_logp.clamp(max=_NEVER_CERTAIN) - log_complement(mean_logp)
 
 

@@ -1,4 +1,4 @@
-"""The one table of objectives: a function, and the facts the loop reads about it.
+"""The registry of objectives: each a function with the facts that the loop reads about it.
 
 An objective is a pure function
 
@@ -6,7 +6,7 @@ An objective is a pure function
 
 that returns one unreduced loss per unit (pair, response, group or token, in nats or the objective's own measure) and
 detached rewards ``[B]``. It never sees a model, a configuration or a device. The loop divides the weighted sum of
-losses by a number of the whole update, so accumulation and data parallelism are exact.
+losses by a number for the full update, so accumulation and data parallelism are exact.
 
 Two parameters are not hyper-parameters and are filled in by the loop: ``statistic`` (see :attr:`Objective.statistic`)
 and ``state`` (see :attr:`Objective.initial_state`).
@@ -73,27 +73,28 @@ class Objective:
     """Facts about one objective.
 
     Attributes:
-        unit: what a loss belongs to, and so what the loss is averaged over.
+        unit: what each loss belongs to, and what losses are averaged over.
         needs_reference: whether reference log-probs are used; without it ``reference`` is None.
-        at_reference: parameters -> the mean loss when policy equals reference; None where it depends on the data.
+        at_reference: parameters -> the mean loss if policy equals reference; None if it depends on the data.
         formula: the loss in one line of text.
-        paper: where the formula comes from.
-        uses: what it takes from the data: ``p``, ``weight``, ``margin``, ``score``, ``labels``.
+        paper: source of the formula.
+        uses: the data fields it uses: ``p``, ``weight``, ``margin``, ``score``, ``labels``.
         couples_batch: the loss of one unit depends on the others of its update.
         length_normalised: log-probs enter per token, so that beta has another scale.
         shift_invariant: adding a constant per prompt to the summed log-probs changes no loss.
-        bounded: whether single losses have a bound ``below``, on ``both`` sides, or ``none``.
-        statistics: further per-token numbers it needs from the logits.
-        extras: further per-token numbers it needs that are no function of the logits: ``piece_log_ratio``, ``changed``.
-        statistic: ``(policy, reference) -> (sum, count)`` over mismatched prompt/response rows, pooled over the whole
-            update and handed to ``fn`` as ``statistic`` = sum / count.
-        initial_state: parameters -> the running numbers that ``fn`` gets as ``state``, a constant to the gradient.
+        bounded: whether single losses are bounded ``below``, on ``both`` sides, or not (``none``).
+        statistics: additional per-token numbers it needs from the logits.
+        extras: additional per-token numbers it needs that do not come from the logits: ``piece_log_ratio``,
+            ``changed``.
+        statistic: ``(policy, reference) -> (sum, count)`` over mismatched prompt/response rows, pooled over the full
+            update and passed to ``fn`` as ``statistic`` = sum / count.
+        initial_state: parameters -> the running numbers that ``fn`` gets as ``state``, without gradient.
         next_state: ``(state, policy, reference, pairs, **parameters) -> state`` after an update.
         learnable: parameters that may be learned as one shared scalar, with their infimum.
-        limits: values a parameter may take; ``beta`` is positive and any other number finite unless stated.
-        scores: what ``Scored`` holds: a ``policy``'s log-probs, the scores of a ``reward`` model, or the log-probs of a
-            policy on its own answers, with what is known of them (``rollout``).
-        metrics: ``(policy, pairs, **parameters) -> sums and counts`` of a batch, in place of the shared metrics.
+        limits: allowed parameter values; by default ``beta`` is positive and any other number finite.
+        scores: what ``Scored`` holds: a ``policy``'s log-probs, a ``reward`` model's scores, or a policy's log-probs on
+            its own answers, with their rollout numbers (``rollout``).
+        metrics: ``(policy, pairs, **parameters) -> sums and counts`` of a batch, replacing the shared metrics.
     """
 
     name: str
@@ -122,21 +123,21 @@ class Objective:
     def parameters(self) -> dict[str, Any]:
         """Hyper-parameters and their defaults, read from the signature."""
         keyword = inspect.Parameter.KEYWORD_ONLY
-        found = inspect.signature(self.fn).parameters.values()
-        return {p.name: p.default for p in found if p.kind is keyword and p.name not in _FILLED_IN}
+        signature = inspect.signature(self.fn).parameters.values()
+        return {p.name: p.default for p in signature if p.kind is keyword and p.name not in _FILLED_IN}
 
     @property
     def all_extras(self) -> tuple[str, ...]:
-        """Names of everything that it reads from ``Scored.extras``."""
+        """Names of everything it reads from ``Scored.extras``."""
         return (*(fn.__name__ for fn in self.statistics), *self.extras)
 
     @property
     def needs_live_reference(self) -> bool:
-        """Whether it needs the reference's logits, and not only its log-probs: a cached reference has none."""
+        """Whether it needs the reference's logits, which a cached reference does not have."""
         return any(compares_with_reference(statistic) for statistic in self.statistics)
 
     def limit(self, parameter: str) -> Limit:
-        """What values a parameter may take: an interval, or words."""
+        """The allowed values of a parameter: an interval, or words."""
         return self.limits.get(parameter, POSITIVE if parameter == "beta" else FINITE)
 
 
@@ -154,7 +155,7 @@ def objective(
     aliases: tuple[str, ...] = (),
     **facts: Any,
 ) -> Callable[[LossFunction], LossFunction]:
-    """Register a function under ``name`` (and ``aliases``) and leave it as it is.
+    """Register a function under ``name`` (and ``aliases``) and return it unchanged.
 
     Args:
         at_reference: as in :class:`Objective`, or a plain number.
@@ -162,7 +163,7 @@ def objective(
         facts: the other attributes of :class:`Objective`.
 
     Raises:
-        ValueError: another function has the name or an alias already.
+        ValueError: another function already has the name or an alias.
     """
     known = at_reference if callable(at_reference) else lambda _: at_reference
     used = frozenset(_USES[unit] if uses is None else uses)
@@ -179,16 +180,16 @@ def objective(
 
 
 def _is_again(fn: LossFunction, before: Objective | None) -> bool:
-    """Whether a name is free, or held by the same definition, which was read again after a change."""
+    """Whether a name is free, or taken by the same definition, read again after a change."""
     return before is None or (before.fn.__module__, before.fn.__qualname__) == (fn.__module__, fn.__qualname__)
 
 
 def get(name: str) -> Objective:
-    """The objective of that name or alias, or the function decorated with ``@objective`` that ``module:function`` or
+    """The objective with that name or alias, or the function decorated with ``@objective`` that ``module:function`` or
     ``file.py:function`` names.
 
     Raises:
-        ValueError: no such objective; names those that are spelled like it.
+        ValueError: no such objective; suggests those with similar names.
     """
     if ":" in name:
         return _imported(name)
@@ -201,17 +202,19 @@ def get(name: str) -> Objective:
 
 def _imported(path: str) -> Objective:
     fn = load_function(path)
-    found = next((o for o in REGISTRY.values() if o.fn is fn), None)
-    if found is None:
-        raise ValueError(f"{path!r} is a function, but no objective: decorate it with @afzal.objectives.objective(...)")
-    return found
+    registered = next((o for o in REGISTRY.values() if o.fn is fn), None)
+    if registered is None:
+        raise ValueError(
+            f"{path!r} is a function but not an objective: decorate it with @afzal.objectives.objective(...)"
+        )
+    return registered
 
 
 def unit_weights(unit: Unit, pairs: Pairs, response_of: Tensor) -> Tensor:
-    """Weight of each unit of a batch, ``[n]``: what multiplies its loss, and its share in a mean loss.
+    """Weight of each unit of a batch, ``[n]``: it multiplies the unit's loss, and is its weight in a mean loss.
 
-    Responses count when they are labelled, groups when at least two of their responses have a score, and tokens when
-    their response is good, or when nothing at all is said about it.
+    Responses count if they are labelled, groups if at least two of their responses have a score, and tokens if their
+    response is good or there is no opinion on it.
     """
     if unit == "pair":
         return pairs.weight

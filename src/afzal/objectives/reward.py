@@ -1,6 +1,6 @@
-"""Losses of reward models. They take the same inputs: ``policy.logps`` are then the scores r ``[B]`` of responses.
+"""Losses of reward models. They take the same inputs, but ``policy.logps`` are the scores r ``[B]`` of responses.
 
-A reward is known up to a constant per prompt; ``centering`` chooses the one with mean 0.
+A reward is determined up to a constant per prompt; ``centering`` chooses the one with mean 0.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def bradley_terry(
     By hand: r = (1, 0), centering = 0.01: 0.313262 + 0.01 = 0.323262.
 
     Args:
-        centering: weight of the squared sum; 0 leaves each prompt's constant open, 0.01 draws the mean score to 0.
+        centering: weight of the squared sum; 0 leaves each prompt's constant free, 0.01 pulls the mean score to 0.
     """
     r = policy.logps
     losses = over_labels(lambda a, b: -F.logsigmoid(r[a] - r[b]) + centering * (r[a] + r[b]) ** 2, pairs)
@@ -54,9 +54,10 @@ def bradley_terry(
 def bradley_terry_margin(
     policy: Scored, reference: Scored | None, pairs: Pairs, *, centering: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """Bradley-Terry with a stated margin per pair, ``[T]`` nats; a margin of 0 leaves it out.
+    """Bradley-Terry with a stated margin per pair, ``[T]`` nats; a margin of 0 gives Bradley-Terry.
 
-    The margin is that of y_w over y_l, so one against the label asks for less; minimal at r_w - r_l = logit p + margin.
+    The margin is that of y_w over y_l, so a margin against the label requires less; minimal at
+    r_w - r_l = logit p + margin.
     By hand: r = (1, 0), margin 1: -log sigma(0) = 0.693147; margin -1: -log sigma(2) = 0.126928.
     """
     r = policy.logps

@@ -1,6 +1,6 @@
 """DPO and its relatives: a function of the implicit-reward margin u = beta h through the logistic sigma.
 
-Every pair loss here is the expectation over the label: with probability 1 - p the two responses change places.
+Every pair loss here is the expectation over the label: with probability 1 - p the two responses are swapped.
 Notation: rho and h as in :mod:`.margins`; len(y) scored tokens; NLL(y) = -log pi(y|x).
 """
 
@@ -119,7 +119,7 @@ def hinge(policy: Scored, reference: Scored, pairs: Pairs, *, beta: float = 0.05
 
 
 def _log_gap(gap: Tensor) -> Tensor:
-    """log gap where it speaks for the label; 0 where it is unknown or nothing, or speaks against it."""
+    """log gap if it supports the label; 0 if it is unknown, zero or against the label."""
     return torch.where(gap > 0, gap.clamp(min=torch.finfo(gap.dtype).tiny).log(), 0.0)
 
 
@@ -142,7 +142,7 @@ def odpo(
     By hand: h = 1, beta = 1, margin e^2 = 7.389 give -log sigma(1 - 2) = 1.313262, margin -e^2 0.313262.
 
     Args:
-        alpha: how much more implicit reward a clearer preference must have.
+        alpha: how much more implicit reward a clearer preference requires.
     """
     rho = log_ratios(policy, reference)
     u = beta * (rho[pairs.yw_idxs] - rho[pairs.yl_idxs])
@@ -170,7 +170,7 @@ def modpo(
     By hand: h = 1, beta = 1, margin 0.5, w = 0.5 give -log sigma(1) = 0.313262; margin 1 gives ln 2 = 0.693147.
 
     Args:
-        w: weight of the objective that the labels are of; larger follows them further.
+        w: weight of the objective that the labels belong to; larger follows them more closely.
     """
     rho = log_ratios(policy, reference)
     u = (beta * (rho[pairs.yw_idxs] - rho[pairs.yl_idxs]) - pairs.margin) / w
@@ -217,7 +217,7 @@ def ln_dpo(policy: Scored, reference: Scored, pairs: Pairs, *, beta: float = 5.0
     By hand: rho = (2, -3) over 4 and 6 tokens, beta = 1 give -log sigma(0.5 + 0.5) = 0.313262.
 
     Args:
-        beta: acts on log-ratios per token, so it is larger than DPO's by about the length of a response.
+        beta: acts on log-ratios per token, so it is larger than DPO's by a factor of about the response length.
     """
     rho = policy.mean_logps - reference.mean_logps
     losses = over_labels(lambda a, b: -F.logsigmoid(beta * (rho[a] - rho[b])), pairs)

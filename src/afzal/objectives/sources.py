@@ -1,8 +1,8 @@
-"""The code behind a function of one's own: its file, and every file of one's own that it imports, without running any.
+"""Find the source files of a user function: its own file and every user file that it imports, without running any.
 
-Imports are read off the source text, those inside functions included. One's own is what lies neither in the standard
-library nor among installed packages; of a package that is installed the name is given. What code reads as data, or
-imports by a name that it puts together while it runs, cannot be seen.
+Imports are read from the source text, including those inside functions. User files are neither in the standard library
+nor in installed packages; installed packages are reported by name. Files that code reads as data, or imports by a name
+built at run time, cannot be detected.
 """
 
 from __future__ import annotations
@@ -22,56 +22,59 @@ _BY_NAME = ("import_module", "__import__")
 
 
 def own_sources(spec: str) -> tuple[list[Path], list[str]]:
-    """The file of the function that ``module:function`` or ``file.py:function`` names, then those that it imports, by
-    path; and the installed packages among its imports, by name. Nothing where there is no such file."""
+    """The file of the function that ``module:function`` or ``file.py:function`` names, then the files that it imports,
+    by path; and the installed packages among its imports, by name. Empty if there is no such file."""
     first = source_file(spec)
     if first is None:
         return [], []
     by_path = spec.rpartition(":")[0].endswith(".py")
     roots = list(dict.fromkeys([first.resolve().parent if by_path else Path.cwd(), Path.cwd(), *_own_roots()]))
-    waiting, found, packages = [first.resolve()], {}, set()
+    waiting, files, packages = [first.resolve()], {}, set()
     while waiting:
         path = waiting.pop()
-        if path in found:
+        if path in files:
             continue
-        found[path] = None
+        files[path] = None
         for name in sorted(_imported(path)):
             here = _located(name, roots)
             waiting += here
             top = name.partition(".")[0]
             if not here and not _located(top, roots) and top not in sys.stdlib_module_names and top != "afzal":
                 packages.add(top)
-    return [first, *sorted(path for path in found if path != first.resolve())], sorted(packages)
+    return [first, *sorted(path for path in files if path != first.resolve())], sorted(packages)
 
 
 def _own_roots() -> list[Path]:
     """Folders of ``sys.path`` that hold neither the standard library nor installed packages nor Afzal."""
     installed = [*site.getsitepackages(), site.getusersitepackages(), *sysconfig.get_paths().values()]
     known = {Path(place).resolve() for place in installed} | {Path(__file__).resolve().parents[2]}
-    standard = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")]  # lib-dynload lies below
+    standard = [
+        Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")
+    ]  # lib-dynload is below them
     places = [Path(place or ".").resolve() for place in sys.path]
     own = [place for place in places if place.is_dir() and place not in known]
     return [place for place in own if not any(map(place.is_relative_to, standard))]
 
 
 def _located(name: str, roots: list[Path]) -> list[Path]:
-    """The files of a dotted name, those of the packages around it first; none where it is not one's own."""
+    """The files of a dotted name, parent packages first; empty if it is not a user module."""
     parts = name.split(".")
-    if parts[0] == "afzal":  # another copy of it may lie on the path
+    if parts[0] == "afzal":  # another copy of it may be on the path
         return []
     for root in roots:
-        found = []
+        candidates = []
         for k in range(1, len(parts) + 1):
             place = root.joinpath(*parts[:k])
             files = [place / "__init__.py", *(place.with_name(place.name + suffix) for suffix in _SUFFIXES)]
-            found += [next((path.resolve() for path in files if path.is_file()), None)]
-        if found[-1] is not None:
-            return [path for path in found if path is not None]
+            candidates += [next((path.resolve() for path in files if path.is_file()), None)]
+        if candidates[-1] is not None:
+            return [path for path in candidates if path is not None]
     return []
 
 
 def _imported(path: Path) -> set[str]:
-    """Dotted names that a file imports, each with what it may be a module of; of a file that is not a source, none."""
+    """Dotted names that a file imports, including ``from`` targets that may be modules; empty for other than source
+    files."""
     if path.suffix != ".py":
         return set()
     try:
@@ -94,7 +97,7 @@ def _names(node: ast.AST, path: Path) -> Iterator[str]:
 
 
 def _package(path: Path, level: int) -> str:
-    """The dotted name of the package that ``level`` dots mean in a file; empty for no dots."""
+    """The dotted name of the package that ``level`` dots refer to in a file; empty for no dots."""
     if not level:
         return ""
     folder = path.parents[level - 1]

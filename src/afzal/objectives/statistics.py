@@ -1,12 +1,12 @@
-"""Per-token numbers that some objectives need from the whole vocabulary, beside the target's log-prob.
+"""Per-token numbers that some objectives need from the full vocabulary, in addition to the target's log-prob.
 
 A statistic is a pure function of the log-probs of all tokens, in one tile
 
     fn(logp [n, V], target [n], *, <ref_logp [n, V]>, <parameters of the objective>) -> [n]
 
-in float32. The model's room computes it in the same tiles as the targets' log-probs, and only for objectives that
-declare it. Its name in ``Scored.extras`` is the function's. One that takes ``ref_logp`` needs a reference that can be
-run.
+in float32. ``afzal.model`` computes it in the same tiles as the targets' log-probs, and only for objectives that
+declare it. Its name in ``Scored.extras`` is the function's. A statistic that takes ``ref_logp`` needs a reference model
+that can be run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def compares_with_reference(statistic: Statistic) -> bool:
 
 
 def parameters_of(statistic: Statistic, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of an objective's parameters that a statistic takes."""
+    """The parameters of an objective that a statistic takes."""
     return {name: value for name, value in parameters.items() if name in inspect.signature(statistic).parameters}
 
 
@@ -61,14 +61,15 @@ def logp_towards(logp: Tensor, target: Tensor, *, ref_logp: Tensor, epsilon: flo
 
 
 def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """KL(p || q) of log-probs ``[n, V]``, ``[n]`` nats; 0 log 0 is 0, and inf where p has what q has not."""
+    """KL(p || q) of log-probs ``[n, V]``, ``[n]`` nats; 0 log 0 is 0, and the result is inf if p has mass where q has
+    none."""
     p = log_p.exp()
-    # barred: -inf, as of padding in the vocabulary, where the difference is NaN and 0 times it too
+    # -inf for barred tokens, such as vocabulary padding, would give NaN, even times 0
     return (p * (log_p - log_q).masked_fill_(p == 0, 0.0)).sum(-1)
 
 
 def _mixed(logp: Tensor, ref_logp: Tensor, share: float) -> Tensor:
-    """share z + (1 - share) z_ref up to a constant, ``[n, V]``; a token that either bars stays barred."""
+    """share z + (1 - share) z_ref up to a constant, ``[n, V]``; a token barred by either stays barred."""
     barred = logp.isneginf() | ref_logp.isneginf()
     return (share * logp + (1 - share) * ref_logp).masked_fill(barred, -torch.inf)
 

@@ -1,4 +1,4 @@
-"""Objectives with a finite target, or that judge each response of a pair by itself; notation as in :mod:`.margins`."""
+"""Objectives with a finite target, or that treat each response of a pair separately; notation as in :mod:`.margins`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DPO whose preference model knows ties: a pair with p = 0.5 is a tie, any other is a win with probability p.
+"""DPO with a preference model that allows ties: a pair with p = 0.5 is a tie, any other is a win with probability p.
 
 d = beta h. The three probabilities sum to 1. ``nu`` may be fixed, or learned as one scalar for all pairs.
 """
@@ -23,7 +23,7 @@ def _as_scalar(nu: float | Tensor, like: Tensor) -> Tensor:
 
 
 def _by_outcome(pairs: Pairs, win: Tensor, loss: Tensor, tie: Tensor) -> Tensor:
-    """Negative log-likelihood of what was said, from the log-probabilities of the three outcomes."""
+    """Negative log-likelihood of the stated outcome, from the log-probabilities of the three outcomes."""
     return -torch.where(pairs.p == 0.5, tie, pairs.p * win + (1 - pairs.p) * loss)
 
 

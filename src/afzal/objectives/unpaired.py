@@ -52,8 +52,8 @@ def kto(
 ) -> tuple[Tensor, Tensor]:
     """Kahneman-Tversky optimisation: lambda_D (1 - sigma(beta (rho - z0))), lambda_U (1 - sigma(beta (z0 - rho))).
 
-    z0 = max(0, ``statistic``), the mean log-ratio of mismatched rows over the whole update, is a constant to the
-    gradient. Responses without a label carry weight 0.
+    z0 = max(0, ``statistic``), the mean log-ratio of mismatched rows over the whole update, carries no
+    gradient. Responses without a label have weight 0.
 
     Args:
         beta: larger means stronger loss aversion per nat, and a policy nearer to the reference.
@@ -73,7 +73,7 @@ def _bco_start(parameters: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _moved(state: Mapping[str, float], good: Tensor, bad: Tensor) -> dict[str, float]:
-    """A moving average of the middle between good and bad rewards; a side that an update lacks leaves it as it is."""
+    """A moving average of the midpoint between good and bad rewards; unchanged if an update lacks one side."""
     if not (len(good) and len(bad)):
         return dict(state)
     middle = 0.5 * (float(good.mean()) + float(bad.mean()))
@@ -108,7 +108,7 @@ def _bco_pair_next(
 def bco(
     policy: Scored, reference: Scored, pairs: Pairs, *, beta: float = 0.01, state: Mapping[str, float]
 ) -> tuple[Tensor, Tensor]:
-    """Tells good from bad by the implicit reward alone, ``[B]`` nats; responses without a label carry weight 0.
+    """Distinguishes good from bad by the implicit reward alone, ``[B]`` nats; responses without a label have weight 0.
 
     By hand: beta rho = (2, -1), shift 0.5: -log sigma(1.5) twice = 0.201413.
     """

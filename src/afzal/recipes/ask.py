@@ -1,4 +1,4 @@
-"""What ``afzal ask`` needs models for: scores and hidden states of the responses of a pool."""
+"""The model work of ``afzal ask``: scores and hidden states of the responses in a pool."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from afzal.rewards.source import reward_source
 
 
 def scored(config: AskConfig, items: Sequence[Item]) -> Scored:
-    """Every response as the scorers and the features of the settings have it.
+    """Scores and features of every response, by the scorers and features in the settings.
 
-    D-optimal choices by given scorers go by the hidden states of the first reward model among them; by the scores
-    themselves, where they are of functions and policies. A row of which a model cannot read a response is left out.
+    D-optimal choices with given scorers use the hidden states of the first reward model among them, or the scores
+    themselves if all are functions and policies. A row with a response that a model cannot read is dropped.
 
     Raises:
         AfzalError: a model cannot be read, a function gives no finite number, or no row could be read.
@@ -51,7 +51,7 @@ def _source(config: AskConfig) -> str:
 
 
 def _scores(config: AskConfig, spec: str, items: Sequence[Item]) -> list[np.ndarray]:
-    """Per item ``[K, M]`` by one reward model, function or policy."""
+    """Scores ``[K, M]`` per item by one reward model, function or policy."""
     if spec in (config.policy or ()):
         return heads(_score_config(config, policy=spec, reference=config.reference, beta=config.beta), items)
     if not names_function(spec):

@@ -1,4 +1,4 @@
-"""The prompts of samples as their rows have them, so that a run's samples are data like any other."""
+"""The prompts of samples in the form of their rows, so that a run's samples are data like any other."""
 
 from __future__ import annotations
 
@@ -21,12 +21,11 @@ def as_given(
     previews: Mapping[str, Mapping[str, str]],
     run: Path,
 ) -> list[dict[str, Any]]:
-    """Of each tree the columns that ask for an answer: ``prompt``, a text or messages, and what the row says to the
-    chat template (``tools`` ...).
+    """The prompt columns of each tree: ``prompt``, a text or messages, and the row's template fields (``tools`` ...).
 
     Args:
-        trees: made from some of ``items``, whose ids they bear.
-        previews: by SHA-256 the small copy of an image or a sound below ``run``, which the prompt then names.
+        trees: made from some of ``items``, with their ids.
+        previews: by SHA-256, the small copy of an image or a sound below ``run``, which the prompt names instead.
     """
     named: defaultdict[str, list[Item]] = defaultdict(list)
     for item in items:
@@ -39,13 +38,13 @@ def as_given(
         content = (run / name).read_bytes()
         return replace(media, sha256=hashlib.sha256(content).hexdigest(), name=name, path=str(run / name), data=None)
 
-    given = [_item(tree, named[tree.item_id], speaker) for tree in trees]
-    return [{"prompt": turns_to_row(with_media(i, shown).prompt), **template_fields(i)} if i else {} for i in given]
+    sources = [_item(tree, named[tree.item_id], speaker) for tree in trees]
+    return [{"prompt": turns_to_row(with_media(i, shown).prompt), **template_fields(i)} if i else {} for i in sources]
 
 
 def _item(tree: Tree, named: Sequence[Item], speaker: Speaker) -> Item | None:
-    """The item of the tree among those of its id; where rows share an id, the one whose prompt has the tree's tokens,
-    and none where that was cut."""
+    """The tree's item among those with its id. If rows share an id, the one whose prompt has the tree's tokens; None if
+    that prompt was truncated."""
     if len(named) == 1:
         return named[0]
     asked = speaker.prompt_trees(named)

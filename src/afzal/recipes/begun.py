@@ -1,4 +1,4 @@
-"""An adapter that begins as the one in a folder, and may be held near it."""
+"""Training that starts from an existing adapter, optionally with a prior that keeps it nearby."""
 
 from __future__ import annotations
 
@@ -16,39 +16,39 @@ from afzal.train.update import Accumulate, accumulate
 
 
 def folder_of(config: TrainConfig) -> str | None:
-    """The folder of the adapter to begin with; None where it is fresh or there is none."""
+    """The folder of the adapter to start from; None if the adapter is fresh or there is none."""
     return config.policy.adapter_from if config.policy is not None else None
 
 
 def begun(model: Any, folder: str) -> Any:
-    """The model with the adapter of a folder on it; whether the two compute numbers is not known yet.
+    """The model with the adapter from a folder; not yet checked to compute finite numbers.
 
     Raises:
         AfzalError: the model is an adapter already, or the folder holds none that fits it.
     """
     if is_adapted(model):
-        raise AfzalError("the model is an adapter already", remedy="name its base model beside adapter_from")
+        raise AfzalError("the model is an adapter already", remedy="set model to its base model, next to adapter_from")
     return begin_with(model, folder)
 
 
 def named(config: TrainConfig) -> str:
-    """The model and the adapter that it begins with, for messages."""
+    """The model and the adapter that it starts from, for messages."""
     folder = folder_of(config)
     return config.model if folder is None else f"{config.model} with the adapter {folder}"
 
 
 def not_the_identity(config: TrainConfig, model: Any) -> str:
-    """In words, a new adapter that makes the policy another one than its reference; empty where none does."""
+    """A description of a new adapter that makes the policy differ from its reference; empty if none does."""
     if (folder := folder_of(config)) is not None:
         return f"the adapter {folder}"
     return f"a fresh {virtual_kind(model)} adapter" if config.adapter_kind and virtual_kind(model) else ""
 
 
 def gradient_near_start(config: TrainConfig, weights: Weights | Sharded, items: int) -> Accumulate:
-    """How an update gets its gradient: with a pull to the weights as they are now, where that is asked for.
+    """The function that computes an update's gradient, with a pull to the current weights if requested.
 
     Args:
-        items: of training; the more there are, the weaker a prior with ``prior_labels``.
+        items: number of training items; the more, the weaker a prior with ``prior_labels``.
     """
     asked = config.policy
     if asked is None or asked.prior is None:

@@ -1,4 +1,4 @@
-"""What a checkpoint of a run holds. Several ranks write it together, and any number of ranks reads it."""
+"""Save and restore a run's checkpoints. Several ranks write one together; any number of ranks can read it."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from afzal.train.rollouts import Rollouts
 
 
 def save(run: runs.Run, setup: Setup, state: State, folder: Path, keep: int) -> None:
-    """Write a checkpoint of the run into ``folder`` and remove those that are not to be kept any longer."""
+    """Write a checkpoint of the run into ``folder`` and remove those no longer needed."""
     parameters = parameters_by_name(setup.weights.masters, setup.method)
     tensors = {
         "model": {name: p.detach() for name, p in parameters.items()},
         "optimizer": optimizer_tensors(setup.optimizer, parameters),
         "random": {"torch": torch.get_rng_state()},
     }
-    if moved := reference_weights(setup):
-        tensors["reference"] = moved
+    if reference := reference_weights(setup):
+        tensors["reference"] = reference
     if isinstance(setup.feed, Rollouts) and (rollout := setup.feed.tensors()):
         tensors["rollout"] = rollout
     checkpoint.save(folder, state.step, tensors, {**asdict(state), "metrics_bytes": run.metrics_bytes()})
@@ -43,13 +43,13 @@ def save(run: runs.Run, setup: Setup, state: State, folder: Path, keep: int) -> 
 
 
 def restore(run: runs.Run, setup: Setup, folder: Path | None = None) -> State:
-    """The newest sound checkpoint's weights, optimiser and generators; the start, when there is none yet."""
+    """Restore weights, optimiser and generators from the newest sound checkpoint; start afresh if there is none."""
     path = _newest(folder or run.checkpoints)
     if path is None:
         run.truncate_metrics(0)
         return State()
-    found = checkpoint.state_of(path)
-    run.truncate_metrics(found.pop("metrics_bytes"))
+    state = checkpoint.state_of(path)
+    run.truncate_metrics(state.pop("metrics_bytes"))
     parameters = parameters_by_name(setup.weights.masters, setup.method)
     checkpoint.fill(path, "model", parameters)
     publish(setup.weights, setup.method)
@@ -59,11 +59,11 @@ def restore(run: runs.Run, setup: Setup, folder: Path | None = None) -> State:
     if isinstance(setup.feed, Rollouts):
         setup.feed.restore(checkpoint.read(path, "rollout"))
     torch.set_rng_state(checkpoint.read(path, "random")["torch"])
-    return State(**found)
+    return State(**state)
 
 
 def best(run: runs.Run, setup: Setup) -> bool:
-    """Take up the weights that were kept as the best ones; False when none were."""
+    """Load the best weights, if any were kept, and return whether they were."""
     path = _newest(run.path / "best")
     if path is None:
         return False
@@ -77,18 +77,18 @@ def _newest(folder: Path) -> Path | None:
 
 
 def require_room(config: TrainConfig, run: runs.Run, setup: Setup) -> None:
-    """Make sure, before the first update, that the disk has room for the checkpoints to come and the finished model.
+    """Make sure, before the first update, that the disk has room for future checkpoints and the finished model.
 
     Raises:
-        AfzalError: it has not; says what is needed and what is free. Raised on all ranks.
+        AfzalError: on all ranks, if it has not; states what is needed and what is free.
     """
     ranks.led(lambda: _require_room(config, run, bytes_to_write(config, setup)))
 
 
 def bytes_to_write(config: TrainConfig, setup: Setup) -> dict[str, int]:
-    """Bytes that the run's folder holds at its fullest, by what they are; rollouts, logs and samples are not counted.
+    """Bytes that the run's folder holds at most, by kind; rollouts, logs and samples are not counted.
 
-    While a checkpoint is written those to be kept are still there, so that one more than ``keep_checkpoints`` counts.
+    While a checkpoint is written the earlier ones still exist, so one more than ``keep_checkpoints`` counts.
     """
     parameters = parameters_by_name(setup.weights.masters, setup.method)
     numbers = sum(p.numel() for p in parameters.values())
@@ -98,7 +98,7 @@ def bytes_to_write(config: TrainConfig, setup: Setup) -> dict[str, int]:
     model = setup.model
     merged = config.scorer is not None or not is_adapted(model)
     saved = [p for p in model.parameters() if p.requires_grad or merged]
-    copies = 2 if ranks.world() > 1 else 1  # it is put together on the disk before it is written
+    copies = 2 if ranks.world() > 1 else 1  # it is gathered on disk before it is written
     return {
         "checkpoints": one * (kept_checkpoints(config) + 1 if several else 1),
         "best checkpoint": 2 * one if setup.settings.patience else 0,
@@ -107,17 +107,17 @@ def bytes_to_write(config: TrainConfig, setup: Setup) -> dict[str, int]:
 
 
 def _require_room(config: TrainConfig, run: runs.Run, needed: Mapping[str, int]) -> None:
-    there = sum(
+    held = sum(
         f.stat().st_size for part in ("checkpoints", "best") for f in (run.path / part).rglob("*") if f.is_file()
     )
     free = shutil.disk_usage(run.path).free
-    if sum(needed.values()) <= free + there:
+    if sum(needed.values()) <= free + held:
         return
     terms = ", ".join(f"{name} {size / 1e9:.3g}" for name, size in needed.items() if size)
     fewer = ["keep_checkpoints=1"] if kept_checkpoints(config) > 1 else []
     fewer += ["save_every_minutes=0"] if config.save_every_minutes and config.save_every_steps is None else []
     raise AfzalError(
-        f"the run will need {sum(needed.values()) / 1e9:.3g} GB of disk, and {(free + there) / 1e9:.3g} GB are free",
+        f"the run will need {sum(needed.values()) / 1e9:.3g} GB of disk, and {(free + held) / 1e9:.3g} GB are free",
         where=str(run.path),
         why=f"in GB: {terms}",
         remedy=", or ".join(["free some space", "use --out on another disk", *fewer]),

@@ -1,8 +1,8 @@
-"""The ready constraints: what an answer may cost, as a scalar with a gradient.
+"""Built-in constraints: costs of answers, as scalars with a gradient.
 
-Each is a function ``(model, pi_logps, ref_logps, yw_idxs, yl_idxs, batch) -> scalar`` as :mod:`afzal.train.constraints`
-takes it: a mean over what its ``counts`` says, so that the cost of an update does not depend on how it is cut into
-batches. What is drawn at random depends on the update and on the item alone.
+Each is a function ``(model, pi_logps, ref_logps, yw_idxs, yl_idxs, batch) -> scalar`` as in
+:mod:`afzal.train.constraints`: a mean over what its ``counts`` counts, so the cost of an update does not depend on how
+it is split into batches. Random draws depend on the update and the item alone.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ _COSTS = "function(model, pi_logps, ref_logps, yw_idxs, yl_idxs, batch) returns 
 
 Scorer = Callable[..., float]
 """``(prompt, answer) -> cost``, for instance 1 for an unsafe answer and 0 for any other; further parameters get
-the row's columns of their names (:func:`afzal.rewards.functions.by_text`)."""
+the row's columns with their names (:func:`afzal.rewards.functions.by_text`)."""
 
 
 def constraint_of(config: ConstrainedConfig, prepared: Prepared, layout: Layout) -> tuple[Constraint, ...]:
     """The constraint that the settings name.
 
     Raises:
-        AfzalError: a token, file or function that it needs is not there.
+        AfzalError: a token, file or function that it needs is missing.
     """
     cost = _cost(config, prepared, layout)
     name = (config.constraint or "").rpartition(":")[2]
@@ -54,7 +54,7 @@ def constraint_of(config: ConstrainedConfig, prepared: Prepared, layout: Layout)
 
 
 def _counted_by(counts: Callable[[Batch], float]) -> Callable[[Cost], Cost]:
-    """Say what a cost is a mean over."""
+    """Declare what a cost is a mean over."""
 
     def mark(cost: Cost) -> Cost:
         cost.counts = counts  # pyright: ignore[reportFunctionMemberAccess]
@@ -76,7 +76,7 @@ def _cost(config: ConstrainedConfig, prepared: Prepared, layout: Layout) -> Cost
 
 
 def _given_columns(cost: Callable[..., Any]) -> Cost:
-    """A person's cost, which is given the columns that it asks for as lists with a value for each response."""
+    """A user-defined cost, called with the columns it asks for as lists with one value per response."""
     asked = data.asked_by(cost, _ARGUMENTS)
     if not asked.any:
         return cost
@@ -105,7 +105,7 @@ def unsafe_mass(ids: Sequence[int]) -> Cost:
 def unsafe_likelihood(trees: Sequence[Tree], layout: Layout) -> Cost:
     """Likelihood of known-unsafe completions: the mean over them of e^(mean log-prob per token), in [0, 1].
 
-    Of many completions each update takes the next 32, in the order of the file and from its start again.
+    If there are many, each update takes the next 32, in file order and cyclically.
     """
     n = min(_COMPLETIONS, len(trees))
 
@@ -118,11 +118,11 @@ def unsafe_likelihood(trees: Sequence[Tree], layout: Layout) -> Cost:
 
 
 def score_function(scorer: Scorer, speaker: Speaker, eos: Sequence[int], sampling: Sampling, sharing: Sharing) -> Cost:
-    """Expected cost of the policy's own answers to the batch's prompts, by any function of their texts.
+    """Expected cost of the policy's own answers to the batch's prompts, by any function of the texts.
 
     The value is the mean cost s of four answers y ~ pi per prompt; the gradient is that of the score-function estimator
-    (Williams 1992), mean (s - b) grad log pi(y|x), whose baseline b is the mean of the prompt's other answers, so
-    unbiased. What is drawn depends on the number of the update and on the item, so that a resumed run repeats it.
+    (Williams 1992), mean (s - b) grad log pi(y|x), with the mean of the prompt's other answers as
+    baseline b, so it is unbiased. Draws depend on the update number and the item, so a resumed run repeats them.
     """
     judged = partial(call_about, scorer, data.asked_by(scorer))
 
@@ -131,7 +131,7 @@ def score_function(scorer: Scorer, speaker: Speaker, eos: Sequence[int], samplin
         asked = _asked(batch)
         numbers = [_number(t.item_id) for t in asked]
         seed = _number(f"update {batch.update}")
-        with gathered(model):  # answers end at unequal lengths, so that ranks run unequal numbers of passes
+        with gathered(model):  # answers differ in length, so ranks run unequal numbers of passes
             drawn = sample(model, asked, eos=eos, n=_ANSWERS, sampling=sampling, seed=seed, numbers=numbers)
         costs = torch.tensor([_scored(judged, speaker, asked, s) for s in drawn], device=pi.device)
         logps = score(model, collate(as_trees(drawn, asked), sharing, pi.device)).logps
@@ -143,7 +143,7 @@ def score_function(scorer: Scorer, speaker: Speaker, eos: Sequence[int], samplin
 
 
 def _asked(batch: Batch) -> list[Tree]:
-    """The items of a batch, whose prompts are asked."""
+    """The items of a batch, whose prompts are sampled from."""
     return [t for t, k in batch.sources if k == 0]
 
 
@@ -153,12 +153,12 @@ def _scored(
     asked: Sequence[Tree],
     drawn: Sample,
 ) -> float:
-    """What a sampled answer costs, its end marker left out."""
+    """The cost of a sampled answer, without its end marker."""
     item = asked[drawn.prompt_index]
     prompt = item.prompt.tolist()
     text = speaker.continuation(prompt, drawn.answer.tolist())
-    said = speaker.tokenizer.decode(prompt, skip_special_tokens=True)
-    return judged(said, text, item.columns)
+    prompt_text = speaker.tokenizer.decode(prompt, skip_special_tokens=True)
+    return judged(prompt_text, text, item.columns)
 
 
 def _number(words: str) -> int:
@@ -168,7 +168,7 @@ def _number(words: str) -> int:
 
 def _token_ids(tokenizer: Any, words: Sequence[str]) -> list[int]:
     """The id of each word, which must be one token."""
-    found = []
+    single_ids = []
     for word in words:
         ids = tokenizer.encode(word, add_special_tokens=False)
         if len(ids) != 1:
@@ -176,8 +176,8 @@ def _token_ids(tokenizer: Any, words: Sequence[str]) -> list[int]:
                 f"constraint_tokens: {word!r} is {len(ids)} tokens of this model, not one",
                 remedy="name single tokens; a leading space makes another token of a word",
             )
-        found.append(ids[0])
-    return found
+        single_ids.append(ids[0])
+    return single_ids
 
 
 def _unsafe_trees(config: ConstrainedConfig, prepared: Prepared) -> list[Tree]:

@@ -1,4 +1,4 @@
-"""How far a policy is from another one, measured along answers that it wrote itself."""
+"""The distance of a policy from another one, measured along its own answers."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ def kl_along(
     layout: Layout,
     temperature: float = 1.0,
 ) -> list[float]:
-    """KL(policy || other) along each answer, in nats: the sum of its next tokens' KLs. Larger is further away.
+    """KL(policy || other) along each answer, in nats: the sum of the next-token KLs. Larger is further away.
 
-    Over answers drawn from the policy at this temperature its mean is the KL of whole answers: unbiased, never
-    negative, and of lower variance than the mean log-ratio (a Rao-Blackwell estimate). Over answers that were cut it is
-    the KL of their first tokens, which is less. It is infinite where the policy gives mass to a token that ``other``
+    For answers drawn from the policy at this temperature, its mean estimates the KL of full answers: unbiased, never
+    negative, and with lower variance than the mean log-ratio (a Rao-Blackwell estimate). For truncated answers it is
+    the KL of their first tokens, which is smaller. It is infinite if the policy gives mass to a token that ``other``
     never writes.
 
     Args:
-        other: has logits, not only log-probs of the tokens that stand there.
-        drawn: the policy's answers, in order of their prompts; every token counts, the end marker included.
-        prompts: those that the samples count in.
+        other: a reference with logits, not only log-probs of the given tokens.
+        drawn: the policy's answers, in the order of their prompts; every token counts, including the end marker.
+        prompts: the prompts that the samples index.
         temperature: of both policies.
     """
     trees = as_trees(drawn, prompts)
     values: dict[tuple[int, int], float] = {}
-    # weights that live elsewhere travel once, not once per pass
+    # offloaded weights are copied once, not once per pass
     visit = other.acting() if isinstance(other, Offloaded) else nullcontext()
     with torch.no_grad(), visit:
         for batch in layout.batches(trees):

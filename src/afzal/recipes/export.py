@@ -1,4 +1,4 @@
-"""A trained adapter as a model that needs no adapter: merged, compared, and only then written."""
+"""Export a trained adapter as a plain model: merged, compared, and only then written."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "generatio
 
 
 def export(config: ExportConfig) -> list[str]:
-    """Write the adapter of ``config.model`` to ``config.out`` and return what there is to say, in lines.
+    """Write the adapter of ``config.model`` to ``config.out`` and return lines that report the result.
 
     Adapters that change layers are merged into their base model; the folder then loads with plain `transformers`. The
-    merged model's log-probs are compared with the adapter's on rows of ``config.data``, or of random tokens, in the
-    number format that is saved. Virtual tokens cannot be merged: their folder is copied, for PEFT to load.
+    merged model's log-probs are compared with the adapter's on rows of ``config.data``, or on random tokens, in the
+    saved number format. Virtual tokens cannot be merged: their folder is copied, for PEFT to load.
 
     Raises:
         AfzalError: the folder holds no adapter, the log-probs differ by more than the tolerance, or ``config.out``
@@ -69,7 +69,7 @@ def export(config: ExportConfig) -> list[str]:
         if config.ollama:
             raise AfzalError("Ollama has no virtual tokens", where=config.model, remedy="leave out --ollama")
         return _copied(config, folder, files)
-    # made, and so refused where it cannot be, before anything is merged and written
+    # created first, so that an impossible one is refused before anything is merged or written
     text = modelfile(open_speaker(config.model), _GGUF) if config.ollama else ""
     model = load_model(config.model, device=pick_device(config.device))
     batches = Layout("unshared", _TOKENS_PER_FORWARD, pick_device(config.device)).batches(_rows(config, files, model))
@@ -97,7 +97,7 @@ def export(config: ExportConfig) -> list[str]:
 
 
 def _only_modelfile(config: ExportConfig, folder: str) -> list[str]:
-    """A model that needs no merging: the Modelfile alone, in a folder of its own."""
+    """Write only the Modelfile, in a separate folder, for a model that needs no merging."""
     _refuse_given(config, ("data", "dtype", "tolerance", "push_to_hub"), f"{config.model} is not an adapter")
     text = modelfile(open_speaker(config.model), _GGUF)
     runs.make_folder(config.out)
@@ -111,7 +111,7 @@ def _refuse_given(config: ExportConfig, keys: Sequence[str], why: str) -> None:
 
 
 def _modelfile(config: ExportConfig, folder: str, text: str) -> list[str]:
-    """Write the Modelfile of the model in ``folder``; what to type next."""
+    """Write the Modelfile of the model in ``folder``; returns the next commands to type."""
     out = Path(config.out)
     runs.atomic_write(out / "Modelfile", text)
     converter = CONVERTER.format(folder=folder, gguf=out / _GGUF)
@@ -143,13 +143,13 @@ def _rows(config: ExportConfig, files: Any, model: Any) -> list[Tree]:
 
 
 def _logps(model: Any, batches: Sequence[Batch]) -> Tensor:
-    """``[M]`` nats, of every scored token of the batches."""
+    """Log-probs ``[M]`` in nats of every scored token of the batches."""
     with torch.no_grad():
         return torch.cat([score(model, batch).token_logps for batch in batches])
 
 
 def _format(config: ExportConfig) -> str:
-    """``bf16`` or ``fp32``; what ``auto`` comes to."""
+    """``bf16`` or ``fp32``, with ``auto`` resolved."""
     if config.dtype != "auto":
         return config.dtype
     return "bf16" if input_format(config.model) == torch.bfloat16 else "fp32"
@@ -169,7 +169,7 @@ def _refuse_difference(config: ExportConfig, gap: float, allowed: float) -> None
 def _copied(config: ExportConfig, folder: str, files: Any) -> list[str]:
     kind = peft_type_of(folder)
     _refuse_given(config, ("data", "dtype", "tolerance"), f"an adapter of type {kind} is copied")
-    load_model(config.model)  # which refuses what is not sound
+    load_model(config.model)  # refuses an unsound adapter
     out = Path(config.out)
     runs.make_folder(out)
     for name in _ADAPTER_FILES:

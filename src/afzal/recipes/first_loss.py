@@ -1,4 +1,4 @@
-"""The first loss against its known value: where policy equals reference, and where a fresh adapter makes it another."""
+"""Check the first loss against its known value, with and without an adapter that makes policy and reference differ."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _Measure = Callable[..., dict[str, float]]
 
 
 def check_first_loss(setup: Setup, say: Callable[[str], None]) -> None:
-    """Measure the first loss and compare it with the value that is known for it; ``say`` gets both.
+    """Measure the first loss and compare it with its known value; ``say`` reports both.
 
-    Where policy equals reference it is the method's own value (ln 2 for DPO). A fresh adapter with virtual tokens is
-    another policy than its reference, the model without it: then the loss must have that value with the adapter off,
-    and the policy's log-probs must be those of the model's own forward pass.
+    If policy equals reference it is the method's own value (ln 2 for DPO). With a fresh adapter of virtual tokens the
+    policy differs from its reference, the model without the adapter: then the loss must have that value with the
+    adapter off, and the policy's log-probs must be those of the model's own forward pass.
 
     Raises:
-        AfzalError: the value is another one, which means a wrong reference or wrong log-probs.
+        AfzalError: the values differ, which means a wrong reference or wrong log-probs.
     """
     method, feed = setup.method, setup.feed
     if method.reference is None or not method.reference.is_start:
         return
-    assert not isinstance(feed, Rollouts)  # a policy that writes its own answers has no reference in its loss
+    assert not isinstance(feed, Rollouts)  # the loss of a policy that samples its own answers has no reference
     update = feed.update(0)
     measure = partial(evaluate, batches=update.batches, mismatched=update.mismatched)
     if setup.starts_elsewhere:
@@ -40,11 +40,11 @@ def check_first_loss(setup: Setup, say: Callable[[str], None]) -> None:
     expected = method.at_reference()
     if expected is None:
         expected = _loss_of_reference(setup, method.reference, measure)
-    found = None if expected is None else measure(setup.model, method)["loss"]
-    if expected is None or found is None:
+    loss = None if expected is None else measure(setup.model, method)["loss"]
+    if expected is None or loss is None:
         return
-    _compare(setup, found, expected)
-    say(f"first loss {found:.4f}, as it must be where policy equals reference ({expected:.4f})")
+    _compare(setup, loss, expected)
+    say(f"first loss {loss:.4f}, as it must be where policy equals reference ({expected:.4f})")
 
 
 def _check_with_adapter_off(setup: Setup, feed: Feed | Episodes, measure: _Measure, say: Callable[[str], None]) -> None:
@@ -63,18 +63,18 @@ def _check_with_adapter_off(setup: Setup, feed: Feed | Episodes, measure: _Measu
     expected = method.at_reference()
     if off is not None and expected is not None:
         _compare(setup, off, expected)
-    found = measure(model, method).get("loss")
-    if found is not None and off is not None:
+    loss = measure(model, method).get("loss")
+    if loss is not None and off is not None:
         say(
-            f"first loss {found:.4f}, and {off:.4f} with the adapter off: the reference is the model without it, and "
+            f"first loss {loss:.4f}, and {off:.4f} with the adapter off: the reference is the model without it, and "
             f"{setup.starts_elsewhere} is not the identity"
         )
 
 
-def _compare(setup: Setup, found: float, expected: float) -> None:
+def _compare(setup: Setup, loss: float, expected: float) -> None:
     method = setup.method
     assert method.reference is not None
-    if abs(found - expected) <= 1e-3 * max(1.0, abs(expected)):
+    if abs(loss - expected) <= 1e-3 * max(1.0, abs(expected)):
         return
     why = f"policy and reference ({method.reference.name}) do not agree before any training"
     remedy = "delete a stale reference cache, or report this as a bug with --debug output"
@@ -82,12 +82,12 @@ def _compare(setup: Setup, found: float, expected: float) -> None:
         why = f"the at_reference of {own[0]} is not its loss where policy equals reference, or {why}"
         remedy = f"correct at_reference where {own[0]} is defined; None where it depends on the data"
     raise AfzalError(
-        f"the first loss is {found:.4f}, but {method.name} starts at {expected:.4f}", why=why, remedy=remedy
+        f"the first loss is {loss:.4f}, but {method.name} starts at {expected:.4f}", why=why, remedy=remedy
     )
 
 
 def _loss_of_reference(setup: Setup, reference: Reference, measure: _Measure) -> float | None:
-    """The loss of the reference itself, in place of the policy; None when it is only a table of log-probs."""
+    """The loss with the reference in place of the policy; None if the reference is only a table of log-probs."""
     if isinstance(reference, Cached):
         return None
     with reference.acting() as model:  # pyright: ignore[reportAttributeAccessIssue] - every other one is live

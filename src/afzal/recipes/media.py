@@ -1,4 +1,4 @@
-"""What images and sounds change in what a policy says: measured before a run, so that nobody trains a blind model."""
+"""Measure before a run how much images and sounds affect a policy, so that nobody trains a blind model."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from afzal.train.feed import Layout
 
 
 def ablation_note(model: Any, trees: Sequence[Tree], layout: Layout) -> str:
-    """How far the log-probs of responses move when their pictures turn grey and their sounds silent.
+    """A note on how much the log-probs of responses change when images are replaced by grey and sounds by silence.
 
     Args:
-        trees: some that show media, with responses.
+        trees: trees with media and responses.
     """
     blank = [replace(t, media=tuple(m.without_content() for m in t.media)) for t in trees]
     with torch.no_grad():
-        seen, unseen = (_per_response(model, given, layout) for given in (trees, blank))
+        seen, unseen = (_per_response(model, shown, layout) for shown in (trees, blank))
     change = float((seen - unseen).abs().mean())
-    said = f"media: with blank images and sounds, the log-prob of a response changes by {change:.3g} nats on average"
-    return said if change > 0 else f"{said}: this model does not use them"
+    note = f"media: with blank images and sounds, the log-prob of a response changes by {change:.3g} nats on average"
+    return note if change > 0 else f"{note}: this model does not use them"
 
 
 def _per_response(model: Any, trees: Sequence[Tree], layout: Layout) -> torch.Tensor:

@@ -1,5 +1,4 @@
-"""How a run fits into its memory: what is recomputed, tokens per forward pass, what is offloaded, and what to say when
-it does not fit."""
+"""Fit a run into memory: recomputation, tokens per forward pass and offloading; and the errors if it does not fit."""
 
 from __future__ import annotations
 
@@ -28,14 +27,14 @@ from afzal.train.pieces import local
 from afzal.train.precision import Weights
 from afzal.train.shard import Sharded
 
-_SPARE = 0.8  # of the free memory that a run may plan with
+_SPARE = 0.8  # share of the free memory that a run may use
 STATE_BYTES = {"adamw": 8, "rmsprop": 4, "sgd": 0}  # of the optimiser, per trained weight
 _MOST_TOKENS = 2**17  # larger forward passes gain nothing
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The models of a run; ``start`` is the policy before training, where something is measured against it."""
+    """The models of a run; ``start`` is the policy before training, if something is measured against it."""
 
     weights: Weights | Sharded
     reference: Reference | None
@@ -44,14 +43,14 @@ class Held:
 
     @property
     def trunks(self) -> list[Any]:
-        """The models that keep activations: the policy, and a value model beside it."""
+        """The models that keep activations: the policy, and a separate value model if there is one."""
         beside = self.critic.trunk if self.critic is not None else None
         return [self.weights.model] if beside is None else [self.weights.model, beside]
 
     @property
     def measured(self) -> list[Any]:
-        """As ``trunks``, to run and to measure: of models in pieces some that have no weights, since a pass without a
-        backward pass would leave layers gathered, and the next update would read weights of before it."""
+        """Like ``trunks``, for measurements. Sharded models are replaced by stand-ins without weights, since a pass
+        without a backward pass would leave layers gathered, and the next update would read stale weights."""
         policy, *beside = self.trunks
         if self.critic is not None and isinstance(self.critic.weights, Sharded):
             beside = [self.critic.weights.stand_in()]
@@ -59,7 +58,7 @@ class Held:
 
     @property
     def trained(self) -> dict[str, float]:
-        """Weights that train, of the policy and of the value model; as many as fall to one rank."""
+        """Number of trainable weights per rank, of the policy and the value model."""
         own = sum(_share(p) for p in self.weights.masters.values())
         beside, whole = (), set[int]()
         if self.critic is not None:
@@ -68,10 +67,10 @@ class Held:
 
 
 def offloads(config: TrainConfig, part: Literal["reference", "optimizer"], device: torch.device) -> bool:
-    """Whether a part of the run is to stay in the machine's memory.
+    """Whether a part of the run is offloaded to host memory.
 
     Raises:
-        AfzalError: there is no other memory.
+        AfzalError: the device has no memory of its own.
     """
     if config.offload is not None and shares_memory(device):
         raise AfzalError(
@@ -83,33 +82,33 @@ def offloads(config: TrainConfig, part: Literal["reference", "optimizer"], devic
 
 
 def shares_memory(device: torch.device) -> bool:
-    """Whether a device has no memory besides the machine's."""
+    """Whether a device computes in host memory."""
     return device.type in ("cpu", "mps")
 
 
 def terms(config: TrainConfig, held: Held) -> tuple[dict[str, float], dict[str, float]]:
-    """Bytes on the device, by term: of what is there before the first update, and of what the first update adds.
+    """Bytes on the device, by term: those present before the first update, and those that the first update adds.
 
-    Activations and logits are not among them. Over several ranks they are the bytes of this rank once all models are
-    in pieces, as everything is but the head of a value model.
+    Activations and logits are not included. With several ranks they are the bytes of this rank once all models are
+    sharded, as everything is except the head of a value model.
     """
     weights, trained = held.weights, held.trained
-    there = {"weights": _bytes(weights.model.parameters())}
+    current = {"weights": _bytes(weights.model.parameters())}
     own = {id(p) for p in weights.model.parameters()}
-    there["float32 weights"] = _bytes(p for p in weights.masters.values() if id(p) not in own and not weights.offload)
+    current["float32 weights"] = _bytes(p for p in weights.masters.values() if id(p) not in own and not weights.offload)
     for name, other in (("reference", held.reference), ("start", held.start)):
-        known = there.get("reference") and other is held.reference
+        known = current.get("reference") and other is held.reference
         if isinstance(other, Frozen) and not isinstance(other, Offloaded) and not known:
-            there[name] = _bytes(other.model.parameters())
+            current[name] = _bytes(other.model.parameters())
     if held.critic is not None:
-        there["value model"] = float(sum(p.numel() * p.element_size() for p in held.critic.whole))
+        current["value model"] = float(sum(p.numel() * p.element_size() for p in held.critic.whole))
         if held.critic.trunk is not None:
-            there["value model"] += _bytes(held.critic.trunk.parameters())
+            current["value model"] += _bytes(held.critic.trunk.parameters())
             own = {id(p) for p in (*held.critic.trunk.parameters(), *held.critic.whole)}
-            there["value model"] += _bytes(p for p in held.critic.parameters.values() if id(p) not in own)
-    moved = trained["value model"] + (0 if weights.offload else trained["policy"])
-    coming = {"gradients": 4.0 * sum(trained.values()), "optimizer": float(STATE_BYTES[config.optimizer] * moved)}
-    return there, coming
+            current["value model"] += _bytes(p for p in held.critic.parameters.values() if id(p) not in own)
+    updated = trained["value model"] + (0 if weights.offload else trained["policy"])
+    coming = {"gradients": 4.0 * sum(trained.values()), "optimizer": float(STATE_BYTES[config.optimizer] * updated)}
+    return current, coming
 
 
 def _bytes(tensors: Any) -> float:
@@ -117,47 +116,47 @@ def _bytes(tensors: Any) -> float:
 
 
 def _share(t: Tensor) -> float:
-    """How many of a tensor's numbers this rank holds: its piece, or what its piece will be on average."""
+    """Numbers of a tensor that this rank holds: the size of its shard, or the average size that it will have."""
     own = local(t)
     return own.numel() if own is not t else t.numel() / ranks.world()
 
 
 def room(config: TrainConfig, held: Held, device: torch.device) -> float | None:
-    """Bytes that activations and logits may take; None when the system does not say what is free."""
-    there, coming = (sum(part.values()) for part in terms(config, held))
+    """Bytes that activations and logits may take; None if the system does not say what is free."""
+    current, coming = (sum(part.values()) for part in terms(config, held))
     if config.memory_gb is not None:
-        return config.memory_gb * 1e9 - there - coming
+        return config.memory_gb * 1e9 - current - coming
     free = free_bytes(device)
     return None if free is None else _SPARE * free - coming
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Tokens of the fullest update: in all, of the largest item, and the share of them that is scored."""
+    """Tokens of the largest update: in total, of its largest item, and the share that is scored."""
 
     update: int
     item: int
     scored: float
 
     def largest_pass(self, tokens_per_forward: int) -> int:
-        """Tokens of the largest forward pass under a limit that a single item may break."""
+        """Tokens of the largest forward pass under a limit that a single item may exceed."""
         return max(min(tokens_per_forward, self.update), self.item)
 
 
 def sizes_of(config: TrainConfig, trees: Sequence[Tree]) -> Sizes:
-    """The sizes of an update of the longest items; answers that are not yet written count in full."""
-    found = np.array([(t.n_tokens, sum(int(b.scored.sum()) for b in t.branches)) for t in trees])
+    """The sizes of an update of the longest items; answers still to be sampled count at full length."""
+    counts = np.array([(t.n_tokens, sum(int(b.scored.sum()) for b in t.branches)) for t in trees])
     if (asked := config.rollouts) is not None:
-        found += asked.n * asked.sample_tokens
-    tokens, scored = found[np.argsort(-found[:, 0])][: config.batch_size].sum(0)
-    return Sizes(int(tokens), int(found[:, 0].max()), float(scored / tokens))
+        counts += asked.n * asked.sample_tokens
+    tokens, scored = counts[np.argsort(-counts[:, 0])][: config.batch_size].sum(0)
+    return Sizes(int(tokens), int(counts[:, 0].max()), float(scored / tokens))
 
 
 def fit(config: TrainConfig, prepared: Prepared, held: Held, layout: Layout) -> list[str]:
-    """Set what the models recompute and the tokens per forward pass; returns notes for the person who runs it.
+    """Set what the models recompute and the tokens per forward pass; returns notes for the user.
 
     Raises:
-        AfzalError: nothing fits into ``memory_gb``; or recomputed layers would not see the model's prefix.
+        AfzalError: nothing fits into ``memory_gb``, or recomputed layers would not see the model's prefix.
     """
     asked: Recompute | None = None if config.activation_checkpointing == "auto" else config.activation_checkpointing
     obstacle = _obstacle(held, layout)
@@ -180,19 +179,19 @@ def fit(config: TrainConfig, prepared: Prepared, held: Held, layout: Layout) -> 
 
 
 def _agreed(space: float | None) -> float | None:
-    """The least that any rank has. Ranks may find different amounts of memory free, and compute in one way all the
-    same; those of a group measure together, so that they must measure alike."""
-    found = [theirs for theirs in ranks.gather(space) if theirs is not None]
-    return min(found) if len(found) == ranks.world() else None
+    """The smallest space of any rank; None if one does not know it. Ranks may have different amounts of free memory but
+    must compute in the same way, and the ranks of a group measure together."""
+    spaces = [theirs for theirs in ranks.gather(space) if theirs is not None]
+    return min(spaces) if len(spaces) == ranks.world() else None
 
 
 def _obstacle(held: Held, layout: Layout) -> str:
-    """Why activations cannot be recomputed; empty where they can."""
+    """Why activations cannot be recomputed; empty if they can."""
     model = held.weights.model
     if virtual_kind(model) == "prefix" and layout.sharing == "unshared":
-        return "it would lose the prefix: layers that are computed again drop the cache that holds its keys and values"
+        return "it would lose the prefix: recomputed layers drop the cache that holds its keys and values"
     if any(map(drops_by_configuration, held.trunks)):
-        return "in training mode its layers would drop numbers at the rates of the configuration"
+        return "in training mode its layers would apply dropout at the rates in the configuration"
     if not all(getattr(trunk, "supports_gradient_checkpointing", False) for trunk in held.trunks):
         return f"{type(model).__name__} does not support it"
     return ""
@@ -201,8 +200,7 @@ def _obstacle(held: Held, layout: Layout) -> str:
 def _choose(
     config: TrainConfig, sizes: Sizes, allowed: Sequence[Recompute], held: Held, layout: Layout, space: float
 ) -> tuple[Recompute, list[str]]:
-    """The mode that the space allows, and what there is to say; sets the tokens per forward pass where those are
-    free."""
+    """The mode that the space allows, with notes; also sets the tokens per forward pass, unless the settings do."""
     wanted = sizes.largest_pass(layout.tokens_per_forward)
     mode, per = _first_that_fits(allowed, held, layout, partial(_fits, tokens=wanted, sizes=sizes, space=space))
     notes = []
@@ -216,15 +214,15 @@ def _choose(
         return mode, notes
     if config.memory_gb is None:
         return mode, [*notes, f"memory may not do: {_asked(_needed(per, mode, wanted, sizes), space)}"]
-    there, coming = terms(config, held)
-    found = there | coming | per.of(mode, wanted, wanted * sizes.scored)
-    raise short_of_memory(config, found, mode, f"memory_gb {config.memory_gb:g} is too little")
+    current, coming = terms(config, held)
+    bytes_by_term = current | coming | per.of(mode, wanted, wanted * sizes.scored)
+    raise short_of_memory(config, bytes_by_term, mode, f"memory_gb {config.memory_gb:g} is too little")
 
 
 def _first_that_fits(
     allowed: Sequence[Recompute], held: Held, layout: Layout, fits: Callable[[PerToken, Recompute], bool]
 ) -> tuple[Recompute, PerToken]:
-    """The first mode that does, else the last. One is measured after another, since most runs need the first alone."""
+    """The first mode that fits, else the last. Modes are measured one by one, since most runs need only the first."""
     modes: tuple[Recompute, ...] = ("none",)
     trunks = held.measured
     for mode in allowed:
@@ -258,33 +256,33 @@ def _largest(per: PerToken, mode: Recompute, sizes: Sizes, space: float) -> int:
 
 
 def per_token(trunks: Sequence[Any], layout: Layout, modes: Sequence[Recompute]) -> PerToken:
-    """What all models that train keep together."""
-    found = [measure(trunk, layout.sharing, modes=modes) for trunk in trunks]
-    kept: dict[Recompute, float] = {mode: sum(f.kept[mode] for f in found) for mode in modes}
-    fixed: dict[Recompute, float] = {mode: sum(f.fixed[mode] for f in found) for mode in modes}
+    """What all trained models keep in total."""
+    measured = [measure(trunk, layout.sharing, modes=modes) for trunk in trunks]
+    kept: dict[Recompute, float] = {mode: sum(f.kept[mode] for f in measured) for mode in modes}
+    fixed: dict[Recompute, float] = {mode: sum(f.fixed[mode] for f in measured) for mode in modes}
     return PerToken(
-        sum(f.block for f in found),
+        sum(f.block for f in measured),
         kept,
-        found[0].logit,
-        found[0].element,
+        measured[0].logit,
+        measured[0].element,
         fixed=fixed,
-        fixed_block=sum(f.fixed_block for f in found),
+        fixed_block=sum(f.fixed_block for f in measured),
     )
 
 
 def ran_out(config: TrainConfig, prepared: Prepared, held: Held, layout: Layout, said: str) -> AfzalError:
-    """What to say when memory ran out in the midst of a run."""
-    there, coming = terms(config, held)
+    """The error for memory that ran out during a run."""
+    current, coming = terms(config, held)
     mode, sizes = recompute_of(held.weights.model), sizes_of(config, prepared.train)
     tokens = sizes.largest_pass(layout.tokens_per_forward)
     grows = _measured(held, layout, mode, tokens, tokens * sizes.scored)
     what = f"out of memory on {layout.device} with {tokens} tokens in the largest forward pass"
-    error = short_of_memory(config, there | coming | grows, mode, what)
+    error = short_of_memory(config, current | coming | grows, mode, what)
     return AfzalError(error.what, why=f"{error.why}; {said}", remedy=error.remedy)
 
 
 def _measured(held: Held, layout: Layout, mode: Recompute, tokens: int, scored: float) -> dict[str, float]:
-    """Bytes of activations and logits; nothing where a pass would wait for other ranks, or does not fit at all."""
+    """Bytes of activations and logits; empty if a pass would wait for other ranks or does not fit at all."""
     if ranks.world() > 1:
         return {}
     try:
@@ -294,13 +292,13 @@ def _measured(held: Held, layout: Layout, mode: Recompute, tokens: int, scored: 
     return per.of(mode, tokens, scored)
 
 
-def short_of_memory(config: TrainConfig, found: Mapping[str, float], mode: Recompute, what: str) -> AfzalError:
-    """What to say when memory is short: every term, the largest of them, and the setting that makes it smaller."""
-    largest = max(found, key=lambda name: found[name])
-    listed = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in found.items() if size)
+def short_of_memory(config: TrainConfig, bytes_by_term: Mapping[str, float], mode: Recompute, what: str) -> AfzalError:
+    """The error for too little memory: all terms, the largest one, and the setting that reduces it."""
+    largest = max(bytes_by_term, key=lambda name: bytes_by_term[name])
+    listed = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in bytes_by_term.items() if size)
     return AfzalError(
         what,
-        why=f"the largest term is {largest}: {found[largest] / 1e9:.2f} GB (all, in GB: {listed})",
+        why=f"the largest term is {largest}: {bytes_by_term[largest] / 1e9:.2f} GB (all, in GB: {listed})",
         remedy=_remedy(config, largest, mode),
     )
 

@@ -1,4 +1,4 @@
-"""What is particular to an adapter that is learned over tasks: episodes, their gradient, held-out tasks."""
+"""Meta-learning of an adapter over tasks: episodes, their gradient, held-out tasks."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def tasks(
     weights: Weights | Sharded,
     layout: Layout,
 ) -> tuple[Episodes, Accumulate, Look | None]:
-    """The feed of the loop, how an update gets its gradient, and what evaluates the adapter on held-out episodes.
+    """The loop's feed, the function that computes an update's gradient, and one that evaluates on held-out episodes.
 
     Raises:
-        AfzalError: there is one task only, a task has too few prompts, or the objective keeps running numbers.
+        AfzalError: there is only one task, a task has too few prompts, or the objective keeps running numbers.
     """
     refuse_running(method)
     adapting = Adapting(asked.order, asked.inner_lr)
@@ -50,7 +50,7 @@ def tasks(
 def _held_out(
     config: TrainConfig, asked: AdaptationSettings, prepared: Prepared, layout: Layout
 ) -> tuple[Episode, ...]:
-    """An episode of every held-out task with two prompts or more.
+    """One episode for every held-out task with at least two prompts.
 
     Raises:
         AfzalError: there is none.
@@ -62,7 +62,7 @@ def _held_out(
     if not kept:
         raise AfzalError(
             "no held-out task has two prompts",
-            why="one is adapted to and the other one judged by",
+            why="one is used to adapt and the other to evaluate",
             remedy="a larger eval_fraction, eval_data, or eval_fraction=0",
         )
     known = [prepared.tasks[t.task] for t in kept]
@@ -71,10 +71,10 @@ def _held_out(
 
 
 def episodes(config: TrainConfig, asked: AdaptationSettings, prepared: Prepared, layout: Layout) -> Episodes:
-    """The feed alone: also to count its updates.
+    """The feed alone, also used to count updates.
 
     Raises:
-        AfzalError: there is one task only, or a task has too few prompts.
+        AfzalError: there is only one task, or a task has too few prompts.
     """
     known = [prepared.tasks[t.task] for t in prepared.train]
     if len(set(known)) < 2:
@@ -90,17 +90,17 @@ def episodes(config: TrainConfig, asked: AdaptationSettings, prepared: Prepared,
 
 
 def planned(config: TrainConfig, prepared: Prepared, layout: Layout) -> Feed | Episodes:
-    """The feed of any method on known data, to count its updates."""
+    """The feed of any method that trains on given data, to count its updates."""
     if config.adaptation is not None:
         return episodes(config, config.adaptation, prepared, layout)
     return Feed(prepared.train, (), config.batch_size, config.seed, layout)
 
 
 def refuse_running(method: Method) -> None:
-    """Make sure that the objective is a function of the items alone.
+    """Make sure that the objective depends on the items alone.
 
     Raises:
-        AfzalError: it keeps running numbers from update to update, or needs the answers of other prompts.
+        AfzalError: it carries running numbers between updates, or needs answers to other prompts.
     """
     for term in method.terms:
         if term.objective.initial_state is not None or term.objective.statistic is not None:
@@ -112,7 +112,7 @@ def refuse_running(method: Method) -> None:
 
 
 def plan_line(config: TrainConfig, asked: AdaptationSettings, prepared: Prepared, steps: int) -> str:
-    """What the run will do, in a line."""
+    """A one-line summary of the run."""
     names, sets = {t.task for t in prepared.train}, f"a support set of {asked.support_size}"
     sets += "" if asked.order == "reptile" else f" and a query set of {asked.query_size}"
     return (

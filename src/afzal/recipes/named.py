@@ -1,4 +1,4 @@
-"""What settings name outside the run: functions of one's own, and the content of files."""
+"""Content hashes of what settings name outside the run: user functions, models and other files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from afzal.hashes import parts_of
 from afzal.judging.rewards import named_in
 from afzal.runs import Run
 
-# Settings that may name something outside, whose content is hashed. Data has a fingerprint of its own.
+# Settings that may name something outside the run, whose content is hashed. Data has a separate fingerprint.
 NAMES = (
     *("model", "adapter_from", "reference", "value_model", "reward", "watch_reward", "cost"),
     *("objective", "chat_template", "eval_data", "samples"),
@@ -21,8 +21,8 @@ NAMES = (
 _REWARDS = ("reward", "watch_reward", "cost")
 _WORDS = (PEOPLE, *REFERENCES, "initial", "previous")
 Inputs = Mapping[str, str | Mapping[str, str]]
-"""By setting: the hash of the one file that it names, or those of the parts of what it names."""
-# What changes no number: where a run is, how its model is cut, when it saves, and who hears of it
+"""By setting: the hash of the file that it names, or one hash per part."""
+# Settings that change no numbers: where a run is, how its model is cut, when it saves, and who is notified
 _FREE = (
     "tensor_parallel",
     *("out", "push_to_hub", "hub_public", "save_every_steps", "save_every_minutes", "keep_checkpoints"),
@@ -31,8 +31,8 @@ _FREE = (
 
 
 def input_hashes(config: Settings) -> dict[str, str | dict[str, str]]:
-    """What the settings name outside the run, by setting: models, code of functions, held-out data, templates."""
-    found: dict[str, str | dict[str, str]] = {}
+    """Hashes of what the settings name outside the run: models, function code, held-out data, templates."""
+    hashes: dict[str, str | dict[str, str]] = {}
     for key in NAMES:
         value = getattr(config, key, None)
         if not isinstance(value, str) or value in _WORDS:
@@ -42,12 +42,12 @@ def input_hashes(config: Settings) -> dict[str, str | dict[str, str]]:
         terms += named_in(value) if key in _REWARDS else []
         several = [parts_of(term) for term in terms]
         parts = {name: part for term in several for name, part in term.items()}
-        if len(parts) < sum(map(len, several)):  # several files of which each is its term's own
+        if len(parts) < sum(map(len, several)):  # several terms have parts with the same name
             pairs = zip(terms, several, strict=True)
             parts = {f"{term} {name}".strip(): part for term, own in pairs for name, part in own.items()}
         if parts:
-            found[key] = parts[""] if parts.keys() == {""} else parts
-    return found
+            hashes[key] = parts[""] if parts.keys() == {""} else parts
+    return hashes
 
 
 def refuse_changes(
@@ -57,24 +57,24 @@ def refuse_changes(
     data: Mapping[str, tuple[str, str]],
     also: Iterable[str] = (),
 ) -> None:
-    """A resumed run must be the same run: any other setting, data, or content of what it names is refused by name.
+    """Refuse to resume a run if settings, data, or the content that settings name have changed.
 
-    What a setting names may lie elsewhere than it did when its content is the same.
+    What a setting names may have moved, if its content is the same.
 
     Args:
-        files: of :func:`input_hashes`.
-        data: by its key in the data part of ``run.json``: what to call it, and its hash now.
-        also: what else has changed, in words.
+        files: from :func:`input_hashes`.
+        data: by key in the data part of ``run.json``: its name for messages, and its current hash.
+        also: descriptions of other changes.
 
     Raises:
-        AfzalError: something is not what ``run.json`` says of the run's beginning.
+        AfzalError: something differs from the start of the run in ``run.json``; lists the changes.
     """
     facts = run.facts()
     before, hashes, seen = facts.get("config", {}), facts.get("files", {}), facts.get("data", {})
-    moved = {key for key, now in files.items() if hashes.get(key) == now}
+    unchanged = {key for key, now in files.items() if hashes.get(key) == now}
     if seen.get("fingerprint") == data["fingerprint"][1]:
-        moved |= {"data", "prompts"}
-    free = {*_FREE, *moved}
+        unchanged |= {"data", "prompts"}
+    free = {*_FREE, *unchanged}
     changed = [f"{k}: {before[k]!r} -> {v!r}" for k, v in config.items() if k not in free and before.get(k, v) != v]
     changed += [f"{what} has changed" for key, (what, now) in data.items() if seen.get(key) not in (None, now)]
     for key, now in files.items():
@@ -89,11 +89,11 @@ def refuse_changes(
 
 
 def _differences(key: str, before: str | Mapping[str, str] | None, now: str | Mapping[str, str]) -> list[str]:
-    """What is not as it was of what a setting names; nothing where its content was never written down."""
+    """The changes in what a setting names; empty if its content was never recorded."""
     if before is None or before == now:
         return []
     if isinstance(before, str) and isinstance(now, Mapping):
-        before = {**now, "": before}  # as versions wrote it that did not look at imports
+        before = {**now, "": before}  # versions that did not follow imports wrote it like this
     if isinstance(before, str) or isinstance(now, str):
         return [f"{key}: the content of its file has changed"]
     changed = (name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name))

@@ -1,4 +1,4 @@
-"""A training as a stage of something longer: made, resumed where it was killed, or found finished."""
+"""Training as a stage of something longer: started, resumed after a kill, or skipped if finished."""
 
 from __future__ import annotations
 
@@ -13,31 +13,32 @@ from afzal.train.callbacks import Callbacks
 
 
 def train_once(config: TrainConfig, callbacks: Callbacks | None = None) -> Path:
-    """The finished run in ``config.out``: from its beginning, from its newest checkpoint, or as it stands.
+    """Train into ``config.out``, from the start or the newest checkpoint, unless the run is finished; return its
+    folder.
 
     Args:
-        callbacks: called while it trains.
+        callbacks: called during training.
 
     Raises:
-        AfzalError: as for :func:`afzal.recipes.train.train`; a run that is there has other settings.
+        AfzalError: as for :func:`afzal.recipes.train.train`; an existing run has other settings.
     """
     once(config.out, lambda resume: train(config, resume=resume, callbacks=callbacks))
     return Path(config.out)
 
 
 def once(folder: str, train: Callable[[bool], object]) -> None:
-    """Train into a folder, unless a finished run is there.
+    """Train into a folder, unless it holds a finished run.
 
     Args:
-        train: told whether there is a run to resume.
+        train: called with whether there is a run to resume.
 
     Raises:
-        AfzalError: as for :func:`afzal.recipes.train.train`; a run that is there has other settings.
+        AfzalError: as for :func:`afzal.recipes.train.train`; an existing run has other settings.
     """
     out = Path(folder)
-    begun = (out / "run.json").exists()
-    if begun and runs.open_run(out).status() == "finished" and (out / "report.html").exists():
+    started = (out / "run.json").exists()
+    if started and runs.open_run(out).status() == "finished" and (out / "report.html").exists():
         return
-    if not begun and out.exists():  # killed before it had said what it is
+    if not started and out.exists():  # killed before it wrote run.json
         shutil.rmtree(out)
-    train(begun)
+    train(started)

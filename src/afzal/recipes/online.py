@@ -1,4 +1,4 @@
-"""What is particular to policies that learn from rewards of their own answers: value model, rollouts, evaluation."""
+"""Online methods, which learn from rewards of the policy's own answers: value model, rollouts, evaluation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from afzal.train.feed import Layout
 from afzal.train.rollouts import Controller, Rollouts
 from afzal.train.shard import Sharded, is_in_pieces
 
-_MANY_CUT = 0.1  # of the answers of a rollout
+_MANY_CUT = 0.1  # share of a rollout's answers
 
 
 def critic_of(
@@ -42,24 +42,22 @@ def critic_of(
     layout: Layout,
     adapt: Callable[[Any], Any],
 ) -> Critic | None:
-    """The value model that PPO trains beside the policy; it computes in the layout of the policy.
-
-    It lies in pieces where the policy does.
+    """The value model that PPO trains alongside the policy, in the policy's layout, and sharded if the policy is.
 
     Args:
-        policy: the model, or what has it in pieces.
-        adapt: puts the adapter of the settings on another model.
+        policy: the model, or the object that holds its shards.
+        adapt: adds the adapter of the settings to another model.
 
     Raises:
-        AfzalError: the reward model to start it from cannot be read, or cannot share prompts where the policy does; or
-            the adapter is of a kind that these methods do not train.
+        AfzalError: the reward model to start from cannot be read, or cannot share prompts although the policy does; or
+            these methods do not train adapters of this kind.
     """
     pieces = policy if isinstance(policy, Sharded) else None
     model = policy if pieces is None else pieces.model
     if config.rollouts is not None and (kind := virtual_kind(model)):
         raise AfzalError(
             f"adapter {kind} is not offered with {config.method}",
-            why="a fresh one is another policy than its reference, from which rewards would pull it away at once",
+            why="a policy with a fresh one already differs from its reference before any reward is seen",
             remedy="adapter=lora",
         )
     asked = config.critic
@@ -77,15 +75,15 @@ def critic_of(
     what, folder = f"the value model {asked.value_model}", asked.value_model
     refuse_another_tokenizer(prepared.tokenizer, folder, what)
     refuse_language_model(folder, "value_model")
-    found = parallel.Opened(None) if pieces is None else parallel.opened(partial(blank_reward_model, folder))
-    if ranks.world() > 1 and found.unread is None:
-        parallel.tell_whole(folder, found.why_whole or "the model that trains is whole too")
-    trunk = load_reward_model(folder, device=layout.device) if found.model is None else found.model
+    opened = parallel.Opened(None) if pieces is None else parallel.opened(partial(blank_reward_model, folder))
+    if ranks.world() > 1 and opened.unread is None:
+        parallel.tell_whole(folder, opened.why_whole or "the trained model is not sharded either")
+    trunk = load_reward_model(folder, device=layout.device) if opened.model is None else opened.model
     refuse_other_size(vocabulary_of(model), vocabulary_of(trunk), what)
     refuse_fewer_positions(trunk, prepared.max_tokens, what)
     critic, weights = reward_critic(trunk, model, adapt), None
-    if pieces is not None and found.unread is not None:
-        weights = parallel.read_in_pieces(critic.trunk, found.unread, pieces.dtype, layout.device, folder)
+    if pieces is not None and opened.unread is not None:
+        weights = parallel.read_in_pieces(critic.trunk, opened.unread, pieces.dtype, layout.device, folder)
         critic = replace(critic, weights=weights)
     low = parallel.trial_format(weights)
     if layout.sharing == "shared" and choose_sharing(critic.trunk, config.max_tokens, dtype=low)[0] != "shared":
@@ -97,7 +95,7 @@ def critic_of(
 def rollouts(
     config: OnlineConfig, prepared: Prepared, model: Any, reference: Reference, critic: Critic | None, layout: Layout
 ) -> tuple[Rollouts, Callable[[], dict[str, float]]]:
-    """The feed of the loop, and a function that evaluates the policy on the held-out prompts.
+    """The loop's feed, and a function that evaluates the policy on the held-out prompts.
 
     Raises:
         AfzalError: the reward cannot be opened, or nothing ends an answer.
@@ -139,7 +137,7 @@ def rollouts(
 
 
 def planned(config: OnlineConfig, prepared: Prepared) -> Rollouts:
-    """The feed without what it writes: to count its updates."""
+    """A feed that samples nothing, to count updates."""
 
     def write(iteration: int, kl_coef: float) -> Any:
         raise AssertionError("a plan writes nothing")
@@ -164,7 +162,7 @@ def _feed(config: OnlineConfig, prepared: Prepared, write: Callable[[int, float]
 
 
 def plan_line(config: OnlineConfig, steps: int) -> str:
-    """What the run will do, in a line."""
+    """A one-line summary of the run."""
     each = config.ppo_epochs * config.minibatches
     answers = config.batch_size * config.n
     updates, iterations = plural(each, "update"), plural(-(-steps // each), "iteration")
@@ -176,11 +174,11 @@ def plan_line(config: OnlineConfig, steps: int) -> str:
 
 
 class Alarms:
-    """Hears every record of a run and says once, as soon as rollouts show it, what looks wrong.
+    """Receives every record of a run and warns once about each sign of trouble that rollouts show.
 
     Args:
-        before: rollouts of the same run that were heard by an earlier process.
-        config: of the run: whether answers that are cut are punished.
+        before: records of the run's rollouts in earlier processes.
+        config: of the run, which says whether truncated answers are penalised.
     """
 
     def __init__(
@@ -196,13 +194,13 @@ class Alarms:
         if not self.unpunished or cut <= _MANY_CUT:
             return signs(heard)
         words = (
-            f"{cut:.0%} of the answers are cut at sample_tokens, and nothing but their reward tells the policy to end: "
+            f"{cut:.0%} of the answers are cut at sample_tokens, and only their reward tells the policy to end: "
             "raise sample_tokens, or set missing_eos_penalty"
         )
         return {"cut": words, **signs(heard)}
 
     def hear(self, record: Mapping[str, Any]) -> None:
-        """Take in a line of the metrics, and say what it is the first one to show."""
+        """Take a metric record, and warn about each sign that appears for the first time."""
         if record.get("kind") != "rollout":
             return
         self.heard.append(record)

@@ -1,4 +1,4 @@
-"""What a finished run leaves: weights in the number format that was asked for, and no checkpoints unless wanted."""
+"""Outputs of a finished run: weights in the requested number format, and no checkpoints unless requested."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from afzal.model.reward import is_reward_model
 from afzal.recipes import parallel
 from afzal.train import checkpoint
 
-# by their names in safetensors files, and as settings call them
+# by their names in safetensors files
 _FORMATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _REMOVED = ".removed"
 _NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
 def input_format(path: str, model: Any = None) -> torch.dtype:
-    """The number format that most of a model's weights have in its files, or in memory where ``model`` is given.
+    """The number format of most of a model's weights, in its files or in memory if ``model`` is given.
 
-    Of an adapter's folder that of its base model; float32 where the files hold something else.
+    For an adapter folder, that of its base model; float32 if the files hold something else.
     """
     if model is not None:
         sizes: dict[torch.dtype, int] = {}
@@ -41,26 +41,26 @@ def input_format(path: str, model: Any = None) -> torch.dtype:
     return _FORMATS.get(weight_format(model_folder(base) if base else folder), torch.float32)
 
 
-def saved_format(config: TrainConfig, model: Any, given: torch.dtype) -> torch.dtype:
+def saved_format(config: TrainConfig, model: Any, input_dtype: torch.dtype) -> torch.dtype:
     """The number format that a run's weights are saved in.
 
-    Under ``auto`` it is ``given``, that of the input. Adapters, which are small, stay in float32; so do weights that
-    float16 cannot hold.
+    Under ``auto`` it is ``input_dtype``. Adapters, which are small, stay in float32; so do weights that float16 cannot
+    hold.
     """
     if config.save_dtype != "auto":
         return {"fp32": torch.float32, "bf16": torch.bfloat16}[config.save_dtype]
     if is_adapted(model) and not is_reward_model(model):
         return torch.float32
-    if given == torch.float16 and any(
+    if input_dtype == torch.float16 and any(
         p.detach().abs().max() > torch.finfo(torch.float16).max for p in model.parameters()
     ):
         return torch.float32
-    return given
+    return input_dtype
 
 
 @contextmanager
 def written_as(model: Any, dtype: torch.dtype) -> Iterator[None]:
-    """Inside the block the weights have this number format, in the machine's memory; after it they are what they were.
+    """Cast the weights to this number format in host memory inside the block; restore them at the end.
 
     A reward model's head stays in float32, since its scores are differences of large sums.
     """
@@ -70,7 +70,7 @@ def written_as(model: Any, dtype: torch.dtype) -> Iterator[None]:
     before: list[tuple[nn.Parameter, torch.Tensor]] = [(p, p.data) for p in model.parameters()]
     try:
         for p, _ in before:
-            p.data = p.data if p.is_meta else p.data.to("cpu")  # what is on the meta device is not written
+            p.data = p.data if p.is_meta else p.data.to("cpu")  # weights on the meta device are not written
         cast_as_saved(model, dtype)
         yield
     finally:
@@ -79,27 +79,26 @@ def written_as(model: Any, dtype: torch.dtype) -> Iterator[None]:
 
 
 def cast_as_saved(model: Any, dtype: torch.dtype) -> None:
-    """Give the weights the number formats in place that they are saved in under ``dtype``, as :func:`written_as` has
-    it."""
+    """Cast the weights in place to the number formats in which :func:`written_as` saves them under ``dtype``."""
     if dtype != torch.float32:
         cast_parameters(model, dtype, keep=_is_head if is_reward_model(model) else lambda name: False)
 
 
 def format_name(dtype: torch.dtype) -> str:
-    """As the settings call it."""
+    """The format's name in settings."""
     return _NAMES[dtype]
 
 
 def kept_checkpoints(config: TrainConfig) -> int:
-    """How many checkpoints are kept while a run lasts."""
+    """The number of checkpoints kept during a run."""
     return config.keep_checkpoints if config.keep_checkpoints is not None else 2
 
 
 def clean_up(config: TrainConfig, run: runs.Run) -> None:
-    """After the end, when the model and its report are there: remove what only a resumed run would need.
+    """Once model and report are written, remove what only a resumed run would need.
 
-    Checkpoints stay where ``keep_checkpoints`` was given. They are renamed before they are removed, so that a run which
-    is killed here has either all of them or none.
+    Checkpoints stay if ``keep_checkpoints`` is given. They are renamed before they are removed, so a run killed here
+    has either all of them or none.
     """
     removed = run.path / _REMOVED
     parallel.forget_smaller(run.path)
@@ -112,10 +111,10 @@ def clean_up(config: TrainConfig, run: runs.Run) -> None:
 
 
 def upload(config: TrainConfig, run: runs.Run) -> None:
-    """The finished model to the hub, once, where ``push_to_hub`` names a repository; the run says where it went.
+    """Upload the finished model, once, if ``push_to_hub`` names a repository; the run records where.
 
     Raises:
-        AfzalError: the hub refuses, or cannot be reached. The run stays finished.
+        AfzalError: the hub refuses or cannot be reached. The run stays finished.
     """
     if config.push_to_hub is None or run.facts().get("uploaded"):
         return
@@ -123,7 +122,7 @@ def upload(config: TrainConfig, run: runs.Run) -> None:
 
 
 def is_done(run: runs.Run) -> bool:
-    """Whether a run has finished, its report included, and removed its checkpoints: nothing is left to resume."""
+    """Whether a run has finished, including its report, and removed its checkpoints, so nothing is left to resume."""
     finished = run.facts().get("status") == "finished" and (run.path / "report.html").exists()
     return finished and not checkpoint.listed(run.checkpoints)
 

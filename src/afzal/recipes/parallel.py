@@ -1,4 +1,4 @@
-"""A run over several ranks: what it refuses, how its model is cut, and who speaks."""
+"""Runs over several ranks: refused settings, sharded loading, and console output from one rank."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ from afzal.train.shard import Sharded, is_in_pieces, read_frozen, reshard, shard
 
 
 def refuse(config: TrainConfig, model: Any) -> None:
-    """Make sure that several ranks, if there are several, give what one would.
+    """Make sure that several ranks, if there are several, give the same result as one.
 
     Raises:
-        AfzalError: a setting for which that is not known to hold.
+        AfzalError: that is not known to hold for a setting.
     """
     members = config.tensor_parallel
     if processes() % members:
@@ -56,56 +56,56 @@ def refuse(config: TrainConfig, model: Any) -> None:
 
 
 def _refused(config: TrainConfig, model: Any) -> dict[str, tuple[bool, str, str]]:
-    """What several ranks do not train: whether it is asked for, why not, and what to do in place of running it in one
+    """Settings that several ranks do not support: whether each is used, why it is refused, and a remedy other than one
     process."""
     policy = config.policy
     return {
         f"method={config.method}": (
             config.adaptation is not None,
-            "each task computes with weights of its own, made by an inner step, and a layer in pieces is gathered from "
-            "the one copy that the optimizer moves",
+            "each task computes with separate weights from an inner step, and a sharded layer is gathered from "
+            "the single copy that the optimizer updates",
             "",
         ),
         "quantize": (
             policy is not None and policy.quantize is not None,
-            "a 4-bit weight is packed bytes beside the scales of its blocks; a piece of the bytes alone has no values",
+            "a 4-bit weight is packed bytes with separate scales per block; a shard of the bytes alone has no values",
             "leave quantize out: every rank holds a share of the weights",
         ),
         f"offload={config.offload}": (
             config.offload is not None,
-            "it keeps whole tensors in the machine's memory, and every rank of a machine would keep a copy of them all",
+            "it keeps full tensors in host memory, and every rank of a machine would keep a copy of all of them",
             "leave it out, and use more ranks: each holds a smaller share",
         ),
         "compile": (
             config.compile and config.device != "cpu" and torch.cuda.is_available(),
-            "on GPUs whole layers are compiled, with the calls that gather their pieces, which was never tried",
+            "on GPUs whole layers are compiled, with the calls that gather their shards, which has never been tested",
             "leave it out",
         ),
         "a model in memory": (
             model is not None,
-            "its weights would be cut in place, and the caller would get back a piece of a model on every rank",
-            "save it with save_pretrained, and name the folder",
+            "its weights would be sharded in place, and the caller would get a part of the model on every rank",
+            "save it with save_pretrained and name the folder",
         ),
     }
 
 
 def refuse_rounded(model: Any, dtype: Dtype) -> None:
-    """Make sure that what stays in float32 in one process does so in several.
+    """Make sure that weights that stay in float32 in one process do so in several.
 
     Raises:
-        AfzalError: it would be rounded as it is gathered.
+        AfzalError: they would be rounded when gathered.
     """
     if processes() < 2 or dtype != "bf16" or not any(map(is_factor, trainable(model))):
         return
     raise AfzalError(
         f"an adapter of IA3 or DoRA cannot be trained over {processes()} ranks in bf16",
-        why="its factors and norms stay in float32, and a layer in pieces is gathered in one number format",
+        why="its factors and norms stay in float32, and a sharded layer is gathered in a single number format",
         remedy="dtype=fp32, or run it without torchrun",
     )
 
 
 def is_restart(out: str) -> bool:
-    """Whether ``torchrun`` has started the ranks again and there is a run to resume: one that this launch began."""
+    """Whether ``torchrun`` has restarted the ranks and there is a run to resume, which this launch started."""
     facts = Path(out) / "run.json"
     if not facts.is_file():
         return False
@@ -116,47 +116,47 @@ _SMALLER = "memory.json"
 
 
 def remember_smaller(out: Path, tokens_per_forward: int) -> None:
-    """Write down, for the next start of all ranks, that this one has run out of memory."""
+    """Record for the next start of all ranks that this one ran out of memory."""
     runs.atomic_write(out / _SMALLER, json.dumps({"tokens_per_forward": tokens_per_forward}) + "\n")
 
 
 def fewer_tokens(run: runs.Run, layout: Layout, state: State) -> list[str]:
-    """Take smaller passes where one of several ranks has run out of memory before this start; what to say about it."""
-    found = run.path / _SMALLER
-    asked = ranks.agreed(runs.read_json(found)["tokens_per_forward"] if found.is_file() else 0)
+    """Use smaller passes if a rank ran out of memory before this start; returns a line to print."""
+    path = run.path / _SMALLER
+    asked = ranks.agreed(runs.read_json(path)["tokens_per_forward"] if path.is_file() else 0)
     if not asked or asked >= (state.tokens_per_forward or layout.tokens_per_forward):
         return []
     state.tokens_per_forward = asked
     run.log({"kind": "memory", "step": state.step, "tokens_per_forward": asked})
-    return [f"a rank had run out of memory: from now on {asked} tokens per forward pass"]
+    return [f"a rank ran out of memory: from now on {asked} tokens per forward pass"]
 
 
 def forget_smaller(out: Path) -> None:
-    """Remove what only a run that starts again would need."""
+    """Remove the note of :func:`remember_smaller`."""
     (out / _SMALLER).unlink(missing_ok=True)
 
 
 def reporter(steps: int, start: int) -> Reporter:
-    """What shows the run to a person; of several ranks the first alone speaks."""
+    """The progress display of a run; only rank 0 prints."""
     return Reporter(steps, start, None if ranks.leads() else VisibleConsole(quiet=True))
 
 
 def layout(model: Any, sharing: Sharing, tokens_per_forward: int, device: torch.device) -> Layout:
-    """How this rank's trees become forward passes."""
+    """The layout of this rank's forward passes."""
     width = getattr(model.config.get_text_config(), "hidden_size", Layout.width)
     return Layout(sharing, tokens_per_forward, device, ranks.data_rank(), ranks.data_world(), width)
 
 
 def let_go(*models: Any) -> None:
-    """With several ranks, keep nothing of these models gathered, so that their weights can be written to."""
+    """With several ranks, release everything gathered of these models, so that their weights can be changed."""
     if ranks.world() > 1:
         for model in models:
             reshard(model)
 
 
 def why_whole(config: TrainConfig) -> str:
-    """Why the model of a run over several ranks is loaded whole by each of them; empty where it can be read in pieces,
-    as far as the settings say that :func:`refuse` lets through."""
+    """Why every one of several ranks must load the full model, according to the settings; empty if it can be read in
+    shards."""
     if config.adapter_kind in VIRTUAL:
         return f"adapter={config.adapter_kind} starts from its weights"
     if config.adapter_kind == "dora" and config.tensor_parallel > 1:
@@ -169,8 +169,8 @@ def why_whole(config: TrainConfig) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A model to train. Its weights may be ``unread``; else ``why_whole`` says why every one of several ranks has them
-    all."""
+    """A model to train. Its weights may be ``unread``; else ``why_whole`` says why every one of several ranks loads
+    them all."""
 
     model: Any
     unread: Unread | None = None
@@ -178,22 +178,22 @@ class Opened:
 
 
 def opened(blank: Callable[[], tuple[Any, Unread]], why: str = "") -> Opened:
-    """A model without its weights; or without a model, where it has to be loaded whole.
+    """A model without its weights; ``model`` is None if it must be loaded in full.
 
     Args:
-        blank: builds it, from a folder.
-        why: a reason to load it whole that is known already.
+        blank: builds the model from a folder.
+        why: a known reason to load it in full.
     """
     if why:
         return Opened(None, None, why)
     try:
         return Opened(*blank())
-    except AfzalError as error:  # what is wrong with a folder is said again, in full, when it is loaded
+    except AfzalError as error:  # loading the folder in full reports the fault again
         return Opened(None, None, error.what)
 
 
 def read_in_pieces(model: Any, unread: Unread, dtype: Dtype, device: torch.device, path: str) -> Sharded:
-    """The model in pieces, of which each rank has read its own, found sound.
+    """Shard the model, with each rank reading its own shards, and check that it is sound.
 
     Raises:
         AfzalError: a weight is not finite, or the forward pass does not work; on all ranks.
@@ -205,20 +205,20 @@ def read_in_pieces(model: Any, unread: Unread, dtype: Dtype, device: torch.devic
 
 
 def trial_format(weights: Weights | Sharded | None) -> torch.dtype | None:
-    """The number format in which a trial of a model computes, where it is not that of its weights: pieces compute as
-    they will in training, while a whole model is tried before it is rounded."""
+    """The compute dtype of a model's trial, if it is not that of its weights: a sharded model computes as in training,
+    while an unsharded one is tried before it is rounded."""
     return torch.bfloat16 if isinstance(weights, Sharded) and weights.dtype == "bf16" else None
 
 
 def frozen_model(path: str, dtype: Dtype, device: torch.device) -> Any:
-    """Another model, which never trains: in pieces where there are several ranks and it can be read so."""
+    """Load another model that never trains: sharded if there are several ranks and it can be read so."""
     made = _frozen_pieces(partial(blank_model, path), dtype, device, path) if ranks.world() > 1 else None
     return load_model(path, device=device).requires_grad_(False) if made is None else made
 
 
 def frozen_reward_model(path: str, device: torch.device) -> Any:
-    """A reward model that never trains, in float32: in pieces as :func:`frozen_model`, but under tensor parallelism,
-    where the first rank of a group scores alone."""
+    """Load a reward model that never trains, in float32: sharded as in :func:`frozen_model`, except under tensor
+    parallelism, where the first rank of a group scores alone."""
     cut = ranks.data_world() == ranks.world() > 1
     made = _frozen_pieces(partial(blank_reward_model, path), "fp32", device, path) if cut else None
     if ranks.world() > 1 and not cut:
@@ -229,23 +229,23 @@ def frozen_reward_model(path: str, device: torch.device) -> Any:
 def _frozen_pieces(
     blank: Callable[[], tuple[Any, Unread]], dtype: Dtype, device: torch.device, path: str
 ) -> Any | None:
-    """A model in pieces that never trains, found sound; None where it cannot be read so."""
-    found = opened(blank)
-    if found.unread is None:
-        tell_whole(path, found.why_whole)
+    """A sharded model that never trains, checked to be sound; None if it cannot be read in shards."""
+    candidate = opened(blank)
+    if candidate.unread is None:
+        tell_whole(path, candidate.why_whole)
         return None
-    model = read_frozen(found.model, dtype, device, found.unread)
+    model = read_frozen(candidate.model, dtype, device, candidate.unread)
     refuse_unsound_pieces(model, path)
     return model
 
 
 def tell_whole(path: str, why: str) -> None:
-    """One line at the start, on memory that several ranks do not share."""
-    reporter(0, 0).say(f"note: every rank loads {path} whole: {why}")
+    """Print a note at the start that every rank holds a full copy of a model."""
+    reporter(0, 0).say(f"note: every rank loads all of {path}: {why}")
 
 
 def refuse_unsound_pieces(model: Any, path: str) -> None:
-    """As :func:`afzal.model.sound.refuse_unsound`, of a model in pieces."""
+    """Like :func:`afzal.model.sound.refuse_unsound`, for a sharded model."""
     faults = ranks.gather(not_finite((name, local(p)) for name, p in model.named_parameters()))
     refuse_fault(next(filter(None, faults), ""), path)
     refuse_silent(model, path)
@@ -255,7 +255,7 @@ def refuse_unsound_pieces(model: Any, path: str) -> None:
 def sharded(
     weights: Weights | Sharded, critic: Critic | None, device: torch.device, *others: Reference | None
 ) -> tuple[Weights | Sharded, Critic | None]:
-    """With several ranks, the model, its value model and the frozen models beside it in pieces."""
+    """With several ranks, shard the model, its value model and the frozen models used with it."""
     if ranks.world() == 1:
         return weights, critic
     if critic is not None and isinstance(critic.weights, Weights):

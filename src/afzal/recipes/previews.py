@@ -1,4 +1,4 @@
-"""Small copies of the images and sounds that the samples of a run are about, so that its page can show them."""
+"""Small copies of the images and sounds in a run's samples, for display on its page."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ def keep_previews(media: Iterable[Media], run: Path) -> dict[str, dict[str, str]
     """Write a JPEG of at most 256 pixels a side, or an MP3 of the first 10 s, of each medium into ``run/media``.
 
     Returns:
-        By SHA-256 what a line of ``samples.jsonl`` says of it: ``kind``, ``file`` (relative to ``run``) and ``name``.
+        By SHA-256, the entry for a line of ``samples.jsonl``: ``kind``, ``file`` (relative to ``run``) and ``name``.
 
     Raises:
         AfzalError: a medium cannot be read, or the library that decodes it is missing.
     """
-    told: dict[str, dict[str, str]] = {}
+    previews: dict[str, dict[str, str]] = {}
     for one in media:
-        if one.sha256 not in told:
+        if one.sha256 not in previews:
             ending, content = ("jpg", _jpeg(one)) if one.kind == "image" else ("mp3", _mp3(one))
             file = f"{FOLDER}/{one.sha256}.{ending}"
             (run / FOLDER).mkdir(exist_ok=True)
             runs.atomic_write(run / file, content)
-            told[one.sha256] = {"kind": one.kind, "file": file, "name": one.name}
-    return told
+            previews[one.sha256] = {"kind": one.kind, "file": file, "name": one.name}
+    return previews
 
 
 def _jpeg(media: Media) -> bytes:

@@ -1,4 +1,4 @@
-"""What a policy is measured against: the reference of its method, and where it started."""
+"""What a policy is measured against: its method's reference, and its starting point."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def reference_of(
     """The reference of a method that has one.
 
     Raises:
-        AfzalError: it does not fit the policy, or a setting about it has no effect.
+        AfzalError: it does not fit the policy, or a setting for it has no effect.
     """
     model: Any = weights.model
     dtype = weights.dtype
@@ -67,7 +67,7 @@ def reference_of(
     if sync_steps(config):
         return Frozen(_copy(weights))
     if config.reference in ("frozen", "adapter_off"):
-        # pieces cannot be exchanged for others, as an adapter's own start would be
+        # shards cannot be swapped, as the starting weights of an adapter would be
         copies = ranks.world() > 1 and not fresh
         return Frozen(_copy(weights)) if copies else live_reference(model, fresh_adapter=fresh)
     if config.reference != "cached":
@@ -79,7 +79,7 @@ def reference_of(
         longest = longest_row(config, prepared)
         if layout.sharing == "shared" and choose_sharing(other, longest)[0] != "shared":
             raise AfzalError(f"reference {config.reference} cannot share prompts", remedy="sharing=unshared")
-        if dtype == "bf16":  # in pieces it is already
+        if dtype == "bf16":  # a sharded model already is
             cast_parameters(other, torch.bfloat16)
         name = f"the model {config.reference}"
         home = move_home(other, layout.device) if away else other
@@ -90,7 +90,7 @@ def reference_of(
     if prepared.recipe.shows_pieces:
         trees += [t.in_pieces() for t in trees if t.media]
     about = {"sharing": layout.sharing, "dtype": dtype, "fresh_adapter": fresh}
-    key = ranks.agreed(cache_key(model, **about, whole=full))  # rank 0 alone sees pieces whole
+    key = ranks.agreed(cache_key(model, **about, whole=full))  # only rank 0 sees full tensors
     live = AdapterOff(model) if fresh else Frozen(model)
     if ranks.world() > 1:
         made = _cached_together(live, trees, folder, key, layout)
@@ -102,13 +102,13 @@ def reference_of(
 
 
 def _cached_together(live: Reference, trees: Sequence[Tree], folder: Path, key: str, layout: Layout) -> Cached:
-    """As :func:`afzal.model.reference.cached`, over several ranks: each scores its share of what the folder lacks into
-    files of its own; then all read everything.
+    """Like :func:`afzal.model.reference.cached`, over several ranks: each scores its share of what the folder lacks
+    into separate files; then all read everything.
 
     Raises:
-        AfzalError: a rank does not see what the others have written; on all ranks.
+        AfzalError: on all ranks, if one does not see what the others have written.
     """
-    lacking = ranks.agreed(absent(trees, stored(folder, key)))  # one answer: passes are made together
+    lacking = ranks.agreed(absent(trees, stored(folder, key)))  # the same on all ranks: passes are made together
     store(live, layout.passes([trees[i] for i in lacking]), folder, key)
     ranks.wait()
     table = stored(folder, key)
@@ -117,7 +117,7 @@ def _cached_together(live: Reference, trees: Sequence[Tree], folder: Path, key: 
         raise AfzalError(
             f"rank {blind[0]} does not see all reference log-probs that the ranks have written",
             where=str(folder),
-            remedy="put the folder where every machine sees it, on a shared file system",
+            remedy="put the folder on a file system that all machines share",
         )
     return Cached(table)
 
@@ -129,11 +129,11 @@ def start_of(
     reference: Reference | None,
     device: torch.device,
 ) -> Reference | None:
-    """The policy as it is before training, for what is measured against it on held-out data.
+    """The policy before training, for comparisons on held-out data; None if nothing is compared with it.
 
-    The reference where it is that and stays so; else the adapter as it is now, or no adapter. Where all weights train
-    and there is no such reference it is a copy of them in the machine's memory, in the format that computes, which
-    visits the device while it is asked; ``sample_prompts=0`` spares it, but for a moving reference.
+    This is the reference, if it is the fixed starting policy; else the current adapter, or no adapter. If all weights
+    train and there is no such reference, it is a copy of them in host memory, in the compute dtype, which is copied to
+    the device when needed. ``sample_prompts=0`` avoids the copy, except with a moving reference.
     """
     asked = config.policy
     model: Any = weights.model
@@ -152,20 +152,20 @@ def start_of(
 
 
 def sync_steps(config: TrainConfig) -> int:
-    """Updates between two moves of the reference; 0 when it stays."""
+    """Updates between two moves of the reference; 0 if it is fixed."""
     return (config.referenced.reference_sync_steps or 0) if config.referenced is not None else 0
 
 
 def longest_row(config: TrainConfig, prepared: Prepared) -> int:
-    """Tokens of the longest prompt + response that the run can read: of its data, or written by the policy itself."""
+    """Tokens of the longest prompt + response that the run can read: in its data, or sampled from the policy."""
     own = (*prepared.train, *prepared.evaluation)
     every = (*own, *prepared.train_mismatched, *prepared.evaluation_mismatched)
-    given = max((len(t.prompt) + len(b.ids) for t in every for b in t.branches), default=0)
+    longest = max((len(t.prompt) + len(b.ids) for t in every for b in t.branches), default=0)
     written = (config.policy.sample_tokens or prepared.longest_response) if config.policy is not None else 0
     constrained = prepared.max_tokens if config.constrained is not None and config.constrained.constraint_data else 0
-    return max(given, constrained, written + max((len(t.prompt) for t in own), default=0))
+    return max(longest, constrained, written + max((len(t.prompt) for t in own), default=0))
 
 
 def _copy(weights: Weights | Sharded) -> Any:
-    """The model as it is now once more, frozen."""
+    """A frozen copy of the current model."""
     return weights.frozen_copy() if isinstance(weights, Sharded) else frozen_copy(weights.model)

@@ -1,4 +1,4 @@
-"""What is particular to training a reward model: how it starts, what its heads see, what is said of it at the end."""
+"""Training of reward models: the starting model, bootstrap weights of its heads, and the final assessment."""
 
 from __future__ import annotations
 
@@ -34,39 +34,39 @@ from afzal.tokens.batch import Batch
 from afzal.train import ranks
 from afzal.train.feed import Layout
 
-_SHIFT_TREES = 512  # items whose better responses set the zero: enough for two digits
+_SHIFT_TREES = 512  # items whose better responses determine the zero: enough for two digits
 
 
 def start(
     config: TrainConfig, asked: ScorerSettings, prepared: Prepared, device: torch.device, given: Any
 ) -> parallel.Opened:
-    """The model to train: ``given``, or the trunk or reward model of ``config.model``; it knows its padding token.
+    """The model to train: ``given``, or the trunk or reward model of ``config.model``, with a padding token.
 
     Raises:
         AfzalError: the given model has no scalar head, or another number of heads.
     """
     tokenizer = prepared.tokenizer
     ends = {int(b.ids[-1]) for t in (*prepared.train, *prepared.evaluation) for b in t.branches}
-    found = parallel.Opened(given)
+    opened = parallel.Opened(given)
     if given is None:
         asked_for = {"heads": asked.heads, "seed": config.seed}
         if ranks.world() > 1:
-            found = parallel.opened(partial(blank_reward_model, config.model, **asked_for), parallel.why_whole(config))
-        if found.model is not None and adds_row(found.model, tokenizer, ends):
-            found = parallel.Opened(None, why_whole="its embedding gets a row for a padding token")
-        if found.model is None:
-            found = replace(found, model=load_reward_model(config.model, device=device, **asked_for))
+            opened = parallel.opened(partial(blank_reward_model, config.model, **asked_for), parallel.why_whole(config))
+        if opened.model is not None and adds_row(opened.model, tokenizer, ends):
+            opened = parallel.Opened(None, why_whole="its embedding gets a row for a padding token")
+        if opened.model is None:
+            opened = replace(opened, model=load_reward_model(config.model, device=device, **asked_for))
     elif not is_reward_model(given) or n_heads(given) != asked.heads:
         raise AfzalError(
             f"a {type(given).__name__} is not a reward model of {asked.heads} heads",
             remedy="pass a folder, or a model of AutoModelForSequenceClassification with num_labels=heads",
         )
-    choose_pad(found.model, tokenizer, ends)
-    return found
+    choose_pad(opened.model, tokenizer, ends)
+    return opened
 
 
 def bootstrap(config: TrainConfig) -> Callable[[Batch], Batch]:
-    """Gives each head of an ensemble its own weights on the pairs of a batch; nothing to do for any other model."""
+    """A function that gives each head of an ensemble its own weights on a batch's pairs; no change for other models."""
     if config.scorer is not None and config.scorer.heads > 1:
         return partial(ensemble, heads=config.scorer.heads, seed=config.seed)
     return lambda batch: batch
@@ -75,7 +75,7 @@ def bootstrap(config: TrainConfig) -> Callable[[Batch], Batch]:
 def judged(
     asked: ScorerSettings, run: runs.Run, model: Any, prepared: Prepared, layout: Layout
 ) -> tuple[list[Section], float]:
-    """What the held-out items say of the model, as sections of its report; and the mean score of better answers."""
+    """Assess the model on the held-out items: sections for its report, and the mean score of better answers."""
     model.eval()
     shift = _shift(model, prepared.train, layout) if asked.shift == "chosen" else 0.0
     extra: list[Section] = []
@@ -85,9 +85,9 @@ def judged(
         scored, _ = score_items(
             score, prepared.evaluation_items, prepared.speaker, layout, max_tokens=prepared.max_tokens
         )
-        found = assess(scored)
-        run.update(reward={**about, **found.facts()})
-        extra = [_summary(lines(found)), *sections(found)]
+        assessment = assess(scored)
+        run.update(reward={**about, **assessment.facts()})
+        extra = [_summary(lines(assessment)), *sections(assessment)]
         if asked.inferred_at is not None and (known := identified(scored, asked.inferred_at)) is not None:
             run.update(identified=known.facts())
             extra[1:1] = [section(known)]

@@ -1,6 +1,6 @@
-"""One rollout: the policy answers prompts, the answers are rewarded, and every token gets its advantage.
+"""One rollout: the policy answers prompts, the answers are rewarded, and every token gets an advantage.
 
-Shapes: P prompts of an iteration, N = P n answers, M tokens of all of them, L tokens of the longest.
+Shapes: P prompts per iteration, N = P n answers, M tokens in all of them, L tokens in the longest.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ from afzal.train.feed import Layout
 from afzal.train.rollouts import Rollout, rollout_tree
 from afzal.train.shard import gathered
 
-_START_TOLERANCE = {torch.float32: 1e-3}  # nats of a token's log-prob, where policy and reference must agree
+_START_TOLERANCE = {torch.float32: 1e-3}  # nats of a token's log-prob, if policy and reference must agree
 _START_TOLERANCE_LOW = 0.15
 _TABLES = ("old_logp", "ref_logp", "kl", "old_value")
-_ROUNDING = 1e-6  # of a reward model's float32 scores: what differs by less is the same reward
+_ROUNDING = 1e-6  # of a reward model's float32 scores: smaller differences count as equal
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answers:
-    """N answers to P prompts, a prompt's one after another, and what is known of them.
+    """N answers to P prompts, grouped by prompt, and their numbers.
 
     Attributes:
-        drawn: what was sampled.
-        scores: ``[N]`` float64 rewards, after the penalty of answers that do not end.
+        drawn: the samples.
+        scores: ``[N]`` float64 rewards, with the penalty for answers that do not end.
         mask: ``[N, L]`` real tokens.
-        old_logp, ref_logp: ``[N, L]`` float64 nats at the temperature of the rollout, 0 beyond the mask.
+        old_logp, ref_logp: ``[N, L]`` float64 nats at the rollout's temperature, 0 outside the mask.
         kl: ``[N, L]`` float64, KL(policy || reference) of each next token, nats.
         old_value: ``[N, L]`` float64; zeros without a value model.
     """
@@ -61,19 +61,19 @@ class Answers:
 
     @property
     def log_ratio(self) -> Tensor:
-        """``[N]`` log pi - log pi_ref of whole answers, nats (k1)."""
+        """``[N]`` log pi - log pi_ref of full answers, nats (k1)."""
         return (self.old_logp - self.ref_logp).sum(1)
 
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """Writes rollouts with the model as it is at the time.
+    """Generates rollouts with the current model.
 
     Attributes:
-        prompts: all prompts as trees without branches; ``turns`` the same as they were read.
+        prompts: all prompts as trees without branches; ``turns`` are the same prompts as read.
         eos: ids that end an answer.
         starts_at_reference: whether the policy must equal its reference before the first update.
-        scorers: reward models of ``rewarder`` that lie in pieces; each is whole only while answers are rewarded.
+        scorers: sharded reward models of ``rewarder``, gathered only while answers are rewarded.
     """
 
     config: OnlineConfig
@@ -90,27 +90,27 @@ class Writer:
     scorers: Sequence[Any] = ()
 
     def write(self, iteration: int, kl_coef: float) -> Rollout:
-        """Rollout number ``iteration``: a pure function of it, of the weights and of the settings.
+        """Generate rollout number ``iteration``, a pure function of the number, the weights and the settings.
 
         Raises:
             AfzalError: a reward cannot be opened; or policy and reference differ before any update.
         """
         members = prompts_of(iteration, self.config.batch_size, len(self.prompts), self.config.seed)
         asked, turns = [self.prompts[i] for i in members], [self.turns[i] for i in members]
-        found = self.answer(asked, turns, n=self.config.n, seed=seed_of(self.config.seed, "rollout", iteration))
+        answers = self.answer(asked, turns, n=self.config.n, seed=seed_of(self.config.seed, "rollout", iteration))
         if iteration == 0 and self.starts_at_reference:
-            _check_start(found, self.model.dtype)
-        numbers = numbers_of(found, self.config, kl_coef)
-        trees = _trees(asked, found, numbers, self.config.n)
-        record = {"kind": "rollout", "iteration": iteration, **figures(found, numbers, kl_coef, self.config.n)}
-        return Rollout(iteration, trees, members, kl_coef, float(found.kl.sum(1).mean()), record)
+            _check_start(answers, self.model.dtype)
+        numbers = numbers_of(answers, self.config, kl_coef)
+        trees = _trees(asked, answers, numbers, self.config.n)
+        record = {"kind": "rollout", "iteration": iteration, **figures(answers, numbers, kl_coef, self.config.n)}
+        return Rollout(iteration, trees, members, kl_coef, float(answers.kl.sum(1).mean()), record)
 
     def answer(self, asked: Sequence[Tree], turns: Sequence[Turns], *, n: int, seed: int) -> Answers:
-        """``n`` answers to each prompt, rewarded and scored by policy, reference and value model.
+        """``n`` answers to each prompt, rewarded, and scored by policy, reference and value model.
 
-        Of several ranks each answers a share of the prompts, with whole layers, and then all know all answers. A draw
-        depends on the prompt's place and the sample's number, so the answers are those of one rank. Ranks that share
-        every matrix answer the same prompts in the same passes, and the first of them has the answers rewarded.
+        With several ranks each answers a share of the prompts, with gathered layers, and then all exchange answers.
+        Draws depend on the prompt's index and the sample's number, so the answers are those of a single rank. Ranks of
+        a tensor-parallel group answer the same prompts in the same passes, and the first has the answers rewarded.
         """
         mine = list(range(self.layout.rank, len(asked), self.layout.world))
         prompts = [asked[k] for k in mine]
@@ -124,17 +124,16 @@ class Writer:
         return self._answers(columns, np.argsort(places), n)
 
     def _trunks(self) -> list[Any]:
-        """The models that forward passes go through."""
+        """The models that run forward passes."""
         of_reference = getattr(self.reference, "model", None)
         of_critic = None if self.critic is None else self.critic.trunk
-        found = [m for m in (self.model, of_reference, of_critic) if m is not None]
-        return list({id(m): m for m in found}.values())
+        models = [m for m in (self.model, of_reference, of_critic) if m is not None]
+        return list({id(m): m for m in models}.values())
 
     def _own(
         self, asked: Sequence[Tree], places: Sequence[int], n: int, seed: int
     ) -> tuple[list[Sample], dict[str, Tensor]]:
-        """This rank's answers, and flat columns of them: of every answer its length and end, of every token the
-        rest."""
+        """This rank's answers as flat columns: length and end per answer, everything else per token."""
         sampling = Sampling(self.config.sample_tokens, self.config.temperature)
         drawn = sample(self.model, asked, eos=self.eos, n=n, sampling=sampling, seed=seed, numbers=places)
         answers = [Branch(s.ids, np.ones(len(s.ids), dtype=bool)) for s in drawn]
@@ -149,7 +148,7 @@ class Writer:
         }
 
     def _rewards(self, drawn: Sequence[Sample], asked: Sequence[Tree], turns: Sequence[Turns]) -> Tensor:
-        """``[N]`` what this rank's answers are worth; zeros on a rank that does not have them rewarded."""
+        """Rewards ``[N]`` of this rank's answers; zeros on a rank that does not have them rewarded."""
         if not drawn or not ranks.speaks():
             return torch.zeros(len(drawn), dtype=torch.float64)
         ids = [t.prompt.tolist() for t in asked]
@@ -160,7 +159,7 @@ class Writer:
         return torch.tensor(rewards, dtype=torch.float64)
 
     def _answers(self, columns: Mapping[str, Tensor], order: np.ndarray, n: int) -> Answers:
-        """All answers in the order of the prompts, from columns in the order of the ranks."""
+        """All answers in prompt order, from columns in rank order."""
         rows = (order[:, None] * n + np.arange(n)).ravel().tolist()
         lengths = columns["length"].tolist()
         ids, logps = ([part.numpy() for part in columns[name].split(lengths)] for name in ("ids", "logps"))
@@ -209,8 +208,8 @@ class Writer:
 
 
 def prompts_of(iteration: int, size: int, n_prompts: int, seed: int) -> list[int]:
-    """Which prompts an iteration answers: ``size`` of one endless list, in which all prompts come in a new order each
-    time round."""
+    """Indices of the prompts of an iteration: ``size`` successive ones of an endless list of passes over all prompts,
+    each in a new order."""
     first = iteration * size
     rounds = range(first // n_prompts, (first + size - 1) // n_prompts + 1)
     order = [i for r in rounds for i in update_order(n_prompts, n_prompts, epoch=r, seed=seed)[0]]
@@ -219,51 +218,54 @@ def prompts_of(iteration: int, size: int, n_prompts: int, seed: int) -> list[int
 
 
 def seed_of(seed: int, purpose: str, number: int) -> int:
-    """A seed of its own for each iteration, in [0, 2^56)."""
+    """A separate seed for each purpose and number, in [0, 2^56)."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}/{number}".encode()).digest()[:7], "big")
 
 
-def numbers_of(found: Answers, config: OnlineConfig, kl_coef: float) -> dict[str, Tensor]:
-    """What travels with every token, ``[N, L]`` float64 each: ``old_logp``, ``advantage``, what else the loss needs."""
+def numbers_of(answers: Answers, config: OnlineConfig, kl_coef: float) -> dict[str, Tensor]:
+    """Per-token numbers for the loss, ``[N, L]`` float64 each: ``old_logp``, ``advantage`` and others it needs."""
     advantages = METHODS[config.method].advantages
     assert advantages is not None, f"{config.method} learns from rewards and has no advantages"
-    return {"old_logp": found.old_logp, **advantages(found, config, kl_coef)}
+    return {"old_logp": answers.old_logp, **advantages(answers, config, kl_coef)}
 
 
-def _trees(asked: Sequence[Tree], found: Answers, numbers: dict[str, Tensor], n: int) -> list[Tree]:
-    lengths = found.mask.sum(1).tolist()
+def _trees(asked: Sequence[Tree], answered: Answers, numbers: dict[str, Tensor], n: int) -> list[Tree]:
+    lengths = answered.mask.sum(1).tolist()
     plain = {name: table.float().numpy() for name, table in numbers.items()}
     answers = [
         Branch(s.ids, np.ones(length, dtype=bool), {name: table[k, :length] for name, table in plain.items()})
-        for k, (s, length) in enumerate(zip(found.drawn, lengths, strict=True))
+        for k, (s, length) in enumerate(zip(answered.drawn, lengths, strict=True))
     ]
     return [rollout_tree(t, answers[k * n : (k + 1) * n]) for k, t in enumerate(asked)]
 
 
-def figures(found: Answers, numbers: dict[str, Tensor], kl_coef: float, n: int) -> dict[str, float]:
-    """What there is to say about a rollout, each a mean over all its answers (names as the field knows them from TRL).
+def figures(answers: Answers, numbers: dict[str, Tensor], kl_coef: float, n: int) -> dict[str, float]:
+    """Metrics of a rollout, each a mean over all its answers (named as in TRL).
 
-    ``objective/kl`` is the mean of log pi - log pi_ref, ``objective/kl_exact`` the mean sum of the next tokens' exact
-    KLs (unbiased too, and steadier); ``rollout/same_reward`` the share of prompts whose answers all got the same.
+    ``objective/kl`` is the mean of log pi - log pi_ref; ``objective/kl_exact`` is the mean sum of exact next-token KLs
+    (also unbiased, with lower variance); ``rollout/same_reward`` is the share of prompts whose answers all got the same
+    reward.
     """
-    groups = found.scores.reshape(-1, n)
-    said = {
-        "objective/scores": float(found.scores.mean()),
-        "objective/kl": float(found.log_ratio.mean()),
-        "objective/kl_exact": float(found.kl.sum(1).mean()),
-        "objective/rlhf_reward": float((found.scores - kl_coef * found.log_ratio).mean()),
-        "objective/entropy": float(-found.old_logp.sum(1).mean()),
+    groups = answers.scores.reshape(-1, n)
+    metrics = {
+        "objective/scores": float(answers.scores.mean()),
+        "objective/kl": float(answers.log_ratio.mean()),
+        "objective/kl_exact": float(answers.kl.sum(1).mean()),
+        "objective/rlhf_reward": float((answers.scores - kl_coef * answers.log_ratio).mean()),
+        "objective/entropy": float(-answers.old_logp.sum(1).mean()),
         "objective/kl_coef": kl_coef,
-        "rollout/length": float(found.mask.sum(1).double().mean()),
-        "rollout/eos_rate": float(np.mean([s.stop == "eos" for s in found.drawn])),
+        "rollout/length": float(answers.mask.sum(1).double().mean()),
+        "rollout/eos_rate": float(np.mean([s.stop == "eos" for s in answers.drawn])),
     }
-    if len(found.scores) > 1:
-        said["objective/scores_sd"] = float(found.scores.std())
+    if len(answers.scores) > 1:
+        metrics["objective/scores_sd"] = float(answers.scores.std())
     if n > 1:
-        said["rollout/same_reward"] = float((groups.std(1) <= _ROUNDING * (1 + groups.abs().amax(1))).double().mean())
+        metrics["rollout/same_reward"] = float(
+            (groups.std(1) <= _ROUNDING * (1 + groups.abs().amax(1))).double().mean()
+        )
     if "target" in numbers:
-        said["value/explained_variance"] = explained_variance(numbers["target"], numbers["old_value"], found.mask)
-    return said
+        metrics["value/explained_variance"] = explained_variance(numbers["target"], numbers["old_value"], answers.mask)
+    return metrics
 
 
 def explained_variance(target: Tensor, value: Tensor, mask: Tensor) -> float:
@@ -273,8 +275,8 @@ def explained_variance(target: Tensor, value: Tensor, mask: Tensor) -> float:
     return 1 - float(left.var(correction=0)) / spread if spread > 0 else 0.0
 
 
-def _check_start(found: Answers, dtype: torch.dtype) -> None:
-    gap = float((found.old_logp - found.ref_logp).abs().max())
+def _check_start(answers: Answers, dtype: torch.dtype) -> None:
+    gap = float((answers.old_logp - answers.ref_logp).abs().max())
     if not gap <= _START_TOLERANCE.get(dtype, _START_TOLERANCE_LOW):
         raise AfzalError(
             f"policy and reference differ by {gap:.3g} nats at a token before any training",
@@ -284,22 +286,22 @@ def _check_start(found: Answers, dtype: torch.dtype) -> None:
 
 
 def held_out(writer: Writer, prompts: Sequence[Tree], turns: Sequence[Turns]) -> Callable[[float], dict[str, float]]:
-    """A function from the strength of the KL penalty to what the policy's answers to held-out prompts are worth.
+    """A function from the KL penalty's strength to metrics of the policy's answers to held-out prompts.
 
-    The prompts and the seed are the same each time. ``objective`` is reward - kl_coef KL: what training raises.
+    Prompts and seed are the same each time. ``objective`` is reward - kl_coef KL, which training maximises.
     """
     few, writer = slice(0, writer.config.eval_prompts), replace(writer, critic=None)
 
     def look(kl_coef: float) -> dict[str, float]:
-        found = writer.answer(prompts[few], turns[few], n=1, seed=seed_of(writer.config.seed, "held-out", 0))
-        kl = found.kl.sum(1)
-        lengths = found.mask.sum(1).double()
-        said = {"n": float(len(kl)), "reward": float(found.scores.mean()), "kl": float(kl.mean())}
+        answers = writer.answer(prompts[few], turns[few], n=1, seed=seed_of(writer.config.seed, "held-out", 0))
+        kl = answers.kl.sum(1)
+        lengths = answers.mask.sum(1).double()
+        figures = {"n": float(len(kl)), "reward": float(answers.scores.mean()), "kl": float(kl.mean())}
         if len(kl) > 1:
-            errors = [mean(clustered(range(len(kl)), values.tolist())).se for values in (found.scores, kl)]
-            said |= {"reward_se": errors[0], "kl_se": errors[1]}
-        ends = float(np.mean([s.stop == "eos" for s in found.drawn]))
-        said |= {"samples/length": float(lengths.mean()), "samples/eos_rate": ends}
-        return said | {"objective": said["reward"] - kl_coef * said["kl"]}
+            errors = [mean(clustered(range(len(kl)), values.tolist())).se for values in (answers.scores, kl)]
+            figures |= {"reward_se": errors[0], "kl_se": errors[1]}
+        ends = float(np.mean([s.stop == "eos" for s in answers.drawn]))
+        figures |= {"samples/length": float(lengths.mean()), "samples/eos_rate": ends}
+        return figures | {"objective": figures["reward"] - kl_coef * figures["kl"]}
 
     return look

@@ -1,4 +1,4 @@
-"""What a run holds in memory: model, objectives, reference, optimiser; from the settings and the prepared data."""
+"""Set up a run from settings and prepared data: model, objectives, reference and optimiser."""
 
 from __future__ import annotations
 
@@ -44,18 +44,17 @@ from afzal.train.tensor import refuse_uncut
 from afzal.train.update import Accumulate, accumulate
 
 _EVALUATIONS_PER_RUN = 10
-_PROBED = 2  # trees with images or sounds that sharing is tried on
-_RSLORA_ALPHA = 8.0  # PEFT's own; constant, since the scale alpha / sqrt(rank) is what suits every rank
+_PROBED = 2  # trees with images or sounds to try sharing on
+_RSLORA_ALPHA = 8.0  # PEFT's default; constant, since the scale alpha / sqrt(rank) suits every rank
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
     """Everything a run holds in memory.
 
-    ``look`` evaluates a policy that writes its own answers; others are evaluated on the held-out trees. ``start`` is
-    the policy as it was before training, a reference that can be run: what the KL is measured to, and a moving
-    reference's stand-in on held-out data; None where neither is asked for. ``save_dtype`` is the number format of the
-    weights that the run leaves.
+    ``look`` evaluates a policy that samples its own answers; others are evaluated on the held-out trees. ``start`` is
+    the policy before training, as a reference that can be run: the KL is measured to it, and it replaces a moving
+    reference on held-out data; None if neither is needed. ``save_dtype`` is the number format of the saved weights.
     """
 
     model: Any
@@ -69,21 +68,21 @@ class Setup:
     start: Any = None
     reference_moves: bool = False
     notes: tuple[str, ...] = ()
-    starts_elsewhere: str = ""  # a new adapter that is not the identity, in words
+    starts_elsewhere: str = ""  # description of a new adapter that is not the identity
     gradient: Accumulate = accumulate
     look: Callable[[], dict[str, float]] | None = None
     architecture: str = ""
     save_dtype: torch.dtype = torch.float32
 
     def whole(self, folder: Path) -> Any:
-        """The model in one piece, for saving; None on a rank that does not save.
+        """The unsharded model, for saving; None on a rank that does not save.
 
         Args:
-            folder: on the disk that has room for it, where it is put together out of pieces.
+            folder: on a disk with room for it, where its shards are gathered.
         """
         if not isinstance(self.weights, Sharded):
             return self.model
-        # an adapter that is merged into the model is so in float32
+        # adapters are merged in float32
         merged = is_adapted(self.model) and is_reward_model(self.model)
         return self.weights.whole(folder, partial(cast_as_saved, dtype=torch.float32 if merged else self.save_dtype))
 
@@ -102,8 +101,8 @@ def set_up(
         raise AfzalError("prompts with images or sounds cannot follow virtual tokens", remedy="adapter=lora")
     if ranks.tensor() > 1:
         refuse_uncut(model, ranks.tensor())
-    architecture = type(model).__name__  # before it is cut, which gives it a class of its own
-    # under quantize the adapter is in float32 already, and the base model in the format that computes
+    architecture = type(model).__name__  # before sharding, which changes its class
+    # under quantize the adapter is in float32 already, and the base model in the compute dtype
     dtype = "fp32" if _is_quantized(config) else dtype_of(config, device)
     parallel.refuse_rounded(model, dtype)
     pieces = opened.unread and parallel.read_in_pieces(model, opened.unread, dtype, device, begun.named(config))
@@ -128,7 +127,7 @@ def set_up(
     notes += [f"prompts are not shared: {why_unshared}"] if why_unshared else []
     notes += [note] if (note := router_note(model.config)) else []
     notes += [ablation_note(model, shown, layout)] if shown else []
-    notes += [f"every rank has loaded the whole model: {opened.why_whole}"] if opened.why_whole else []
+    notes += [f"every rank has loaded the full model: {opened.why_whole}"] if opened.why_whole else []
     start = start_of(config, weights, prepared, reference, device)
     notes += memory.fit(config, prepared, memory.Held(weights, reference, critic, start), layout)
     if is_adapted(model) and not config.has_new_adapter and config.lr == type(config).model_fields["lr"].default:
@@ -165,7 +164,7 @@ def _learning(
     reference: Reference | None,
     critic: Critic | None,
 ) -> tuple[Method, Feed | Rollouts | Episodes, Accumulate, Callable[[], dict[str, float]] | None]:
-    """The method, what it is trained on, how an update gets its gradient, and :attr:`Setup.look`."""
+    """The method, its feed, the function that computes an update's gradient, and :attr:`Setup.look`."""
     if config.rollouts is not None:
         assert reference is not None
         method = Method(prepared.recipe.terms, critic=critic, temperature=config.rollouts.temperature)
@@ -180,16 +179,16 @@ def _learning(
 
 
 def _settle_towers(config: TrainConfig, model: Any) -> None:
-    """Freeze what encodes images and sounds, unless it is to train."""
+    """Freeze the encoders of images and sounds, unless they should train."""
     trains = config.policy is not None and config.policy.train_towers
     if trains and not towers(model):
-        raise AfzalError("train_towers has no effect: the model reads texts alone", remedy="leave it out")
+        raise AfzalError("train_towers has no effect: the model reads text only", remedy="leave it out")
     if not trains:
         freeze_towers(model)
 
 
 def _adapted(config: TrainConfig, opened: parallel.Opened) -> Any:
-    """The model with the adapter that is asked for, fresh or of a folder, if one is."""
+    """The model with the requested adapter, if any, fresh or from a folder."""
     kind, model = config.adapter_kind, opened.model
     if kind is not None and is_adapted(model):
         setting = "adapter" if config.adapter else "lora_rank"
@@ -212,7 +211,7 @@ def _adapted(config: TrainConfig, opened: parallel.Opened) -> Any:
 
 
 def _weights(config: TrainConfig, model: Any, dtype: Dtype, *, offload: bool = False) -> Weights:
-    """The weights of a whole model as the optimiser moves them; the model computes in ``dtype`` from now on."""
+    """The optimiser's weights of an unsharded model, which computes in ``dtype`` from now on."""
     weights = Weights(model, dtype, offload=offload)
     if config.adapter_kind == "dora":
         start_norms(model)
@@ -258,7 +257,8 @@ def _method(config: TrainConfig, model: Any, prepared: Prepared, layout: Layout,
 
 
 def _optimizer(config: TrainConfig, weights: Weights | Sharded, method: Method) -> torch.optim.Optimizer:
-    """Over the model's weights; over the learned scalars and the value model's weights at rates of their own."""
+    """The optimiser of the model's weights, and, at separate rates, of learned scalars and the value model's
+    weights."""
     groups: list[dict[str, Any]] = [{"params": members} for members in alike(weights.masters.values())]
     if method.learned:
         assert config.chosen is not None
@@ -279,7 +279,7 @@ def _optimizer(config: TrainConfig, weights: Weights | Sharded, method: Method) 
 
 
 def steps_of(config: TrainConfig, feed: Updates) -> int:
-    """Updates of the run: those of the epochs or iterations, or ``max_steps`` if that is less."""
+    """Number of updates of the run: from epochs or iterations, or ``max_steps`` if that is less."""
     steps = max(1, round(config.epochs * feed.updates_per_epoch))
     asked = config.rollouts
     if asked is not None and asked.iterations is not None:
@@ -305,7 +305,7 @@ def _settings(config: TrainConfig, feed: Updates, evaluates: bool) -> Settings:
 def _sharing(
     config: TrainConfig, model: Any, longest: int, shown: Sequence[Tree], pieces: Sharded | None
 ) -> tuple[Sharing, str]:
-    """How prompts are laid out, and why they are not shared where that was not asked for."""
+    """The layout of prompts, and why they are not shared if the settings do not say so."""
     if ranks.world() > 1 and (reason := rotary.why_not_share(model, longest)):
         raise AfzalError(
             f"this model cannot be trained over {ranks.world()} ranks",
@@ -321,14 +321,14 @@ def _sharing(
 
 
 def dtype_of(config: ModelSettings, device: torch.device) -> Dtype:
-    """What ``auto`` resolves to: bf16 on a GPU that has it, else fp32."""
+    """The number format, with ``auto`` resolved to bf16 on a GPU that supports it, else fp32."""
     if config.dtype != "auto":
         return config.dtype
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
 
 
 def reference_weights(setup: Setup) -> dict[str, torch.Tensor]:
-    """The weights of a reference that moves, by name; nothing of one that stays."""
+    """The weights of a moving reference, by name; empty for a fixed one."""
     reference = setup.reference
     if not setup.reference_moves or not isinstance(reference, Frozen):
         return {}

@@ -1,4 +1,4 @@
-"""What a run says before it trains: where it begins, the model, the data and what became of them, the work."""
+"""The lines that a run prints before training: starting point, model, data and drops, amount of work."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from afzal.train.loop import State
 
 
 def plan(config: TrainConfig) -> list[str]:
-    """What a run would do, from the data alone: rows and where they went, updates, tokens. Loads no model."""
+    """Describe a run from the data alone: rows kept and dropped, updates, tokens. Loads no model."""
     prepared = prepare(config)
     if config.rollouts is not None:
         feed = online.planned(config.rollouts, prepared)
@@ -29,9 +29,9 @@ def plan(config: TrainConfig) -> list[str]:
 
 
 def banner(config: TrainConfig, run: runs.Run, setup: Setup, prepared: Prepared, begun: Sequence[str]) -> list[str]:
-    """The lines above the first update; ``begun`` stands last."""
+    """Lines printed before the first update; ``begun`` is last."""
     model, reference = run.facts()["model"], setup.reference
-    several = f", in pieces on {ranks.world()} ranks" if ranks.world() > 1 else ""
+    several = f", sharded over {ranks.world()} ranks" if ranks.world() > 1 else ""
     several += f", of which {ranks.tensor()} share every matrix" if ranks.tensor() > 1 else ""
     counts = f"{model['trainable']:,} of {model['parameters']:,} weights train"
     notes = [*advice(config, model["parameters"]), _ends_before(config, setup.feed), _pace(setup, model["trainable"])]
@@ -46,7 +46,7 @@ def banner(config: TrainConfig, run: runs.Run, setup: Setup, prepared: Prepared,
 
 
 def begun(run: runs.Run, state: State) -> str:
-    """Where a resumed run begins, for the person who resumed it."""
+    """A line that says where a resumed run starts."""
     if state.step:
         return f"resuming after step {state.step}"
     before = run.facts().get("step", 0)
@@ -76,7 +76,7 @@ def _data_lines(config: TrainConfig, prepared: Prepared, steps: int) -> list[str
 
 
 def _ends_before(config: TrainConfig, feed: Updates) -> str:
-    """What to say where the epochs or iterations end before ``max_steps``, which takes updates away and adds none."""
+    """A note if the epochs or iterations end before ``max_steps``, which only limits updates and never adds any."""
     steps = steps_of(config, feed)
     if config.max_steps is None or steps >= config.max_steps:
         return ""
@@ -87,5 +87,5 @@ def _ends_before(config: TrainConfig, feed: Updates) -> str:
     else:
         passes = f"epochs={config.epochs:g}"
         remedy = f"epochs={math.ceil(config.max_steps / feed.updates_per_epoch)}"
-    found = f"{passes} ends after {plural(steps, 'update')}; {remedy} does not"
-    return f"max_steps {config.max_steps:,} is not reached: {found}"
+    reason = f"{passes} ends after {plural(steps, 'update')}; {remedy} does not"
+    return f"max_steps {config.max_steps:,} is not reached: {reason}"

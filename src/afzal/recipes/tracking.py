@@ -1,4 +1,4 @@
-"""The trackers of a run, opened with what the run knows of itself."""
+"""Open the experiment trackers of a run."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from afzal import runs, trackers
 from afzal.config import TrainConfig
 from afzal.train import ranks
 
-_PARTS = 4  # of a path outside the working folder, in a name
+_PARTS = 4  # in the name of a run outside the working folder
 
 
 def tracked(config: TrainConfig, run: runs.Run, say: Callable[[str], None]) -> AbstractContextManager[trackers.Relay]:
-    """The relay to the trackers of ``report_to``, by rank 0. What the metrics already hold goes to those that lack it.
+    """The relay to the trackers of ``report_to``, on rank 0. Trackers first get existing metrics that they lack.
 
     Args:
-        say: takes lines for the person.
+        say: prints lines for the user.
     """
     names = (config.report_to or ()) if ranks.leads() else ()
     about = trackers.About(name_of(run.path), run.path, runs.redact_config(config.model_dump(mode="json")))
@@ -25,9 +25,9 @@ def tracked(config: TrainConfig, run: runs.Run, say: Callable[[str], None]) -> A
 
 
 def name_of(folder: Path) -> str:
-    """What a run is called: its path below the working folder, without a leading ``runs/``.
+    """A run's name: its path below the working folder, without a leading ``runs/``.
 
-    The last part alone would not do: every round of ``afzal iterate`` trains in a folder ``run``.
+    The last part alone would be ambiguous: every round of ``afzal iterate`` trains in a folder ``run``.
     """
     path, here = folder.resolve(), Path.cwd().resolve()
     parts = path.relative_to(here).parts if path.is_relative_to(here) else path.parts[-_PARTS:]
@@ -35,6 +35,6 @@ def name_of(folder: Path) -> str:
 
 
 def catch_up(config: TrainConfig, run: runs.Run, say: Callable[[str], None]) -> None:
-    """Send what trackers lack of a finished run."""
+    """Send trackers the metrics of a finished run that they lack."""
     with tracked(config, run, say) as relay:
         relay.whole = True

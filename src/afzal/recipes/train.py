@@ -52,7 +52,7 @@ from afzal.train.timer import SaveTimer
 
 
 class Stopped(AfzalError):  # noqa: N818 - a request, not a fault
-    """The run was asked to stop; it has saved a checkpoint. ``signal`` is the name of what asked."""
+    """The run was asked to stop and has saved a checkpoint. ``signal`` names the source of the request."""
 
     def __init__(self, signal: str, path: Path, step: int, remedy: str = "") -> None:
         super().__init__(
@@ -75,16 +75,15 @@ def train(
 
     Args:
         resume: continue the run in ``config.out`` from its newest sound checkpoint.
-        command: what the person typed, for the record.
-        model, tokenizer: objects to train instead of those of ``config.model``; the reference is then made of these
-            very weights.
-        callbacks: called while it trains.
+        command: the user's command line, for the record.
+        model, tokenizer: objects to train instead of ``config.model``; the reference is then made from these weights.
+        callbacks: called during training.
 
     Raises:
-        AfzalError: a fault of the input or the set-up; :class:`Stopped` when a signal ended the run early.
+        AfzalError: a fault in the input or the setup; :class:`Stopped` if a signal ended the run early.
 
-    Under ``torchrun`` all ranks call this alike; they train one model together, and rank 0 writes the folder. Started
-    once more after a rank had died, they resume the run.
+    Under ``torchrun`` all ranks call this in the same way; they train one model together, and rank 0 writes the folder.
+    If they are restarted after a rank died, they resume the run.
     """
     parallel.refuse(config, model)
     if config.push_to_hub is not None:
@@ -92,7 +91,7 @@ def train(
     trackers.refuse_unready(config.report_to or ())
     device = pick_device(ranks.own_device(config.device))
     with ranks.joined(device, config.tensor_parallel):
-        # asked of all: a machine that came back knows of no restart
+        # ask all ranks: a machine that came back does not know of the restart
         resume = any(ranks.gather(resume or parallel.is_restart(config.out)))
         with fixed_date(Path(config.out) / "run.json", resume) as date:
             return _joined(config, resume, command, date, model, tokenizer, callbacks or Callbacks())
@@ -112,8 +111,8 @@ def _joined(
             catch_up(config, run, parallel.reporter(0, 0).say)
         parallel.reporter(0, 0).say(f"{run.path} has finished: there is nothing left to do")
         return run.path
-    begun = {"command": command, "launch": launched.launch()}
-    run.update(template_date=date, **{name: said for name, said in begun.items() if said})
+    facts = {"command": command, "launch": launched.launch()}
+    run.update(template_date=date, **{name: said for name, said in facts.items() if said})
     restored = nullcontext() if model is None else attention_restored(model)
     with run, restored, stop_on_signals() as signals:
         try:
@@ -121,7 +120,7 @@ def _joined(
         except Stopped:
             raise
         except BaseException as error:
-            with suppress(AfzalError):  # on a full disk even this may fail; the first error is the one to tell
+            with suppress(AfzalError):  # on a full disk even this may fail; the first error is the one to report
                 run.update(status="failed", stop_reason=f"{type(error).__name__}: {error}", finished=_now())
             raise
 
@@ -131,12 +130,12 @@ def _train(
 ) -> Path:
     torch.manual_seed(config.seed)
     device = pick_device(ranks.own_device(config.device))
-    given = outputs.input_format(config.model, model)
+    input_dtype = outputs.input_format(config.model, model)
     if model is not None:
         switch_off_dropout(model.to(device).eval())
         fuse_norms(model)
     setup = set_up(config, prepared, _opened(config, prepared, device, model), device, run)
-    setup = replace(setup, save_dtype=outputs.saved_format(config, setup.model, given))
+    setup = replace(setup, save_dtype=outputs.saved_format(config, setup.model, input_dtype))
     try:
         return _run(config, run, setup, audience, resume)
     finally:
@@ -144,17 +143,17 @@ def _train(
 
 
 def _opened(config: TrainConfig, prepared: Prepared, device: torch.device, model: Any) -> parallel.Opened:
-    """The model to train; over several ranks without its weights, where each rank can read its own pieces of them."""
+    """The model to train; with several ranks without its weights, if each rank can read its own shards."""
     if config.scorer is not None:
         return reward.start(config, config.scorer, prepared, device, model)
     if model is not None or ranks.world() == 1:
         return parallel.Opened(_starting_model(config, device) if model is None else model)
-    found = parallel.opened(partial(blank_model, config.model), parallel.why_whole(config))
-    return found if found.unread is not None else replace(found, model=_starting_model(config, device))
+    opened = parallel.opened(partial(blank_model, config.model), parallel.why_whole(config))
+    return opened if opened.unread is not None else replace(opened, model=_starting_model(config, device))
 
 
 def _starting_model(config: TrainConfig, device: torch.device) -> Any:
-    """The model in float32; under quantize the layers that stay whole are in the format that computes."""
+    """The model in float32; under quantize, unquantised layers are in the compute dtype."""
     quantize = config.policy.quantize if config.policy is not None else None
     low = quantize is not None and dtype_of(config, device) == "bf16"
     return load_model(config.model, device=device, dtype=torch.bfloat16 if low else torch.float32, quantize=quantize)
@@ -166,15 +165,15 @@ def _run(config: TrainConfig, run: runs.Run, setup: Setup, audience: Audience, r
     if resume:
         refuse_runtime(run, runtime)
     state = checkpoints.restore(run, setup) if resume else State()
-    begun = [telling.begun(run, state), *other_machine(run, runtime)] if resume else []
-    begun += parallel.fewer_tokens(run, setup.feed.layout, state) if resume else []
-    if config.tokens_per_forward is None:  # what was measured once holds, whatever memory is free when a run is resumed
+    start_lines = [telling.begun(run, state), *other_machine(run, runtime)] if resume else []
+    start_lines += parallel.fewer_tokens(run, setup.feed.layout, state) if resume else []
+    if config.tokens_per_forward is None:  # the first measurement holds, whatever memory is free when a run is resumed
         state.tokens_per_forward = state.tokens_per_forward or setup.feed.layout.tokens_per_forward
     _announce(config, run, setup, prepared, runtime)
     watch = Watch.make(config, setup.model, prepared, setup.start, setup.feed.layout, run.path)
     shown = parallel.reporter(setup.settings.steps, state.step)
     with shown as reporter, tracked(config, run, reporter.say) as relay:
-        for line in telling.banner(config, run, setup, prepared, begun) if ranks.leads() else ():
+        for line in telling.banner(config, run, setup, prepared, start_lines) if ranks.leads() else ():
             reporter.say(line)
         hooks = _hooks(config, run, setup, watch, reporter, replace(audience, relay=relay))
         checkpoints.require_room(config, run, setup)
@@ -182,7 +181,7 @@ def _run(config: TrainConfig, run: runs.Run, setup: Setup, audience: Audience, r
             check_first_loss(setup, reporter.say)
         reason = _fit(config, setup, hooks, state)
         if reason == STOPPED and not due(state.step, setup.settings.eval_every_steps):
-            evaluate_and_log(hooks, state)  # the loop has not done so at this step
+            evaluate_and_log(hooks, state)  # the loop has not evaluated at this step
         relay.whole = reason not in EXIT_CODES
     run.update(step=state.step, seconds=round(state.seconds, 3), stop_reason=reason)
     if reason in EXIT_CODES:
@@ -196,7 +195,7 @@ def _run(config: TrainConfig, run: runs.Run, setup: Setup, audience: Audience, r
 
 
 def _fit(config: TrainConfig, setup: Setup, hooks: Hooks, state: State) -> str:
-    """The loop; why it stopped. Memory that runs out for good is reported term by term."""
+    """Run the loop and return why it stopped. If memory runs out for good, report it term by term."""
     layout = setup.feed.layout
     layout.tokens_per_forward = state.tokens_per_forward or layout.tokens_per_forward
     parts = (setup.model, setup.method, setup.feed, setup.optimizer, setup.settings)
@@ -205,19 +204,19 @@ def _fit(config: TrainConfig, setup: Setup, hooks: Hooks, state: State) -> str:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        said = str(error).strip().partition("\n")[0]
-    # here, where nothing holds the tensors of the pass that failed
+        message = str(error).strip().partition("\n")[0]
+    # outside the except block, so that nothing holds the tensors of the failed pass
     forget_gradient(setup.weights, setup.method)
     held = Held(setup.weights, setup.reference, setup.method.critic, setup.start)
-    error = ran_out(config, setup.prepared, held, layout, said)
+    error = ran_out(config, setup.prepared, held, layout, message)
     if ranks.world() == 1:
         raise error
-    again = "--resume, or torchrun --max-restarts, starts all ranks again in passes of half the size"
+    again = "--resume, or torchrun --max-restarts, restarts all ranks with passes of half the size"
     raise AfzalError(error.what, why=error.why, remedy=f"{again}; or {error.remedy}")
 
 
 def _open(config: TrainConfig, prepared: Prepared, model: Any, resume: bool) -> runs.Run:
-    """The run's folder, made or taken up by rank 0; other ranks only read it."""
+    """The run's folder, created or opened by rank 0; other ranks only read it."""
     ranks.led(lambda: _begin(config, prepared, model, resume))
     return runs.Run(Path(config.out), writes=ranks.leads())
 
@@ -248,22 +247,22 @@ def _begin(config: TrainConfig, prepared: Prepared, model: Any, resume: bool) ->
 def _hooks(
     config: TrainConfig, run: runs.Run, setup: Setup, watch: Watch, reporter: Reporter, audience: Audience
 ) -> Hooks:
-    # prompts alone are not batches: a policy that answers them is evaluated in another way
+    # prompts alone are not batches: a policy that answers them is evaluated differently
     batches = [] if setup.look else setup.feed.layout.own(setup.prepared.evaluation)[0]
     mismatched = setup.feed.layout.own(setup.prepared.evaluation_mismatched)[0]
     follows = sync_steps(config)
     reference, method = setup.reference, setup.method
     if method.reference:
-        # a reference that follows the policy would show at every move a policy that has not moved: the start judges
+        # against a reference that follows it, a policy seems unmoved after every move: compare it with the start
         judge = setup.start if follows and batches else method.reference
-        # where logits of the reference are asked for, those are not remembered
+        # logits of the reference are not remembered
         method = replace(method, reference=judge if method.statistics else Remembered(judge))
 
     def look(step: int, carried: Carried) -> dict[str, float]:
         if setup.look is not None:
             return {**watch.look(step), **setup.look()}
-        found = evaluate(setup.model, method, batches, mismatched, carried)
-        return {"n": float(len(setup.prepared.evaluation)), **found, **watch.look(step)}
+        figures = evaluate(setup.model, method, batches, mismatched, carried)
+        return {"n": float(len(setup.prepared.evaluation)), **figures, **watch.look(step)}
 
     alarms = online.Alarms(reporter.say, run.metrics("rollout"), config)
 
@@ -291,7 +290,8 @@ def _hooks(
             follow(reference, setup.model, config.referenced.reference_mixup)
 
     def stopped() -> str | None:
-        return ranks.first(audience.requested())  # a signal reaches ranks at different steps, and stops all at the same
+        # a signal reaches ranks at different steps, and must stop all of them at the same step
+        return ranks.first(audience.requested())
 
     evaluated = look if setup.prepared.evaluation else None
     lost = partial(parallel.remember_smaller, run.path)
@@ -342,7 +342,7 @@ def _parameters(method: Method) -> dict[str, Any]:
 
 
 def _keep_best(run: runs.Run, setup: Setup, state: State, watch: Watch) -> None:
-    """After an early stop: the weights of the lowest held-out loss, and what they say."""
+    """After an early stop: restore the weights with the lowest held-out loss, and sample from them."""
     if checkpoints.best(run, setup):
         watch.look(state.best_step)
     reason = f"held-out loss did not improve; kept the weights of step {state.best_step}"
@@ -352,7 +352,7 @@ def _keep_best(run: runs.Run, setup: Setup, state: State, watch: Watch) -> None:
 def _finish(config: TrainConfig, run: runs.Run, setup: Setup, state: State) -> Path:
     sections: Sequence[report.Section] = ()
     shift = 0.0
-    if config.scorer is not None:  # in the format of the training, as every evaluation is
+    if config.scorer is not None:  # in the number format of training, like every evaluation
         sections, shift = reward.judged(config.scorer, run, setup.model, setup.prepared, setup.feed.layout)
     setup.weights.restore()
     if setup.method.learned:
@@ -369,7 +369,7 @@ def _finish(config: TrainConfig, run: runs.Run, setup: Setup, state: State) -> P
             _remember_stop_ids(model, setup.prepared)
             with rounded(model):
                 save_model(model, setup.prepared.speaker.files, run.path)
-        runs.force_to_disk(run.path)  # not only in a cache when run.json says that it is there
+        runs.force_to_disk(run.path)  # on disk, not only in a cache, when run.json says finished
         run.update(status="finished", finished=_now(), seconds=round(state.seconds, 3))
         report.write_card(run.path)
         report.build(run.path, sections)
@@ -381,7 +381,7 @@ def _finish(config: TrainConfig, run: runs.Run, setup: Setup, state: State) -> P
 
 
 def _remember_stop_ids(model: Any, prepared: Prepared) -> None:
-    """Plain `transformers` generation from the saved folder then stops where the responses were trained to."""
+    """Make plain `transformers` generation from the saved folder stop where the responses were trained to stop."""
     if model.generation_config is not None:
         model.generation_config.eos_token_id = prepared.ends
 

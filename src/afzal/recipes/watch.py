@@ -1,4 +1,4 @@
-"""What the policy says to held-out prompts while it learns, and how far it has moved: measured on its own samples."""
+"""Sample from the policy on held-out prompts during training, and measure how far it has moved on these samples."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from afzal.train.feed import Layout
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """Samples some held-out prompts at every evaluation; the same prompts and seed each time.
+    """Samples answers to some held-out prompts at every evaluation, with the same prompts and seed each time.
 
-    ``start`` is the policy as it was before training, where the distance to it is to be measured. ``given`` are the
-    columns of each prompt's row that ask for an answer.
+    ``start`` is the policy before training, if the distance to it is measured. ``given`` are the prompt columns of each
+    row.
     """
 
     model: Any
@@ -83,9 +83,9 @@ class Watch:
         )
 
     def look(self, step: int) -> dict[str, float]:
-        """Sample, measure lengths, how often an EOS ended the answer, and the KL to the start in nats per answer.
+        """Sample; measure lengths, the share of answers that end in EOS, and the KL to the start in nats per answer.
 
-        The samples go to ``samples.jsonl``: as ``before`` at step 0, else in place of the last ``after``.
+        Samples are written to ``samples.jsonl``: as ``before`` at step 0, else replacing the last ``after``.
         """
         if not self.prompts:
             return {}
@@ -93,14 +93,14 @@ class Watch:
         stage = "before" if step == 0 else "after"
         self._keep(stage, [self._record(s, stage, step) for s in drawn])
         lengths = [len(s.ids) for s in drawn]
-        said = {
+        figures = {
             "samples/length": float(np.mean(lengths)),
             "samples/eos_rate": float(np.mean([s.stop == "eos" for s in drawn])),
         }
-        return said | self._kl(drawn)
+        return figures | self._kl(drawn)
 
     def _keep(self, stage: str, records: list[dict[str, Any]]) -> None:
-        """Replace the samples of this stage: a resumed run may come by here a second time."""
+        """Replace the samples of this stage, which a resumed run may have written before."""
         if not ranks.leads():
             return
         others = [r for r in runs.read_jsonl(self.path) if r["stage"] != stage] if self.path.exists() else []
@@ -108,10 +108,10 @@ class Watch:
         runs.atomic_write(self.path, lines)
 
     def _kl(self, drawn: Sequence[Sample]) -> dict[str, float]:
-        """KL(policy || start) of whole answers at temperature 1, whatever that of the samples that are shown.
+        """KL(policy || start) of full answers at temperature 1, independent of the temperature of the shown samples.
 
-        A mean over prompts, with the standard error and the 95 % interval (Student's t) that prompts give it. Where
-        ``kl_cut``, the share of answers that reached the limit, is not 0, it is the KL of their first tokens alone.
+        A mean over prompts, with its standard error and 95 % interval (Student's t) over prompts. If ``kl_cut``, the
+        share of answers that reached the limit, is not 0, those answers contribute the KL of their first tokens only.
         """
         if self.start is None:
             return {}
@@ -122,15 +122,15 @@ class Watch:
         figure = over_seeds(values)
         if not math.isfinite(figure.value):
             return {}
-        said = {
+        figures = {
             "kl": figure.value,
             "kl_cut": float(np.mean([s.stop != "eos" for s in drawn])),
             "kl_tokens": float(np.mean([len(s.ids) for s in drawn])),
         }
         if figure.low is None or figure.high is None:
-            return said
+            return figures
         error = mean(clustered(range(len(values)), values)).se  # one answer per prompt
-        return said | {"kl_se": error, "kl_low": max(0.0, figure.low), "kl_high": figure.high}
+        return figures | {"kl_se": error, "kl_low": max(0.0, figure.low), "kl_high": figure.high}
 
     def _record(self, s: Sample, stage: str, step: int) -> dict[str, Any]:
         asked = self.prompts[s.prompt_index]
