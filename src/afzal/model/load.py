@@ -316,10 +316,10 @@ def frozen_copy(model: Any, device: torch.device | None = None) -> Any:
     Args:
         device: of the copied weights; default: the model's. Buffers stay on their device.
     """
-    known: dict[int, Any] = {}
+    copies: dict[int, Any] = {}
     if device is not None:  # weights in this table are not copied again by deepcopy
-        known = {id(p): nn.Parameter(p.detach().to(device, copy=True)) for p in model.parameters()}
-    return copy.deepcopy(model, known).eval().requires_grad_(False)
+        copies = {id(p): nn.Parameter(p.detach().to(device, copy=True)) for p in model.parameters()}
+    return copy.deepcopy(model, copies).eval().requires_grad_(False)
 
 
 # model types whose forward passes read dropout rates from the configuration

@@ -107,8 +107,8 @@ def tiled(fn: Callable[..., Tensor], *columns: Tensor, rows: int) -> Tensor:
     tiles = zip(*(column.split(rows) for column in columns), strict=True)
     if not torch.is_grad_enabled():
         return torch.cat([fn(*tile) for tile in tiles], dim=-1)
-    made: list[Any] = [checkpoint(fn, *tile, use_reentrant=False) for tile in tiles]
-    return torch.cat(made, dim=-1)
+    results: list[Any] = [checkpoint(fn, *tile, use_reentrant=False) for tile in tiles]
+    return torch.cat(results, dim=-1)
 
 
 def logits_of(model: Any, hidden: Tensor, temperature: float = 1.0) -> Tensor:

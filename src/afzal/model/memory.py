@@ -138,13 +138,13 @@ class _Made(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         read = [storage._cdata for leaf in tree_leaves((args, kwargs)) for storage in _storages(leaf)]
         of_weights = bool(read) and all(at in self._weights or at in self.fixed for at in read)
-        made = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(made):
+        results = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(results):
             for storage in _storages(leaf):
                 self.storages[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
                 # the address may have belonged to a freed storage
                 (self.fixed.add if of_weights else self.fixed.discard)(storage._cdata)
-        return made
+        return results
 
 
 def _storages(t: Any) -> Iterator[torch.UntypedStorage]:
@@ -175,9 +175,9 @@ def _left_in_group(root: Path) -> int | None:
     them, count as used there, but the system can drop them: they count as free here."""
     left = []
     for group in own_memory_limits(root):
-        said = "".join(_lines(group.used)).strip()
-        if said.isdigit():
-            left.append(group.limit - int(said) + _first_number(_lines(group.stat), group.cache))
+        used = "".join(_lines(group.used)).strip()
+        if used.isdigit():
+            left.append(group.limit - int(used) + _first_number(_lines(group.stat), group.cache))
     return min(left, default=None)
 
 

@@ -115,12 +115,12 @@ class _Products(torch.autograd.Function):
         taken = _taken(q, k, v, rows, scale)
         out, kept = torch.empty_like(taken[0]), []
         for part in rows.parts:
-            own, keys, values, made = _of_part(part, heads, k.shape[1], *taken, out)
+            own, keys, values, results = _of_part(part, heads, k.shape[1], *taken, out)
             for at, seen in part.chunks():
                 folded = _folded(own, at)
                 scores = torch.bmm(folded, keys[:, :seen].transpose(1, 2)).view(part.groups, heads, -1, seen)
                 weights = scores.add_(part.bias[..., at, :seen]).softmax(-1).view(*folded.shape[:2], seen)
-                _put(made, at, torch.bmm(weights, values[:, :seen]))
+                _put(results, at, torch.bmm(weights, values[:, :seen]))
                 kept.append(weights)
         ctx.save_for_backward(q, k, v, *kept)
         ctx.about = rows, scale, again

@@ -58,8 +58,8 @@ def load_reward_model(path: str, *, heads: int | None = None, seed: int = 0, dev
             heads than the saved ones.
     """
     folder = _whole_folder(path)
-    made = load_classifier(folder, num_labels=1, dtype=torch.float32)
-    model = _settled(made, Path(folder), heads, seed).to(device)
+    loaded = load_classifier(folder, num_labels=1, dtype=torch.float32)
+    model = _settled(loaded, Path(folder), heads, seed).to(device)
     refuse_unsound(model, path)
     return model
 
@@ -303,14 +303,14 @@ def save_reward_model(
     from safetensors.torch import save_file
 
     heads = _plain_head(model).weight.detach().float().cpu().clone()
-    whole = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
-    with stock_attention(whole):
-        _set_heads(whole, heads.mean(0, keepdim=True))
-        whole.config.num_labels = 1
-        setattr(whole.config, _SHIFT, shift)
-        with rounded(whole):
-            save_model(whole, tokenizer, path)
-        _set_heads(whole, heads.to(whole.device))
+    merged = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+    with stock_attention(merged):
+        _set_heads(merged, heads.mean(0, keepdim=True))
+        merged.config.num_labels = 1
+        setattr(merged.config, _SHIFT, shift)
+        with rounded(merged):
+            save_model(merged, tokenizer, path)
+        _set_heads(merged, heads.to(merged.device))
     if len(heads) > 1:
         save_file({"score.weight": heads}, path / HEADS_FILE, metadata={"format": "pt"})
         share_weights(path)

@@ -43,8 +43,8 @@ def refuse_silent(model: Any, path: str) -> None:
     """
     with guarded(path), torch.no_grad():
         ids = torch.zeros((1, _TRIAL), dtype=torch.int64, device=next(model.parameters()).device)
-        seen = model(input_ids=ids, use_cache=False).logits
-    if bool(seen.isnan().any()) or bool(seen.isposinf().any()):  # a model may bar a token with -inf
+        logits = model(input_ids=ids, use_cache=False).logits
+    if bool(logits.isnan().any()) or bool(logits.isposinf().any()):  # a model may bar a token with -inf
         raise AfzalError(
             f"the model in {path} computes no numbers",
             why="its weights are finite, and its logits of two tokens are not: a weight or a scale is far too large",

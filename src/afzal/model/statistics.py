@@ -63,12 +63,12 @@ def score_with(
     def read(logits: Tensor, target: Tensor, ref_logits: Tensor | None = None) -> Tensor:
         logp = adjusted(model.config, logits, temperature).log_softmax(-1)
         rows = [logp.gather(1, target[:, None])[:, 0]]
-        given = {}
+        compared = {}
         if ref_logits is not None:
-            given = {"ref_logp": adjusted(reference.model.config, ref_logits, temperature).log_softmax(-1)}
-            rows.append(given["ref_logp"].gather(1, target[:, None])[:, 0])
+            compared = {"ref_logp": adjusted(reference.model.config, ref_logits, temperature).log_softmax(-1)}
+            rows.append(compared["ref_logp"].gather(1, target[:, None])[:, 0])
         for fn, parameters in wanted:
-            rows.append(fn(logp, target, **parameters, **(given if compares_with_reference(fn) else {})))
+            rows.append(fn(logp, target, **parameters, **(compared if compares_with_reference(fn) else {})))
         return torch.stack(rows)
 
     def tile(h: Tensor, target: Tensor, *r: Tensor) -> Tensor:

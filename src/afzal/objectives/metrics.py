@@ -67,9 +67,9 @@ def means(tallies: Tally) -> dict[str, float]:
 
 def read(values: Sequence[Tensor]) -> list[float]:
     """Scalars as host numbers. All values on a GPU are read together, since each read makes the host wait."""
-    away = [value.detach().double() for value in values if value.device.type != "cpu"]
-    come = iter(torch.stack(away).tolist() if away else [])
-    return [float(value.detach()) if value.device.type == "cpu" else next(come) for value in values]
+    on_gpu = [value.detach().double() for value in values if value.device.type != "cpu"]
+    host_values = iter(torch.stack(on_gpu).tolist() if on_gpu else [])
+    return [float(value.detach()) if value.device.type == "cpu" else next(host_values) for value in values]
 
 
 def _sides(chosen: Sequence[Tensor], good: Tensor, rejected: Sequence[Tensor], bad: Tensor) -> Tally:

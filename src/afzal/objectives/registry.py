@@ -204,9 +204,7 @@ def _imported(path: str) -> Objective:
     fn = load_function(path)
     registered = next((o for o in REGISTRY.values() if o.fn is fn), None)
     if registered is None:
-        raise ValueError(
-            f"{path!r} is a function but not an objective: decorate it with @afzal.objectives.objective(...)"
-        )
+        raise ValueError(f"{path!r} is a function, not an objective: decorate it with @afzal.objectives.objective(...)")
     return registered
 
 

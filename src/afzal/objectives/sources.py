@@ -48,9 +48,7 @@ def _own_roots() -> list[Path]:
     """Folders of ``sys.path`` that hold neither the standard library nor installed packages nor Afzal."""
     installed = [*site.getsitepackages(), site.getusersitepackages(), *sysconfig.get_paths().values()]
     known = {Path(place).resolve() for place in installed} | {Path(__file__).resolve().parents[2]}
-    standard = [
-        Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")
-    ]  # lib-dynload is below them
+    standard = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")]  # contain lib-dynload
     places = [Path(place or ".").resolve() for place in sys.path]
     own = [place for place in places if place.is_dir() and place not in known]
     return [place for place in own if not any(map(place.is_relative_to, standard))]

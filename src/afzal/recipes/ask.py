@@ -57,9 +57,9 @@ def _scores(config: AskConfig, spec: str, items: Sequence[Item]) -> list[np.ndar
     if not names_function(spec):
         return heads(_score_config(config, model=spec), items)
     rows = columns_of(items, sorted({name for item in items for name in item.extra}))
-    asked = [(item, row, r) for item, row in zip(items, rows, strict=True) for r in item.responses]
-    prompts, answers = [item.prompt for item, _, _ in asked], [answer_text(r.turns) for _, _, r in asked]
-    flat = iter(reward_source(spec)(prompts, answers, None, [row for _, row, _ in asked]))
+    triples = [(item, row, r) for item, row in zip(items, rows, strict=True) for r in item.responses]
+    prompts, answers = [item.prompt for item, _, _ in triples], [answer_text(r.turns) for _, _, r in triples]
+    flat = iter(reward_source(spec)(prompts, answers, None, [row for _, row, _ in triples]))
     return [np.array([[next(flat)] for _ in item.responses]) for item in items]
 
 

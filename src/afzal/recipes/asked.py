@@ -47,5 +47,5 @@ def _item(tree: Tree, named: Sequence[Item], speaker: Speaker) -> Item | None:
     that prompt was truncated."""
     if len(named) == 1:
         return named[0]
-    asked = speaker.prompt_trees(named)
-    return next((i for i, made in zip(named, asked, strict=True) if made.prompt_key == tree.prompt_key), None)
+    candidates = speaker.prompt_trees(named)
+    return next((i for i, made in zip(named, candidates, strict=True) if made.prompt_key == tree.prompt_key), None)

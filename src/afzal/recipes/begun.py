@@ -50,9 +50,9 @@ def gradient_near_start(config: TrainConfig, weights: Weights | Sharded, items: 
     Args:
         items: number of training items; the more, the weaker a prior with ``prior_labels``.
     """
-    asked = config.policy
-    if asked is None or asked.prior is None:
+    policy = config.policy
+    if policy is None or policy.prior is None:
         return accumulate
-    scale = 1.0 if asked.prior_labels is None else asked.prior_labels / items
+    scale = 1.0 if policy.prior_labels is None else policy.prior_labels / items
     start = {name: carrier.detach().clone() for name, carrier in weights.masters.items()}
-    return partial(Prior(start, asked.prior * scale).accumulate, accumulate, weights.masters, weights.carriers)
+    return partial(Prior(start, policy.prior * scale).accumulate, accumulate, weights.masters, weights.carriers)

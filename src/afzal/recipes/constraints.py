@@ -77,13 +77,13 @@ def _cost(config: ConstrainedConfig, prepared: Prepared, layout: Layout) -> Cost
 
 def _given_columns(cost: Callable[..., Any]) -> Cost:
     """A user-defined cost, called with the columns it asks for as lists with one value per response."""
-    asked = data.asked_by(cost, _ARGUMENTS)
-    if not asked.any:
+    wanted = data.asked_by(cost, _ARGUMENTS)
+    if not wanted.any:
         return cost
 
     @wraps(cost)
     def with_columns(model: Any, pi: Tensor, ref: Tensor | None, yw: Tensor, yl: Tensor, batch: Batch) -> Tensor:
-        rows = [asked.part(t.columns) for t, _ in batch.sources]
+        rows = [wanted.part(t.columns) for t, _ in batch.sources]
         lists = {key: [row.get(key) for row in rows] for key in (rows[0] if rows else {})}
         return cost(model, pi, ref, yw, yl, batch, **lists)
 
@@ -128,13 +128,13 @@ def score_function(scorer: Scorer, speaker: Speaker, eos: Sequence[int], samplin
 
     @_counted_by(lambda batch: float(len(_asked(batch))))
     def cost(model: Any, pi: Tensor, ref: Tensor | None, yw: Tensor, yl: Tensor, batch: Batch) -> Tensor:
-        asked = _asked(batch)
-        numbers = [_number(t.item_id) for t in asked]
+        trees = _asked(batch)
+        numbers = [_number(t.item_id) for t in trees]
         seed = _number(f"update {batch.update}")
         with gathered(model):  # answers differ in length, so ranks run unequal numbers of passes
-            drawn = sample(model, asked, eos=eos, n=_ANSWERS, sampling=sampling, seed=seed, numbers=numbers)
-        costs = torch.tensor([_scored(judged, speaker, asked, s) for s in drawn], device=pi.device)
-        logps = score(model, collate(as_trees(drawn, asked), sharing, pi.device)).logps
+            drawn = sample(model, trees, eos=eos, n=_ANSWERS, sampling=sampling, seed=seed, numbers=numbers)
+        costs = torch.tensor([_scored(judged, speaker, trees, s) for s in drawn], device=pi.device)
+        logps = score(model, collate(as_trees(drawn, trees), sharing, pi.device)).logps
         better_than_others = advantages.rloo(costs.view(-1, _ANSWERS)).flatten()
         surrogate = (better_than_others * logps).mean()
         return costs.mean() + surrogate - surrogate.detach()
@@ -150,11 +150,11 @@ def _asked(batch: Batch) -> list[Tree]:
 def _scored(
     judged: Callable[[str, str, Mapping[str, Any]], float],
     speaker: Speaker,
-    asked: Sequence[Tree],
+    trees: Sequence[Tree],
     drawn: Sample,
 ) -> float:
     """The cost of a sampled answer, without its end marker."""
-    item = asked[drawn.prompt_index]
+    item = trees[drawn.prompt_index]
     prompt = item.prompt.tolist()
     text = speaker.continuation(prompt, drawn.answer.tolist())
     prompt_text = speaker.tokenizer.decode(prompt, skip_special_tokens=True)
@@ -183,8 +183,8 @@ def _token_ids(tokenizer: Any, words: Sequence[str]) -> list[int]:
 def _unsafe_trees(config: ConstrainedConfig, prepared: Prepared) -> list[Tree]:
     source = config.constraint_data or ""
     items = data.read(source).items
-    made = prepared.speaker.encode(items, max_tokens=prepared.max_tokens).trees
-    trees = expand(made)
+    encoded = prepared.speaker.encode(items, max_tokens=prepared.max_tokens).trees
+    trees = expand(encoded)
     if not trees:
         raise AfzalError("no completion could be read", where=source, remedy="rows with prompt and completion")
     return trees

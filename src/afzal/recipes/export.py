@@ -179,6 +179,6 @@ def _copied(config: ExportConfig, folder: str, files: Any) -> list[str]:
     files.save_pretrained(out)
     return [
         f"{config.out}: a copy of the adapter, for PEFT to load on {adapter_base(folder)}",
-        f"an adapter of type {kind} cannot be merged: its virtual tokens stand before every row, not in the weights",
+        f"an adapter of type {kind} cannot be merged: its virtual tokens precede every row, outside the weights",
         *_uploaded(config),
     ]

@@ -44,26 +44,29 @@ class Held:
     @property
     def trunks(self) -> list[Any]:
         """The models that keep activations: the policy, and a separate value model if there is one."""
-        beside = self.critic.trunk if self.critic is not None else None
-        return [self.weights.model] if beside is None else [self.weights.model, beside]
+        critic_trunk = self.critic.trunk if self.critic is not None else None
+        return [self.weights.model] if critic_trunk is None else [self.weights.model, critic_trunk]
 
     @property
     def measured(self) -> list[Any]:
         """Like ``trunks``, for measurements. Sharded models are replaced by stand-ins without weights, since a pass
         without a backward pass would leave layers gathered, and the next update would read stale weights."""
-        policy, *beside = self.trunks
+        policy, *others = self.trunks
         if self.critic is not None and isinstance(self.critic.weights, Sharded):
-            beside = [self.critic.weights.stand_in()]
-        return [self.weights.stand_in() if isinstance(self.weights, Sharded) else policy, *beside]
+            others = [self.critic.weights.stand_in()]
+        return [self.weights.stand_in() if isinstance(self.weights, Sharded) else policy, *others]
 
     @property
     def trained(self) -> dict[str, float]:
         """Number of trainable weights per rank, of the policy and the value model."""
         own = sum(_share(p) for p in self.weights.masters.values())
-        beside, whole = (), set[int]()
+        critic_parameters, unsharded = (), set[int]()
         if self.critic is not None:
-            beside, whole = self.critic.parameters.values(), {id(p) for p in self.critic.whole}
-        return {"policy": own, "value model": sum(p.numel() if id(p) in whole else _share(p) for p in beside)}
+            critic_parameters, unsharded = self.critic.parameters.values(), {id(p) for p in self.critic.whole}
+        return {
+            "policy": own,
+            "value model": sum(p.numel() if id(p) in unsharded else _share(p) for p in critic_parameters),
+        }
 
 
 def offloads(config: TrainConfig, part: Literal["reference", "optimizer"], device: torch.device) -> bool:
@@ -94,18 +97,20 @@ def terms(config: TrainConfig, held: Held) -> tuple[dict[str, float], dict[str, 
     """
     weights, trained = held.weights, held.trained
     current = {"weights": _bytes(weights.model.parameters())}
-    own = {id(p) for p in weights.model.parameters()}
-    current["float32 weights"] = _bytes(p for p in weights.masters.values() if id(p) not in own and not weights.offload)
+    policy_ids = {id(p) for p in weights.model.parameters()}
+    current["float32 weights"] = _bytes(
+        p for p in weights.masters.values() if id(p) not in policy_ids and not weights.offload
+    )
     for name, other in (("reference", held.reference), ("start", held.start)):
-        known = current.get("reference") and other is held.reference
-        if isinstance(other, Frozen) and not isinstance(other, Offloaded) and not known:
+        counted = current.get("reference") and other is held.reference
+        if isinstance(other, Frozen) and not isinstance(other, Offloaded) and not counted:
             current[name] = _bytes(other.model.parameters())
     if held.critic is not None:
         current["value model"] = float(sum(p.numel() * p.element_size() for p in held.critic.whole))
         if held.critic.trunk is not None:
             current["value model"] += _bytes(held.critic.trunk.parameters())
-            own = {id(p) for p in (*held.critic.trunk.parameters(), *held.critic.whole)}
-            current["value model"] += _bytes(p for p in held.critic.parameters.values() if id(p) not in own)
+            policy_ids = {id(p) for p in (*held.critic.trunk.parameters(), *held.critic.whole)}
+            current["value model"] += _bytes(p for p in held.critic.parameters.values() if id(p) not in policy_ids)
     updated = trained["value model"] + (0 if weights.offload else trained["policy"])
     coming = {"gradients": 4.0 * sum(trained.values()), "optimizer": float(STATE_BYTES[config.optimizer] * updated)}
     return current, coming
@@ -146,8 +151,8 @@ class Sizes:
 def sizes_of(config: TrainConfig, trees: Sequence[Tree]) -> Sizes:
     """The sizes of an update of the longest items; answers still to be sampled count at full length."""
     counts = np.array([(t.n_tokens, sum(int(b.scored.sum()) for b in t.branches)) for t in trees])
-    if (asked := config.rollouts) is not None:
-        counts += asked.n * asked.sample_tokens
+    if (rollouts := config.rollouts) is not None:
+        counts += rollouts.n * rollouts.sample_tokens
     tokens, scored = counts[np.argsort(-counts[:, 0])][: config.batch_size].sum(0)
     return Sizes(int(tokens), int(counts[:, 0].max()), float(scored / tokens))
 
@@ -158,17 +163,17 @@ def fit(config: TrainConfig, prepared: Prepared, held: Held, layout: Layout) -> 
     Raises:
         AfzalError: nothing fits into ``memory_gb``, or recomputed layers would not see the model's prefix.
     """
-    asked: Recompute | None = None if config.activation_checkpointing == "auto" else config.activation_checkpointing
+    requested: Recompute | None = None if config.activation_checkpointing == "auto" else config.activation_checkpointing
     obstacle = _obstacle(held, layout)
-    if obstacle and asked not in (None, "none"):
-        raise AfzalError(f"activation_checkpointing={asked} is not possible", why=obstacle, remedy="leave it out")
-    allowed = (asked,) if asked is not None else ("none",) if obstacle else MODES
+    if obstacle and requested not in (None, "none"):
+        raise AfzalError(f"activation_checkpointing={requested} is not possible", why=obstacle, remedy="leave it out")
+    allowed = (requested,) if requested is not None else ("none",) if obstacle else MODES
     space = _agreed(room(config, held, layout.device))
-    if asked is not None and config.tokens_per_forward is not None:
-        mode, notes = asked, []
+    if requested is not None and config.tokens_per_forward is not None:
+        mode, notes = requested, []
     elif space is None:
         unknown = f"{layout.tokens_per_forward} tokens per forward pass, since it is not known what memory is free"
-        mode, notes = asked or "none", [unknown] if config.tokens_per_forward is None else []
+        mode, notes = requested or "none", [unknown] if config.tokens_per_forward is None else []
     else:
         mode, notes = _choose(config, sizes_of(config, prepared.train), allowed, held, layout, space)
     mode = MODES[max(ranks.gather(MODES.index(mode)))]

@@ -24,7 +24,7 @@ Look = Callable[[], dict[str, float]]
 
 def tasks(
     config: TrainConfig,
-    asked: AdaptationSettings,
+    settings: AdaptationSettings,
     prepared: Prepared,
     model: Any,
     method: Method,
@@ -37,18 +37,18 @@ def tasks(
         AfzalError: there is only one task, a task has too few prompts, or the objective keeps running numbers.
     """
     refuse_running(method)
-    adapting = Adapting(asked.order, asked.inner_lr)
-    feed = episodes(config, asked, prepared, layout)
+    adapting = Adapting(settings.order, settings.inner_lr)
+    feed = episodes(config, settings, prepared, layout)
     gradient = partial(adapting.accumulate, carriers=weights.carriers)
     look = None
     if prepared.evaluation:
-        held_out = _held_out(config, asked, prepared, layout)
+        held_out = _held_out(config, settings, prepared, layout)
         look = partial(measured, model, remembering(method), adapting, held_out, list(weights.carriers))
     return feed, gradient, look
 
 
 def _held_out(
-    config: TrainConfig, asked: AdaptationSettings, prepared: Prepared, layout: Layout
+    config: TrainConfig, settings: AdaptationSettings, prepared: Prepared, layout: Layout
 ) -> tuple[Episode, ...]:
     """One episode for every held-out task with at least two prompts.
 
@@ -65,28 +65,28 @@ def _held_out(
             why="one is used to adapt and the other to evaluate",
             remedy="a larger eval_fraction, eval_data, or eval_fraction=0",
         )
-    known = [prepared.tasks[t.task] for t in kept]
-    shape = Shape(len(set(known)), asked.support_size, asked.query_size, asked.inner_steps)
-    return Episodes(kept, known, shape, config.seed, layout).each()
+    task_names = [prepared.tasks[t.task] for t in kept]
+    shape = Shape(len(set(task_names)), settings.support_size, settings.query_size, settings.inner_steps)
+    return Episodes(kept, task_names, shape, config.seed, layout).each()
 
 
-def episodes(config: TrainConfig, asked: AdaptationSettings, prepared: Prepared, layout: Layout) -> Episodes:
+def episodes(config: TrainConfig, settings: AdaptationSettings, prepared: Prepared, layout: Layout) -> Episodes:
     """The feed alone, also used to count updates.
 
     Raises:
         AfzalError: there is only one task, or a task has too few prompts.
     """
-    known = [prepared.tasks[t.task] for t in prepared.train]
-    if len(set(known)) < 2:
+    task_names = [prepared.tasks[t.task] for t in prepared.train]
+    if len(set(task_names)) < 2:
         raise AfzalError(
-            f"{config.method} needs several tasks, and all rows are of {known[0]!r}",
+            f"{config.method} needs several tasks, and all rows are of {task_names[0]!r}",
             where=config.data,
             remedy=f"name the task of every row in the field {config.task!r}, or use another method",
         )
-    fresh = asked.order == "reptile"
-    query = 0 if fresh else asked.query_size
-    shape = Shape(config.batch_size, asked.support_size, query, asked.inner_steps, fresh)
-    return Episodes(prepared.train, known, shape, config.seed, layout)
+    fresh = settings.order == "reptile"
+    query = 0 if fresh else settings.query_size
+    shape = Shape(config.batch_size, settings.support_size, query, settings.inner_steps, fresh)
+    return Episodes(prepared.train, task_names, shape, config.seed, layout)
 
 
 def planned(config: TrainConfig, prepared: Prepared, layout: Layout) -> Feed | Episodes:
@@ -111,11 +111,11 @@ def refuse_running(method: Method) -> None:
             )
 
 
-def plan_line(config: TrainConfig, asked: AdaptationSettings, prepared: Prepared, steps: int) -> str:
+def plan_line(config: TrainConfig, settings: AdaptationSettings, prepared: Prepared, steps: int) -> str:
     """A one-line summary of the run."""
-    names, sets = {t.task for t in prepared.train}, f"a support set of {asked.support_size}"
-    sets += "" if asked.order == "reptile" else f" and a query set of {asked.query_size}"
+    names, sets = {t.task for t in prepared.train}, f"a support set of {settings.support_size}"
+    sets += "" if settings.order == "reptile" else f" and a query set of {settings.query_size}"
     return (
-        f"{plural(steps, 'update')} of {min(config.batch_size, len(names))} of {len(names)} tasks by {asked.order}: "
-        f"{plural(asked.inner_steps, 'inner step')} at {asked.inner_lr:g}, {sets}"
+        f"{plural(steps, 'update')} of {min(config.batch_size, len(names))} of {len(names)} tasks by {settings.order}: "
+        f"{plural(settings.inner_steps, 'inner step')} at {settings.inner_lr:g}, {sets}"
     )

@@ -60,19 +60,19 @@ def critic_of(
             why="a policy with a fresh one already differs from its reference before any reward is seen",
             remedy="adapter=lora",
         )
-    asked = config.critic
-    if asked is None:
+    settings = config.critic
+    if settings is None:
         return None
-    if asked.value == "shared":
+    if settings.value == "shared":
         return shared_critic(model)
     if config.policy is not None and config.policy.quantize is not None:
         raise AfzalError("a 4-bit model is not copied for a value model", remedy="value=shared")
-    if asked.value_model is None:
+    if settings.value_model is None:
         if pieces is None:
             return own_critic(model)
         twin = pieces.twin(freeze_unused_head)
         return replace(own_critic(model, twin.model), weights=twin)
-    what, folder = f"the value model {asked.value_model}", asked.value_model
+    what, folder = f"the value model {settings.value_model}", settings.value_model
     refuse_another_tokenizer(prepared.tokenizer, folder, what)
     refuse_language_model(folder, "value_model")
     opened = parallel.Opened(None) if pieces is None else parallel.opened(partial(blank_reward_model, folder))
@@ -185,8 +185,8 @@ class Alarms:
         self, say: Callable[[str], None], before: Sequence[Mapping[str, Any]] = (), config: TrainConfig | None = None
     ) -> None:
         self.say, self.heard = say, list(before)
-        asked = config.rollouts if config is not None else None
-        self.unpunished = asked is not None and asked.missing_eos_penalty is None
+        rollouts = config.rollouts if config is not None else None
+        self.unpunished = rollouts is not None and rollouts.missing_eos_penalty is None
         self.said = {name for n in range(1, len(self.heard) + 1) for name in self._signs(self.heard[:n])}
 
     def _signs(self, heard: Sequence[Mapping[str, Any]]) -> dict[str, str]:

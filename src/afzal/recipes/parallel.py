@@ -123,12 +123,12 @@ def remember_smaller(out: Path, tokens_per_forward: int) -> None:
 def fewer_tokens(run: runs.Run, layout: Layout, state: State) -> list[str]:
     """Use smaller passes if a rank ran out of memory before this start; returns a line to print."""
     path = run.path / _SMALLER
-    asked = ranks.agreed(runs.read_json(path)["tokens_per_forward"] if path.is_file() else 0)
-    if not asked or asked >= (state.tokens_per_forward or layout.tokens_per_forward):
+    tokens = ranks.agreed(runs.read_json(path)["tokens_per_forward"] if path.is_file() else 0)
+    if not tokens or tokens >= (state.tokens_per_forward or layout.tokens_per_forward):
         return []
-    state.tokens_per_forward = asked
-    run.log({"kind": "memory", "step": state.step, "tokens_per_forward": asked})
-    return [f"a rank ran out of memory: from now on {asked} tokens per forward pass"]
+    state.tokens_per_forward = tokens
+    run.log({"kind": "memory", "step": state.step, "tokens_per_forward": tokens})
+    return [f"a rank ran out of memory: from now on {tokens} tokens per forward pass"]
 
 
 def forget_smaller(out: Path) -> None:
@@ -198,10 +198,10 @@ def read_in_pieces(model: Any, unread: Unread, dtype: Dtype, device: torch.devic
     Raises:
         AfzalError: a weight is not finite, or the forward pass does not work; on all ranks.
     """
-    made = Sharded(model, dtype, device, unread)
-    start_norms_in_pieces(made.model)
-    refuse_unsound_pieces(made.model, path)
-    return made
+    sharded_model = Sharded(model, dtype, device, unread)
+    start_norms_in_pieces(sharded_model.model)
+    refuse_unsound_pieces(sharded_model.model, path)
+    return sharded_model
 
 
 def trial_format(weights: Weights | Sharded | None) -> torch.dtype | None:
@@ -212,18 +212,18 @@ def trial_format(weights: Weights | Sharded | None) -> torch.dtype | None:
 
 def frozen_model(path: str, dtype: Dtype, device: torch.device) -> Any:
     """Load another model that never trains: sharded if there are several ranks and it can be read so."""
-    made = _frozen_pieces(partial(blank_model, path), dtype, device, path) if ranks.world() > 1 else None
-    return load_model(path, device=device).requires_grad_(False) if made is None else made
+    pieces = _frozen_pieces(partial(blank_model, path), dtype, device, path) if ranks.world() > 1 else None
+    return load_model(path, device=device).requires_grad_(False) if pieces is None else pieces
 
 
 def frozen_reward_model(path: str, device: torch.device) -> Any:
     """Load a reward model that never trains, in float32: sharded as in :func:`frozen_model`, except under tensor
     parallelism, where the first rank of a group scores alone."""
     cut = ranks.data_world() == ranks.world() > 1
-    made = _frozen_pieces(partial(blank_reward_model, path), "fp32", device, path) if cut else None
+    pieces = _frozen_pieces(partial(blank_reward_model, path), "fp32", device, path) if cut else None
     if ranks.world() > 1 and not cut:
         tell_whole(path, "under tensor_parallel one rank of a group scores alone")
-    return load_reward_model(path, device=device) if made is None else made
+    return load_reward_model(path, device=device) if pieces is None else pieces
 
 
 def _frozen_pieces(

@@ -58,11 +58,11 @@ def reference_of(
     model: Any = weights.model
     dtype = weights.dtype
     fresh = config.has_new_adapter
-    away = memory.offloads(config, "reference", layout.device)
+    offloaded_reference = memory.offloads(config, "reference", layout.device)
     of_its_own = config.reference not in REFERENCES or (config.reference == "frozen" and not is_adapted(model))
     if config.offload == "reference" and not of_its_own:
         raise AfzalError("offload=reference has no effect: the reference has no weights of its own", remedy=LEAVE)
-    if away and config.reference == "frozen" and of_its_own:
+    if offloaded_reference and config.reference == "frozen" and of_its_own:
         return offloaded(model, layout.device)
     if sync_steps(config):
         return Frozen(_copy(weights))
@@ -82,8 +82,12 @@ def reference_of(
         if dtype == "bf16":  # a sharded model already is
             cast_parameters(other, torch.bfloat16)
         name = f"the model {config.reference}"
-        home = move_home(other, layout.device) if away else other
-        return Offloaded(home, name, False, device=layout.device) if away else Frozen(other, name, is_start=False)
+        home = move_home(other, layout.device) if offloaded_reference else other
+        return (
+            Offloaded(home, name, False, device=layout.device)
+            if offloaded_reference
+            else Frozen(other, name, is_start=False)
+        )
     kept = config.cacheable.reference_cache if config.cacheable is not None else None
     folder = Path(kept) if kept else run.path / "reference"
     trees = [*prepared.train, *prepared.evaluation, *prepared.train_mismatched, *prepared.evaluation_mismatched]
@@ -93,9 +97,9 @@ def reference_of(
     key = ranks.agreed(cache_key(model, **about, whole=full))  # only rank 0 sees full tensors
     live = AdapterOff(model) if fresh else Frozen(model)
     if ranks.world() > 1:
-        made = _cached_together(live, trees, folder, key, layout)
+        table = _cached_together(live, trees, folder, key, layout)
         parallel.let_go(model)
-        return made
+        return table
     return cached(
         live, trees, folder, key=key, sharing=layout.sharing, budget=layout.tokens_per_forward, device=layout.device
     )
@@ -135,12 +139,12 @@ def start_of(
     train and there is no such reference, it is a copy of them in host memory, in the compute dtype, which is copied to
     the device when needed. ``sample_prompts=0`` avoids the copy, except with a moving reference.
     """
-    asked = config.policy
+    policy = config.policy
     model: Any = weights.model
-    if asked is None or config.rollouts is not None or not prepared.evaluation:
+    if policy is None or config.rollouts is not None or not prepared.evaluation:
         return None
     moves = bool(sync_steps(config))
-    if not asked.sample_prompts and not moves:
+    if not policy.sample_prompts and not moves:
         return None
     if reference is not None and reference.is_start and not moves and not isinstance(reference, Cached):
         return reference

@@ -38,7 +38,7 @@ _SHIFT_TREES = 512  # items whose better responses determine the zero: enough fo
 
 
 def start(
-    config: TrainConfig, asked: ScorerSettings, prepared: Prepared, device: torch.device, given: Any
+    config: TrainConfig, settings: ScorerSettings, prepared: Prepared, device: torch.device, given: Any
 ) -> parallel.Opened:
     """The model to train: ``given``, or the trunk or reward model of ``config.model``, with a padding token.
 
@@ -49,16 +49,16 @@ def start(
     ends = {int(b.ids[-1]) for t in (*prepared.train, *prepared.evaluation) for b in t.branches}
     opened = parallel.Opened(given)
     if given is None:
-        asked_for = {"heads": asked.heads, "seed": config.seed}
+        options = {"heads": settings.heads, "seed": config.seed}
         if ranks.world() > 1:
-            opened = parallel.opened(partial(blank_reward_model, config.model, **asked_for), parallel.why_whole(config))
+            opened = parallel.opened(partial(blank_reward_model, config.model, **options), parallel.why_whole(config))
         if opened.model is not None and adds_row(opened.model, tokenizer, ends):
             opened = parallel.Opened(None, why_whole="its embedding gets a row for a padding token")
         if opened.model is None:
-            opened = replace(opened, model=load_reward_model(config.model, device=device, **asked_for))
-    elif not is_reward_model(given) or n_heads(given) != asked.heads:
+            opened = replace(opened, model=load_reward_model(config.model, device=device, **options))
+    elif not is_reward_model(given) or n_heads(given) != settings.heads:
         raise AfzalError(
-            f"a {type(given).__name__} is not a reward model of {asked.heads} heads",
+            f"a {type(given).__name__} is not a reward model of {settings.heads} heads",
             remedy="pass a folder, or a model of AutoModelForSequenceClassification with num_labels=heads",
         )
     choose_pad(opened.model, tokenizer, ends)
@@ -73,13 +73,13 @@ def bootstrap(config: TrainConfig) -> Callable[[Batch], Batch]:
 
 
 def judged(
-    asked: ScorerSettings, run: runs.Run, model: Any, prepared: Prepared, layout: Layout
+    settings: ScorerSettings, run: runs.Run, model: Any, prepared: Prepared, layout: Layout
 ) -> tuple[list[Section], float]:
     """Assess the model on the held-out items: sections for its report, and the mean score of better answers."""
     model.eval()
-    shift = _shift(model, prepared.train, layout) if asked.shift == "chosen" else 0.0
+    shift = _shift(model, prepared.train, layout) if settings.shift == "chosen" else 0.0
     extra: list[Section] = []
-    about = {"shift": shift, "heads": asked.heads, "transformers_class": has_classifier(model.config.model_type)}
+    about = {"shift": shift, "heads": settings.heads, "transformers_class": has_classifier(model.config.model_type)}
     if prepared.evaluation_items:
         score = lambda batch: head_scores(model, batch) - shift  # noqa: E731
         scored, _ = score_items(
@@ -88,7 +88,7 @@ def judged(
         assessment = assess(scored)
         run.update(reward={**about, **assessment.facts()})
         extra = [_summary(lines(assessment)), *sections(assessment)]
-        if asked.inferred_at is not None and (known := identified(scored, asked.inferred_at)) is not None:
+        if settings.inferred_at is not None and (known := identified(scored, settings.inferred_at)) is not None:
             run.update(identified=known.facts())
             extra[1:1] = [section(known)]
     else:

@@ -96,12 +96,12 @@ class Writer:
             AfzalError: a reward cannot be opened; or policy and reference differ before any update.
         """
         members = prompts_of(iteration, self.config.batch_size, len(self.prompts), self.config.seed)
-        asked, turns = [self.prompts[i] for i in members], [self.turns[i] for i in members]
-        answers = self.answer(asked, turns, n=self.config.n, seed=seed_of(self.config.seed, "rollout", iteration))
+        prompts, turns = [self.prompts[i] for i in members], [self.turns[i] for i in members]
+        answers = self.answer(prompts, turns, n=self.config.n, seed=seed_of(self.config.seed, "rollout", iteration))
         if iteration == 0 and self.starts_at_reference:
             _check_start(answers, self.model.dtype)
         numbers = numbers_of(answers, self.config, kl_coef)
-        trees = _trees(asked, answers, numbers, self.config.n)
+        trees = _trees(prompts, answers, numbers, self.config.n)
         record = {"kind": "rollout", "iteration": iteration, **figures(answers, numbers, kl_coef, self.config.n)}
         return Rollout(iteration, trees, members, kl_coef, float(answers.kl.sum(1).mean()), record)
 
@@ -131,13 +131,13 @@ class Writer:
         return list({id(m): m for m in models}.values())
 
     def _own(
-        self, asked: Sequence[Tree], places: Sequence[int], n: int, seed: int
+        self, prompts: Sequence[Tree], places: Sequence[int], n: int, seed: int
     ) -> tuple[list[Sample], dict[str, Tensor]]:
         """This rank's answers as flat columns: length and end per answer, everything else per token."""
         sampling = Sampling(self.config.sample_tokens, self.config.temperature)
-        drawn = sample(self.model, asked, eos=self.eos, n=n, sampling=sampling, seed=seed, numbers=places)
+        drawn = sample(self.model, prompts, eos=self.eos, n=n, sampling=sampling, seed=seed, numbers=places)
         answers = [Branch(s.ids, np.ones(len(s.ids), dtype=bool)) for s in drawn]
-        trees = [rollout_tree(t, answers[k * n : (k + 1) * n]) for k, t in enumerate(asked)]
+        trees = [rollout_tree(t, answers[k * n : (k + 1) * n]) for k, t in enumerate(prompts)]
         mask, tables = self._read(trees)
         flat = {name: table[mask] for name, table in zip(_TABLES, tables, strict=True)}
         return drawn, flat | {
@@ -147,14 +147,14 @@ class Writer:
             "logps": torch.from_numpy(np.concatenate([np.zeros(0, np.float32), *(s.logps for s in drawn)])),
         }
 
-    def _rewards(self, drawn: Sequence[Sample], asked: Sequence[Tree], turns: Sequence[Turns]) -> Tensor:
+    def _rewards(self, drawn: Sequence[Sample], prompts: Sequence[Tree], turns: Sequence[Turns]) -> Tensor:
         """Rewards ``[N]`` of this rank's answers; zeros on a rank that does not have them rewarded."""
         if not drawn or not ranks.speaks():
             return torch.zeros(len(drawn), dtype=torch.float64)
-        ids = [t.prompt.tolist() for t in asked]
+        ids = [t.prompt.tolist() for t in prompts]
         texts = self.speaker.continuations([(ids[s.prompt_index], s.answer.tolist()) for s in drawn])
         ended = [s.stop == "eos" for s in drawn]
-        columns = [asked[s.prompt_index].columns for s in drawn]
+        columns = [prompts[s.prompt_index].columns for s in drawn]
         rewards = self.rewarder([turns[s.prompt_index] for s in drawn], texts, ended, columns)
         return torch.tensor(rewards, dtype=torch.float64)
 
@@ -229,14 +229,14 @@ def numbers_of(answers: Answers, config: OnlineConfig, kl_coef: float) -> dict[s
     return {"old_logp": answers.old_logp, **advantages(answers, config, kl_coef)}
 
 
-def _trees(asked: Sequence[Tree], answered: Answers, numbers: dict[str, Tensor], n: int) -> list[Tree]:
+def _trees(prompts: Sequence[Tree], answered: Answers, numbers: dict[str, Tensor], n: int) -> list[Tree]:
     lengths = answered.mask.sum(1).tolist()
     plain = {name: table.float().numpy() for name, table in numbers.items()}
     answers = [
         Branch(s.ids, np.ones(length, dtype=bool), {name: table[k, :length] for name, table in plain.items()})
         for k, (s, length) in enumerate(zip(answered.drawn, lengths, strict=True))
     ]
-    return [rollout_tree(t, answers[k * n : (k + 1) * n]) for k, t in enumerate(asked)]
+    return [rollout_tree(t, answers[k * n : (k + 1) * n]) for k, t in enumerate(prompts)]
 
 
 def figures(answers: Answers, numbers: dict[str, Tensor], kl_coef: float, n: int) -> dict[str, float]:
@@ -270,8 +270,8 @@ def figures(answers: Answers, numbers: dict[str, Tensor], kl_coef: float, n: int
 
 def explained_variance(target: Tensor, value: Tensor, mask: Tensor) -> float:
     """1 - Var(target - value) / Var(target) over real tokens: 1 for a perfect value model, 0 for a constant one."""
-    left, whole = (target - value)[mask], target[mask]
-    spread = float(whole.var(correction=0))
+    left, real = (target - value)[mask], target[mask]
+    spread = float(real.var(correction=0))
     return 1 - float(left.var(correction=0)) / spread if spread > 0 else 0.0
 
 

@@ -38,9 +38,9 @@ def fixed_date(facts: Path, resume: bool) -> Iterator[str]:
     Args:
         facts: the JSON file with the ``template_date`` in ISO 8601, to which the caller writes the yielded date.
     """
-    known = runs.read_json(facts).get("template_date") if resume and facts.is_file() else None
+    recorded = runs.read_json(facts).get("template_date") if resume and facts.is_file() else None
     before = rendering.date()
-    date = ranks.agreed(known or before.isoformat(timespec="seconds"))
+    date = ranks.agreed(recorded or before.isoformat(timespec="seconds"))
     rendering.set_date(datetime.fromisoformat(date))
     try:
         yield date

@@ -122,8 +122,8 @@ def set_up(
     needed = prepared.recipe.needs_reference or config.rollouts is not None
     if not needed and config.offload == "reference":
         raise AfzalError("offload=reference has no effect: the objective has no reference", remedy=LEAVE)
-    asked = config.referenced if needed else None
-    reference = None if asked is None else reference_of(asked, weights, prepared, layout, run)
+    referenced = config.referenced if needed else None
+    reference = None if referenced is None else reference_of(referenced, weights, prepared, layout, run)
     notes += [f"prompts are not shared: {why_unshared}"] if why_unshared else []
     notes += [note] if (note := router_note(model.config)) else []
     notes += [ablation_note(model, shown, layout)] if shown else []
@@ -251,8 +251,8 @@ def _method(config: TrainConfig, model: Any, prepared: Prepared, layout: Layout,
         for name in names
         if name in term.objective.learnable
     }
-    asked = config.constrained
-    held = () if asked is None else constraint_of(asked, prepared, layout)
+    constrained = config.constrained
+    held = () if constrained is None else constraint_of(constrained, prepared, layout)
     return Method(terms, reference, learned, held)
 
 
@@ -281,9 +281,9 @@ def _optimizer(config: TrainConfig, weights: Weights | Sharded, method: Method) 
 def steps_of(config: TrainConfig, feed: Updates) -> int:
     """Number of updates of the run: from epochs or iterations, or ``max_steps`` if that is less."""
     steps = max(1, round(config.epochs * feed.updates_per_epoch))
-    asked = config.rollouts
-    if asked is not None and asked.iterations is not None:
-        steps = asked.iterations * asked.ppo_epochs * asked.minibatches
+    rollouts = config.rollouts
+    if rollouts is not None and rollouts.iterations is not None:
+        steps = rollouts.iterations * rollouts.ppo_epochs * rollouts.minibatches
     return min(steps, config.max_steps) if config.max_steps else steps
 
 

@@ -80,9 +80,12 @@ def _ends_before(config: TrainConfig, feed: Updates) -> str:
     steps = steps_of(config, feed)
     if config.max_steps is None or steps >= config.max_steps:
         return ""
-    asked = config.rollouts
-    if asked is not None and asked.iterations is not None:
-        passes, each = f"iterations={asked.iterations}", asked.ppo_epochs * asked.minibatches
+    online_settings = config.rollouts
+    if online_settings is not None and online_settings.iterations is not None:
+        passes, each = (
+            f"iterations={online_settings.iterations}",
+            online_settings.ppo_epochs * online_settings.minibatches,
+        )
         remedy = f"iterations={math.ceil(config.max_steps / each)}"
     else:
         passes = f"epochs={config.epochs:g}"

@@ -226,12 +226,12 @@ def _begin(config: TrainConfig, prepared: Prepared, model: Any, resume: bool) ->
     inputs = input_hashes(config) | ({} if model is None else {"model": weights_hash(model)})
     run = runs.resume(config.out) if resume else runs.create(config.out, plain)
     if resume:
-        seen = {
+        fingerprints = {
             "fingerprint": ("data: the content of the training data", prepared.facts["fingerprint"]),
             "tokens": ("tokens: what the data becomes (tokenizer, chat template, versions)", prepared.facts["tokens"]),
             "columns": ("columns: the row fields that functions read", prepared.facts.get("columns", "")),
         }
-        refuse_changes(run, plain, inputs, seen)
+        refuse_changes(run, plain, inputs, fingerprints)
         if outputs.is_done(run):
             return
         run.update(status="running")

@@ -58,14 +58,14 @@ class Watch:
     ) -> Watch:
         """A watch over the first ``config.sample_prompts`` held-out prompts by item id; writes below ``path``."""
         by_prompt = {t.prompt_key: t for t in prepared.evaluation}
-        asked = config.policy
-        wanted = asked.sample_prompts if asked is not None else 0
+        policy = config.policy
+        wanted = policy.sample_prompts if policy is not None else 0
         chosen = sorted(by_prompt.values(), key=lambda t: t.item_id)[:wanted]
         sampling = Sampling()
-        if asked is not None and chosen:
+        if policy is not None and chosen:
             room = (prepared.speaker.context or prepared.max_tokens) - max(len(t.prompt) for t in chosen)
-            limit = asked.sample_tokens or max(1, min(prepared.longest_response, room))
-            sampling = Sampling(max_new_tokens=limit, temperature=asked.sample_temperature)
+            limit = policy.sample_tokens or max(1, min(prepared.longest_response, room))
+            sampling = Sampling(max_new_tokens=limit, temperature=policy.sample_temperature)
         previews = keep_previews([m.media for t in chosen for m in t.media], path) if ranks.leads() else {}
         return cls(
             model,
@@ -133,9 +133,9 @@ class Watch:
         return figures | {"kl_se": error, "kl_low": max(0.0, figure.low), "kl_high": figure.high}
 
     def _record(self, s: Sample, stage: str, step: int) -> dict[str, Any]:
-        asked = self.prompts[s.prompt_index]
-        prompt = asked.prompt.tolist()
-        shown = [dict(self.previews[m.media.sha256]) for m in asked.media if m.media.sha256 in self.previews]
+        tree = self.prompts[s.prompt_index]
+        prompt = tree.prompt.tolist()
+        shown = [dict(self.previews[m.media.sha256]) for m in tree.media if m.media.sha256 in self.previews]
         return {
             "stage": stage,
             "step": step,

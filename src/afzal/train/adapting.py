@@ -59,20 +59,20 @@ class Adapting:
             carriers: the trainable weights, by name.
         """
         assert isinstance(update, Lesson)
-        known = carried if carried is not None else method.start()
+        running = carried if carried is not None else method.start()
         method = remembering(method)
         start = {name: p.detach() for name, p in model.named_parameters() if name in carriers}
         total = {name: torch.zeros_like(p) for name, p in start.items()}
         metrics: Tally = {}
         for episode in update.episodes:
-            gradient, figures = self._of_task(model, method, episode, start, known)
+            gradient, figures = self._of_task(model, method, episode, start, running)
             add(metrics, figures)
             for name, part in gradient.items():
                 total[name].add_(part, alpha=1 / len(update.episodes))
         for name, carrier in carriers.items():
             carrier.grad = total[name]
         loss, n = metrics["loss"]
-        return Outcome(loss / n, metrics, dict(known))
+        return Outcome(loss / n, metrics, dict(running))
 
     def gradient(self, start: Weights, support: Sequence[Loss], query: Loss | None) -> Weights:
         """The gradient of one task at the weights ``start``; only Reptile has ``query`` None."""

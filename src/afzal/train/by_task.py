@@ -59,7 +59,7 @@ def accuracies(
         own = [k for k, t in enumerate(tasks) if t == task]
         weight = [weights[k] for k in own]
         if any(weight):
-            known = share(clustered([prompts[k] for k in own], [right[k] for k in own], weight))
+            interval = share(clustered([prompts[k] for k in own], [right[k] for k in own], weight))
             name = f"{TASK_ACCURACY}{task}"
-            figures |= {name: known.value, f"{name}/low": known.ends[0], f"{name}/high": known.ends[1]}
+            figures |= {name: interval.value, f"{name}/low": interval.ends[0], f"{name}/high": interval.ends[1]}
     return figures

@@ -129,11 +129,11 @@ class Episodes:
         return [support] * shape.steps, query
 
     def _episode(self, task: str, support: Sequence[Sequence[int]], query: Sequence[int]) -> Episode:
-        made: dict[tuple[int, ...], Sequence[Batch]] = {}  # steps with the same items share their batches
+        batches: dict[tuple[int, ...], Sequence[Batch]] = {}  # steps with the same items share their batches
         for part in (*support, query):
-            if part and tuple(part) not in made:
-                made[tuple(part)] = self.layout.batches([self.trees[i] for i in part])
-        return Episode(task, tuple(made[tuple(part)] for part in support), made.get(tuple(query), ()))
+            if part and tuple(part) not in batches:
+                batches[tuple(part)] = self.layout.batches([self.trees[i] for i in part])
+        return Episode(task, tuple(batches[tuple(part)] for part in support), batches.get(tuple(query), ()))
 
 
 def apart(trees: Sequence[Tree], order: Sequence[int], support: int, query: int) -> tuple[list[int], list[int]]:

@@ -159,8 +159,8 @@ def losses_of(method: Method, judged: Judged, carried: Carried, pooled: Mapping[
     for term in method.terms:
         objective, policy, pairs = term.objective, judged.policy, judged.pairs
         reference = judged.reference if objective.needs_reference else None
-        given = method.keywords(term, carried, pooled)
-        losses, weights, rewards = losses_from(objective, policy, reference, pairs, given)
+        keywords = method.keywords(term, carried, pooled)
+        losses, weights, rewards = losses_from(objective, policy, reference, pairs, keywords)
         sums.append((losses * weights).sum())
         counts.append(weights.sum())
         main, units = (rewards, (losses, weights)) if term is method.main else (main, units)

@@ -140,7 +140,7 @@ def fit(
         hooks.log({"kind": "memory", "step": state.step, "tokens_per_forward": tokens})
         state.tokens_per_forward = tokens
 
-    made_before = steps_made(optimizer) - state.step
+    steps_ahead = steps_made(optimizer) - state.step
     if state.step == 0:
         evaluate_and_log(hooks, state, began)
     while state.step < settings.steps:
@@ -151,13 +151,13 @@ def fit(
         lr = settings.lr_at(state.step)
         for group in optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
-        made = state.step + made_before
+        steps_before = state.step + steps_ahead
         update, (figures, carried) = within_memory(
             work,
             update,
             feed,
             step=state.step,
-            made=made,
+            made=steps_before,
             forget=partial(forget_gradient, weights, method),
             optimizer=optimizer,
             lowered=lowered,

@@ -82,8 +82,8 @@ class Method:
     def at_reference(self) -> float | None:
         """The loss if the policy equals the reference; None unless the parameters alone determine it."""
         values = [term.objective.at_reference(term.parameters) for term in self.terms]
-        known = [v * term.weight for v, term in zip(values, self.terms, strict=True) if v is not None]
-        return sum(known) if len(known) == len(values) else None
+        terms_known = [v * term.weight for v, term in zip(values, self.terms, strict=True) if v is not None]
+        return sum(terms_known) if len(terms_known) == len(values) else None
 
     def start(self) -> Carried:
         """The carried numbers before the first update."""

@@ -37,8 +37,8 @@ def called(fn: Callable[..., Any], name: str, remedy: str) -> Iterator[None]:
     except Exception as error:
         if not is_own(fn) or isinstance(error, AfzalError) or is_out_of_memory(error):
             raise
-        said = f"{name} failed: {type(error).__name__}: {error}"
-        raise AfzalError(said, where=_line(fn, error), remedy=remedy) from error
+        what = f"{name} failed: {type(error).__name__}: {error}"
+        raise AfzalError(what, where=_line(fn, error), remedy=remedy) from error
 
 
 def losses_from(

@@ -37,8 +37,8 @@ def laid_down(t: Tensor, folder: Path) -> Tensor:
     if t.numel() * t.element_size() < _SMALL:
         return t.clone()
     with NamedTemporaryFile(dir=folder) as file:
-        made = torch.from_file(file.name, shared=True, size=t.numel(), dtype=t.dtype).view(t.shape)
-    return made.copy_(t)
+        mapped = torch.from_file(file.name, shared=True, size=t.numel(), dtype=t.dtype).view(t.shape)
+    return mapped.copy_(t)
 
 
 def _full(value: Any) -> Tensor:

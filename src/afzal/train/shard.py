@@ -87,13 +87,13 @@ class Sharded:
             cast: casts the model, which is in float32 and still without weights, to its final number formats.
         """
         self.publish()
-        made = copy.deepcopy(self._blank)
-        cast(made)
+        model = copy.deepcopy(self._blank)
+        cast(model)
         adapter_alone = self._read_in_pieces and is_adapted(self.model) and not is_reward_model(self.model)
-        formats = {name: p.dtype for name, p in made.named_parameters()}
+        formats = {name: p.dtype for name, p in model.named_parameters()}
         wholes = full(self._saved_with_adapter() if adapter_alone else self._all)
-        _replace(made, {name: laid_down(value.to(formats[name]), folder) for name, value in wholes})
-        return made if ranks.leads() else None
+        _replace(model, {name: laid_down(value.to(formats[name]), folder) for name, value in wholes})
+        return model if ranks.leads() else None
 
     def _saved_with_adapter(self) -> dict[str, nn.Parameter]:
         tables = [self.model.get_input_embeddings(), self.model.get_output_embeddings()]
@@ -102,13 +102,13 @@ class Sharded:
 
     def frozen_copy(self) -> Any:
         """A sharded copy of the current weights in the compute dtype, never trained."""
-        made = copy.deepcopy(self._blank).eval().requires_grad_(False)
-        set_attention(made, attention_of(self.model))
+        copied = copy.deepcopy(self._blank).eval().requires_grad_(False)
+        set_attention(copied, attention_of(self.model))
         if self.dtype == "bf16":
-            cast_parameters(made, torch.bfloat16)
-        shard(made, self._device)
-        self._copy_into(made)
-        return made
+            cast_parameters(copied, torch.bfloat16)
+        shard(copied, self._device)
+        self._copy_into(copied)
+        return copied
 
     def twin(self, settle: Callable[[Any], None]) -> Sharded:
         """A second, sharded copy of the current model, to train alongside it.
@@ -119,9 +119,9 @@ class Sharded:
         model: Any = copy.deepcopy(self._blank)
         set_attention(model, attention_of(self.model))
         settle(model)
-        made = Sharded(model, self.dtype, self._device)
+        twin = Sharded(model, self.dtype, self._device)
         self._copy_into(model)
-        return made
+        return twin
 
     @torch.no_grad()
     def _copy_into(self, other: Any) -> None:
@@ -136,17 +136,17 @@ class Sharded:
         layers, since products of stacked matrices refuse strides of 0. Under tensor parallelism it is cut like the
         model, so that the ranks of a group run it together.
         """
-        made = copy.deepcopy(self._blank)
-        set_attention(made, attention_of(self.model))
+        empty = copy.deepcopy(self._blank)
+        set_attention(empty, attention_of(self.model))
         if ranks.tensor() > 1:
-            into_slices(made, ranks.mesh(self._device.type)["tensor"])
+            into_slices(empty, ranks.mesh(self._device.type)["tensor"])
         number = torch.bfloat16 if self.dtype == "bf16" else torch.float32
         one = torch.zeros((), dtype=number, device=self._device)
-        stacked = {name: p for name, p in made.named_parameters() if p.ndim > 2}
+        stacked = {name: p for name, p in empty.named_parameters() if p.ndim > 2}
         layer = torch.zeros(max((p.numel() for p in stacked.values()), default=0), dtype=number, device=self._device)
-        values = {name: like(p, one.clone()) for name, p in made.named_parameters() if name not in stacked}
-        _replace(made, values | {name: layer[: p.numel()].view(p.shape) for name, p in stacked.items()})
-        return made
+        values = {name: like(p, one.clone()) for name, p in empty.named_parameters() if name not in stacked}
+        _replace(empty, values | {name: layer[: p.numel()].view(p.shape) for name, p in stacked.items()})
+        return empty
 
 
 def shard(model: Any, device: torch.device) -> Any:

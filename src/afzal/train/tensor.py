@@ -126,8 +126,8 @@ def _plan(model: Any, members: int) -> dict[str, str]:
     named = {at: rules.get(re.sub(r"\.\d+(?=\.|$)", ".*", at)) for at, _ in base.named_modules()}
     styles = {at: style for at, style in named.items() if style is not None}
     ends = [at for at, module in base.named_modules() if any(module is end for end in _vocabulary(base))]
-    whole = vocabulary_of(base) % members or (_is_tied(base) and not set(ends) <= styles.keys())
-    return {at: style for at, style in styles.items() if not (whole and at in ends)}
+    uncut = vocabulary_of(base) % members or (_is_tied(base) and not set(ends) <= styles.keys())
+    return {at: style for at, style in styles.items() if not (uncut and at in ends)}
 
 
 def _vocabulary(base: Any) -> list[Any]:

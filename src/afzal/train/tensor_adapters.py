@@ -37,7 +37,7 @@ def cut_prefix(model: Any, mesh: Any) -> None:
         return
     from torch.distributed.tensor import DTensor, Replicate, Shard
 
-    whole = model.get_prompt
+    original = model.get_prompt
 
     def own_heads(t: Tensor) -> Tensor:
         return (
@@ -45,7 +45,7 @@ def cut_prefix(model: Any, mesh: Any) -> None:
         )
 
     def get_prompt(*args: Any, **kwargs: Any) -> Any:
-        cache = whole(*args, **kwargs)
+        cache = original(*args, **kwargs)
         for layer in cache.layers:
             layer.keys, layer.values = own_heads(layer.keys), own_heads(layer.values)
         return cache

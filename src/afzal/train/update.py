@@ -75,8 +75,8 @@ class _Work:
 
     def part(self, constraint: Constraint, batch: Batch) -> float:
         """A batch's share in the update's cost: its count, divided by that of the update."""
-        whole = self.counted[constraint.name]
-        return constraint.counts(batch) / whole if whole else 0.0
+        total = self.counted[constraint.name]
+        return constraint.counts(batch) / total if total else 0.0
 
     def share(self, losses: Losses) -> Tensor:
         """A batch's part of the scalar whose gradient is the update's."""
