@@ -173,7 +173,7 @@ def test_ties_are_left_out_where_an_objective_knows_none_and_listed(folder, tmp_
     ("objective", "overrides", "said"),
     [
         ("dpoo", {}, "unknown objective 'dpoo'; did you mean dpo"),
-        ("0.5*dpo + 0.5*sigmoid", {}, "stands twice"),
+        ("0.5*dpo + 0.5*sigmoid", {}, "appears twice"),
         ("0.5 dpo", {}, "is not an objective"),
         ("0*dpo", {}, "must be a number above 0"),
         ("dpo", {"objective_arg": {"label_smoothing": 0.1}}, "label_smoothing has no effect on dpo (only on aot"),
@@ -192,7 +192,7 @@ def test_ties_are_left_out_where_an_objective_knows_none_and_listed(folder, tmp_
         ("bradley_terry", {}, "trains reward models, not policies"),
         ("0.5*kto + 0.5*dpo", {}, "cannot be combined with an objective on pairs"),
         ("no_such_module:fn", {}, "there is no module 'no_such_module'"),
-        ("json:dumps", {}, "is a function, but no objective"),
+        ("json:dumps", {}, "is a function, not an objective"),
         ("json:nothing", {}, "has no function 'nothing'"),
     ],
 )

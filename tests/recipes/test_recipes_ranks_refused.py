@@ -30,9 +30,9 @@ def as_one_of(monkeypatch: pytest.MonkeyPatch, ranks: int) -> None:
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str, str, str]] = {
     # method, settings, the message, a part of the reason, and a part of the documentation's row
-    "meta": ("meta", {}, "method=meta cannot be trained over 2 ranks", "weights of its own", "`train meta`"),
-    "quantize": ("dpo", {"quantize": "4bit", "lora_rank": 4}, "quantize cannot", "scales of its blocks", "`quantize`"),
-    "offload": ("dpo", {"offload": "optimizer"}, "offload=optimizer cannot", "whole tensors", "`offload`"),
+    "meta": ("meta", {}, "method=meta cannot be trained over 2 ranks", "separate weights from", "`train meta`"),
+    "quantize": ("dpo", {"quantize": "4bit", "lora_rank": 4}, "quantize cannot", "scales per block", "`quantize`"),
+    "offload": ("dpo", {"offload": "optimizer"}, "offload=optimizer cannot", "full tensors", "`offload`"),
     "compile": ("dpo", {"compile": True}, "compile cannot", "on GPUs whole layers", "`compile`"),
 }
 
@@ -53,7 +53,7 @@ def test_a_model_in_memory_is_refused_with_the_reason(monkeypatch):
     as_one_of(monkeypatch, 2)
     with pytest.raises(AfzalError, match="a model in memory cannot be trained over 2 ranks") as caught:
         refuse(make("dpo", **DATA), object())
-    assert "cut in place" in caught.value.why
+    assert "sharded in place" in caught.value.why
     assert "save_pretrained" in caught.value.remedy
 
 
@@ -98,7 +98,7 @@ def test_verbs_that_write_alone_say_so(monkeypatch):
     as_one_of(monkeypatch, 2)
     with pytest.raises(AfzalError, match="afzal iterate cannot run on 2 ranks") as caught:
         launched.alone("afzal iterate")
-    assert "divided over ranks" in caught.value.why
+    assert "split across ranks" in caught.value.why
     assert "torchrun -m afzal train" in caught.value.remedy
 
 

@@ -100,4 +100,4 @@ def test_a_rank_that_does_not_see_what_the_others_have_written_says_so(tmp_path,
     monkeypatch.setattr(references, "stored", lambda folder, key: {})
     with pytest.raises(AfzalError, match="rank 0 does not see all reference log-probs") as error:
         references._cached_together(live, trees, tmp_path, "k" * 24, layout)
-    assert "shared file system" in error.value.remedy
+    assert "file system that all machines share" in error.value.remedy
