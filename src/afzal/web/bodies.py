@@ -89,13 +89,13 @@ def seconds_of(body: Mapping[str, Any]) -> dict[str, Any]:
     heard = body.get("heard")
     if heard is not None and not (isinstance(heard, list) and len(heard) <= 9 and all(map(_is_seconds, heard))):
         raise Refused(400, "bad_heard", "heard must be a list of seconds")
-    found: dict[str, Any] = {"seconds": None, "idle": 0.0, "heard": heard}
+    timing: dict[str, Any] = {"seconds": None, "idle": 0.0, "heard": heard}
     for key in ("seconds", "idle"):
-        value = body.get(key, found[key])
+        value = body.get(key, timing[key])
         if value is not None and not _is_seconds(value):
             raise Refused(400, f"bad_{key}", f"{key} must be a number from 0 to {MOST_SECONDS:g}")
-        found[key] = value
-    return found
+        timing[key] = value
+    return timing
 
 
 def _is_seconds(value: Any) -> bool:
