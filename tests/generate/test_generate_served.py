@@ -316,7 +316,7 @@ def test_settings_that_a_server_cannot_take_are_refused(script, folder, tmp_path
 
 def test_settings_of_our_engine_are_refused_with_a_server(script, folder, tmp_path):
     server = server_file(tmp_path / "s.yaml", script)
-    with pytest.raises(AfzalError, match="dtype has no effect: a server answers"):
+    with pytest.raises(AfzalError, match="dtype has no effect: a server writes the answers"):
         config.build(GenerateConfig, [Setting("model", server), Setting("prompt", "q"), Setting("dtype", "bf16")])
 
 

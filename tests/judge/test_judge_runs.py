@@ -97,7 +97,7 @@ def test_sampling_settings_are_refused_if_nothing_is_sampled(tmp_path, capsys, w
     file = prompts(tmp_path)
     assert main(["judge", file, "--judge", "rule:longest", "--out", str(tmp_path / "out"), *words]) == 2
     said = capsys.readouterr().err
-    assert f"{words[0].removeprefix('--').replace('-', '_')}: no answers are drawn" in said
+    assert f"{words[0].removeprefix('--').replace('-', '_')}: no answers are sampled" in said
     assert "(--prompts)" in said
     assert not (tmp_path / "out").exists()
 
