@@ -34,6 +34,12 @@ TOLERANCES = {
     "prometheus_vicuna.leaderboard_bt_half.*.1.*": STRENGTH,
     "*alt_test.*.p_values.*": 1e-3,  # three digits are given
     "*iterations": 1,
+    # the score interval is never narrower than that of independent games: these two judges name the same slot in 89 and
+    # 92 % of the games, so their two orders err in opposite directions and the percentiles are narrower
+    "llmbar.judges.Falcon/CoT.acc_interval.*": 0.025,
+    "llmbar.judges.Falcon/Metrics_Reference.acc_interval.*": 0.025,
+    # where every label agrees, percentiles have no width and the score interval has
+    "pandalm.judges.majority_of_people.agreement_with_majority.with_ties_interval.*": STRENGTH,
     "*rank_interval.*": 1,  # integers: at the edge of a quantile two draws differ by one
     "*.separable_by_non_overlapping_intervals": 4,  # counted from the ends of 24 sampled intervals
     "*interval*.*": MEAN,
@@ -211,7 +217,7 @@ def people_of_pandalm(source: Path, said) -> dict[str, Any]:
     return {
         "n": {
             "rows": whole(facts["pairs"]),
-            "prompts": whole(facts["prompts"]),
+            "prompts": whole(facts["groups of prompts"]),
             "votes": whole(facts["labels"]),
             "three_way_splits": whole(facts["without one"]),
             "unanimous": whole(facts["of them unanimous"]),
@@ -290,15 +296,15 @@ def models_of_pandalm(source: Path, rows: Path, said) -> dict[str, Any]:
         fit = fitted["fit"]
         tree["leaderboard_tie_parameters"] |= {f"{name}_nu": fit["tie"], f"{name}_loglik": fit["log_likelihood"]}
     for key, judge in (("gpt35", "gpt35"), ("pandalm7b", "pandalm7b"), ("", "people (pandalm_human3)")):
-        board = said("leaderboard", rows, "--judge", judge, "--resamples", 2, "--beside", source)
-        scores = {line["name"]: line["value"] for line in board["lines"]}
+        judged = said("leaderboard", rows, "--judge", judge, "--resamples", 2, "--beside", source)
+        scores = {line["name"]: line["value"] for line in judged["lines"]}
         if key:
-            ranks = {f"{name}_with_people": board["beside"][name] for name in ("spearman", "kendall")}
+            ranks = {f"{name}_with_people": judged["beside"][name] for name in ("spearman", "kendall")}
             tree[f"leaderboard_by_{key}"] = {"scores": scores, **ranks}
         else:
             tree["leaderboard_from_majority"] = scores
             tree["majority_first_second_tie_by_pair"] = {
-                f"{met['first']}_{met['second']}": [met["won"], met["lost"], met["tied"]] for met in board["met"]
+                f"{met['first']}_{met['second']}": [met["won"], met["lost"], met["tied"]] for met in judged["met"]
             }
     line = board["at_equal_lengths"][0]
     tree["length_control"] = {
@@ -502,7 +508,7 @@ def test_prometheus(place, reference, said):
     actual = {
         "answers": answers,
         "repeats": repeats,
-        "questions": whole(facts["prompts"]),
+        "questions": whole(facts["groups of prompts"]),
         "sources": {name: own["answers"] for name, own in scores["by_source"].items()},
         "missing": answers * repeats - whole(facts["scores"]),
         "alpha_interval": known["alpha, interval"],
