@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtri
 
-from afzal.judge import beside, summary
+from afzal.judge import summary, validation
 from afzal.judge.games import Ruling, games_of, pairs_of
 from afzal.records import Item, Response
 from afzal.stats import judging
@@ -66,7 +66,7 @@ def corrected(rng: Rng, runs: int, labelled: int, size: str, right: float) -> Ro
         human = outcomes(shared_normals(rng, sizes, 0.5), RATE)
         points = np.where(rng.random(len(human)) < right, human, 1 - human)
         known = np.isin(keys, rng.permutation(1000)[:labelled])
-        estimates = beside.corrected(points, np.where(known, human, np.nan), keys.tolist())
+        estimates = validation.corrected(points, np.where(known, human, np.nan), keys.tolist())
         assert estimates is not None
         both = estimates["corrected"], estimates["people_alone"]
         covered, alone = (n + (i["low"] <= RATE <= i["high"]) for n, i in zip((covered, alone), both, strict=True))

@@ -14,11 +14,11 @@ from helpers_runs import command_line, model_folder, one_thread, settings
 from afzal import data, judging
 from afzal.cli import main
 from afzal.errors import AfzalError
-from afzal.judge import beside, summary, text
+from afzal.judge import summary, summary_text, validation
 from afzal.judge.card import card, pairs_to_read
 from afzal.judge.games import Ruling, games_of, pairs_of
-from afzal.judge.given import from_file, judges_in
 from afzal.judge.people import labels_on
+from afzal.judge.recorded import from_file, judges_in
 from afzal.judging import judges
 from afzal.records import Comparison, Item, Response
 
@@ -195,7 +195,7 @@ def test_cost_by_hand():
     pairs, games, rulings = said_by(items, "fs", tokens=(1_000_000, 500_000))
     body = summary.summary("j", items, pairs, games, rulings, summary.Known(prices=(0.5, 2.0)), resamples=5)
     assert body["cost"] == pytest.approx(2 * 0.5 + 1 * 2.0)
-    assert "tokens: 2,000,000 in requests, 1,000,000 in replies, cost 3.00" in text.lines(body)[-1]
+    assert "tokens: 2,000,000 in requests, 1,000,000 in replies, cost 3.00" in summary_text.lines(body)[-1]
     free = summary.summary("j", items, pairs, games, rulings, resamples=5)
     assert "cost" not in free
 
@@ -223,7 +223,7 @@ def test_categories_add_up():
     assert {name: line["pairs"] for name, line in lines.items()} == {"chat": 1, "code": 2}
     assert (lines["chat"]["agreement"]["value"], lines["code"]["agreement"]["value"]) == (1.0, 0.5)
     assert lines["code"]["win_rate"]["value"] == 1.0
-    assert "code: 2 pairs, win rate 100.0 %" in "\n".join(text.lines(body))
+    assert "code: 2 pairs, win rate 100.0 %" in "\n".join(summary_text.lines(body))
 
 
 def test_pairs_to_read_come_with_both_orders_and_what_people_said():
@@ -266,7 +266,7 @@ def test_a_card_of_nothing_but_silence():
     )
     body = card(body_of_silence, {"kind": "rule"}, pairs_to_read(pairs, games, rulings, None))
     assert body["findings"] == ["Not judged: j gave no verdict in 1 game."]
-    assert beside.own_answers(np.array([1]), np.array([np.nan]), {}, ["q"], resamples=5, seed=0) is None
+    assert validation.own_answers(np.array([1]), np.array([np.nan]), {}, ["q"], resamples=5, seed=0) is None
 
 
 def seated(turned: bool) -> dict:

@@ -11,9 +11,9 @@ from helpers_towers import made, picture
 from afzal import data
 from afzal.config.judging import JudgeConfig
 from afzal.errors import AfzalError
-from afzal.judge.asked import Asking, Words, by_choices
 from afzal.judge.games import Game, pairs_of
-from afzal.judge.parts import for_server
+from afzal.judge.message_parts import for_server
+from afzal.judge.prompting import Asking, Words, by_choices
 from afzal.judging import judge_items, judged
 from afzal.judging.judges import asked_rewards
 from afzal.media import in_row, media_part

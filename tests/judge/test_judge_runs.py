@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from afzal import api
 from afzal.cli import main
-from afzal.judge.text import side, verdict
+from afzal.judge.summary_text import side, verdict
 from afzal.stats.intervals import wilson
 
 

@@ -14,7 +14,7 @@ from afzal import data, judging
 from afzal.cli import main
 from afzal.cli.judge import parse_conditions, unmet
 from afzal.errors import AfzalError
-from afzal.judge import local, summary, text
+from afzal.judge import local, summary, summary_text
 from afzal.judge.games import Pair, Ruling, games_of, pairs_of
 from afzal.judging import judges
 from afzal.records import Comparison, Item, Response
@@ -271,13 +271,13 @@ def test_log_probs_are_those_of_the_models_own_forward_pass(tmp_path):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from afzal.judge import asked
+    from afzal.judge import prompting
     from afzal.train.feed import Layout
 
     folder = model_folder(tmp_path / "model")
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     choices = {"A": "first", "B": "second", "TIE": "tie"}
-    how = asked.Asking("", "{{ prompt }} {{ first }} {{ second }}", asked.by_choices(choices))
+    how = prompting.Asking("", "{{ prompt }} {{ first }} {{ second }}", prompting.by_choices(choices))
     judge_of = local.by_log_probs(how, choices, model, Speaker(tokenizer, context=256), Layout("unshared", 512))
     (ruling,) = judge_of(games_of([Pair(0, 0, 1, "q", ("one", "two"))], "first"))
     text = "q one two\n"
@@ -296,12 +296,12 @@ def test_log_probs_are_those_of_the_models_own_forward_pass(tmp_path):
 def test_a_question_that_does_not_fit_is_no_verdict(tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from afzal.judge import asked
+    from afzal.judge import prompting
     from afzal.train.feed import Layout
 
     folder = model_folder(tmp_path / "model")
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    how = asked.Asking("", "{{ first }}{{ second }}", asked.by_choices({"A": "first", "B": "second"}))
+    how = prompting.Asking("", "{{ first }}{{ second }}", prompting.by_choices({"A": "first", "B": "second"}))
     speaker, layout = Speaker(tokenizer, context=64), Layout("unshared", 512)
     judge_of = local.by_log_probs(how, {"A": "first", "B": "second"}, model, speaker, layout)
     long, short = Pair(0, 0, 1, "", ("x" * 80, "y")), Pair(1, 0, 1, "", ("x", "y"))
@@ -318,7 +318,7 @@ def test_a_judge_that_never_gives_a_verdict_has_no_figures_but_is_written(tmp_pa
     assert json.loads(json.dumps(seen, allow_nan=False))["no_verdict_share"] == 1.0
     assert seen["orders"]["slot_bias"] is None
     assert "win_rate" not in seen["models"]
-    assert "no verdict 100.0 %" in "\n".join(text.lines(seen))
+    assert "no verdict 100.0 %" in "\n".join(summary_text.lines(seen))
 
 
 def test_one_judge_without_the_command_line(tmp_path):

@@ -188,10 +188,10 @@ def _on_rows(dataset: Dataset, truths: Sequence[Item], options: _Options) -> tup
 
 
 def _on_pairs(items: Sequence[Item], labelled: Labels, options: _Options) -> tuple[dict[str, Any], list[Item], bool]:
-    from afzal.judge import aggregate, annotators, groups, truths
+    from afzal.judge import aggregate, annotators, gold_accuracy, groups
 
     by, kind, group_by, resamples = options.by, options.kind, options.group_by, options.resamples
-    worth = truths.curve(labelled, options.gold_sizes) if options.gold_sizes else None
+    worth = gold_accuracy.curve(labelled, options.gold_sizes) if options.gold_sizes else None
     agreed = annotators.agreement_of(labelled, resamples=resamples)
     people = annotators.people_of(labelled)
     result = aggregate.aggregate(labelled, by, anchored=bool(items))
@@ -205,11 +205,11 @@ def _on_pairs(items: Sequence[Item], labelled: Labels, options: _Options) -> tup
     if (axes := groups.by_axis(labelled, resamples=resamples)) is not None:
         body["tables"].append(axes)
     if by != "gold" and result.checked is None:
-        _add(body, truths.as_plain(result, labelled, by))
+        _add(body, gold_accuracy.as_plain(result, labelled, by))
     if result.fit is not None:
         _add(body, aggregate.fit_as_plain(result.fit, labelled))
     if worth is not None:
-        _add(body, truths.curve_as_plain(worth))
+        _add(body, gold_accuracy.curve_as_plain(worth))
     if result.eta is not None:
         for line, eta in zip(body["lines"], result.eta, strict=True):
             line["eta"] = eta

@@ -79,10 +79,10 @@ def judge(
             remedy="add prompts=FILE (--prompts) and the runs that answer them, or omit it",
         )
     from afzal import judging
-    from afzal.judge import text
-    from afzal.judge.against import lines as board_lines
+    from afzal.judge import summary_text
     from afzal.judge.people import votes_on, without_verdicts
-    from afzal.judging.against import judged_against
+    from afzal.judge.win_rates import lines as board_lines
+    from afzal.judging.win_rates import judged_against
     from afzal.runs import refuse_unwritable
     from afzal.text import visible
 
@@ -129,8 +129,8 @@ def judge(
             voted = people_only if any(item.votes for item in people_only) else None
         summaries = judging.judged(items, judges, folder, voted=voted, **how)
         body = {"judges": summaries}
-    lines = [visible(line) for each in summaries for line in text.lines(each)]
-    lines += [f"written: {folder}", *(visible(line) for each in summaries if (line := text.verdict(each)))]
+    lines = [visible(line) for each in summaries for line in summary_text.lines(each)]
+    lines += [f"written: {folder}", *(visible(line) for each in summaries if (line := summary_text.verdict(each)))]
     return Result(body, lines, page)
 
 

@@ -1,10 +1,13 @@
 """Judges, people included: their verdicts, read from files or made, and how good they are.
 
-A verdict is a vote. Verdicts on models, from other tools' files (:mod:`.foreign`) and from Afzal's rows, become
-leaderboards in :mod:`.boards`.
+A verdict is a vote. Verdicts on models, from other tools' files (:mod:`.formats`) and from Afzal's rows, become
+leaderboards in :mod:`.model_board`.
 """
 
-from afzal.judge.boards import (
+from afzal.judge.formats import FORMATS, knows, read
+from afzal.judge.judge_board import JudgeBoard, JudgeLine, judges_as_plain, of_judges
+from afzal.judge.labelled import read_labelled
+from afzal.judge.model_board import (
     ModelBoard,
     at_equal_lengths,
     lengths_as_plain,
@@ -12,12 +15,9 @@ from afzal.judge.boards import (
     of_models,
     rank_correlation,
 )
-from afzal.judge.foreign import FORMATS, knows, read
-from afzal.judge.judges import JudgeBoard, JudgeLine, judges_as_plain, of_judges
-from afzal.judge.labelled import read_labelled
-from afzal.judge.own import is_own, on_models, on_truth, read_own
+from afzal.judge.reliability import weighed_as_plain
+from afzal.judge.verdict_files import is_own, on_models, on_truth, read_own
 from afzal.judge.verdicts import Verdict, Verdicts
-from afzal.judge.weighed import weighed_as_plain
 
 __all__ = [
     "FORMATS",

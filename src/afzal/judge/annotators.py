@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from afzal.judge.figures import finite, interval
 from afzal.judge.labels import CLASSES, FIRST, SECOND, VALUES, Labels, Said
-from afzal.judge.plain import finite, interval
 from afzal.stats import agreement
 from afzal.stats.intervals import Interval, clustered, share
 from afzal.stats.resampling import sums

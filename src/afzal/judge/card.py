@@ -13,7 +13,7 @@ from afzal.judge.aggregate import aggregate
 from afzal.judge.games import Game, Pair, Ruling
 from afzal.judge.labels import CLASSES, Labels
 from afzal.judge.summary import codes, flat
-from afzal.judge.text import percent, verdict
+from afzal.judge.summary_text import percent, verdict
 from afzal.text import sign
 
 WORST = 20

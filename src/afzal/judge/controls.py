@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from afzal.judge import beside
+from afzal.judge import validation
 from afzal.judge.debate import Protocol, quotes
+from afzal.judge.figures import figure, points
 from afzal.judge.games import Game, Pair, Ruling
 from afzal.judge.labels import Labels
-from afzal.judge.plain import figure, points
 from afzal.judge.summary import codes
 from afzal.records import Item, prompt_key
 from afzal.stats import judging
@@ -49,7 +49,7 @@ def beside_controls(
         line: dict[str, Any] = {"judge": control.name, "same": _share((ours == theirs).astype(float), prompts)}
         line["no_verdict"] = sum(r.outcome == "none" for r in control.rulings)
         if people is not None and (people.table >= 0).any():
-            equal = [_by_pair(beside.equal_labels(each, people)) for each in (ours, theirs)]
+            equal = [_by_pair(validation.equal_labels(each, people)) for each in (ours, theirs)]
             line["agreement"] = _share(equal[1], prompts)
             line["difference"] = _difference(equal[0] - equal[1], prompts, **drawn)
         figures[control.protocol] = line

@@ -15,8 +15,8 @@ import numpy as np
 from afzal import text
 from afzal.errors import AfzalError
 from afzal.judge.aggregate import Aggregated, By, LabelKind, aggregate, as_items
+from afzal.judge.figures import figure
 from afzal.judge.labels import CLASSES, SECOND, Labels
-from afzal.judge.plain import figure
 from afzal.records import Item
 from afzal.stats import agreement, resampling
 from afzal.stats.intervals import Interval

@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from afzal.errors import AfzalError
-from afzal.judge.asked import Asking, Words
 from afzal.judge.games import Game, Judge, Ruling, as_shown
+from afzal.judge.prompting import Asking, Words
 from afzal.judge.verdicts import Outcome, from_probability
 from afzal.records import Message, Turns
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from afzal import text
 from afzal.judge.annotators import HASTY, ONE_ANSWER
-from afzal.judge.plain import finite, interval
+from afzal.judge.figures import finite, interval
 from afzal.records import Item, Rating, prompt_key
 from afzal.stats import agreement, ratings, resampling
 from afzal.stats.intervals import Interval

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from afzal.judge import beside
+from afzal.judge import validation
+from afzal.judge.figures import figure, finite
 from afzal.judge.games import Game, Pair, Ruling, category_of
 from afzal.judge.labels import Labels
-from afzal.judge.plain import figure, finite
 from afzal.judge.verdicts import CODES
 from afzal.records import Item, prompt_key
 from afzal.stats import judging
@@ -95,17 +95,17 @@ def summary(
     if both.any():
         figures["orders"] = _orders(judging.both_orders(table[both, 0], table[both, 1]))
     people = known.people if known.people is not None and (known.people.table >= 0).any() else None
-    human = None if people is None else beside.points_of_people(people)
+    human = None if people is None else validation.points_of_people(people)
     if (sides := two_models(items, pairs)) is not None:
         figures["models"] = _models(sides, together, gap, prompts, human, **resampling)
     if people is not None:
-        figures["people"] = beside.beside_people(together, people, **resampling)
+        figures["people"] = validation.beside_people(together, people, **resampling)
     if human is not None and (p := _stated(pairs, games, rulings)) is not None:
-        figures["calibration"] = beside.calibrated(p, human, prompts)
+        figures["calibration"] = validation.calibrated(p, human, prompts)
     if known.own is not None:
         others = dict(known.others) if human is None else {"people": human, **known.others}
         own = _sides_of(known.own, items, pairs)
-        figures["own_answers"] = beside.own_answers(own, points_of(together), others, prompts, **resampling)
+        figures["own_answers"] = validation.own_answers(own, points_of(together), others, prompts, **resampling)
     if by_category := _by_category(items, pairs, prompts, together, table, sides, people):
         figures["by_category"] = by_category
     return figures
@@ -151,7 +151,7 @@ def _by_category(
     points, lines = points_of(together), []
     if sides is not None:
         points = np.where(sides[2] > 0, points, 1 - points)
-    equal = None if people is None else beside.equal_labels(together, people)
+    equal = None if people is None else validation.equal_labels(together, people)
     for name in names if len(names) > 1 else ():
         own = of == name
         line: dict[str, Any] = {"category": name, "pairs": int(own.sum())}
@@ -230,7 +230,7 @@ def _models(
         control = judging.length_controlled(points[spoke], longer_by, judged_prompts, **drawn)
         figures |= {"lengths_decide": True} if control is None else {"length_controlled": _at_equal_lengths(control)}
     if human is not None:
-        corrected = beside.corrected(points, np.where(side > 0, human, 1 - human), prompts)
+        corrected = validation.corrected(points, np.where(side > 0, human, 1 - human), prompts)
         figures |= {} if corrected is None else {"with_people": corrected}
     return figures
 

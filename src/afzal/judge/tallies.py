@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from afzal.judge.plain import interval
+from afzal.judge.figures import interval
 from afzal.records import Comparison, Item, Rating
 from afzal.stats import agreement, resampling
 from afzal.stats.intervals import Interval

@@ -11,9 +11,9 @@ from afzal.config.debating import ARGUE_PROMPT, ASSIST_PROMPT, DebaterConfig
 from afzal.config.judging import JudgeConfig, prompt_after
 from afzal.errors import AfzalError
 from afzal.hashes import content_hash
-from afzal.judge.asked import Asking, Words
 from afzal.judge.debate import Position, Protocol, Speak, heard
 from afzal.judge.games import Game, Judge, Ruling, as_shown
+from afzal.judge.prompting import Asking, Words
 from afzal.judge.verdicts import from_probability
 from afzal.model.load import pick_device
 from afzal.records import Item

@@ -16,10 +16,10 @@ from afzal.config.judging import PROMPT, SCORE_PROMPT, JudgeConfig, prompt_after
 from afzal.data.asked import Asked, asked_by, columns_of
 from afzal.errors import AfzalError
 from afzal.hashes import content_hash
-from afzal.judge import asked, given, people, scored
+from afzal.judge import people, pointwise, prompting, recorded
 from afzal.judge.debate import CONTROLS, WORDS, Protocol
 from afzal.judge.games import Game, Judge, Pair, Ruling, games_of
-from afzal.judge.parts import for_server
+from afzal.judge.message_parts import for_server
 from afzal.judging import debates
 from afzal.model.load import pick_device
 from afzal.objectives import names_function
@@ -87,7 +87,7 @@ def named(spec: str) -> Named:
 
 def _of_verdicts(spec: str) -> Named:
     path, _, name = (spec, "", "") if Path(spec).exists() else spec.rpartition(":")
-    known = given.judges_in(path or spec)
+    known = recorded.judges_in(path or spec)
     if name not in known and (name or len(known) > 1):
         raise AfzalError(
             f"there is no judge {name!r} in the file" if name else f"the file has {len(known)} judges",
@@ -207,7 +207,7 @@ def played(
     """
     settings = n.settings
     if n.verdicts:
-        return given.from_file(n.verdicts, n.name, items, pairs)
+        return recorded.from_file(n.verdicts, n.name, items, pairs)
     if settings is None:
         games = games_of(pairs, "first")
         voted = people.votes_on(items, n.votes)
@@ -255,22 +255,22 @@ def decides(settings: JudgeConfig, replies: Cache, name: str, say: Callable[[str
     def judge(games: Sequence[Game]) -> Sequence[Ruling]:
         heard = counter(len(games) * (2 if settings.verdict.score else 1), say)
         about = {"name": name, "concurrency": settings.concurrency, "heard": heard}
-        return asked.played(games, _asking(settings), ask, replies, **about)
+        return prompting.played(games, _asking(settings), ask, replies, **about)
 
     return judge
 
 
-def _asking(settings: JudgeConfig) -> asked.Asking:
+def _asking(settings: JudgeConfig) -> prompting.Asking:
     """How a judge is asked, according to its settings."""
     verdict = settings.verdict
     if verdict.choices is not None:
-        read = asked.by_choices(verdict.choices)
+        read = prompting.by_choices(verdict.choices)
     elif verdict.json_ is not None:
-        read = asked.by_json(verdict.json_.path, verdict.json_.values)
+        read = prompting.by_json(verdict.json_.path, verdict.json_.values)
     else:
         assert verdict.score is not None
-        read = asked.by_pattern(verdict.score.pattern)
-    return asked.Asking(
+        read = prompting.by_pattern(verdict.score.pattern)
+    return prompting.Asking(
         system=settings.system,
         prompt=prompt_of(settings),
         read=read,
@@ -302,7 +302,7 @@ def asked_rewards(settings: JudgeConfig, name: str, cache: Path) -> Rewarder:
         cache: file of replies; requests with a cached reply are not sent again.
 
     Raises:
-        AfzalError: (when called) as for :func:`afzal.judge.asked.scores`.
+        AfzalError: (when called) as for :func:`afzal.judge.prompting.scores`.
     """
     ask = _ask(settings)
     how = {"name": name, "samples": settings.samples, "concurrency": settings.concurrency}
@@ -315,7 +315,7 @@ def asked_rewards(settings: JudgeConfig, name: str, cache: Path) -> Rewarder:
     ) -> list[float]:
         rows = list(zip(prompts, answers, strict=True))
         with Cache(cache) as replies:
-            return asked.scores(rows, _asking(settings), ask, replies, **how)
+            return prompting.scores(rows, _asking(settings), ask, replies, **how)
 
     return rewards
 
@@ -339,7 +339,7 @@ def _scorer(settings: JudgeConfig, items: Sequence[Item]) -> Judge:
     def read(pairs: Sequence[Pair], answers: Sequence[str]) -> list[float]:
         return rewards([items[p.item].prompt for p in pairs], answers, None, [rows[p.item] for p in pairs])
 
-    return scored.by_score(read, stated=settings.kind == "policy")
+    return pointwise.by_score(read, stated=settings.kind == "policy")
 
 
 def rewarder_of(
@@ -361,7 +361,7 @@ def rewarder_of(
     """
     if settings.kind == "rule":
         assert settings.rule is not None
-        rule = scored.rule(settings.rule, settings.pattern)
+        rule = pointwise.rule(settings.rule, settings.pattern)
         return lambda prompts, answers, ended=None, columns=None: list(rule([], answers))  # a rule ignores pairs
     if settings.kind == "policy":
         assert settings.model is not None

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from afzal.config import LadderConfig
-from afzal.judge import given, people
-from afzal.judge.beside import equal_labels
+from afzal.judge import people, recorded
+from afzal.judge.figures import figure, points
 from afzal.judge.games import pairs_of
 from afzal.judge.labels import Labels
 from afzal.judge.outputs import SUMMARY, VERDICTS
-from afzal.judge.plain import figure, points
 from afzal.judge.summary import codes
+from afzal.judge.validation import equal_labels
 from afzal.records import Item
 from afzal.stats import judging
 from afzal.text import plural, sign
@@ -109,7 +109,7 @@ def _right(folders: Sequence[Path], name: str, truth: Sequence[Item], labels: La
     level = 0 if name == ALONE else int("".join(c for c in name.partition(",")[0] if c.isdigit()))
     pairs = pairs_of(truth)
     file = str(folders[level] / MEASURED / VERDICTS)
-    games, rulings = given.from_file(file, level_name(0) if name == ALONE else name, truth, pairs)
+    games, rulings = recorded.from_file(file, level_name(0) if name == ALONE else name, truth, pairs)
     return np.nanmean(equal_labels(codes(pairs, games, rulings)[1], labels), 1)
 
 

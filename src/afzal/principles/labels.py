@@ -10,8 +10,8 @@ from afzal.config.judging import JudgeConfig
 from afzal.config.revise import PrinciplesConfig, ReviseConfig
 from afzal.data.turns import full_text
 from afzal.errors import AfzalError
-from afzal.judge.asked import Asking, Words
 from afzal.judge.games import Game, Pair, Ruling
+from afzal.judge.prompting import Asking, Words
 from afzal.judge.replies import Reading
 from afzal.judge.verdicts import POINTS
 from afzal.judging.judges import Named, decides, named

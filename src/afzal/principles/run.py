@@ -16,7 +16,7 @@ from afzal.config.revise import PrincipleConfig, PrinciplesConfig, ReviseConfig
 from afzal.data.turns import full_text
 from afzal.errors import AfzalError
 from afzal.hashes import content_hash
-from afzal.judge.asked import Asking, Words
+from afzal.judge.prompting import Asking, Words
 from afzal.judge.replies import Reading
 from afzal.judging.judges import named
 from afzal.principles.figures import report_body

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from afzal.judge.figures import figure, finite
 from afzal.judge.labels import CLASSES, FIRST, SECOND, TIE, Labels
-from afzal.judge.plain import figure, finite
 from afzal.stats import agreement, judging
 from afzal.stats.calibration import calibration
 from afzal.stats.intervals import clustered, share

@@ -10,8 +10,8 @@ import numpy as np
 
 from afzal.errors import AfzalError
 from afzal.judge.aggregate import POINTS, Aggregated, By, classes_of, credit, ordering, without_bad
+from afzal.judge.figures import finite
 from afzal.judge.labels import CLASSES, Labels
-from afzal.judge.plain import finite
 from afzal.stats import annotators
 from afzal.stats.calibration import brier_score
 from afzal.stats.intervals import Interval, clustered, share

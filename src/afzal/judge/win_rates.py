@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from afzal.judge import annotators, beside
+from afzal.judge import annotators, validation
+from afzal.judge.figures import figure, points
 from afzal.judge.games import Pair
 from afzal.judge.labels import Labels
-from afzal.judge.plain import figure, points
 from afzal.judge.summary import share_of, two_models
-from afzal.judge.text import percent, side
+from afzal.judge.summary_text import percent, side
 from afzal.records import Item, prompt_key
 
 PEOPLE = "people"
@@ -43,7 +43,7 @@ def of_people(
     sides = two_models(items, pairs)
     if labels is None or sides is None:
         return None
-    won = beside.points_of_people(labels)
+    won = validation.points_of_people(labels)
     won = np.where(sides[2] > 0, won, 1 - won)
     rate = share_of(won, np.isfinite(won), [prompt_key(items[p.item]) for p in pairs])
     if rate is None:

@@ -12,11 +12,11 @@ from afzal.data import files
 from afzal.data.page import is_page
 from afzal.data.turns import answer_text
 from afzal.errors import AfzalError
-from afzal.judge import foreign
+from afzal.judge import formats
 from afzal.judge.games import category_of
-from afzal.judge.given import OWN, of_row
 from afzal.judge.labelled import pair_name, read_labelled, truths_of
 from afzal.judge.outputs import ROWS
+from afzal.judge.recorded import OWN, of_row
 from afzal.judge.verdicts import Outcome, Verdict, Verdicts
 from afzal.records import Item, prompt_key
 
@@ -90,10 +90,10 @@ def on_models(sources: Sequence[str]) -> Verdicts:
     """Verdicts on models, from files of one format.
 
     Raises:
-        AfzalError: as for :func:`afzal.judge.foreign.read` and :func:`read_own`, or the answers name no models.
+        AfzalError: as for :func:`afzal.judge.formats.read` and :func:`read_own`, or the answers name no models.
     """
     if not _all_own(sources):
-        return foreign.read(sources)
+        return formats.read(sources)
     together = _together([read_own(source) for source in sources])
     verdicts = [v for v in together.verdicts if v.first and v.second and v.first != v.second]
     if not verdicts:
@@ -113,8 +113,8 @@ def on_truth(sources: Sequence[str]) -> Verdicts:
     Raises:
         AfzalError: a file cannot be read, or no item has both a truth and a verdict.
     """
-    if any(map(foreign.knows, sources)):
-        return foreign.read(sources)
+    if any(map(formats.knows, sources)):
+        return formats.read(sources)
     if not _all_own(sources):
         return read_labelled(sources)
     together = _together([read_own(source) for source in sources])

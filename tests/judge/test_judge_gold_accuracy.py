@@ -11,7 +11,7 @@ import pytest
 from afzal import data
 from afzal.cli import main
 from afzal.errors import AfzalError
-from afzal.judge import aggregate, labels, truths
+from afzal.judge import aggregate, gold_accuracy, labels
 from afzal.records import Comparison, Item, Response
 from afzal.stats.calibration import brier_score
 from afzal.stats.intervals import wilson
@@ -47,13 +47,13 @@ def test_half_a_vote_on_each_side():
 def test_distance_from_the_truth_by_hand():
     p, gold = np.array([1.0, 0.25, np.nan, 0.9]), np.array([labels.FIRST, labels.SECOND, labels.FIRST, -1])
     said = replace(labels.of_items(crowd(4, ann=1.0)), gold=gold)
-    score = truths.brier(p, said)
+    score = gold_accuracy.brier(p, said)
     assert score is not None
     losses = np.array([0, 0.25**2, 0.5**2])
     assert score.value == pytest.approx(losses.mean())
     half = 4.302653 * losses.std(ddof=1) / 3**0.5  # Student's, within 0 and 1
     assert (score.low, score.high) == pytest.approx((0.0, losses.mean() + half))
-    assert truths.brier(p, replace(said, gold=np.full(4, -1))) is None
+    assert gold_accuracy.brier(p, replace(said, gold=np.full(4, -1))) is None
 
 
 @pytest.mark.parametrize(("p", "n"), [(1.0, 10), (0.9, 10)])
@@ -70,10 +70,10 @@ def test_a_brier_score_without_spread_has_an_interval(p: float, n: int):
 def test_right_by_category():
     rows = crowd(20, ann=1.0)
     said = labels.of_items([row if k % 2 == 0 else Item(**_turned(row)) for k, row in enumerate(rows)])
-    categories = truths.by_category(aggregate.aggregate(said, "mean").p_first, said)
+    categories = gold_accuracy.by_category(aggregate.aggregate(said, "mean").p_first, said)
     assert {name: (own.pairs, own.right) for name, own in categories.items()} == {"even": (10, 1.0), "odd": (10, 0.0)}
     one = labels.of_items(rows[::2])
-    assert truths.by_category(aggregate.aggregate(one, "mean").p_first, one) == {}
+    assert gold_accuracy.by_category(aggregate.aggregate(one, "mean").p_first, one) == {}
 
 
 def _turned(row: Item) -> dict:
@@ -88,7 +88,7 @@ def test_more_truths_reveal_reversed_annotators():
     """One good annotator, two who are usually wrong: the majority is wrong, and few truths suffice to learn weights."""
     said = labels.of_items(crowd(300, good=0.85, bad=0.2, worse=0.2))
     assert aggregate.aggregate(said, "mean").right(said.gold) < 0.35
-    curve = truths.curve(said, (5, 60))
+    curve = gold_accuracy.curve(said, (5, 60))
     few, many = curve.by_size[5]["gold"], curve.by_size[60]["gold"]
     assert curve.truths == 300
     assert 0.6 < few.right < many.right
@@ -103,12 +103,12 @@ def test_prompts_are_held_out_with_all_their_pairs():
     at = np.arange(60)
     number = np.unique(said.prompts, return_inverse=True)[1]
     for seed in range(5):
-        chosen, rest = truths._choice(at, number, 12, seed)
+        chosen, rest = gold_accuracy._choice(at, number, 12, seed)
         assert len(chosen) == 12
         assert not set(number[chosen]) & set(number[rest])
         assert len(rest) == 40  # the truth is known for two prompts, twenty pairs
     with pytest.raises(AfzalError, match="no pair to measure on"):
-        truths.curve(said, (55,))
+        gold_accuracy.curve(said, (55,))
 
 
 def test_the_share_that_is_right_has_an_interval_over_prompts():
@@ -116,13 +116,13 @@ def test_the_share_that_is_right_has_an_interval_over_prompts():
     alone, shared = (labels.of_items(crowd(60, prompts=n, ann=0.7)) for n in (60, 3))
     wide = []
     for said in (alone, shared):
-        share = truths.right_on(aggregate.aggregate(said, "majority").p_first, said, said.gold >= 0)
+        share = gold_accuracy.right_on(aggregate.aggregate(said, "majority").p_first, said, said.gold >= 0)
         assert share.pairs == 60
         assert share.low < share.right < share.high
         wide.append(share.high - share.low)
     assert wide[0] < wide[1]
     sure = labels.of_items(crowd(10, ann=1.0))
-    share = truths.right_on(aggregate.aggregate(sure, "majority").p_first, sure, sure.gold >= 0)
+    share = gold_accuracy.right_on(aggregate.aggregate(sure, "majority").p_first, sure, sure.gold >= 0)
     assert (share.right, share.high) == pytest.approx((1.0, 1.0))
     assert share.low == pytest.approx(10 / (10 + 1.959964**2))  # Wilson's of 10 in 10
 
@@ -130,7 +130,7 @@ def test_the_share_that_is_right_has_an_interval_over_prompts():
 @pytest.mark.parametrize("size", [0, 4, 9])
 def test_sizes_that_leave_nothing_are_refused(size):
     with pytest.raises(AfzalError, match="cannot be tried") as error:
-        truths.curve(labels.of_items(crowd(4, ann=1.0)), (size,))
+        gold_accuracy.curve(labels.of_items(crowd(4, ann=1.0)), (size,))
     assert "from 1 to 3" in str(error.value)
 
 

@@ -10,7 +10,7 @@ from afzal.data.turns import full_text
 from afzal.errors import AfzalError
 from afzal.judge import replies
 from afzal.judge.games import Game, Ruling, as_shown
-from afzal.judge.parts import content, keyed
+from afzal.judge.message_parts import content, keyed
 from afzal.judge.replies import Reading
 from afzal.judge.verdicts import Outcome
 from afzal.records import Turns

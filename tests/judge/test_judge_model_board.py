@@ -14,7 +14,7 @@ from afzal import judge, report
 from afzal.cli import main
 from afzal.errors import AfzalError
 from afzal.judge import Verdict, Verdicts, at_equal_lengths, lengths_as_plain, of_models, rank_correlation, read
-from afzal.judge.judges import two_games
+from afzal.judge.judge_board import two_games
 from afzal.judge.verdicts import MIRRORED
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from afzal import data, report
 from afzal.errors import AfzalError
-from afzal.judge import against, outputs, people
+from afzal.judge import outputs, people, win_rates
 from afzal.judge.games import pairs_of
 from afzal.judging.run import judged, read_items, slug, stem
 from afzal.records import Item
@@ -41,7 +41,7 @@ def judged_against(
         prompts: file of the prompts, whose columns functions may ask for.
 
     Returns:
-        The table as plain values (:func:`afzal.judge.against.table`), and the summaries by source name.
+        The table as plain values (:func:`afzal.judge.win_rates.table`), and the summaries by source name.
 
     Raises:
         AfzalError: as for :func:`afzal.judging.run.judged`; or two sources have the same name, or no vote is on one of
@@ -64,10 +64,12 @@ def judged_against(
         summaries = judged(items, specs, folder, voted=with_votes, cache=replies, resamples=resamples, say=say)
         pairs = pairs_of(items)
         labels = None if with_votes is None else people.labels_on(with_votes, pairs)
-        columns.append(against.Column(name, summaries, against.of_people(items, pairs, labels, resamples=resamples)))
+        columns.append(
+            win_rates.Column(name, summaries, win_rates.of_people(items, pairs, labels, resamples=resamples))
+        )
         if len(rows) > 1:
             written += _own(name, folder / outputs.ROWS)
-    board = against.table(columns, stem(other))
+    board = win_rates.table(columns, stem(other))
     report.write_board(out, board, TABLE)
     if written:
         data.write(written, out / outputs.ROWS, "afzal")

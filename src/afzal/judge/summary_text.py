@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from afzal.judge import controls
-from afzal.judge.plain import points
+from afzal.judge.figures import points
 from afzal.text import interval, number, plural
 
 Plain = Mapping[str, Any]

@@ -10,7 +10,7 @@ from helpers_runs import model_folder, one_thread
 
 from afzal import data
 from afzal.cli import main
-from afzal.judge import against
+from afzal.judge import win_rates
 from afzal.judge.games import pairs_of
 from afzal.judge.people import labels_on
 from afzal.records import Comparison, Item, Outcome, Response
@@ -95,7 +95,7 @@ def test_the_table_is_that_of_its_figures_in_every_form(judged, capsys):
     assert [cell.split(" [")[0] for cell in rows["win rate by people"]] == ["56.2 %", "12.5 %"]
     assert "rule:longest ranks the models as people do: dpo, sft." in board["findings"]
     assert "rule:shortest ranks the models differently from people: sft, dpo." in board["findings"]
-    page, text = (judged / "table.html").read_text(), "\n".join(against.lines(board))
+    page, text = (judged / "table.html").read_text(), "\n".join(win_rates.lines(board))
     for row in side["rows"]:
         for cell in row:
             assert cell in page
@@ -172,10 +172,10 @@ def test_people_count_for_the_named_model_whichever_side_it_is_on():
     turned = Item("b", "r", (Response("y", "theirs"), Response("x", "ours")), (Comparison(0, 1, "first"),))
     items = [first, turned]
     pairs = pairs_of(items)
-    result = against.of_people(items, pairs, labels_on(items, pairs))
+    result = win_rates.of_people(items, pairs, labels_on(items, pairs))
     assert result is not None
     assert result["win_rate"]["value"] == 0.5
-    alone = against.of_people([first], pairs_of([first]), labels_on([first], pairs_of([first])))
+    alone = win_rates.of_people([first], pairs_of([first]), labels_on([first], pairs_of([first])))
     assert alone is not None
     assert (alone["win_rate"]["value"], alone["agreement"]) == (1.0, None)
 
@@ -211,7 +211,7 @@ def test_a_judge_that_follows_the_slot_or_says_nothing_is_reported():
     summaries = [
         summary(name, items, pairs, games, said, resamples=20) for name, said in (("slot", slot), ("mute", mute))
     ]
-    board = against.table([against.Column("a", summaries, None)], "b")
+    board = win_rates.table([win_rates.Column("a", summaries, None)], "b")
     rows = {row[0]: row[1] for row in board["tables"][0]["rows"]}
     assert rows["both orders agree by slot"] == "0.0 %"
     assert rows["games without a verdict by mute"] == "10.0 %"

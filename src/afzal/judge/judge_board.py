@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from afzal.errors import AfzalError
-from afzal.judge.plain import finite, interval, leader
+from afzal.judge.figures import finite, interval, leader
 from afzal.judge.verdicts import CODES, Verdict, Verdicts
 from afzal.stats import agreement, judging
 from afzal.stats.intervals import Interval, clustered, share

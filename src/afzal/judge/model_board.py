@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from afzal.errors import AfzalError
-from afzal.judge import text
-from afzal.judge.plain import finite, interval, leader
+from afzal.judge import summary_text
+from afzal.judge.figures import finite, interval, leader
 from afzal.judge.verdicts import POINTS, Verdicts
 from afzal.stats import bradley_terry as bt
 from afzal.stats import judging
@@ -142,7 +142,9 @@ def lengths_as_plain(lines: Sequence[AtEqualLengths]) -> dict[str, Any]:
         about = {"deviation": c.deviation, "overlap": c.overlap, "extrapolated": c.extrapolated}
         plain.append({"model": line.model, "pairs": line.pairs, **known, **about})
         marked = "extrapolated" if c.extrapolated else f"{c.overlap:.0%}"
-        rows.append([line.model, f"{line.pairs:,}", *(text.percent(known[k]) for k in ("raw", "controlled")), marked])
+        rows.append(
+            [line.model, f"{line.pairs:,}", *(summary_text.percent(known[k]) for k in ("raw", "controlled")), marked]
+        )
     words = (
         "Each model against all others; at equal lengths by a logistic fit on the difference in length. If one side "
         "is longer in more than nine pairs of ten, the figure is extrapolated."
