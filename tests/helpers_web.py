@@ -14,8 +14,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import afzal
+from afzal.web.annotation import Desk
 from afzal.web.client import Client, addresses_of
-from afzal.web.desk import Desk
 from afzal.web.folder import Folder, Job
 from afzal.web.queue import Rules
 

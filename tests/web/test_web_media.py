@@ -18,8 +18,8 @@ from afzal.errors import AfzalError
 from afzal.media import in_row
 from afzal.records import Ranking, Rating, media_of
 from afzal.web.app import application
-from afzal.web.bodies import Refused
 from afzal.web.client import Client, new_id
+from afzal.web.validation import Refused
 
 
 def row(*names: str, kind: str = "audio") -> dict:

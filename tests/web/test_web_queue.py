@@ -8,9 +8,9 @@ from itertools import pairwise
 
 import pytest
 
-from afzal.web.draws import chance, swapped_at
 from afzal.web.questions import Question
 from afzal.web.queue import LEASE_SECONDS, REPEAT_GAP, Queue, Rules, Turn
+from afzal.web.random_draws import chance, swapped_at
 
 
 def questions(n: int, gold: int = 0) -> list[Question]:

@@ -126,10 +126,10 @@ def test_strangers_get_nothing(tmp_path):
         }
         assert [name for name, was_refused in refused.items() if not was_refused] == []
         for path in (
-            "../desk.py",
+            "../annotation.py",
             "..%2fdesk.py",
-            "%2e%2e/desk.py",
-            "....//desk.py",
+            "%2e%2e/annotation.py",
+            "....//annotation.py",
             "/etc/passwd",
             "page.py",
             "%00",

@@ -13,12 +13,12 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from afzal.errors import AfzalError
-from afzal.web.bodies import Refused, name_of
-from afzal.web.desk import Reply, Step
+from afzal.web.annotation import Reply, Step
 from afzal.web.folder import Folder
 from afzal.web.journal import Journal
 from afzal.web.media import media_type
 from afzal.web.replies import TOKEN, as_json, body_of, page_file, refusal, static, wrong_token
+from afzal.web.validation import Refused, name_of
 
 
 class Commits:

@@ -22,12 +22,12 @@ from afzal.data.remap import moved_votes
 from afzal.errors import AfzalError
 from afzal.records import Item, turns_to_json
 from afzal.runs import atomic_write, lock, read_json, take, writing
-from afzal.web.desk import Desk, Sheet
+from afzal.web.annotation import Desk, Sheet
+from afzal.web.display import Display, TextKind
 from afzal.web.journal import Journal
 from afzal.web.media import FOLDER, Library
 from afzal.web.questions import Mode, content_sha256, default_mode, questions_on, with_unique_ids
 from afzal.web.queue import Rules
-from afzal.web.showing import Display, TextKind
 
 PAGE = "page.json"
 FORMAT = 1

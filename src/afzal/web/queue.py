@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from afzal.web.draws import chance, draw, permuted, swapped_at
 from afzal.web.questions import Question
+from afzal.web.random_draws import chance, draw, permuted, swapped_at
 
 LEASE_SECONDS = 15 * 60.0
 REPEAT_GAP = 20

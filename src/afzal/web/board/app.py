@@ -14,8 +14,8 @@ from starlette.routing import Route
 
 from afzal.web.board import curves
 from afzal.web.board.listing import Listing
-from afzal.web.bodies import Refused
 from afzal.web.replies import as_json, is_right, page_file, static, with_token
+from afzal.web.validation import Refused
 
 SERVED = {".html": "text/html", ".svg": "image/svg+xml", ".png": "image/png"}
 # Pages in the folder may come from anywhere: they run no scripts, load nothing and have no origin.

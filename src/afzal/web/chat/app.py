@@ -14,10 +14,10 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from afzal.web.bodies import OUTCOMES, Refused, seconds_of
 from afzal.web.chat.session import Session
 from afzal.web.chat.talk import Answer, Round
 from afzal.web.replies import Handle, as_json, body_of, is_right, page_file, static, with_token
+from afzal.web.validation import OUTCOMES, Refused, seconds_of
 
 _JUDGED = (*OUTCOMES, "skip")
 

@@ -20,10 +20,10 @@ from afzal.errors import AfzalError
 from afzal.records import P_FIRST, SWAPPED, Item, Message, Outcome, Response, Turns, as_text
 from afzal.runs import atomic_write, lock, read_json, take, writing
 from afzal.stats.intervals import clustered, share
-from afzal.web.bodies import OUTCOMES
 from afzal.web.chat.talk import Round
 from afzal.web.journal import Journal
 from afzal.web.questions import content_sha256
+from afzal.web.validation import OUTCOMES
 
 ABOUT = "chat.json"
 

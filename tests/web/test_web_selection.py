@@ -12,7 +12,7 @@ from helpers_web import answer, job, lines_of, opened
 from afzal.errors import AfzalError
 from afzal.quality import ask
 from afzal.records import Comparison
-from afzal.web.choosing import AHEAD, EVERY
+from afzal.web.selection import AHEAD, EVERY
 
 WORDS = "bird cat dog egg fish good happy ill joy kite".split()  # noqa: SIM905
 

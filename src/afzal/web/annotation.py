@@ -14,11 +14,11 @@ from typing import Any
 
 from afzal._version import __version__
 from afzal.records import Item
-from afzal.web.bodies import Refused, compared, identifier, note_of, ranked, rated, seconds_of
-from afzal.web.choosing import Chooser, Chosen
+from afzal.web.display import Display
 from afzal.web.questions import Mode, Question
 from afzal.web.queue import Answer, Queue, Rules, Turn
-from afzal.web.showing import Display
+from afzal.web.selection import Chooser, Chosen
+from afzal.web.validation import Refused, compared, identifier, note_of, ranked, rated, seconds_of
 
 Line = dict[str, Any]
 Reply = dict[str, Any]

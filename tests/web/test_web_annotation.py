@@ -10,8 +10,8 @@ from helpers_web import answer, first_text, job, opened, pairs
 
 from afzal import data
 from afzal.cli import main
-from afzal.web.bodies import Refused
 from afzal.web.export import export
+from afzal.web.validation import Refused
 
 ids = (f"request{n:06d}" for n in count())
 
