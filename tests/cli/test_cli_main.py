@@ -17,8 +17,8 @@ import pytest
 import afzal
 from afzal import data
 from afzal.cli import VERBS, main
-from afzal.cli.again import hint
-from afzal.cli.remedies import fit
+from afzal.cli.interruption import resume_hint
+from afzal.cli.remedies import adapt_remedy
 from afzal.errors import AfzalError
 
 TRAIN = ["train", "dpo", "--model", "M", "--data", "D"]
@@ -173,7 +173,7 @@ FAILURES = {
         143,
         "stopped by SIGTERM after step 3\n  try: continue with: afzal train R/run.yaml --resume\n",
     ),
-    "Ctrl-C": (KeyboardInterrupt(), 130, f"interrupted\n  try: {hint(TRAIN)}\n"),
+    "Ctrl-C": (KeyboardInterrupt(), 130, f"interrupted\n  try: {resume_hint(TRAIN)}\n"),
 }
 
 
@@ -230,7 +230,7 @@ def test_a_remedy_names_what_the_command_has(words, said, not_said, tmp_path, ca
     Path("F").write_text('{"q": "hi", "good": "a", "bad": "b"}\n')
     Path("G").write_text('{"prompt": "hi", "text": "a", "x_label": true}\n')
     Path("M").mkdir()
-    monkeypatch.setattr("afzal.cli.start.begin", lambda *_: None)
+    monkeypatch.setattr("afzal.cli.startup.begin", lambda *_: None)
     monkeypatch.setattr("afzal.rewards.score.score", lambda config: data.read(config.data))
     assert main(words) == 2
     err = capsys.readouterr().err
@@ -240,7 +240,7 @@ def test_a_remedy_names_what_the_command_has(words, said, not_said, tmp_path, ca
 
 def test_a_remedy_names_keys_if_training_settings_are_in_a_file():
     error = AfzalError("x", where="y", remedy="say it with --columns a=b or --format afzal")
-    fit(error, "compare", None)
+    adapt_remedy(error, "compare", None)
     assert str(error).endswith("(as columns and data_format in the file of afzal compare)")
 
 
@@ -274,7 +274,7 @@ def test_an_interruption_says_how_to_resume_the_command(
     ],
 )
 def test_the_hint_that_resumes_a_command(args: list[str], said: str):
-    assert hint(args) == said
+    assert resume_hint(args) == said
 
 
 def test_an_interruption_that_a_library_turns_into_an_error_is_no_bug(

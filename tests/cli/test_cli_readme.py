@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers_last import parse, proposed
+from helpers_next_steps import parse, proposed_commands
 from helpers_tokenizers import CHATML, byte_tokenizer
 
 import afzal
@@ -109,7 +109,7 @@ def test_the_commands_and_the_python_lines_run(
         code = main([*words[1:], *LESS.get(tuple(words[1:3]), LESS.get((words[1],), [])), "--debug"])
         told = capsys.readouterr()
         assert code == 0, (words, told)
-        for command in proposed(told.out):
+        for command in proposed_commands(told.out):
             parse(command)
             if command[0] == "chat" and command[1] == "runs/dpo" and not asked:
                 asked.append(command)

@@ -19,7 +19,7 @@ from afzal.compare.measure import Answers
 from afzal.compare.summary import Cost, Point
 from afzal.errors import AfzalError
 from afzal.records import Comparison
-from afzal.report import comparison_judged as page
+from afzal.report import comparison_judges as page
 
 LENGTH = str(Path(__file__).parents[1] / "helpers_length.py") + ":length"
 

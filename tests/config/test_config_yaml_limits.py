@@ -7,7 +7,7 @@ import pytest
 from afzal.cli import main
 from afzal.config import load
 from afzal.errors import AfzalError
-from afzal.report import load as report_load
+from afzal.report import run_files
 
 CASES = Path(__file__).parents[3] / "shared" / "cases"
 HEAD = "method: dpo\nmodel: m\ndata: d\n"
@@ -59,7 +59,7 @@ def test_odd_values_on_the_command_line_are_refused(value):
 def test_a_report_ignores_settings_that_expand_to_too_much(tmp_path):
     (tmp_path / "run.yaml").write_text(BOMB)
     notes: list[str] = []
-    assert report_load._yaml(tmp_path / "run.yaml", notes) == {}
+    assert run_files._yaml(tmp_path / "run.yaml", notes) == {}
     assert "aliases" in notes[0]
 
 

@@ -14,7 +14,7 @@ from helpers_runs import settings
 from afzal import config, recipes, runs
 from afzal.health import CHECKS, diagnose
 from afzal.health.curves import Curves
-from afzal.report.load import enriched_facts, load
+from afzal.report.run_files import enriched_facts, load
 
 ENDS = ("_low", "_high", "_se")
 

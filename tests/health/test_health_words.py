@@ -10,7 +10,7 @@ import pytest
 
 from afzal.health import Diagnosis, alarms, diagnose, verdict
 from afzal.report import page
-from afzal.report.load import enriched_facts, load
+from afzal.report.run_files import enriched_facts, load
 
 LN2 = math.log(2)
 Lines = list[dict[str, Any]]

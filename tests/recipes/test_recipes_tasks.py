@@ -17,7 +17,7 @@ from afzal.errors import AfzalError
 from afzal.health.tasks import tasks
 from afzal.objectives import Pairs
 from afzal.prepare import prepare
-from afzal.report.by_task import sections
+from afzal.report.task_section import sections
 from afzal.train import by_task
 
 

@@ -10,8 +10,8 @@ import pytest
 from afzal import report
 from afzal.errors import AfzalError
 from afzal.report import views
-from afzal.report.load import load
 from afzal.report.page import HTML, JSON
+from afzal.report.run_files import load
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 

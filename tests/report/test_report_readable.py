@@ -9,13 +9,13 @@ from html import unescape
 
 import pytest
 
+from afzal.report.axes import fitting_ticks
 from afzal.report.charts import figure_of, figures
 from afzal.report.comparison import seeds, way
-from afzal.report.focus import focus
 from afzal.report.frontier import Spot, frontier_svg
-from afzal.report.places import clipped, overlap
-from afzal.report.scales import fitting_ticks
+from afzal.report.geometry import clipped, overlap
 from afzal.report.svg import Rule, Series, line_chart
+from afzal.report.value_range import robust_range
 
 LONG = "dpo-beta-0.05-lr-3e-4-batch-64-packed-lora-r16-alpha-32-seed-1234567890-second-try"
 
@@ -59,22 +59,22 @@ def inside(drawing, slack=1.0):
 
 def test_the_range_is_that_of_the_usual_series():
     usual = [[0.7, 0.5, 0.4, 0.3], [0.69, 0.52, 0.41, 0.31], [0.71, 0.49, 0.39, 0.3]]
-    assert focus([*usual, [0.7, 8.0, 400.0, 9e4]]) == (0.3, 0.71)
-    assert focus(usual) == (0.3, 0.71)
-    assert focus([[0.7, 0.5], [70.0, 50.0]]) == (0.5, 70.0)  # with two runs, either could be the stray
-    assert focus([[1.0], [1.1], [50.0]])[1] in (1.1, 50.0)
-    assert focus([[], [None, math.nan]]) == (0.0, 1.0)
-    assert focus([[5.0, 5.0]]) == (5.0, 5.0)
-    assert focus([[0.5]] * 3 + [[0.5, 9.0]]) == (0.5, 9.0)  # a constant says nothing about the usual range
+    assert robust_range([*usual, [0.7, 8.0, 400.0, 9e4]]) == (0.3, 0.71)
+    assert robust_range(usual) == (0.3, 0.71)
+    assert robust_range([[0.7, 0.5], [70.0, 50.0]]) == (0.5, 70.0)  # with two runs, either could be the stray
+    assert robust_range([[1.0], [1.1], [50.0]])[1] in (1.1, 50.0)
+    assert robust_range([[], [None, math.nan]]) == (0.0, 1.0)
+    assert robust_range([[5.0, 5.0]]) == (5.0, 5.0)
+    assert robust_range([[0.5]] * 3 + [[0.5, 9.0]]) == (0.5, 9.0)  # a constant says nothing about the usual range
 
 
 def test_a_spike_is_cut_and_a_steep_start_is_not():
     noisy = [1 + 0.1 * math.sin(k) for k in range(100)]
-    low, high = focus([[*noisy, 800.0]])
+    low, high = robust_range([[*noisy, 800.0]])
     assert high < 1.2
     assert low > 0.8
     start = [10 * math.exp(-k / 10) + 2 for k in range(100)]
-    assert focus([start]) == (min(start), max(start))
+    assert robust_range([start]) == (min(start), max(start))
 
 
 def test_a_stray_run_is_cut_at_the_edge_and_named_with_its_furthest_value():

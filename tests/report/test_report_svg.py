@@ -7,9 +7,9 @@ import re
 import pytest
 
 from afzal.report import svg
+from afzal.report.axes import domain, nice_ticks, thin, tick_labels, whole_ticks
 from afzal.report.frontier import Spot, frontier_svg
-from afzal.report.places import overlap
-from afzal.report.scales import domain, nice_ticks, thin, tick_labels, whole_ticks
+from afzal.report.geometry import overlap
 from afzal.report.svg import Frame, Rule, Series, line_chart, spread
 
 

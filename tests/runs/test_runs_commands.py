@@ -42,7 +42,7 @@ def test_plain_output_is_tab_separated(three, capsys):
 
 def test_a_number_of_one_is_no_yes(capsys, monkeypatch):
     monkeypatch.setattr(
-        "afzal.api.looking.env", lambda: {"hardware": {"cpus": 1, "gpus": [], "mps": True, "cuda": None}}
+        "afzal.api.inspecting.env", lambda: {"hardware": {"cpus": 1, "gpus": [], "mps": True, "cuda": None}}
     )
     assert main(["env"]) == 0
     shown = [line.split() for line in capsys.readouterr().out.splitlines()]

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from helpers_last import parse
+from helpers_next_steps import parse
 
 from afzal import config, health
 

@@ -20,7 +20,7 @@ from helpers_chat import Words, blind
 from helpers_web import SOURCE, lines_of, raw
 
 from afzal import data
-from afzal.cli.chatting import Terminal, converse
+from afzal.cli.terminal_chat import Terminal, converse
 from afzal.errors import AfzalError
 from afzal.records import Comparison
 from afzal.web.chat.session import Session

@@ -17,8 +17,8 @@ from afzal.api.answers import export, generate, push, revise, score
 from afzal.api.asking import annotate, ask
 from afzal.api.checking import check
 from afzal.api.inputs import Model, RewardFunction, Rows
+from afzal.api.inspecting import board, convert, env, import_config, objectives, open_run, report, runs
 from afzal.api.judging import judge
-from afzal.api.looking import board, convert, env, import_config, objectives, open_run, report, runs
 from afzal.api.planning import plan
 from afzal.api.ranking import leaderboard
 from afzal.api.results import Plot, Result, Run

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from afzal.api.collecting import collector_paused
+from afzal.api.gc_pause import collector_paused
 from afzal.api.inputs import Model, Rows, as_path, wrong
 from afzal.api.results import Result
 from afzal.errors import AfzalError

@@ -166,7 +166,7 @@ def _for_people(items: Sequence[Item], folder: Path) -> Result | None:
     from afzal import data
     from afzal.data.page import is_page
     from afzal.runs import make_folder
-    from afzal.terminal.closing import step
+    from afzal.terminal.conclusion import step
 
     if is_page(folder / VOTES) and any(item.votes for item in data.read(folder / VOTES).items):
         return None

@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     streams = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (cast("TextIO", VisibleStream(stream)) for stream in streams)
     try:
-        return _called(args, debug)
+        return _dispatch(args, debug)
     finally:
         sys.stdout, sys.stderr = streams
 
@@ -112,14 +112,14 @@ def _traceback(kind: type[BaseException], error: BaseException, trace: Traceback
     VisibleStream(sys.stderr).write("".join(traceback.format_exception(kind, error, trace)))
 
 
-def _called(args: list[str], debug: bool) -> int:
+def _dispatch(args: list[str], debug: bool) -> int:
     if not debug:
         # From libraries to their callers: a person at the command line cannot act on them.
         warnings.filterwarnings("ignore", category=FutureWarning)
     args = [a for a in args if a != "--debug"]
-    from afzal.cli.again import listening
+    from afzal.cli.interruption import record_interrupts
 
-    with listening() as interrupts:
+    with record_interrupts() as interrupts:
         return _guarded(lambda: _run(args), args, interrupts, debug)
 
 
@@ -130,9 +130,9 @@ def _run(args: list[str]) -> int:
         sys.stdout.flush()
     except AfzalError as error:
         if args[0] in VERBS:
-            from afzal.cli.remedies import fit
+            from afzal.cli.remedies import adapt_remedy
 
-            fit(error, args[0], _load(args[0]))
+            adapt_remedy(error, args[0], _load(args[0]))
         raise
     except SystemExit as error:
         # Typer turns a broken pipe into exit code 1, which here means findings.
@@ -211,37 +211,37 @@ def _guarded(run: Callable[[], int], args: list[str], interrupts: list[int], deb
             raise
         if interrupts and not isinstance(error, AfzalError):
             return _interrupted(args)
-        message, code = _plain(error)
+        message, code = _message_and_code(error)
         # an error that rank 0 has reported, or a signal that every rank got, is reported once
         rank = launched.number()
         reported = getattr(error, "told", False) or (rank and hasattr(error, "signal"))
-        return code if reported else _tell(f"rank {rank}: {message}" if rank else message, code)
+        return code if reported else _print_error(f"rank {rank}: {message}" if rank else message, code)
 
 
 def _interrupted(args: list[str]) -> int:
-    from afzal.cli.again import hint
+    from afzal.cli.interruption import resume_hint
 
-    remedy = hint(args)
-    return _tell("interrupted" + (f"\n  try: {remedy}" if remedy else ""), INTERRUPTED)
+    remedy = resume_hint(args)
+    return _print_error("interrupted" + (f"\n  try: {remedy}" if remedy else ""), INTERRUPTED)
 
 
-def _plain(error: Exception) -> tuple[str, int]:
+def _message_and_code(error: Exception) -> tuple[str, int]:
     """The message for an error, and its exit code."""
     if isinstance(error, AfzalError):
         # A run stopped by a signal has saved itself: the exit code is the shell's for that signal.
         name = getattr(error, "signal", None)
         return str(error), 128 + signal.Signals[name] if name else 2
     if hasattr(error, "format_message"):
-        return _usage(error), 2
+        return _usage_message(error), 2
     if isinstance(error, OSError):
-        return _system(error), 2
+        return _os_error_message(error), 2
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "out of memory\n  try: lower tokens_per_forward, or activation_checkpointing=full, or lora_rank", 2
     first = str(error).strip().partition("\n")[0]
     return f"{type(error).__name__}: {first}\n  this is a bug in Afzal; run it again with --debug to see where", BUG
 
 
-def _usage(error: Any) -> str:
+def _usage_message(error: Any) -> str:
     """A parser error in one line: the flag, and the closest one that exists."""
     ctx = getattr(error, "ctx", None)
     hint = f" (see {ctx.command_path} --help)" if ctx else ""
@@ -265,14 +265,14 @@ _REMEDIES: dict[int | None, str] = {
 }
 
 
-def _system(error: OSError) -> str:
+def _os_error_message(error: OSError) -> str:
     what = error.strerror or str(error).strip().partition("\n")[0]
     where = f"{error.filename}: " if error.filename else ""
     remedy = _REMEDIES.get(error.errno)
     return f"{where}{what}" + (f"\n  try: {remedy}" if remedy else "")
 
 
-def _tell(message: str, code: int) -> int:
+def _print_error(message: str, code: int) -> int:
     if "_AFZAL_COMPLETE" in os.environ:
         return code  # the shell is completing at Tab, and the line may be incomplete
     colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ

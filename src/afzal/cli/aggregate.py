@@ -10,9 +10,9 @@ import typer
 
 from afzal.api.aggregating import By, LabelKind, aggregate
 from afzal.cli.check import Columns, FormatName, SkipBad, parse_columns
-from afzal.cli.last import is_new, last, ways_to_learn
+from afzal.cli.conclusion import is_new, print_conclusion, ways_to_learn
 from afzal.errors import AfzalError
-from afzal.terminal.closing import step
+from afzal.terminal.conclusion import step
 from afzal.text import plural
 
 if TYPE_CHECKING:
@@ -106,14 +106,14 @@ def _numbers(text: str | None) -> tuple[int, ...]:
 def _conclude(result: Result, source: str, out: Path | None, by: By, typed: Sequence[str]) -> None:
     """Print whether the combined preferences can be used, and how."""
     if not result.ok:
-        last("doubtful: this result contradicts the majority, and was not written")
+        print_conclusion("doubtful: this result contradicts the majority, and was not written")
     elif (voted := sum(any(vote.weight > 0 for vote in row.votes) for row in result.rows)) == 0:
-        last("no row has an opinion that could train" if result.rows else "")
+        print_conclusion("no row has an opinion that could train" if result.rows else "")
     elif out is None:
         place = f"{Path(source).name.partition('.')[0]}.{by}.jsonl"
         steps = [step(*typed, "--out", place, why="write them")] if is_new(place) else []
         one = "has" if voted == 1 else "have"
-        last(f"{plural(voted, 'row')} {one} one opinion by {by}; nothing was written", steps)
+        print_conclusion(f"{plural(voted, 'row')} {one} one opinion by {by}; nothing was written", steps)
     else:
         ordered = result.body["kind"] == "pairs"
-        last("", [step("check", out), *(ways_to_learn(str(out)) if ordered else [])])
+        print_conclusion("", [step("check", out), *(ways_to_learn(str(out)) if ordered else [])])

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from afzal import config
+from afzal.cli.conclusion import print_conclusion, ways_to_learn
 from afzal.cli.flags import given, parameters, with_parameters
-from afzal.cli.last import last, ways_to_learn
 from afzal.terminal import one_line
-from afzal.terminal.closing import step
+from afzal.terminal.conclusion import step
 from afzal.text import plural
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def _annotate(
     if result["votes"] > result["gold"] and result["mode"] != "rate":
         steps += ways_to_learn(result["out"])
     open_ones = "; questions remain, and the same command resumes" if result["open"] else ""
-    last(f"{result.lines[-1]}{open_ones}", steps, err=True)
+    print_conclusion(f"{result.lines[-1]}{open_ones}", steps, err=True)
 
 
 def _tell(folder: Folder, addresses: list[tuple[str, str]]) -> None:

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from afzal import config
-from afzal.cli import start
+from afzal.cli import startup
+from afzal.cli.conclusion import print_conclusion
 from afzal.cli.flags import given, parameters, with_parameters
-from afzal.cli.last import last
-from afzal.terminal.closing import step
+from afzal.terminal.conclusion import step
 from afzal.text import plural
 
 
@@ -31,7 +31,7 @@ def _ask(
     """
     settings = [config.Setting("data", pool, "POOL", typed=True), *given(config.AskConfig, flags | {"n": n})]
     built = config.build(config.AskConfig, settings)
-    start.refuse_missing(built)
+    startup.refuse_missing(built)
     from afzal.api.asking import asked
 
     result = asked(built, force)
@@ -42,7 +42,7 @@ def _ask(
         return
     typer.echo(str(result))
     if result.rows:
-        last(f"{built.out}: {plural(len(result.rows), 'question')}", [step("annotate", built.out)])
+        print_conclusion(f"{built.out}: {plural(len(result.rows), 'question')}", [step("annotate", built.out)])
 
 
 command = with_parameters(

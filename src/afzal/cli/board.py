@@ -21,7 +21,7 @@ def _board(
     settings = config.build(
         config.BoardConfig, [config.Setting("folder", folder, "FOLDER"), *given(config.BoardConfig, flags)]
     )
-    from afzal.api.looking import show_board
+    from afzal.api.inspecting import show_board
 
     show_board(settings)
 

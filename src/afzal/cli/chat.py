@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from afzal import config
-from afzal.cli import start
-from afzal.cli.chatting import converse, own_terminal, standing
+from afzal.cli import startup
+from afzal.cli.conclusion import print_conclusion, ways_to_learn
 from afzal.cli.flags import given, parameters, with_parameters
-from afzal.cli.last import last, ways_to_learn
+from afzal.cli.terminal_chat import converse, stdio_terminal, tally_line
 from afzal.terminal import one_line
-from afzal.terminal.closing import step
+from afzal.terminal.conclusion import step
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +36,7 @@ def _chat(
     settings = config.build(
         config.ChatConfig, [config.Setting("model", model, "RUN"), *given(config.ChatConfig, flags)]
     )
-    start.begin(settings, f"chat with {settings.model}")
+    startup.begin(settings, f"chat with {settings.model}")
     from afzal.generate.chat import partners
     from afzal.web.chat.session import Session
     from afzal.web.chat.talk import Talk
@@ -51,7 +51,7 @@ def _chat(
         if settings.page:
             _serve(settings, session)
         else:
-            converse(session, own_terminal())
+            converse(session, stdio_terminal())
     finally:
         if session.votes is not None:
             session.votes.close()
@@ -91,7 +91,7 @@ def _tell(session: Session, settings: config.ChatConfig) -> None:
         print("no votes", file=sys.stderr)
         return
     print(f"votes: {folder}")
-    last(standing(tally), [step("aggregate", folder), *ways_to_learn(str(folder), model=settings.model)])
+    print_conclusion(tally_line(tally), [step("aggregate", folder), *ways_to_learn(str(folder), model=settings.model)])
 
 
 _FLAGS = [p for p in parameters(config.ChatConfig, panel="Options") if p.name != "model"]

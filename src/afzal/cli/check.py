@@ -105,16 +105,16 @@ def _conclude(
     Args:
         read_with: the flags with which it was read.
     """
-    from afzal.cli.last import last
-    from afzal.terminal.closing import MODEL, step
+    from afzal.cli.conclusion import print_conclusion
+    from afzal.terminal.conclusion import MODEL, step
     from afzal.text import plural
 
     major = [finding.code for finding in audit.findings if finding.severity == "major"]
     minor = [finding.code for finding in audit.findings if finding.severity == "minor"]
     if nothing_left:
-        last(f"nothing to train on: no row is left after tokenizing for {model}")
+        print_conclusion(f"nothing to train on: no row is left after tokenizing for {model}")
     elif major:
-        last(f"not fit to train on as it is: {plural(len(major), 'major finding')} ({', '.join(major)})")
+        print_conclusion(f"not fit to train on as it is: {plural(len(major), 'major finding')} ({', '.join(major)})")
     else:
         findings = f"{plural(len(minor), 'minor finding')} ({', '.join(minor)})" if minor else "no findings"
         method, what = _method(audit)
@@ -126,7 +126,7 @@ def _conclude(
             steps.insert(0, step("aggregate", source, why="do the annotators agree?"))
         if not audit.pairs and max(map(int, audit.responses_per_item), default=0) > 1 and not flags:
             steps.insert(0, step("annotate", source, why="vote on the answers"))
-        last(f"{what}; {findings}", steps)
+        print_conclusion(f"{what}; {findings}", steps)
 
 
 def _method(audit: Audit) -> tuple[str, str]:

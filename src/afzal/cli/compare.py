@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from afzal import config
-from afzal.cli import start
+from afzal.cli import startup
 
 
 def command(
@@ -30,7 +30,7 @@ def command(
     if png:
         report.require_png()
     if not dry_run:
-        start.begin(settings, f"comparison of {len(settings.methods)} methods, into {settings.out}")
+        startup.begin(settings, f"comparison of {len(settings.methods)} methods, into {settings.out}")
     from afzal.compare import compare, plan
 
     if dry_run:
@@ -48,9 +48,9 @@ def command(
 
 def _conclude(settings: config.CompareConfig, page: Path) -> None:
     """Print which method leads, and a blind chat between the two with the highest first reward."""
-    from afzal.cli.last import last
+    from afzal.cli.conclusion import print_conclusion
     from afzal.report.comparison_views import findings
-    from afzal.terminal.closing import step
+    from afzal.terminal.conclusion import step
 
     body = json.loads(page.with_suffix(".json").read_text("utf-8"))
     chief, seed = body["rewards"][0], body["seeds"][0]
@@ -61,4 +61,4 @@ def _conclude(settings: config.CompareConfig, page: Path) -> None:
     if leading:
         other = leading[1] if len(leading) > 1 else settings.model
         steps.append(step("chat", leading[0], "--against", other, "--blind", why="which one do you prefer? vote blind"))
-    last(findings(body)[0], [*steps, step("board", settings.out, why="curves of all runs")])
+    print_conclusion(findings(body)[0], [*steps, step("board", settings.out, why="curves of all runs")])

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from afzal.api.looking import Layout
+from afzal.api.inspecting import Layout
 from afzal.cli.check import Columns, FormatName, MaxUnpacked, MediaFolder, SkipBad, parse_columns
-from afzal.cli.last import last
-from afzal.terminal.closing import step
+from afzal.cli.conclusion import print_conclusion
+from afzal.terminal.conclusion import step
 
 
 def command(
@@ -31,7 +31,7 @@ def command(
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
 ) -> None:
     """Write a data file in another layout, and list what the layout cannot hold. Exit 1 if rows were left out."""
-    from afzal.api.looking import convert
+    from afzal.api.inspecting import convert
 
     result = convert(
         source,
@@ -46,6 +46,6 @@ def command(
         force=force,
     )
     typer.echo(str(result))
-    last("", [step("check", target)])
+    print_conclusion("", [step("check", target)])
     if not result.ok:
         raise typer.Exit(1)

@@ -19,11 +19,11 @@ def command(
     """Make preferences in a language small enough to enumerate, train SFT and DPO on them, and show the exact gain."""
     if (model is None) != (data is None):
         raise AfzalError("--model and --data go together", remedy="give both, or neither")
-    from afzal.cli.last import last
+    from afzal.cli.conclusion import print_conclusion
     from afzal.lab import demo
-    from afzal.terminal.closing import step
+    from afzal.terminal.conclusion import step
 
     run = demo.run(out=out, quick=quick, model=model, data=data)
-    last(
+    print_conclusion(
         "", [step("board", run.parent, why="the curves of its runs"), step("report", run, why="is each curve normal?")]
     )

@@ -14,7 +14,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show the versions and hardware that a run would use, for a bug report."""
-    from afzal.api.looking import env
+    from afzal.api.inspecting import env
 
     torch_facts: dict[str, Any] = {"torch": _torch_facts()} if torch else {}  # first: env() then lists its devices
     sections = {**env(), **torch_facts}

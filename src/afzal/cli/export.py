@@ -8,10 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from afzal import config
-from afzal.cli import start
+from afzal.cli import startup
+from afzal.cli.conclusion import print_conclusion
 from afzal.cli.flags import given, parameters, with_parameters
-from afzal.cli.last import last
-from afzal.terminal.closing import step
+from afzal.terminal.conclusion import step
 
 
 def _export(
@@ -23,14 +23,14 @@ def _export(
     Virtual tokens (prefix, prompt, p_tuning) cannot be merged: their folder is copied, for PEFT to load.
     """
     settings = config.build(config.ExportConfig, given(config.ExportConfig, {**flags, "model": run}))
-    start.begin(settings, f"export of {settings.model}")
-    with start.importing():
+    startup.begin(settings, f"export of {settings.model}")
+    with startup.importing():
         from afzal import recipes
 
     for line in recipes.export(settings):
         typer.echo(line)
     tried = step("generate", "--model", settings.out, "--prompt", "How are you?", why="try it")
-    last("", [tried] if Path(settings.out, "config.json").is_file() else [])
+    print_conclusion("", [tried] if Path(settings.out, "config.json").is_file() else [])
 
 
 command = with_parameters(_export, [p for p in parameters(config.ExportConfig, panel="Options") if p.name != "model"])

@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from afzal import config
-from afzal.cli import start
+from afzal.cli import startup
 from afzal.cli.flags import given, parameters, with_parameters
 
 
 def _generate(**flags: Any) -> None:
     """Generate a model's answers to one prompt (--prompt TEXT) or a file of prompts (--prompts FILE)."""
     settings = config.build(config.GenerateConfig, given(config.GenerateConfig, flags))
-    start.begin(settings, f"answers of {settings.model}")
-    with start.importing():
+    startup.begin(settings, f"answers of {settings.model}")
+    with startup.importing():
         from afzal.generate.run import answers, generate
 
     if settings.out is None:
@@ -25,8 +25,8 @@ def _generate(**flags: Any) -> None:
 
 def _conclude(settings: config.GenerateConfig, records: Sequence[Mapping[str, Any]]) -> None:
     from afzal import runs
-    from afzal.cli.last import last
-    from afzal.terminal.closing import step
+    from afzal.cli.conclusion import print_conclusion
+    from afzal.terminal.conclusion import step
     from afzal.text import plural
 
     cut = sum(record["stop"] == "length" for record in records)
@@ -39,7 +39,7 @@ def _conclude(settings: config.GenerateConfig, records: Sequence[Mapping[str, An
     if start and settings.prompts:
         flags = ["--against", start, "--prompts", settings.prompts]
         steps.append(step("judge", settings.model, *flags, why="is it better than its start?"))
-    last(verdict, steps)
+    print_conclusion(verdict, steps)
 
 
 command = with_parameters(_generate, parameters(config.GenerateConfig, panel="Options"))

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from afzal.cli.last import last
-from afzal.terminal.closing import step
+from afzal.cli.conclusion import print_conclusion
+from afzal.terminal.conclusion import step
 
 if TYPE_CHECKING:
     from afzal.peers import Imported
@@ -47,7 +47,7 @@ def command(
         print(json.dumps(imported.as_plain(), indent=2, ensure_ascii=False, default=str))
     elif out is not None:
         typer.echo("\n".join(peers.summary(imported)))
-        last(f"written: {out}", [step("check", imported.settings["data"]), step("train", out)])
+        print_conclusion(f"written: {out}", [step("check", imported.settings["data"]), step("train", out)])
     else:
         typer.echo(peers.as_yaml(imported), nl=False)
         if text := peers.mixture_yaml(imported):

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from afzal import config
-from afzal.cli import start
+from afzal.cli import startup
 from afzal.cli.files import path_of, settings_of
 from afzal.cli.flags import given, parameters, with_parameters
 from afzal.cli.report import ended
@@ -35,8 +35,8 @@ def _iterate(
     if dry_run:
         typer.echo(config.dump(built))
         return
-    start.begin(built, f"rounds of {built.model} on {built.prompts}, into {built.out}")
-    with start.importing():
+    startup.begin(built, f"rounds of {built.model} on {built.prompts}, into {built.out}")
+    with startup.importing():
         from afzal.iterate import iterate
 
     folder = iterate(built, resume=resume, command=shlex.join(["afzal", *ctx.obj]))

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from afzal.cli.last import last
+from afzal.cli.conclusion import print_conclusion
 from afzal.errors import AfzalError
-from afzal.terminal.closing import MODEL, step
+from afzal.terminal.conclusion import MODEL, step
 
 if TYPE_CHECKING:
     from afzal.api.results import Result
@@ -117,7 +117,7 @@ def _conclude(result: Result, *, people: bool) -> None:
     ordered = any(each["outcomes"]["first"] + each["outcomes"]["second"] for each in result["judges"])
     if result.body.get("table") is None and ordered:
         steps.append(step("train", "dpo", "--model", MODEL, "--data", rows, why="learn from the verdicts"))
-    last("", steps)
+    print_conclusion("", steps)
 
 
 Condition = tuple[str, str, float]

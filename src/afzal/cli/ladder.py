@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from afzal import config
-from afzal.cli import start
+from afzal.cli import startup
 from afzal.text import plural
 
 
@@ -24,7 +24,7 @@ def command(
     """
     settings = config.of_file(config.LadderConfig, file, overrides or ())
     if not dry_run:
-        start.begin(
+        startup.begin(
             settings, f"ladder of {plural(settings.levels, 'assisted level')} on {settings.data}, into {settings.out}"
         )
     from afzal.ladder import ladder, plan
@@ -41,8 +41,8 @@ def command(
 
 def _conclude(settings: config.LadderConfig, file: Path, body: dict[str, Any]) -> None:
     """Print the verdict; as next steps, one more level if the last one helped, and a chat with policy and start."""
-    from afzal.cli.last import last
-    from afzal.terminal.closing import step
+    from afzal.cli.conclusion import print_conclusion
+    from afzal.terminal.conclusion import step
     from afzal.text import sign
 
     gain = body["differences"][settings.levels - 1]
@@ -54,4 +54,4 @@ def _conclude(settings: config.LadderConfig, file: Path, body: dict[str, Any]) -
     steps.append(
         step("chat", policy, "--against", settings.model, "--blind", why="which one do you prefer? vote blind")
     )
-    last(body["findings"][0], steps)
+    print_conclusion(body["findings"][0], steps)

@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 import typer
 
 from afzal.api.ranking import leaderboard
-from afzal.cli.last import last
-from afzal.terminal.closing import Step, step
+from afzal.cli.conclusion import print_conclusion
+from afzal.terminal.conclusion import Step, step
 
 
 def command(
@@ -59,7 +59,7 @@ def command(
         typer.echo(json.dumps(result.body, indent=1, ensure_ascii=False))
     else:
         typer.echo(str(result))
-        last("", _steps(files, of, out, ctx.obj))
+        print_conclusion("", _steps(files, of, out, ctx.obj))
     if not result.ok:
         raise typer.Exit(1)
 

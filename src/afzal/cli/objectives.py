@@ -17,7 +17,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """List the objectives for `afzal train prefer --objective NAME`, or show one."""
-    from afzal.api.looking import objectives
+    from afzal.api.inspecting import objectives
 
     facts = objectives(name)
     if as_json:

@@ -43,8 +43,8 @@ _OF_TRAINING = ("lora_rank", "batch_size", "epochs", "max_tokens", "tokens_per_f
 
 def _conclude(settings: PlanConfig) -> None:
     """Print the command of the planned run, if the plan names its data. A built-in model shape becomes MODEL."""
-    from afzal.cli.last import last
-    from afzal.terminal.closing import MODEL, step
+    from afzal.cli.conclusion import print_conclusion
+    from afzal.terminal.conclusion import MODEL, step
 
     if settings.data is None:
         return
@@ -58,7 +58,7 @@ def _conclude(settings: PlanConfig) -> None:
     except AfzalError:
         return  # the method needs more than a plan asks about
     flags = [word for key, value in named.items() for word in (f"--{key.replace('_', '-')}", value)]
-    last("", [step("train", settings.method, *flags)])
+    print_conclusion("", [step("train", settings.method, *flags)])
 
 
 def _default(key: str) -> Any:

@@ -21,9 +21,9 @@ def command(
     The token comes from `hf auth login` or HF_TOKEN.
     """
     from afzal import hub
-    from afzal.cli.last import last
-    from afzal.terminal.closing import step
+    from afzal.cli.conclusion import print_conclusion
+    from afzal.terminal.conclusion import step
 
     typer.echo(hub.push(folder, repository, private=not public))
     # on stderr: scripts read the address from stdout
-    last("", [step("chat", repository, "--alone", why="does it answer as it does here?")], err=True)
+    print_conclusion("", [step("chat", repository, "--alone", why="does it answer as it does here?")], err=True)

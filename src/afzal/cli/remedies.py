@@ -7,32 +7,32 @@ from typing import Any
 
 from afzal.errors import AfzalError
 
-_OF_READERS = ("--columns", "--format", "--skip-bad")
+_READER_FLAGS = ("--columns", "--format", "--skip-bad")
 _KEYS = {"--columns": "columns", "--format": "data_format"}
 _FILES = ("compare", "sweep")  # these read their training settings from a file
 
 
-def fit(error: AfzalError, verb: str, command: Any) -> None:
+def adapt_remedy(error: AfzalError, verb: str, command: Any) -> None:
     """Change an error's remedy to one that ``afzal verb`` accepts: its own name for ``--format``, keys of its file, or
     a command that writes a file which needs none of these flags."""
-    named = [flag for flag in _OF_READERS if re.search(rf"{flag}\b", error.remedy)]
+    named = [flag for flag in _READER_FLAGS if re.search(rf"{flag}\b", error.remedy)]
     if not named:
         return
     flags = _flags(verb, command)
     if "--format" in named and "--format" not in flags and "--data-format" in flags:
         named.remove("--format")
-        _say(error, error.remedy.replace("--format", "--data-format"))
+        _set_remedy(error, error.remedy.replace("--format", "--data-format"))
     lacking = [flag for flag in named if flag not in flags]
     keys = [_KEYS[flag] for flag in lacking if verb in _FILES and flag in _KEYS]
     if keys:
-        _say(error, f"{error.remedy}\n(as {' and '.join(keys)} in the file of afzal {verb})")
+        _set_remedy(error, f"{error.remedy}\n(as {' and '.join(keys)} in the file of afzal {verb})")
     elif lacking:
         options, them = " and ".join(lacking), "them" if len(lacking) > 1 else "it"
         way = f"give {them} to afzal convert FILE NEW.jsonl --to afzal, and NEW.jsonl to afzal {verb}"
-        _say(error, f"{error.remedy}\n(afzal {verb} has no {options}: {way})")
+        _set_remedy(error, f"{error.remedy}\n(afzal {verb} has no {options}: {way})")
 
 
-def _say(error: AfzalError, remedy: str) -> None:
+def _set_remedy(error: AfzalError, remedy: str) -> None:
     AfzalError.__init__(error, error.what, where=error.where, why=error.why, remedy=remedy)
 
 

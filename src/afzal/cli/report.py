@@ -30,7 +30,7 @@ def command(
 
 def conclude(page: Path) -> Mapping[str, Any]:
     """Print the verdict and the commands that make sense next; return the verdict."""
-    from afzal.api.looking import conclusion
+    from afzal.api.inspecting import conclusion
 
     judged, lines = conclusion(page)
     for line in lines:

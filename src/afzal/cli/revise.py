@@ -8,10 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from afzal import config
-from afzal.cli import start
+from afzal.cli import startup
+from afzal.cli.conclusion import print_conclusion, ways_to_learn
 from afzal.cli.flags import given, parameters, with_parameters
-from afzal.cli.last import last, ways_to_learn
-from afzal.terminal.closing import MODEL, step
+from afzal.terminal.conclusion import MODEL, step
 
 
 def _revise(
@@ -25,7 +25,7 @@ def _revise(
     named = (
         settings if settings.url is None else settings.model_copy(update={"model": f"{settings.url}:{settings.model}"})
     )
-    start.begin(named, f"pairs from the principles of {settings.principles}")
+    startup.begin(named, f"pairs from the principles of {settings.principles}")
     from afzal.api.answers import revised
     from afzal.text import plural
 
@@ -36,7 +36,7 @@ def _revise(
     if not as_json:
         pairs = f"{settings.out}/pairs.jsonl"
         training = ways_to_learn(pairs, model=settings.model if settings.url is None else MODEL)
-        last(f"{pairs}: {plural(result['pairs'], 'pair')}", [step("check", pairs), *training])
+        print_conclusion(f"{pairs}: {plural(result['pairs'], 'pair')}", [step("check", pairs), *training])
 
 
 command = with_parameters(_revise, parameters(config.ReviseConfig, panel="Options"))

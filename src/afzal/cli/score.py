@@ -7,10 +7,10 @@ from typing import Any
 import typer
 
 from afzal import config
-from afzal.cli import start
+from afzal.cli import startup
+from afzal.cli.conclusion import print_conclusion
 from afzal.cli.flags import given, parameters, with_parameters
-from afzal.cli.last import last
-from afzal.terminal.closing import Step, step
+from afzal.terminal.conclusion import Step, step
 
 
 def _score(**flags: Any) -> None:
@@ -19,13 +19,13 @@ def _score(**flags: Any) -> None:
     If the file has preferences, also show how often the scores agree with them, and how well they are calibrated.
     """
     settings = config.build(config.ScoreConfig, given(config.ScoreConfig, flags))
-    start.begin(settings, f"scores of {settings.data} by {settings.model or settings.policy}")
-    with start.importing():
+    startup.begin(settings, f"scores of {settings.data} by {settings.model or settings.policy}")
+    with startup.importing():
         from afzal.rewards.score import score
 
     for line in score(settings):
         typer.echo(line)
-    last("", _steps(settings))
+    print_conclusion("", _steps(settings))
 
 
 def _steps(settings: config.ScoreConfig) -> list[Step]:

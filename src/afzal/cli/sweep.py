@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from afzal import config
-from afzal.cli import start
+from afzal.cli import startup
 
 
 def command(
@@ -27,7 +27,7 @@ def command(
     """
     settings = config.of_file(config.SweepConfig, file, overrides or ())
     if not dry_run:
-        start.begin(settings, f"sweep over {', '.join(axis.key for axis in settings.axes)}, into {settings.out}")
+        startup.begin(settings, f"sweep over {', '.join(axis.key for axis in settings.axes)}, into {settings.out}")
     from afzal.sweep import plan, sweep
 
     if dry_run:
@@ -43,10 +43,10 @@ def command(
 
 def _conclude(settings: config.SweepConfig, page: Path) -> None:
     """Print the choice, and the training that repeats it."""
-    from afzal.cli.last import last
+    from afzal.cli.conclusion import print_conclusion
     from afzal.report.sweep_views import findings
-    from afzal.terminal.closing import step
+    from afzal.terminal.conclusion import step
 
     body = json.loads(page.with_suffix(".json").read_text("utf-8"))
     chosen = [step("train", Path(settings.out, "run.yaml"), why="the choice by itself")] if body["choice"] else []
-    last(findings(body)[0], [*chosen, step("board", settings.out, why="curves of all arms")])
+    print_conclusion(findings(body)[0], [*chosen, step("board", settings.out, why="curves of all arms")])

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from afzal import config
-from afzal.cli import CONTEXT, HelpfulGroup, start
+from afzal.cli import CONTEXT, HelpfulGroup, startup
 from afzal.cli.files import path_of, settings_of
 from afzal.cli.flags import given, parameters, with_parameters
 from afzal.cli.report import ended
@@ -79,8 +79,8 @@ def _override(text: str) -> config.Setting:
 
 
 def _train(settings: config.TrainConfig, *, resume: bool, dry_run: bool, command: str) -> None:
-    start.begin(settings, f"{settings.method} of {settings.model} on {settings.data}, into {settings.out}")
-    with start.importing():
+    startup.begin(settings, f"{settings.method} of {settings.model} on {settings.data}, into {settings.out}")
+    with startup.importing():
         from afzal import recipes
     if dry_run:
         typer.echo(config.dump(settings))

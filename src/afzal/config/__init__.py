@@ -11,7 +11,7 @@ from .base import Settings, members
 from .board import BoardConfig
 from .chat import ChatConfig
 from .compare import START, CompareConfig, Entry, entries, ordered, substituted, variables
-from .explain import Setting, suggestion
+from .error_messages import Setting, suggestion
 from .export import ExportConfig
 from .generate import GenerateConfig
 from .iterate import PEOPLE, PRESETS, IterateConfig

@@ -10,8 +10,8 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from .base import split_names
-from .explain import suggestion
-from .measuring import MeasuringSettings
+from .error_messages import suggestion
+from .measurement import MeasuringSettings
 from .methods import METHODS
 
 Kind = Literal["train", "iterate", "run", "best_of"]

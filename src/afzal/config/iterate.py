@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from .base import Columns, ObjectiveArguments, ObjectiveName, Settings
-from .scale import MemorySettings
+from .memory import MemorySettings
 from .sections import ModelSettings, OptimisationSettings, RunSettings
 from .training import fill_adapter
 

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from .base import Settings
 from .debating import DebaterConfig
-from .explain import suggestion
+from .error_messages import suggestion
 from .judging import JudgeConfig
 from .methods import CONFIGS
 

@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from .base import Columns, Settings
-from .explain import suggestion
+from .error_messages import suggestion
 from .methods import METHODS
 
 _LENGTHS = ("prompt_tokens", "response_tokens", "responses", "items")

@@ -17,7 +17,7 @@ from yaml.constructor import ConstructorError
 from afzal.errors import AfzalError, near
 
 from .base import Settings, members
-from .explain import Setting, explain, joined, suggestion, unknown
+from .error_messages import Setting, explain, joined, suggestion, unknown
 from .methods import CONFIGS, METHODS
 from .training import TrainConfig
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from .base import Settings
-from .explain import shown, suggestion
+from .error_messages import shown, suggestion
 
 CRITIQUE_PROMPT = """[Question]
 {{ prompt }}

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from .base import Columns, Names, ObjectiveArguments, ObjectiveName, Settings
-from .scale import TOKENS_PER_FORWARD, MemorySettings, Tokens
+from .memory import TOKENS_PER_FORWARD, MemorySettings, Tokens
 
 AdapterKind = Literal["lora", "dora", "rslora", "ia3", "prefix", "prompt", "p_tuning"]
 LOW_RANK: tuple[AdapterKind, ...] = ("lora", "dora", "rslora")

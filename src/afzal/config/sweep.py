@@ -9,8 +9,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from .explain import suggestion
-from .measuring import MeasuringSettings
+from .error_messages import suggestion
+from .measurement import MeasuringSettings
 
 Goal = Literal["reward", "win_rate", "accuracy"]
 GOALS: tuple[Goal, ...] = ("reward", "win_rate", "accuracy")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from .base import Settings
+from .memory import MemorySettings
 from .online import RolloutSettings
-from .scale import MemorySettings
 from .sections import (
     CONSTRAINT_NEEDS,
     LOW_RANK,

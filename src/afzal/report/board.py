@@ -16,7 +16,7 @@ from afzal._version import __version__
 from afzal.report import svg
 from afzal.report.card import plain
 from afzal.report.forest import Whisker, forest_svg
-from afzal.report.narrow import PHONE, is_wide
+from afzal.report.phone_layout import PHONE, is_wide
 from afzal.report.template import rendered
 from afzal.runs import atomic_write, make_folder
 from afzal.text import interval, number, sign

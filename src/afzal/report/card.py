@@ -15,7 +15,7 @@ from afzal.config import method_in
 from afzal.health import diagnose, verdict
 from afzal.health.facts import unit_of, writes
 from afzal.report.headline import measures
-from afzal.report.load import enriched_facts, load
+from afzal.report.run_files import enriched_facts, load
 from afzal.runs import atomic_write
 from afzal.text import is_number, number, visible
 

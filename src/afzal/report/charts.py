@@ -9,8 +9,8 @@ from typing import Any
 from afzal.health import interval_of
 from afzal.health.facts import kl_of, unit_of
 from afzal.report import svg
-from afzal.report.focus import focus
 from afzal.report.svg import CHOSEN, HELD_OUT, OTHER, REJECTED, TRAIN, Rule, Series
+from afzal.report.value_range import robust_range
 from afzal.text import is_number, number, setting
 
 Records = Sequence[Mapping[str, Any]]
@@ -245,7 +245,7 @@ def _lengths(train: Records, held_out: Records, names: tuple[str, str]) -> Plot:
 def _from_zero(plot: Plot) -> Plot:
     """The same plot with an axis that starts at 0, for quantities whose size matters and not only their change."""
     values = [y for s in plot.series for _, y in s.points if is_number(y)]
-    top = max([focus([y for _, y in s.points] for s in plot.series)[1], *(r.y for r in plot.rules)])
+    top = max([robust_range([y for _, y in s.points] for s in plot.series)[1], *(r.y for r in plot.rules)])
     return replace(plot, y_range=(0.0, 1.08 * top)) if top > 0 and min(values, default=0.0) >= 0 else plot
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from afzal._version import __version__
-from afzal.report import comparison_judged as by_judges
+from afzal.report import comparison_judges
 from afzal.report import comparison_views as views
 from afzal.report.frontier import Spot, frontier_svg
-from afzal.report.narrow import PHONE
+from afzal.report.phone_layout import PHONE
 from afzal.report.svg import Series, standalone
 from afzal.report.template import rendered
 from afzal.runs import atomic_write
@@ -75,7 +75,7 @@ def to_html(body: Mapping[str, Any]) -> str:
         "comparison.html.j2",
         title=views.title(body),
         facts=views.facts(body),
-        findings=[*views.findings(body), *by_judges.parted(body)],
+        findings=[*views.findings(body), *comparison_judges.parted(body)],
         chief=chief,
         main=_figure(body, "kl", chief, _MAIN, Markup),
         others=[_figure(body, "kl", name, _SMALL, Markup) for name in (*body["rewards"][1:], "tokens", "unended")],
@@ -96,11 +96,11 @@ def to_html(body: Mapping[str, Any]) -> str:
 def _judges(body: Mapping[str, Any]) -> dict[str, Any]:
     """The tables of the section on judges."""
     return {
-        "start": by_judges.against_the_start(body),
-        "reliability": by_judges.reliability(body),
-        "agreement": by_judges.agreement(body),
-        "each": by_judges.each(body),
-        "people": by_judges.has_people(body),
+        "start": comparison_judges.against_the_start(body),
+        "reliability": comparison_judges.reliability(body),
+        "agreement": comparison_judges.agreement(body),
+        "each": comparison_judges.each(body),
+        "people": comparison_judges.has_people(body),
     }
 
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from afzal.report import svg
-from afzal.report.focus import shown
-from afzal.report.places import LETTER, LINE, Box, Labels, clipped, dense, is_inside
+from afzal.report.geometry import LETTER, LINE, Box, Labels, clipped, dense, is_inside
 from afzal.report.svg import OPTIMUM, Frame, Series
+from afzal.report.value_range import shown_range
 from afzal.stats.intervals import half_width
 from afzal.text import is_number
 
@@ -42,8 +42,9 @@ def frontier_svg(
 ) -> str:
     """A scatter plot of policies under the curve of the best reward at each KL.
 
-    Without a curve, a stray policy or path does not flatten the others (:func:`afzal.report.focus.focus`): it is cut at
-    the edge, and a policy beyond is marked there with its values.
+    Without a curve, a stray policy or path does not flatten the others
+    (:func:`afzal.report.value_range.robust_range`): it is cut at the edge, and a policy beyond is marked there with its
+    values.
 
     Args:
         points: policies with labels; crosses are 95 % intervals, if standard errors are given.
@@ -54,7 +55,7 @@ def frontier_svg(
     """
     xs = [_ends(p.x, p.x_se) for p in points] + [[x for x, _ in s.points] for s in paths]
     ys = [_ends(p.y, p.y_se) for p in points] + [[*(y for _, y in s.points), *s.low, *s.high] for s in paths]
-    xs, ys = ([v for g in groups for v in g] if optimum else shown(groups) for groups in (xs, ys))
+    xs, ys = ([v for g in groups for v in g] if optimum else shown_range(groups) for groups in (xs, ys))
     xs = [*xs, *(x for x, _ in optimum), *([limit[0]] if limit else [])]
     ys = [*ys, *(y for _, y in optimum)]
     width, height = size

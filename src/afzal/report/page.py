@@ -14,14 +14,14 @@ from afzal.health import Diagnosis, Verdict, alarms, diagnose, not_checked, verd
 from afzal.health.facts import writes
 from afzal.report import sections, views
 from afzal.report.charts import Figure, figures
-from afzal.report.following import next_steps
 from afzal.report.headline import Measure, measures
-from afzal.report.load import RunFiles, enriched_facts, load
-from afzal.report.narrow import is_wide
+from afzal.report.next_steps import next_steps
+from afzal.report.phone_layout import is_wide
+from afzal.report.run_files import RunFiles, enriched_facts, load
 from afzal.report.sections import FrontierChart, LineChart, Section
 from afzal.report.template import rendered
 from afzal.runs import atomic_write, redact_texts
-from afzal.terminal.closing import Step
+from afzal.terminal.conclusion import Step
 
 HTML, JSON = "report.html", "report.json"
 SCHEMA = "afzal.report/1"

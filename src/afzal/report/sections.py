@@ -15,7 +15,7 @@ from typing import Any
 
 from afzal.report import svg
 from afzal.report.frontier import Spot, frontier_svg
-from afzal.report.narrow import PHONE
+from afzal.report.phone_layout import PHONE
 from afzal.report.svg import Rule, Series
 from afzal.runs import atomic_write
 from afzal.text import is_number, number

@@ -13,9 +13,9 @@ from html import escape
 from pathlib import Path
 from typing import Literal
 
-from afzal.report.focus import shown
-from afzal.report.places import LETTER, LINE, Box, Labels, clipped, dense, is_inside
-from afzal.report.scales import CHAR, Point, domain, fitting_ticks, nice_ticks, thin, tick_labels
+from afzal.report.axes import CHAR, Point, domain, fitting_ticks, nice_ticks, thin, tick_labels
+from afzal.report.geometry import LETTER, LINE, Box, Labels, clipped, dense, is_inside
+from afzal.report.value_range import shown_range
 from afzal.text import is_number, number, visible
 
 Mark = Literal["line", "faint", "dots", "dashed"]
@@ -94,14 +94,14 @@ def line_chart(
     Args:
         series: drawn in order, the last on top.
         y_range: fixed range of y, (0, 1) for shares; default: the range of data and rules, without a stray series or a
-            few spikes (:func:`afzal.report.focus.focus`). Values beyond it are marked at the edge.
+            few spikes (:func:`afzal.report.value_range.robust_range`). Values beyond it are marked at the edge.
         rules: horizontal lines with a label.
         marked: an x with a label, drawn as a vertical line.
         x_ticks: tick labels by x, in place of round values, such as doublings on a logarithmic axis.
     """
     xs = sorted({x for s in series for x, _ in s.points})
     groups = [[*(y for _, y in s.points), *s.low, *s.high] for s in series]
-    y = y_range or domain([*shown(groups), *(r.y for r in rules)])
+    y = y_range or domain([*shown_range(groups), *(r.y for r in rules)])
     x = (xs[0], xs[-1]) if len(xs) > 1 else domain(xs)
     y_ticks = nice_ticks(*y)
     labels = tick_labels(y_ticks)

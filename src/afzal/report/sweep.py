@@ -12,7 +12,7 @@ from typing import Any
 from afzal._version import __version__
 from afzal.report import sweep_views as views
 from afzal.report.frontier import Spot, frontier_svg
-from afzal.report.narrow import PHONE
+from afzal.report.phone_layout import PHONE
 from afzal.report.svg import Series
 from afzal.report.template import rendered
 from afzal.runs import atomic_write

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from afzal._version import __version__
 from afzal.report import svg
-from afzal.report.narrow import is_wide_of_two
+from afzal.report.phone_layout import is_wide_of_two
 from afzal.text import visible
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from afzal.config import method_in
 from afzal.health import upto
 from afzal.health.facts import unit_of, writes
 from afzal.report.headline import Measure
-from afzal.report.load import RunFiles, lost_rows
 from afzal.report.previews import previews
+from afzal.report.run_files import RunFiles, lost_rows
 from afzal.text import duration, is_number, number, plural, setting
 
 Rows = list[tuple[str, str]]

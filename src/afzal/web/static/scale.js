@@ -1,4 +1,4 @@
-// Axis ranges, ticks and number formats for charts, by the rules of the reports (afzal/report/scales.py, focus.py).
+// Axis ranges, ticks and number formats for charts, by the rules of the reports (afzal/report/axes.py, value_range.py).
 
 export function finite(value) {
   return typeof value === "number" && Number.isFinite(value);
@@ -41,7 +41,7 @@ export function padded(low, high) {
   return [low - air, high + air];
 }
 
-// The range shared by the series, by the rule of afzal/report/focus.py.
+// The range shared by the series, by the rule of afzal/report/value_range.py.
 export function focus(groups) {
   const series = groups.map((values) => values.filter(finite).sort((a, b) => a - b)).filter((values) => values.length);
   if (!series.length) return [0, 1];

@@ -9,7 +9,7 @@ from typing import Any
 from afzal.config import VIRTUAL, method_in
 from afzal.health import Diagnosis, alarms
 from afzal.runs import start_in
-from afzal.terminal.closing import Step, step
+from afzal.terminal.conclusion import Step, step
 from afzal.text import setting
 
 

@@ -10,7 +10,7 @@ import helpers_report as rr
 from afzal import data, report
 from afzal.cli import main
 from afzal.records import Item, Response
-from afzal.report import judged
+from afzal.report import judge_sections
 
 
 def pairs(path: Path) -> str:
@@ -28,7 +28,7 @@ def test_what_afzal_judge_leaves_in_the_folder_is_on_the_page(tmp_path):
     assert "Judges:" not in report.build(run).read_text()
     words = ["--judge", "rule:longest", "--judge", "rule:shortest", "--resamples", "50"]
     assert main(["judge", pairs(tmp_path / "pairs.jsonl"), *words, "--out", str(run / "verdicts")]) == 0
-    (section,) = judged.read(run, [])
+    (section,) = judge_sections.read(run, [])
     assert section.title == "Judges: verdicts"
     assert section.table is not None
     longest, shortest = section.table.rows
@@ -48,7 +48,7 @@ def test_what_is_no_verdict_or_damaged_is_no_section_and_is_said(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "summary.json").write_text(text)
     notes: list[str] = []
-    assert judged.read(tmp_path, notes) == []
+    assert judge_sections.read(tmp_path, notes) == []
     assert notes == ["a/summary.json cannot be read."]
 
 
@@ -56,6 +56,6 @@ def test_a_judge_without_a_single_verdict_has_counts_only(tmp_path):
     models = {"ours": "a", "theirs": "b", "win": 0, "tie": 0, "loss": 0, "no_verdict": 4}
     (tmp_path / "v").mkdir()
     (tmp_path / "v" / "summary.json").write_text(json.dumps([{"judge": "j", "models": models}]))
-    (section,) = judged.read(tmp_path, [])
+    (section,) = judge_sections.read(tmp_path, [])
     assert section.table is not None
     assert section.table.rows == (("j", "a against b", 0, 0, 0, 4, None, "", None),)

@@ -25,8 +25,13 @@ HELP = """/new    start a new conversation
 /quit   end the chat, like Ctrl-D and Ctrl-C; during an answer, Ctrl-C stops the answer
 Votes: 1 the first is better, 2 the second, 0 equal, 9 both bad, s skip"""
 KEYS: dict[str, Judged] = {"1": "first", "2": "second", "0": "tie", "9": "both_bad", "s": "skip"}
-_SAID: dict[Judged, str] = {"first": "1 is better", "second": "2 is better", "tie": "equal", "both_bad": "both bad"}
-_ENDED: dict[Stop, str] = {"length": " [cut at the length limit]", "stopped": " [stopped]", "eos": ""}
+_VERDICTS: dict[Judged, str] = {
+    "first": "1 is better",
+    "second": "2 is better",
+    "tie": "equal",
+    "both_bad": "both bad",
+}
+_STOP_NOTES: dict[Stop, str] = {"length": " [cut at the length limit]", "stopped": " [stopped]", "eos": ""}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +99,7 @@ def _exchange(session: Session, terminal: Terminal, text: str) -> bool:
     try:
         for place, number in enumerate(round_.shown):
             head = f"[{place + 1}]" if talk.is_blind else f"[{talk.partners[number].name}]"
-            _show(terminal, head, lambda heard, place=place: talk.answer(place, heard, Event()))
+            _show(terminal, head, lambda on_text, place=place: talk.answer(place, on_text, Event()))
     except BaseException:
         talk.drop()
         raise
@@ -109,12 +114,12 @@ def _show(terminal: Terminal, head: str, answer: Callable[[Callable[[int, str], 
     terminal.write(f"\n\x1b[1m{head}\x1b[0m\n" if terminal.is_coloured else f"\n{head}\n")
     shown = ""
 
-    def heard(keep: int, text: str) -> None:
+    def on_text(keep: int, text: str) -> None:
         nonlocal shown
         terminal.write(visible(text if keep == len(shown) else f"\n{shown[:keep]}{text}"))
         shown = shown[:keep] + text
 
-    terminal.write(f"{_ENDED[answer(heard).stop]}\n")
+    terminal.write(f"{_STOP_NOTES[answer(on_text).stop]}\n")
 
 
 def _vote(session: Session, terminal: Terminal) -> bool:
@@ -128,7 +133,7 @@ def _vote(session: Session, terminal: Terminal) -> bool:
             break
         terminal.write("no such key\n")
     session.judge(judged, round(time.monotonic() - began, 2))
-    terminal.write("skipped\n" if judged == "skip" else f"saved: {_SAID[judged]}\n")
+    terminal.write("skipped\n" if judged == "skip" else f"saved: {_VERDICTS[judged]}\n")
     return True
 
 
@@ -142,10 +147,10 @@ def _undo(session: Session, terminal: Terminal) -> bool:
 def _tally(session: Session, terminal: Terminal) -> None:
     if session.votes is None:
         raise AfzalError("this chat has no votes", remedy="--blind")
-    terminal.write(f"{standing(session.votes.tally())}\n")
+    terminal.write(f"{tally_line(session.votes.tally())}\n")
 
 
-def standing(tally: dict[str, Any]) -> str:
+def tally_line(tally: dict[str, Any]) -> str:
     """How often the first model was better than the second, in one line."""
     ours, theirs = tally["models"]
     counts, rate = tally["counts"], tally["win_rate"]
@@ -157,7 +162,7 @@ def standing(tally: dict[str, Any]) -> str:
     return line
 
 
-def own_terminal() -> Terminal:
+def stdio_terminal() -> Terminal:
     """The terminal of this process; if the input is not a terminal, keys are read as lines too."""
     if sys.stdin.isatty():
         with suppress(ImportError):

@@ -41,7 +41,7 @@ def step(*words: object, why: str = "") -> Step:
     return Step(tuple(map(str, words)), why)
 
 
-def closing(verdict: str, steps: Sequence[Step] = ()) -> list[str]:
+def conclusion_lines(verdict: str, steps: Sequence[Step] = ()) -> list[str]:
     """The last lines of a successful command: the verdict, unless it is empty, and one line for each step.
 
     Raises:

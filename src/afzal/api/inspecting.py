@@ -77,12 +77,12 @@ def report(run: Model, /) -> Result:
 
 def conclusion(page: Path) -> tuple[Mapping[str, Any], list[str]]:
     """The verdict of a run's page, and the closing lines of a command that wrote it."""
-    from afzal.terminal.closing import closing, step
+    from afzal.terminal.conclusion import conclusion_lines, step
 
     body = json.loads(page.with_suffix(".json").read_text("utf-8"))
     verdict = body["verdict"]
     steps = [step(*each["words"], why=each["why"]) for each in body["steps"]]
-    return verdict, closing(f"{verdict['word']}: {verdict['sentence']}", steps)
+    return verdict, conclusion_lines(f"{verdict['word']}: {verdict['sentence']}", steps)
 
 
 def objectives(name: str | None = None) -> list[dict[str, Any]]:

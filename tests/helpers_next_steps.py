@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from afzal import cli
-from afzal.terminal.closing import MOST
+from afzal.terminal.conclusion import MOST
 
 _STEP = re.compile(r"^next(?: \(.*?\))?: afzal (.*)$", flags=re.MULTILINE)
 _WITH_SETTINGS = ("train", "iterate", "generate", "chat", "score", "export", "compare", "sweep", "revise")
@@ -20,7 +20,7 @@ class Reached(BaseException):
     """The command line was parsed, and the work would begin."""
 
 
-def proposed(output: str) -> list[list[str]]:
+def proposed_commands(output: str) -> list[list[str]]:
     """The words of the commands in the last lines of an output; all other lines come before them."""
     commands = [shlex.split(command) for command in _STEP.findall(output)]
     assert len(commands) <= MOST
@@ -37,7 +37,7 @@ def parse(words: Sequence[str]) -> None:
             def begin(settings: Any, what: str) -> None:
                 raise Reached
 
-            patch.setattr("afzal.cli.start.begin", begin)
+            patch.setattr("afzal.cli.startup.begin", begin)
             with pytest.raises(Reached):
                 cli.main([*words, "--debug"])
         return

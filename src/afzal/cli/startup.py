@@ -38,7 +38,7 @@ def begin(settings: Settings, what: str) -> None:
 def importing() -> Iterator[None]:
     """Pause the garbage collector while torch and transformers are imported: they create a million objects and hardly
     any garbage, and a sixth of the import time would go into looking for it."""
-    from afzal.api.collecting import collector_paused
+    from afzal.api.gc_pause import collector_paused
 
     with collector_paused():
         yield

@@ -11,7 +11,7 @@ from typing import Any
 
 from afzal.drops import FILE, OLD_FILE
 from afzal.errors import AfzalError
-from afzal.report import by_task, judged, sections
+from afzal.report import judge_sections, sections, task_section
 from afzal.report.sections import Section
 from afzal.runs import redact_config, redact_texts
 from afzal.text import is_number, plural
@@ -61,7 +61,7 @@ def load(path: Path) -> RunFiles:
         samples=redact_texts(_lines(path / "samples.jsonl", wanted)),
         data=redact_texts(_json(path / "data.json", notes)),
         dropped=redact_texts(_lines(path / (FILE if (path / FILE).exists() else OLD_FILE), [])),
-        sections=[*by_task.sections(facts, metrics), *_sections(path, notes), *judged.read(path, notes)],
+        sections=[*task_section.sections(facts, metrics), *_sections(path, notes), *judge_sections.read(path, notes)],
         notes=notes,
     )
 

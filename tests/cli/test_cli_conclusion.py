@@ -7,11 +7,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from helpers_last import parse, proposed
+from helpers_next_steps import parse, proposed_commands
 
 from afzal.cli import main
 from afzal.config import PlanConfig
-from afzal.terminal.closing import closing, step
+from afzal.terminal.conclusion import conclusion_lines, step
 
 ROWS = [
     {
@@ -57,13 +57,13 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 
 def test_names_are_quoted_for_a_shell_and_cannot_forge_a_line():
-    assert closing("fine", [step("check", "my file.jsonl", why="look")]) == [
+    assert conclusion_lines("fine", [step("check", "my file.jsonl", why="look")]) == [
         "fine",
         "next (look): afzal check 'my file.jsonl'",
     ]
-    assert "\n" not in closing("", [step("check", "a\nnext: rm b")])[0]
+    assert "\n" not in conclusion_lines("", [step("check", "a\nnext: rm b")])[0]
     with pytest.raises(ValueError, match="at most 3"):
-        closing("fine", [step("env")] * 4)
+        conclusion_lines("fine", [step("env")] * 4)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_names_are_quoted_for_a_shell_and_cannot_forge_a_line():
 )
 def test_the_verdict_and_commands_that_run(place, capsys, words: str, verdict: str, runs: list[str]):
     out = said(capsys, *words.split())
-    commands = proposed(out)
+    commands = proposed_commands(out)
     assert [" ".join(command) for command in commands] == runs
     assert verdict in out.splitlines()[-1 - len(commands)]
     for command in commands:
@@ -131,7 +131,7 @@ def test_the_leaderboard_as_a_page_keeps_what_was_typed(place, capsys):
     main(["judge", "ours.jsonl", "--against", "theirs.jsonl", "--judge", "rule:longest", "--out", "judged"])
     capsys.readouterr()
     assert main(["leaderboard", "judged/rows.jsonl", "--ties", "half", "--resamples", "9"]) in (0, 1)
-    page, agreement = proposed(capsys.readouterr().out)
+    page, agreement = proposed_commands(capsys.readouterr().out)
     assert page == ["leaderboard", "judged/rows.jsonl", "--ties", "half", "--resamples", "9", "--out", "leaderboard"]
     assert main(page) in (0, 1)
     assert list(Path("leaderboard").glob("*.html"))
@@ -143,13 +143,13 @@ def test_an_unfit_file_says_why_and_proposes_nothing(place, capsys):
     assert main(["check", "same.jsonl"]) == 1
     out = capsys.readouterr().out
     assert out.splitlines()[-1].startswith("not fit to train on as it is: ")
-    assert proposed(out) == []
+    assert proposed_commands(out) == []
 
 
 def test_columns_that_were_named_are_named_again(place, capsys):
     write("mine.jsonl", [{"q": row["prompt"], "good": row["chosen"], "bad": row["rejected"]} for row in ROWS])
     columns = "prompt=q,chosen=good,rejected=bad"
-    (train,) = proposed(said(capsys, "check", "mine.jsonl", "--columns", columns))
+    (train,) = proposed_commands(said(capsys, "check", "mine.jsonl", "--columns", columns))
     assert train[-2:] == ["--columns", columns]
     parse(train)
 
@@ -189,7 +189,7 @@ def test_votes_end_with_their_next_steps(place, capsys, monkeypatch):
     told = capsys.readouterr()
     assert told.out == ""
     assert "prefs.votes: 3 votes, 1 skip; questions remain" in told.err
-    assert [" ".join(words) for words in proposed(told.err)] == [
+    assert [" ".join(words) for words in proposed_commands(told.err)] == [
         "aggregate prefs.votes",
         "train dpo --model MODEL --data prefs.votes",
     ]
@@ -197,10 +197,10 @@ def test_votes_end_with_their_next_steps(place, capsys, monkeypatch):
     main(["annotate", "prefs.jsonl", "--headless"])
     told = capsys.readouterr().err
     assert "3 votes (3 on rows of known truth, which train nothing)" in told
-    assert [" ".join(words) for words in proposed(told)] == ["aggregate prefs.votes"]
+    assert [" ".join(words) for words in proposed_commands(told)] == ["aggregate prefs.votes"]
     counts["votes"] = counts["gold"] = 0
     main(["annotate", "prefs.jsonl", "--headless"])
-    assert proposed(capsys.readouterr().err) == []
+    assert proposed_commands(capsys.readouterr().err) == []
 
 
 def test_a_plan_ends_with_the_run_that_it_planned(place, capsys):
@@ -208,11 +208,11 @@ def test_a_plan_ends_with_the_run_that_it_planned(place, capsys):
 
     planned = lambda **given: _conclude(PlanConfig.model_validate(given))  # noqa: E731
     planned(model="me/model", data="prefs.jsonl", batch_size=16, columns={"prompt": "prompt"})
-    (train,) = proposed(capsys.readouterr().out)
+    (train,) = proposed_commands(capsys.readouterr().out)
     assert " ".join(train) == "train dpo --model me/model --data prefs.jsonl --batch-size 16 --columns prompt=prompt"
     parse(train)
     planned(model="llama-3.1-8b", data="prefs.jsonl", method="sft")
-    assert proposed(capsys.readouterr().out) == [["train", "sft", "--model", "MODEL", "--data", "prefs.jsonl"]]
+    assert proposed_commands(capsys.readouterr().out) == [["train", "sft", "--model", "MODEL", "--data", "prefs.jsonl"]]
     planned(model="me/model")
     planned(model="me/model", data="prefs.jsonl", method="grpo")  # needs rewards
     assert capsys.readouterr().out == ""
@@ -223,7 +223,7 @@ def test_an_upload_prints_only_its_address_and_the_next_step_on_stderr(capsys, m
     assert main(["push", "runs/dpo", "me/model"]) == 0
     told = capsys.readouterr()
     assert told.out == "https://hub.example/me/model\n"
-    (chat,) = proposed(told.err)
+    (chat,) = proposed_commands(told.err)
     assert chat == ["chat", "me/model", "--alone"]
     parse(chat)
 
@@ -231,7 +231,7 @@ def test_an_upload_prints_only_its_address_and_the_next_step_on_stderr(capsys, m
 def test_the_demo_ends_with_its_runs(capsys, monkeypatch):
     monkeypatch.setattr("afzal.lab.demo.run", lambda **given: Path("demo/dpo"))
     assert main(["demo"]) == 0
-    commands = proposed(capsys.readouterr().out)
+    commands = proposed_commands(capsys.readouterr().out)
     assert commands == [["board", "demo"], ["report", "demo/dpo"]]
     for command in commands:
         parse(command)

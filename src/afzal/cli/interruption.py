@@ -15,7 +15,7 @@ _CONTINUE = ("compare", "sweep", "ladder", "revise")
 _REPEAT = ("generate", "score", "judge", "export", "demo")
 
 
-def hint(args: list[str]) -> str:
+def resume_hint(args: list[str]) -> str:
     """How to resume the command with these arguments; empty if an interruption loses nothing."""
     verb = args[0] if args else ""
     if verb in _CONTINUE:
@@ -33,22 +33,22 @@ def hint(args: list[str]) -> str:
 
 
 @contextmanager
-def listening() -> Iterator[list[int]]:
+def record_interrupts() -> Iterator[list[int]]:
     """Inside the block, the list collects every Ctrl-C: some libraries turn an interruption during their import into
     another error."""
-    heard: list[int] = []
-    ours = threading.current_thread() is threading.main_thread()
-    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield heard
+    interrupts: list[int] = []
+    on_main_thread = threading.current_thread() is threading.main_thread()
+    if not on_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield interrupts
         return
 
-    def hear(number: int, _frame: FrameType | None) -> None:
-        heard.append(number)
+    def record(number: int, _frame: FrameType | None) -> None:
+        interrupts.append(number)
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGINT, hear)
+    signal.signal(signal.SIGINT, record)
     try:
-        yield heard
+        yield interrupts
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

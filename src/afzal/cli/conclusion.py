@@ -1,4 +1,4 @@
-"""The last lines of a verb's output, made by :mod:`afzal.terminal.closing`, and helpers for them."""
+"""The last lines of a verb's output, made by :mod:`afzal.terminal.conclusion`, and helpers for them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 import typer
 
-from afzal.terminal.closing import MODEL, Step, closing, step
+from afzal.terminal.conclusion import MODEL, Step, conclusion_lines, step
 
 
-def last(verdict: str, steps: Sequence[Step] = (), *, err: bool = False) -> None:
+def print_conclusion(verdict: str, steps: Sequence[Step] = (), *, err: bool = False) -> None:
     """Print the verdict, unless it is empty, and the steps; on stderr if machines read stdout."""
-    for line in closing(verdict, steps):
+    for line in conclusion_lines(verdict, steps):
         typer.echo(line, err=err)
 
 

@@ -16,7 +16,7 @@ GAIN = 4.0  # factor by which the range must shrink, or everything is shown
 _QUANTILES = 41  # per series, so that a long one does not outweigh the others
 
 
-def focus(groups: Iterable[Sequence[float | None]]) -> tuple[float, float]:
+def robust_range(groups: Iterable[Sequence[float | None]]) -> tuple[float, float]:
     """The smallest and the largest value to show; (0, 1) without values.
 
     Pool the values of all series with equal weight per series. Values within :data:`REACH` median absolute deviations
@@ -41,6 +41,6 @@ def focus(groups: Iterable[Sequence[float | None]]) -> tuple[float, float]:
     return (low, high) if high > low and full[1] - full[0] > GAIN * (high - low) else full
 
 
-def shown(groups: Sequence[Sequence[float | None]]) -> list[float]:
+def shown_range(groups: Sequence[Sequence[float | None]]) -> list[float]:
     """The ends of the range that is shown for these values; empty without values."""
-    return list(focus(groups)) if any(is_number(v) for group in groups for v in group) else []
+    return list(robust_range(groups)) if any(is_number(v) for group in groups for v in group) else []

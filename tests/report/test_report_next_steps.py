@@ -9,7 +9,7 @@ import helpers_report as rr
 import pytest
 
 from afzal.health import Diagnosis, diagnose
-from afzal.report.following import next_steps
+from afzal.report.next_steps import next_steps
 
 
 def facts(**changes: Any) -> dict[str, Any]:
