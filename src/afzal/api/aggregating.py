@@ -165,10 +165,15 @@ def _on_rows(dataset: Dataset, truths: Sequence[Item], options: _Options) -> tup
     """The report, the rows with one opinion each, and whether they are refused."""
     from afzal import data
     from afzal.judge import labels, ratings, tallies
+    from afzal.judge.verdict_votes import without_verdicts
     from afzal.records import comparisons
 
     items = data.together(dataset.items)
     notes = [note for note in dataset.notes if note.startswith("votes.jsonl")]
+    by_people = without_verdicts(dataset.items)
+    if by_people.verdicts:
+        of = sum(len(item.votes) for item in dataset.items)
+        notes.append(f"{by_people.in_words} are among the {of:,} votes; they count like people's.")
     if tallies.are_tallies(items):
         options.refuse("counts of voters are reported and not aggregated", "the rows do not say who voted for what")
         return tallies.of_voters(items, options.name, resamples=options.resamples), [], False

@@ -61,14 +61,26 @@ def asked(settings: config.AskConfig, force: bool = False) -> Result:
 
     out = Path(settings.out)
     runs.refuse_existing(out, force)
+    from afzal.judge.verdict_votes import without_verdicts
     from afzal.quality import ask
 
     dataset = data.read(settings.data, columns=settings.columns or None, format=settings.data_format)
-    pool, voted = _scored(settings, ask.together(dataset.items)), None
+    pool_rows = without_verdicts(dataset.items)
+    pool, voted, notes = _scored(settings, ask.together(pool_rows.items)), None, []
     if settings.votes == NOBODY:
         voted = ask.Scored(())
     elif settings.votes is not None:
-        voted = _scored(settings, ask.together(data.read(settings.votes).items))
+        vote_rows = without_verdicts(data.read(settings.votes).items)
+        if vote_rows.verdicts and not any(item.votes for item in vote_rows.items):
+            raise AfzalError(
+                f"{Path(settings.votes).name} holds no votes of people",
+                where="--votes",
+                why=f"it holds {vote_rows.in_words}",
+                remedy=f"name the file or folder of people's votes, or --votes {NOBODY} if there are none",
+            )
+        voted, notes = _scored(settings, ask.together(vote_rows.items)), vote_rows.notes(Path(settings.votes).name)
+    else:
+        notes = pool_rows.notes("the pool")
     how = ask.How(
         settings.data,
         settings.by,
@@ -84,7 +96,7 @@ def asked(settings: config.AskConfig, force: bool = False) -> Result:
     if chosen.rows:
         data.write(chosen.rows, out, "afzal")
     body = chosen.plain | {"out": str(out) if chosen.rows else None}
-    return Result(body, chosen.lines, rows=chosen.rows)
+    return Result(body, [*notes, *chosen.lines], rows=chosen.rows)
 
 
 def _scored(settings: config.AskConfig, items: Sequence[Item]) -> Scored:

@@ -80,7 +80,8 @@ def judge(
         )
     from afzal import judging
     from afzal.judge import summary_text
-    from afzal.judge.people import votes_on, without_verdicts
+    from afzal.judge.people import votes_on
+    from afzal.judge.verdict_votes import without_verdicts
     from afzal.judge.win_rates import lines as board_lines
     from afzal.judging.win_rates import judged_against
     from afzal.runs import refuse_unwritable
@@ -121,12 +122,12 @@ def judge(
             return Result(body, lines, folder / "table.html")
     else:
         items = judging.read_items(sources[0], specs=judges, prompts=rows)
-        voted = votes_on(items, votes) if votes is not None else None
+        voted = votes_on(items, votes, say) if votes is not None else None
         if voted is None:
-            people_only, earlier = without_verdicts(items)
-            if earlier:
-                say(f"note: the verdicts of {', '.join(earlier)} in the rows are not people's votes")
-            voted = people_only if any(item.votes for item in people_only) else None
+            by_people = without_verdicts(items)
+            for note in by_people.notes("the rows"):
+                say(note)
+            voted = by_people.items if any(item.votes for item in by_people.items) else None
         summaries = judging.judged(items, judges, folder, voted=voted, **how)
         body = {"judges": summaries}
     lines = [visible(line) for each in summaries for line in summary_text.lines(each)]

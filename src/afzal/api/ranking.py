@@ -51,6 +51,7 @@ def leaderboard(
         ['large', 'small']
     """
     from afzal import judge as judging
+    from afzal.text import plural
 
     if of == "judges" and (length_control or beside is not None):
         raise AfzalError("lengths and correlations need models", where="--of judges", remedy="omit one of them")
@@ -74,9 +75,13 @@ def leaderboard(
             joined = {key: [*body.get(key, []), *part[key]] for key in ("tables", "findings") if key in part}
             body |= part | joined
         if beside is not None:
-            other = judging.of_models(judging.on_models([str(beside)]), ties, resamples=2)
+            others, own = _without(judging.on_models([str(beside)]), judge, str(beside))
+            other = judging.of_models(others, ties, resamples=2)
             body["beside"] = judging.rank_correlation(board, other)
             body["findings"].append(_correlation(body["beside"], Path(beside).name))
+            if own:
+                left_out = f"{plural(own, 'verdict')} of {judge} in {Path(beside).name}"
+                body["findings"].append(f"{left_out} are left out: its leaderboard is compared with the others'.")
     lines, page = _text(body), None
     if out is not None:
         from afzal import report
@@ -91,6 +96,21 @@ def _correlation(correlation: Mapping[str, Any], name: str) -> str:
         key: "unknown" if correlation[key] is None else f"{correlation[key]:.2f}" for key in ("spearman", "kendall")
     }
     return f"With {name}: Spearman's rank correlation {shown['spearman']}, Kendall's tau {shown['kendall']}."
+
+
+def _without(verdicts: Any, judge: str | None, source: str) -> tuple[Any, int]:
+    """The verdicts of others than this judge, and the number of its own."""
+    from dataclasses import replace
+
+    others = [v for v in verdicts.verdicts if judge is None or v.judge != judge]
+    if not others:
+        raise AfzalError(
+            f"{Path(source).name} holds only verdicts of {judge}",
+            where="--beside",
+            why="a judge's leaderboard would be compared with itself",
+            remedy="name a file of people's votes, or of other judges' verdicts",
+        )
+    return replace(verdicts, verdicts=others), len(verdicts.verdicts) - len(others)
 
 
 def _only(verdicts: Any, judge: str) -> Any:

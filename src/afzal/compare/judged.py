@@ -116,7 +116,7 @@ def _verdicts(
     path = folder / f"{name}.json"
     body = kept(path, key)
     if body is None:
-        voted = None if people is None else votes_on(items, people)
+        voted = None if people is None else votes_on(items, people, say)
         judging = judge_items(spec, items, cache=folder / REPLIES, voted=voted, say=say)
         together = codes(judging.pairs, judging.games, judging.rulings)[1]
         body = {"outcomes": together.tolist(), "summary": judging.summary}

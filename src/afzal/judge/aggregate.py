@@ -10,6 +10,7 @@ import numpy as np
 
 from afzal.errors import AfzalError
 from afzal.judge.labels import BOTH_BAD, CLASSES, FIRST, SECOND, TIE, Labels, Place
+from afzal.judge.verdict_votes import judges_of, naming
 from afzal.records import Comparison, Item, Rating, comparisons
 from afzal.stats import annotators
 from afzal.stats.agreement import counts
@@ -304,7 +305,8 @@ def as_items(items: Sequence[Item], labels: Labels, result: Aggregated, by: By, 
 
     The vote states a probability, or is certain if all agree. A pair without an order has no vote. If all votes on a
     pair have weight 0, as on a page's rows of known truth, so does the new one, and it trains nothing either. Other
-    kinds of votes stay as they are.
+    kinds of votes stay as they are. If a judge's verdicts are among a row's votes, ``extra`` names its new votes like
+    the judge's own, so that they do not count as people's.
 
     Args:
         kind: ``soft`` states the probability p. ``weighted`` names the likelier response with weight abs(2 p - 1): a
@@ -331,5 +333,10 @@ def as_items(items: Sequence[Item], labels: Labels, result: Aggregated, by: By, 
     rows = []
     for number, item in enumerate(items):
         others = tuple(v for v in item.votes if isinstance(v, Rating))
-        rows.append(replace(item, votes=(*votes.get(number, ()), *others)))
+        made = votes.get(number, ())
+        row = replace(item, votes=(*made, *others))
+        judges = {*judges_of(item)}.intersection(labels.annotators)
+        if made and any(vote.annotator in judges for vote in item.votes):
+            row = replace(row, extra=naming(item, [str(vote.annotator) for vote in made]))
+        rows.append(row)
     return rows

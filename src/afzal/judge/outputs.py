@@ -10,7 +10,7 @@ from typing import Any
 
 from afzal import data
 from afzal.judge.games import Game, Ruling
-from afzal.judge.people import JUDGED_BY, judges_of
+from afzal.judge.verdict_votes import naming
 from afzal.records import Comparison, Item
 
 VERDICTS, ROWS, SUMMARY, TRANSCRIPTS = "verdicts.jsonl", "rows.jsonl", "summary.json", "transcripts.jsonl"
@@ -74,7 +74,7 @@ def _both(game: Game) -> str:
 def with_votes(items: Sequence[Item], judge: str, games: Sequence[Game], rulings: Sequence[Ruling]) -> list[Item]:
     """The rows with each verdict added as a vote under the judge's name; a game without a verdict adds none.
 
-    The field :data:`~afzal.judge.people.JUDGED_BY` lists these judges, so that nobody takes their votes for people's.
+    The field :data:`~afzal.judge.verdict_votes.JUDGED_BY` lists these judges, so that nobody takes their votes for people's.
     """
     votes: dict[int, list[Comparison]] = {}
     for game, ruling in zip(games, rulings, strict=True):
@@ -89,8 +89,7 @@ def with_votes(items: Sequence[Item], judge: str, games: Sequence[Game], rulings
     rows = []
     for k, item in enumerate(items):
         if verdicts := votes.get(k):
-            names = [*judges_of(item), judge]
-            item = replace(item, votes=(*item.votes, *verdicts), extra={**item.extra, JUDGED_BY: sorted(set(names))})
+            item = replace(item, votes=(*item.votes, *verdicts), extra=naming(item, [judge]))
         rows.append(item)
     return rows
 

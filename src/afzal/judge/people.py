@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,42 +11,47 @@ from afzal.errors import AfzalError
 from afzal.judge.aggregate import aggregate
 from afzal.judge.games import Game, Judge, Pair, Ruling
 from afzal.judge.labels import Labels, of_items
+from afzal.judge.verdict_votes import without_verdicts
 from afzal.judge.verdicts import from_probability
 from afzal.records import Comparison, Item, comparisons, pooled_axes, prompt_key, turns_to_json
 
-JUDGED_BY = "judged_by"
-"""Field of ``Item.extra`` that names the judges whose verdicts are among an item's votes."""
 
+def votes_on(items: Sequence[Item], path: str, say: Callable[[str], None] = lambda line: None) -> list[Item]:
+    """The rows with their votes replaced by people's comparisons of the same prompts and answers in a file.
 
-def judges_of(item: Item) -> list[str]:
-    """The names of the judges whose verdicts are among an item's votes."""
-    names = item.extra.get(JUDGED_BY)
-    return [str(name) for name in names] if isinstance(names, list) else []
-
-
-def without_verdicts(items: Sequence[Item]) -> tuple[list[Item], list[str]]:
-    """The rows with people's votes only, and the names of the judges whose verdicts were among the votes.
-
-    ``afzal judge`` writes verdicts as votes under the judge's name and records that name in the row. Compared with
-    another judge, these votes would count as people's.
-    """
-    rows, names = [], set[str]()
-    for item in items:
-        if judges := judges_of(item):
-            item = replace(item, votes=tuple(vote for vote in item.votes if vote.annotator not in judges))
-        rows.append(item)
-        names |= {*judges}
-    return rows, sorted(names)
-
-
-def votes_on(items: Sequence[Item], path: str) -> list[Item]:
-    """The rows with their votes replaced by a file's comparisons of the same prompts and answers.
+    Args:
+        say: called with the number of judges' verdicts in the file, which are not people's votes.
 
     Raises:
-        AfzalError: the file has no votes on these pairs.
+        AfzalError: the file has no votes of people on these pairs.
     """
+    read = data.read(path).items
+    by_people = without_verdicts(read)
+    for note in by_people.notes(Path(path).name):
+        say(note)
+    rows = _matched(items, by_people.items)
+    if any(item.votes for item in rows):
+        return rows
+    if by_people.verdicts and any(item.votes for item in _matched(items, read)):
+        raise AfzalError(
+            f"{Path(path).name} holds no votes of people on these pairs",
+            where=path,
+            why=f"it holds {by_people.in_words}",
+            remedy="name the file or folder of people's votes; to measure judges against each other, name all of them "
+            "with --judge",
+        )
+    raise AfzalError(
+        f"{Path(path).name} holds no votes on these pairs",
+        where=path,
+        why="votes are matched to pairs by the exact texts of prompt and answers",
+        remedy="look at both files with afzal check",
+    )
+
+
+def _matched(items: Sequence[Item], others: Sequence[Item]) -> list[Item]:
+    """The rows with their votes replaced by the others' comparisons of the same prompts and answers."""
     votes_by_prompt: dict[str, list[tuple[Item, Comparison]]] = {}
-    for other in data.read(path).items:
+    for other in others:
         for vote in comparisons(other.votes):
             votes_by_prompt.setdefault(repr(turns_to_json(other.prompt)), []).append((other, vote))
     rows = []
@@ -61,13 +66,6 @@ def votes_on(items: Sequence[Item], path: str) -> list[Item]:
             shown = None if vote.shown_first is None else places.get(answers[vote.shown_first])
             votes.append(vote.between(first, second, shown))
         rows.append(replace(item, votes=tuple(votes)))
-    if not any(item.votes for item in rows):
-        raise AfzalError(
-            f"{Path(path).name} holds no votes on these pairs",
-            where=path,
-            why="votes are matched to pairs by the exact texts of prompt and answers",
-            remedy="look at both files with afzal check",
-        )
     return rows
 
 

@@ -210,7 +210,7 @@ def played(
         return recorded.from_file(n.verdicts, n.name, items, pairs)
     if settings is None:
         games = games_of(pairs, "first")
-        voted = people.votes_on(items, n.votes)
+        voted = people.votes_on(items, n.votes, say)
         for note in people.pooled(voted):
             say(note)
         return games, people.by_people(voted, pairs)(games)

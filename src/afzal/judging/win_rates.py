@@ -56,7 +56,7 @@ def judged_against(
             remedy="rename one of the folders or files",
         )
     rows = {name: read_items(source, other, specs, prompts) for name, source in zip(names, sources, strict=True)}
-    voted = dict(zip(names, _voted(list(rows.values()), votes), strict=True))
+    voted = dict(zip(names, _voted(list(rows.values()), votes, say), strict=True))
     replies, columns, written = cache or out / REPLIES, [], []
     for name, items in rows.items():
         folder = out if len(rows) == 1 else out / slug(name)
@@ -76,11 +76,11 @@ def judged_against(
     return board, {c.name: list(c.summaries) for c in columns}
 
 
-def _voted(rows: Sequence[Sequence[Item]], votes: str | None) -> list[list[Item] | None]:
+def _voted(rows: Sequence[Sequence[Item]], votes: str | None, say: Callable[[str], None]) -> list[list[Item] | None]:
     """The rows of each source with people's votes; None for a source without votes."""
     if votes is None:
         return [None] * len(rows)
-    together = people.votes_on([item for items in rows for item in items], votes)
+    together = people.votes_on([item for items in rows for item in items], votes, say)
     voted, at = [], 0
     for items in rows:
         part = together[at : at + len(items)]
