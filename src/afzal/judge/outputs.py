@@ -74,7 +74,7 @@ def _both(game: Game) -> str:
 def with_votes(items: Sequence[Item], judge: str, games: Sequence[Game], rulings: Sequence[Ruling]) -> list[Item]:
     """The rows with each verdict added as a vote under the judge's name; a game without a verdict adds none.
 
-    The field :data:`~afzal.judge.verdict_votes.JUDGED_BY` lists these judges, so that nobody takes their votes for people's.
+    :data:`~afzal.judge.verdict_votes.JUDGED_BY` lists these judges, so that nobody takes their votes for people's.
     """
     votes: dict[int, list[Comparison]] = {}
     for game, ruling in zip(games, rulings, strict=True):
