@@ -52,7 +52,7 @@ test-gpu:  ## the tests that need a CUDA GPU, with the torch and transformers th
 test-newest: $(VENV)/.newest  ## what stands next to transformers, with the release of constraints-newest.txt, installed apart
 	OMP_NUM_THREADS=1 PYTHONPATH=$(abspath $(VENV))/newest $(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal \
 	  tests/model tests/generate tests/train/test_train_buffers.py tests/train/test_train_unread.py \
-	  tests/folders/test_folders_unread.py tests/recipes/test_recipes_adapters.py tests/recipes/test_recipes_experts.py
+	  tests/folders/test_folders_lazy_weights.py tests/recipes/test_recipes_adapters.py tests/recipes/test_recipes_experts.py
 
 lint: $(VENV)/.dev  ## ruff and pyright
 	$(BIN)/ruff check .

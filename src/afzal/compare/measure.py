@@ -17,7 +17,7 @@ from afzal.compare import served
 from afzal.config import CompareConfig, entries
 from afzal.config.serving import ServerConfig
 from afzal.errors import AfzalError
-from afzal.folders.fit import refuse_other_size
+from afzal.folders.compatibility import refuse_other_size
 from afzal.folders.load import refuse_another_tokenizer
 from afzal.generate import Sampling, sample
 from afzal.generate.served import Asked

@@ -17,9 +17,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from afzal.errors import AfzalError
-from afzal.folders.headers import read_header
+from afzal.folders.config_checks import endless_pattern, vocabulary_size, wrong_adapter, wrong_number, wrong_token
 from afzal.folders.kinds import ADAPTER_CONFIG, ADAPTER_WEIGHTS, base_of, has_whole_weights, tensors_of
-from afzal.folders.numbers import endless_pattern, vocabulary_size, wrong_adapter, wrong_number, wrong_token
+from afzal.folders.safetensors_header import read_header
 
 MAX_CONFIG_BYTES = 8 << 20
 MAX_INDEX_BYTES = 16 << 20

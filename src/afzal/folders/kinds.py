@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from afzal.errors import AfzalError
-from afzal.folders.headers import Stored, read_header
+from afzal.folders.safetensors_header import TensorInfo, read_header
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 REWARD_HEAD = "score.weight"
@@ -130,12 +130,12 @@ def adapter_config(folder: str | Path) -> dict[str, Any]:
     return json.loads((Path(folder) / ADAPTER_CONFIG).read_text(encoding="utf-8"))
 
 
-def tensors_of(folder: str | Path) -> dict[str, Stored]:
+def tensors_of(folder: str | Path) -> dict[str, TensorInfo]:
     """The tensors, by name, that a library reads from an inspected folder: the model's, or else the adapter's."""
     return {name: tensor for held in weight_files(folder).values() for name, tensor in held.items()}
 
 
-def weight_files(folder: str | Path) -> dict[Path, dict[str, Stored]]:
+def weight_files(folder: str | Path) -> dict[Path, dict[str, TensorInfo]]:
     """The files of :func:`tensors_of`, each with its tensors."""
     place = Path(folder)
     config = json.loads((place / "config.json").read_bytes()) if (place / "config.json").exists() else {}

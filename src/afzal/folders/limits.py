@@ -12,14 +12,14 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from afzal.errors import AfzalError
-from afzal.folders.headers import Stored
+from afzal.folders.safetensors_header import TensorInfo
 
 _SLACK = 1 << 20  # numbers: a tiny model's fresh head
 _BUFFERS = 1 << 27  # numbers in all buffers; the causal masks of old families take a tenth of it
 
 
 @contextmanager
-def bounded_by(folder: str, stored: Mapping[str, Stored]) -> Iterator[None]:
+def bounded_by(folder: str, stored: Mapping[str, TensorInfo]) -> Iterator[None]:
     """In the block, modules can be built with at most twice the weights that ``stored`` has.
 
     Raises:

@@ -14,11 +14,16 @@ from typing import Any
 
 from afzal.errors import AfzalError, near
 from afzal.folders import voxtral
-from afzal.folders.adapted import enlarge, refuse_unfit
-from afzal.folders.fit import refuse_counts, refuse_ids_without_rows, refuse_misfit, refuse_other_tokens
+from afzal.folders.adapter_checks import enlarge_embedding, refuse_adapter_misfit
+from afzal.folders.classifiers import classifier_of, has_classifier, with_head
+from afzal.folders.compatibility import (
+    refuse_ids_without_rows,
+    refuse_integer_weights,
+    refuse_misfit,
+    refuse_other_tokens,
+)
+from afzal.folders.config_checks import vocabulary_size
 from afzal.folders.guard import guarded, no_bars, quiet_peft
-from afzal.folders.headed import classifier_of, has_classifier, with_head
-from afzal.folders.headers import Stored
 from afzal.folders.inspection import (
     TEXTS,
     holds_model,
@@ -38,9 +43,9 @@ from afzal.folders.kinds import (
     saved_rows,
     tensors_of,
 )
+from afzal.folders.lazy_weights import LazyWeights
 from afzal.folders.limits import bounded_by
-from afzal.folders.numbers import vocabulary_size
-from afzal.folders.unread import Unread
+from afzal.folders.safetensors_header import TensorInfo
 
 _TOWERS = ("vision_config", "audio_config")
 _PROCESSORS = ("processor_config.json", "preprocessor_config.json")
@@ -220,7 +225,7 @@ def load_causal_model(folder: str, **settings: Any) -> Any:
     return _read(_causal_class(folder), folder, tensors_of(folder), **settings)
 
 
-def blank_causal_model(folder: str) -> tuple[Any, Unread]:
+def blank_causal_model(folder: str) -> tuple[Any, LazyWeights]:
     """The language model of an inspected folder without reading its weights, and their places in the files.
 
     Otherwise it equals the result of :func:`load_causal_model` in float32.
@@ -232,11 +237,11 @@ def blank_causal_model(folder: str) -> tuple[Any, Unread]:
     return _blank(folder, _causal_class(folder), load_config(folder))
 
 
-def _blank(folder: str, kind: Any, config: Any, fresh: frozenset[str] = frozenset()) -> tuple[Any, Unread]:
+def _blank(folder: str, kind: Any, config: Any, fresh: frozenset[str] = frozenset()) -> tuple[Any, LazyWeights]:
     import torch
     from transformers import PreTrainedModel
 
-    unread = Unread(folder)
+    unread = LazyWeights(folder)
     if not issubclass(kind, PreTrainedModel):
         with guarded(folder), bounded_by(folder, unread.stored), torch.device("meta"):
             kind = type(kind.from_config(config))
@@ -284,7 +289,7 @@ def load_classifier(folder: str, **settings: Any) -> Any:
     return _read(kind, folder, tensors_of(folder), fresh=_fresh_heads(folder), **settings)
 
 
-def blank_classifier(folder: str, num_labels: int) -> tuple[Any, Unread]:
+def blank_classifier(folder: str, num_labels: int) -> tuple[Any, LazyWeights]:
     """Like :func:`load_classifier` in float32, without reading the weights; also gives their places in the files.
 
     Raises:
@@ -317,7 +322,7 @@ def _classifier_class(folder: str) -> Any:
 def _read(
     kind: Any,
     folder: str,
-    stored: Mapping[str, Stored],
+    stored: Mapping[str, TensorInfo],
     *,
     weights: Mapping[str, Any] | None = None,
     fresh: frozenset[str] = frozenset(),
@@ -345,7 +350,7 @@ def _read(
 
 
 def _filled(
-    folder: str, stored: Mapping[str, Stored], loaded: tuple[Any, Mapping[str, Any]], fresh: frozenset[str]
+    folder: str, stored: Mapping[str, TensorInfo], loaded: tuple[Any, Mapping[str, Any]], fresh: frozenset[str]
 ) -> Any:
     """The model that `transformers` loaded with ``output_loading_info``, after a check that the folder fills it.
 
@@ -361,7 +366,7 @@ def _filled(
         unexpected=unexpected - fresh,
         mismatched=info["mismatched_keys"],
     )
-    refuse_counts(folder, {name: stored[name] for name, _ in model.named_parameters() if name in stored})
+    refuse_integer_weights(folder, {name: stored[name] for name, _ in model.named_parameters() if name in stored})
     return model
 
 
@@ -382,13 +387,13 @@ def load_peft(base: Any, folder: str, **settings: Any) -> Any:
             remedy="name the adapter of a language model",
         )
     stored = tensors_of(folder)
-    enlarged = enlarge(base, folder)
+    enlarged = enlarge_embedding(base, folder)
     with guarded(folder), quiet_peft(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # about misfits, which are refused by name below
         model = PeftModel.from_pretrained(base, folder, local_files_only=True, ignore_mismatched_sizes=True, **settings)
         wanted = get_peft_model_state_dict(model, save_embedding_layers=False)
     shapes = {name: tuple(value.shape) for name, value in wanted.items()}
-    refuse_unfit(folder, base, stored, shapes, enlarged=enlarged)
+    refuse_adapter_misfit(folder, base, stored, shapes, enlarged=enlarged)
     return model
 
 

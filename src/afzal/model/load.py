@@ -17,8 +17,10 @@ import torch
 from torch import nn
 
 from afzal.errors import AfzalError
+from afzal.folders.config_checks import wrong_token
 from afzal.folders.guard import no_bars, reason
 from afzal.folders.kinds import ADAPTER_CONFIG, adapter_config, is_adapter, stored_name
+from afzal.folders.lazy_weights import LazyWeights
 from afzal.folders.load import (
     blank_causal_model,
     load_causal_model,
@@ -27,8 +29,6 @@ from afzal.folders.load import (
     model_folder,
 )
 from afzal.folders.load import load_tokenizer as load_tokenizer  # for callers that need both loaders
-from afzal.folders.numbers import wrong_token
-from afzal.folders.unread import Unread
 from afzal.model.adapters import (
     Adapter,
     adapter_base,
@@ -77,7 +77,7 @@ def load_model(
     return model
 
 
-def blank_model(path: str) -> tuple[Any, Unread]:
+def blank_model(path: str) -> tuple[Any, LazyWeights]:
     """The model of :func:`load_model` on the CPU without the large weights of the (base) model, and their locations.
 
     The weights are not checked until they are read.
@@ -88,7 +88,7 @@ def blank_model(path: str) -> tuple[Any, Unread]:
     folder = model_folder(path)
     if is_adapter(folder) and (why := why_reads_base(folder)):
         raise AfzalError(f"the adapter {path} {why}")
-    unread: list[Unread] = []
+    unread: list[LazyWeights] = []
 
     def blank(base: str) -> Any:
         model, theirs = blank_causal_model(base)

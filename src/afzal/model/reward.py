@@ -25,8 +25,8 @@ from afzal.errors import AfzalError
 from afzal.folders.guard import guarded
 from afzal.folders.kinds import REWARD_HEAD
 from afzal.folders.kinds import is_reward_model as is_saved_reward_model
+from afzal.folders.lazy_weights import LazyWeights
 from afzal.folders.load import blank_classifier, load_classifier, model_folder
-from afzal.folders.unread import Unread
 from afzal.model import rotary
 from afzal.model.attention import stock_attention
 from afzal.model.load import adapter_base, save_model, share_weights, switch_off_dropout
@@ -64,7 +64,7 @@ def load_reward_model(path: str, *, heads: int | None = None, seed: int = 0, dev
     return model
 
 
-def blank_reward_model(path: str, *, heads: int | None = None, seed: int = 0) -> tuple[Any, Unread]:
+def blank_reward_model(path: str, *, heads: int | None = None, seed: int = 0) -> tuple[Any, LazyWeights]:
     """The model of :func:`load_reward_model` on the CPU without the large weights of its trunk, and their locations.
 
     Its heads are loaded. The weights are not checked until they are read.

@@ -11,7 +11,7 @@ from typing import Any
 
 from afzal.errors import AfzalError
 
-from . import common, names
+from . import common, unmapped_keys
 from .translation import Translation, is_off, texts
 
 NAME = "axolotl"
@@ -56,7 +56,7 @@ def translate(t: Translation, path: Path, *, method: str | None, processes: int)
     _adapter(t)
     _lengths(t)
     _hub(t)
-    common.close(t, idle=names.AXOLOTL_IDLE, lost=names.AXOLOTL_LOST)
+    common.close(t, idle=unmapped_keys.AXOLOTL_IDLE, lost=unmapped_keys.AXOLOTL_LOST)
 
 
 def _method(t: Translation, rl: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from afzal.trackers import TRACKERS
 
-from . import names
+from . import unmapped_keys
 from .translation import Translation, is_off, texts
 
 NO_LIMIT = 131_072
@@ -31,9 +31,9 @@ NO_DROPOUT = "dropout is always off: the policy must equal the reference at the 
 
 def close(t: Translation, *, idle: Mapping[str, str], lost: Mapping[str, str]) -> None:
     """Remark on the remaining keys, both the trainer's and the shared ones."""
-    for table in (idle, names.SHARED_IDLE):
+    for table in (idle, unmapped_keys.SHARED_IDLE):
         t.idle_all(table)
-    for table in (lost, names.SHARED_LOST):
+    for table in (lost, unmapped_keys.SHARED_LOST):
         t.lose_all(table)
 
 

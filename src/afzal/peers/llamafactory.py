@@ -12,7 +12,7 @@ from typing import Any
 
 from afzal.errors import AfzalError
 
-from . import common, names
+from . import common, unmapped_keys
 from .translation import Translation, is_off, texts
 
 NAME = "LLaMA-Factory"
@@ -74,7 +74,7 @@ def translate(t: Translation, path: Path, *, method: str | None, processes: int)
     from .trl import hub
 
     hub(t)
-    common.close(t, idle=names.LLAMA_FACTORY_IDLE, lost=names.LLAMA_FACTORY_LOST)
+    common.close(t, idle=unmapped_keys.LLAMA_FACTORY_IDLE, lost=unmapped_keys.LLAMA_FACTORY_LOST)
     for prefix in (
         "galore_",
         "apollo_",

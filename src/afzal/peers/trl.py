@@ -12,7 +12,7 @@ from typing import Any
 
 from afzal.errors import AfzalError
 
-from . import common, names
+from . import common, unmapped_keys
 from .translation import Translation, texts
 from .trl_losses import LOSSES, cpo, orpo, trl_dpo
 from .trl_online import rollouts
@@ -105,7 +105,7 @@ def translate(t: Translation, path: Path, *, method: str | None, processes: int)
     _adapter(t)
     t.idle("disable_dropout", common.NO_DROPOUT)
     hub(t)
-    common.close(t, idle=names.TRL_IDLE, lost=names.TRL_LOST)
+    common.close(t, idle=unmapped_keys.TRL_IDLE, lost=unmapped_keys.TRL_LOST)
 
 
 def hub(t: Translation) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from afzal.errors import AfzalError
+from afzal.folders.config_checks import wrong_number
 from afzal.folders.inspection import read_config
 from afzal.folders.kinds import tensors_of
 from afzal.folders.load import hub_config
-from afzal.folders.numbers import wrong_number
 from afzal.plan.shapes import SHAPES, Shape, named, nearest, parameters, shape_of
 
 

@@ -12,7 +12,7 @@ from afzal.config import TrainConfig
 from afzal.config.sections import DemonstrationSettings
 from afzal.drops import Drop, at, counts
 from afzal.errors import AfzalError
-from afzal.folders.fit import refuse_ids_without_rows
+from afzal.folders.compatibility import refuse_ids_without_rows
 from afzal.folders.load import load_processor
 from afzal.hashes import tokens_hash
 from afzal.model.adapters import positions_taken

@@ -12,7 +12,7 @@ import torch
 
 from afzal.config import OnlineConfig, TrainConfig
 from afzal.errors import AfzalError
-from afzal.folders.fit import refuse_other_size
+from afzal.folders.compatibility import refuse_other_size
 from afzal.folders.load import refuse_another_tokenizer
 from afzal.health.rollouts import signs
 from afzal.judging.rewards import reward_or_judge

@@ -14,7 +14,7 @@ import torch
 from afzal import runs
 from afzal.config import VIRTUAL, TrainConfig
 from afzal.errors import AfzalError
-from afzal.folders.unread import Unread
+from afzal.folders.lazy_weights import LazyWeights
 from afzal.model.adapters import is_factor, why_reads_base
 from afzal.model.load import blank_model, load_model, model_folder
 from afzal.model.reference import Frozen, Reference
@@ -173,11 +173,11 @@ class Opened:
     them all."""
 
     model: Any
-    unread: Unread | None = None
+    unread: LazyWeights | None = None
     why_whole: str = ""
 
 
-def opened(blank: Callable[[], tuple[Any, Unread]], why: str = "") -> Opened:
+def opened(blank: Callable[[], tuple[Any, LazyWeights]], why: str = "") -> Opened:
     """A model without its weights; ``model`` is None if it must be loaded in full.
 
     Args:
@@ -192,7 +192,7 @@ def opened(blank: Callable[[], tuple[Any, Unread]], why: str = "") -> Opened:
         return Opened(None, None, error.what)
 
 
-def read_in_pieces(model: Any, unread: Unread, dtype: Dtype, device: torch.device, path: str) -> Sharded:
+def read_in_pieces(model: Any, unread: LazyWeights, dtype: Dtype, device: torch.device, path: str) -> Sharded:
     """Shard the model, with each rank reading its own shards, and check that it is sound.
 
     Raises:
@@ -227,7 +227,7 @@ def frozen_reward_model(path: str, device: torch.device) -> Any:
 
 
 def _frozen_pieces(
-    blank: Callable[[], tuple[Any, Unread]], dtype: Dtype, device: torch.device, path: str
+    blank: Callable[[], tuple[Any, LazyWeights]], dtype: Dtype, device: torch.device, path: str
 ) -> Any | None:
     """A sharded model that never trains, checked to be sound; None if it cannot be read in shards."""
     candidate = opened(blank)

@@ -11,7 +11,7 @@ import torch
 from afzal import runs
 from afzal.config import REFERENCES, LiveReferenceConfig, TrainConfig
 from afzal.errors import AfzalError
-from afzal.folders.fit import refuse_other_size
+from afzal.folders.compatibility import refuse_other_size
 from afzal.folders.load import refuse_another_tokenizer
 from afzal.model.adapters import is_adapted
 from afzal.model.load import cast_parameters, frozen_copy, refuse_fewer_positions, vocabulary_of

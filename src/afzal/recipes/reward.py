@@ -13,7 +13,7 @@ from afzal import runs
 from afzal.config import TrainConfig
 from afzal.config.sections import ScorerSettings
 from afzal.errors import AfzalError
-from afzal.folders.headed import has_classifier
+from afzal.folders.classifiers import has_classifier
 from afzal.model.reward import (
     adds_row,
     blank_reward_model,

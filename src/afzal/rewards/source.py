@@ -14,7 +14,7 @@ import torch
 from afzal import config
 from afzal.data.turns import reply
 from afzal.errors import AfzalError
-from afzal.folders.fit import refuse_other_size
+from afzal.folders.compatibility import refuse_other_size
 from afzal.folders.load import refuse_another_tokenizer
 from afzal.model.load import context_of, context_of_model, load_model, vocabulary_of
 from afzal.model.logprobs import score as logprob_score

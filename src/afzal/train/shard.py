@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from afzal.folders.unread import Place, Unread, fill
+from afzal.folders.lazy_weights import LazyWeights, Place, fill
 from afzal.model.adapters import is_adapted, norms_of
 from afzal.model.attention import attention_of, set_attention
 from afzal.model.load import cast_parameters
@@ -43,7 +43,7 @@ class Sharded:
 
     offload = False
 
-    def __init__(self, model: Any, dtype: Dtype, device: torch.device, unread: Unread | None = None) -> None:
+    def __init__(self, model: Any, dtype: Dtype, device: torch.device, unread: LazyWeights | None = None) -> None:
         self.model: Any = model
         self.dtype: Dtype = dtype
         self._device = device
@@ -155,7 +155,7 @@ def shard(model: Any, device: torch.device) -> Any:
     return model
 
 
-def read_frozen(model: Any, dtype: Dtype, device: torch.device, unread: Unread) -> Any:
+def read_frozen(model: Any, dtype: Dtype, device: torch.device, unread: LazyWeights) -> Any:
     """Shard a model that never trains and read its unread weights, in the compute dtype."""
     model.requires_grad_(False)
     _into_pieces(model, dtype, "fp32", device, unread)
@@ -227,7 +227,7 @@ def gathered(*models: Any) -> Iterator[None]:
 
 
 def _into_pieces(
-    model: Any, dtype: Dtype, policy: Dtype, device: torch.device, unread: Unread | None
+    model: Any, dtype: Dtype, policy: Dtype, device: torch.device, unread: LazyWeights | None
 ) -> Touched | None:
     """Shard a model, and read this rank's shards of unread weights."""
     places = {} if unread is None else _places(model, unread)
@@ -241,7 +241,7 @@ def _into_pieces(
     return touched
 
 
-def _places(model: nn.Module, unread: Unread) -> dict[str, Place]:
+def _places(model: nn.Module, unread: LazyWeights) -> dict[str, Place]:
     """Locations of the weights that have not been read."""
     places = {}
     for name, p in model.named_parameters():

@@ -13,12 +13,14 @@ from typing import Any, NamedTuple
 
 from afzal.errors import AfzalError
 from afzal.folders.guard import guarded
-from afzal.folders.headers import Stored
 from afzal.folders.kinds import weight_files
+from afzal.folders.safetensors_header import TensorInfo
 
 _SMALL = 1 << 10  # numbers; smaller tensors are read immediately
-_AT_ONCE = 1 << 24  # numbers that are read before they are copied
-_OPEN = 1 << 26  # numbers after which a file is reopened: the data read from it stays in memory while it is open
+_CHUNK = 1 << 24  # numbers that are read before they are copied
+_REOPEN_AFTER = (
+    1 << 26
+)  # numbers after which a file is reopened: the data read from it stays in memory while it is open
 _JOINS = {"MergeModulelist", "Concatenate"}  # transformers does these with only torch.stack and torch.cat
 
 
@@ -51,7 +53,7 @@ Place = tuple[Piece, ...]
 """The place of a weight: tensors in the files that fill it without overlap."""
 
 
-class Unread:
+class LazyWeights:
     """The tensors of an inspected folder as passed to a library, in float32; large ones are not read.
 
     Inside :meth:`joining`, tensors that are stacked or concatenated stay unread.
@@ -64,7 +66,7 @@ class Unread:
         import torch
 
         self.folder = folder
-        self.stored: dict[str, Stored] = {}
+        self.stored: dict[str, TensorInfo] = {}
         self.tensors: dict[str, Any] = {}
         self._known: dict[int, tuple[Any, Place]] = {}  # keeps the tensor, so that its storage is not reused
         for file, header in weight_files(folder).items():
@@ -74,31 +76,31 @@ class Unread:
             ):
                 raise AfzalError(f"{packed} is in the number format {header[packed].dtype}, which is read as a whole")
             small = [name for name, t in header.items() if t.size < _SMALL]
-            with guarded(folder), _open(file) as reader:
+            with guarded(folder), _open_file(file) as reader:
                 read = {name: reader.get_tensor(name).float().clone() for name in small}
             for name, t in header.items():
                 tensor = read[name] if name in read else torch.zeros(()).expand(t.shape)
                 self.tensors[name] = tensor
-                self._know(tensor, (Piece(file, name, (0,) * len(t.shape), tuple(t.shape)),))
+                self._register(tensor, (Piece(file, name, (0,) * len(t.shape), tuple(t.shape)),))
 
-    def _know(self, tensor: Any, place: Place) -> Any:
+    def _register(self, tensor: Any, place: Place) -> Any:
         self._known[tensor.untyped_storage().data_ptr()] = tensor, place
         return tensor
 
     def place(self, tensor: Any) -> Place | None:
         """The place of this tensor in the files; None if it is not one of theirs, or only part of one."""
-        known, place = self._of(tensor)
+        known, place = self._lookup(tensor)
         if known is None or known.shape != tensor.shape or tensor.storage_offset():
             return None
         return place if tensor.stride() == known.stride() else None
 
-    def _of(self, tensor: Any) -> tuple[Any, Place]:
+    def _lookup(self, tensor: Any) -> tuple[Any, Place]:
         nothing: tuple[Any, Place] = (None, ())
         return self._known.get(tensor.untyped_storage().data_ptr(), nothing) if tensor.numel() else nothing
 
     def is_unread(self, tensor: Any) -> bool:
         """Whether the tensor is only a stand-in for unread values."""
-        known, _ = self._of(tensor)
+        known, _ = self._lookup(tensor)
         return known is not None and known.numel() >= _SMALL
 
     def read(self, tensor: Any) -> Any:
@@ -111,7 +113,7 @@ class Unread:
             return tensor
         place = self.place(tensor)
         assert place is not None
-        return _whole(tensor.shape, place)
+        return _read_weight(tensor.shape, place)
 
     def joining(self) -> Any:
         """A context in which ``torch.stack`` and ``torch.cat`` of unread tensors give an unread tensor.
@@ -121,7 +123,7 @@ class Unread:
         import torch
         from torch.overrides import TorchFunctionMode
 
-        joins = {torch.stack: self._stacked, torch.cat: self._behind}
+        joins = {torch.stack: self._stacked, torch.cat: self._concatenated}
 
         class Joining(TorchFunctionMode):
             def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -131,15 +133,15 @@ class Unread:
         return Joining()
 
     def _stacked(self, tensors: Sequence[Any], dim: int = 0, **other: Any) -> Any:
-        places = self._all(tensors) if not other and dim >= 0 else None
+        places = self._places(tensors) if not other and dim >= 0 else None
         if places is None or len({t.shape for t in tensors}) > 1:
             return None
         shape = [*tensors[0].shape]
         shape.insert(dim, len(tensors))
         return self._joined(shape, [p.stacked(dim, k) for k, place in enumerate(places) for p in place])
 
-    def _behind(self, tensors: Sequence[Any], dim: int = 0, **other: Any) -> Any:
-        places = self._all(tensors) if not other and dim >= 0 else None
+    def _concatenated(self, tensors: Sequence[Any], dim: int = 0, **other: Any) -> Any:
+        places = self._places(tensors) if not other and dim >= 0 else None
         if places is None or len({(*t.shape[:dim], *t.shape[dim + 1 :]) for t in tensors}) > 1:
             return None
         shape, pieces = [*tensors[0].shape], []
@@ -149,7 +151,7 @@ class Unread:
             shape[dim] += tensor.shape[dim]
         return self._joined(shape, pieces)
 
-    def _all(self, tensors: Sequence[Any]) -> list[Place] | None:
+    def _places(self, tensors: Sequence[Any]) -> list[Place] | None:
         """The places of all of them; None if one is not in the files unchanged."""
         places = [self.place(t) if t.dim() else None for t in tensors]
         return [p for p in places if p is not None] if places and None not in places else None
@@ -158,7 +160,7 @@ class Unread:
         import torch
 
         place, joined = tuple(pieces), torch.zeros(()).expand(shape)
-        return self._know(joined if joined.numel() >= _SMALL else _whole(shape, place), place)
+        return self._register(joined if joined.numel() >= _SMALL else _read_weight(shape, place), place)
 
     def refuse_changed(self, model: Any, fresh: Collection[str] = ()) -> None:
         """Require that every weight and buffer of a model is either already read, or in the files unchanged, as one
@@ -194,22 +196,22 @@ def fill(places: Mapping[str, tuple[Place, Sequence[slice], Any]]) -> None:
     by_file: dict[Path, list[tuple[str, Sequence[slice], Any]]] = {}
     for place, part, into in places.values():
         for piece in place:
-            if (common := _common(piece, part)) is not None:
+            if (common := _overlap(piece, part)) is not None:
                 source, target = common
                 by_file.setdefault(piece.file, []).append((piece.name, source, into[target]))
     for file, wanted in by_file.items():
         read = 0
         reader: Any = None
         for name, part, into in wanted:
-            for rows, target in _by_rows(part, into):
+            for rows, target in _row_chunks(part, into):
                 with guarded(str(file.parent)):
-                    if reader is None or read > _OPEN:
-                        reader, read = _open(file), 0
+                    if reader is None or read > _REOPEN_AFTER:
+                        reader, read = _open_file(file), 0
                     target.copy_(reader.get_slice(name)[tuple(rows)].float())
                 read += target.numel()
 
 
-def _whole(shape: Sequence[int], place: Place) -> Any:
+def _read_weight(shape: Sequence[int], place: Place) -> Any:
     """Read the weight of that shape at that place."""
     import torch
 
@@ -218,7 +220,7 @@ def _whole(shape: Sequence[int], place: Place) -> Any:
     return into
 
 
-def _common(piece: Piece, part: Sequence[slice]) -> tuple[list[slice], tuple[slice | int, ...]] | None:
+def _overlap(piece: Piece, part: Sequence[slice]) -> tuple[list[slice], tuple[slice | int, ...]] | None:
     """The overlap of a piece and a part of its weight, as slices of the piece and as an index into the part; None if
     there is none."""
     source: list[slice] = []
@@ -235,16 +237,16 @@ def _common(piece: Piece, part: Sequence[slice]) -> tuple[list[slice], tuple[sli
     return source, tuple(target)
 
 
-def _by_rows(part: Sequence[slice], into: Any) -> Iterator[tuple[list[slice], Any]]:
+def _row_chunks(part: Sequence[slice], into: Any) -> Iterator[tuple[list[slice], Any]]:
     """The part in row slices that are small enough to read in one step, each with its slice of the target."""
-    step = max(1, _AT_ONCE // max(1, into[:1].numel()))
+    step = max(1, _CHUNK // max(1, into[:1].numel()))
     first = part[0].start
     for start in range(0, len(into), step):
         end = min(start + step, len(into))
         yield [slice(first + start, first + end), *part[1:]], into[start:end]
 
 
-def _open(file: Path) -> Any:
+def _open_file(file: Path) -> Any:
     from safetensors import safe_open
 
     return safe_open(file, framework="pt")

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from afzal.errors import AfzalError
-from afzal.folders.fit import refuse_misfit
-from afzal.folders.headers import Stored
+from afzal.folders.compatibility import refuse_misfit
 from afzal.folders.kinds import saved_rows
+from afzal.folders.safetensors_header import TensorInfo
 
 
-def enlarge(base: Any, folder: str) -> bool:
+def enlarge_embedding(base: Any, folder: str) -> bool:
     """Enlarge the base's embedding to that of the adapter, if the adapter has one with more rows; return whether it
     did."""
     rows, base_rows = saved_rows(folder), base.get_input_embeddings().num_embeddings
@@ -27,10 +27,10 @@ def enlarge(base: Any, folder: str) -> bool:
     return True
 
 
-def refuse_unfit(
+def refuse_adapter_misfit(
     folder: str,
     base: Any,
-    stored: Mapping[str, Stored],
+    stored: Mapping[str, TensorInfo],
     wanted: Mapping[str, tuple[int, ...]],
     *,
     enlarged: bool,

@@ -16,7 +16,7 @@ _PACKED = frozenset({"I8", "U8", "I16", "U16", "I32", "U32", "F8_E4M3", "F8_E5M2
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class TensorInfo:
     """A tensor in a file.
 
     Attributes:
@@ -39,7 +39,7 @@ class Stored:
         return self.dtype in _PACKED
 
 
-def read_header(path: Path) -> dict[str, Stored]:
+def read_header(path: Path) -> dict[str, TensorInfo]:
     """The tensors of a safetensors file by name.
 
     Raises:
@@ -51,7 +51,7 @@ def read_header(path: Path) -> dict[str, Stored]:
         text = file.read(length) if 2 <= length <= min(size - 8, MAX_HEADER_BYTES) else b""
     try:
         header = json.loads(text)
-        tensors = {k: _stored(k, v) for k, v in header.items() if k != "__metadata__"}
+        tensors = {k: _tensor_info(k, v) for k, v in header.items() if k != "__metadata__"}
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise ValueError("it is not a safetensors file, whatever its name says") from error
     stated = 8 + length + max((t.end for t in tensors.values()), default=0)
@@ -60,11 +60,11 @@ def read_header(path: Path) -> dict[str, Stored]:
     return tensors
 
 
-def _stored(name: str, entry: Mapping[str, Any]) -> Stored:
+def _tensor_info(name: str, entry: Mapping[str, Any]) -> TensorInfo:
     shape, (begin, end) = tuple(entry["shape"]), entry["data_offsets"]
     if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
         raise ValueError(f"{name}: sizes that are not counts")
     bits = _BITS.get(entry["dtype"])
     if bits is not None and math.prod(shape) * bits != 8 * (end - begin):
         raise ValueError(f"{name}: {end - begin} bytes are not its {list(shape)} numbers")
-    return Stored(str(entry["dtype"]), shape, end)
+    return TensorInfo(str(entry["dtype"]), shape, end)

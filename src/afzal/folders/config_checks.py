@@ -11,11 +11,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from afzal.folders.headers import Stored
+from afzal.folders.safetensors_header import TensorInfo
 
-MOST_LAYERS = 10_000  # for a folder without weights: no model has a tenth of this
-MOST = 1 << 31
-_NONE = -1  # means "none" in older configurations
+MAX_LAYERS = 10_000  # for a folder without weights: no model has a tenth of this
+MAX_SIZE = 1 << 31
+_UNSET = -1  # means "none" in older configurations
 
 # sizes that every decoder has, so zero, a boolean or a fraction is a mistake
 _CORE = {"hidden_size", "intermediate_size", "vocab_size", "num_hidden_layers", "num_attention_heads", "head_dim"}
@@ -36,7 +36,7 @@ _PATTERNS = (
 )
 _SCALES = ("factor", "rope_theta", "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon")
 _REPEATS = re.compile(r"\)\s*[*+{]")  # a repeated group
-_LONGEST_PATTERN, _MOST_REPEATS = 2000, 6
+_MAX_PATTERN_LENGTH, _MAX_REPEATS = 2000, 6
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 
 
@@ -50,7 +50,7 @@ def wrong_number(config: Mapping[str, Any], tensors: int | None = None) -> str:
     for part in _parts(config):
         for key, value in part.items():
             for number in value if isinstance(value, list) else [value]:
-                if fault := _fault(key, number, tensors):
+                if fault := _size_fault(key, number, tensors):
                     return fault
     return wrong_scale(config)
 
@@ -82,7 +82,7 @@ def wrong_token(config: Mapping[str, Any], vocabulary: int | None) -> str:
         for key in _TOKEN_IDS:
             ids = part.get(key)
             for number in ids if isinstance(ids, list) else [ids]:
-                if number is None or (number == _NONE and key == "pad_token_id"):
+                if number is None or (number == _UNSET and key == "pad_token_id"):
                     continue
                 if type(number) is not int or number < 0:
                     return f"{key} is {_short(number)}, not a token id"
@@ -91,13 +91,13 @@ def wrong_token(config: Mapping[str, Any], vocabulary: int | None) -> str:
     return ""
 
 
-def wrong_adapter(config: Mapping[str, Any], tensors: Mapping[str, Stored]) -> str:
+def wrong_adapter(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> str:
     """Describe the first impossible size in an adapter's configuration; empty if there is none.
 
     Args:
         tensors: the adapter's weights, whose shapes bound the sizes.
     """
-    largest = max([MOST_LAYERS, *(n for t in tensors.values() for n in t.shape)])
+    largest = max([MAX_LAYERS, *(n for t in tensors.values() for n in t.shape)])
     for key in _ADAPTER_SIZES:
         value = config.get(key)
         if value is None:
@@ -117,13 +117,15 @@ def endless_pattern(config: Mapping[str, Any]) -> str:
     for key in _PATTERNS:
         value = config.get(key)
         for text in value if isinstance(value, (list, Mapping)) else [value]:
-            if isinstance(text, str) and (len(text) > _LONGEST_PATTERN or _REPEATS.search(text) or _stars(text)):
+            if isinstance(text, str) and (
+                len(text) > _MAX_PATTERN_LENGTH or _REPEATS.search(text) or _has_many_repeats(text)
+            ):
                 return f"{key} is {_short(text)}, a pattern whose matching may never end"
     return ""
 
 
-def _stars(text: str) -> bool:
-    return len(re.findall(r"[*+{]", text)) > _MOST_REPEATS
+def _has_many_repeats(text: str) -> bool:
+    return len(re.findall(r"[*+{]", text)) > _MAX_REPEATS
 
 
 def vocabulary_size(config: Mapping[str, Any]) -> int | None:
@@ -139,7 +141,7 @@ def _parts(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     yield from (v for k, v in config.items() if k.endswith("_config") and isinstance(v, Mapping))
 
 
-def _fault(key: str, value: Any, tensors: int | None) -> str:
+def _size_fault(key: str, value: Any, tensors: int | None) -> str:
     layers, core = bool(_LAYERS.search(key)), key in _CORE
     if value is None or not (core or layers or _SIZE.search(key)) or isinstance(value, (list, Mapping)):
         return ""
@@ -147,11 +149,11 @@ def _fault(key: str, value: Any, tensors: int | None) -> str:
         return f"{key} is {value}, not a count" if core else ""
     if isinstance(value, str) or (core and not isinstance(value, int)):
         return f"{key} is {_short(value)}, not a count"
-    if not (value > 0 if core else value >= 0 or value == _NONE):
+    if not (value > 0 if core else value >= 0 or value == _UNSET):
         return f"{key} is {_short(value)}, which is not a size"
-    if value > MOST:
+    if value > MAX_SIZE:
         return f"{key} is {_short(value)}, more than any model has"
-    if layers and value > MOST_LAYERS:
+    if layers and value > MAX_LAYERS:
         return f"{key} is {value}, more than any model has"
     if key in _ALL_LAYERS and tensors is not None and value > tensors:
         return f"{key} is {value}; number of weight tensors: {tensors}"

@@ -7,16 +7,16 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from afzal.errors import AfzalError
-from afzal.folders.headers import Stored
+from afzal.folders.safetensors_header import TensorInfo
 
-_NAMED = 3
-_OF_OTHER_INPUTS = ("image_token", "audio_token", "video_token", "boi_token", "eoi_token", "boa_token", "eoa_token")
-_UNQUANTISED = "take the unquantised model; quantize=4bit quantises it while it is loaded"
+_MAX_NAMES = 3
+_MEDIA_TOKENS = ("image_token", "audio_token", "video_token", "boi_token", "eoi_token", "boa_token", "eoa_token")
+_UNQUANTISED_REMEDY = "take the unquantised model; quantize=4bit quantises it while it is loaded"
 
 
 def refuse_misfit(
     folder: str,
-    stored: Mapping[str, Stored],
+    stored: Mapping[str, TensorInfo],
     *,
     missing: Collection[str] = (),
     unexpected: Collection[str] = (),
@@ -40,9 +40,9 @@ def refuse_misfit(
         dtype = stored[name].dtype if name in stored else ""
         raise AfzalError(
             f"{folder} does not fit its configuration: {name} is {_shape(saved)} in the file, {_shape(expected)} in "
-            f"the model{_more(len(mismatched) - 1)}",
+            f"the model{_more_of_them(len(mismatched) - 1)}",
             why=f"the file holds packed or quantised weights ({dtype})" if packed else "",
-            remedy=_UNQUANTISED if packed else remedy,
+            remedy=_UNQUANTISED_REMEDY if packed else remedy,
         )
     if missing:
         packed = any(t.packed for name, t in stored.items() if name in unexpected)
@@ -51,7 +51,7 @@ def refuse_misfit(
             why="the file holds packed or quantised weights in their place"
             if packed
             else "the model would start with random values there",
-            remedy=_UNQUANTISED if packed else remedy,
+            remedy=_UNQUANTISED_REMEDY if packed else remedy,
         )
     if unexpected:
         raise AfzalError(
@@ -61,7 +61,7 @@ def refuse_misfit(
         )
 
 
-def refuse_counts(folder: str, weights: Mapping[str, Stored]) -> None:
+def refuse_integer_weights(folder: str, weights: Mapping[str, TensorInfo]) -> None:
     """Refuse weights of an integer dtype, which a library would accept as weights.
 
     Raises:
@@ -72,7 +72,7 @@ def refuse_counts(folder: str, weights: Mapping[str, Stored]) -> None:
             raise AfzalError(
                 f"{folder} holds {name} as integers ({tensor.dtype})",
                 why="the file holds packed or quantised weights, or has been damaged",
-                remedy=_UNQUANTISED,
+                remedy=_UNQUANTISED_REMEDY,
             )
 
 
@@ -84,15 +84,15 @@ def refuse_ids_without_rows(tokenizer: Any, rows: int, folder: str) -> None:
     Raises:
         AfzalError: a token has no row; names the first one and both numbers.
     """
-    spare = {getattr(tokenizer, name, None) for name in _OF_OTHER_INPUTS}
-    spare |= {v for k, v in _specific(tokenizer).items() if k in _OF_OTHER_INPUTS}
+    spare = {getattr(tokenizer, name, None) for name in _MEDIA_TOKENS}
+    spare |= {v for k, v in _model_specific_tokens(tokenizer).items() if k in _MEDIA_TOKENS}
     beyond = sorted((i, token) for token, i in tokenizer.get_vocab().items() if i >= rows and token not in spare)
     if beyond:
         first, token = beyond[0]
         raise AfzalError(
             f"the tokenizer of {folder} has {max(len(tokenizer), beyond[-1][0] + 1)} tokens, and the model's embedding "
             f"{rows} rows",
-            why=f"{token!r} (id {first}) has no row{_more(len(beyond) - 1)}",
+            why=f"{token!r} (id {first}) has no row{_more_of_them(len(beyond) - 1)}",
             remedy=f"resize the model and save it (model.resize_token_embeddings({beyond[-1][0] + 1})), or use the "
             "model's original tokenizer",
         )
@@ -135,20 +135,20 @@ def refuse_other_size(rows: int, other: int, what: str) -> None:
         )
 
 
-def _specific(tokenizer: Any) -> Mapping[str, Any]:
+def _model_specific_tokens(tokenizer: Any) -> Mapping[str, Any]:
     """Model-specific special tokens, by name."""
     tokens = getattr(tokenizer, "init_kwargs", {}).get("model_specific_special_tokens")
     return {k: str(v) for k, v in tokens.items()} if isinstance(tokens, Mapping) else {}
 
 
-def _more(n: int) -> str:
+def _more_of_them(n: int) -> str:
     return f", and {n} more like it" if n else ""
 
 
 def _names(names: Collection[str]) -> str:
     first = sorted(names)
-    more = f" and {len(first) - _NAMED} more tensors" if len(first) > _NAMED else ""
-    return ", ".join(first[:_NAMED]) + more
+    more = f" and {len(first) - _MAX_NAMES} more tensors" if len(first) > _MAX_NAMES else ""
+    return ", ".join(first[:_MAX_NAMES]) + more
 
 
 def _shape(sizes: Sequence[int]) -> str:
