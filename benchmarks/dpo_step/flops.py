@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from afzal import plan
-from afzal.plan import Shape, shape_of, work
-from afzal.plan.work import looked_at
+from afzal.plan import Shape, flops, shape_of
+from afzal.plan.flops import looked_at
 from benchmarks.machine import card
 
 __all__ = [
@@ -37,8 +37,8 @@ def minimum(counts: np.ndarray, config: Any, *, reference_online: bool, rank: in
         counts: ``[n, 1 + K]`` tokens of the prompt and of each of K responses.
         rank: rank of the LoRA adapters, with which frozen weights need no gradient; 0 if all weights train.
     """
-    passes = work.Passes(forward=float(reference_online), rank=rank)
-    return work.update_flops(_shape(config), work.lengths(counts), passes)
+    passes = flops.Passes(forward=float(reference_online), rank=rank)
+    return flops.update_flops(_shape(config), flops.lengths(counts), passes)
 
 
 def parameters(config: Any) -> int:
@@ -48,12 +48,12 @@ def parameters(config: Any) -> int:
 
 def body_weights(config: Any) -> int:
     """Weights of all blocks, with each of which a token is multiplied once."""
-    return work.body_weights(_shape(config))
+    return flops.body_weights(_shape(config))
 
 
 def per_product(config: Any) -> int:
     """Operations of the forward pass for each query-key product, over all layers and heads."""
-    return work.per_product(_shape(config))
+    return flops.per_product(_shape(config))
 
 
 def head_width(config: Any) -> int:

@@ -18,10 +18,10 @@ from afzal.model.reference import AdapterOff, Remembered
 from afzal.objectives import REGISTRY, Scored
 from afzal.tokens.batch import Batch, collate
 from afzal.tokens.tree import Tree, tree
-from afzal.train.adapting import Adapting
 from afzal.train.episodes import Episodes, Shape
 from afzal.train.feed import Feed
 from afzal.train.loop import Hooks, Settings, State, fit
+from afzal.train.meta_learning import Adapting
 from afzal.train.method import Method
 from afzal.train.optim import make_optimizer, trainable
 from afzal.train.prior import Prior

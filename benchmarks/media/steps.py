@@ -16,7 +16,7 @@ from afzal.generate.run import generate
 from afzal.model.load import load_model
 from afzal.model.logprobs import score
 from afzal.model.probe import choose_sharing
-from afzal.model.speaking import open_speaker
+from afzal.model.speakers import open_speaker
 from afzal.tokens import Tree
 from afzal.train.feed import Layout
 from benchmarks.media.world import Size

@@ -105,7 +105,7 @@ def test_a_side_makes_the_updates_it_is_given_in_their_order(side, rank):
 
 
 def test_the_least_work_of_an_adapter_lacks_the_gradients_of_frozen_weights():
-    from afzal.plan.work import body_flops, head_flops, least_flops, lengths
+    from afzal.plan.flops import body_flops, head_flops, least_flops, lengths
     from benchmarks.dpo_step import flops, models
 
     config = models.known("llama-3.1-8b")

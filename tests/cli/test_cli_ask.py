@@ -172,7 +172,7 @@ def test_information_says_whether_the_best_model_is_decided(tmp_path, capsys):
 def test_features_of_rows_are_read_and_no_model_is_loaded(tmp_path, monkeypatch):
     source = pool(tmp_path, features=4, voted=10)
     monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.setitem(sys.modules, "afzal.recipes.ask", None)
+    monkeypatch.setitem(sys.modules, "afzal.recipes.pool_scores", None)
     assert main(["ask", source, "--features", "rows", "--n", "8"]) == 0
     assert len(asked(tmp_path / "to_label.jsonl")) == 8
     assert main(["ask", source, "--n", "8", "--force"]) == 0
@@ -221,7 +221,7 @@ def folder(tmp_path_factory):
 def test_heads_of_a_reward_model_are_an_ensemble(folder, tmp_path):
     from afzal.quality import ask
     from afzal.quality.ask import rules
-    from afzal.recipes.ask import scored
+    from afzal.recipes.pool_scores import scored
 
     source = pool(tmp_path, n=12)
     items = data.read(source).items
@@ -239,7 +239,7 @@ def test_heads_of_a_reward_model_are_an_ensemble(folder, tmp_path):
 
 
 def test_mean_heads_are_the_scores_of_afzal_score(folder, tmp_path):
-    from afzal.recipes.ask import scored
+    from afzal.recipes.pool_scores import scored
 
     source = pool(tmp_path, n=5)
     settings = AskConfig(data=source, by="entropy", reward=[str(folder / "rm")])
@@ -251,7 +251,7 @@ def test_mean_heads_are_the_scores_of_afzal_score(folder, tmp_path):
 
 def test_d_optimal_by_a_reward_model_goes_by_its_hidden_states(folder, tmp_path):
     from afzal.model.reward import load_reward_model
-    from afzal.recipes.ask import scored
+    from afzal.recipes.pool_scores import scored
 
     source = pool(tmp_path, n=6)
     items = data.read(source).items

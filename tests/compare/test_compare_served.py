@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from afzal import config
 from afzal.compare import compare
 from afzal.errors import AfzalError
-from afzal.model.speaking import open_speaker
+from afzal.model.speakers import open_speaker
 
 PROMPTS, SAMPLES = 3, 2
 

@@ -14,7 +14,7 @@ from afzal.cli import main
 from afzal.compare import compare
 from afzal.errors import AfzalError
 from afzal.generate import Sampling, answer_limits, sample
-from afzal.generate.draw import draw
+from afzal.generate.token_sampling import draw
 
 POSITIONS = 16
 PROMPTS = [[5] * 12, [6] * 3, [7] * 15, [8] * 12, [9] * 9]

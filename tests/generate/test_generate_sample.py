@@ -148,7 +148,7 @@ def test_prompts_read_in_several_passes(monkeypatch):
     model = flatter("mistral-sliding")
     whole = sample(model, PROMPTS, eos=[2, 3], n=2, sampling=SAMPLING)
     read = read_prompts
-    monkeypatch.setattr("afzal.generate.shared.read_prompts", lambda *a: read(*a, tokens_per_forward=8))
+    monkeypatch.setattr("afzal.generate.shared_prompts.read_prompts", lambda *a: read(*a, tokens_per_forward=8))
     assert texts(sample(model, PROMPTS, eos=[2, 3], n=2, sampling=SAMPLING)) == texts(whole)
 
 

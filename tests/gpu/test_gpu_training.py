@@ -13,12 +13,12 @@ from afzal import objectives
 from afzal.generate import Sampling, sample
 from afzal.model.probe import choose_sharing
 from afzal.model.reference import live_reference
-from afzal.train.ahead import Ahead, read_ahead
 from afzal.train.feed import Feed, Layout
 from afzal.train.loop import Hooks, Settings, State, fit
 from afzal.train.method import Method
 from afzal.train.optim import make_optimizer, optimizer_slots, optimizer_tensors
 from afzal.train.precision import Weights
+from afzal.train.prefetch import Ahead, read_ahead
 
 pytestmark = pytest.mark.gpu
 

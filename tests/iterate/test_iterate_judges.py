@@ -16,7 +16,7 @@ from afzal.config import IterateConfig, Setting
 from afzal.errors import AfzalError
 from afzal.iterate import iterate
 from afzal.judging import rewards as judging
-from afzal.recipes.named import input_hashes
+from afzal.recipes.input_hashes import input_hashes
 from afzal.rewards.source import Rewarder, implicit_rewards
 
 

@@ -15,7 +15,7 @@ from afzal.model.adapters import Adapter, add_adapter
 from afzal.model.logprobs import score
 from afzal.model.media import freeze_towers, placeholder_ids, towers
 from afzal.model.probe import choose_sharing
-from afzal.model.speaking import speaker_of
+from afzal.model.speakers import speaker_of
 from afzal.records import Item, Message, Response
 from afzal.tokens.batch import collate, expand
 from afzal.tokens.media import decode_image, decode_sound

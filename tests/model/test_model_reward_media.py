@@ -16,7 +16,7 @@ from afzal.media import in_row, media_part
 from afzal.model.attention import stock_attention
 from afzal.model.probe import choose_sharing
 from afzal.model.reward import choose_pad, head_scores, load_reward_model, save_reward_model
-from afzal.model.speaking import open_speaker
+from afzal.model.speakers import open_speaker
 from afzal.records import Item, Message, Response
 from afzal.tokens.batch import collate
 from afzal.tokens.tree import Tree

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from afzal import config, recipes, runs
 from afzal.errors import AfzalError
-from afzal.recipes.named import NAMES
+from afzal.recipes.input_hashes import NAMES
 from afzal.tokens import rendering
 from afzal.train import checkpoint
 

@@ -14,7 +14,7 @@ from afzal.errors import AfzalError
 from afzal.prepare.demonstrations import beside, length_note, read_samples, unanswered
 from afzal.records import Comparison, Item, Rating, Response, labels, preferences, scores
 from afzal.rewards.assess import ScoredItem
-from afzal.rewards.identified import identified
+from afzal.rewards.identifiability import identified
 from afzal.rewards.source import reward_source
 
 SHOWN, DRAWN = (" please", " please see"), (" no", " no way", " why")

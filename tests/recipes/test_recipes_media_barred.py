@@ -13,7 +13,7 @@ from afzal import config
 from afzal.compare.measure import read_prompts
 from afzal.errors import AfzalError
 from afzal.iterate.prompts import ask
-from afzal.model.speaking import speaker_of
+from afzal.model.speakers import speaker_of
 from afzal.tokens import Speaker
 
 pytest.importorskip("PIL", reason="needs the extra vision")

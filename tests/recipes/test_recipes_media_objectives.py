@@ -20,7 +20,7 @@ from afzal.media import Media, in_row, media_part
 from afzal.model.logprobs import score
 from afzal.model.probe import choose_sharing
 from afzal.model.reference import Frozen
-from afzal.model.speaking import speaker_of
+from afzal.model.speakers import speaker_of
 from afzal.records import Item, Message, Preference, Response
 from afzal.tokens.batch import Batch, collate
 from afzal.tokens.changes import with_changes

@@ -16,7 +16,7 @@ from afzal.errors import AfzalError
 from afzal.model.adapters import Adapter, add_adapter
 from afzal.recipes import parallel
 from afzal.recipes.parallel import refuse, refuse_rounded, why_whole
-from afzal.runs import launched
+from afzal.runs import torchrun
 from afzal.train import ranks
 
 DEVICES = Path(__file__).parents[2] / "docs" / "devices.md"
@@ -94,10 +94,10 @@ def test_factors_and_norms_that_would_be_rounded_are_refused(monkeypatch, kind):
 
 
 def test_verbs_that_write_alone_say_so(monkeypatch):
-    launched.alone("afzal iterate")
+    torchrun.alone("afzal iterate")
     as_one_of(monkeypatch, 2)
     with pytest.raises(AfzalError, match="afzal iterate cannot run on 2 ranks") as caught:
-        launched.alone("afzal iterate")
+        torchrun.alone("afzal iterate")
     assert "split across ranks" in caught.value.why
     assert "torchrun -m afzal train" in caught.value.remedy
 

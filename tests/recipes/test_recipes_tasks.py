@@ -18,7 +18,7 @@ from afzal.health.tasks import tasks
 from afzal.objectives import Pairs
 from afzal.prepare import prepare
 from afzal.report.task_section import sections
-from afzal.train import by_task
+from afzal.train import task_metrics
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_losses_of_tasks_are_those_of_their_units(
     unit: Any, each: list[float], weights: list[float], means: dict[int, float]
 ) -> None:
     response_of = torch.tensor([0, 0, 1, 2, 3])
-    by_metric = by_task.losses(unit, torch.tensor(each), torch.tensor(weights), PAIRS, response_of)
+    by_metric = task_metrics.losses(unit, torch.tensor(each), torch.tensor(weights), PAIRS, response_of)
     assert {name: float(s / n) for name, (s, n) in by_metric.items()} == {
         f"tasks/losses/{k}": v for k, v in means.items()
     }

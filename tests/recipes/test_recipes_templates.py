@@ -131,7 +131,7 @@ def _rounds(place: Path, out: Path, **more: Any) -> IterateConfig:
 
 
 def test_what_rows_say_reaches_rounds_and_what_they_train_on(place: Path, tmp_path: Path) -> None:
-    from afzal.model.speaking import open_speaker
+    from afzal.model.speakers import open_speaker
 
     settings = _rounds(place, tmp_path / "rounds")
     asked = ask(settings, open_speaker(str(place / "model"), chat_template=settings.chat_template))

@@ -20,8 +20,8 @@ from afzal.model.attention import stock_attention
 from afzal.model.load import load_model
 from afzal.model.probe import choose_common_sharing
 from afzal.model.reference import Frozen, offloaded
-from afzal.recipes.asked import as_given
 from afzal.recipes.divergence import kl_along
+from afzal.recipes.prompt_columns import as_given
 from afzal.recipes.watch import Watch
 from afzal.records import Item
 from afzal.stats.intervals import over_seeds

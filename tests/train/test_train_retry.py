@@ -264,7 +264,7 @@ def test_an_item_that_does_not_fit_is_told_term_by_term(tmp_path: Path, monkeypa
     def broken(*_: Any, **__: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB\nmore")
 
-    monkeypatch.setattr("afzal.recipes.begun.accumulate", broken)
+    monkeypatch.setattr("afzal.recipes.warm_start.accumulate", broken)
     with pytest.raises(AfzalError) as caught:
         recipes.train(config.make("dpo", **settings(tmp_path, tmp_path / "run")))
     said = str(caught.value)

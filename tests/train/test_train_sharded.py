@@ -21,9 +21,9 @@ from torch.distributed.tensor.placement_types import _StridedShard
 
 from afzal.errors import AfzalError
 from afzal.train import checkpoint, ranks
-from afzal.train.boxes import Box, needed, why_not_whole
+from afzal.train.dtensor import local
 from afzal.train.manifest import digest
-from afzal.train.pieces import local
+from afzal.train.shard_layout import Box, needed, why_not_whole
 
 CUTS = {
     "model": {

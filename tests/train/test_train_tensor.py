@@ -24,7 +24,7 @@ from afzal.model.recompute import Recompute, set_recompute
 from afzal.tokens.batch import collate
 from afzal.tokens.tree import tree
 from afzal.train import ranks
-from afzal.train.pieces import clip_gradients, full, local
+from afzal.train.dtensor import clip_gradients, full, local
 from afzal.train.shard import Sharded
 from afzal.train.tensor import refuse_uncut
 

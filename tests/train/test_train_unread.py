@@ -16,7 +16,7 @@ from afzal.model.load import blank_model, load_model
 from afzal.model.reward import blank_reward_model, load_reward_model
 from afzal.model.value import freeze_unused_head, own_critic
 from afzal.train import ranks
-from afzal.train.pieces import local
+from afzal.train.dtensor import local
 from afzal.train.precision import Dtype
 from afzal.train.shard import Sharded, read_frozen, shard, start_norms_in_pieces
 

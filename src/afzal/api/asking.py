@@ -104,7 +104,7 @@ def _scored(settings: config.AskConfig, items: Sequence[Item]) -> Scored:
     from afzal.quality import ask
 
     if settings.scorers or settings.features not in (None, "words", "rows"):
-        from afzal.recipes.ask import scored
+        from afzal.recipes.pool_scores import scored
 
         return scored(settings, items)
     return ask.with_row_features(items) if settings.features == "rows" else ask.Scored(items)

@@ -145,10 +145,10 @@ def _run(args: list[str]) -> int:
 def _refuse_ranks(args: list[str]) -> None:
     """Refuse to run under a launcher of several processes, except for ``train`` and ``iterate``: every process would
     do the same work."""
-    from afzal.runs import launched
+    from afzal.runs import torchrun
 
     if args and args[0] in VERBS and args[0] not in ("train", "iterate"):
-        launched.alone(f"afzal {args[0]}")
+        torchrun.alone(f"afzal {args[0]}")
 
 
 def _app() -> typer.Typer:
@@ -196,7 +196,7 @@ def _load(verb: str) -> Any:
 
 def _guarded(run: Callable[[], int], args: list[str], interrupts: list[int], debug: bool) -> int:
     """The exit code of ``run``, every failure reported in a few plain lines. Each Ctrl-C adds to ``interrupts``."""
-    from afzal.runs import launched
+    from afzal.runs import torchrun
 
     try:
         return run()
@@ -213,7 +213,7 @@ def _guarded(run: Callable[[], int], args: list[str], interrupts: list[int], deb
             return _interrupted(args)
         message, code = _message_and_code(error)
         # an error that rank 0 has reported, or a signal that every rank got, is reported once
-        rank = launched.number()
+        rank = torchrun.number()
         reported = getattr(error, "told", False) or (rank and hasattr(error, "signal"))
         return code if reported else _print_error(f"rank {rank}: {message}" if rank else message, code)
 

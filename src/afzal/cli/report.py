@@ -40,9 +40,9 @@ def conclude(page: Path) -> Mapping[str, Any]:
 
 def ended(folder: Path) -> None:
     """Print where the page of a finished run is, and how the run went; on the first rank only."""
-    from afzal.runs import launched
+    from afzal.runs import torchrun
 
-    if launched.number():
+    if torchrun.number():
         return
     page = folder / "report.html"
     typer.echo(f"report: {page}")

@@ -27,9 +27,9 @@ def begin(settings: Settings, what: str) -> None:
         AfzalError: a file, a folder or a hub id does not exist.
     """
     refuse_missing(settings)
-    from afzal.runs import launched
+    from afzal.runs import torchrun
 
-    if launched.number() == 0:
+    if torchrun.number() == 0:
         with suppress(OSError):  # the terminal may be closed
             print(f"{what}: loading", file=sys.stderr, flush=True)
 

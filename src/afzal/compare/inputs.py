@@ -15,7 +15,7 @@ from afzal.errors import AfzalError
 from afzal.judging.judges import named
 from afzal.model.load import context_tokens
 from afzal.model.reward import refuse_language_model
-from afzal.model.speaking import open_speaker
+from afzal.model.speakers import open_speaker
 from afzal.objectives import names_function
 from afzal.rewards.functions import CONTRACT, own_function
 from afzal.servers.client import key_from

@@ -20,12 +20,12 @@ from afzal.errors import AfzalError
 from afzal.folders.compatibility import refuse_other_size
 from afzal.folders.load import refuse_another_tokenizer
 from afzal.generate import Sampling, sample
-from afzal.generate.served import Asked
+from afzal.generate.with_server import Asked
 from afzal.hashes import content_hash
 from afzal.iterate.answers import sequence_kl
 from afzal.model.adapters import is_adapted
 from afzal.model.load import load_model, pick_device, vocabulary_of
-from afzal.model.speaking import open_speaker
+from afzal.model.speakers import open_speaker
 from afzal.prepare.columns import asked_by_rewards, columns_for
 from afzal.records import Item, Turns
 from afzal.rewards.source import Rewarder

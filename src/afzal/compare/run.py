@@ -25,7 +25,7 @@ from afzal.config import START, CompareConfig, Entry, dump, entries, substituted
 from afzal.data.turns import full_text
 from afzal.hashes import content_hash
 from afzal.rewards.source import Rewarder, reward_source
-from afzal.runs import launched
+from afzal.runs import torchrun
 
 Say = Callable[[str], None]
 
@@ -39,7 +39,7 @@ def compare(config: CompareConfig, *, say: Say = print) -> Path:
     Raises:
         AfzalError: a fault of the input; :class:`~afzal.recipes.train.Stopped` when a signal ended a training.
     """
-    launched.alone("afzal compare")
+    torchrun.alone("afzal compare")
     with study_date(config.out) as date:
         return _compare(config, say, date)
 

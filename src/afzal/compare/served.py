@@ -20,7 +20,7 @@ from afzal.config import CompareConfig, entries
 from afzal.config.serving import ServerConfig
 from afzal.errors import AfzalError
 from afzal.generate import Sample
-from afzal.generate.served import Answer, Asked, answers_from, follower, reload
+from afzal.generate.with_server import Answer, Asked, answers_from, follower, reload
 from afzal.model.load import save_model
 from afzal.records import Item, Response
 from afzal.servers.client import key_from
@@ -74,7 +74,7 @@ def ask(source: Source, asked: Asked) -> tuple[list[Sample], list[str]]:
     """The answers as tokens (with EOS if the model emitted it) and as texts, in order of their prompts.
 
     Raises:
-        AfzalError: as for :func:`afzal.generate.served.answers_from`, or the server withheld an answer.
+        AfzalError: as for :func:`afzal.generate.with_server.answers_from`, or the server withheld an answer.
     """
     reload(source.settings, source.folder)
     source.replies.parent.mkdir(parents=True, exist_ok=True)

@@ -28,7 +28,7 @@ from afzal.errors import AfzalError
 from afzal.hashes import content_hash
 from afzal.iterate.run import iterate
 from afzal.prepare import prepare
-from afzal.recipes.named import input_hashes
+from afzal.recipes.input_hashes import input_hashes
 from afzal.recipes.online import planned
 from afzal.recipes.setup import steps_of
 from afzal.recipes.train import train

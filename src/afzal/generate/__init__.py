@@ -1,9 +1,9 @@
 """Sampling continuations from a model."""
 
 from .choose import choose_decoding
-from .draw import Sampling
 from .rows import Heard, Sample, answer_limits
 from .sample import Prompt, as_trees, sample
+from .token_sampling import Sampling
 from .with_vllm import sample_with_vllm
 
 __all__ = [

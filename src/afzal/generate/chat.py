@@ -12,11 +12,11 @@ import torch
 
 from afzal import runs
 from afzal.config import ChatConfig
-from afzal.generate.draw import Sampling
 from afzal.generate.rows import Row
 from afzal.generate.sample import sample
+from afzal.generate.token_sampling import Sampling
 from afzal.model.load import load_model, pick_device
-from afzal.model.speaking import open_speaker
+from afzal.model.speakers import open_speaker
 from afzal.records import Item, Message, Turns, as_text
 from afzal.tokens import Speaker
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from afzal.errors import AfzalError
-from afzal.generate.draw import Sampling, draw, row_keys, uniforms
+from afzal.generate.token_sampling import Sampling, draw, row_keys, uniforms
 
 Stop = Literal["eos", "length"]
 

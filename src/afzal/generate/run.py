@@ -17,9 +17,9 @@ from afzal.config import GenerateConfig
 from afzal.config.serving import is_server
 from afzal.errors import AfzalError
 from afzal.generate import Sample, Sampling, answer_limits, choose_decoding, sample, sample_with_vllm
-from afzal.generate.served import Asked, answers_from, read_server
+from afzal.generate.with_server import Asked, answers_from, read_server
 from afzal.model.load import load_model, pick_device
-from afzal.model.speaking import open_speaker
+from afzal.model.speakers import open_speaker
 from afzal.records import TEMPLATE_FIELDS, Item, Message, media_of, template_fields, turns_to_json, turns_to_row
 from afzal.servers.cache import REPLIES
 from afzal.tokens import Speaker, Tree, any_chat, distinct_prompts

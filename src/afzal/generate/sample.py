@@ -11,10 +11,10 @@ import torch
 
 from afzal.errors import AfzalError
 from afzal.generate.choose import choose_decoding
-from afzal.generate.draw import PLAIN, Sampling
 from afzal.generate.rows import Heard, Row, Sample, answer_limits, batches
-from afzal.generate.shared import decode_shared
-from afzal.generate.stock import decode_stock
+from afzal.generate.shared_prompts import decode_shared
+from afzal.generate.token_sampling import PLAIN, Sampling
+from afzal.generate.with_transformers import decode_stock
 from afzal.model.decoding import shared_decoding
 from afzal.model.experts import experts_added_once
 from afzal.model.load import context_of_model

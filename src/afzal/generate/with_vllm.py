@@ -16,8 +16,8 @@ import numpy as np
 
 from afzal.errors import AfzalError
 from afzal.folders.load import model_folder
-from afzal.generate.draw import PLAIN, Sampling, row_keys
 from afzal.generate.rows import Sample, answer_limits
+from afzal.generate.token_sampling import PLAIN, Sampling, row_keys
 from afzal.model.load import config_of, context_tokens
 from afzal.model.media import placeholder_ids
 

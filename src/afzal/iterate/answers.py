@@ -12,7 +12,7 @@ import torch
 from afzal.config import IterateConfig
 from afzal.errors import AfzalError
 from afzal.generate import Sample, Sampling, sample
-from afzal.generate.served import Answer
+from afzal.generate.with_server import Answer
 from afzal.iterate.prompts import Question
 from afzal.model.load import load_model, pick_device
 from afzal.model.probe import choose_common_sharing

@@ -16,7 +16,7 @@ from afzal import runs, trackers
 from afzal.config import PEOPLE, IterateConfig
 from afzal.config.serving import ServerConfig
 from afzal.errors import AfzalError
-from afzal.generate.served import follower
+from afzal.generate.with_server import follower
 from afzal.hashes import tokens_hash
 from afzal.iterate import figures
 from afzal.iterate.figures import Round
@@ -27,14 +27,14 @@ from afzal.iterate.stages import Job, again, measure, one_round, round_of, train
 from afzal.iterate.summary import finish, now
 from afzal.judging.rewards import reward_or_judge
 from afzal.model.load import pick_device
-from afzal.model.speaking import open_speaker
+from afzal.model.speakers import open_speaker
 from afzal.prepare import Recipe, recipe_of
 from afzal.recipes import parallel
-from afzal.recipes.named import input_hashes, refuse_changes
+from afzal.recipes.input_hashes import input_hashes, refuse_changes
 from afzal.recipes.runtime import fixed_date
 from afzal.recipes.train import Stopped
 from afzal.rewards.source import Rewarder
-from afzal.runs import launched
+from afzal.runs import torchrun
 from afzal.servers.cache import REPLIES
 from afzal.tokens.tree import tree
 from afzal.train import ranks
@@ -83,7 +83,7 @@ def _iterate(config: IterateConfig, resume: bool, command: str, date: str, callb
     if not ranks.leads():
         job.calls.answer(job)
         return run.path
-    launch_facts = {"command": command, "launch": launched.launch()}
+    launch_facts = {"command": command, "launch": torchrun.launch()}
     with run:
         try:
             run.update(template_date=date, **{name: fact for name, fact in launch_facts.items() if fact})

@@ -21,7 +21,7 @@ from afzal.config.serving import ServerConfig
 from afzal.data.native import from_row, to_row
 from afzal.data.turns import messages
 from afzal.generate import Sampling
-from afzal.generate.served import Asked, answers_from, reload
+from afzal.generate.with_server import Asked, answers_from, reload
 from afzal.iterate import figures
 from afzal.iterate.answers import Policy, rows_of, sequence_kl, served_rows
 from afzal.iterate.figures import Round
@@ -39,8 +39,8 @@ from afzal.iterate.people import TO_LABEL, labelled_items, questionnaire
 from afzal.iterate.prompts import Question, Questions, slice_of
 from afzal.judging.rewards import by_model
 from afzal.prepare import Recipe, recipe_of
-from afzal.recipes.once import once
 from afzal.recipes.train import train
+from afzal.recipes.training_stage import once
 from afzal.records import Item, preferences
 from afzal.rewards.source import Rewarder
 from afzal.runs.stage import Row, read_rows, staged_rows, write_rows
@@ -48,7 +48,7 @@ from afzal.servers.cache import REPLIES
 from afzal.tokens import Speaker
 from afzal.train import ranks
 from afzal.train.callbacks import Callbacks
-from afzal.train.calls import Calls
+from afzal.train.coordinator import Calls
 
 SAMPLES, SCORES, REJECTED, PAIRS = "samples.jsonl", "scores.jsonl", "rejected.jsonl", "pairs.jsonl"
 TRAIN, MEASURED, FRESH = "train.jsonl", "measured.jsonl", "measured-fresh.jsonl"

@@ -183,7 +183,7 @@ def _local(settings: DebaterConfig) -> Ask:
     """A local model that writes one text at a time."""
     from afzal.generate import Sampling, sample
     from afzal.model.load import load_model, load_tokenizer
-    from afzal.model.speaking import speaker_of
+    from afzal.model.speakers import speaker_of
     from afzal.records import Message
 
     assert settings.model is not None

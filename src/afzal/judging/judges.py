@@ -387,7 +387,7 @@ def _local(settings: JudgeConfig) -> Judge:
     from afzal.judge.local import by_log_probs
     from afzal.model.load import load_model, load_tokenizer
     from afzal.model.probe import choose_sharing
-    from afzal.model.speaking import speaker_of
+    from afzal.model.speakers import speaker_of
     from afzal.train.feed import Layout
 
     assert settings.model is not None

@@ -22,10 +22,10 @@ from afzal.hashes import content_hash
 from afzal.judge.outputs import ROWS, SUMMARY
 from afzal.judging.run import judged, read_items
 from afzal.ladder.page import LABELS, MEASURED, level_name, line, lying_name, report_body
-from afzal.recipes.once import train_once
+from afzal.recipes.training_stage import train_once
 from afzal.records import Item, comparisons, prompt_key
 from afzal.report import write_board
-from afzal.runs import launched
+from afzal.runs import torchrun
 from afzal.runs.stage import keep, kept, key_of
 from afzal.servers.cache import REPLIES
 from afzal.text import plural
@@ -56,7 +56,7 @@ def ladder(config: LadderConfig, *, say: Say = print) -> Path:
         AfzalError: a fault of the input, or the folder holds a ladder with other settings;
             :class:`~afzal.recipes.train.Stopped` when a signal ended a training.
     """
-    launched.alone("afzal ladder")
+    torchrun.alone("afzal ladder")
     with study_date(config.out) as date:
         job, out = _job(config, say), Path(config.out)
         with claimed(out, "ladder.yaml", dump(config), date):

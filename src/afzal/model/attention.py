@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from afzal.model import kernels, products
+from afzal.model import cpu_attention, kernels
 from afzal.tokens.attend import Block, Plan, Segment, TreeLayout
 
 TREE_ATTENTION = "afzal_tree"
@@ -110,8 +110,8 @@ def tree_attention(
     if not _by_products(q, k, plan, softmax):
         return by_blocks(q, k, v)[None], None
     heads = q.shape[1], k.shape[1]
-    rows = tree.once((id(plan), *heads, q.dtype), lambda _: products.rows_of(plan, *heads, q.dtype))
-    return products.attention(q, k, v, rows, scale, by_blocks)[None], None
+    rows = tree.once((id(plan), *heads, q.dtype), lambda _: cpu_attention.rows_of(plan, *heads, q.dtype))
+    return cpu_attention.attention(q, k, v, rows, scale, by_blocks)[None], None
 
 
 def _by_blocks(q: Tensor, k: Tensor, v: Tensor, plan: Plan, how: _Softmax) -> Tensor:
@@ -187,7 +187,7 @@ def _eager(q: Tensor, k: Tensor, v: Tensor, block: Block, how: _Softmax) -> Tens
     if block.mask is not None:
         return _product(q, k, v, block.bias, how)
     outputs = []
-    for at, seen in products.causal_chunks(q.shape[2]):
+    for at, seen in cpu_attention.causal_chunks(q.shape[2]):
         part, keys, values, bias = q[:, :, at], k[:, :, :seen], v[:, :, :seen], block.bias[..., at, :seen]
         outputs.append(_product(part, keys, values, bias, how))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)

@@ -41,7 +41,7 @@ from afzal.model.adapters import (
 )
 from afzal.model.attention import keep_uncompiled, stock_attention
 from afzal.model.norms import fuse_norms, own_norms
-from afzal.model.sound import not_finite, refuse_fault, refuse_unsound
+from afzal.model.sanity import not_finite, refuse_fault, refuse_unsound
 from afzal.runs.environment import usable_cpus
 
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")

@@ -31,7 +31,7 @@ from afzal.model import rotary
 from afzal.model.attention import stock_attention
 from afzal.model.load import adapter_base, save_model, share_weights, switch_off_dropout
 from afzal.model.norms import fuse_norms
-from afzal.model.sound import refuse_unsound
+from afzal.model.sanity import refuse_unsound
 from afzal.tokens.batch import Batch
 from afzal.tokens.upload import upload
 

@@ -20,7 +20,7 @@ from . import policy_gradient
 
 # isort: on
 from .functions import load_function, names_function, source_file
-from .given import spec_of
+from .inline_functions import spec_of
 from .inputs import Pairs, Scored, join_pairs, join_scored, pairs
 from .likelihood import sft
 from .margins import log_ratios, soft_label

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from afzal.objectives.given import PLACE, recalled
+from afzal.objectives.inline_functions import PLACE, recalled
 
 # The content of each file that was read, and the resulting module; read again only if the content changes.
 _READ: dict[Path, tuple[bytes, ModuleType]] = {}
@@ -31,7 +31,7 @@ def load_function(spec: str) -> Callable[..., Any]:
     Args:
         spec: ``module:function``, where the module may be in the current folder; ``file.py:function`` with the file's
             path, which may import modules next to it; or ``in_memory:function_HASH``
-            (:mod:`afzal.objectives.given`).
+            (:mod:`afzal.objectives.inline_functions`).
 
     Raises:
         ValueError: there is no such module, file or function, or importing the code fails.

@@ -1,14 +1,14 @@
 """Predict a run's memory, arithmetic, traffic and time from shapes and lengths, by closed formulas."""
 
-from afzal.plan.choose import Plan, Wish, does_not_fit, largest_tokens, layouts, plan
+from afzal.plan.flops import Lengths, lengths
 from afzal.plan.hardware import DEVICES, Device, device_named
 from afzal.plan.job import METHODS, Job, Layout, Method, trained_parameters
 from afzal.plan.memory import Moment, fits, moments, peak
+from afzal.plan.planner import Plan, Wish, does_not_fit, largest_tokens, layouts, plan
 from afzal.plan.shapes import SHAPES, Shape, named, parameters, shape_of
 from afzal.plan.source import shape_from
 from afzal.plan.speed import Assumptions, Times, Traffic, executed_flops, times, traffic, updates, useful_flops
 from afzal.plan.table import as_data, lines
-from afzal.plan.work import Lengths, lengths
 
 __all__ = [
     "DEVICES",

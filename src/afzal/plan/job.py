@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from afzal import config
+from afzal.plan.flops import Lengths
 from afzal.plan.shapes import Shape, adapter_parameters, block_matrices, block_parameters, parameters, trunk_parameters
-from afzal.plan.work import Lengths
 
 Dtype = Literal["fp32", "bf16"]
 Format = Literal["dtype", "fp8", "nf4"]

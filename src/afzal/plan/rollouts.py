@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 
 from afzal.plan.activations import block_working_bytes, merged_bytes
+from afzal.plan.flops import Lengths, body_flops, head_flops, part
 from afzal.plan.hardware import Device
 from afzal.plan.job import Job, Layout, at_most, compute_bytes, frozen_bytes, policy_parameters, value_parameters
 from afzal.plan.shapes import Shape, adapter_parameters, block_matrices, embedding_parameters, parameters, reward_bytes
-from afzal.plan.work import Lengths, body_flops, head_flops, part
 
 ROWS = 128  # answers decoded together
 ROOM = 16  # tokens of an answer: the cache's capacity is a multiple of it, and grows by a quarter

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from afzal.plan.flops import Lengths, Passes, part, update_flops
 from afzal.plan.hardware import Device
 from afzal.plan.job import (
     Job,
@@ -33,7 +34,6 @@ from afzal.plan.rollouts import (
     sums_of_tensor_ranks,
 )
 from afzal.plan.shapes import embedding_parameters, parameters
-from afzal.plan.work import Lengths, Passes, part, update_flops
 
 OPTIMISER_TRAFFIC = 30.0  # bytes read and written per trained weight: weight, gradient, two moments, rounded copy
 

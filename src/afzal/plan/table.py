@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from afzal.plan.choose import Plan
 from afzal.plan.job import tokens_at_once, tokens_per_update, trained_parameters
 from afzal.plan.memory import USABLE
+from afzal.plan.planner import Plan
 from afzal.plan.shapes import parameters
 
 _OF_AN_UPDATE = ("compute", "shards", "tensor", "replicas", "optimiser")

@@ -17,7 +17,7 @@ from afzal.folders.load import load_processor
 from afzal.hashes import tokens_hash
 from afzal.model.adapters import positions_taken
 from afzal.model.load import load_tokenizer, remaining_context
-from afzal.model.speaking import open_speaker, speaker_of
+from afzal.model.speakers import open_speaker, speaker_of
 from afzal.prepare import demonstrations, passes
 from afzal.prepare.columns import asked_by_run, columns_for, with_columns
 from afzal.prepare.recipe import Recipe, recipe_of

@@ -47,7 +47,7 @@ def _chat() -> bool:
 
 @cache
 def _speaks(model: str) -> bool:
-    from afzal.model.speaking import open_speaker
+    from afzal.model.speakers import open_speaker
 
     return bool(open_speaker(model).tokenizer.chat_template)
 
@@ -67,7 +67,7 @@ def number_of(*words: Any) -> int:
 def _local(config: ReviseConfig) -> Write:
     from afzal.generate import Sampling, sample
     from afzal.model.load import load_model, pick_device
-    from afzal.model.speaking import open_speaker
+    from afzal.model.speakers import open_speaker
 
     sampling = Sampling(config.max_new_tokens, temperature=config.temperature)
 

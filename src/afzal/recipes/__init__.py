@@ -1,7 +1,7 @@
 """The training run and the small verbs, assembled from the rooms below."""
 
+from .banner import plan
 from .export import export
-from .telling import plan
 from .train import Stopped, train
 
 __all__ = ["Stopped", "export", "plan", "train"]

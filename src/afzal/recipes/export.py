@@ -27,7 +27,7 @@ from afzal.model.load import (
 )
 from afzal.model.logprobs import score
 from afzal.model.probe import largest_gap, probe_trees
-from afzal.model.speaking import open_speaker, speaker_of
+from afzal.model.speakers import open_speaker, speaker_of
 from afzal.recipes.outputs import input_format
 from afzal.tokens.batch import Batch
 from afzal.tokens.ollama import CONVERTER, modelfile

@@ -12,8 +12,8 @@ from afzal.recipes.setup import Setup
 from afzal.train.episodes import Episodes
 from afzal.train.evaluate import evaluate
 from afzal.train.feed import Feed
-from afzal.train.own import is_own
 from afzal.train.rollouts import Rollouts
+from afzal.train.user_code import is_own
 
 _Measure = Callable[..., dict[str, float]]
 

@@ -22,8 +22,8 @@ from afzal.model.value import Critic
 from afzal.prepare import Prepared
 from afzal.tokens.tree import Tree
 from afzal.train import ranks
+from afzal.train.dtensor import local
 from afzal.train.feed import Layout
-from afzal.train.pieces import local
 from afzal.train.precision import Weights
 from afzal.train.shard import Sharded
 

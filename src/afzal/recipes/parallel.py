@@ -19,17 +19,17 @@ from afzal.model.adapters import is_factor, why_reads_base
 from afzal.model.load import blank_model, load_model, model_folder
 from afzal.model.reference import Frozen, Reference
 from afzal.model.reward import blank_reward_model, load_reward_model
-from afzal.model.sound import not_finite, refuse_fault, refuse_silent
+from afzal.model.sanity import not_finite, refuse_fault, refuse_silent
 from afzal.model.value import Critic
-from afzal.runs import launched
-from afzal.runs.launched import processes
+from afzal.runs import torchrun
+from afzal.runs.torchrun import processes
 from afzal.terminal.console import VisibleConsole
 from afzal.tokens.batch import Sharing
 from afzal.train import ranks
+from afzal.train.dtensor import local
 from afzal.train.feed import Layout
 from afzal.train.loop import State
 from afzal.train.optim import trainable
-from afzal.train.pieces import local
 from afzal.train.precision import Dtype, Weights
 from afzal.train.progress import Reporter
 from afzal.train.shard import Sharded, is_in_pieces, read_frozen, reshard, shard, start_norms_in_pieces
@@ -109,7 +109,7 @@ def is_restart(out: str) -> bool:
     facts = Path(out) / "run.json"
     if not facts.is_file():
         return False
-    return launched.restarts() > 0 or launched.launch() == runs.read_json(facts).get("launch")
+    return torchrun.restarts() > 0 or torchrun.launch() == runs.read_json(facts).get("launch")
 
 
 _SMALLER = "memory.json"
@@ -245,7 +245,7 @@ def tell_whole(path: str, why: str) -> None:
 
 
 def refuse_unsound_pieces(model: Any, path: str) -> None:
-    """Like :func:`afzal.model.sound.refuse_unsound`, for a sharded model."""
+    """Like :func:`afzal.model.sanity.refuse_unsound`, for a sharded model."""
     faults = ranks.gather(not_finite((name, local(p)) for name, p in model.named_parameters()))
     refuse_fault(next(filter(None, faults), ""), path)
     refuse_silent(model, path)

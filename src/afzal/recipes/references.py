@@ -35,8 +35,8 @@ from afzal.prepare import Prepared
 from afzal.recipes import memory, parallel
 from afzal.tokens import Tree
 from afzal.train import ranks
+from afzal.train.dtensor import full
 from afzal.train.feed import Layout
-from afzal.train.pieces import full
 from afzal.train.precision import Weights
 from afzal.train.shard import Sharded
 

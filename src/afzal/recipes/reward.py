@@ -28,7 +28,7 @@ from afzal.prepare import Prepared
 from afzal.recipes import parallel
 from afzal.report import Section
 from afzal.rewards.assess import assess, lines, score_items, sections
-from afzal.rewards.identified import identified, section
+from afzal.rewards.identifiability import identified, section
 from afzal.tokens import Tree
 from afzal.tokens.batch import Batch
 from afzal.train import ranks

@@ -20,10 +20,10 @@ from afzal.model.media import freeze_towers, towers
 from afzal.model.probe import choose_sharing, kernel_notes, router_note
 from afzal.model.reference import Frozen, Reference
 from afzal.model.reward import is_reward_model
-from afzal.model.sound import refuse_silent
+from afzal.model.sanity import refuse_silent
 from afzal.model.value import Critic
 from afzal.prepare import Prepared
-from afzal.recipes import begun, memory, meta, online, parallel, reward
+from afzal.recipes import memory, meta_learning, online, parallel, reward, warm_start
 from afzal.recipes.constraints import constraint_of
 from afzal.recipes.media import ablation_note
 from afzal.recipes.outputs import cast_as_saved
@@ -31,12 +31,12 @@ from afzal.recipes.references import LEAVE, longest_row, reference_of, start_of,
 from afzal.tokens import Tree
 from afzal.tokens.batch import Sharing
 from afzal.train import ranks
+from afzal.train.dtensor import alike
 from afzal.train.episodes import Episodes
 from afzal.train.feed import Feed, Layout, Updates
 from afzal.train.loop import Settings, warmup_steps
 from afzal.train.method import Method, raw_parameter
 from afzal.train.optim import make_optimizer
-from afzal.train.pieces import alike
 from afzal.train.precision import Dtype, Weights
 from afzal.train.rollouts import Rollouts
 from afzal.train.shard import Sharded
@@ -105,7 +105,7 @@ def set_up(
     # under quantize the adapter is in float32 already, and the base model in the compute dtype
     dtype = "fp32" if _is_quantized(config) else dtype_of(config, device)
     parallel.refuse_rounded(model, dtype)
-    pieces = opened.unread and parallel.read_in_pieces(model, opened.unread, dtype, device, begun.named(config))
+    pieces = opened.unread and parallel.read_in_pieces(model, opened.unread, dtype, device, warm_start.named(config))
     longest = longest_row(config, prepared)
     shown = [t for t in prepared.train if t.media and t.branches][:_PROBED]
     sharing, why_unshared = _sharing(config, model, longest, shown, pieces)
@@ -148,7 +148,7 @@ def set_up(
         start,
         reference_moves=bool(sync_steps(config)),
         notes=tuple(notes),
-        starts_elsewhere=begun.not_the_identity(config, model),
+        starts_elsewhere=warm_start.not_the_identity(config, model),
         gradient=gradient,
         look=look,
         architecture=architecture,
@@ -172,10 +172,10 @@ def _learning(
         return method, feed, accumulate, look
     method = _method(config, model, prepared, layout, reference)
     if config.adaptation is not None:
-        return method, *meta.tasks(config, config.adaptation, prepared, model, method, weights, layout)
+        return method, *meta_learning.tasks(config, config.adaptation, prepared, model, method, weights, layout)
     weigh = reward.bootstrap(config)
     feed = Feed(prepared.train, prepared.train_mismatched, config.batch_size, config.seed, layout, weigh)
-    return method, feed, begun.gradient_near_start(config, weights, len(prepared.train)), None
+    return method, feed, warm_start.gradient_near_start(config, weights, len(prepared.train)), None
 
 
 def _settle_towers(config: TrainConfig, model: Any) -> None:
@@ -196,10 +196,10 @@ def _adapted(config: TrainConfig, opened: parallel.Opened) -> Any:
             f"{config.model} is an adapter already",
             remedy=f"leave {setting} out to train it on, or merge it into its base model first: afzal export",
         )
-    folder = begun.folder_of(config)
-    model = _fresh_adapter(config, model) if folder is None else begun.begun(model, folder)
+    folder = warm_start.folder_of(config)
+    model = _fresh_adapter(config, model) if folder is None else warm_start.begun(model, folder)
     if folder is not None and opened.unread is None:
-        refuse_silent(model, begun.named(config))
+        refuse_silent(model, warm_start.named(config))
     if config.adaptation is not None and not is_adapted(model):
         raise AfzalError(f"{config.method} learns an adapter, and there is none", remedy="adapter=lora")
     if _is_quantized(config):

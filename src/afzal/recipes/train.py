@@ -31,16 +31,16 @@ from afzal.model.norms import fuse_norms
 from afzal.model.reference import Frozen, Remembered, follow
 from afzal.model.reward import save_reward_model
 from afzal.prepare import Prepared, prepare
-from afzal.recipes import checkpoints, online, outputs, parallel, reward, telling
+from afzal.recipes import banner, checkpoints, online, outputs, parallel, reward
 from afzal.recipes.first_loss import check_first_loss
+from afzal.recipes.input_hashes import input_hashes, refuse_changes
 from afzal.recipes.memory import Held, ran_out
-from afzal.recipes.named import input_hashes, refuse_changes
 from afzal.recipes.references import sync_steps
 from afzal.recipes.runtime import fixed_date, other_machine, refuse_runtime, runtime_of
 from afzal.recipes.setup import Setup, dtype_of, set_up
 from afzal.recipes.tracking import catch_up, tracked
 from afzal.recipes.watch import Watch
-from afzal.runs import launched
+from afzal.runs import torchrun
 from afzal.train import ranks
 from afzal.train.callbacks import STOPPED, Audience, Callbacks
 from afzal.train.evaluate import evaluate
@@ -111,7 +111,7 @@ def _joined(
             catch_up(config, run, parallel.reporter(0, 0).say)
         parallel.reporter(0, 0).say(f"{run.path} has finished: there is nothing left to do")
         return run.path
-    facts = {"command": command, "launch": launched.launch()}
+    facts = {"command": command, "launch": torchrun.launch()}
     run.update(template_date=date, **{name: said for name, said in facts.items() if said})
     restored = nullcontext() if model is None else attention_restored(model)
     with run, restored, stop_on_signals() as signals:
@@ -165,7 +165,7 @@ def _run(config: TrainConfig, run: runs.Run, setup: Setup, audience: Audience, r
     if resume:
         refuse_runtime(run, runtime)
     state = checkpoints.restore(run, setup) if resume else State()
-    start_lines = [telling.begun(run, state), *other_machine(run, runtime)] if resume else []
+    start_lines = [banner.begun(run, state), *other_machine(run, runtime)] if resume else []
     start_lines += parallel.fewer_tokens(run, setup.feed.layout, state) if resume else []
     if config.tokens_per_forward is None:  # the first measurement holds, whatever memory is free when a run is resumed
         state.tokens_per_forward = state.tokens_per_forward or setup.feed.layout.tokens_per_forward
@@ -173,7 +173,7 @@ def _run(config: TrainConfig, run: runs.Run, setup: Setup, audience: Audience, r
     watch = Watch.make(config, setup.model, prepared, setup.start, setup.feed.layout, run.path)
     shown = parallel.reporter(setup.settings.steps, state.step)
     with shown as reporter, tracked(config, run, reporter.say) as relay:
-        for line in telling.banner(config, run, setup, prepared, start_lines) if ranks.leads() else ():
+        for line in banner.banner(config, run, setup, prepared, start_lines) if ranks.leads() else ():
             reporter.say(line)
         hooks = _hooks(config, run, setup, watch, reporter, replace(audience, relay=relay))
         checkpoints.require_room(config, run, setup)

@@ -16,9 +16,9 @@ from afzal.config import TrainConfig
 from afzal.generate import Sample, Sampling, sample
 from afzal.model.statistics import LiveReference
 from afzal.prepare import Prepared
-from afzal.recipes.asked import as_given
 from afzal.recipes.divergence import kl_along
 from afzal.recipes.previews import keep_previews
+from afzal.recipes.prompt_columns import as_given
 from afzal.stats.intervals import clustered, mean, over_seeds
 from afzal.tokens import Speaker, Tree
 from afzal.train import ranks

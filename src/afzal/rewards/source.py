@@ -20,7 +20,7 @@ from afzal.model.load import context_of, context_of_model, load_model, vocabular
 from afzal.model.logprobs import score as logprob_score
 from afzal.model.probe import Sharing, choose_common_sharing, choose_sharing
 from afzal.model.reward import head_scores, load_reward_model, refuse_language_model, shift_of
-from afzal.model.speaking import open_speaker
+from afzal.model.speakers import open_speaker
 from afzal.objectives import names_function
 from afzal.records import Item, Response, Turns, media_of
 from afzal.rewards.assess import ScoreBatch, score_items
@@ -120,7 +120,7 @@ def speaker_as_trained(path: str, eos_token: str | None = None) -> Speaker:
         eos_token: an end token that takes precedence.
 
     Raises:
-        AfzalError: as for :func:`afzal.model.speaking.open_speaker`.
+        AfzalError: as for :func:`afzal.model.speakers.open_speaker`.
     """
     return open_speaker(path, eos_token=eos_token or config.stated(path).get("eos_token"))
 

@@ -13,7 +13,7 @@ from afzal.compare.inputs import open_inputs
 from afzal.compare.trainings import Stage, stages_of, with_snapshots
 from afzal.config import CompareConfig, SweepConfig, TrainConfig, advice, dump
 from afzal.recipes import Stopped
-from afzal.runs import launched
+from afzal.runs import torchrun
 from afzal.sweep.arms import BASE_NAME, Arm, arms_of, is_finished, load, plan_of, resolved, wanted_arms
 from afzal.sweep.choose import Candidate, best, candidates
 from afzal.sweep.equal import comparison, lengths
@@ -46,7 +46,7 @@ def sweep(config: SweepConfig, *, more: int = 0, jobs: int = 1, say: Say = print
     Raises:
         AfzalError: a fault of the input; :class:`~afzal.recipes.train.Stopped` when a signal ended it.
     """
-    launched.alone("afzal sweep")
+    torchrun.alone("afzal sweep")
     with study_date(config.out) as date:
         try:
             return _sweep(config, more, jobs, say, date)

@@ -30,7 +30,7 @@ from torch import Tensor
 from afzal.errors import AfzalError
 from afzal.runs import fsync_folder, writing
 from afzal.train import ranks
-from afzal.train.boxes import Entry, Read, box_of, describe, is_cut, join, needed, shard_name, writes
+from afzal.train.dtensor import local
 from afzal.train.manifest import (
     GROUP,
     MANIFEST,
@@ -44,7 +44,7 @@ from afzal.train.manifest import (
     step_of,
     write_manifest,
 )
-from afzal.train.pieces import local
+from afzal.train.shard_layout import Entry, Read, box_of, describe, is_cut, join, needed, shard_name, writes
 from afzal.train.tensorfile import DTYPES, write_tensors
 
 _TEMPORARY, _REPLACED = ".tmp-", ".replaced-"

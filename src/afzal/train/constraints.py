@@ -17,7 +17,7 @@ from torch import Tensor
 from afzal.errors import AfzalError
 from afzal.objectives import Pairs, Scored
 from afzal.tokens.batch import Batch
-from afzal.train.own import called
+from afzal.train.user_code import called
 
 Cost = Callable[[Any, Tensor, Tensor | None, Tensor, Tensor, Batch], Tensor]
 """``(model, pi_logps [B], ref_logps [B], yw_idxs [T], yl_idxs [T], batch) -> scalar`` with a gradient: a mean

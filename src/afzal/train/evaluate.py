@@ -20,9 +20,9 @@ from afzal.stats.correlation import paired_correlation
 from afzal.stats.intervals import clustered, share
 from afzal.tokens.batch import Batch
 from afzal.tokens.upload import upload
-from afzal.train import by_task, ranks
+from afzal.train import ranks, task_metrics
 from afzal.train.method import Carried, Method
-from afzal.train.own import losses_from
+from afzal.train.user_code import losses_from
 
 
 def opinions(batch: Batch) -> Pairs:
@@ -260,7 +260,9 @@ def evaluate(
         pooled = pooled_statistics(model, method, mismatched)
         for part, prompts in (_whole if method.couples_batch else _counted)(model, method, batches):
             losses = losses_of(method, part, carried, pooled)
-            of_tasks = by_task.losses(method.main.objective.unit, *losses.units, part.pairs, part.policy.response_of)
+            of_tasks = task_metrics.losses(
+                method.main.objective.unit, *losses.units, part.pairs, part.policy.response_of
+            )
             add(tallies, by_term(method, losses) | losses.metrics | of_tasks)
             if losses.rewards is not None and "rewards/accuracies" in losses.metrics:
                 answered.append(_answered(prompts, losses.rewards, part.pairs))
@@ -329,7 +331,7 @@ def _responses(batches: Sequence[Batch]) -> _Responses:
 
 
 def _figures(method: Method, tallies: Tally, answered: _Answered, pooled: Mapping[str, Tensor]) -> dict[str, float]:
-    result = by_task.without_a_single(means(tallies))
+    result = task_metrics.without_a_single(means(tallies))
     parts = {term.name: result.pop(f"loss/{term.name}", None) for term in method.terms}
     known = [term.weight * value for term in method.terms if (value := parts[term.name]) is not None]
     if known:
@@ -339,7 +341,7 @@ def _figures(method: Method, tallies: Tally, answered: _Answered, pooled: Mappin
     if any(answered.weight):
         low, high = share(clustered(answered.prompts, answered.right, answered.weight)).ends
         result |= {"rewards/accuracies_low": low, "rewards/accuracies_high": high}
-        result |= by_task.accuracies(answered.prompts, answered.right, answered.weight, answered.task)
+        result |= task_metrics.accuracies(answered.prompts, answered.right, answered.weight, answered.task)
     # before training, margins are 0 up to rounding, which correlates with nothing
     known = any(abs(margin) > _ROUNDING for margin in answered.margin)
     pull = paired_correlation(answered.prompts, answered.margin, answered.longer, answered.weight) if known else None

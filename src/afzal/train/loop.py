@@ -18,12 +18,12 @@ from torch import Tensor
 
 from afzal.errors import AfzalError
 from afzal.objectives.metrics import Tally, means
-from afzal.train.ahead import read_ahead
+from afzal.train.dtensor import clip_gradients
 from afzal.train.evaluate import Evaluator
 from afzal.train.feed import Update, Updates
 from afzal.train.method import Carried, Method, forget_gradient, parameters_by_name, publish
-from afzal.train.pieces import clip_gradients
 from afzal.train.precision import Weights
+from afzal.train.prefetch import read_ahead
 from afzal.train.retry import steps_made, within_memory
 from afzal.train.shard import Sharded
 from afzal.train.update import Accumulate, accumulate

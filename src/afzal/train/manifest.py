@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from afzal.errors import AfzalError
 from afzal.runs import new_file, read_json, sha256, write_all
-from afzal.train.boxes import Entry, size_of, why_not_whole
+from afzal.train.shard_layout import Entry, size_of, why_not_whole
 
 WHOLE, IN_PARTS = 1, 2  # formats; versions that read only unsharded tensors refuse the second
 MANIFEST = "manifest.json"

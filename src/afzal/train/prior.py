@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from afzal.train.dtensor import norm_of
 from afzal.train.feed import Update
 from afzal.train.method import Carried, Method
-from afzal.train.pieces import norm_of
 from afzal.train.update import Accumulate, Outcome
 
 

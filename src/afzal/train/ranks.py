@@ -26,8 +26,8 @@ from torch.distributed.rendezvous import rendezvous
 
 from afzal.errors import AfzalError
 from afzal.objectives.metrics import Tally
-from afzal.runs import launched
-from afzal.runs.launched import number, processes
+from afzal.runs import torchrun
+from afzal.runs.torchrun import number, processes
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -131,7 +131,7 @@ def _meeting() -> tuple[Store, int, int]:
     global _meetings
     _meetings += 1
     store, rank, size = _store(os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"])
-    start = launched.restarts() if launched.keeps_store() else 0
+    start = torchrun.restarts() if torchrun.keeps_store() else 0
     return PrefixStore(f"afzal/{start}/{_meetings}", store), rank, size
 
 

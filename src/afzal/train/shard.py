@@ -23,12 +23,12 @@ from afzal.model.load import cast_parameters
 from afzal.model.media import towers
 from afzal.model.reward import is_reward_model
 from afzal.train import ranks
-from afzal.train.boxes import box_of
+from afzal.train.dtensor import full, laid_down, like, local
 from afzal.train.optim import trainable
-from afzal.train.pieces import full, laid_down, like, local
 from afzal.train.precision import Dtype
+from afzal.train.shard_layout import box_of
 from afzal.train.tensor import into_slices
-from afzal.train.towers import Touched
+from afzal.train.unused_parameters import Touched
 
 
 class Sharded:
@@ -254,7 +254,7 @@ def _places(model: nn.Module, unread: LazyWeights) -> dict[str, Place]:
 def _cut(model: Any, dtype: Dtype, device: torch.device) -> Touched | None:
     """Shard each block separately, and the rest with the root: embeddings and head, which stay gathered from a forward
     pass to its backward pass, since log-probs are taken outside the model's own forward; and towers, which rows without
-    images or sounds do not run (:mod:`.towers`).
+    images or sounds do not run (:mod:`.unused_parameters`).
 
     Under tensor parallelism the model's matrices are first cut by its plan. Weights on the meta device become empty
     shards.

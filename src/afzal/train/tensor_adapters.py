@@ -12,7 +12,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from afzal.model.adapters import virtual_kind
-from afzal.train.pieces import local
+from afzal.train.dtensor import local
 
 Cut = Literal["columns", "gathered columns", "rows", "split rows"]
 """How a layer is cut, by columns or rows, and whether its output is gathered or its input split."""

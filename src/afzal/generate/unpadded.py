@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from afzal.generate.draw import Sampling
 from afzal.generate.rows import Heard, Row, Sample, Written
+from afzal.generate.token_sampling import Sampling
 from afzal.model import rotary, virtual
 from afzal.model.attention import stock_attention
 from afzal.model.decoding import evaluating

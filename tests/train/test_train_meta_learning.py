@@ -17,9 +17,9 @@ from afzal.model.reference import AdapterOff
 from afzal.objectives import REGISTRY
 from afzal.records import Preference
 from afzal.tokens.tree import Tree, tree
-from afzal.train.adapting import Adapting, Order, task_loss, twice_differentiable
 from afzal.train.episodes import Episode, Episodes, Lesson, Shape, apart
 from afzal.train.feed import Layout, Update
+from afzal.train.meta_learning import Adapting, Order, task_loss, twice_differentiable
 from afzal.train.method import Method
 from afzal.train.optim import trainable
 from afzal.train.update import accumulate

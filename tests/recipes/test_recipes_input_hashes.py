@@ -9,7 +9,7 @@ from helpers_runs import settings
 
 from afzal import config, recipes, runs
 from afzal.errors import AfzalError
-from afzal.recipes.named import input_hashes
+from afzal.recipes.input_hashes import input_hashes
 
 REWARD = "def letters(prompt, answer):\n    return len(answer) - {}\n"
 

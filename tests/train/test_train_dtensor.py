@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from afzal.train.pieces import laid_down
+from afzal.train.dtensor import laid_down
 
 
 def anonymous_bytes() -> int:

@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from afzal.generate.draw import Sampling, block_sums, draw, invert, kept, row_keys, uniforms
+from afzal.generate.token_sampling import Sampling, block_sums, draw, invert, kept, row_keys, uniforms
 
 
 def grid(prompts, samples):

@@ -5,7 +5,7 @@ import torch
 from helpers_models import make, random_trees
 from torch import nn
 
-from afzal.model import attention, products
+from afzal.model import attention, cpu_attention
 from afzal.model.attention import tree_attention
 from afzal.model.logprobs import score
 from afzal.model.probe import choose_sharing
@@ -132,8 +132,8 @@ def test_models_in_bf16_give_the_same_log_probs_and_gradients(family, monkeypatc
         return logps.detach(), torch.cat([p.grad.flatten().float() for p in model.parameters() if p.grad is not None])
 
     calls = []
-    apply = products.attention
-    monkeypatch.setattr(products, "attention", lambda *given: calls.append(1) or apply(*given))
+    apply = cpu_attention.attention
+    monkeypatch.setattr(cpu_attention, "attention", lambda *given: calls.append(1) or apply(*given))
     own = gradients()
     assert calls
     monkeypatch.setattr(attention, "_by_products", lambda *_: False)

@@ -9,7 +9,7 @@ from afzal import drops, runs
 from afzal.config import TrainConfig, advice
 from afzal.health.pace import pace_note
 from afzal.prepare import Prepared, prepare
-from afzal.recipes import meta, online
+from afzal.recipes import meta_learning, online
 from afzal.recipes.setup import Setup, steps_of
 from afzal.text import plural
 from afzal.train import ranks
@@ -23,7 +23,7 @@ def plan(config: TrainConfig) -> list[str]:
     if config.rollouts is not None:
         feed = online.planned(config.rollouts, prepared)
     else:
-        feed = meta.planned(config, prepared, Layout("shared", config.pass_tokens))
+        feed = meta_learning.planned(config, prepared, Layout("shared", config.pass_tokens))
     notes = [f"note: {note}" for note in (*advice(config), _ends_before(config, feed)) if note]
     return [*_data_lines(config, prepared, steps_of(config, feed)), *notes]
 
@@ -66,7 +66,7 @@ def _data_lines(config: TrainConfig, prepared: Prepared, steps: int) -> list[str
     if config.rollouts is not None:
         work = online.plan_line(config.rollouts, steps)
     if config.adaptation is not None:
-        work = meta.plan_line(config, config.adaptation, prepared, steps)
+        work = meta_learning.plan_line(config, config.adaptation, prepared, steps)
     return [
         f"data: {plural(facts['rows'], 'row')} as {facts['format']}, {plural(facts['train'], 'item')} to train on, "
         f"{facts['eval']:,} held out" + (f" ({lost}; see {drops.FILE})" if lost else ""),

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from afzal.generate.draw import Sampling
 from afzal.generate.rows import Heard, Row, Sample, Written
+from afzal.generate.token_sampling import Sampling
 from afzal.model.decoding import next_logits, read_prompts
 
 _LEAVE_AT = 1 / 16  # finished rows stay until they are this share of all, since removing them copies the others' cache

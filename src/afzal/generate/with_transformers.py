@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from afzal.errors import AfzalError
-from afzal.generate.draw import Sampling
-from afzal.generate.plain import decode_plain
 from afzal.generate.rows import Heard, Row, Sample, Written
+from afzal.generate.token_sampling import Sampling
+from afzal.generate.unpadded import decode_plain
 from afzal.model import rotary, virtual
 from afzal.model.adapters import is_adapted
 from afzal.model.attention import stock_attention
@@ -36,7 +36,7 @@ def decode_stock(
     heard: Heard | None = None,
     shown: Sequence[Tree | None] = (),
 ) -> list[Sample]:
-    """Samples for ``rows``, in the same order; by :func:`.plain.decode_plain` if padding would change the model's
+    """Samples for ``rows``, in the same order; by :func:`.unpadded.decode_plain` if padding would change the model's
     output.
 
     Args:

@@ -14,7 +14,7 @@ from afzal.objectives import get
 from afzal.objectives.registry import Objective
 from afzal.recipes.constraints import score_function
 from afzal.rewards.functions import call_about
-from afzal.train import own
+from afzal.train import user_code
 from afzal.train.constraints import Constraint, cost_of
 
 POLICY, REFERENCE = scored([-3.0, -5.0, -2.0, -4.0]), scored([-4.0, -4.0, -4.0, -4.0])
@@ -39,7 +39,7 @@ def out_of_memory(policy: Any, reference: Any, pairs: Any) -> Any:
 
 def losses(fn: Any) -> Any:
     objective = Objective(fn.__name__, fn, "pair", needs_reference=True, at_reference=lambda _: None)
-    return own.losses_from(objective, POLICY, REFERENCE, opinions(2), {})
+    return user_code.losses_from(objective, POLICY, REFERENCE, opinions(2), {})
 
 
 def test_a_mean_in_place_of_losses_is_refused() -> None:
@@ -65,8 +65,8 @@ def test_running_out_of_memory_stays_what_it_is() -> None:
 
 def test_a_fault_of_afzals_own_losses_stays_a_fault_of_afzal() -> None:
     with pytest.raises(TypeError):
-        own.losses_from(get("dpo"), POLICY, REFERENCE, opinions(2), {"no_such": 1})
-    losses_of_pairs, weights, _ = own.losses_from(get("dpo"), POLICY, REFERENCE, opinions(2), {"beta": 0.1})
+        user_code.losses_from(get("dpo"), POLICY, REFERENCE, opinions(2), {"no_such": 1})
+    losses_of_pairs, weights, _ = user_code.losses_from(get("dpo"), POLICY, REFERENCE, opinions(2), {"beta": 0.1})
     assert losses_of_pairs.tolist() == pytest.approx([-math.log(1 / (1 + math.exp(-0.2)))] * 2)
     assert weights.tolist() == [1, 1]
 
@@ -88,5 +88,5 @@ def test_what_fails_in_a_score_names_the_answer() -> None:
 
     with pytest.raises(AfzalError, match=r"(?s)prompt 'Why\?', answer 'So\.'.*cost failed: KeyError"):
         call_about(cost, data.asked_by(cost), "Why?", "So.", {})
-    assert own.is_own(cost)
-    assert not own.is_own(score_function)
+    assert user_code.is_own(cost)
+    assert not user_code.is_own(score_function)

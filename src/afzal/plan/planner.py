@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from afzal.errors import AfzalError
+from afzal.plan.flops import Lengths
 from afzal.plan.hardware import Device
 from afzal.plan.job import RECOMPUTE, Job, Layout, Recompute, tokens_at_once
 from afzal.plan.memory import USABLE, Moment, fits, loading, peak
 from afzal.plan.speed import Assumptions, Times, Traffic, executed_flops, times, traffic, updates, useful_flops
-from afzal.plan.work import Lengths
 
 _MOST_TOKENS = 1 << 20  # the search for the largest forward pass ends at a million tokens
 _MOST_NODES = 4096

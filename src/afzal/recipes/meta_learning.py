@@ -11,9 +11,9 @@ from afzal.config.adaptation import AdaptationSettings
 from afzal.errors import AfzalError
 from afzal.prepare import Prepared
 from afzal.text import plural
-from afzal.train.adapting import Adapting, measured, remembering
 from afzal.train.episodes import Episode, Episodes, Shape
 from afzal.train.feed import Feed, Layout
+from afzal.train.meta_learning import Adapting, measured, remembering
 from afzal.train.method import Method
 from afzal.train.precision import Weights
 from afzal.train.shard import Sharded

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from afzal.train import ranks
-from afzal.train.boxes import writes
+from afzal.train.shard_layout import writes
 
 _SMALL = 1 << 20  # bytes; smaller tensors stay in memory
 

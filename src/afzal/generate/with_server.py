@@ -20,7 +20,7 @@ from afzal import config
 from afzal.config.serving import POLICY, ServerConfig
 from afzal.errors import AfzalError
 from afzal.generate import Sampling, answer_limits
-from afzal.generate.draw import row_keys
+from afzal.generate.token_sampling import row_keys
 from afzal.records import Turns, media_of, turns_to_json
 from afzal.servers.cache import Cache, Reply, key_of
 from afzal.servers.client import Server, key_from

@@ -13,11 +13,11 @@ from afzal.errors import AfzalError
 from afzal.model.probe import choose_sharing
 from afzal.model.reference import live_reference
 from afzal.train import loop
-from afzal.train.ahead import Ahead, read_ahead
 from afzal.train.feed import Feed, Layout, Update
 from afzal.train.loop import Hooks, Settings, State, fit
 from afzal.train.method import Method
 from afzal.train.optim import make_optimizer, trainable
+from afzal.train.prefetch import Ahead, read_ahead
 
 LAYOUT = Layout("shared", 80)
 

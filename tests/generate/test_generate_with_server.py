@@ -23,8 +23,8 @@ from afzal.config import GenerateConfig, IterateConfig, Setting
 from afzal.config.serving import ServerConfig
 from afzal.errors import AfzalError
 from afzal.generate.run import generate as generate_answers
-from afzal.generate.served import _PLAIN
-from afzal.model.speaking import open_speaker
+from afzal.generate.with_server import _PLAIN
+from afzal.model.speakers import open_speaker
 from afzal.records import Message
 from afzal.runs import files
 

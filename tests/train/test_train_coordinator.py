@@ -13,7 +13,7 @@ from helpers_runs import finished
 
 from afzal.errors import AfzalError
 from afzal.train import ranks
-from afzal.train.calls import Calls
+from afzal.train.coordinator import Calls
 
 
 def squares(own: list[int], numbers: list[int]) -> list[int]:

@@ -9,7 +9,7 @@ from helpers_models import make
 from torch.utils.flop_counter import FlopCounterMode
 
 from afzal.plan import lengths, shape_of
-from afzal.plan.work import Passes, body_flops, head_flops, least_flops, update_flops
+from afzal.plan.flops import Passes, body_flops, head_flops, least_flops, update_flops
 
 
 def test_lengths_of_one_pair_by_hand():
