@@ -59,8 +59,8 @@ def test_a_row_without_the_vote_names_the_vote_of_the_other_rows(tmp_path):
         broken = [{k: v for k, v in row.items() if k != missing or n != 3} for n, row in enumerate(rows)]
         said = error(tmp_path / "a.jsonl", lines(broken))
         assert (said.what, said.where) == (f"field '{missing}' is missing", f"{tmp_path}/a.jsonl:4")
-    two = error(tmp_path / "a.jsonl", lines(changed(rows, {3}, label="A")))
-    assert two.what == "field 'preference' is not the only such field"
+    two = error(tmp_path / "a.jsonl", lines(changed(rows, {3}, label="B")))
+    assert two.what == "field 'label' is 'B', but 'preference' is '1': one row states one vote"
 
 
 def test_the_notes_name_the_columns_of_the_file(tmp_path):

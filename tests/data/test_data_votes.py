@@ -271,3 +271,76 @@ def test_left_and_right_are_sides_if_the_answers_are_named_so(tmp_path):
         table.writerows(rows)
     columns = {"response_left": "answer1", "response_right": "answer2", "winner": "comparison"}
     assert [outcome for _, outcome in said(read(path, columns=columns))] == ["first", "second"]
+
+
+def test_the_same_vote_in_two_fields_is_one_vote(tmp_path):
+    rows = [
+        BASE | {"preference": "A", "label": "response_a", "annotator": "ann"},
+        BASE | {"preference": "B>>A", "label": "B", "annotator": "ben"},
+        BASE | {"preference": "tie", "label": "", "annotator": "cid"},
+    ]
+    dataset = read_rows(tmp_path, rows)
+    assert (dataset.format, dataset.unread) == ("votes", [])
+    assert said(dataset) == [("ann", "first"), ("ben", "second"), ("cid", "tie")]
+    assert [v.strength for v in dataset.items[0].votes] == [None, 2.0, None]
+    assert "vote: preference = label (a, b, tie or both_bad); rows on the same answers are one item" in dataset.notes
+
+
+def test_two_different_votes_in_one_row_are_damage(tmp_path):
+    rows = [BASE | {"preference": side, "label": side, "annotator": side} for side in "ABAAA"]
+    rows.append(BASE | {"preference": "A", "label": "B", "annotator": "eve"})
+    with pytest.raises(AfzalError, match="'label' is 'B', but 'preference' is 'A': one row states one vote") as error:
+        read_rows(tmp_path, rows)
+    assert error.value.where.endswith("votes.jsonl:6")
+    kept = read(tmp_path / "votes.jsonl", on_error="drop")
+    assert kept.drop_counts == {"bad_value": 1}
+    assert len(said(kept)) == 5
+
+
+def test_each_field_of_a_vote_has_its_own_numbers(tmp_path):
+    """In one field 1, 2 and 0 are counts; in the other the sides are words."""
+    rows = [BASE | {"choice": n, "label": w} for n, w in ((1, "A"), (2, "B"), (0, "tie"))]
+    assert [outcome for _, outcome in said(read_rows(tmp_path, rows))] == ["first", "second", "tie"]
+    with pytest.raises(AfzalError, match="'label' is 'A', but 'choice' is '2'"):
+        read_rows(tmp_path, [*rows, BASE | {"choice": 2, "label": "A"}])
+
+
+def test_next_to_winner_another_vote_must_agree(tmp_path):
+    rows = [BASE | {"winner": side, "label": side, "annotator": side} for side in "AB"]
+    assert said(read_rows(tmp_path, rows)) == [("A", "first"), ("B", "second")]
+    against = [row | {"label": "A"} for row in rows]
+    with pytest.raises(AfzalError, match="'label' may change what the rows mean"):
+        read_rows(tmp_path, against)
+    assert said(read(tmp_path / "votes.jsonl", format="votes")) == [("A", "first"), ("B", "second")]
+    chosen = [{("preference" if k == "winner" else k): v for k, v in row.items()} for row in against]
+    with pytest.raises(AfzalError, match="one row states one vote"):
+        read_rows(tmp_path, chosen)
+    by_name = read(tmp_path / "votes.jsonl", columns={"winner": "preference"}, format="votes")
+    assert said(by_name) == [("A", "first"), ("B", "second")]
+
+
+def test_a_label_next_to_annotators_is_nobodys_vote(tmp_path):
+    rows = [BASE | {"annotator1": a, "annotator2": b, "label": b} for a, b in ("AB", "BB")]
+    with pytest.raises(AfzalError, match="'label' may change what the rows mean, and the format votes_wide"):
+        read_rows(tmp_path, rows)
+    two = [("annotator1", "first"), ("annotator2", "second"), ("annotator1", "second"), ("annotator2", "second")]
+    assert said(read(tmp_path / "votes.jsonl", format="votes_wide")) == two
+
+
+def test_votes_in_a_list_state_one_vote_each(tmp_path):
+    entry = {"annotator": "ann", "preference": "A", "label": "A"}
+    assert said(read_rows(tmp_path, [BASE | {"votes": [entry]}])) == [("ann", "first")]
+    with pytest.raises(AfzalError, match="'label' is 'B', but 'preference' is 'A'"):
+        read_rows(tmp_path, [BASE | {"votes": [entry | {"label": "B"}]}])
+    with pytest.raises(AfzalError):
+        read_rows(tmp_path, [BASE | {"votes": [{"annotator": "ann"}]}])
+
+
+@pytest.mark.parametrize("label", [1, 2, 1.5])
+def test_alpaca_farms_preference_and_label_are_one_vote(tmp_path, label):
+    row = {"instruction": "Q", "output_1": A, "output_2": B, "preference": 1, "label": label}
+    if label == 1:
+        assert said(read_rows(tmp_path, [row])) == [(None, "first")]
+        return
+    with pytest.raises(AfzalError, match=f"'label' is {label:g}, but 'preference' is 1: one row states one vote"):
+        read_rows(tmp_path, [row])

@@ -7,9 +7,9 @@ from afzal.data.detect import passed_over
 from afzal.data.files import refuse_missing
 from afzal.data.format import Format
 from afzal.data.formats import FORMATS
+from afzal.data.joining import together
 from afzal.data.mediafiles import MediaRules
 from afzal.data.mixture import TASK, epoch, is_mixture
-from afzal.data.parse_votes import together
 from afzal.data.reading import Reading
 from afzal.data.remap import remap, without
 from afzal.data.sources import read, stream

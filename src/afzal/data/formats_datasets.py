@@ -114,7 +114,7 @@ DATASETS: tuple[Format, ...] = (
             "instruction",
             "input",
             "context",
-            *("preference", "generator_1", "generator_2", "annotator", "annotator_id", "time_per_example"),
+            *("preference", "label", "generator_1", "generator_2", "annotator", "annotator_id", "time_per_example"),
         ),
         beside="weight",
         keeps_empty=True,

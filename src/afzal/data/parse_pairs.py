@@ -282,6 +282,8 @@ def alpaca_farm(row: Row) -> Item:
     if is_eval and not has(row, "preference|label"):
         raise UnusableError("no_votes", "'preference' is null: no verdict")
     stated, name = number(row, "preference|label"), name_of(row, "preference|label")
+    if name == "preference" and has(row, "label") and (other := number(row, "label")) != stated:
+        raise RowError("bad_value", "label", f"is {other:g}, but 'preference' is {stated:g}: one row states one vote")
     if not (stated in (1, 1.5, 2) or (is_eval and (stated == 0 or 1 <= stated <= 2))):
         raise RowError("bad_value", name, f"is {stated:g}, not one of 1 to 2")
     p = 0.5 if stated == 0 else 2 - stated

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
-from itertools import chain
 from typing import Any
 
 from afzal.data.fields import (
@@ -24,15 +23,15 @@ from afzal.data.fields import (
     weight,
 )
 from afzal.data.format import Format
-from afzal.data.remap import moved_votes
-from afzal.data.turns import answer_text, ask, exact_key, messages, reply
+from afzal.data.turns import answer_text, ask, messages, reply
 from afzal.data.votewords import Pair, pair_of, plain, read_vote
-from afzal.records import Comparison, Item, Rating, Response, Turns, Vote
+from afzal.records import Comparison, Item, Outcome, Rating, Response, Turns
 
 PROMPTS = "prompt|instruction|question|query|context"
 ANSWERS = "response|completion|answer|output"
 SCORES = "score|rating"
-WINNERS = ("winner", "preference", "preferred", "choice", "vote", "verdict", "label", "better", "preferred_response")
+WINNER = "winner"
+WINNERS = (WINNER, "preference", "preferred", "choice", "vote", "verdict", "label", "better", "preferred_response")
 _WHO = ("annotator", "worker", "rater", "user", "labeler", "evaluator", "expert", "judge")
 ANNOTATORS = "|".join((*_WHO, *(f"{who}_id" for who in _WHO), *(f"{who}_name" for who in _WHO)))
 SECONDS = "seconds|lead_time|time_spent|duration_seconds|time_per_example"
@@ -47,25 +46,33 @@ _NO_VOTE = re.compile(
 
 
 def fits(row: Row) -> bool:
-    """Whether the row has a prompt, two answers whose names differ in the side, and one winner with a known value."""
-    pair, winner = pair_of(tuple(row)), _winner(tuple(row))
-    if pair is None or winner is None or not _is_complete(row, pair):
+    """Whether the row has a prompt, two answers whose names differ in the side, and one winner with a known value, but
+    no columns of several annotators."""
+    keys = tuple(row)
+    pair = pair_of(keys)
+    if pair is None or not _is_complete(row, pair):
         return False
-    return _known(row[winner], winner, replace(pair, counts=True), row) is True
+    loose = replace(pair, counts=True)
+    if True not in [_known(row[name], name, loose, row) for name in _decisive(keys)]:
+        return False
+    return sum(bool(_annotator_in(name)) and _known(row[name], name, loose, row) is True for name in _others(keys)) < 2
 
 
 def unknown_winner(row: Row) -> RowError | None:
     """The error of a vote whose value is unknown, if the row lacks nothing else; None for other rows."""
-    pair, winner = pair_of(tuple(row)), _winner(tuple(row))
-    if pair is None or winner is None or not _is_complete(row, pair):
+    pair, unknown = pair_of(tuple(row)), None
+    if pair is None or not _is_complete(row, pair):
         return None
-    try:
-        read_vote(row[winner], replace(pair, counts=True), row, winner)
-    except RowError as error:
-        return error
-    except UnusableError:
-        return None
-    return None
+    for name in _decisive(tuple(row)):
+        try:
+            read_vote(row[name], replace(pair, counts=True), row, name)
+        except RowError as error:
+            unknown = unknown or error
+        except UnusableError:
+            continue
+        else:
+            return None
+    return unknown
 
 
 def fits_wide(row: Row) -> bool:
@@ -75,31 +82,72 @@ def fits_wide(row: Row) -> bool:
         return False
     loose = replace(pair, counts=True)
     if held := _votes_field(keys):
-        entries = _entries(row[held], held) if isinstance(row[held], list | tuple | Mapping) else ()
-        known = [_known(got, field, loose, row) for got, field, _ in entries]
+        try:
+            entries = list(_entries(row[held], held)) if isinstance(row[held], list | tuple | Mapping) else []
+        except RowError:
+            return False
+        known = [_known(got, field, loose, row) for stated, _ in entries for field, got in stated.items()]
         return True in known and False not in known
-    return sum(_known(row[name], name, loose, row) is True for name in _candidates(keys)) > 1
+    return sum(_known(row[name], name, loose, row) is True for name in _others(keys)) > 1
 
 
 def fields_read(keys: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of these fields that are read: two answers and their models, a winner, an annotator and facts about the
-    vote."""
-    pair, winner = pair_of(keys), _winner(keys)
-    facts = (name for name in _BESIDE.split("|") if name in keys)
-    return (*_answers(pair), *((winner,) if winner else ()), *facts)
+    """Those of these fields that every format of votes reads: two answers and their models, an annotator and facts
+    about the vote."""
+    return (*_answers(pair_of(keys)), *(name for name in _BESIDE.split("|") if name in keys))
 
 
 def settled(entry: Format, sample: Sequence[Row]) -> Format:
-    """The format for rows of one vote each, adapted to these first rows: whether 1, 2 and 0 are counts or sides."""
-    counts = _are_counts(row.get(name) for row in sample if (name := _winner(tuple(row))))
+    """The format for rows of one vote each, adapted to these first rows: which fields state the vote, and whether 1, 2
+    and 0 are counts or sides in each of them.
+
+    Several fields that state the vote must agree in every row. Next to ``winner``, which ``--columns`` can set, another
+    field states the vote only if it agrees with it in all first rows.
+    """
+    votes = _stating(sample)
     first = next((row for row in sample if fits(row)), {})
-    pair, winner = pair_of(tuple(first)), _winner(tuple(first))
-    if pair is None or winner is None:  # the format was given by name, and no row is a vote
-        return replace(entry, parse=lambda row: vote(row, counts))
-    reads = dict(
-        zip(entry.reads, (name_of(first, PROMPTS), pair.a, pair.b, f"{winner} {_vote_values(pair)}"), strict=True)
-    )
-    return replace(entry, reads=reads, parse=lambda row: vote(row, counts, (winner, pair.a, pair.b)))
+    pair = pair_of(tuple(first))
+
+    def also(keys: tuple[str, ...]) -> Iterable[str]:
+        return (*fields_read(keys), *votes)
+
+    if pair is None or not votes:  # the format was given by name, and no row is a vote
+        return replace(entry, parse=lambda row: vote(row, votes or None), also=also)
+    words = f"{' = '.join(votes)} {_vote_values(pair)}"
+    reads = dict(zip(entry.reads, (name_of(first, PROMPTS), pair.a, pair.b, words), strict=True))
+    usual = (next(iter(votes)), pair.a, pair.b)
+    return replace(entry, reads=reads, parse=lambda row: vote(row, votes, usual), also=also)
+
+
+def _stating(sample: Sequence[Row]) -> dict[str, bool]:
+    """The fields that state the vote of a row, and whether 1, 2 and 0 are counts in each."""
+    names = list(dict.fromkeys(name for row in sample for name in _fields(tuple(row))))
+    counts = {name: _are_counts(row.get(name) for row in sample) for name in names}
+    if len(names) < 2:
+        return counts
+    pairs = [(row, pair) for row in sample if (pair := pair_of(tuple(row)))]
+
+    def known(row: Row, pair: Pair, name: str) -> bool | None:
+        return _known(row.get(name), name, replace(pair, counts=counts[name]), row)
+
+    if WINNER not in names:
+        stated = {name: [known(row, pair, name) for row, pair in pairs] for name in names}
+        kept = [name for name in names if stated[name].count(True) > 4 * stated[name].count(False)]
+        return {name: counts[name] for name in kept or names}
+    kept = [WINNER, *(n for n in names if n != WINNER and any(known(row, pair, n) for row, pair in pairs))]
+    return {
+        n: counts[n] for n in kept if all(_agree(row, pair, {m: counts[m] for m in (WINNER, n)}) for row, pair in pairs)
+    }
+
+
+def _agree(row: Row, pair: Pair, fields: Mapping[str, bool]) -> bool:
+    try:
+        _agreed({name: row[name] for name in fields if name in row}, pair, row, fields)
+    except RowError:
+        return False
+    except UnusableError:
+        return True
+    return True
 
 
 def settled_wide(entry: Format, sample: Sequence[Row]) -> Format:
@@ -110,7 +158,7 @@ def settled_wide(entry: Format, sample: Sequence[Row]) -> Format:
     """
     pairs = [(row, replace(pair, counts=True)) for row in sample if (pair := pair_of(tuple(row)))]
     names = tuple(name for name in dict.fromkeys(n for row in sample for n in row) if _is_column(name, pairs))
-    counts = _are_counts(got for row in sample for got, *_ in _votes_in(row, names))
+    counts = _are_counts(got for row in sample for stated, _ in _votes_in(row, names) for got in stated.values())
 
     def also(keys: tuple[str, ...]) -> Iterable[str]:
         return (*fields_read(keys), *names, *filter(None, [_votes_field(keys)]))
@@ -127,18 +175,48 @@ def _are_counts(values: Iterable[Any]) -> bool:
     return {"1", "2"} <= {str(got).strip().removesuffix(".0") for got in values}
 
 
-def vote(row: Row, counts: bool = False, usual: tuple[str, ...] = ("winner", "response_a", "response_b")) -> Item:
-    """One vote on two answers; :func:`joined` joins rows with the same prompt and the same two answers.
+def vote(
+    row: Row,
+    fields: Mapping[str, bool] | None = None,
+    usual: tuple[str, ...] = (WINNER, "response_a", "response_b"),
+) -> Item:
+    """One vote on two answers; rows with the same prompt and the same two answers are joined later.
 
     Args:
+        fields: the fields that state the vote, and whether 1, 2 and 0 are counts in each; None for the row's own.
         usual: the names that most rows of the source use for the vote and the two answers, for messages.
     """
-    pair, winner = pair_of(tuple(row)), _winner(tuple(row))
-    if pair is None or winner is None:
+    pair = pair_of(tuple(row))
+    fields = dict.fromkeys(_fields(tuple(row)), False) if fields is None else fields
+    stated = {name: row[name] for name in fields if name in row}
+    if pair is None or not stated:
         missing = next((name for name in usual if name not in row), None)
         raise RowError("missing_field", missing or usual[0], "is missing" if missing else "is not the only such field")
-    outcome, strength = read_vote(row[winner], replace(pair, counts=counts), row, winner)
+    outcome, strength = _agreed(stated, pair, row, fields)
     return _item(row, pair, (Comparison(0, 1, outcome, strength, weight=weight(row), **_recorded(row)),))
+
+
+def _agreed(
+    stated: Mapping[str, Any], pair: Pair, row: Row, counts: Mapping[str, bool]
+) -> tuple[Outcome, float | None]:
+    """The one vote that fields state, and its strength; an empty field states nothing.
+
+    Raises:
+        UnusableError: all are empty.
+        RowError: two of them state different votes, or one is unknown.
+    """
+    votes: dict[str, tuple[Outcome, float | None]] = {}
+    for name, got in stated.items():
+        if not _is_empty(got):
+            votes[name] = read_vote(got, replace(pair, counts=counts.get(name, False)), row, name)
+    if not votes:
+        raise UnusableError("no_votes", f"'{next(iter(stated))}' is empty")
+    (first, (outcome, _)), *others = votes.items()
+    for name, (other, _) in others:
+        if other != outcome:
+            values = f"is {str(stated[name])[:40]!r}, but '{first}' is {str(stated[first])[:40]!r}"
+            raise RowError("bad_value", name, f"{values}: one row states one vote")
+    return outcome, next((strength for _, strength in votes.values() if strength is not None), None)
 
 
 def wide_vote(row: Row, columns: tuple[str, ...] = (), counts: bool = False) -> Item:
@@ -146,84 +224,26 @@ def wide_vote(row: Row, columns: tuple[str, ...] = (), counts: bool = False) -> 
     pair = pair_of(tuple(row))
     if pair is None:
         raise RowError("missing_field", "response_a", "is missing, or the other answer is")
-    pair, votes = replace(pair, counts=counts), []
-    for got, field, about in _votes_in(row, columns):
-        if got is None or (isinstance(got, str) and not got.strip()) or got != got:
-            continue
-        outcome, strength = read_vote(got, pair, row, field)
-        votes.append(Comparison(0, 1, outcome, strength, weight=weight(row), **about))
+    votes = []
+    for stated, about in _votes_in(row, columns):
+        if not all(map(_is_empty, stated.values())):
+            outcome, strength = _agreed(stated, pair, row, dict.fromkeys(stated, counts))
+            votes.append(Comparison(0, 1, outcome, strength, weight=weight(row), **about))
     if not votes:
         raise UnusableError("no_votes", "nobody voted")
     return _item(row, pair, tuple(votes))
 
 
+def _is_empty(got: Any) -> bool:
+    return got is None or (isinstance(got, str) and not got.strip()) or got != got
+
+
 def rated(row: Row) -> Item:
-    """One annotator's score of one answer, larger is better; :func:`joined` joins rows with the same prompt."""
+    """One annotator's score of one answer, larger is better; rows with the same prompt are joined later."""
     source = name_of(row, "model|source|generator|response_source")
     answer = Response(_reply(row, ANSWERS), str(row[source]) if source else None)
     rating = Rating(0, number(row, SCORES), "score", weight(row), **_recorded(row))
     return Item("", _asked(row), (answer,), (rating,))
-
-
-def joined(items: Iterable[Item]) -> list[Item]:
-    """Join items with the same prompt and answers into one, with all votes and the first one's place and id.
-
-    If rows have the same two answers in different orders, each row's order is taken as the order shown. Items of one
-    answer each are joined by their prompt.
-    """
-    by_question: dict[tuple[Hashable, frozenset[Hashable]], list[Item]] = {}
-    for item in items:
-        answers = (
-            frozenset(exact_key(response.turns) for response in item.responses)
-            if len(item.responses) > 1
-            else frozenset()
-        )
-        by_question.setdefault((exact_key(item.prompt), answers), []).append(item)
-    return [same[0] if len(same) == 1 else _as_one(same) for same in by_question.values()]
-
-
-def together(items: Iterable[Item]) -> list[Item]:
-    """Join items with the same prompt and the same two or more answers, if different annotators voted on them.
-
-    Vote files of other tools hold one vote per row. If an annotator has already voted on the joined item, the question
-    was asked again as a separate question, and the items stay separate.
-    """
-    merged: list[list[Item]] = []
-    open_: dict[tuple[Hashable, frozenset[Hashable]], tuple[list[Item], set[str]]] = {}
-    for item in items:
-        key = exact_key(item.prompt), frozenset(exact_key(response.turns) for response in item.responses)
-        names = {vote.annotator for vote in item.votes if vote.annotator is not None}
-        same, heard = open_.get(key, ([], set()))
-        if len(item.responses) > 1 and same and names and not names & heard:
-            same.append(item)
-            heard |= names
-        else:
-            open_[key] = [item], names
-            merged.append(open_[key][0])
-    return [same[0] if len(same) == 1 else _as_one(same) for same in merged]
-
-
-def _as_one(same: Sequence[Item]) -> Item:
-    first = same[0]
-    if len({exact_key(r.turns) for r in first.responses}) < len(first.responses):
-        return replace(first, votes=tuple(v for item in same for v in item.votes))
-    responses = {exact_key(r.turns): r for item in reversed(same) for r in reversed(item.responses)}
-    keys = dict.fromkeys(exact_key(r.turns) for item in same for r in item.responses)
-    place = {key: k for k, key in enumerate(keys)}
-    orders = [[place[exact_key(response.turns)] for response in item.responses] for item in same]
-    votes = [moved_votes(item.votes, order) for item, order in zip(same, orders, strict=True)]
-    if len(place) == 2 and {(0, 1), (1, 0)} == set(map(tuple, orders)):
-        votes = [[_shown(v, order[0]) for v in some] for some, order in zip(votes, orders, strict=True)]
-    gold = [moved_votes(item.gold, order) for item, order in zip(same, orders, strict=True)]
-    all_votes, all_gold = (tuple(chain.from_iterable(parts)) for parts in (votes, gold))
-    return replace(first, responses=tuple(map(responses.__getitem__, place)), votes=all_votes, gold=all_gold)
-
-
-def _shown(vote: Vote, first: int) -> Vote:
-    if not isinstance(vote, Comparison):
-        return vote
-    upright = vote if vote.first < vote.second else vote.swap()
-    return replace(upright, shown_first=first) if vote.shown_first is None else upright
 
 
 def _item(row: Row, pair: Pair, votes: tuple[Comparison, ...]) -> Item:
@@ -265,10 +285,14 @@ def _time(given: Any) -> str:
 
 
 @lru_cache(maxsize=256)
-def _winner(keys: tuple[str, ...]) -> str | None:
-    """The only field with a vote; among several, the one named ``winner``, which ``--columns`` can set."""
-    known = [name for name in keys if plain(name) in WINNERS]
-    return known[0] if len(known) == 1 else "winner" if "winner" in known else None
+def _fields(keys: tuple[str, ...]) -> tuple[str, ...]:
+    """The fields whose names say that they hold the vote of a row."""
+    return tuple(name for name in keys if plain(name) in WINNERS)
+
+
+def _decisive(keys: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of them by which rows of votes are recognised: ``winner`` alone, which ``--columns`` can set, or all."""
+    return (WINNER,) if WINNER in keys else _fields(keys)
 
 
 def _answers(pair: Pair | None) -> tuple[str, ...]:
@@ -298,14 +322,14 @@ def _votes_field(keys: tuple[str, ...]) -> str:
 
 
 @lru_cache(maxsize=256)
-def _candidates(keys: tuple[str, ...]) -> tuple[str, ...]:
-    """The fields that may hold one annotator's votes."""
-    read = (*_answers(pair_of(keys)), *PROMPTS.split("|"))
+def _others(keys: tuple[str, ...]) -> tuple[str, ...]:
+    """The fields that may hold one annotator's votes; one called ``label`` or ``winner`` holds nobody's own."""
+    read = (*_answers(pair_of(keys)), *PROMPTS.split("|"), *_fields(keys))
     return tuple(name for name in keys if name not in read and not _NO_VOTE.fullmatch(plain(name)))
 
 
 def _is_column(name: str, pairs: Sequence[tuple[Row, Pair]]) -> bool:
-    present = [(row, pair) for row, pair in pairs if name in row and name in _candidates(tuple(row))]
+    present = [(row, pair) for row, pair in pairs if name in row and name in _others(tuple(row))]
     known = [_known(row[name], name, pair, row) for row, pair in present]
     if _annotator_in(name):
         return known.count(True) > 4 * known.count(False)
@@ -321,26 +345,26 @@ def _annotator_in(column: str) -> str:
     return match[1] if match else ""
 
 
-def _votes_in(row: Row, columns: tuple[str, ...]) -> list[tuple[Any, str, dict[str, Any]]]:
-    """(value, field, facts about the vote) for every annotator of a row."""
+def _votes_in(row: Row, columns: tuple[str, ...]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """(values by field, facts about the vote) for every annotator of a row."""
     held = _votes_field(tuple(row))
     if held:
         return list(_entries(row[held], held))
-    return [(row[name], name, {"annotator": _annotator_in(name) or name}) for name in columns if name in row]
+    return [({name: row[name]}, {"annotator": _annotator_in(name) or name}) for name in columns if name in row]
 
 
-def _entries(given: Any, field: str) -> Iterator[tuple[Any, str, dict[str, Any]]]:
+def _entries(given: Any, field: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """The votes in a field: by name, in order, or as objects."""
     if isinstance(given, Mapping):
         for who, got in given.items():
-            yield got, field, {"annotator": str(who).strip()}
+            yield {field: got}, {"annotator": str(who).strip()}
         return
     if not isinstance(given, list | tuple):
         raise RowError("wrong_type", field, "is neither a list of votes nor an object of them")
     for k, entry in enumerate(given, 1):
         if not isinstance(entry, Mapping):
-            yield entry, field, {"annotator": f"{field} {k}"}
-        elif winner := _winner(tuple(entry)):
-            yield entry[winner], winner, _recorded(entry)
+            yield {field: entry}, {"annotator": f"{field} {k}"}
+        elif fields := _fields(tuple(entry)):
+            yield {name: entry[name] for name in fields}, _recorded(entry)
         else:
             raise RowError("missing_field", f"{field}[].winner", "is missing")

@@ -22,12 +22,12 @@ from afzal.data.files import MAX_UNPACKED, rows
 from afzal.data.finishing import has_system, says, system_of, template_option, with_system, without_marks
 from afzal.data.format import SYSTEM, Format
 from afzal.data.formats import FORMATS, named
+from afzal.data.joining import joined
 from afzal.data.jsontext import Fault, Raw
 from afzal.data.mediafiles import MediaRules
 from afzal.data.mediaparts import names_media
 from afzal.data.mediarows import MediaReader
 from afzal.data.page import Said, is_page, page_rows
-from afzal.data.parse_votes import joined
 from afzal.data.potato import is_potato_folder, potato_rows
 from afzal.data.remap import without
 from afzal.data.turns import answer_text, content_key
