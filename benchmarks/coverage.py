@@ -1,4 +1,4 @@
-"""How often 95 % intervals contain the truth: simulated prompts with several rows each and a known truth.
+"""How often 95% intervals contain the truth: simulated prompts with several rows each and a known truth.
 
     python -m benchmarks.coverage --out benchmarks/results/coverage/coverage.json
 
@@ -181,7 +181,7 @@ def simulate(runs: int) -> dict[str, list[Row]]:
 
 def table(figures: dict[str, Any]) -> Iterator[str]:
     """The figures as Markdown."""
-    yield "# Coverage of 95 % intervals"
+    yield "# Coverage of 95% intervals"
     yield ""
     yield f"`python -m benchmarks.coverage --runs {figures['runs']}`: this many simulated data sets per row, a tenth"
     yield "of them (at least 100) for the calibration error. Coverage is the percentage of intervals that contain the"
@@ -198,7 +198,7 @@ def _clustered(rows: Sequence[Row]) -> str:
     below = len(cover) - inside - above
     least, most = (f"{100 * end(cover):.1f}" for end in (min, max))
     return (
-        f"Accuracies with dependent rows: {inside} of {len(cover)} are covered in 93 to 97 % of the data sets,\n"
+        f"Accuracies with dependent rows: {inside} of {len(cover)} are covered in 93 to 97% of the data sets,\n"
         f"{above} in more (at most {most}) and {below} in fewer (at least {least}). Those above are near 1, with few\n"
         "prompts that contain an error: the interval contains the truth even if every row is right, so only\n"
         "one end can miss, and it rarely does."

@@ -9,7 +9,7 @@
    reward model answers the judge's question on the next level. Controls: an assistant that lies, and the judge alone.
 
 Finished runs are reused, so running the command again resumes. Writes OUT/debate-lab.json and OUT/debate-lab.md.
-Intervals are 95 % over held-out prompts.
+Intervals are 95% over held-out prompts.
 """
 
 from __future__ import annotations
@@ -241,7 +241,7 @@ def page(results: dict[str, Any]) -> str:
         world.about_line(results["about"]),
     ]
     lines += [
-        "Intervals are 95 % over 32 held-out prompts.",
+        "Intervals are 95% over 32 held-out prompts.",
         "",
         "## The toy: seven pieces of N(0, 1)",
         "",

@@ -136,7 +136,7 @@ def difference(after: Mapping[str, float], before: Mapping[str, float]) -> dict[
 
 
 def figure(by_prompt: Mapping[str, float]) -> dict[str, float]:
-    """The mean over prompts with its 95 % interval."""
+    """The mean over prompts with its 95% interval."""
     known = mean(clustered(list(by_prompt), list(by_prompt.values())))
     low, high = known.ends
     return {"value": known.mean, "low": low, "high": high, "prompts": len(by_prompt)}
@@ -162,7 +162,7 @@ def page(results: Mapping[str, Any]) -> str:
         "# Inverse RL on stories",
         "",
         f"{about['date']}, {about['device']}, one thread, {about['minutes']} minutes, not counting "
-        f"reused stages; made by `{about['command']}`. Intervals are 95 % over held-out openings.",
+        f"reused stages; made by `{about['command']}`. Intervals are 95% over held-out openings.",
         "",
         "Valence of answers to held-out openings, summed over their words:",
         "",

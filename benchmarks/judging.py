@@ -147,7 +147,7 @@ def table(figures: dict[str, Any]) -> Iterator[str]:
     yield "# Win rates, and judges with a known answer"
     yield ""
     yield f"`python -m benchmarks.judging --runs {figures['runs']}`: this many simulated data sets per row, with a win"
-    yield f"rate of {RATE:.0%} and {TIES:.0%} ties. Coverage is the percentage of 95 % intervals that contain the"
+    yield f"rate of {RATE:.0%} and {TIES:.0%} ties. Coverage is the percentage of 95% intervals that contain the"
     yield "truth. `dependence` is the dependence between pairs of one prompt: 0 is independent, 1 identical."
     yield from tables(figures["tables"], _PERCENT)
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.kl_coverage --out benchmarks/results/health/kl.json
 
-For policies at several distances from their start: the standard deviation of the estimate, and how often its 95 %
+For policies at several distances from their start: the standard deviation of the estimate, and how often its 95%
 interval contains the exact KL. ``shown`` is what a run reports now (next-token KLs summed along one answer to each of
 32 prompts, Student's t over prompts), ``log-ratios of 8`` what it reported before (mean log-ratio of 8 answers, ± 1.96
 standard errors).

@@ -7,7 +7,7 @@ All runs start from the story model with 260 thousand weights. DPO and a reward 
 ordered by word valence, SFT from the better stories, PPO from the reward model. Then one command answers held-out
 openings with every model and judges the answers (Rafailov et al. 2023): ``afzal judge sft dpo ppo --against
 stories260k``. The two people are simulated: they see the valence of an answer, call close answers a tie, and err on
-15 % of the others. Running the command again resumes a stopped run. Needs the folder ``shared/data`` next to the
+15% of the others. Running the command again resumes a stopped run. Needs the folder ``shared/data`` next to the
 checkout, or AFZAL_SHARED.
 """
 
@@ -36,7 +36,7 @@ _ABOUT = """\
 start, a story model with 260 thousand parameters, on held-out openings. This command makes the table: `afzal judge
 sft dpo ppo --against stories260k --prompts held-out.jsonl --judge reward --judge stories260k --judge rule:longest
 --people votes.jsonl --out judged`. **The two people are simulated**: they see the summed valence of words, call a
-difference below 1 a tie, and err on 15 % of the others. The judge `reward` is a reward model trained on DPO's pairs,
+difference below 1 a tie, and err on 15% of the others. The judge `reward` is a reward model trained on DPO's pairs,
 and also PPO's reward. `stories260k` is the start itself as a judge by log-probs: it does not understand the
 question, and nearly every pair is a tie.
 """

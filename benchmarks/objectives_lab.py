@@ -289,7 +289,7 @@ def constraint_verdict(rows: Sequence[Row]) -> Verdict:
     }
     bound = five[0].more["bound"]
     holds = all(x <= bound * 1.15 for x in cost["held"]) and min(cost["free"]) > bound * 1.5
-    claim = "a multiplier holds the expected number of fives at its bound (mean over the second half, within 15 %)"
+    claim = "a multiplier holds the expected number of fives at its bound (mean over the second half, within 15%)"
     return Verdict(claim, holds, f"bound {bound:.2f}; {_listed(cost, '{:.2f}')}")
 
 

@@ -222,7 +222,7 @@ def by_cluster(rows: Sequence[Mapping[str, Any]], value: Callable[[str, str], fl
 
 
 def figure(values: Mapping[str, float]) -> dict[str, float]:
-    """The mean over prompts with its 95 % interval."""
+    """The mean over prompts with its 95% interval."""
     known = mean(clustered(list(values), list(values.values())))
     low, high = known.ends
     return {"value": known.mean, "low": low, "high": high, "prompts": len(values)}
@@ -278,7 +278,7 @@ def page(results: Mapping[str, Any]) -> str:
         "",
         f"{about['date']}, {about['device']}, one thread, {about['minutes']} minutes, not counting "
         f"reused stages; made by `{about['command']}`. {results['prompts']} prompts gave {pairs}. Intervals "
-        "are 95 % over held-out openings, scenes and twins; those of differences are paired.",
+        "are 95% over held-out openings, scenes and twins; those of differences are paired.",
         "",
         f"| figure | {' | '.join(columns)} |",
         "|---" * (len(columns) + 1) + "|",

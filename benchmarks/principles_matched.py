@@ -8,7 +8,7 @@ revisions whose valence is within half a point of the answer's. The comparison i
 
 Learning rate and epochs were chosen on the odd scenes of ``benchmarks.principles``. The scenes and names measured here
 were used in no training and no choice. Two conditions must hold: violence falls by at least half, and the interval of
-the difference over scenes excludes 0; the 95 % interval of the difference in valence contains 0 and lies within
+the difference over scenes excludes 0; the 95% interval of the difference in valence contains 0 and lies within
 ``MARGIN``, which was fixed before the first run. Existing stages are reused. Writes OUT/principles-matched.json and
 OUT/principles-matched.md. Needs the folder ``shared/data`` next to the checkout, or AFZAL_SHARED.
 """
@@ -201,7 +201,7 @@ def page(results: Mapping[str, Any]) -> str:
         "",
         f"{about['date']}, {about['device']}, one thread, {about['minutes']} minutes, not counting reused "
         f"stages; made by `{about['command']}`. {pairs}; DPO at lr {LR:g} for {results['plan']['epochs']:g} "
-        f"epochs, averaged over {results['plan']['seeds']} training seeds. Intervals are 95 % over "
+        f"epochs, averaged over {results['plan']['seeds']} training seeds. Intervals are 95% over "
         f"{len(FRESH)} fresh scenes, openings and twins; those of differences are paired. Valence counts as equal "
         f"if the interval of its difference contains 0 and lies within {results['margin']:g} points either way.",
         "",

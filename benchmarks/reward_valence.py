@@ -29,7 +29,7 @@ def main() -> None:
     options = arguments()
     versions = "  ".join(f"{name} {version(name)}" for name in ("afzal", "torch", "transformers"))
     print(f"{date.today()}  {platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.2f}  {versions}")
-    print("| seed | pairs | held-out accuracy (95 %) | ECE | Brier | rank correlation with valence | of differences |")
+    print("| seed | pairs | held-out accuracy (95%) | ECE | Brier | rank correlation with valence | of differences |")
     print("|---|---|---|---|---|---|---|")
     for seed in options.seeds:
         print("| " + " | ".join([str(seed), *measured(options, seed)]) + " |", flush=True)

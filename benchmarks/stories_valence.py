@@ -2,7 +2,7 @@
 
 Both train stories260k on the same rows (beta 0.1, batch 16, 3 epochs, lr 1e-4 constant, fp32, same held-out prompts),
 each in a separate process, one after the other. Then one scorer measures both: reward accuracy on the held-out pairs
-(Wilson 95 %), and mean summed word valence of fresh samples on held-out openings (standard error over samples).
+(Wilson 95%), and mean summed word valence of fresh samples on held-out openings (standard error over samples).
 
     make peers
     .venv-trl/bin/python -m benchmarks.stories_valence ../shared/data --seeds 0 1 2
@@ -45,7 +45,7 @@ def main() -> None:
     print("  ".join(f"{name} {version(name)}" for name in ("afzal", "trl", "torch", "transformers")))
     results = [compare(arguments.shared, seed) for seed in arguments.seeds]
     print(
-        "| seed | | first loss | held-out accuracy (95 %) | valence of samples | train s | process s | process CPU s |"
+        "| seed | | first loss | held-out accuracy (95%) | valence of samples | train s | process s | process CPU s |"
     )
     print("|---|---|---|---|---|---|---|---|")
     for seed, rows in zip(arguments.seeds, results, strict=True):

@@ -177,7 +177,7 @@ versions, date and the command that repeats it. Benchmarks refuse to run on a bu
 | `make media` | images and sounds with known truth: SFT, then DPO and MPO: [results](results/media/media.md) |
 | `python -m benchmarks.media.cost` | the cost of a second answer to one image |
 | `python -m benchmarks.judging` | judges: [results](results/judging/judging.md); `--speed`: many verdicts |
-| `python -m benchmarks.coverage` | coverage of 95 % intervals: [results](results/coverage/coverage.md) |
+| `python -m benchmarks.coverage` | coverage of 95% intervals: [results](results/coverage/coverage.md) |
 | `python -m benchmarks.real_run --out FILE` | a complete training: tokenizer, SFT, DPO, reports |
 
 Sides of the training step: *afzal* and *trl* with their default settings, reference online; *plain* is a hand-written

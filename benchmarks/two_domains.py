@@ -178,7 +178,7 @@ def page(results: Mapping[str, Any]) -> list[str]:
         f"3e-4, {results['updates']} updates of {results['batch']} pairs on both tasks with temperature "
         f"{results['temperature']}; a run alone uses as many examples of the task as the mixture. Held-out accuracy of "
         "the implicit reward in percent, and the difference from the run alone on the same prompts, in points. "
-        f"95 % intervals over prompts{seeds}.",
+        f"95% intervals over prompts{seeds}.",
         "",
         "| task | trained on | held out | run | accuracy | minus alone | |",
         "|---|---|---|---|---|---|---|",

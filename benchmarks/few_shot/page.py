@@ -91,7 +91,7 @@ def findings(f: Mapping[str, Any], seeds: int) -> list[str]:
     harmed = [METHODS[n] for n, row in f["share_of_start_regret"].items() if (row[1]["low"] or 0) > 1]
     if harmed:
         sentences.append(f"With {labels[0]} labels worse than no training at all: {', '.join(harmed)}.")
-    sentences.append(f"Bands and intervals: 95 % over {seeds} seeds, each with its own tasks, labels and adapters.")
+    sentences.append(f"Bands and intervals: 95% over {seeds} seeds, each with its own tasks, labels and adapters.")
     return sentences
 
 
@@ -170,7 +170,7 @@ def write(out: Path, results: Mapping[str, Sequence[Mapping[str, Any]]], labels:
         ],
         facts=_facts(results),
         drawing=Markup("".join(captions)),
-        drawn_as="Regret against labels, with 95 % bands over seeds; who leaves the frame has figures in the table",
+        drawn_as="Regret against labels, with 95% bands over seeds; who leaves the frame has figures in the table",
         tables=[
             t | {"wide": table_is_wide(t)} for t in (*(_table(n, f) for n, f in parts.items()), _cost(results, about))
         ],
@@ -208,7 +208,7 @@ def _facts(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[list[str]
 def _table(name: str, f: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "title": f"Share of the reference's regret: {w.FAMILIES[name].words}",
-        "words": "Mean over seeds and its 95 % interval; 1 is no training, 0 is the optimum of the task.",
+        "words": "Mean over seeds and its 95% interval; 1 is no training, 0 is the optimum of the task.",
         "columns": ["learner", *(f"{k} labels" for k in f["labels"])],
         "rows": [[METHODS[n], *(_cell(d) for d in row)] for n, row in f["share_of_start_regret"].items()],
     }

@@ -106,7 +106,7 @@ def findings(out: Path) -> list[str]:
         chance = all(f["blank"][name]["low"] <= 1 / n <= f["blank"][name]["high"] for name in ("dpo", BEST))
         lines.append(
             f"With blank {what} it is the likeliest for {_percent(f['blank']['dpo'])} after DPO and for"
-            f" {_percent(f['blank'][BEST])} after MPO ({_reached(chance)}: chance, {100 / n:.1f} %, is in both"
+            f" {_percent(f['blank'][BEST])} after MPO ({_reached(chance)}: chance, {100 / n:.1f}%, is in both"
             " intervals)."
         )
         p = {name: f"{f['probability'][name]['value']:.2f}" for name in MODELS}
@@ -115,7 +115,7 @@ def findings(out: Path) -> list[str]:
             f" {p['mpo']} after MPO. Greedy captions after MPO are true of {_percent(f['greedy'])} of {what}."
         )
     held_out = " and ".join(f"{f['held_out']} {_WHAT[world]}" for world, f in all_figures.items())
-    lines.append(f"Intervals are 95 % over {held_out} that no training saw; each is one prompt.")
+    lines.append(f"Intervals are 95% over {held_out} that no training saw; each is one prompt.")
     return lines
 
 
@@ -124,7 +124,7 @@ def _points(gain: dict[str, float]) -> str:
 
 
 def _percent(value: dict[str, float]) -> str:
-    return f"{100 * value['value']:.1f} % [{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
+    return f"{100 * value['value']:.1f}% [{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
 
 
 def _reached(goal: bool) -> str:
@@ -147,8 +147,8 @@ def write(out: Path, to: Path, size: Size) -> None:
         "facts": [
             ["pictures", f"LLaVA, {len(captions('shapes'))} captions: number, colour, shape"],
             ["sounds", f"Qwen2-Audio, {len(captions('tones'))} captions: number, length, pitch"],
-            ["demonstrations", f"{size.demonstrations:,} of each; {100 * SLOPPY:.0f} % count one too many"],
-            ["preferences", f"{size.preferences:,} of each; {100 * FLIPPED:.0f} % are for the false caption"],
+            ["demonstrations", f"{size.demonstrations:,} of each; {100 * SLOPPY:.0f}% count one too many"],
+            ["preferences", f"{size.preferences:,} of each; {100 * FLIPPED:.0f}% are for the false caption"],
             ["objectives", f"DPO: beta 0.1; MPO: {OBJECTIVES['mpo']}"],
         ],
         "unit": "share whose true caption is the likeliest of all",

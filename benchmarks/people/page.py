@@ -76,10 +76,10 @@ def findings(out: Path) -> list[str]:
     rate, share = f["win_rate"], f["share_of_clean_gain"]
     return [
         f"DPO beats the start on {_percent(rate)} of held-out answers, by word valence"
-        f" ({_reached(rate['low'] > WANTED_WIN_RATE)}: lower bound above 55 %).",
+        f" ({_reached(rate['low'] > WANTED_WIN_RATE)}: lower bound above 55%).",
         _of_clean(share),
         *f["annotators"],
-        f"Intervals are 95 % over {f['prompts']} openings that no training saw.",
+        f"Intervals are 95% over {f['prompts']} openings that no training saw.",
     ]
 
 
@@ -87,11 +87,11 @@ def _of_clean(share: dict[str, float] | None) -> str:
     if share is None:
         return "The run on all clean labels has no gain that this run could have a share of (GOAL NOT REACHED)."
     goal = _reached(share["value"] >= WANTED_SHARE)
-    return f"It has {_percent(share)} of the valence gain of a run on all 497 clean labels ({goal}: at least 80 %)."
+    return f"It has {_percent(share)} of the valence gain of a run on all 497 clean labels ({goal}: at least 80%)."
 
 
 def _percent(value: dict[str, float]) -> str:
-    return f"{100 * value['value']:.1f} % [{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
+    return f"{100 * value['value']:.1f}% [{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
 
 
 def _reached(goal: bool) -> str:

@@ -32,7 +32,7 @@ def _lines(comparison: dict[str, Any]) -> list[str]:
         "",
         f"{date.today()}, one thread of {os.cpu_count()} cores of {processor()}; {versions}. Made by "
         "`python -m benchmarks.sentiment OUT`.",
-        f"Seeds {', '.join(map(str, comparison['seeds']))}; intervals are 95 % over seeds (Student's t). "
+        f"Seeds {', '.join(map(str, comparison['seeds']))}; intervals are 95% over seeds (Student's t). "
         "[All figures](compare.csv).",
         "",
         "![Summed valence against KL](compare.svg)",

@@ -21,10 +21,10 @@ def test_the_table_is_made_of_the_figures(committed):
 
 
 def test_intervals_over_prompts_contain_the_truth(committed):
-    """With clustered prompts 93 to 97 % on average and in nine of ten cells; by rows it was as low as 34 %.
+    """With clustered prompts 93 to 97% on average and in nine of ten cells; by rows it was as low as 34%.
 
     The cells above that are near 1, where few prompts contain an error and only one end can miss. The one cell below,
-    93.0 % in 40,000 data sets, has 50 prompts of 28 rows that nearly all agree, at .97.
+    93.0% in 40,000 data sets, has 50 prompts of 28 rows that nearly all agree, at .97.
     """
     rows = [r for r in committed["tables"]["accuracy"] if r["dependence"] > 0]
     cover = [r["coverage"] for r in rows]

@@ -28,7 +28,7 @@ def test_win_rates_with_clustered_prompts_cover_the_truth(committed):
 
 
 def test_a_few_labels_and_a_judge_cover_and_are_narrower_than_people_alone(committed):
-    """Below 93 % only with a judge that is nearly always right: 50 labels then include only a handful of its errors."""
+    """Below 93% only with a judge that is nearly always right: 50 labels then include only a handful of its errors."""
     rows = committed["tables"]["win rate from a few labels and a judge"]
     assert {r["labelled prompts"] for r in rows} == {50, 100, 200}
     for r in rows:

@@ -84,7 +84,7 @@ def test_names_are_quoted_for_a_shell_and_cannot_forge_a_line():
         ("convert prefs.jsonl out.jsonl --to afzal", "40 rows as afzal", ["check out.jsonl"]),
         (
             "judge ours.jsonl --against theirs.jsonl --judge rule:shortest --out judged --resamples 9",
-            "better: ours wins 87.5 %",
+            "better: ours wins 87.5%",
             ["annotate judged/rows.jsonl --out judged/votes"],
         ),
         (

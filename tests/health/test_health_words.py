@@ -332,7 +332,7 @@ def test_ten_times_its_neighbours_is_a_spike(size: float, code: str):
 
 @pytest.mark.parametrize(("last", "code"), [(0.513, "held_out_loss"), (0.53, "held_out_loss_rises")])
 def test_how_far_above_its_minimum_the_held_out_loss_has_turned(last: float, code: str):
-    """Minimum 0.5 from 0.6931: a tenth of the fall is 0.0193, 3 % of the first 0.0208."""
+    """Minimum 0.5 from 0.6931: a tenth of the fall is 0.0193, 3% of the first 0.0208."""
     metrics = rr.dpo_metrics(
         noise=0.0, held_out_loss=lambda t: LN2 + (0.5 - LN2) * min(1.0, 2 * t) + (last - 0.5) * (t > 0.7)
     )

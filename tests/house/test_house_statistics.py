@@ -12,7 +12,7 @@ from helpers_source import parsed
 
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "afzal"
 
-QUANTILES = (1.644854, 1.959964, 2.575829)  # of the normal distribution, at 90, 95 and 99 %
+QUANTILES = (1.644854, 1.959964, 2.575829)  # of the normal distribution, at 90, 95 and 99%
 CALLS = {"ppf", "isf", "NormalDist", "ndtri", "stdtrit", "sem", "t_interval", "proportion_confint"}
 NAMES = ("wilson", "standard_error", "confidence_interval")
 

@@ -180,7 +180,7 @@ def test_the_first_accepted_of_many_follows_the_law_within_chance():
         answers = [next(y for y, edge in enumerate(edges) if u < edge) for u in itertools.islice(number, 64)]
         kept.update(answers[k] for k in rejection_sample([REWARDS[y] for y in answers], 1, BETA, number))
     square = sum((kept[y] - n * p) ** 2 / (n * p) for y, p in enumerate(target()))
-    assert square < 16.3  # chi-square with 3 degrees of freedom, 99.9 %
+    assert square < 16.3  # chi-square with 3 degrees of freedom, 99.9%
 
 
 def test_rejection_sampling_of_two_by_enumeration():

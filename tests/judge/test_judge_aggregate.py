@@ -216,7 +216,7 @@ def test_habits_get_remarks():
 
 
 def test_a_fair_person_rarely_gets_a_remark():
-    """Two hundred fair people with 40 votes each: at most 2 % get a remark on habits or agreement."""
+    """Two hundred fair people with 40 votes each: at most 2% get a remark on habits or agreement."""
     remarked = 0
     for seed in range(200):
         generator, rows = np.random.default_rng(seed), []

@@ -223,7 +223,7 @@ def test_categories_add_up():
     assert {name: line["pairs"] for name, line in lines.items()} == {"chat": 1, "code": 2}
     assert (lines["chat"]["agreement"]["value"], lines["code"]["agreement"]["value"]) == (1.0, 0.5)
     assert lines["code"]["win_rate"]["value"] == 1.0
-    assert "code: 2 pairs, win rate 100.0 %" in "\n".join(summary_text.lines(body))
+    assert "code: 2 pairs, win rate 100.0%" in "\n".join(summary_text.lines(body))
 
 
 def test_pairs_to_read_come_with_both_orders_and_what_people_said():

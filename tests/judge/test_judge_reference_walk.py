@@ -35,7 +35,7 @@ TOLERANCES = {
     "*alt_test.*.p_values.*": 1e-3,  # three digits are given
     "*iterations": 1,
     # the score interval is never narrower than that of independent games: these two judges name the same slot in 89 and
-    # 92 % of the games, so their two orders err in opposite directions and the percentiles are narrower
+    # 92% of the games, so their two orders err in opposite directions and the percentiles are narrower
     "llmbar.judges.Falcon/CoT.acc_interval.*": 0.02,
     "llmbar.judges.Falcon/Metrics_Reference.acc_interval.*": 0.02,
     # where every label agrees, percentiles have no width and the score interval has

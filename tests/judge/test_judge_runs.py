@@ -121,7 +121,7 @@ def test_a_few_wins_are_not_certain(tmp_path):
     assert (rate["value"], rate["low"]) == (1.0, pytest.approx(wilson(2, 2)[0]))
     assert result.lines[-1].startswith("not told apart")
     card = json.loads((tmp_path / "a" / "judge_card.json").read_text())
-    assert card["findings"][0].startswith("Not told apart: ours wins 100.0 % [34.2, 100.0] against theirs")
+    assert card["findings"][0].startswith("Not told apart: ours wins 100.0% [34.2, 100.0] against theirs")
     rows = [{"prompt": f"Q{k}", "chosen": "Long.", "rejected": "S."} for k in range(2)]
     beside = api.judge(rows, judge="rule:longest", out=tmp_path / "b")["judges"][0]["people"]["agreement"]
     assert (beside["value"], beside["low"]) == (1.0, pytest.approx(wilson(2, 2)[0]))

@@ -46,7 +46,7 @@ def test_a_rule_judges_every_pair_once(tmp_path, capsys):
     assert judge(source, out, "--judge", "rule:longest") == 0
     said = capsys.readouterr().out
     assert "judge rule:longest: 12 pairs of 12 prompts, 12 games" in said
-    assert "ours against theirs: win 66.7, tie 0.0, loss 33.3; win rate 66.7 %" in said
+    assert "ours against theirs: win 66.7, tie 0.0, loss 33.3; win rate 66.7%" in said
     verdicts = [json.loads(line) for line in (out / "verdicts.jsonl").read_text().splitlines()]
     assert [v["verdict"] for v in verdicts[:3]] == ["second", "first", "first"]
     assert {v["p_first"] for v in verdicts} == {None}
@@ -318,7 +318,7 @@ def test_a_judge_that_never_gives_a_verdict_has_no_figures_but_is_written(tmp_pa
     assert json.loads(json.dumps(seen, allow_nan=False))["no_verdict_share"] == 1.0
     assert seen["orders"]["slot_bias"] is None
     assert "win_rate" not in seen["models"]
-    assert "no verdict 100.0 %" in "\n".join(summary_text.lines(seen))
+    assert "no verdict 100.0%" in "\n".join(summary_text.lines(seen))
 
 
 def test_one_judge_without_the_command_line(tmp_path):

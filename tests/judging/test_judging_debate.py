@@ -116,7 +116,7 @@ def test_a_judge_that_always_names_the_first_is_a_coin_and_teaches_nothing(place
     data.write(items(), Path("pairs.jsonl"), "afzal")
     assert main(["judge", "pairs.jsonl", "--judge", "always.yaml", "--out", "always", "--resamples", "20"]) == 0
     out = capsys.readouterr().out
-    assert "consistent 0.0 %" in out
+    assert "consistent 0.0%" in out
     assert "Brier score 0.250 " in out
     assert "train dpo" not in out  # no pair gets an order
     assert "annotate always/rows.jsonl" in out

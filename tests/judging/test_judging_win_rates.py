@@ -92,7 +92,7 @@ def test_the_table_is_that_of_its_figures_in_every_form(judged, capsys):
     assert side["columns"] == ["", "dpo", "sft"]
     rows = {row[0]: row[1:] for row in side["rows"]}
     assert rows["labels of people"] == ["8", "8"]
-    assert [cell.split(" [")[0] for cell in rows["win rate by people"]] == ["56.2 %", "12.5 %"]
+    assert [cell.split(" [")[0] for cell in rows["win rate by people"]] == ["56.2%", "12.5%"]
     assert "rule:longest ranks the models as people do: dpo, sft." in board["findings"]
     assert "rule:shortest ranks the models differently from people: sft, dpo." in board["findings"]
     page, text = (judged / "table.html").read_text(), "\n".join(win_rates.lines(board))
@@ -199,7 +199,7 @@ def test_a_model_against_itself_answers_with_other_random_numbers(tmp_path, caps
 
 
 def test_a_judge_that_follows_the_slot_or_says_nothing_is_reported():
-    """Such a judge's win rate of 50 % looks like any other."""
+    """Such a judge's win rate of 50% looks like any other."""
     from afzal.judge.games import Ruling, games_of
     from afzal.judge.summary import summary
 
@@ -213,7 +213,7 @@ def test_a_judge_that_follows_the_slot_or_says_nothing_is_reported():
     ]
     board = win_rates.table([win_rates.Column("a", summaries, None)], "b")
     rows = {row[0]: row[1] for row in board["tables"][0]["rows"]}
-    assert rows["both orders agree by slot"] == "0.0 %"
-    assert rows["games without a verdict by mute"] == "10.0 %"
+    assert rows["both orders agree by slot"] == "0.0%"
+    assert rows["games without a verdict by mute"] == "10.0%"
     assert "games without a verdict by slot" not in rows
     assert "slot prefers a slot regardless of the answer, on a." in board["findings"]

@@ -188,7 +188,7 @@ def attempts(mutants: Sequence[Mutant], jobs: int, known: dict[str, str]) -> Ite
 
 
 def main() -> int:
-    """Run the mutants asked for; the exit code says whether 95 % of them were killed."""
+    """Run the mutants asked for; the exit code says whether 95% of them were killed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("words", nargs="*", help="only mutants of files whose path contains one of these")
     parser.add_argument("--jobs", type=int, default=1)

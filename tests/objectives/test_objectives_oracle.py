@@ -493,7 +493,7 @@ def test_the_oracle_knows_every_objective():
 
 
 def test_the_oracle_would_see_a_slip():
-    """A beta that is off by 0.1 % fails the same comparison."""
+    """A beta that is off by 0.1% fails the same comparison."""
     policy, reference, given = random_case("dpo", 1)
     losses, _ = objectives.dpo(policy, reference, given, beta=0.1001)
     assert relative_error(losses, ORACLE["dpo"](World(policy, reference, given), beta=0.1)) > 1e-6

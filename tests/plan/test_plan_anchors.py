@@ -88,7 +88,7 @@ def test_qlora_of_405b_takes_what_torchtune_reports():
 
 
 def test_405b_over_512_devices_as_reckoned_before():
-    """Fully sharded over 512, 8192 tokens per device, reference in memory: 4.06 TB of traffic, 84 s at 40 %."""
+    """Fully sharded over 512, 8192 tokens per device, reference in memory: 4.06 TB of traffic, 84 s at 40%."""
     counts = np.array([[4096, 2048, 2048]] * 512)
     job = Job(SHAPES["llama-3.1-405b"], METHODS["dpo"], lengths(counts), batch_size=512)
     layout = Layout(64, 8, shards=512, recompute="full", tokens=8192)

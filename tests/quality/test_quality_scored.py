@@ -8,7 +8,7 @@ import pytest
 from afzal.quality import scored_findings
 from afzal.records import Comparison, Item, Response
 
-GAP = math.log(9)  # nats: favoured with 90 %
+GAP = math.log(9)  # nats: favoured with 90%
 
 
 def item(n, first_better=True, weight=1.0):
@@ -64,7 +64,7 @@ def test_labels_drawn_from_the_scores_raise_no_alarm():
             gap = rng.gauss(0, 3)
             rows.append((item(n, rng.random() < 1 / (1 + math.exp(-gap))), (gap, 0.0)))
         alarms += any(f.severity != "ok" for f in scored_findings(rows))
-    assert alarms <= 4  # 2 %
+    assert alarms <= 4  # 2%
 
 
 @pytest.mark.parametrize("scores", [(3.0, 0.0), (0.0, 3.0)])

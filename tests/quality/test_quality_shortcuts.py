@@ -151,7 +151,7 @@ def sound(rng: random.Random, n: int = 200) -> list[Item]:
 
 
 def test_sound_data_raises_no_alarm():
-    """At most 2 % of clean sets may be flagged; each finding by itself."""
+    """At most 2% of clean sets may be flagged; each finding by itself."""
     alarms = dict.fromkeys(CODES, 0)
     for seed in range(100):
         for code, finding in findings(sound(random.Random(seed))).items():

@@ -87,7 +87,7 @@ def test_weights_that_lie_elsewhere_give_the_same_kl(policies):
 
 @pytest.mark.slow
 def test_the_interval_over_prompts_covers_the_exact_kl(policies):
-    """95 % intervals of 32 prompts with one answer each, against the sum over all responses: 93 to 97 % cover."""
+    """95% intervals of 32 prompts with one answer each, against the sum over all responses: 93 to 97% cover."""
     policy, start = policies
     train, held_out = language.prompts()
     prompts = np.concatenate([train, held_out])

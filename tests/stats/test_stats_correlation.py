@@ -54,7 +54,7 @@ def test_nothing_is_said_where_nothing_varies_or_prompts_are_too_few():
 
 @pytest.mark.parametrize(("rho", "per_prompt"), [(0.0, 1), (0.5, 4), (0.7, 1)])
 def test_the_interval_covers_with_clustered_prompts(rho, per_prompt):
-    """60 prompts with one or four pairs that lean the same way: 93 to 97 % of 2,000 intervals hold the true value."""
+    """60 prompts with one or four pairs that lean the same way: 93 to 97% of 2,000 intervals hold the true value."""
     rng = np.random.default_rng(1)
     keys = np.repeat(np.arange(60), per_prompt).tolist()
     hits = 0

@@ -68,7 +68,7 @@ def test_every_buffer_is_the_same_before_during_and_after_bf16(case: str, offloa
 
 
 def test_rounded_frequencies_would_be_other_positions():
-    """Why this matters: in bfloat16 the frequencies of Llama 3 are off by up to 0.33 %, 0.9 rad at 500 tokens."""
+    """Why this matters: in bfloat16 the frequencies of Llama 3 are off by up to 0.33%, 0.9 rad at 500 tokens."""
     frequencies = buffers(make("llama", head_dim=128, **LLAMA_3))["model.rotary_emb.inv_freq"]
     off = (frequencies.bfloat16().float() - frequencies).abs()
     assert float((off / frequencies).max()) == pytest.approx(3.3e-3, abs=1e-4)

@@ -168,7 +168,7 @@ def test_a_sum_of_objectives_shows_the_sum_of_its_weighted_means():
 
 
 def learnt_margin(size: int) -> float:
-    """How far the policy moves towards B; three quarters of the pairs, with 3 % of the weight, are against it."""
+    """How far the policy moves towards B; three quarters of the pairs, with 3% of the weight, are against it."""
     model = make("llama")
     choose_sharing(model)
     reference = live_reference(model)

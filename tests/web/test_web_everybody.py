@@ -52,7 +52,7 @@ SHOWS = """() => {
 
 @pytest.mark.parametrize(("width", "height"), [(640, 400), (844, 390), (320, 256)])
 def test_a_short_window_has_room_for_the_texts(chromium, tmp_path, width, height):
-    """A zoom of 200 % or 400 %, and a phone held sideways."""
+    """A zoom of 200% or 400%, and a phone held sideways."""
     rows = [{"prompt": "p", "chosen": "good words " * 300, "rejected": "bad words " * 300}]
     write_rows(tmp_path / "rows.jsonl", rows)
     for name, mode in (("pair", []), ("rate", ["--mode", "rate"])):

@@ -68,7 +68,7 @@ def test_everything_is_within_the_edge_of_a_phone(chromium, tmp_path, made, sche
         assert one.page.evaluate(SMALL) == []
         assert one.page.evaluate(REACHED)
         assert one.page.evaluate(CONTRAST) == []
-        one.page.set_viewport_size({"width": 320, "height": 256})  # a zoom of 400 %
+        one.page.set_viewport_size({"width": 320, "height": 256})  # a zoom of 400%
         assert one.page.evaluate(REACHED)
 
 

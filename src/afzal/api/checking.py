@@ -221,7 +221,7 @@ def counts(audit: Audit) -> dict[str, str]:
         "labels": (audit.good or audit.bad) and f"{audit.good} good, {audit.bad} bad",
         "axes": len(audit.axes) > 1 and f"{', '.join(audit.axes)} (pooled here; --axis trains on one of them)",
         "annotators": audit.annotators,
-        "characters (median / 95 % / max)": lengths,
+        "characters (median / 95% / max)": lengths,
     }
     return {name: str(figure) for name, figure in figures.items() if figure}
 

@@ -58,7 +58,7 @@ def judge(
     Returns:
         ``body["judges"]`` has a summary per judge and model. With ``against``, ``body["table"]`` compares the models,
         and ``body["models"]`` has the summaries by model name. The last line is the answer in words: better, worse, or
-        not told apart, with the win rate (ties count half) and its 95 % interval over prompts.
+        not told apart, with the win rate (ties count half) and its 95% interval over prompts.
 
     Raises:
         AfzalError: a judge cannot be opened, or there is nothing to compare.
@@ -67,7 +67,7 @@ def judge(
         >>> ours = [{"prompt": f"Q{k}", "completion": "A long answer."} for k in range(9)]
         >>> theirs = [{"prompt": f"Q{k}", "completion": "Short."} for k in range(9)]
         >>> print(afzal.api.judge(ours, against=theirs, judge="rule:longest", out="judged").lines[-1])
-        better: ours wins 100.0 % [70.1, 100.0] against theirs on 9 prompts by rule:longest
+        better: ours wins 100.0% [70.1, 100.0] against theirs on 9 prompts by rule:longest
     """
     sampling = {"n": n, "temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed}
     sampling = {key: value for key, value in sampling.items() if value is not None}

@@ -158,7 +158,7 @@ def tally_line(tally: dict[str, Any]) -> str:
     line += f", {counts['both_bad']} both bad"
     if rate is not None:
         value, low, high = (number(100 * rate[key], 3) for key in ("value", "low", "high"))
-        line += f"; win rate {value} % [{low}, {high}] over conversations"
+        line += f"; win rate {value}% [{low}, {high}] over conversations"
     return line
 
 

@@ -13,8 +13,8 @@ learned.
 Adam moves every weight by about the learning rate, so a log-prob moves by that times the sum of the gradient's absolute
 values, which grows with the square root of their number. Measured with Llamas of 11 thousand, 116 thousand and 1.4
 million random weights on 216 pairs with an obvious preference (14 updates of DPO, beta 0.1, and of SFT): at a pace of
-0.01 the margin became 0.006 and the SFT loss fell by 0.04 %; at 0.03 to 0.1, 0.05 to 0.6 and 0.4 to 7 %; at 0.3 to 1,
-0.5 to 4 and 4 to 27 %. A model of 7 billion weights has a pace of 6 after 150 updates at 1e-6.
+0.01 the margin became 0.006 and the SFT loss fell by 0.04%; at 0.03 to 0.1, 0.05 to 0.6 and 0.4 to 7%; at 0.3 to 1,
+0.5 to 4 and 4 to 27%. A model of 7 billion weights has a pace of 6 after 150 updates at 1e-6.
 """
 
 

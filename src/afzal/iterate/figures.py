@@ -222,7 +222,7 @@ def _unseen(rounds: Sequence[Round]) -> list[str]:
 
 
 def line(r: Round, with_error: Sequence[str] = ("reward", "watch_reward", "cost", "kl")) -> str:
-    """A round as one line: counts, rejections, and figures with 95 % intervals."""
+    """A round as one line: counts, rejections, and figures with 95% intervals."""
     lost = ", ".join(f"{n} {reason}" for reason, n in r.lost.items())
     counts = f"{plural(r.prompts, 'prompt')}, {plural(r.samples, 'answer')}, {plural(r.pairs, 'pair')}"
     counts += f" (lost: {lost})" if lost else ""
@@ -345,7 +345,7 @@ def _by_round(title: str, known: Sequence[Round], lines: Sequence[tuple[str, str
 
 
 def _series(key: str, name: str, colour: int, known: Sequence[Round]) -> Series:
-    """One figure by round with its 95 % band."""
+    """One figure by round with its 95% band."""
     having = [(r.number, r.measured[key]) for r in known if key in r.measured]
     ends = [e.ends for _, e in having]
     return Series(

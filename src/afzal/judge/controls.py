@@ -78,7 +78,7 @@ def lines(figures: Mapping[str, Any]) -> list[str]:
     for protocol, line in figures.items():
         if protocol == "quotes":
             continue
-        text = f"  compared with {line['judge']}: the same verdict on {100 * line['same']['value']:.1f} % of the pairs"
+        text = f"  compared with {line['judge']}: the same verdict on {100 * line['same']['value']:.1f}% of the pairs"
         if (gap := line.get("difference")) is not None:
             text += f"; agrees with people {points(gap, ' points')} more often than this control"
         sentences.append(text)

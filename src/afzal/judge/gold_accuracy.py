@@ -25,7 +25,7 @@ DRAWS = 20
 class Share:
     """The number of pairs of known truth, and the share on which an answer is right; a tie or no answer counts half.
 
-    ``low`` and ``high`` are the share's 95 % interval over prompts.
+    ``low`` and ``high`` are the share's 95% interval over prompts.
     """
 
     pairs: int

@@ -140,7 +140,7 @@ def _accuracy(
 
 
 def _ranks(means: judging.Means) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """``[J]`` each: the rank (1 is best), and its 2.5 % and 97.5 % quantiles over the resamples. Tied judges share a
+    """``[J]`` each: the rank (1 is best), and its 2.5% and 97.5% quantiles over the resamples. Tied judges share a
     rank; in a resample they count as the best of them for the lower end and as the worst for the upper."""
     from scipy.stats import rankdata
 

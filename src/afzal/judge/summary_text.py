@@ -73,7 +73,7 @@ def _models(m: Plain) -> list[str]:
 
 
 def _orders(o: Plain) -> list[str]:
-    line = f"  consistent {100 * o['consistent']:.1f} %, contradictions {o['contradictions']}"
+    line = f"  consistent {100 * o['consistent']:.1f}%, contradictions {o['contradictions']}"
     if o["slot_bias"] is not None:
         p = "" if o["slot_p"] is None else f" (p = {o['slot_p']:.2g})"
         line += f", slot bias {100 * o['slot_bias']:+.1f} points{p}, where + is the first slot"
@@ -81,7 +81,7 @@ def _orders(o: Plain) -> list[str]:
 
 
 def _verdicts(summary: Plain) -> list[str]:
-    line = f"  no verdict {100 * summary['no_verdict_share']:.1f} %"
+    line = f"  no verdict {100 * summary['no_verdict_share']:.1f}%"
     if summary["longer_wins"] is not None:
         line += f", the longer answer wins {percent(summary['longer_wins'])}"
     return [line, *(f"    {n} x {why}" for why, n in summary["why_none"].items())]
@@ -124,7 +124,7 @@ def _category(line: Plain) -> str:
     cells = [f"  {line['category']}: {line['pairs']} pairs"]
     cells += [f"win rate {percent(line['win_rate'])}"] if line.get("win_rate") else []
     cells += [f"agrees with people {percent(line['agreement'])}"] if line.get("agreement") else []
-    cells += [f"consistent {100 * line['consistent']:.1f} %"] if line.get("consistent") is not None else []
+    cells += [f"consistent {100 * line['consistent']:.1f}%"] if line.get("consistent") is not None else []
     return ", ".join(cells)
 
 
@@ -140,4 +140,4 @@ def percent(known: Plain) -> str:
     if known["value"] is None:
         return "-"
     ends = "" if known["low"] is None else f" [{100 * known['low']:.1f}, {100 * known['high']:.1f}]"
-    return f"{100 * known['value']:.1f} %{ends}"
+    return f"{100 * known['value']:.1f}%{ends}"

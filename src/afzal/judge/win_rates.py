@@ -149,7 +149,7 @@ def _side_by_side(columns: Sequence[Column], judges: Sequence[str]) -> dict[str,
 
 def _trust(name: str, summaries: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """Rows on a judge's reliability: games without a verdict, and how often both orders agree."""
-    share = lambda value: f"{100 * value:.1f} %"  # noqa: E731
+    share = lambda value: f"{100 * value:.1f}%"  # noqa: E731
     rows = []
     if any(summary["no_verdict"] for summary in summaries):
         rows.append(

@@ -237,7 +237,7 @@ def _estimate(main: Outcome) -> str:
     if "kl_se" not in last:
         return ""
     sampled = f"{last['kl']:.2f} ± {half_width(last['kl_se']):.2f}"
-    return f"From one sample per held-out prompt the run put its KL at {sampled} (95 %); it is {main.figures.kl:.2f}."
+    return f"From one sample per held-out prompt the run put its KL at {sampled} (95%); it is {main.figures.kl:.2f}."
 
 
 _ABOUT = (
@@ -295,7 +295,7 @@ def _is_small(model: str) -> bool:
 
 def _real_table(name: str, first: Mapping[str, Any], last: Mapping[str, Any]) -> Table:
     table = Table(title=f"{name}: {int(first.get('n', 0))} held-out items")
-    for k, column in enumerate(("step", "loss", "reward accuracy (95 % interval)", "margin", "KL, nats")):
+    for k, column in enumerate(("step", "loss", "reward accuracy (95% interval)", "margin", "KL, nats")):
         table.add_column(column, justify="right" if k else "left")
     for r in (first, last):
         accuracy = _interval(r, "rewards/accuracies")

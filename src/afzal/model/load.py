@@ -291,7 +291,7 @@ def name_base(adapter: Path, base: str | None) -> None:
 def cast_parameters(model: nn.Module, dtype: torch.dtype, *, keep: Callable[[str], bool] = lambda name: False) -> None:
     """Cast the weights to a number format in place, as ``from_pretrained(dtype=...)`` does.
 
-    Buffers keep theirs. Rotary frequencies are buffers: bfloat16 holds them to 0.4 %, which is an angle of several
+    Buffers keep theirs. Rotary frequencies are buffers: bfloat16 holds them to 0.4%, which is an angle of several
     radians after a thousand positions, and a model loaded in bfloat16 has them in float32. The weights that the family
     lists in ``_keep_in_fp32_modules_strict`` also stay in float32.
 

@@ -81,11 +81,11 @@ def _of_revisions(
         }
     ]
     if lists:
-        words = "Share of answers that break them, with 95 % intervals over prompts. The revisions used the same lists."
+        words = "Share of answers that break them, with 95% intervals over prompts. The revisions used the same lists."
         columns = ["principle", "answers", "after the last revision"]
         tables.append({"title": "Word lists", "words": words, "columns": columns, "rows": lists})
     return {"unit": "share of its steps that revised", "lines": lines, "figures": figures, "tables": tables} | {
-        "figures_words": "Refusals are answers that begin with one of the phrases in the settings. Intervals are 95 % "
+        "figures_words": "Refusals are answers that begin with one of the phrases in the settings. Intervals are 95% "
         "over prompts."
     }
 
@@ -121,7 +121,7 @@ def _of_labels(principles: PrinciplesConfig, own: Sequence[Sequence[Row]], findi
         if right:
             hit = _share(list(enumerate(right)), lambda h: h[1], lambda h: h[0])
             figures.append({"name": "Share of labels that agree with the principle's word lists"} | hit)
-    words = "Intervals are 95 % over prompts."
+    words = "Intervals are 95% over prompts."
     return {"unit": "share of its pairs with a label", "lines": lines, "figures": figures, "figures_words": words}
 
 

@@ -31,7 +31,7 @@ class Audit:
         pairs, ties, soft: pairs derived by :func:`afzal.records.preferences`, pairs with probability 1/2, and pairs
             neither certain nor tied.
         good, bad: responses labelled so.
-        characters: median, 95 % quantile and maximum length of prompts and of responses.
+        characters: median, 95% quantile and maximum length of prompts and of responses.
         not_run: checks that were not run, and how to run them.
     """
 
@@ -181,7 +181,7 @@ class Ledger:
 
 
 def _lengths(counts: Counter[int]) -> dict[str, int]:
-    """Median, 95 % quantile and maximum of lengths, given how often each occurs."""
+    """Median, 95% quantile and maximum of lengths, given how often each occurs."""
     ordered, ends = sorted(counts), []
     for length in ordered:
         ends.append(counts[length] + (ends[-1] if ends else 0))

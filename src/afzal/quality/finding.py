@@ -28,7 +28,7 @@ class Finding:
         count, total: number of hits, and of cases checked.
         message: the result in one sentence with its numbers.
         remedy: what to do about it; "" if nothing.
-        value, low, high: a rate and its 95 % interval over prompts, if the finding is a rate.
+        value, low, high: a rate and its 95% interval over prompts, if the finding is a rate.
         ids: the first 20 items concerned.
         threshold: when it is minor or major, in words.
     """
@@ -111,4 +111,4 @@ def finding(
 def percent(rate: Interval) -> str:
     """A rate with its interval, for messages."""
     low, high = rate.ends
-    return f"{rate.value:.1%} (95 % interval {low:.1%}-{high:.1%})"
+    return f"{rate.value:.1%} (95% interval {low:.1%}-{high:.1%})"

@@ -137,7 +137,7 @@ class LengthBias:
         if total >= LENGTH_BIAS_PAIRS and (low > LENGTH_BIAS_MINOR or high < 1 - LENGTH_BIAS_MINOR):
             severity = "major" if low > LENGTH_BIAS_MAJOR or high < 1 - LENGTH_BIAS_MAJOR else "minor"
         message = f"the longer answer is preferred in {rate.value:.1%} of {total} pairs "
-        message += f"(95 % interval {low:.1%}-{high:.1%})"
+        message += f"(95% interval {low:.1%}-{high:.1%})"
         remedy = "a model may learn length instead of quality: watch the lengths of its samples"
         return finding("length_bias", severity, sum(self._longer), total, message, remedy, rate=rate)
 

@@ -24,7 +24,7 @@ _TEMPLATE_PROMPTS, _TEMPLATE_SHARE = 10, 0.05
 class HeldOutPrompts:
     """Prompts that must not occur in any item.
 
-    A run of words in more than ten of them, and in more than 5 %, is a template and is ignored.
+    A run of words in more than ten of them, and in more than 5%, is a template and is ignored.
     """
 
     def __init__(self, items: Iterable[Item]) -> None:

@@ -110,7 +110,7 @@ class Watch:
     def _kl(self, drawn: Sequence[Sample]) -> dict[str, float]:
         """KL(policy || start) of full answers at temperature 1, independent of the temperature of the shown samples.
 
-        A mean over prompts, with its standard error and 95 % interval (Student's t) over prompts. If ``kl_cut``, the
+        A mean over prompts, with its standard error and 95% interval (Student's t) over prompts. If ``kl_cut``, the
         share of answers that reached the limit, is not 0, those answers contribute the KL of their first tokens only.
         """
         if self.start is None:

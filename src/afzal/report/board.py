@@ -69,7 +69,7 @@ def to_html(body: Mapping[str, Any]) -> str:
         facts=body["facts"],
         drawing=Markup(_drawing(body)),
         on_a_phone=Markup(_drawing(body, PHONE)),
-        drawn_as=f"{body['unit'][:1].upper()}{body['unit'][1:]}, with 95 % intervals over prompts",
+        drawn_as=f"{body['unit'][:1].upper()}{body['unit'][1:]}, with 95% intervals over prompts",
         tables=[table | {"wide": table_is_wide(table)} for table in _tables(body)],
         texts=body.get("texts", []),
         worst=body.get("worst", []),

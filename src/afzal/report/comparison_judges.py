@@ -106,4 +106,4 @@ def _bias(orders: Mapping[str, Any]) -> Cell:
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
+    return f"{100 * value:.1f}%"

@@ -272,7 +272,7 @@ def share_cell(figure: Mapping[str, Any]) -> Cell:
 
 
 def _percent(value: float) -> str:
-    return f"{100 * min(1.0, max(0.0, value)):.1f} %"
+    return f"{100 * min(1.0, max(0.0, value)):.1f}%"
 
 
 def _span(steps: Sequence[int]) -> str:

@@ -27,7 +27,7 @@ class Whisker:
 def forest_svg(
     rows: Sequence[Whisker], *, x_label: str, title: str, rule: float | None = None, width: int = 680
 ) -> str:
-    """Draw one row per figure: a dot, and a line for its 95 % interval.
+    """Draw one row per figure: a dot, and a line for its 95% interval.
 
     Args:
         rule: the value of no difference, drawn as a vertical line.

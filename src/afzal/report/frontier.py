@@ -47,7 +47,7 @@ def frontier_svg(
     values.
 
     Args:
-        points: policies with labels; crosses are 95 % intervals, if standard errors are given.
+        points: policies with labels; crosses are 95% intervals, if standard errors are given.
         optimum: the curve (KL, reward), in order of KL; the region above it is shaded, since no policy can be there.
         paths: policies over training, their points in order of steps, optionally with a band.
         limit: a KL with a label, drawn as a vertical line.

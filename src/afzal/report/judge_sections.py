@@ -12,7 +12,7 @@ from afzal.runs import redact_texts
 from afzal.text import is_number
 
 FILE = "summary.json"
-_COLUMNS = ("judge", "against", "win", "tie", "loss", "no verdict", "win rate, %", "95 % interval", "with people, %")
+_COLUMNS = ("judge", "against", "win", "tie", "loss", "no verdict", "win rate, %", "95% interval", "with people, %")
 _TEXT = (
     "Verdicts on answers to the same prompts. Ties count half, and pairs without a verdict are left out of the win "
     "rate. Intervals are over prompts. The last column is how often the judge agrees with individual people."

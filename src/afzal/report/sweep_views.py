@@ -295,7 +295,7 @@ def _points(value: float) -> str:
 
 
 def _percent(value: float) -> str:
-    return f"{_points(value)} %"
+    return f"{_points(value)}%"
 
 
 def _cell(figure: Mapping[str, Any]) -> Cell:

@@ -11,7 +11,7 @@ from afzal.report.sections import Section, Table
 _COUNTS = ("task", "items", "per epoch", "passes", "held out")
 _TEXT = "All items, items per epoch, how often an epoch passes through the task, and the held-out loss"
 _LOSSES = ("loss", "loss at the start")
-_ACCURACIES = ("accuracy, %", "95 % interval", "at the start, %")
+_ACCURACIES = ("accuracy, %", "95% interval", "at the start, %")
 
 
 def sections(facts: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> list[Section]:

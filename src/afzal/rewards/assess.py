@@ -135,7 +135,7 @@ def _filled(
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """The weighted share of ``n`` pairs or votes that is right (ties in score count half), with its 95 % interval over
+    """The weighted share of ``n`` pairs or votes that is right (ties in score count half), with its 95% interval over
     prompts."""
 
     known: Interval
@@ -148,7 +148,7 @@ class Share:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The share's 95 % interval."""
+        """The share's 95% interval."""
         return self.known.ends
 
     @property
@@ -317,15 +317,13 @@ def sections(assessment: Assessment) -> list[Section]:
         if t
     ]
     if rows:
-        text = (
-            "Score per unit of each, by least squares; 95 % intervals over prompts. A reward that follows length can "
-        )
+        text = "Score per unit of each, by least squares; 95% intervals over prompts. A reward that follows length can "
         text += "be raised by writing more."
         table = Table(("", "slope", "low", "high", "correlation", "n"), tuple(rows))
         made.append(Section("What the score follows", text, table=table))
     if assessment.annotators:
         cells = tuple((name, s.value, *s.interval, s.n) for name, s in assessment.annotators.items())
-        text = f"How often the score agrees with each annotator who cast at least {_FEW} votes; 95 % intervals over "
+        text = f"How often the score agrees with each annotator who cast at least {_FEW} votes; 95% intervals over "
         text += "prompts."
         made.append(Section("Annotators", text, table=Table(("annotator", "agreement", "low", "high", "votes"), cells)))
     return made

@@ -5,7 +5,7 @@ for an unknown truth.
 
 Unsupervised aggregation trusts annotators who agree with the crowd. Annotators with shared errors, which language
 models usually have, agree with each other, so it can reverse the answer: on 24 judges of LLMBar the majority is right
-on 64 % of items and Dawid-Skene on 53 %. Ten items of known truth repair that (:func:`log_odds_vote`).
+on 64% of items and Dawid-Skene on 53%. Ten items of known truth repair that (:func:`log_odds_vote`).
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ _MANY = 500  # pairs in a bin
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """Pairs with confidence in [``low``, ``high``): their number, mean confidence, and accuracy with its 95 % interval
+    """Pairs with confidence in [``low``, ``high``): their number, mean confidence, and accuracy with its 95% interval
     over prompts."""
 
     low: float
@@ -36,7 +36,7 @@ class Calibration:
 
     ``ece`` in [0, 0.5]: weighted mean distance between confidence and accuracy over bins; 0 is best. Chance alone makes
     it positive: a perfectly calibrated model has ``null`` on average, and exceeds ``null_high`` once in 40 times.
-    ``ece_low`` and ``ece_high`` are its 95 % interval, None for a single prompt.
+    ``ece_low`` and ``ece_high`` are its 95% interval, None for a single prompt.
     ``brier`` in [0, 1]: mean squared distance of the stated probability from the label; 0.25 is a coin. ``brier_low``
     and ``brier_high`` are its interval, see :func:`brier_score`.
     ``log_loss`` in nats; ln 2 is a coin.
@@ -204,7 +204,7 @@ def _effect(pairs: _Pairs, n_bins: int) -> float:
 def _interval(
     pairs: _Pairs, ece: float, null_high: float, n_bins: int, rng: np.random.Generator
 ) -> tuple[float | None, float | None]:
-    """95 % interval of the calibration error in the limit of many pairs; None for a single prompt.
+    """95% interval of the calibration error in the limit of many pairs; None for a single prompt.
 
     Chance makes the observed error exceed the true one, by at most the error of perfect calibration. Subtracting that
     gives the lower end, which is 0 unless the model is clearly miscalibrated. The upper end is 1.96 standard deviations
@@ -223,7 +223,7 @@ def _interval(
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """Least-squares line of y on x: ``slope`` in units of y per unit of x with its standard error and 95 % interval,
+    """Least-squares line of y on x: ``slope`` in units of y per unit of x with its standard error and 95% interval,
     Pearson's r, and the number of points."""
 
     slope: float

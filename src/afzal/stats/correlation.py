@@ -11,7 +11,7 @@ from afzal.stats.intervals import Interval, t95
 def paired_correlation(
     keys: Sequence[Hashable], x: Sequence[float], y: Sequence[float], weights: Sequence[float]
 ) -> Interval | None:
-    """Correlation of two differences between a pair's answers, from -1 to 1, with a 95 % interval over prompts.
+    """Correlation of two differences between a pair's answers, from -1 to 1, with a 95% interval over prompts.
 
     Each pair counts in both orders, (x, y) and (-x, -y), so that it does not matter which answer is listed first:
     sum w x y / sqrt(sum w x^2 sum w y^2), which is Pearson's over pairs in a random order. The interval is that of a

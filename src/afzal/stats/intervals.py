@@ -1,4 +1,4 @@
-"""95 % intervals of a proportion, of a mean over clusters and of a mean over seeds. Pure functions of numbers.
+"""95% intervals of a proportion, of a mean over clusters and of a mean over seeds. Pure functions of numbers.
 
 A cluster is a prompt with all its rows. Rows of a cluster may depend on each other in any way; clusters are
 independent. Values are in the caller's units.
@@ -16,14 +16,14 @@ from statistics import NormalDist
 LEVEL = 0.95
 _MANY_DF = 1000
 Z95 = 1.959963984540054
-"""97.5 % quantile of the standard normal distribution."""
+"""97.5% quantile of the standard normal distribution."""
 
 _BISECTIONS = 60  # halve the unit interval down to the precision of doubles
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A figure with its 95 % interval; ``low`` and ``high`` are None if it is unknown.
+    """A figure with its 95% interval; ``low`` and ``high`` are None if it is unknown.
 
     ``n`` counts the independent units: seeds, prompts, or unrelated rows.
     """
@@ -58,7 +58,7 @@ class Cluster:
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """A mean, ``total`` over ``count``; ``se`` is its standard error over ``prompts`` prompts, NaN for a single one.
-    ``stated`` is its 95 % interval if a better one than the standard error's is known."""
+    ``stated`` is its 95% interval if a better one than the standard error's is known."""
 
     total: float
     count: float
@@ -73,7 +73,7 @@ class Estimate:
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The 95 % interval: ``stated``, else Student's t over the prompts, or normal if their number is unknown; the
+        """The 95% interval: ``stated``, else Student's t over the prompts, or normal if their number is unknown; the
         mean twice if its error is unknown."""
         if self.stated is not None:
             return self.stated
@@ -84,7 +84,7 @@ class Estimate:
 
 
 def half_width(se: float) -> float:
-    """Half of the 95 % interval of a figure with standard error ``se``, by the normal distribution."""
+    """Half of the 95% interval of a figure with standard error ``se``, by the normal distribution."""
     return Z95 * se
 
 
@@ -186,7 +186,7 @@ def _sum(values: Iterable[float], times: Iterable[int]) -> float:
 
 
 def _squared_quantile(rest: Sequence[float], times: Sequence[int], prompts: float) -> float:
-    """The squared 97.5 % quantile for a score whose variance is taken around the tested share.
+    """The squared 97.5% quantile for a score whose variance is taken around the tested share.
 
     It is P t^2 / (P - 1 + t^2) with Student's t, since a variance around the tested share contains the tested
     difference. The degrees of freedom are those of the variance over prompts: three times the square of the sum of
@@ -232,7 +232,7 @@ def over_seeds(values: Sequence[float]) -> Interval:
 
 
 def t95(df: float) -> float:
-    """97.5 % quantile of Student's t distribution.
+    """97.5% quantile of Student's t distribution.
 
     From a thousand degrees of freedom on, the expansion in 1/df (Abramowitz and Stegun 1964, 26.7.5) is exact to the
     last digits, so the audit of a data file need not load scipy.

@@ -60,7 +60,7 @@ def _centred(values: np.ndarray, place: np.ndarray, weight: np.ndarray) -> np.nd
 
 @dataclass(frozen=True, slots=True)
 class Ordering:
-    """How a reward orders the responses of each prompt compared with another: means over prompts, with 95 % intervals.
+    """How a reward orders the responses of each prompt compared with another: means over prompts, with 95% intervals.
 
     Attributes:
         kendall, spearman: rank correlations within a prompt (tau-b; mean ranks), from -1 to 1, averaged over the
@@ -123,7 +123,7 @@ def regret(log_base: np.ndarray, truth: np.ndarray, inferred: np.ndarray, beta: 
         beta: strength of the pull to the reference, above 0.
 
     Returns:
-        The mean over prompts with its 95 % interval.
+        The mean over prompts with its 95% interval.
     """
     best, induced = (_log_normalised(log_base + r / beta) for r in (truth, inferred))
     p = np.exp(induced)
@@ -158,7 +158,7 @@ def _pearson(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _mean(values: Sequence[float]) -> Interval | None:
-    """The mean over prompts ``[P]`` with its 95 % interval; None without values."""
+    """The mean over prompts ``[P]`` with its 95% interval; None without values."""
     if not values:
         return None
     known = mean(clustered(range(len(values)), values))

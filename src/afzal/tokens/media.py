@@ -191,7 +191,7 @@ def reader_of(processor: Any) -> MediaReader | None:
 def decode_image(media: Media, change: Change = SEEN) -> Any:
     """A PIL image in RGB, rotated according to its EXIF data; a change keeps its size.
 
-    Blank is grey. A piece is a random part of 1 to 20 % of the area with sides in a ratio between 3 : 4 and 4 : 3,
+    Blank is grey. A piece is a random part of 1 to 20% of the area with sides in a ratio between 3 : 4 and 4 : 3,
     enlarged to the full size, as in mDPO (Wang et al. 2024, arXiv 2406.11839).
 
     Raises:
@@ -211,7 +211,7 @@ def decode_image(media: Media, change: Change = SEEN) -> Any:
 def decode_sound(media: Media, rate: int, change: Change = SEEN) -> np.ndarray:
     """float32 ``[n]``, the mean over channels at ``rate`` samples per second; a change keeps its length.
 
-    Blank is silence. A piece is a random stretch of 1 to 20 % of the length, in its original place, with silence around
+    Blank is silence. A piece is a random stretch of 1 to 20% of the length, in its original place, with silence around
     it.
 
     Raises:

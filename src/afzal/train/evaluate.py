@@ -245,7 +245,7 @@ def evaluate(
     mismatched: Sequence[Batch] = (),
     carried: Carried | None = None,
 ) -> dict[str, float]:
-    """Loss and metrics over all batches of all ranks, each one sum / count, with a 95 % interval for the accuracy.
+    """Loss and metrics over all batches of all ranks, each one sum / count, with a 95% interval for the accuracy.
 
     A method that couples the batch sees all of them together. Pairs with the same prompt are not independent, so the
     interval is over prompts.

@@ -3,7 +3,7 @@
 With bf16 the model itself is held in bf16 (half the memory and traffic, no casts inside the forward pass), gradients
 are summed in float32 over micro-batches as they appear, and after each optimiser step the masters are rounded into the
 model once. With fp32, masters and model are the same tensors. They are also the same, in float32, for factors near 1
-(IA3 and DoRA), which bf16 holds to 0.4 % only, and for weights that the family keeps in float32. Buffers, such as
+(IA3 and DoRA), which bf16 holds to 0.4% only, and for weights that the family keeps in float32. Buffers, such as
 rotary frequencies, are never rounded.
 
 Offloaded masters and the optimiser's state are in host memory. An update's gradient is summed on the device, also in

@@ -204,8 +204,8 @@ def _decision(decided: Decided | None, plain: dict[str, Any]) -> list[str]:
     plain["decided"] = None if decided is None else asdict(decided) | {"settled": decided.settled}
     if decided is None:
         return ["the votes so far do not give every model a finite strength: not decided, keep asking"]
-    leads = f"{decided.leader} leads in {100 * decided.share:.1f} % of resamples of {decided.prompts} prompts"
-    return [leads + (": decided at 95 %, you may stop" if decided.settled else ": not decided at 95 %, keep asking")]
+    leads = f"{decided.leader} leads in {100 * decided.share:.1f}% of resamples of {decided.prompts} prompts"
+    return [leads + (": decided at 95%, you may stop" if decided.settled else ": not decided at 95%, keep asking")]
 
 
 def _curve(curve: Curve, plain: dict[str, Any]) -> list[str]:

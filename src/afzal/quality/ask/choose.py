@@ -27,7 +27,7 @@ HARMFUL: Mapping[str, str] = {
     "max_margin": "max_margin asks about the pairs that the model is most sure of; on real pairs of texts it was 3.3 "
     "points of accuracy worse than random questions",
     "closest": "closest asks about the two models that seem most alike; after 300 votes on five models it found the "
-    "best one in 74 % of runs, random questions in 99 %",
+    "best one in 74% of runs, random questions in 99%",
 }
 """Rules measured to be worse than random questions, and by how much."""
 

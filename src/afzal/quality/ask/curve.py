@@ -258,7 +258,7 @@ class Decided:
 
     @property
     def settled(self) -> bool:
-        """Whether the leader leads in at least 95 % of the resamples: the stop rule of a leaderboard."""
+        """Whether the leader leads in at least 95% of the resamples: the stop rule of a leaderboard."""
         return self.share >= LEVEL
 
 

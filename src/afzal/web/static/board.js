@@ -124,7 +124,7 @@ function sizes(run) {
   const loss = run.loss ?? run.train_loss;
   return [
     finite(loss) ? `${finite(run.loss) ? "held-out" : "train"} loss ${number(loss)}` : null,
-    finite(run.accuracy) ? `accuracy ${(100 * run.accuracy).toFixed(1)} %` : null,
+    finite(run.accuracy) ? `accuracy ${(100 * run.accuracy).toFixed(1)}%` : null,
     finite(run.reward) ? `reward ${number(run.reward)}` : null,
     finite(run.kl) ? `KL ${number(run.kl)}` : null,
   ].filter(Boolean).join(" · ");
@@ -194,7 +194,7 @@ const COLUMNS = [
   ["state", (run) => run.status], ["method", (run) => run.method ?? "—"],
   ["step", (run) => (finite(run.step) ? `${number(run.step)}${run.steps ? ` / ${number(run.steps)}` : ""}` : "—")],
   ["train loss", (run) => number(run.train_loss)], ["held-out loss", (run) => number(run.loss)],
-  ["accuracy", (run) => (finite(run.accuracy) ? `${(100 * run.accuracy).toFixed(1)} %` : "—")],
+  ["accuracy", (run) => (finite(run.accuracy) ? `${(100 * run.accuracy).toFixed(1)}%` : "—")],
   ["reward", (run) => number(run.reward)], ["KL, nats", (run) => number(run.kl)],
   ["time", (run) => (finite(run.seconds) ? duration(run.seconds) : "—")],
 ];

@@ -168,7 +168,7 @@ function tally({ models, counts, win_rate: rate }) {
     table.append(row);
   }
   const percent = (share) => (100 * share).toFixed(1);
-  const words = rate ? `Win rate of ${models[0]}: ${percent(rate.value)} % [${percent(rate.low)}, ${percent(rate.high)}], 95 % over conversations, ties half.` : "No votes yet.";
+  const words = rate ? `Win rate of ${models[0]}: ${percent(rate.value)}% [${percent(rate.low)}, ${percent(rate.high)}], 95% over conversations, ties half.` : "No votes yet.";
   const all = element("div");
   all.append(table, element("p", "soft", `${words} Once you have seen the names, you are no longer blind to the models' habits.`));
   return all;
