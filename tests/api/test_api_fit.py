@@ -12,7 +12,7 @@ import pytest
 from helpers_runs import pair_file, settings
 
 import afzal
-from afzal.data.given import keep
+from afzal.data.in_memory import keep
 from afzal.errors import AfzalError
 
 

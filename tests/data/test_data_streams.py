@@ -13,7 +13,7 @@ import pytest
 
 from afzal.cli import main
 from afzal.data import read
-from afzal.data.jsontext import read_array
+from afzal.data.json_reader import read_array
 from afzal.errors import AfzalError
 
 CASES = Path(__file__).parents[3] / "shared" / "cases"

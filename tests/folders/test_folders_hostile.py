@@ -26,7 +26,7 @@ from afzal.folders.inspection import (
 )
 from afzal.model.load import load_model, load_tokenizer
 from afzal.records import Item, Response
-from afzal.tokens.show import show
+from afzal.tokens.display import display_tokens
 
 
 class Canary:
@@ -295,7 +295,7 @@ def test_a_look_at_the_tokens_opens_no_folder_that_training_refuses(place, varia
     hurt(place / "model", place / "canary")
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question was asked"))
     with pytest.raises(AfzalError) as caught:
-        show([Item("1", "w1", (Response("w3"),))], str(place / "model"), 1, 99)
+        display_tokens([Item("1", "w1", (Response("w3"),))], str(place / "model"), 1, 99)
     assert named in str(caught.value)
     assert not (place / "canary").exists()
 

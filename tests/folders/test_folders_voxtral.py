@@ -42,7 +42,7 @@ def text(said: str) -> dict[str, str]:
 
 def test_ids_are_those_of_the_format_and_arrays_those_of_transformers() -> None:
     made = speaker(voxtral_files().name)
-    assert made.codec.head == [BOS]
+    assert made.codec.prefix_ids == [BOS]
     asked = Message("user", (*sounds(SHORT, LONG), text("[AUDIO]?")))
     item = Item("a", (asked,), (Response((Message("assistant", "no"),)),))
     (t,) = made.encode([item], max_tokens=999).trees

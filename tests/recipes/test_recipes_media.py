@@ -16,7 +16,7 @@ from afzal import config, data, recipes, runs
 from afzal.errors import AfzalError
 from afzal.generate.run import generate
 from afzal.records import media_of
-from afzal.tokens.show import show
+from afzal.tokens.display import display_tokens
 
 pytest.importorskip("PIL", reason="needs the extra vision")
 pytest.importorskip("soundfile", reason="needs the extra audio")
@@ -144,7 +144,7 @@ def test_other_methods_take_rows_with_media(method: str, tmp_path: Path) -> None
 
 def test_check_shows_the_tokens_of_a_picture(tmp_path: Path) -> None:
     given = place(tmp_path, "llava")
-    shown = show(data.read(given["data"]).items, given["model"], 1, 300)
+    shown = display_tokens(data.read(given["data"]).items, given["model"], 1, 300)
     assert shown.n_trees == 8
     assert shown.markup.count("<image>") == 4  # of the one item that is shown
 

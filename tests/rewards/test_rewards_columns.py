@@ -14,7 +14,7 @@ from helpers_runs import fingerprint, model_folder, one_thread
 import afzal
 from afzal import config, data, recipes
 from afzal.config import IterateConfig, Setting, build
-from afzal.data import Asked, asked_by
+from afzal.data import ColumnRequest, column_request
 from afzal.errors import AfzalError
 from afzal.iterate import iterate
 from afzal.judging import judge_items, read_items
@@ -55,14 +55,14 @@ def cost(model, pi_logps, ref_logps, yw_idxs, yl_idxs, batch, level):
 
 
 def test_what_a_function_asks_for_beyond_its_own_parameters():
-    assert asked_by(lambda prompt, answer: 0.0) == Asked()
-    assert asked_by(lambda prompt, answer, key, level=1: 0.0) == Asked(("key",), ("level",))
-    assert asked_by(lambda prompt, answer, *, key: 0.0).needed == ("key",)
-    assert asked_by(lambda prompt, answer, **columns: 0.0).every
-    assert asked_by(partial(lambda k, prompt, answer, key: 0.0, 1)).needed == ("key",)
-    assert not asked_by(max).any  # written in C, without a signature
-    trl = asked_by(lambda completions, solution, **kwargs: [0.0])
-    assert (trl.needed, trl.every, trl.lists) == (("solution",), True, True)
+    assert column_request(lambda prompt, answer: 0.0) == ColumnRequest()
+    assert column_request(lambda prompt, answer, key, level=1: 0.0) == ColumnRequest(("key",), ("level",))
+    assert column_request(lambda prompt, answer, *, key: 0.0).required == ("key",)
+    assert column_request(lambda prompt, answer, **columns: 0.0).takes_all
+    assert column_request(partial(lambda k, prompt, answer, key: 0.0, 1)).required == ("key",)
+    assert not column_request(max).any  # written in C, without a signature
+    trl = column_request(lambda completions, solution, **kwargs: [0.0])
+    assert (trl.required, trl.takes_all, trl.takes_lists) == (("solution",), True, True)
 
 
 def test_two_texts_stay_two_texts_whatever_the_rows_have():
@@ -104,7 +104,7 @@ def test_a_parameter_that_no_row_has_is_named_with_the_columns_that_there_are():
         by_text(lambda prompt, answer, nowhere: 0.0, "mine")(["p"], ["a"], None, [{"solution": 1, "level": 2}])
     assert "level" not in str(caught.value)  # columns that it does not ask for are not passed
     with pytest.raises(AfzalError) as caught:
-        asked_by(lambda prompt, answer, nowhere: 0.0).refuse_missing(["solution", "level"], "mine", "rows.jsonl")
+        column_request(lambda prompt, answer, nowhere: 0.0).refuse_missing(["solution", "level"], "mine", "rows.jsonl")
     assert "level, solution" in caught.value.why
     assert caught.value.where == "rows.jsonl"
     assert caught.value.remedy
@@ -141,10 +141,10 @@ def heard_by(world: Path) -> list[Any]:
 def test_columns_that_are_asked_for_are_kept_whatever_their_size_and_name(world: Path):
     with pytest.raises(AfzalError, match="'solution' may change"):
         data.read("rows.jsonl")
-    items = data.read("rows.jsonl", asked=Asked(("solution",))).items
+    items = data.read("rows.jsonl", asked=ColumnRequest(("solution",))).items
     assert items[1].extra["solution"] == "00" + "x" * 300
     (world / "gsm.jsonl").write_text('{"question": "2+2?", "answer": "4"}\n{"question": "1+2?", "answer": "3"}\n')
-    assert [i.extra["answer"] for i in data.read("gsm.jsonl", asked=Asked(("answer",))).items] == ["4", "3"]
+    assert [i.extra["answer"] for i in data.read("gsm.jsonl", asked=ColumnRequest(("answer",))).items] == ["4", "3"]
     assert "answer" not in data.read("gsm.jsonl").items[0].extra
 
 

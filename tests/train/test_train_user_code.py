@@ -87,6 +87,6 @@ def test_what_fails_in_a_score_names_the_answer() -> None:
         raise KeyError(answer)
 
     with pytest.raises(AfzalError, match=r"(?s)prompt 'Why\?', answer 'So\.'.*cost failed: KeyError"):
-        call_about(cost, data.asked_by(cost), "Why?", "So.", {})
+        call_about(cost, data.column_request(cost), "Why?", "So.", {})
     assert user_code.is_own(cost)
     assert not user_code.is_own(score_function)

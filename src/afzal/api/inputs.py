@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, get_args
 
-from afzal.data.given import is_source, keep
+from afzal.data.in_memory import is_source, save_rows
 from afzal.errors import AfzalError
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def settings_of(kind: type[S], given: Mapping[str, Any], folder: Path | None = N
 
 def as_path(value: Any, name: str) -> str:
     """A source as text; rows in memory are written to a file that is removed when Python exits."""
-    return os.fspath(value) if is_source(value) else str(keep(value, _scratch(), name))
+    return os.fspath(value) if is_source(value) else str(save_rows(value, _scratch(), name))
 
 
 def path_of(value: Any, name: str, wanted: str = "a path: text or pathlib.Path") -> str:
@@ -131,7 +131,7 @@ def _plain(key: str, value: Any, folder: Path | None) -> Any:
     if is_source(value):
         return os.fspath(value)
     if _is_rows(key, value):
-        return str(keep(value, folder or _scratch(), key))
+        return str(save_rows(value, folder or _scratch(), key))
     if callable(value) and not isinstance(value, type):
         from afzal.objectives import spec_of
 

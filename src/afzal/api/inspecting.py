@@ -163,7 +163,7 @@ def convert(
     """
     from afzal import data as reading
     from afzal import runs as folders
-    from afzal.data.beside import FOLDER
+    from afzal.data.media_copies import FOLDER
     from afzal.records import media_of
 
     target = Path(path_of(out, "out"))
@@ -180,7 +180,7 @@ def convert(
     planned = reading.plan(dataset.items, to)
     copied = len({m.sha256 for item in dataset.items for m in media_of(item) if _is_outside(m, target)})
     is_refused = bool(planned.skipped) and not skip  # by ``write``, which says why; nothing is copied then
-    items = dataset.items if is_refused else reading.with_media_beside(dataset.items, target.parent)
+    items = dataset.items if is_refused else reading.with_copied_media(dataset.items, target.parent)
     rows = reading.write(items, target, to, skip_unholdable=skip)
     left_out = Counter(dataset.drop_counts) + Counter(drop.reason for drop in planned.skipped)
     lines = [f"{target}: {rows} rows as {to}, from {dataset.kept} of {dataset.rows} rows read as {dataset.format}"]

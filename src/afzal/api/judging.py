@@ -179,7 +179,7 @@ def _for_people(items: Sequence[Item], folder: Path) -> Result | None:
     pairs = [item for item in pairs if len({repr(r.turns) for r in item.responses}) > 1]
     if not pairs:
         raise AfzalError("the answers are the same on every prompt", why="nobody can prefer one of them")
-    data.write(data.with_media_beside(pairs, folder), folder / PAIRS, "afzal")
+    data.write(data.with_copied_media(pairs, folder), folder / PAIRS, "afzal")
     lines = [
         f"{len(pairs)} pairs wait for blind votes; {len(items) - len(pairs)} more have the same answer twice; "
         "after the votes, the same command counts them",

@@ -85,9 +85,9 @@ def command(
     nothing_left = False
     if model is not None and outcome.dataset is not None and not as_json:
         from afzal.terminal.console import VisibleConsole
-        from afzal.tokens.show import show as show_tokens
+        from afzal.tokens.display import display_tokens
 
-        shown = show_tokens(outcome.dataset.items, model, show, max_tokens)
+        shown = display_tokens(outcome.dataset.items, model, show, max_tokens)
         VisibleConsole(highlight=False, emoji=False, soft_wrap=True).print(shown.markup)
         nothing_left = shown.n_trees == 0
     if not as_json:

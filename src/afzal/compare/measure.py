@@ -118,7 +118,7 @@ def read_prompts(config: CompareConfig, speaker: Speaker) -> tuple[list[Item], l
     """
     best_of = [e.settings["reward"] for e in entries(config) if e.kind == "best_of" and "reward" in e.settings]
     asks = asked_by_rewards(*config.rewards.values(), *best_of, *config.judges.values())
-    items = data.read(config.prompts, asked=data.union_of(asks)).items
+    items = data.read(config.prompts, asked=data.merged_request(asks)).items
     names = columns_for(asks, items, config.prompts)
     asked = distinct_prompts(items, names)[: config.max_prompts]
     refuse_media(asked, config.prompts, "a comparison or a sweep", _INSTEAD)
@@ -136,7 +136,7 @@ def read_prompts(config: CompareConfig, speaker: Speaker) -> tuple[list[Item], l
             why=f"the first of them is prompt {long[0]}, with {len(ids[long[0]])} tokens",
             remedy="leave them out, lower sample_tokens, or raise max_tokens up to the model's context",
         )
-    return asked, ids, data.columns_of(asked, names)
+    return asked, ids, data.column_values(asked, names)
 
 
 def finished(run: Path) -> runs.Run:

@@ -1,13 +1,20 @@
 """Read and write the common data formats, detect them, and split data without leaks."""
 
-from afzal.data.asked import Asked, asked_by, columns_hash, columns_of, refuse_lacking, union_of
-from afzal.data.beside import with_media_beside
+from afzal.data.column_requests import (
+    ColumnRequest,
+    column_request,
+    column_values,
+    columns_hash,
+    merged_request,
+    refuse_missing_columns,
+)
 from afzal.data.dataset import Dataset, fingerprint
-from afzal.data.detect import passed_over
+from afzal.data.detect import ignorable_columns
 from afzal.data.files import refuse_missing
 from afzal.data.format import Format
 from afzal.data.formats import FORMATS
 from afzal.data.joining import together
+from afzal.data.media_copies import with_copied_media
 from afzal.data.mediafiles import MediaRules
 from afzal.data.mixture import TASK, epoch, is_mixture
 from afzal.data.reading import Reading
@@ -19,29 +26,29 @@ from afzal.data.writing import Plan, plan, write, write_rows
 __all__ = [
     "FORMATS",
     "TASK",
-    "Asked",
+    "ColumnRequest",
     "Dataset",
     "Format",
     "MediaRules",
     "Plan",
     "Reading",
-    "asked_by",
+    "column_request",
+    "column_values",
     "columns_hash",
-    "columns_of",
     "epoch",
     "fingerprint",
+    "ignorable_columns",
     "is_mixture",
-    "passed_over",
+    "merged_request",
     "plan",
     "read",
-    "refuse_lacking",
     "refuse_missing",
+    "refuse_missing_columns",
     "remap",
     "split",
     "stream",
     "together",
-    "union_of",
-    "with_media_beside",
+    "with_copied_media",
     "without",
     "write",
     "write_rows",

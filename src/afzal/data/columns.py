@@ -7,13 +7,13 @@ from difflib import get_close_matches
 from typing import Any
 
 from afzal.data.fields import Row
-from afzal.data.jsontext import Fault, Raw
+from afzal.data.json_reader import Fault, RawRow
 from afzal.errors import AfzalError
 
 _ABSENT = object()
 
 
-def renamed_rows(stream: Iterator[Raw], columns: Mapping[str, str]) -> Iterator[Raw]:
+def renamed_rows(stream: Iterator[RawRow], columns: Mapping[str, str]) -> Iterator[RawRow]:
     """Rows with ``columns`` applied.
 
     Raises:
@@ -22,7 +22,7 @@ def renamed_rows(stream: Iterator[Raw], columns: Mapping[str, str]) -> Iterator[
     return _renamed_rows(stream, columns) if columns else stream
 
 
-def _renamed_rows(stream: Iterator[Raw], columns: Mapping[str, str]) -> Iterator[Raw]:
+def _renamed_rows(stream: Iterator[RawRow], columns: Mapping[str, str]) -> Iterator[RawRow]:
     seen = False
     for raw in stream:
         if isinstance(raw.value, Fault):
@@ -31,7 +31,7 @@ def _renamed_rows(stream: Iterator[Raw], columns: Mapping[str, str]) -> Iterator
         if not seen and (missing := [path for path in columns.values() if _reach(raw.value, path) is _ABSENT]):
             raise _unknown_column(raw, missing[0])
         seen = True
-        yield Raw(raw.where, renamed(raw.value, columns))
+        yield RawRow(raw.where, renamed(raw.value, columns))
 
 
 def renamed(row: Row, columns: Mapping[str, str]) -> Row:
@@ -51,7 +51,7 @@ def _reach(row: Any, path: str) -> Any:
     return _reach(row[head], rest)
 
 
-def _unknown_column(raw: Raw, name: str) -> AfzalError:
+def _unknown_column(raw: RawRow, name: str) -> AfzalError:
     assert isinstance(raw.value, Mapping)
     fields = [str(field) for field in raw.value]
     close = get_close_matches(name, fields, n=1)

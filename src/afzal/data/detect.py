@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 
+from afzal.data.column_proposals import columns_hint
 from afzal.data.fields import Row, RowError, UnusableError, has, name_of
 from afzal.data.format import Format
 from afzal.data.formats import FORMATS
-from afzal.data.hints import columns_hint
 from afzal.data.parse_votes import unknown_winner
-from afzal.data.unread import Unread
+from afzal.data.unread_fields import UnreadFields
 from afzal.errors import AfzalError
 
 # A format that fits nearly as many rows as the best one remains a candidate: one damaged row must not decide.
@@ -67,7 +67,7 @@ def detect(
     most = max((hits for tier in tiers for hits in tier.values()), default=0)
     fitting = next((tier for tier in tiers if tier), {})
     if not fitting or (fitting is tiers[-1] and any(not _OPINION_FIELDS.isdisjoint(row) for row in sample)):
-        raise nothing_fits(sample, source, wheres, columns)
+        raise no_format_error(sample, source, wheres, columns)
     if 2 * max(fitting.values()) < most:
         raise _several_kinds(fitting, tiers, sample, source, wheres)
     if all(entry.family == "refused" for entry in fitting):
@@ -104,7 +104,7 @@ def _fitting(entries: Sequence[Format], sample: Sequence[Row]) -> dict[Format, i
     return {entry: kept[entry] for entry in entries if entry in kept}
 
 
-def unknown_votes(sample: Sequence[Row], where: str, columns: Mapping[str, str]) -> AfzalError | None:
+def unknown_votes_error(sample: Sequence[Row], where: str, columns: Mapping[str, str]) -> AfzalError | None:
     """The error for votes with unknown values, if all first rows are two answers and such a vote; else None."""
     unknown = [unknown_winner(row) for row in sample[:_WINNERS]]
     if not unknown or None in unknown or unknown[0] is None:
@@ -115,12 +115,12 @@ def unknown_votes(sample: Sequence[Row], where: str, columns: Mapping[str, str])
     )
 
 
-def nothing_fits(
+def no_format_error(
     sample: Sequence[Row], source: str = "", wheres: Sequence[str] = (), columns: Mapping[str, str] = _NO_COLUMNS
 ) -> AfzalError:
     """The error for rows that no format fits: a row's fields, the nearest format and what is missing for it, and how to
     name the fields."""
-    if other := unknown_votes(sample, wheres[0] if wheres else source, columns):
+    if other := unknown_votes_error(sample, wheres[0] if wheres else source, columns):
         return other
     plain = [entry for entry in FORMATS if entry.family == "plain"]
     odd = next((n for n, row in enumerate(sample) if not any(entry.applies(row) for entry in plain)), None)
@@ -136,43 +136,47 @@ def nothing_fits(
     which = "the first row's" if at == 0 else "the row's"
     why = f"{which} fields: {fields}; {near}"
     where = wheres[at] if at and at < len(wheres) else source
-    return AfzalError("no known format fits the rows", where=where, why=why, remedy=columns_hint(sample, _works))
+    return AfzalError(
+        "no known format fits the rows", where=where, why=why, remedy=columns_hint(sample, _format_of_all)
+    )
 
 
 def opinion_hint(sample: Sequence[Row], name: str) -> str:
     """A hint how to declare the field of this name with ``--columns``, tested on the rows if possible."""
-    return columns_hint(sample, _works, name)
+    return columns_hint(sample, _format_of_all, name)
 
 
-def _works(sample: Sequence[Row]) -> Format | None:
+def _format_of_all(sample: Sequence[Row]) -> Format | None:
     """The format whose parser accepts all rows, or None; used to test hints before they are given."""
     fitting = next((tier for f in _TIERS if (tier := _fitting([e for e in FORMATS if e.family in f], sample))), {})
     for entry in fitting:
         try:
-            if entry.parse is not None and all(_takes(entry, row, Unread(entry)) for row in sample):
+            if entry.parse is not None and all(_reads_row(entry, row, UnreadFields(entry)) for row in sample):
                 return entry
         except (RowError, UnusableError):
             continue
     return None
 
 
-def passed_over(row: Row, further: Row) -> list[str]:
+def ignorable_columns(row: Row, further: Row) -> list[str]:
     """The names of further columns that can be added to a row without changing its format, and that the format does not
     read."""
-    kept, form = [], _works([row])
+    kept, form = [], _format_of_all([row])
     for name, value in further.items():
         extended = {**row, name: value}
-        if name not in row and form is not None and name not in form.used() and _works([extended]) is form:
+        if name not in row and form is not None and name not in form.used() and _format_of_all([extended]) is form:
             kept.append(name)
     return kept
 
 
-def _takes(entry: Format, row: Row, unread: Unread) -> bool:
+def _reads_row(entry: Format, row: Row, unread: UnreadFields) -> bool:
     parsed = entry.parse(row) if entry.parse else None
     if parsed is None:
         return False
     items = list(parsed) if isinstance(parsed, Iterator) else [parsed]
-    return bool(items) and not any(isinstance(item, UnusableError) or unread.of(row, item) for item in items)
+    return bool(items) and not any(
+        isinstance(item, UnusableError) or unread.first_suspicious(row, item) for item in items
+    )
 
 
 def _beats(a: Format, a_place: int, b: Format, b_place: int, row: Row, hits: dict[Format, int]) -> bool:

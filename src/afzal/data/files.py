@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from afzal.data.fields import Row
-from afzal.data.jsontext import Fault, Raw, first_fault, read_array, read_lines, unfolded
+from afzal.data.json_reader import Fault, RawRow, first_fault, read_array, read_lines, unfolded
 from afzal.data.magic import HEAD, other_kind, refuse_foreign_text
 from afzal.errors import AfzalError, near
 
@@ -23,7 +23,7 @@ _HUB = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?(@[\w.\[\]:%-]+)?")
 _HUB_HELP = "a hub data set is owner/name, owner/name@split or owner/name:config@split"
 
 
-def rows(source: str | Path, max_unpacked: int = MAX_UNPACKED) -> Iterator[Raw]:
+def rows(source: str | Path, max_unpacked: int = MAX_UNPACKED) -> Iterator[RawRow]:
     """Rows of a file, a folder of files, a ``save_to_disk`` folder, or a hub id.
 
     Args:
@@ -58,7 +58,7 @@ def kind_of_file(path: Path) -> str:
     return names[-1] if names and names[-1] in KINDS else ""
 
 
-def _file(path: Path, limit: int) -> Iterator[Raw]:
+def _file(path: Path, limit: int) -> Iterator[RawRow]:
     kind, packed = kind_of_file(path), path.suffix.lower() == ".gz"
     if kind in (".parquet", ".arrow"):
         if packed:
@@ -69,7 +69,7 @@ def _file(path: Path, limit: int) -> Iterator[Raw]:
     return _text(path, kind, packed, limit)
 
 
-def _text(path: Path, kind: str, packed: bool, limit: int) -> Iterator[Raw]:
+def _text(path: Path, kind: str, packed: bool, limit: int) -> Iterator[RawRow]:
     name = str(path)
     try:
         with _open(path, packed, limit) as stream:
@@ -152,7 +152,7 @@ def _is_lines(stream: io.BufferedReader, kind: str, name: str) -> bool:
 _MARKS = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
 
 
-def _table(stream: io.BufferedReader, name: str, separator: str) -> Iterator[Raw]:
+def _table(stream: io.BufferedReader, name: str, separator: str) -> Iterator[RawRow]:
     csv.field_size_limit(_MAX_CELL)
     lines = _Lines(io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""), name)
     reader = csv.reader(lines, delimiter=separator, strict=True)
@@ -180,7 +180,7 @@ def _table(stream: io.BufferedReader, name: str, separator: str) -> Iterator[Raw
         if cells is None:
             return
         if cells:
-            yield Raw(f"{name}:{line}", _cells(header, cells))
+            yield RawRow(f"{name}:{line}", _cells(header, cells))
 
 
 class _Lines:
@@ -213,7 +213,7 @@ def _cells(header: list[str], cells: list[str]) -> dict[str, Any] | Fault:
     return dict(zip(header, cells, strict=True))
 
 
-def _parquet(path: Path) -> Iterator[Raw]:
+def _parquet(path: Path) -> Iterator[RawRow]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -224,7 +224,7 @@ def _parquet(path: Path) -> Iterator[Raw]:
         raise _unreadable("parquet", path, error) from None
 
 
-def _arrow(path: Path) -> Iterator[Raw]:
+def _arrow(path: Path) -> Iterator[RawRow]:
     import pyarrow as pa
 
     try:
@@ -247,12 +247,12 @@ def _unreadable(kind: str, path: Path, error: Exception) -> AfzalError:
     return AfzalError(f"is not a readable {kind} file", where=str(path), why=_first_line(error), remedy=remedy)
 
 
-def _batches(batches: Any, name: str) -> Iterator[Raw]:
+def _batches(batches: Any, name: str) -> Iterator[RawRow]:
     number = 0
     for batch in batches:
         for row in _values(batch):
             number += 1
-            yield Raw(f"{name}:{number}", row)
+            yield RawRow(f"{name}:{number}", row)
 
 
 def _values(batch: Any) -> list[Row | Fault]:
@@ -276,7 +276,7 @@ def _value(row: Any) -> Row | Fault:
     return row.to_pylist()[0]
 
 
-def _folder(path: Path, limit: int) -> Iterator[Raw]:
+def _folder(path: Path, limit: int) -> Iterator[RawRow]:
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         return _saved(path)
     if (path / "config.json").is_file() and any(path.glob("*.safetensors")):
@@ -292,7 +292,7 @@ def _folder(path: Path, limit: int) -> Iterator[Raw]:
     return (raw for file in files for raw in _file(file, limit))
 
 
-def _saved(path: Path) -> Iterator[Raw]:
+def _saved(path: Path) -> Iterator[RawRow]:
     import datasets
 
     try:
@@ -302,7 +302,7 @@ def _saved(path: Path) -> Iterator[Raw]:
     return _records(loaded, str(path), "")
 
 
-def _hub(source: str) -> Iterator[Raw]:
+def _hub(source: str) -> Iterator[RawRow]:
     import datasets
 
     name, _, split = source.partition("@")
@@ -318,7 +318,7 @@ def _hub(source: str) -> Iterator[Raw]:
     return _records(loaded, source, split)
 
 
-def _records(loaded: Any, name: str, split: str) -> Iterator[Raw]:
+def _records(loaded: Any, name: str, split: str) -> Iterator[RawRow]:
     """Rows of a ``datasets`` object: of the chosen split, else of ``train`` or the only split."""
     if isinstance(loaded, dict):
         splits = sorted(map(str, loaded))
@@ -330,7 +330,7 @@ def _records(loaded: Any, name: str, split: str) -> Iterator[Raw]:
     # as stored: decoding images and sounds would lose their bytes, and would need further libraries
     stored = (row for table in loaded.with_format("arrow").iter(1000) for row in table.to_pylist())
     rows = stored if any(kind in str(loaded.features) for kind in ("Image(", "Audio(")) else loaded
-    return (Raw(f"{name}:{n}", row) for n, row in enumerate(rows, 1))
+    return (RawRow(f"{name}:{n}", row) for n, row in enumerate(rows, 1))
 
 
 def _hidden(file: Path, root: Path) -> bool:

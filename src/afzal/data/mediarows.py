@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from afzal.data.fields import Row, RowError, UnusableError
-from afzal.data.finishing import as_conversation
 from afzal.data.mediafiles import Facts, MediaRules, inspect, missing_extra, too_large
 from afzal.data.mediaparts import column_values, given, has_columns, kind_of, marked, payload
+from afzal.data.postprocess import as_conversation
 from afzal.data.turns import joined_texts
 from afzal.media import KINDS, Media, MediaKind, media_part
 from afzal.records import Item, Message, Response, Turns, media_of

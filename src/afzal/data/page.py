@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from afzal.data.fields import Row
-from afzal.data.jsontext import Fault, Raw, read_lines
+from afzal.data.json_reader import Fault, RawRow, read_lines
 from afzal.errors import AfzalError
 
 ITEMS = "items.jsonl"
@@ -28,7 +28,7 @@ def is_page(source: str | Path) -> bool:
 
 
 @dataclass(slots=True)
-class Said:
+class PageVotes:
     """The votes of a page by item, and counts of its lines.
 
     Attributes:
@@ -56,8 +56,8 @@ class Said:
         return [f"{VOTES}: {self.counts[what]} {words}" for what, words in labels.items() if self.counts[what]]
 
 
-def page_rows(source: str | Path, said: Said) -> Iterator[Raw]:
-    """The rows of a page's folder with their votes, as Afzal rows; fills ``said``.
+def page_rows(source: str | Path, page_votes: PageVotes) -> Iterator[RawRow]:
+    """The rows of a page's folder with their votes, as Afzal rows; fills ``page_votes``.
 
     Raises:
         AfzalError: a line is not an action of the page, or its item is not among the rows.
@@ -67,22 +67,22 @@ def page_rows(source: str | Path, said: Said) -> Iterator[Raw]:
     gold = {str(raw.value.get("id")) for raw in rows if isinstance(raw.value, Mapping) and _is_gold(raw.value)}
     known = {str(raw.value.get("id")) for raw in rows if isinstance(raw.value, Mapping)}
     acts = list(_lines(path / VOTES))
-    if acts and isinstance(acts[-1].value, Fault) and not _ends_whole(path / VOTES):
+    if acts and isinstance(acts[-1].value, Fault) and not _ends_with_newline(path / VOTES):
         acts.pop()  # a page killed in the middle of a line had not confirmed the vote
-    _collect(acts, known, gold, said)
+    _collect(acts, known, gold, page_votes)
     for raw in rows:
         if isinstance(raw.value, Mapping):
-            yield Raw(raw.where, _with_votes(raw.value, said))
+            yield RawRow(raw.where, _with_votes(raw.value, page_votes))
         else:
             yield raw
 
 
-def _lines(path: Path) -> Iterator[Raw]:
+def _lines(path: Path) -> Iterator[RawRow]:
     with path.open("rb") as stream:
         yield from read_lines(stream, str(path))
 
 
-def _ends_whole(path: Path) -> bool:
+def _ends_with_newline(path: Path) -> bool:
     with path.open("rb") as stream:
         stream.seek(-1, 2)
         return stream.read(1) == b"\n"
@@ -93,23 +93,23 @@ def _is_gold(row: Row) -> bool:
     return bool(row.get("gold")) or (isinstance(extra, Mapping) and extra.get("gold") is True)
 
 
-def _with_votes(row: Row, said: Said) -> dict[str, Any]:
+def _with_votes(row: Row, page_votes: PageVotes) -> dict[str, Any]:
     ident, full = str(row.get("id")), dict(row)
     if _is_gold(row) and "gold" not in row:
         full["gold"] = full.pop("votes", [])
-    full["votes"] = [*full.get("votes", ()), *said.votes.get(ident, ())]
-    if ident in said.skips:
-        full["extra"] = {**full.get("extra", {}), "skipped": said.skips[ident]}
+    full["votes"] = [*full.get("votes", ()), *page_votes.votes.get(ident, ())]
+    if ident in page_votes.skips:
+        full["extra"] = {**full.get("extra", {}), "skipped": page_votes.skips[ident]}
     return full
 
 
-def _collect(acts: list[Raw], known: set[str], gold: set[str], said: Said) -> None:
+def _collect(acts: list[RawRow], known: set[str], gold: set[str], page_votes: PageVotes) -> None:
     lines: dict[str, tuple[str, Row]] = {}
     for raw in acts:
         if isinstance(raw.value, Fault):
             raise AfzalError(raw.value.detail, where=raw.where, remedy="remove the line, or restore the file")
         if raw.value.get("retracts") is not None:
-            said.counts["retracted"] += lines.pop(str(raw.value["retracts"]), None) is not None
+            page_votes.counts["retracted"] += lines.pop(str(raw.value["retracts"]), None) is not None
         if raw.value.get("kind") != "undo":
             lines[str(raw.value.get("id"))] = raw.where, raw.value
     for where, line in lines.values():
@@ -118,20 +118,20 @@ def _collect(acts: list[Raw], known: set[str], gold: set[str], said: Said) -> No
             raise AfzalError(
                 f"the item {ident!r} is not in {ITEMS}", where=where, remedy="keep both files of the page together"
             )
-        said.counts["notes"] += bool(line.get("note"))
-        said.counts["flags"] += bool(line.get("flag"))
+        page_votes.counts["notes"] += bool(line.get("note"))
+        page_votes.counts["flags"] += bool(line.get("flag"))
         if line.get("kind") == "skip":
-            said.counts["skips"] += 1
-            said.skips.setdefault(ident, []).append(str(line.get("reason") or ""))
+            page_votes.counts["skips"] += 1
+            page_votes.skips.setdefault(ident, []).append(str(line.get("reason") or ""))
             continue
-        weighting = _weighed(line, ident in gold, said.counts)
+        weighting = _weighting(line, ident in gold, page_votes.counts)
         try:
-            said.votes.setdefault(ident, []).extend({**vote, **weighting} for vote in _votes(line))
+            page_votes.votes.setdefault(ident, []).extend({**vote, **weighting} for vote in _votes(line))
         except (KeyError, TypeError, ValueError, IndexError):
             raise AfzalError(f"is not a vote of kind {line.get('kind')!r}", where=where) from None
 
 
-def _weighed(line: Row, on_gold: bool, counts: Counter[str]) -> dict[str, Any]:
+def _weighting(line: Row, on_gold: bool, counts: Counter[str]) -> dict[str, Any]:
     """The weight of a vote that is not trained on; empty for one that is."""
     name = "repeats" if line.get("repeat_of") else "gold" if on_gold else "votes"
     counts[name] += 1

@@ -23,7 +23,7 @@ from afzal.data.fields import (
     weight,
 )
 from afzal.data.parse_pairs import history, instruction
-from afzal.data.turns import Marked, Messages, ask, messages, reply, transcript
+from afzal.data.turns import Messages, WeightedMessage, ask, messages, reply, transcript
 from afzal.records import Comparison, Item, Message, Rating, Response, Turns
 
 ANSWERS = "completion|response|output|answer|target"
@@ -242,4 +242,4 @@ def _object(entry: Any, name: str) -> Row:
 
 
 def _is_learned(turn: Message) -> bool:
-    return not isinstance(turn, Marked) or turn.learned > 0
+    return not isinstance(turn, WeightedMessage) or turn.learned > 0

@@ -8,7 +8,7 @@ from typing import Any
 
 from afzal.data.fields import Row
 from afzal.data.files import KINDS, kind_of_file, rows
-from afzal.data.jsontext import Raw
+from afzal.data.json_reader import RawRow
 
 _OF_USER = "annotated_instances.jsonl"
 _OF_ALL = "annotations.jsonl"
@@ -23,7 +23,7 @@ def is_potato_folder(source: str | Path) -> bool:
     return any(path.glob(f"*/{_OF_USER}")) or ((path / _OF_ALL).is_file() and any(_data_files(path)))
 
 
-def potato_rows(source: str | Path) -> Iterator[Raw]:
+def potato_rows(source: str | Path) -> Iterator[RawRow]:
     """Every annotation with its user and, if a data file is next to the output, the fields of its instance."""
     path = Path(source).expanduser()
     instances: dict[str, Row] = {}
@@ -35,7 +35,7 @@ def potato_rows(source: str | Path) -> Iterator[Raw]:
     for file in by_user or [path / _OF_ALL]:
         for raw in rows(file):
             if isinstance(raw.value, Mapping):
-                raw = Raw(raw.where, _with_instance(raw.value, instances, file.parent.name if by_user else ""))
+                raw = RawRow(raw.where, _with_instance(raw.value, instances, file.parent.name if by_user else ""))
             yield raw
 
 

@@ -11,34 +11,34 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
-from afzal.data import unreadable
-from afzal.data.asked import Asked
+from afzal.data import row_errors
 from afzal.data.cells import unpacked
+from afzal.data.column_requests import ColumnRequest
 from afzal.data.columns import renamed_rows
 from afzal.data.dataset import Dataset, Losses, fingerprint
 from afzal.data.detect import detect
 from afzal.data.fields import Row, RowError, ScaleError, UnusableError, alternatives
 from afzal.data.files import MAX_UNPACKED, rows
-from afzal.data.finishing import has_system, says, system_of, template_option, with_system, without_marks
 from afzal.data.format import SYSTEM, Format
 from afzal.data.formats import FORMATS, named
 from afzal.data.joining import joined
-from afzal.data.jsontext import Fault, Raw
+from afzal.data.json_reader import Fault, RawRow
 from afzal.data.mediafiles import MediaRules
 from afzal.data.mediaparts import names_media
 from afzal.data.mediarows import MediaReader
-from afzal.data.page import Said, is_page, page_rows
+from afzal.data.page import PageVotes, is_page, page_rows
+from afzal.data.postprocess import has_content, has_system, system_of, template_option, with_system, without_marks
 from afzal.data.potato import is_potato_folder, potato_rows
 from afzal.data.remap import without
 from afzal.data.turns import answer_text, content_key
-from afzal.data.unread import Unread, of_the_prompt
+from afzal.data.unread_fields import UnreadFields, may_be_prompt
 from afzal.drops import Drop
 from afzal.errors import AfzalError
 from afzal.records import Item, Message
 
 SAMPLE_ROWS = 64
 MEDIA_RULES = MediaRules()
-NOTHING = Asked()
+NO_REQUEST = ColumnRequest()
 _TEMPLATE = ("tools", "chat_template_kwargs")
 
 
@@ -50,7 +50,7 @@ def read(
     on_error: Literal["raise", "drop"] = "raise",
     max_unpacked: int = MAX_UNPACKED,
     media: MediaRules = MEDIA_RULES,
-    asked: Asked = NOTHING,
+    asked: ColumnRequest = NO_REQUEST,
 ) -> Dataset:
     """Every row of a file, folder or hub data set as items with votes; the format is detected from the first rows.
 
@@ -97,12 +97,12 @@ class Reading:
         on_error: Literal["raise", "drop"] = "raise",
         max_unpacked: int = MAX_UNPACKED,
         media: MediaRules = MEDIA_RULES,
-        asked: Asked = NOTHING,
+        asked: ColumnRequest = NO_REQUEST,
     ) -> None:
         self.source, self.rows, self.losses = str(source), 0, Losses()
         self._columns, self._strict, self._lenient = dict(columns or {}), format is None, on_error == "drop"
-        self._page = Said()
-        _refuse_slips(self._columns.keys() - asked.names)
+        self._page = PageVotes()
+        _refuse_misspelt_columns(self._columns.keys() - asked.names)
         stream = _structured(renamed_rows(self._raws(source, max_unpacked), self._columns), self._columns)
         head = list(islice(stream, SAMPLE_ROWS))
         sound = [raw for raw in head if isinstance(raw.value, Mapping)]
@@ -113,13 +113,13 @@ class Reading:
             raise AfzalError("no row can be read", where=self.source)
         wheres = [raw.where for raw in sound]
         self._entry = (
-            _chosen(format, self._sample) if format else detect(self._sample, self.source, wheres, self._columns)
+            _named_format(format, self._sample) if format else detect(self._sample, self.source, wheres, self._columns)
         )
         if self._entry.settle is not None:
             self._entry = self._entry.settle(self._entry, self._sample)
         self.format = self._entry.name
         self._asked = asked
-        self._unread = Unread(self._entry, partial(_passes_on, asked, self._entry))
+        self._unread = UnreadFields(self._entry, partial(_is_passed_on, asked, self._entry))
         self._bare_names: dict[tuple[str, ...], bool] = {}
         self._media = MediaReader(media, self._sample)
         # One row with a system message makes all rows conversations: they are not mixed with plain texts.
@@ -152,7 +152,7 @@ class Reading:
         items = self._items(drops if drops is not None else None)
         return iter(joined(items)) if self._entry.family == "votes" else items
 
-    def _raws(self, source: str | Path, max_unpacked: int) -> Iterator[Raw]:
+    def _raws(self, source: str | Path, max_unpacked: int) -> Iterator[RawRow]:
         if is_page(source):
             return page_rows(source, self._page)
         return potato_rows(source) if is_potato_folder(source) else rows(source, max_unpacked)
@@ -167,17 +167,17 @@ class Reading:
                 self.losses.add(drop)
             if drops is not None:
                 drops += lost
-            if not items and lost[-1].reason in unreadable.FAULTS:
+            if not items and lost[-1].reason in row_errors.FAULTS:
                 faulty += 1
-                faults += lost[-1:] if len(faults) < unreadable.SHOWN else []
+                faults += lost[-1:] if len(faults) < row_errors.MAX_SHOWN else []
             count += len(items)
             yield from items
         if faulty and not self._lenient:
-            raise unreadable.faulty(faults, faulty, self.rows, count)
+            raise row_errors.faulty_rows_error(faults, faulty, self.rows, count)
         if not count:
-            raise unreadable.nothing_left(self.source, self._entry, self.losses, self.rows, self._sample)
+            raise row_errors.no_usable_rows_error(self.source, self._entry, self.losses, self.rows, self._sample)
 
-    def _parsed(self, raw: Raw) -> tuple[list[Item], list[Drop]]:
+    def _parsed(self, raw: RawRow) -> tuple[list[Item], list[Drop]]:
         """A row's items and drops; a row without items has exactly one drop of unit "row", the last."""
         ident = _id(raw.where)
         if isinstance(raw.value, Fault):
@@ -200,7 +200,7 @@ class Reading:
                 items.append(item)
                 drops += lost
         except ScaleError as bad:
-            raise unreadable.other_scale(bad, raw.where, self._entry, self._columns) from None
+            raise row_errors.scale_error(bad, raw.where, self._entry, self._columns) from None
         except RowError as bad:
             return [], [Drop(raw.where, ident, bad.reason, bad.under(self._columns), "row")]
         except UnusableError as unusable:
@@ -212,13 +212,13 @@ class Reading:
             return [], [Drop(raw.where, ident, reason, drops[0].detail if drops else "the row holds no item", "row")]
         return items, drops
 
-    def _placed(self, item: Item, raw: Raw, ident: str) -> Item | None:
+    def _placed(self, item: Item, raw: RawRow, ident: str) -> Item | None:
         """Finish an item of texts whose row holds nothing else: set its place, id and group. None sends any other item
         to :meth:`_finished`."""
         if not item.is_plain or not self._bare(raw.value):  # pyright: ignore[reportArgumentType]
             return None
         for response in item.responses:
-            if not says(response.turns):
+            if not has_content(response.turns):
                 return None
         return item.placed(item.id or ident, item.where or raw.where, item.group or _group(item), item.extra)
 
@@ -227,13 +227,13 @@ class Reading:
         entry, item = self._entry, without_marks(item)
         if self._chat or (entry.system and system_of(row)):
             item = with_system(item, row)
-        name = self._unread.of(row, item) or self._unread.of_messages(row)
+        name = self._unread.first_suspicious(row, item) or self._unread.first_suspicious_key(row)
         if name and self._strict:
-            raise unreadable.not_understood(name, place, entry, [row, *self._sample], self._columns)
+            raise row_errors.unknown_field_error(name, place, entry, [row, *self._sample], self._columns)
         item = self._media.resolved(item, row, place)
         ident, where = item.id or ident, item.where or place
         drops = []
-        empty = [k for k, response in enumerate(item.responses) if not says(response.turns)]
+        empty = [k for k, response in enumerate(item.responses) if not has_content(response.turns)]
         if empty and not (entry.keeps_empty and len(empty) < len(item.responses)):
             if len(item.responses) - len(empty) < 2:
                 named_ = ", ".join(f"response {k}" for k in empty)
@@ -242,7 +242,7 @@ class Reading:
             drops = [Drop(where, ident, "empty_response", f"response {k}", "response") for k in empty]
         if entry.name == "afzal":
             return item.placed(ident, where, item.group, item.extra), drops
-        keeps = self._asked.every
+        keeps = self._asked.takes_all
         spare = {k: v for k in self._unread.others(row) if (v := row[k]) is not None and (keeps or _small(v))}
         spare |= {k: row[k] for k in self._asked.names if row.get(k) is not None}
         if not row.keys().isdisjoint(_TEMPLATE):
@@ -267,13 +267,13 @@ class Reading:
         return bare
 
 
-def _passes_on(asked: Asked, entry: Format, name: str) -> bool:
+def _is_passed_on(asked: ColumnRequest, entry: Format, name: str) -> bool:
     """Whether a field that the format does not read is passed to functions that ask for columns. For prompts without
     answers, functions that ask for every column also get fields about answers."""
-    return name in asked.names or (asked.every and entry.name == "prompts" and not of_the_prompt(name))
+    return name in asked.names or (asked.takes_all and entry.name == "prompts" and not may_be_prompt(name))
 
 
-def _structured(stream: Iterator[Raw], columns: Mapping[str, str]) -> Iterator[Raw]:
+def _structured(stream: Iterator[RawRow], columns: Mapping[str, str]) -> Iterator[RawRow]:
     """Rows with lists and messages parsed from the texts that spell them; ``columns`` is for error messages."""
     for raw in stream:
         if isinstance(raw.value, Fault):
@@ -282,9 +282,9 @@ def _structured(stream: Iterator[Raw], columns: Mapping[str, str]) -> Iterator[R
         try:
             row = unpacked(raw.value)
         except RowError as bad:
-            yield Raw(raw.where, Fault(bad.reason, bad.under(columns)))
+            yield RawRow(raw.where, Fault(bad.reason, bad.under(columns)))
             continue
-        yield raw if row is raw.value else Raw(raw.where, row)
+        yield raw if row is raw.value else RawRow(raw.where, row)
 
 
 def _group(item: Item) -> str:
@@ -327,7 +327,7 @@ _IDS = ("id", "prompt_id", "uid", "question_id", "idx", "message_tree_id")
 _ANY_ID = frozenset(_IDS)
 
 
-def _refuse_slips(names: Iterable[str]) -> None:
+def _refuse_misspelt_columns(names: Iterable[str]) -> None:
     """Refuse a name that no format reads if it resembles one that a format does."""
     known = frozenset().union(*(entry.used() for entry in FORMATS))
     for name in sorted(set(names) - known):
@@ -335,7 +335,7 @@ def _refuse_slips(names: Iterable[str]) -> None:
             raise AfzalError(f"columns: no format reads a field {name!r}", remedy=f"did you mean {close[0]}?")
 
 
-def _chosen(name: str, sample: list[Row]) -> Format:
+def _named_format(name: str, sample: list[Row]) -> Format:
     entries = named(name)
     if not entries:
         names = list(dict.fromkeys(entry.name for entry in FORMATS))
@@ -348,10 +348,10 @@ def _chosen(name: str, sample: list[Row]) -> Format:
     return best
 
 
-def _refuse_empty(stream: Iterable[Raw], source: str) -> None:
+def _refuse_empty(stream: Iterable[RawRow], source: str) -> None:
     faults = [Drop(r.where, "", r.value.reason, r.value.detail, "row") for r in stream if isinstance(r.value, Fault)]
     if faults:
-        raise unreadable.faulty(faults, len(faults), len(faults), 0)
+        raise row_errors.faulty_rows_error(faults, len(faults), len(faults), 0)
     raise AfzalError("holds no rows", where=source, remedy="give a source with at least one row")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from afzal.data import reading
-from afzal.data.asked import Asked
+from afzal.data.column_requests import ColumnRequest
 from afzal.data.dataset import Dataset, fingerprint
 from afzal.data.files import MAX_UNPACKED
 from afzal.data.mediafiles import MediaRules
@@ -24,7 +24,7 @@ def read(
     on_error: Literal["raise", "drop"] = "raise",
     max_unpacked: int = MAX_UNPACKED,
     media: MediaRules = reading.MEDIA_RULES,
-    asked: Asked = reading.NOTHING,
+    asked: ColumnRequest = reading.NO_REQUEST,
 ) -> Dataset:
     """Like :func:`afzal.data.reading.read`; for a mixture (:mod:`afzal.data.mixture`), the rows of all its sources.
 

@@ -55,7 +55,7 @@ _UNSPACED = re.compile(
 
 
 @value_class
-class Marked(Message):
+class WeightedMessage(Message):
     """A message whose file states how much it is to be learned (0: not at all).
 
     Parsers create these; reading replaces them with plain messages and drops answers that are not to be learned.
@@ -83,7 +83,7 @@ def message(raw: Any, field: str) -> Message:
     learned = learned_share(raw)
     if learned is None:
         return Message(role, content, thoughts)
-    return Marked(role, content, thoughts, learned)
+    return WeightedMessage(role, content, thoughts, learned)
 
 
 def unmarked(turns: Messages) -> Messages:

@@ -65,7 +65,7 @@ def _sampled(config: GenerateConfig) -> list[dict[str, Any]]:
     _note_short_answers(config, speaker, ids)
     drawn = _draw(config, speaker.ends(chat=any_chat(prompts)), asked)
     if config.out is not None:
-        prompts = data.with_media_beside(prompts, Path(config.out).parent)
+        prompts = data.with_copied_media(prompts, Path(config.out).parent)
     return [
         _record(
             prompts[s.prompt_index], speaker.continuation(ids[s.prompt_index], s.answer.tolist()), len(s.ids), s.stop
@@ -143,7 +143,7 @@ def _prompts(config: GenerateConfig, *, chat: bool) -> list[Item]:
         asked = (Message("user", config.prompt),) if chat else config.prompt
         return [Item("prompt", asked, ())]
     assert config.prompts is not None
-    items = data.read(config.prompts, asked=data.Asked(every=True)).items
+    items = data.read(config.prompts, asked=data.ColumnRequest(takes_all=True)).items
     prompts = distinct_prompts(items)
     if not prompts:
         raise AfzalError("there are no prompts", where=config.prompts, remedy="afzal check shows what the file holds")
@@ -190,7 +190,7 @@ def _as_answers(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     misread = set()
     for name, record in first.items():
         plain = {key: value for key, value in record.items() if key in _OWN} | {"completion": "an answer"}
-        if name not in data.passed_over(plain, {name: record[name]}):
+        if name not in data.ignorable_columns(plain, {name: record[name]}):
             misread.add(name)
     if misread:
         left_out, kept = ", ".join(sorted(misread)), f"reference_{min(misread)}"

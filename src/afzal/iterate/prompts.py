@@ -16,7 +16,7 @@ from afzal.errors import AfzalError
 from afzal.prepare.columns import asked_by_rewards, columns_for
 from afzal.records import Item, Turns, labels, prompt_key, template_fields
 from afzal.tokens import Speaker, any_chat
-from afzal.tokens.answers import remark_texts
+from afzal.tokens.assistant_turns import remark_texts
 from afzal.tokens.media import refuse_media
 
 T = TypeVar("T")
@@ -68,7 +68,7 @@ def ask(config: IterateConfig, speaker: Speaker) -> Questions:
         AfzalError: the source cannot be read, or too few prompts are left.
     """
     asks = asked_by_rewards(config.reward, config.watch_reward, config.cost)
-    wanted = data.union_of(asks)
+    wanted = data.merged_request(asks)
     dataset = data.read(config.prompts, columns=config.columns or None, format=config.data_format, asked=wanted)
     others = data.read(config.held_out_prompts, asked=wanted).items if config.held_out_prompts else []
     names = columns_for(asks, [*dataset.items, *others], config.prompts)
@@ -170,7 +170,7 @@ def _groups(
     groups: dict[str, list[Question]] = {}
     for (key, item, answer), tokens in zip(asked, ids, strict=True):
         if len(tokens) <= room:
-            (columns,) = data.columns_of([item], names)
+            (columns,) = data.column_values([item], names)
             question = Question(item.prompt, tuple(tokens.tolist()), answer, template_fields(item), columns)
             groups.setdefault(key, []).append(question)
     return groups

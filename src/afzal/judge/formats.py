@@ -15,7 +15,7 @@ from typing import Any
 
 from afzal import data
 from afzal.data import files
-from afzal.data.jsontext import Raw
+from afzal.data.json_reader import RawRow
 from afzal.data.page import is_page
 from afzal.data.turns import answer_text
 from afzal.errors import AfzalError
@@ -214,7 +214,7 @@ def knows(source: str) -> bool:
     return not is_page(source) and _format_of(next(iter(files.rows(source)), None)) is not None
 
 
-def _format_of(first: Raw | None) -> Format | None:
+def _format_of(first: RawRow | None) -> Format | None:
     value = {} if first is None or not isinstance(first.value, Mapping) else first.value
     return next((f for f in FORMATS if f.needs <= value.keys()), None)
 
@@ -228,7 +228,7 @@ def _read_one(source: str) -> Verdicts:
     return _foreign(source, known, chain((first,), rows))
 
 
-def _foreign(source: str, form: Format, rows: Iterable[Raw]) -> Verdicts:
+def _foreign(source: str, form: Format, rows: Iterable[RawRow]) -> Verdicts:
     verdicts, gold, n = [], {}, 0
     judge = Path(source).stem
     for raw in _grouped(rows, form.group) if form.group else rows:
@@ -246,9 +246,9 @@ def _foreign(source: str, form: Format, rows: Iterable[Raw]) -> Verdicts:
     return Verdicts(verdicts, gold, form.name, n)
 
 
-def _grouped(rows: Iterable[Raw], field: str) -> Iterator[Raw]:
+def _grouped(rows: Iterable[RawRow], field: str) -> Iterator[RawRow]:
     """One row per value of a field, located at the group's first row; unreadable rows stay as they are."""
-    groups: dict[str, list[Raw]] = {}
+    groups: dict[str, list[RawRow]] = {}
     for raw in rows:
         if not isinstance(raw.value, Mapping):
             yield raw

@@ -109,5 +109,5 @@ def write(
         if rows or name == VERDICTS:
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             atomic_write(folder / name, lines.encode("utf-8", "surrogatepass"))
-    data.write(data.with_media_beside(items, folder), folder / ROWS, "afzal")
+    data.write(data.with_copied_media(items, folder), folder / ROWS, "afzal")
     atomic_write(folder / SUMMARY, json.dumps(list(summaries), indent=1, ensure_ascii=False) + "\n")

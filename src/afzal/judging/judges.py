@@ -13,7 +13,7 @@ import torch
 from afzal import config
 from afzal.config.debating import DebaterConfig
 from afzal.config.judging import PROMPT, SCORE_PROMPT, JudgeConfig, prompt_after
-from afzal.data.asked import Asked, asked_by, columns_of
+from afzal.data.column_requests import ColumnRequest, column_request, column_values
 from afzal.errors import AfzalError
 from afzal.hashes import content_hash
 from afzal.judge import people, pointwise, prompting, recorded
@@ -320,21 +320,21 @@ def asked_rewards(settings: JudgeConfig, name: str, cache: Path) -> Rewarder:
     return rewards
 
 
-def functions_of(specs: Sequence[str]) -> list[tuple[str, Asked]]:
+def functions_of(specs: Sequence[str]) -> list[tuple[str, ColumnRequest]]:
     """The functions among the judges, by name, with the columns that each asks for.
 
     Raises:
         AfzalError: one of the judges cannot be opened.
     """
     functions = [s.function for spec in specs if (s := named(spec).settings) and s.kind == "function" and s.function]
-    return [(name, asked_by(own_function(name, "function", CONTRACT))) for name in functions]
+    return [(name, column_request(own_function(name, "function", CONTRACT))) for name in functions]
 
 
 def _scorer(settings: JudgeConfig, items: Sequence[Item]) -> Judge:
     if settings.kind == "function":
         own_function(settings.function or "", "function", CONTRACT)
     rewards = rewarder_of(settings, device=pick_device("auto"))
-    rows = columns_of(items, sorted({name for item in items for name in item.extra}))
+    rows = column_values(items, sorted({name for item in items for name in item.extra}))
 
     def read(pairs: Sequence[Pair], answers: Sequence[str]) -> list[float]:
         return rewards([items[p.item].prompt for p in pairs], answers, None, [rows[p.item] for p in pairs])

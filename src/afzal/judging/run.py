@@ -33,7 +33,7 @@ def read_items(
         AfzalError: there is nothing to compare, or a function asks for a column that no row has.
     """
     functions = functions_of(specs)
-    asked = data.union_of(functions)
+    asked = data.merged_request(functions)
     ours = list(data.read(source, asked=asked).items)
     if against is not None:
         ours = [replace(item, extra=_kept(item, asked)) for item in ours]
@@ -54,13 +54,13 @@ def read_items(
     if prompts is not None:
         known = {_key(item): _kept(item, asked) for item in reversed(data.read(prompts, asked=asked).items)}
         items = [replace(item, extra={**known.get(_key(item), {}), **item.extra}) for item in items]
-    data.refuse_lacking(functions, items, source)
+    data.refuse_missing_columns(functions, items, source)
     return items
 
 
-def _kept(item: Item, asked: data.Asked) -> dict[str, Any]:
+def _kept(item: Item, asked: data.ColumnRequest) -> dict[str, Any]:
     """The used columns of a row: those that functions ask for, and its category."""
-    return asked.part(item.extra) | {name: item.extra[name] for name in CATEGORIES if name in item.extra}
+    return asked.select(item.extra) | {name: item.extra[name] for name in CATEGORIES if name in item.extra}
 
 
 def _key(item: Item) -> str:

@@ -25,7 +25,7 @@ def function_of(spec: str | None) -> str | None:
     return spec if spec and names_function(spec) else None
 
 
-def asked_by_specs(specs: Iterable[tuple[str | None, int]]) -> list[tuple[str, data.Asked]]:
+def asked_by_specs(specs: Iterable[tuple[str | None, int]]) -> list[tuple[str, data.ColumnRequest]]:
     """The functions among these settings by name, each with the columns it asks for. A function that cannot be read
     asks for nothing; its fault is reported when it is opened.
 
@@ -36,18 +36,18 @@ def asked_by_specs(specs: Iterable[tuple[str | None, int]]) -> list[tuple[str, d
     for spec, n_given in specs:
         name = function_of(spec)
         try:
-            asking += [(name, data.asked_by(load_function(name), n_given))] if name else []
+            asking += [(name, data.column_request(load_function(name), n_given))] if name else []
         except ValueError:
             continue
     return asking
 
 
-def asked_by_rewards(*specs: str | None) -> list[tuple[str, data.Asked]]:
+def asked_by_rewards(*specs: str | None) -> list[tuple[str, data.ColumnRequest]]:
     """The columns that these rewards ask for, by function name."""
     return asked_by_specs((spec, _TEXTS) for spec in specs)
 
 
-def asked_by_run(settings: TrainConfig) -> list[tuple[str, data.Asked]]:
+def asked_by_run(settings: TrainConfig) -> list[tuple[str, data.ColumnRequest]]:
     """The columns that a run's functions ask for, by function name."""
     specs: list[tuple[str | None, int]] = []
     if settings.rollouts is not None:
@@ -57,7 +57,7 @@ def asked_by_run(settings: TrainConfig) -> list[tuple[str, data.Asked]]:
     return asked_by_specs(specs)
 
 
-def columns_for(asked: Sequence[tuple[str, data.Asked]], items: Sequence[Item], where: str) -> tuple[str, ...]:
+def columns_for(asked: Sequence[tuple[str, data.ColumnRequest]], items: Sequence[Item], where: str) -> tuple[str, ...]:
     """The columns of these items that the functions ask for.
 
     Args:
@@ -66,13 +66,13 @@ def columns_for(asked: Sequence[tuple[str, data.Asked]], items: Sequence[Item], 
     Raises:
         AfzalError: a function needs a column that no row has.
     """
-    data.refuse_lacking(asked, items, where)
-    return data.union_of(asked).columns(items)
+    data.refuse_missing_columns(asked, items, where)
+    return data.merged_request(asked).columns(items)
 
 
 def with_columns(trees: Sequence[Tree], items: Sequence[Item], names: Sequence[str]) -> list[Tree]:
     """Trees with these columns of their items."""
     if not names:
         return list(trees)
-    rows = data.columns_of(items, names)
+    rows = data.column_values(items, names)
     return [replace(t, columns=row) for t, row in zip(trees, rows, strict=True)]

@@ -24,7 +24,7 @@ from afzal.prepare.recipe import Recipe, recipe_of
 from afzal.prepare.tasks import epoch_of, require_tasks, task_facts, task_lines, tasks_of
 from afzal.records import Item, Turns, pooled_axes, prompt_key
 from afzal.tokens import Speaker, any_chat, distinct_prompts, mismatched, rendering
-from afzal.tokens.answers import remark_texts
+from afzal.tokens.assistant_turns import remark_texts
 from afzal.tokens.tree import Tree
 
 
@@ -81,8 +81,8 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
     speaker = _speaker(config, model, tokenizer)
     dropped: list[Drop] = []
     asks = asked_by_run(config)
-    dataset, items = _load(config.data, config, dropped, data.union_of(asks))
-    held_out = _held_out(config, items, dropped, data.union_of(asks))
+    dataset, items = _load(config.data, config, dropped, data.merged_request(asks))
+    held_out = _held_out(config, items, dropped, data.merged_request(asks))
     columns = columns_for(asks, [item for part in held_out for item in part], config.data)
     chat = any_chat(items)
     notes = _use_template(speaker, config, chat)
@@ -233,7 +233,7 @@ def _partners(trees: list[Tree], seed: int, max_tokens: int) -> list[Tree]:
 
 
 def _load(
-    source: str, config: TrainConfig, dropped: list[Drop], asked: data.Asked
+    source: str, config: TrainConfig, dropped: list[Drop], asked: data.ColumnRequest
 ) -> tuple[data.Dataset, Sequence[Item]]:
     """Read a source; return it and its cleaned items on the chosen axis. Drops are added to ``dropped``."""
     on_error = "drop" if config.skip_bad else "raise"
@@ -245,7 +245,7 @@ def _load(
 
 
 def _held_out(
-    config: TrainConfig, items: Sequence[Item], dropped: list[Drop], asked: data.Asked
+    config: TrainConfig, items: Sequence[Item], dropped: list[Drop], asked: data.ColumnRequest
 ) -> tuple[Sequence[Item], Sequence[Item]]:
     if config.eval_data is not None:
         return items, _load(config.eval_data, config, dropped, asked)[1]

@@ -77,13 +77,13 @@ def _cost(config: ConstrainedConfig, prepared: Prepared, layout: Layout) -> Cost
 
 def _given_columns(cost: Callable[..., Any]) -> Cost:
     """A user-defined cost, called with the columns it asks for as lists with one value per response."""
-    wanted = data.asked_by(cost, _ARGUMENTS)
+    wanted = data.column_request(cost, _ARGUMENTS)
     if not wanted.any:
         return cost
 
     @wraps(cost)
     def with_columns(model: Any, pi: Tensor, ref: Tensor | None, yw: Tensor, yl: Tensor, batch: Batch) -> Tensor:
-        rows = [wanted.part(t.columns) for t, _ in batch.sources]
+        rows = [wanted.select(t.columns) for t, _ in batch.sources]
         lists = {key: [row.get(key) for row in rows] for key in (rows[0] if rows else {})}
         return cost(model, pi, ref, yw, yl, batch, **lists)
 
@@ -124,7 +124,7 @@ def score_function(scorer: Scorer, speaker: Speaker, eos: Sequence[int], samplin
     (Williams 1992), mean (s - b) grad log pi(y|x), with the mean of the prompt's other answers as
     baseline b, so it is unbiased. Draws depend on the update number and the item, so a resumed run repeats them.
     """
-    judged = partial(call_about, scorer, data.asked_by(scorer))
+    judged = partial(call_about, scorer, data.column_request(scorer))
 
     @_counted_by(lambda batch: float(len(_asked(batch))))
     def cost(model: Any, pi: Tensor, ref: Tensor | None, yw: Tensor, yl: Tensor, batch: Batch) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from afzal.config import AskConfig, ScoreConfig
-from afzal.data.asked import columns_of
+from afzal.data.column_requests import column_values
 from afzal.data.turns import answer_text
 from afzal.errors import AfzalError
 from afzal.objectives import names_function
@@ -56,7 +56,7 @@ def _scores(config: AskConfig, spec: str, items: Sequence[Item]) -> list[np.ndar
         return heads(_score_config(config, policy=spec, reference=config.reference, beta=config.beta), items)
     if not names_function(spec):
         return heads(_score_config(config, model=spec), items)
-    rows = columns_of(items, sorted({name for item in items for name in item.extra}))
+    rows = column_values(items, sorted({name for item in items for name in item.extra}))
     triples = [(item, row, r) for item, row in zip(items, rows, strict=True) for r in item.responses]
     prompts, answers = [item.prompt for item, _, _ in triples], [answer_text(r.turns) for _, _, r in triples]
     flat = iter(reward_source(spec)(prompts, answers, None, [row for _, row, _ in triples]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from afzal.data.asked import Asked, asked_by
+from afzal.data.column_requests import ColumnRequest, column_request
 from afzal.data.turns import full_text, reply
 from afzal.errors import AfzalError
 from afzal.objectives import load_function
@@ -43,7 +43,7 @@ def by_text(fn: Callable[..., Any], name: str = "the reward function") -> Callab
     Raises:
         AfzalError: (when called) ``fn`` fails, does not return a number, or asks for a column that no row has.
     """
-    asked = asked_by(fn)
+    asked = column_request(fn)
 
     def each(
         prompts: Sequence[Turns],
@@ -51,26 +51,26 @@ def by_text(fn: Callable[..., Any], name: str = "the reward function") -> Callab
         ended: Sequence[bool] | None = None,
         columns: Sequence[Mapping[str, Any]] | None = None,
     ) -> list[float]:
-        rows = [{}] * len(answers) if columns is None else [asked.part(row) for row in columns]
+        rows = [{}] * len(answers) if columns is None else [asked.select(row) for row in columns]
         if answers:
             asked.refuse_missing({key for row in rows for key in row}, name)
-        if asked.lists:
+        if asked.takes_lists:
             return _of_lists(fn, asked, name, prompts, answers, rows)
         return [_of_one(fn, name, *call) for call in zip(prompts, answers, rows, strict=True)]
 
     return each
 
 
-def call_about(fn: Callable[..., Any], asked: Asked, prompt: str, answer: str, row: Mapping[str, Any]) -> float:
+def call_about(fn: Callable[..., Any], asked: ColumnRequest, prompt: str, answer: str, row: Mapping[str, Any]) -> float:
     """The value of ``fn`` for one answer to a text prompt.
 
     Raises:
         AfzalError: ``fn`` fails or does not return a number.
     """
     name = getattr(fn, "__name__", "the function")
-    if not asked.lists:
-        return _of_one(fn, name, prompt, answer, asked.part(row))
-    return _of_lists(fn, asked, name, [prompt], [answer], [asked.part(row)])[0]
+    if not asked.takes_lists:
+        return _of_one(fn, name, prompt, answer, asked.select(row))
+    return _of_lists(fn, asked, name, [prompt], [answer], [asked.select(row)])[0]
 
 
 def _of_one(fn: Callable[..., Any], name: str, prompt: Turns, answer: str, row: Mapping[str, Any]) -> float:
@@ -86,7 +86,7 @@ def _of_one(fn: Callable[..., Any], name: str, prompt: Turns, answer: str, row: 
 
 def _of_lists(
     fn: Callable[..., Any],
-    asked: Asked,
+    asked: ColumnRequest,
     name: str,
     prompts: Sequence[Turns],
     answers: Sequence[str],
@@ -96,7 +96,7 @@ def _of_lists(
     lists: dict[str, list[Any]] = {
         key: [row.get(key) for row in rows] for key in dict.fromkeys(k for r in rows for k in r)
     }
-    if asked.prompts:
+    if asked.takes_prompts:
         lists["prompts"] = [turns_to_row(prompt) for prompt in prompts]
     completions = [a if isinstance(p, str) else turns_to_row(reply(a)) for p, a in zip(prompts, answers, strict=True)]
     try:

@@ -23,13 +23,13 @@ class Codec:
     """A tokenizer with exact continuations.
 
     Attributes:
-        head: ids that the tokenizer itself puts before a text: its BOS, or nothing.
+        prefix_ids: ids that the tokenizer itself puts before a text: its BOS, or nothing.
         specials: pattern that matches the special tokens' spellings, or None.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
-        self.head = _head(tokenizer)
+        self.prefix_ids = _prefix_ids(tokenizer)
         self.specials = marker_pattern(tokenizer, special_only=True)
         ends = {tokenizer.bos_token_id, tokenizer.eos_token_id}
         self.special_ids = frozenset(tokenizer.all_special_ids) - ({tokenizer.unk_token_id} - ends)
@@ -69,7 +69,7 @@ class Codec:
             [list(i) for i in ids], skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
 
-    def after(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[str | None]:
+    def added_texts(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[str | None]:
         """For each ``(before, ids)``, the text that ``ids`` add to the text of ``before``.
 
         None if the text of ``before`` changes when ``ids`` follow it.
@@ -93,9 +93,11 @@ class Codec:
         for sentinel, before in self.sentinels:
             todo = [i for i, ids in enumerate(spellings) if ids is None]
             joint = self.encode([sentinel + texts[i] for i in todo], markers=markers)
-            split = [(i, ids[len(before) :]) for i, ids in zip(todo, joint, strict=True) if starts(ids, before)]
+            split = [
+                (i, ids[len(before) :]) for i, ids in zip(todo, joint, strict=True) if is_proper_prefix(ids, before)
+            ]
             written = {**dict(split), **written}
-            added = self.after([(before, ids) for _, ids in split])
+            added = self.added_texts([(before, ids) for _, ids in split])
             for (i, ids), text in zip(split, added, strict=True):
                 if text is not None and same_text(text, texts[i]):
                     spellings[i] = ids
@@ -139,7 +141,7 @@ class Codec:
 
     def _body(self, ids: Sequence[int]) -> list[int]:
         ids = list(ids)
-        return ids[len(self.head) :] if ids[: len(self.head)] == self.head else ids
+        return ids[len(self.prefix_ids) :] if ids[: len(self.prefix_ids)] == self.prefix_ids else ids
 
     def _added_text(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[str | None]:
         texts = self.decode([before for before, _ in pairs] + [[*before, *ids] for before, ids in pairs])
@@ -159,7 +161,7 @@ class Codec:
         return usable + [(s, i) for s, i, text in zip(_SENTINELS, ids, texts, strict=True) if i and text == s]
 
 
-def starts(ids: Sequence[int], prefix: Sequence[int]) -> bool:
+def is_proper_prefix(ids: Sequence[int], prefix: Sequence[int]) -> bool:
     """Whether ``prefix`` is a proper prefix of ``ids``."""
     return len(ids) > len(prefix) and ids[: len(prefix)] == prefix
 
@@ -169,7 +171,7 @@ def same_text(decoded: str, text: str) -> bool:
     return decoded == text or decoded in (unicodedata.normalize("NFC", text), unicodedata.normalize("NFKC", text))
 
 
-def _head(tokenizer: Any) -> list[int]:
+def _prefix_ids(tokenizer: Any) -> list[int]:
     whole, body = (list(tokenizer("a", add_special_tokens=flag)["input_ids"]) for flag in (True, False))
     for start in range(len(whole) - len(body) + 1):
         if whole[start : start + len(body)] == body:

@@ -17,19 +17,26 @@ import numpy as np
 from afzal.drops import Drop
 from afzal.errors import AfzalError
 from afzal.records import Item, Preference, Turns, labels, preferences, scores
-from afzal.tokens.answers import SPELLED, remark_texts
+from afzal.tokens.assistant_turns import SPELLED, remark_texts
 from afzal.tokens.codec import Codec
-from afzal.tokens.cut import cut_prompt, cut_tree
 from afzal.tokens.layout import Chunk, Conversation, Layout, chat_layout, conversation, mentions, text_layout
 from afzal.tokens.media import MediaReader
-from afzal.tokens.spell import Answer, continued, honest, joint_table, spell, why_not
+from afzal.tokens.segment_encoding import (
+    EncodedAnswer,
+    encode_continuation,
+    encode_jointly,
+    encode_segments,
+    failure_reason,
+    respects_markers,
+)
 from afzal.tokens.template import Renderer, TurnError
 from afzal.tokens.tree import Branch, Tree
+from afzal.tokens.truncation import truncate_prompt, truncate_tree
 
 _BLOCK = 512
 
 
-class Spoken(Protocol):
+class SpeakerProtocol(Protocol):
     """The part of :class:`afzal.tokens.speaker.Speaker` that this module needs; the speaker imports this module."""
 
     @property
@@ -49,7 +56,8 @@ class Encoded:
     """Trees, and the drops, cuts and remarks of their encoding.
 
     ``len(trees)`` plus the number of drops whose ``unit`` is ``item`` is the number of input items. ``kept`` holds the
-    item index of each tree. ``remarks`` counts items by change to their texts (:data:`afzal.tokens.answers.REMARKS`).
+    item index of each tree. ``remarks`` counts items by change to their texts
+    (:data:`afzal.tokens.assistant_turns.REMARKS`).
     """
 
     trees: list[Tree]
@@ -69,11 +77,11 @@ class Encoded:
         return dict(Counter(loss.reason for loss in losses).most_common())
 
 
-def encode_items(items: Sequence[Item], speaker: Spoken, max_tokens: int) -> Encoded:
+def encode_items(items: Sequence[Item], speaker: SpeakerProtocol, max_tokens: int) -> Encoded:
     """Encode each item as one tree.
 
     Args:
-        max_tokens: limit for the prompt and any one branch together, see :func:`afzal.tokens.cut.cut_tree`.
+        max_tokens: limit for the prompt and any one branch together, see :func:`afzal.tokens.truncation.truncate_tree`.
 
     Raises:
         AfzalError: ``max_tokens`` is below 2, or there is no token to end a response.
@@ -98,7 +106,7 @@ def encode_items(items: Sequence[Item], speaker: Spoken, max_tokens: int) -> Enc
 
 
 def prompt_trees(
-    prompts: Sequence[Turns | Item], speaker: Spoken, max_tokens: int, remarks: Counter[str] | None = None
+    prompts: Sequence[Turns | Item], speaker: SpeakerProtocol, max_tokens: int, remarks: Counter[str] | None = None
 ) -> list[Tree]:
     """Trees without branches, for generation; their ids and media equal those of :func:`encode_items` for equal
     prompts.
@@ -120,14 +128,14 @@ def prompt_trees(
                 what, remedy = f"this prompt has no tokens: {layout}", "leave it out, or change its text"
                 raise AfzalError(what, where=block[n - start].where or f"prompt {n}", remedy=remedy) from layout
             layouts.append(layout)
-    table = joint_table(layouts, speaker.codec)
+    table = encode_jointly(layouts, speaker.codec)
     ids = [_prompt_ids(layout, speaker, table) for layout in layouts]
     for n, prompt in enumerate(ids):
         if prompt is None:
             what, remedy = "a special token spelled out in this prompt cannot become plain text", "leave the prompt out"
             raise AfzalError(what, where=f"prompt {n}", remedy=remedy)
     names = [p.id if isinstance(p, Item) else str(n) for n, p in enumerate(prompts)]
-    cut = [np.asarray(cut_prompt(prompt or [], max_tokens, speaker.bos), dtype=np.int32) for prompt in ids]
+    cut = [np.asarray(truncate_prompt(prompt or [], max_tokens, speaker.bos), dtype=np.int32) for prompt in ids]
     for layout, prompt, short in zip(layouts, ids, cut, strict=True):
         if layout.media and len(short) < len(prompt or []):
             what, remedy = "a prompt with images or sounds is longer than the limit", "a larger max_tokens"
@@ -138,7 +146,7 @@ def prompt_trees(
     ]
 
 
-def _with_media(tree: Tree, layout: Layout, speaker: Spoken) -> Tree:
+def _with_media(tree: Tree, layout: Layout, speaker: SpeakerProtocol) -> Tree:
     """The tree with the images and sounds of its prompt."""
     reader = speaker.reader
     if reader is None:
@@ -147,17 +155,19 @@ def _with_media(tree: Tree, layout: Layout, speaker: Spoken) -> Tree:
 
 
 def _encode_block(
-    items: Sequence[Item], speaker: Spoken, max_tokens: int, remarks: Counter[str]
+    items: Sequence[Item], speaker: SpeakerProtocol, max_tokens: int, remarks: Counter[str]
 ) -> Iterator[tuple[Tree | None, list[Drop]]]:
     layouts = [
         layout if item.responses else TurnError("no_responses")
         for item, layout in zip(items, _layouts(items, speaker, remarks), strict=True)
     ]
     good = [layout for layout in layouts if isinstance(layout, Layout)]
-    table = joint_table(good, speaker.codec)
+    table = encode_jointly(good, speaker.codec)
     prompts = [_prompt_ids(layout, speaker, table) for layout in good]
-    answers = [[Answer(k, b) for k, b in enumerate(layout.branches) if not isinstance(b, TurnError)] for layout in good]
-    spell(good, prompts, answers, speaker.codec, table)
+    answers = [
+        [EncodedAnswer(k, b) for k, b in enumerate(layout.branches) if not isinstance(b, TurnError)] for layout in good
+    ]
+    encode_segments(good, prompts, answers, speaker.codec, table)
     spelled = iter(zip(good, prompts, answers, strict=True))
     for item, layout in zip(items, layouts, strict=True):
         if isinstance(layout, TurnError):
@@ -170,9 +180,9 @@ def _encode_block(
             yield _tree(item, layout, prompt, item_answers, speaker, max_tokens)
 
 
-def _layouts(items: Sequence[Item], speaker: Spoken, remarks: Counter[str]) -> list[Layout | TurnError]:
+def _layouts(items: Sequence[Item], speaker: SpeakerProtocol, remarks: Counter[str]) -> list[Layout | TurnError]:
     """The layout of every item, with all renderings requested in one batch; remarks are counted."""
-    talks = [_talk(item, speaker.codec) for item in items]
+    talks = [_conversation_or_text(item, speaker.codec) for item in items]
     calls = [call for talk in talks if isinstance(talk, Conversation) for call in talk.calls()]
     if calls:
         speaker.renderer.prepare(calls)
@@ -182,7 +192,7 @@ def _layouts(items: Sequence[Item], speaker: Spoken, remarks: Counter[str]) -> l
     return layouts
 
 
-def _layout(talk: Item | Conversation | TurnError, speaker: Spoken) -> Layout | TurnError:
+def _layout(talk: Item | Conversation | TurnError, speaker: SpeakerProtocol) -> Layout | TurnError:
     """The layout of a text item or a conversation, or the reason why it has none."""
     if isinstance(talk, TurnError):
         return talk
@@ -192,36 +202,43 @@ def _layout(talk: Item | Conversation | TurnError, speaker: Spoken) -> Layout | 
         return error
 
 
-def _talk(item: Item, codec: Codec) -> Item | Conversation | TurnError:
+def _conversation_or_text(item: Item, codec: Codec) -> Item | Conversation | TurnError:
     try:
         return conversation(item, codec.specials) if item.is_chat else item
     except TurnError as error:
         return error
 
 
-def _prompt_ids(layout: Layout, speaker: Spoken, table: dict[Chunk, list[int]]) -> list[int] | None:
+def _prompt_ids(layout: Layout, speaker: SpeakerProtocol, table: dict[Chunk, list[int]]) -> list[int] | None:
     codec = speaker.codec
     if not layout.prompt:
         return speaker.empty_prompt()
     opening, others = layout.prompt[0], layout.prompt[1:]
     ids = codec.encode([opening.text], markers=opening.markers)[0] if others else table[opening]
-    rest = continued(others, codec)
-    if rest is None or not honest(opening, ids, codec):
+    rest = encode_continuation(others, codec)
+    if rest is None or not respects_markers(opening, ids, codec):
         return None
-    head = [] if opening.markers else codec.head
+    head = [] if opening.markers else codec.prefix_ids
     return [*head, *ids, *rest] or speaker.empty_prompt()
 
 
 def _tree(
-    item: Item, layout: Layout, prompt: list[int], answers: Sequence[Answer], speaker: Spoken, max_tokens: int
+    item: Item,
+    layout: Layout,
+    prompt: list[int],
+    answers: Sequence[EncodedAnswer],
+    speaker: SpeakerProtocol,
+    max_tokens: int,
 ) -> tuple[Tree | None, list[Drop]]:
     """The tree of the responses that could be encoded, cut to ``max_tokens``."""
-    losses = [_lost(item, k, b.reason, b.detail) for k, b in enumerate(layout.branches) if isinstance(b, TurnError)]
+    losses = [
+        _response_drop(item, k, b.reason, b.detail) for k, b in enumerate(layout.branches) if isinstance(b, TurnError)
+    ]
     eos = speaker.response_end(chat=item.is_chat)
     branches: dict[int, Branch] = {}
     for answer in answers:
         if answer.parts is None:
-            losses.append(_lost(item, answer.k, *why_not(answer, speaker.codec)))
+            losses.append(_response_drop(item, answer.k, *failure_reason(answer, speaker.codec)))
             continue
         branches[answer.k] = _branch(answer, eos)
         if not answer.exact:
@@ -232,7 +249,7 @@ def _tree(
         reason = reasons[0] if len(reasons) == 1 else "no_response_left"
         return None, [Drop(item.where, item.id, reason, "; ".join(loss.detail for loss in losses))]
     kept = sorted(branches)
-    cut, cuts = cut_tree(item, prompt, {k: branches[k] for k in kept}, max_tokens, speaker.bos)
+    cut, cuts = truncate_tree(item, prompt, {k: branches[k] for k in kept}, max_tokens, speaker.bos)
     if layout.media and len(cut.prompt) < len(prompt):
         detail = f"{len(prompt)} prompt tokens leave no room, and images and sounds are never cut"
         return None, [Drop(item.where, item.id, "media_too_long", detail)]
@@ -243,7 +260,7 @@ def _tree(
     return tree, [*losses, *cuts, *lost_pairs]
 
 
-def _branch(answer: Answer, eos: int) -> Branch:
+def _branch(answer: EncodedAnswer, eos: int) -> Branch:
     parts = answer.parts or []
     ids = [i for part in parts for i in part]
     scored = [s.scored for s, part in zip(answer.segments, parts, strict=True) for _ in part]
@@ -271,6 +288,6 @@ def _pairs(
     return tuple(kept), lost
 
 
-def _lost(item: Item, k: int, reason: str, detail: str = "") -> Drop:
+def _response_drop(item: Item, k: int, reason: str, detail: str = "") -> Drop:
     text = f"response {k}" + (f": {detail}" if detail else "")
     return Drop(item.where, item.id, reason, text, "response")

@@ -14,7 +14,7 @@ from typing import Any
 
 from afzal.media import Media
 from afzal.records import Item, Message, Turns, template_fields, turns_to_json
-from afzal.tokens.answers import THOUGHT_TAG, earlier_turn, last_turn, left_out, opening_of
+from afzal.tokens.assistant_turns import THOUGHT_TAG, earlier_turn, last_turn, left_out, opening_of
 from afzal.tokens.media import MediaReader, texts_of
 from afzal.tokens.template import Call, Renderer, TurnError
 
@@ -52,8 +52,8 @@ Branch = tuple[Segment, ...] | TurnError
 class Layout:
     """An item as text: its prompt, and per response a list of segments or the reason why there is none.
 
-    ``remarks`` name the template's changes to the conversation (:mod:`afzal.tokens.answers`). ``media`` are the images
-    and sounds of the prompt, in token order.
+    ``remarks`` name the template's changes to the conversation (:mod:`afzal.tokens.assistant_turns`). ``media`` are the
+    images and sounds of the prompt, in token order.
     """
 
     prompt: tuple[Chunk, ...]

@@ -65,7 +65,7 @@ class Speaker:
         """Renders conversations as texts."""
         return self._renderer
 
-    # Created on first use. The properties above implement :class:`afzal.tokens.encode.Spoken`.
+    # Created on first use. The properties above implement :class:`afzal.tokens.encode.SpeakerProtocol`.
 
     @cached_property
     def _codec(self) -> Codec:
@@ -139,7 +139,7 @@ class Speaker:
 
     def empty_prompt(self) -> list[int]:
         """The ids for an empty prompt: those that begin a document."""
-        return list(self.codec.head) or [self.bos if self.bos is not None else self.response_end(chat=False)]
+        return list(self.codec.prefix_ids) or [self.bos if self.bos is not None else self.response_end(chat=False)]
 
     def encode(self, items: Sequence[Item], *, max_tokens: int) -> Encoded:
         """Encode each item as one tree: :func:`afzal.tokens.encode.encode_items`."""
@@ -176,7 +176,7 @@ class Speaker:
 
     def continuations(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[str]:
         """:meth:`continuation` of each ``(before, ids)``, decoded in one batch."""
-        added = self.codec.after(pairs)
+        added = self.codec.added_texts(pairs)
         plain = iter(self.codec.decode([ids for (_, ids), text in zip(pairs, added, strict=True) if text is None]))
         texts = [next(plain) if text is None else text for text in added]
         return [self.codec.unspaced(before, text) for (before, _), text in zip(pairs, texts, strict=True)]

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from afzal.data.beside import FOLDER, placed
+from afzal.data.media_copies import FOLDER, copy_medium
 from afzal.data.remap import with_media
 from afzal.media import Media
 from afzal.records import Item, media_of
@@ -39,7 +39,7 @@ class Library:
             AfzalError: a file has changed since it was read, or cannot be copied.
         """
         for key, media in self._media.items():
-            self._files[key] = placed(media, folder)
+            self._files[key] = copy_medium(media, folder)
 
     def kept(self, item: Item) -> Item:
         """The item with its media renamed to the copies."""

@@ -84,7 +84,7 @@ def last_turn(opened: str, whole: str, message: Message, ending: Ending, knows: 
             return _as_rendered(body, start, message, ending)
     elif begun is None:
         raise TurnError("template_not_prefix", _difference(opened, whole))
-    return _as_said(message, ending, begun)
+    return _as_written(message, ending, begun)
 
 
 def earlier_turn(opened: str, later: str, message: Message, ending: Ending) -> Turn:
@@ -107,8 +107,8 @@ def earlier_turn(opened: str, later: str, message: Message, ending: Ending) -> T
         end = ending.text if ending.text and rest.startswith(ending.text) else ""
         pieces = ((before + text + end, True),) if message.reasoning else ((before, False), (text + end, True))
         return Turn(_filled(pieces))
-    kept = _THOUGHTS_END.split(content)[-1].strip()
-    if _THOUGHTS_END.search(content) and kept in rendered:
+    remaining = _THOUGHTS_END.split(content)[-1].strip()
+    if _THOUGHTS_END.search(content) and remaining in rendered:
         return Turn((), (_HISTORY_THOUGHTS,))
     raise TurnError("template_not_prefix", "an earlier turn is rendered differently once another follows it")
 
@@ -181,7 +181,7 @@ def _as_rendered(body: str, start: int, message: Message, ending: Ending) -> Tur
     return Turn(_filled(((before, False), (rendered + ending.text, True))), remarks)
 
 
-def _as_said(message: Message, ending: Ending, begun: _Thoughts | None) -> Turn:
+def _as_written(message: Message, ending: Ending, begun: _Thoughts | None) -> Turn:
     content = str(message.content)
     if begun is None:
         remarks = ("rewritten", "thoughts_left_out") if message.reasoning else ("rewritten",)

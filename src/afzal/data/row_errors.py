@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Mapping
 
 from afzal.data.dataset import Losses
-from afzal.data.detect import nothing_fits, opinion_hint, unknown_votes
+from afzal.data.detect import no_format_error, opinion_hint, unknown_votes_error
 from afzal.data.fields import Row, ScaleError
 from afzal.data.format import Format
 from afzal.drops import Drop
 from afzal.errors import AfzalError
 
-SHOWN = 5
+MAX_SHOWN = 5
 FAULTS = frozenset(
     {"not_json", "not_utf8", "not_an_object", "duplicate_key", "line_too_long", "wrong_width"}
     | {"missing_field", "wrong_type", "bad_value"}
@@ -21,9 +21,11 @@ FAULTS = frozenset(
 )
 
 
-def not_understood(name: str, where: str, entry: Format, sample: list[Row], columns: Mapping[str, str]) -> AfzalError:
+def unknown_field_error(
+    name: str, where: str, entry: Format, sample: list[Row], columns: Mapping[str, str]
+) -> AfzalError:
     """The error for an unread field that may say something about the answers."""
-    if (votes := unknown_votes(sample, where, columns)) is not None:
+    if (votes := unknown_votes_error(sample, where, columns)) is not None:
         return AfzalError(
             votes.what,
             where=where,
@@ -38,7 +40,7 @@ def not_understood(name: str, where: str, entry: Format, sample: list[Row], colu
     )
 
 
-def other_scale(bad: ScaleError, where: str, entry: Format, columns: Mapping[str, str]) -> AfzalError:
+def scale_error(bad: ScaleError, where: str, entry: Format, columns: Mapping[str, str]) -> AfzalError:
     """The error for a number that is not on the format's scale."""
     return AfzalError(
         bad.under(columns),
@@ -48,12 +50,16 @@ def other_scale(bad: ScaleError, where: str, entry: Format, columns: Mapping[str
     )
 
 
-def faulty(faults: list[Drop], faulty: int, count: int, sound: int) -> AfzalError:
-    """The error for rows that cannot be read: the first ``faults`` of ``faulty`` ones among ``count`` rows, of which
+def faulty_rows_error(faults: list[Drop], n_faulty: int, count: int, sound: int) -> AfzalError:
+    """The error for rows that cannot be read: the first ``faults`` of ``n_faulty`` ones among ``count`` rows, of which
     ``sound`` are valid."""
-    others = [f"{fault.where}: {fault.detail}" for fault in faults[1:SHOWN]]
-    more = faulty - 1 - len(others)
-    lines = [f"{faulty} of {count} rows cannot be read", *others, *([f"and {more} more"] if more > 0 else [])]
+    others = [f"{fault.where}: {fault.detail}" for fault in faults[1:MAX_SHOWN]]
+    more = n_faulty - 1 - len(others)
+    lines = [
+        f"{n_faulty} of {count} rows cannot be read",
+        *others,
+        *([f"and {more} more"] if more > 0 else []),
+    ]
     return AfzalError(
         faults[0].detail,
         where=faults[0].where,
@@ -62,13 +68,13 @@ def faulty(faults: list[Drop], faulty: int, count: int, sound: int) -> AfzalErro
     )
 
 
-def nothing_left(source: str, entry: Format, losses: Losses, count: int, sample: list[Row]) -> AfzalError:
+def no_usable_rows_error(source: str, entry: Format, losses: Losses, count: int, sample: list[Row]) -> AfzalError:
     """The error for rows that can be read but of which none can be used."""
     whole = Counter({reason: n for reason, n in losses.counts.items() if not reason.endswith(" (part)")})
     reasons = ", ".join(f"{reason} {n}" for reason, n in whole.most_common())
     first = losses.first[0]
     why = f"read as {entry.name}; dropped: {reasons}. First: {first.where}: {first.detail}"
-    remedy = "" if "media" in whole else nothing_fits(sample).remedy
+    remedy = "" if "media" in whole else no_format_error(sample).remedy
     return AfzalError(f"none of {count} rows can be used", where=source, why=why, remedy=remedy)
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from afzal.errors import AfzalError
 from afzal.records import Comparison, Item, Message, Response, preferences
 from afzal.tokens import encode
-from afzal.tokens.cut import budget, cut_prompt
+from afzal.tokens.truncation import budget, truncate_prompt
 
 PLAIN = byte_tokenizer(add_bos=True)
 CHAT = byte_tokenizer(template=CHATML, eos="<|im_end|>")
@@ -125,10 +125,10 @@ def test_an_item_without_preferences_is_kept() -> None:
 
 
 def test_cutting_a_prompt() -> None:
-    assert cut_prompt([9, 1, 2, 3], 4, bos=9) == [9, 1, 2, 3]
-    assert cut_prompt([9, 1, 2, 3], 3, bos=9) == [9, 2, 3]
-    assert cut_prompt([9, 1, 2, 3], 1, bos=9) == [3]
-    assert cut_prompt([9, 1, 2, 3], 3, bos=None) == [1, 2, 3]
+    assert truncate_prompt([9, 1, 2, 3], 4, bos=9) == [9, 1, 2, 3]
+    assert truncate_prompt([9, 1, 2, 3], 3, bos=9) == [9, 2, 3]
+    assert truncate_prompt([9, 1, 2, 3], 1, bos=9) == [3]
+    assert truncate_prompt([9, 1, 2, 3], 3, bos=None) == [1, 2, 3]
 
 
 def test_no_room_is_refused() -> None:

@@ -16,7 +16,7 @@ from afzal.records import Item, media_of
 FOLDER = "media"
 
 
-def with_media_beside(items: Sequence[Item], folder: Path) -> list[Item]:
+def with_copied_media(items: Sequence[Item], folder: Path) -> list[Item]:
     """The items with media that a data file in ``folder`` can name. Media from other folders are copied to
     ``folder/media`` under the SHA-256 of their bytes; media inside ``folder`` or in rows stay where they are.
 
@@ -24,19 +24,19 @@ def with_media_beside(items: Sequence[Item], folder: Path) -> list[Item]:
         AfzalError: a file has changed since it was read, or cannot be written.
     """
     within = folder.expanduser().resolve()
-    return [with_media(item, lambda media: _beside(media, within)) if media_of(item) else item for item in items]
+    return [with_media(item, lambda media: _with_copy(media, within)) if media_of(item) else item for item in items]
 
 
-def _beside(media: Media, folder: Path) -> Media:
+def _with_copy(media: Media, folder: Path) -> Media:
     if not media.path:
         return media
     if Path(media.path).is_relative_to(folder):
         return replace(media, name=Path(media.path).relative_to(folder).as_posix())
-    path = placed(media, folder)
+    path = copy_medium(media, folder)
     return replace(media, name=f"{FOLDER}/{path.name}", path=str(path))
 
 
-def placed(media: Media, folder: Path) -> Path:
+def copy_medium(media: Media, folder: Path) -> Path:
     """The file of a medium in ``folder/media``, written if it does not exist yet.
 
     Raises:

@@ -12,52 +12,52 @@ from typing import Any
 from afzal.errors import AfzalError
 from afzal.records import Item
 
-_PEERS = ("prompts", "completions")
+_TRL_PARAMETERS = ("prompts", "completions")
 """Parameters of a TRL reward function, which receives lists."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ColumnRequest:
     """The columns that a function asks for in addition to its usual arguments.
 
     Attributes:
-        needed: parameters without a default.
+        required: parameters without a default.
         optional: parameters with a default, which is used if no row has such a column.
-        every: whether it takes ``**columns``: all columns other than prompt and answer.
-        lists: whether it is called like a TRL reward function: once for many answers, with lists by name.
-        prompts: whether such a function also takes the prompts.
+        takes_all: whether it takes ``**columns``: all columns other than prompt and answer.
+        takes_lists: whether it is called like a TRL reward function: once for many answers, with lists by name.
+        takes_prompts: whether such a function also takes the prompts.
     """
 
-    needed: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
-    every: bool = False
-    lists: bool = False
-    prompts: bool = True
+    takes_all: bool = False
+    takes_lists: bool = False
+    takes_prompts: bool = True
 
     @property
     def names(self) -> tuple[str, ...]:
         """The columns asked for by name."""
-        return (*self.needed, *self.optional)
+        return (*self.required, *self.optional)
 
     @property
     def any(self) -> bool:
         """Whether the function asks for any column."""
-        return self.every or bool(self.names)
+        return self.takes_all or bool(self.names)
 
-    def __or__(self, other: Asked) -> Asked:
+    def __or__(self, other: ColumnRequest) -> ColumnRequest:
         """The columns that either function asks for."""
-        needed = tuple(dict.fromkeys((*self.needed, *other.needed)))
-        optional = tuple(n for n in dict.fromkeys((*self.optional, *other.optional)) if n not in needed)
-        return Asked(needed, optional, self.every or other.every)
+        required = tuple(dict.fromkeys((*self.required, *other.required)))
+        optional = tuple(n for n in dict.fromkeys((*self.optional, *other.optional)) if n not in required)
+        return ColumnRequest(required, optional, self.takes_all or other.takes_all)
 
     def columns(self, items: Iterable[Item]) -> tuple[str, ...]:
         """The items' columns that are asked for, sorted by name."""
         known = {name for item in items for name in item.extra} if self.any else set()
-        return tuple(sorted(known if self.every else known.intersection(self.names)))
+        return tuple(sorted(known if self.takes_all else known.intersection(self.names)))
 
-    def part(self, row: Mapping[str, Any]) -> dict[str, Any]:
+    def select(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """The columns of a row that are asked for."""
-        return {name: value for name, value in row.items() if self.every or name in self.names}
+        return {name: value for name, value in row.items() if self.takes_all or name in self.names}
 
     def refuse_missing(self, known: Iterable[str], name: str, where: str = "") -> None:
         """Refuse a parameter that no row has a value for.
@@ -70,7 +70,7 @@ class Asked:
             AfzalError: a column is missing; names the parameter and the existing columns.
         """
         known = sorted(known)
-        lacking = [n for n in self.needed if n not in known]
+        lacking = [n for n in self.required if n not in known]
         if lacking:
             existing = f"their other columns are {', '.join(known)}" if known else "they have no other columns"
             raise AfzalError(
@@ -81,48 +81,48 @@ class Asked:
             )
 
 
-def asked_by(fn: Callable[..., Any], own: int = 2) -> Asked:
-    """The columns that a function asks for beyond its first ``own`` parameters. A function with a parameter
+def column_request(fn: Callable[..., Any], n_usual: int = 2) -> ColumnRequest:
+    """The columns that a function asks for beyond its first ``n_usual`` parameters. A function with a parameter
     ``completions`` is a TRL reward function: it also gets ``prompts`` and ``completions`` by name."""
     try:
         parameters = list(inspect.signature(fn).parameters.values())
     except (TypeError, ValueError):  # written in C
-        return Asked()
-    every = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    lists = own == 2 and any(p.name == "completions" for p in parameters)
+        return ColumnRequest()
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    takes_lists = n_usual == 2 and any(p.name == "completions" for p in parameters)
     by_place = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    taken = {p.name for p in by_place[:own]} if not lists else set(_PEERS)
+    taken = {p.name for p in by_place[:n_usual]} if not takes_lists else set(_TRL_PARAMETERS)
     further = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in taken]
-    needed = tuple(p.name for p in further if p.default is p.empty)
+    required = tuple(p.name for p in further if p.default is p.empty)
     optional = tuple(p.name for p in further if p.default is not p.empty)
-    prompts = not lists or every or any(p.name == "prompts" for p in parameters)
-    return Asked(needed, optional, every, lists, prompts)
+    takes_prompts = not takes_lists or takes_all or any(p.name == "prompts" for p in parameters)
+    return ColumnRequest(required, optional, takes_all, takes_lists, takes_prompts)
 
 
-def union_of(asked: Iterable[tuple[str, Asked]]) -> Asked:
+def merged_request(asked: Iterable[tuple[str, ColumnRequest]]) -> ColumnRequest:
     """The columns that several named functions ask for."""
-    union = Asked()
-    for _, one in asked:
-        union = union | one
+    union = ColumnRequest()
+    for _, request in asked:
+        union = union | request
     return union
 
 
-def refuse_lacking(asked: Sequence[tuple[str, Asked]], items: Sequence[Item], where: str) -> None:
+def refuse_missing_columns(asked: Sequence[tuple[str, ColumnRequest]], items: Sequence[Item], where: str) -> None:
     """Refuse a parameter of one of these functions if no item has a column for it.
 
     Args:
         where: the source of the items.
 
     Raises:
-        AfzalError: as for :meth:`Asked.refuse_missing`.
+        AfzalError: as for :meth:`ColumnRequest.refuse_missing`.
     """
-    if any(one.needed for _, one in asked):
+    if any(request.required for _, request in asked):
         known = {key for item in items for key in item.extra}
-        for name, one in asked:
-            one.refuse_missing(known, name, where)
+        for name, request in asked:
+            request.refuse_missing(known, name, where)
 
 
-def columns_of(items: Sequence[Item], names: Sequence[str]) -> list[dict[str, Any]]:
+def column_values(items: Sequence[Item], names: Sequence[str]) -> list[dict[str, Any]]:
     """These columns of each item; None if its row lacks the column."""
     return [{name: item.extra.get(name) for name in names} for item in items]
 

@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from afzal.tokens.codec import Codec, same_text, starts
+from afzal.tokens.codec import Codec, is_proper_prefix, same_text
 from afzal.tokens.layout import Chunk, Layout, Segment
 from afzal.tokens.template import TurnError
 
-_NEAR = 4  # tokens
+_SEARCH_WIDTH = 4  # tokens
 
 
 @dataclass(slots=True)
-class Answer:
+class EncodedAnswer:
     """A response that is being encoded; ``parts`` holds the ids of each segment, None until an encoding is accepted.
 
     Encoding may move white space from an unscored segment to the scored one after it, if one token contains both.
@@ -29,7 +29,7 @@ class Answer:
     exact: bool = True
 
 
-def joint_table(layouts: Sequence[Layout], codec: Codec) -> dict[Chunk, list[int]]:
+def encode_jointly(layouts: Sequence[Layout], codec: Codec) -> dict[Chunk, list[int]]:
     """Ids of every prompt, and of every prompt followed by one or more of its response's segments, each encoded as one
     text."""
     texts: dict[Chunk, list[int]] = {}
@@ -56,10 +56,10 @@ def _joint_texts(layout: Layout, segments: Sequence[Segment]) -> list[Chunk] | N
     return texts
 
 
-def spell(
+def encode_segments(
     layouts: Sequence[Layout],
     prompts: Sequence[list[int] | None],
-    answers: Sequence[Sequence[Answer]],
+    answers: Sequence[Sequence[EncodedAnswer]],
     codec: Codec,
     table: dict[Chunk, list[int]],
 ) -> None:
@@ -72,32 +72,32 @@ def spell(
     ]
     for layout, _, answer in work:
         _joint_parts(layout, answer, table, codec)
-    _keep_exact([(p, a) for _, p, a in work], codec)
+    _clear_inexact([(p, a) for _, p, a in work], codec)
     alone = [(p, a) for _, p, a in work if a.parts is None]
     chunks = {c: None for _, a in alone for s in a.segments for c in s.chunks}
-    spelled = _spellings(list(chunks), codec)
+    spelled = _encode_separately(list(chunks), codec)
     for _, answer in alone:
-        parts = [_joined([spelled[c] for c in s.chunks]) for s in answer.segments]
+        parts = [_concatenated([spelled[c] for c in s.chunks]) for s in answer.segments]
         answer.parts = None if any(p is None for p in parts) else [p for p in parts if p is not None]
-    _keep_exact(alone, codec)
+    _clear_inexact(alone, codec)
 
 
-def _joint_parts(layout: Layout, answer: Answer, table: dict[Chunk, list[int]], codec: Codec) -> None:
+def _joint_parts(layout: Layout, answer: EncodedAnswer, table: dict[Chunk, list[int]], codec: Codec) -> None:
     """Fill in the parts from the ids of prompt and response as one text, if they begin with the prompt's ids."""
     texts = _joint_texts(layout, answer.segments)
     if texts is None:
         return
     ids = [table[t] for t in texts]
     before, whole = ids[0], ids[-1]
-    if not starts(whole, before):
+    if not is_proper_prefix(whole, before):
         return
-    if all(starts(longer, shorter) and whole[: len(shorter)] == shorter for shorter, longer in pairwise(ids)):
+    if all(is_proper_prefix(longer, shorter) and whole[: len(shorter)] == shorter for shorter, longer in pairwise(ids)):
         answer.parts = [longer[len(shorter) :] for shorter, longer in pairwise(ids)]
     else:
         _split(answer, before, whole[len(before) :], [len(i) - len(before) for i in ids[1:-1]], codec)
 
 
-def _split(answer: Answer, before: list[int], rest: list[int], guesses: Sequence[int], codec: Codec) -> None:
+def _split(answer: EncodedAnswer, before: list[int], rest: list[int], guesses: Sequence[int], codec: Codec) -> None:
     """Fill in the parts by decoding: search the token boundary between two segments near its guess.
 
     A token with white space of an unscored segment and the first characters of a scored one goes to the latter.
@@ -105,17 +105,17 @@ def _split(answer: Answer, before: list[int], rest: list[int], guesses: Sequence
     segments, parts = list(answer.segments), []
     start = 0
     for k, guess in enumerate(guesses):
-        low, high = max(start, guess - _NEAR), min(len(rest), guess + _NEAR)
+        low, high = max(start, guess - _SEARCH_WIDTH), min(len(rest), guess + _SEARCH_WIDTH)
         ends = range(low, high + 1)
         wanted = segments[k].text
         head = [*before, *rest[:start]]
-        added = codec.after([(head, rest[start:end]) for end in ends])
+        added = codec.added_texts([(head, rest[start:end]) for end in ends])
         texts = {end: codec.rendered(head, t) for end, t in zip(ends, added, strict=True) if t is not None}
         prefixes = {end: t for end, t in texts.items() if wanted.startswith(t)}
         if not prefixes:
             return
         end = max(prefixes, key=lambda n: (len(prefixes[n]), -n))
-        moved = _with_space(segments[k], segments[k + 1], len(prefixes[end]))
+        moved = _move_space(segments[k], segments[k + 1], len(prefixes[end]))
         if moved is None:
             return
         segments[k], segments[k + 1] = moved
@@ -126,7 +126,7 @@ def _split(answer: Answer, before: list[int], rest: list[int], guesses: Sequence
     answer.segments, answer.parts = tuple(s for s, _ in filled), [p for _, p in filled]
 
 
-def _with_space(unscored: Segment, scored: Segment, at: int) -> tuple[Segment, Segment] | None:
+def _move_space(unscored: Segment, scored: Segment, at: int) -> tuple[Segment, Segment] | None:
     """The two segments, with the first one's text from ``at`` on moved to the second; None if that is not only white
     space."""
     text, space = unscored.text[:at], unscored.text[at:]
@@ -138,19 +138,19 @@ def _with_space(unscored: Segment, scored: Segment, at: int) -> tuple[Segment, S
     return Segment((Chunk(text, first.markers),), False), Segment((Chunk(space + first.text, first.markers),), True)
 
 
-def _keep_exact(work: Sequence[tuple[list[int], Answer]], codec: Codec) -> None:
+def _clear_inexact(work: Sequence[tuple[list[int], EncodedAnswer]], codec: Codec) -> None:
     """Clear the parts of every answer whose scored ids do not decode to its text in context."""
     checks, owners = [], []
     for prompt, answer in work:
         before = list(prompt)
         for segment, ids in zip(answer.segments, answer.parts or (), strict=False):
-            if len(segment.chunks) == 1 and not honest(segment.chunks[0], ids, codec):
+            if len(segment.chunks) == 1 and not respects_markers(segment.chunks[0], ids, codec):
                 answer.parts = None
             if segment.scored:
                 checks.append((before, ids))
                 owners.append((answer, segment))
             before = before + ids
-    for (answer, segment), (before, _), decoded in zip(owners, checks, codec.after(checks), strict=True):
+    for (answer, segment), (before, _), decoded in zip(owners, checks, codec.added_texts(checks), strict=True):
         if decoded is not None and len(segment.chunks) == 1 and segment.chunks[0].markers:
             decoded = codec.rendered(before, decoded)
         if decoded is None or not same_text(decoded, segment.text):
@@ -159,34 +159,34 @@ def _keep_exact(work: Sequence[tuple[list[int], Answer]], codec: Codec) -> None:
             answer.exact = False
 
 
-def _spellings(chunks: Sequence[Chunk], codec: Codec) -> dict[Chunk, list[int] | None]:
+def _encode_separately(chunks: Sequence[Chunk], codec: Codec) -> dict[Chunk, list[int] | None]:
     spellings: dict[Chunk, list[int] | None] = {}
     for markers in (False, True):
         same = [c for c in chunks if c.markers == markers]
         spellings.update(zip(same, codec.continuations([c.text for c in same], markers=markers), strict=True))
-    return {c: ids if ids is not None and honest(c, ids, codec) else None for c, ids in spellings.items()}
+    return {c: ids if ids is not None and respects_markers(c, ids, codec) else None for c, ids in spellings.items()}
 
 
-def continued(chunks: Sequence[Chunk], codec: Codec) -> list[int] | None:
+def encode_continuation(chunks: Sequence[Chunk], codec: Codec) -> list[int] | None:
     """Ids of the chunks as a continuation; None if one cannot be encoded."""
-    spelled = _spellings(chunks, codec) if chunks else {}
-    return _joined([spelled[c] for c in chunks])
+    spelled = _encode_separately(chunks, codec) if chunks else {}
+    return _concatenated([spelled[c] for c in chunks])
 
 
-def _joined(parts: Sequence[list[int] | None]) -> list[int] | None:
+def _concatenated(parts: Sequence[list[int] | None]) -> list[int] | None:
     return None if any(p is None for p in parts) else [i for p in parts for i in p or ()]
 
 
-def honest(chunk: Chunk, ids: Sequence[int], codec: Codec) -> bool:
+def respects_markers(chunk: Chunk, ids: Sequence[int], codec: Codec) -> bool:
     """Whether the ids respect the rule that a person's text contains no special token."""
     return chunk.markers or codec.special_ids.isdisjoint(ids)
 
 
-def why_not(answer: Answer, codec: Codec) -> tuple[str, str]:
+def failure_reason(answer: EncodedAnswer, codec: Codec) -> tuple[str, str]:
     """The reason why an answer could not be encoded, and the text at fault."""
     chunks = [c for s in answer.segments for c in s.chunks]
     for chunk in chunks:
-        if not honest(chunk, codec.encode([chunk.text], markers=chunk.markers)[0], codec):
+        if not respects_markers(chunk, codec.encode([chunk.text], markers=chunk.markers)[0], codec):
             return "special_token_in_text", ""
     for chunk in chunks:
         written = codec.decode(codec.encode([chunk.text], markers=chunk.markers))[0]

@@ -10,8 +10,8 @@ from afzal.data.columns import renamed
 from afzal.data.fields import Row
 from afzal.data.format import Format
 
-_TRIED_ROWS = 8
-_GUESSES = 3
+_MAX_ROWS = 8
+_MAX_FIELDS = 3
 _SYNONYMS = {
     "prompt": ("prompt", "question", "instruction", "query", "input", "problem", "context", "history", "text", "q"),
     "chosen": ("chosen", "better", "good", "preferred", "accepted", "winner", "positive", "win", "best"),
@@ -29,39 +29,43 @@ _LAYOUTS = (
     ("winner",),
     ("chosen", "rejected"),
 )
-_GENERAL = "say which field is which with --columns, such as prompt=q,chosen=good,rejected=bad (names: docs/formats.md)"
+_GENERAL_HINT = (
+    "say which field is which with --columns, such as prompt=q,chosen=good,rejected=bad (names: docs/formats.md)"
+)
 
 
-def columns_hint(sample: Sequence[Row], works: Callable[[Sequence[Row]], Format | None], field: str = "") -> str:
+def columns_hint(
+    sample: Sequence[Row], detect_format: Callable[[Sequence[Row]], Format | None], field: str = ""
+) -> str:
     """The first ``--columns`` with which the rows can be read, or a general hint.
 
     Args:
-        works: returns the format of rows if all of them can be read, else None.
+        detect_format: returns the format of rows if all of them can be read, else None.
         field: a field that must be among the renamed ones; "" for any.
     """
-    rows = list(sample[:_TRIED_ROWS])
-    for columns in _proposals(rows[0]) if rows else ():
+    rows = list(sample[:_MAX_ROWS])
+    for columns in _candidates(rows[0]) if rows else ():
         if field and field not in columns.values():
             continue
-        entry = works([renamed(row, columns) for row in rows])
+        entry = detect_format([renamed(row, columns) for row in rows])
         if entry is not None and entry.family not in ("plain", "refused"):
             return f"say which field is which: --columns {quote(','.join(f'{k}={v}' for k, v in columns.items()))}"
-    return _GENERAL
+    return _GENERAL_HINT
 
 
-def _proposals(row: Row) -> Iterator[Mapping[str, str]]:
+def _candidates(row: Row) -> Iterator[Mapping[str, str]]:
     """Ways to name the row's fields, the likeliest first, without using a field twice."""
     for layout in _LAYOUTS:
-        for fields in product(*(_guesses(row, name) for name in layout)):
+        for fields in product(*(_similar_fields(row, name) for name in layout)):
             columns = {want: field for want, field in zip(layout, fields, strict=True) if want != field}
             if columns and len(set(fields)) == len(fields):
                 yield columns
 
 
-def _guesses(row: Row, want: str) -> list[str]:
+def _similar_fields(row: Row, want: str) -> list[str]:
     """The row's fields that most resemble one of Afzal's names; ids do not count."""
     fields = [str(field) for field in row if not str(field).lower().endswith("id") and "," not in str(field)]
     names = _SYNONYMS[want]
     exact = sorted((f for f in fields if f.lower() in names), key=lambda f: names.index(f.lower()))
     near = [f for f in fields if f not in exact and any(len(name) > 1 and name in f.lower() for name in names)]
-    return (exact + near)[:_GUESSES]
+    return (exact + near)[:_MAX_FIELDS]

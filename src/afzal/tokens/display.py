@@ -25,19 +25,19 @@ _ROLES = {
     "unscored": ("yellow", "(", ")"),
     "EOS": ("bold red reverse", "<<", ">>"),
 }
-_MOST_ALIKE = 8
+_MAX_REPEATS = 8
 _VISIBLE = str.maketrans({"\n": "↵", "\t": "→", "\r": "␍"})
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class TokenDisplay:
     """``markup`` for a terminal (rich), and the number of items that became trees."""
 
     markup: str
     n_trees: int
 
 
-def show(
+def display_tokens(
     items: Sequence[Item],
     model: str,
     n: int,
@@ -46,7 +46,7 @@ def show(
     chat_template: str | None = None,
     eos: int | None = None,
     ids: bool = False,
-) -> Shown:
+) -> TokenDisplay:
     """The tokens of the first ``n`` items, and how many of all items were dropped or cut, and why.
 
     Only the tokenizer or processor of ``model`` is loaded. Print with ``Console.print(..., highlight=False)``: the
@@ -68,7 +68,7 @@ def show(
         blocks.append(Text(speaker.notice or "chat template: the tokenizer's own"))
     blocks += [_tree(tree, speaker.codec, ids) for tree in encoded.trees[:n]]
     blocks.append(_counts(encoded, len(items)))
-    return Shown("\n\n".join(block.markup for block in blocks), len(encoded.trees))
+    return TokenDisplay("\n\n".join(block.markup for block in blocks), len(encoded.trees))
 
 
 def _legend() -> Text:
@@ -79,9 +79,11 @@ def _legend() -> Text:
 def _tree(tree: Tree, codec: Codec, ids: bool) -> Text:
     lines = [Text.assemble((f"item {tree.item_id}", "bold"), f"  prompt: {len(tree.prompt)} tokens")]
     prompt = [int(i) for i in tree.prompt]
-    lines.append(_run("prompt", zip(_spelled(codec, [], prompt), prompt, strict=True), ids))
+    lines.append(_run("prompt", zip(_token_texts(codec, [], prompt), prompt, strict=True), ids))
     for k, branch in enumerate(tree.branches):
-        lines.append(Text(f"response {k}: {_said(tree, k)}{len(branch.ids)} tokens, {int(branch.scored.sum())} scored"))
+        lines.append(
+            Text(f"response {k}: {_verdict(tree, k)}{len(branch.ids)} tokens, {int(branch.scored.sum())} scored")
+        )
         lines += _branch(prompt, branch, codec, ids)
     return Text("\n").join(lines)
 
@@ -91,7 +93,7 @@ def _branch(prompt: list[int], branch: Branch, codec: Codec, ids: bool) -> Itera
     roles = ["scored" if scored else "unscored" for scored in branch.scored]
     if tokens[-1] in codec.special_ids | {codec.tokenizer.eos_token_id} and branch.scored[-1]:
         roles[-1] = "EOS"
-    rows = zip(roles, _spelled(codec, prompt, tokens), tokens, strict=True)
+    rows = zip(roles, _token_texts(codec, prompt, tokens), tokens, strict=True)
     for role, run in groupby(rows, key=lambda row: row[0]):
         yield _run(role, ((text, i) for _, text, i in run), ids)
 
@@ -100,7 +102,7 @@ def _run(role: str, tokens: Iterable[tuple[str, int]], ids: bool) -> Text:
     line = Text(f"  {role + ':':<10}")
     for (text, i), group in groupby(tokens):
         named, n = f"{text}{{{i}}}" if ids else text, len(list(group))
-        long = role == "prompt" and n > _MOST_ALIKE  # an image or a sound has hundreds of equal tokens
+        long = role == "prompt" and n > _MAX_REPEATS  # an image or a sound has hundreds of equal tokens
         repeated = [f"{named} x {n}"] if long else [named] * n
         for each in repeated:
             line.append_text(_token(each, role))
@@ -112,12 +114,12 @@ def _token(text: str, role: str) -> Text:
     return Text(f"{left}{text}{right}", style=style)
 
 
-def _spelled(codec: Codec, before: Sequence[int], ids: Sequence[int]) -> list[str]:
+def _token_texts(codec: Codec, before: Sequence[int], ids: Sequence[int]) -> list[str]:
     """Each token's text; for part of a character, the token's name."""
     context = [*before, *ids]
     start = len(before)
     pairs = [(context[max(0, start + k - 1) : start + k], [i]) for k, i in enumerate(ids)]
-    texts = codec.after(pairs)
+    texts = codec.added_texts(pairs)
     return [_visible(text) or codec.tokenizer.convert_ids_to_tokens(i) for text, i in zip(texts, ids, strict=True)]
 
 
@@ -125,7 +127,7 @@ def _visible(text: str | None) -> str:
     return "" if not text or "\ufffd" in text else text.translate(_VISIBLE)
 
 
-def _said(tree: Tree, k: int) -> str:
+def _verdict(tree: Tree, k: int) -> str:
     """The votes' verdict on a response, in one or two words."""
     if any(p.i == k and p.p > 0.5 for p in tree.preferences):
         return "preferred, "

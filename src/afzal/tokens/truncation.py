@@ -21,7 +21,7 @@ def budget(prompt: int, longest: int, max_tokens: int) -> tuple[int, int]:
     return min(prompt, max_tokens - response), response
 
 
-def cut_tree(
+def truncate_tree(
     item: Item, prompt: Sequence[int], branches: Mapping[int, Branch], max_tokens: int, bos: int | None
 ) -> tuple[Tree, list[Drop]]:
     """The item's tree, cut so that every path has at most ``max_tokens`` tokens, and the cuts.
@@ -36,16 +36,16 @@ def cut_tree(
     for_prompt, for_response = budget(len(prompt), longest, max_tokens)
     cuts = []
     if for_prompt < len(prompt):
-        cuts.append(_cut(item, "prompt_cut", f"{for_prompt} of {len(prompt)} prompt tokens kept", "item"))
+        cuts.append(_cut_record(item, "prompt_cut", f"{for_prompt} of {len(prompt)} prompt tokens kept", "item"))
     for k, branch in branches.items():
         if for_response < len(branch.ids):
             kept = f"response {k}: {for_response} of {len(branch.ids)} tokens kept, no EOS"
-            cuts.append(_cut(item, "response_cut", kept, "response"))
+            cuts.append(_cut_record(item, "response_cut", kept, "response"))
     short = tuple(Branch(b.ids[:for_response], b.scored[:for_response]) for b in branches.values())
-    return Tree(item.id, np.asarray(cut_prompt(prompt, for_prompt, bos), dtype=np.int32), short), cuts
+    return Tree(item.id, np.asarray(truncate_prompt(prompt, for_prompt, bos), dtype=np.int32), short), cuts
 
 
-def cut_prompt(ids: Sequence[int], limit: int, bos: int | None) -> list[int]:
+def truncate_prompt(ids: Sequence[int], limit: int, bos: int | None) -> list[int]:
     """The last ``limit`` ids at most; a BOS at the beginning is kept."""
     if len(ids) <= limit:
         return list(ids)
@@ -53,5 +53,5 @@ def cut_prompt(ids: Sequence[int], limit: int, bos: int | None) -> list[int]:
     return [*ids[:head], *ids[len(ids) - limit + head :]]
 
 
-def _cut(item: Item, reason: str, detail: str, unit: str) -> Drop:
+def _cut_record(item: Item, reason: str, detail: str, unit: str) -> Drop:
     return Drop(item.where, item.id, reason, detail, "item" if unit == "item" else "response", "cut")

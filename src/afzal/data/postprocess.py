@@ -7,13 +7,13 @@ from typing import Any
 
 from afzal.data.fields import Row, RowError, UnusableError, alternatives, name_of, text
 from afzal.data.format import SYSTEM
-from afzal.data.turns import Marked, answer_text, ask, content_text, reply, unmarked
+from afzal.data.turns import WeightedMessage, answer_text, ask, content_text, reply, unmarked
 from afzal.records import Item, Message, Response, Turns
 
 _SYSTEM = alternatives(SYSTEM)
 
 
-def says(turns: Turns) -> bool:
+def has_content(turns: Turns) -> bool:
     """Whether an answer contains words, thoughts or media."""
     if isinstance(turns, str):
         return not turns.isspace() and turns != ""
@@ -72,19 +72,19 @@ def without_marks(item: Item) -> Item:
         return item
     for response in item.responses:
         for turn in response.turns:
-            if isinstance(turn, Marked) and turn.role == "assistant" and turn.learned != 1:
+            if isinstance(turn, WeightedMessage) and turn.role == "assistant" and turn.learned != 1:
                 raise UnusableError("not_learned", f"an answer is marked to be learned with weight {turn.learned:g}")
-    answers = tuple(Response(_bare(response.turns), response.source) for response in item.responses)
-    return replace(item, prompt=_bare(item.prompt), responses=answers)
+    answers = tuple(Response(_unmarked(response.turns), response.source) for response in item.responses)
+    return replace(item, prompt=_unmarked(item.prompt), responses=answers)
 
 
 def _has_marks(turns: Turns) -> bool:
     if isinstance(turns, str):
         return False
-    return Marked in map(type, turns)
+    return WeightedMessage in map(type, turns)
 
 
-def _bare(turns: Turns) -> Turns:
+def _unmarked(turns: Turns) -> Turns:
     return turns if isinstance(turns, str) else unmarked(turns)
 
 

@@ -32,7 +32,7 @@ class Fault:
 
 
 @dataclass(slots=True)
-class Raw:
+class RawRow:
     """A row as read: its place (``file:line``), and its fields or its fault.
 
     Not frozen: one is created for every row, and creating a frozen one takes twice as long.
@@ -103,7 +103,7 @@ def _holds_constant(value: Any) -> bool:
     return isinstance(value, _Constant) or (isinstance(value, list) and any(map(_holds_constant, value)))
 
 
-def read_lines(stream: BinaryIO, name: str) -> Iterator[Raw]:
+def read_lines(stream: BinaryIO, name: str) -> Iterator[RawRow]:
     """Rows of a JSON-lines stream, one line at a time; blank lines and a leading byte-order mark are skipped."""
     decoder, offset, number = _Decoder(), 0, 0
     while line := stream.readline(MAX_LINE_BYTES + 1):
@@ -111,7 +111,7 @@ def read_lines(stream: BinaryIO, name: str) -> Iterator[Raw]:
         where = f"{name}:{number}"
         if len(line) > MAX_LINE_BYTES:
             skipped = _skip_line(stream, line)
-            yield Raw(where, Fault("line_too_long", f"is longer than {MAX_LINE_BYTES // 2**20} MiB"))
+            yield RawRow(where, Fault("line_too_long", f"is longer than {MAX_LINE_BYTES // 2**20} MiB"))
             offset += skipped
             continue
         content = line.removeprefix(_BOM) if number == 1 else line
@@ -119,11 +119,11 @@ def read_lines(stream: BinaryIO, name: str) -> Iterator[Raw]:
             value = _decode(decoder, content, offset + len(line) - len(content))
             if isinstance(value, Fault) and value.reason == "not_json" and not line.endswith(b"\n"):
                 value = Fault("not_json", f"{value.detail}; the file ends inside this row, was it cut off?")
-            yield Raw(where, value)
+            yield RawRow(where, value)
         offset += len(line)
 
 
-def read_array(stream: BinaryIO, name: str) -> Iterator[Raw]:
+def read_array(stream: BinaryIO, name: str) -> Iterator[RawRow]:
     """Rows of a JSON document: a list of objects, a sequence of objects, or an object that contains a list of them.
 
     A window moves over the document: at most one row and one chunk are in memory.
@@ -136,9 +136,9 @@ def read_array(stream: BinaryIO, name: str) -> Iterator[Raw]:
         where = f"{name}:{window.line}"
         checked = window.next_value(decoder)
         if not in_list and (rows := _rows_inside(checked)):
-            yield from (Raw(f"{name}[{key}][{n}]", row) for key, n, row in rows)
+            yield from (RawRow(f"{name}[{key}][{n}]", row) for key, n, row in rows)
         else:
-            yield Raw(where, checked)
+            yield RawRow(where, checked)
         window.skip("," if in_list else "")
     line = window.line
     if in_list and window.char() == "":
@@ -295,18 +295,18 @@ def _reason(error: json.JSONDecodeError) -> str:
     return error.msg[:1].lower() + error.msg[1:].removesuffix(" starting at").removesuffix(" at")
 
 
-def unfolded(rows: Iterator[Raw], name: str) -> Iterator[Raw]:
+def unfolded(rows: Iterator[RawRow], name: str) -> Iterator[RawRow]:
     """The rows of a source; if its only row is a table, the rows of that table."""
     first = next(rows, None)
     if first is None:
         return
     second = next(rows, None)
     if second is None and (rows_ := _rows_inside(first.value)):
-        yield from (Raw(f"{name}[{key}][{n}]", row) for key, n, row in rows_)
+        yield from (RawRow(f"{name}[{key}][{n}]", row) for key, n, row in rows_)
         return
     table = by_rows(first.value) if second is None and isinstance(first.value, Mapping) else None
     if table is not None:
-        yield from (Raw(f"{name}[{n}]", row) for n, row in enumerate(table))
+        yield from (RawRow(f"{name}[{n}]", row) for n, row in enumerate(table))
         return
     yield first
     if second is not None:

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from afzal.errors import AfzalError
 from afzal.records import Comparison, Item, Message, Response
-from afzal.tokens.show import Shown, show
+from afzal.tokens.display import TokenDisplay, display_tokens
 
 CHAT = Item(
     "c1",
@@ -23,7 +23,7 @@ CHAT = Item(
 )
 
 
-def _printed(shown: Shown, *, colour: bool = False) -> str:
+def _printed(shown: TokenDisplay, *, colour: bool = False) -> str:
     stream = io.StringIO()
     Console(file=stream, width=400, force_terminal=colour, color_system="standard" if colour else None).print(
         shown.markup, highlight=False
@@ -38,7 +38,7 @@ def model(tmp_path: Path) -> str:
 
 
 def test_shown_without_colour(model: str) -> None:
-    plain = _printed(show([CHAT], model, 1, 99))
+    plain = _printed(display_tokens([CHAT], model, 1, 99))
     assert plain.splitlines() == [
         "tokens:  prompt|  [scored]  (not scored)  <<EOS>>",
         "",
@@ -59,7 +59,7 @@ def test_shown_without_colour(model: str) -> None:
 
 
 def test_shown_in_colour(model: str) -> None:
-    painted = _printed(show([CHAT], model, 1, 99), colour=True)
+    painted = _printed(display_tokens([CHAT], model, 1, 99), colour=True)
     assert "\x1b[32m[A]" in painted
     assert "\x1b[33m(↵)(<|im_start|>)(u)" in painted
     assert "\x1b[2m<|im_start|>|" in painted
@@ -67,12 +67,12 @@ def test_shown_in_colour(model: str) -> None:
 
 
 def test_ids_beside_the_tokens(model: str) -> None:
-    assert "[A{65}]" in _printed(show([CHAT], model, 1, 99, ids=True))
+    assert "[A{65}]" in _printed(display_tokens([CHAT], model, 1, 99, ids=True))
 
 
 def test_only_the_first_are_shown_but_all_are_counted(model: str) -> None:
     items = [Item(f"t{k}", "ab", (Response("x" * 9 * k), Response("y"))) for k in range(4)]
-    plain = _printed(show(items, model, 2, 20))
+    plain = _printed(display_tokens(items, model, 2, 20))
     assert "item t1" in plain
     assert "item t2" not in plain
     assert "chat template" not in plain
@@ -84,7 +84,7 @@ def test_only_the_first_are_shown_but_all_are_counted(model: str) -> None:
 def test_preferred_labelled_and_split_characters(tmp_path: Path) -> None:
     llama_tokenizer().save_pretrained(tmp_path)
     item = Item("x", "Say", (Response(" 🙂🙂😀"), Response(" the")), (Comparison(0, 1, "second"),))
-    plain = _printed(show([item], str(tmp_path), 1, 99))
+    plain = _printed(display_tokens([item], str(tmp_path), 1, 99))
     assert "response 1: preferred, 3 tokens, 3 scored" in plain
     assert "response 0: not preferred, " in plain
     assert "  scored:   [ t][he]" in plain
@@ -94,9 +94,9 @@ def test_preferred_labelled_and_split_characters(tmp_path: Path) -> None:
 
 def test_the_built_in_template_is_named(tmp_path: Path) -> None:
     bpe_tokenizer().save_pretrained(tmp_path)
-    assert "using the built-in 'plain'" in _printed(show([CHAT], str(tmp_path), 1, 99))
+    assert "using the built-in 'plain'" in _printed(display_tokens([CHAT], str(tmp_path), 1, 99))
 
 
 def test_no_tokenizer_is_one_plain_error(tmp_path: Path) -> None:
     with pytest.raises(AfzalError, match="nothing' does not exist"):
-        show([CHAT], str(tmp_path / "nothing"), 1, 99)
+        display_tokens([CHAT], str(tmp_path / "nothing"), 1, 99)

@@ -26,7 +26,7 @@ _ORDER = _words(
     "vote votes win winner worse worst"
 )
 # ... words that can accompany such a word without changing its meaning ...
-_BESIDE = _words(
+_QUALIFIERS = _words(
     "a answer answers b final first gold human id is left majority model of output overall response responses right "
     "second the"
 )
@@ -50,78 +50,78 @@ _ANSWER = _words(
     "thinking thought thoughts"
 )
 # ... and words that, in last (or first) place, make a field only metadata about such a thing.
-_ABOUT = _words(
+_METADATA = _words(
     "category characters chars count counts date difficulty fingerprint hash id idx ids index lang language len length "
     "lengths level metadata model models name names origin path source sources split template time timestamp tokens "
     "topic type url version"
 )
-_COUNTING = _words("expected gold judge labeling labelling len length n num number reference")
+_COUNT_PREFIXES = _words("expected gold judge labeling labelling len length n num number reference")
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
-_LONG = 20  # characters; a shorter text may occur inside another by chance
+_MIN_LENGTH = 20  # characters; a shorter text may occur inside another by chance
 _LABEL_WORDS = frozenset(LABELS) - frozenset(WORDS)
 
 
-class Unread:
-    """The unread fields of one source's rows; call :meth:`of` for every row.
+class UnreadFields:
+    """The unread fields of one source's rows; call :meth:`first_suspicious` for every row.
 
     Args:
-        passed: whether other code reads a field of this name, so that it is not suspicious.
+        is_read_elsewhere: whether other code reads a field of this name, so that it is not suspicious.
 
     Attributes:
         names: every skipped field, in order of appearance; ``messages[].name`` for keys of messages.
     """
 
-    def __init__(self, entry: Format, passed: Callable[[str], bool] = lambda _: False) -> None:
+    def __init__(self, entry: Format, is_read_elsewhere: Callable[[str], bool] = lambda _: False) -> None:
         self.names: dict[str, None] = {}
-        self._entry, self._read, self._passed = entry, entry.used(), passed
+        self._entry, self._read, self._is_read_elsewhere = entry, entry.used(), is_read_elsewhere
         self._known: dict[tuple[str, ...], tuple[list[str], list[str]]] = {}
-        self._met: set[tuple[str, ...]] = set()
+        self._seen_keys: set[tuple[str, ...]] = set()
         self._choices = [field for field in entry.requires if "|" in field]
 
-    def of(self, row: Row, item: Item) -> str:
+    def first_suspicious(self, row: Row, item: Item) -> str:
         """The first unread field of a row that may change its meaning; "" if there is none."""
         if not item.is_chat and (row.get("tools") or row.get("chat_template_kwargs")):
             return "tools" if row.get("tools") else "chat_template_kwargs"
-        others, suspects = self._about(row)
+        others, suspects = self._classified(row)
         for name in suspects:
-            if not self._passed(name) and self._tells(name, row[name], item):
+            if not self._is_read_elsewhere(name) and self._adds_information(name, row[name], item):
                 return name
         if others and self._entry.family == "plain":
-            others = [name for name in others if not self._passed(name)]
+            others = [name for name in others if not self._is_read_elsewhere(name)]
             return next((name for name in others if _is_label_word(row[name])), "")
         return ""
 
     def others(self, row: Row) -> list[str]:
         """The fields of a row that are not read."""
-        return self._about(row)[0]
+        return self._classified(row)[0]
 
-    def of_messages(self, row: Row) -> str:
+    def first_suspicious_key(self, row: Row) -> str:
         """The first unread key of a message that may say how good it is; records all unread keys."""
         for name, value in row.items():
             if type(value) is list and value and type(value[0]) is dict and looks_like_messages(value):
                 for entry in value:  # a message with two keys has only role and content
-                    if type(entry) is dict and len(entry) > 2 and (key := self._of_message(name, entry)):
+                    if type(entry) is dict and len(entry) > 2 and (key := self._suspicious_key(name, entry)):
                         return key
         return ""
 
-    def _of_message(self, field: str, message: Mapping[str, Any]) -> str:
+    def _suspicious_key(self, field: str, message: Mapping[str, Any]) -> str:
         keys = (field, *message)
-        if keys in self._met:
+        if keys in self._seen_keys:
             return ""
-        self._met.add(keys)
+        self._seen_keys.add(keys)
         unread = unread_keys(message)
         self.names |= dict.fromkeys(f"{field}[].{key}" for key in unread)
         opinions = (key for key in unread if self._entry.family == "plain" and _OPINION.intersection(words_of(key)))
         return next((f"{field}[].{key}" for key in opinions), "")
 
-    def _about(self, row: Row) -> tuple[list[str], list[str]]:
+    def _classified(self, row: Row) -> tuple[list[str], list[str]]:
         keys = tuple(row)
         known = self._known.get(keys)
         if known is None:
-            known = self._known[keys] = self._sorted(keys)
+            known = self._known[keys] = self._classify(keys)
         return known
 
-    def _sorted(self, keys: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    def _classify(self, keys: tuple[str, ...]) -> tuple[list[str], list[str]]:
         """(unread fields, those among them that may change the meaning) for rows with these keys."""
         rivals = [name for field in self._choices for name in _rivals(field, keys, self._entry.optional)]
         read = self._read.union(self._entry.also(keys))
@@ -129,7 +129,7 @@ class Unread:
         self.names |= dict.fromkeys(others)
         return others, [name for name in others if suspicious(name, self._entry)]
 
-    def _tells(self, name: str, value: Any, item: Item) -> bool:
+    def _adds_information(self, name: str, value: Any, item: Item) -> bool:
         """Whether a value says something that is not already in the item."""
         if value is None or value != value or (isinstance(value, str | list | tuple | Mapping) and not value):
             return False
@@ -147,9 +147,9 @@ def suspicious(name: str, entry: Format) -> bool:
     """Whether a field of this name may change what rows of a format mean."""
     row = words_of(name)
     words = set(row)
-    if words & _ORDER and words <= _ORDER | _BESIDE:
+    if words & _ORDER and words <= _ORDER | _QUALIFIERS:
         return True
-    if not row or row[-1] in _ABOUT or row[0] in _COUNTING:
+    if not row or row[-1] in _METADATA or row[0] in _COUNT_PREFIXES:
         return False
     if words & _PROMPT:
         return True
@@ -158,7 +158,7 @@ def suspicious(name: str, entry: Format) -> bool:
     return bool(words & _ANSWER) or (bool(words & _OPINION) and entry.name != "prompts")
 
 
-def of_the_prompt(name: str) -> bool:
+def may_be_prompt(name: str) -> bool:
     """Whether a field of this name may be part of the prompt."""
     return bool(_PROMPT.intersection(words_of(name)))
 
@@ -186,7 +186,7 @@ def _is_in_item(value: Any, item: Item) -> bool:
     turns = [item.prompt, *(response.turns for response in item.responses)]
     units = {unit.strip() for part in turns for unit in _units(part)}
     held = "\n".join(map(full_text, turns))
-    return all(text.strip() in units or (len(text) >= _LONG and text.strip() in held) for text in texts)
+    return all(text.strip() in units or (len(text) >= _MIN_LENGTH and text.strip() in held) for text in texts)
 
 
 def _units(turns: Turns) -> list[str]:

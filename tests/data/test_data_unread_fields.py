@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from afzal.data import read
-from afzal.data.unread import words_of
+from afzal.data.unread_fields import words_of
 from afzal.errors import AfzalError
 from afzal.records import Comparison, Message, Rating, preferences, scores
 
