@@ -308,6 +308,8 @@ def test_each_field_of_a_vote_has_its_own_numbers(tmp_path):
 def test_next_to_winner_another_vote_must_agree(tmp_path):
     rows = [BASE | {"winner": side, "label": side, "annotator": side} for side in "AB"]
     assert said(read_rows(tmp_path, rows)) == [("A", "first"), ("B", "second")]
+    with pytest.raises(AfzalError, match="'winner' is 'banana', not one of a, b, tie or both_bad"):
+        read_rows(tmp_path, [*rows, BASE | {"winner": "banana", "label": "A"}])
     against = [row | {"label": "A"} for row in rows]
     with pytest.raises(AfzalError, match="'label' may change what the rows mean"):
         read_rows(tmp_path, against)

@@ -134,10 +134,11 @@ def _stating(sample: Sequence[Row]) -> dict[str, bool]:
         stated = {name: [known(row, pair, name) for row, pair in pairs] for name in names}
         kept = [name for name in names if stated[name].count(True) > 4 * stated[name].count(False)]
         return {name: counts[name] for name in kept or names}
-    kept = [WINNER, *(n for n in names if n != WINNER and any(known(row, pair, n) for row, pair in pairs))]
-    return {
-        n: counts[n] for n in kept if all(_agree(row, pair, {m: counts[m] for m in (WINNER, n)}) for row, pair in pairs)
-    }
+    decided = [(row, pair) for row, pair in pairs if known(row, pair, WINNER)]
+    also = [name for name in names if name != WINNER and any(known(row, pair, name) for row, pair in decided)]
+    both = {name: {WINNER: counts[WINNER], name: counts[name]} for name in also}
+    agreeing = [name for name in also if all(_agree(row, pair, both[name]) for row, pair in decided)]
+    return {name: counts[name] for name in (WINNER, *agreeing)}
 
 
 def _agree(row: Row, pair: Pair, fields: Mapping[str, bool]) -> bool:
