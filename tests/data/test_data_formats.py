@@ -132,6 +132,47 @@ GOLDEN = [
         ],
     ),
     (
+        "argilla_flat",
+        "argilla_flat",
+        [
+            (
+                SKY,
+                (GREEN, BLUE, RED),
+                (Ranking(((1,), (0,), (2,)), annotator="u1"), Ranking(((1,), (0, 2)), annotator="u2")),
+            )
+        ],
+    ),
+    (
+        "label_studio_flat",
+        "label_studio_flat",
+        [
+            (
+                SKY,
+                (GREEN, BLUE),
+                (
+                    Comparison(0, 1, "second", annotator="1", seconds=4.5, id="31", at="2026-03-09T22:16:08.728353Z"),
+                    Comparison(0, 1, "first", annotator="b@example.org", id="32", at="2026-03-09T22:16:08.728353Z"),
+                ),
+            ),
+            (
+                (user("Grass?"),),
+                (GREEN, BLUE),
+                (Comparison(0, 1, "first", annotator="1", seconds=4.5, id="33", at="2026-03-09T22:16:08.728353Z"),),
+            ),
+        ],
+    ),
+    (
+        "label_studio_flat_ranker",
+        "label_studio_flat",
+        [
+            (
+                SKY,
+                (GREEN, BLUE, RED),
+                (Ranking(((1,), (2,), (0,)), annotator="1", seconds=4.5, id="41", at="2026-03-09T22:16:08.728353Z"),),
+            )
+        ],
+    ),
+    (
         "potato",
         "potato",
         [

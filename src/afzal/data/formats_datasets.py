@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from afzal.data import parse_exports as exports
 from afzal.data import parse_others as others
 from afzal.data import parse_pairs as pairs
 from afzal.data import parse_tools as tools
@@ -168,6 +169,37 @@ DATASETS: tuple[Format, ...] = (
         keeps_empty=True,
         beside="none",
         optional=("suggestions", "metadata", "vectors", "status"),
+    ),
+    Format(
+        "argilla_flat",
+        (tools.PROMPTS,),
+        exports.argilla,
+        {
+            "prompt": "prompt",
+            "answers": "response_1, ...",
+            "votes": "the columns question.responses, .responses.users and .responses.status",
+        },
+        accepts=exports.is_argilla,
+        settle=exports.settled_argilla,
+        keeps_empty=True,
+        beside="none",
+        optional=("status", "_server_id"),
+    ),
+    Format(
+        "label_studio_flat",
+        (tools.PROMPTS, "annotation_id"),
+        exports.label_studio,
+        {
+            "prompt": "prompt",
+            "A": "answer1",
+            "B": "answer2",
+            "votes": "the column of a Pairwise tag (left: A better) or of a Ranker tag",
+        },
+        family="votes",
+        accepts=exports.is_label_studio,
+        settle=exports.settled_label_studio,
+        keeps_empty=True,
+        optional=("annotator", "created_at", "updated_at", "lead_time", "items", "agreement", "history"),
     ),
     Format(
         "potato",

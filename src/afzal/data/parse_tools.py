@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from afzal.data.fields import (
@@ -25,6 +25,7 @@ from afzal.data.votewords import STEMS, Pair, pair_of, plain, read_vote
 from afzal.records import Comparison, Item, Outcome, Ranking, Response, Turns, Vote
 
 PROMPTS = "prompt|instruction|question|query|context|input"
+SUBMITTED = "submitted"
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _LISTS = "responses|candidates|options|items|translations|texts"
 _KINDS = frozenset({"selection", "scale_value", "rank_order", "best"})
@@ -32,30 +33,49 @@ _MARKED = re.compile(r"(?:^|<br\s*/?>|\n)\s*([A-Z])\.\s+")
 _SPENT = re.compile(r"(\d+)d (\d+)h (\d+)m (\d+)s")
 
 
-def label_studio(row: Row) -> Item:
+def label_studio(row: Row) -> Item | Iterator[Item | UnusableError]:
     """``data`` with a prompt and two answers or a list of items; every annotation is one vote.
 
     ``left`` means the first answer. A Ranker's list is a ranking. An annotation marked ``ground_truth`` becomes a gold
-    vote.
+    vote; one that was cancelled is no vote, and is counted as such.
     """
     data = mapping(row, "data")
     if has(data, "items"):
-        names, turns = _list_items(array(data, "items"))
+        names, turns = list_items(array(data, "items"))
     else:
-        pair = _pair(data)
+        pair = pair_in(data)
         names, turns = [pair.a, pair.b], [reply(text(data, field)) for field in (pair.a, pair.b)]
     votes: list[Vote] = []
     gold: list[Vote] = []
+    lost: list[UnusableError] = []
     for entry in array(row, "annotations|completions"):
-        if isinstance(entry, dict) and not entry.get("was_cancelled"):
+        if isinstance(entry, dict) and entry.get("was_cancelled"):
+            lost.append(UnusableError("cancelled", f"annotation {entry.get('id', '')} was cancelled"))
+        elif isinstance(entry, dict):
             (gold if entry.get("ground_truth") else votes).extend(_label_studio_votes(entry, data, names))
-    if not votes and not gold:
-        raise UnusableError("no_votes", "no annotation says which answer is better")
-    responses = tuple(map(Response, turns))
-    return Item("", ask(text(data, PROMPTS)), responses, tuple(votes), gold=tuple(gold))
+    item = Item(row_id(row), ask(text(data, PROMPTS)), tuple(map(Response, turns)), tuple(votes), gold=tuple(gold))
+    return with_others(item, lost, "no annotation says which answer is better")
 
 
-def _list_items(items: Sequence[Any]) -> tuple[list[str], list[Turns]]:
+def with_others(item: Item, others: Sequence[UnusableError], nothing: str) -> Item | Iterator[Item | UnusableError]:
+    """The item, followed by what people left unfinished, which is no vote and is counted by its reason.
+
+    Raises:
+        UnusableError: the item has no votes, and nothing was left unfinished; ``nothing`` says so.
+    """
+    voted = bool(item.votes or item.gold)
+    if not voted and not others:
+        raise UnusableError("no_votes", nothing)
+    return iter([*([item] if voted else ()), *others]) if others else item
+
+
+def row_id(row: Row) -> str:
+    """The id that the tool gave the row; "" if it has none."""
+    return str(row["id"]) if has(row, "id") else ""
+
+
+def list_items(items: Sequence[Any]) -> tuple[list[str], list[Turns]]:
+    """The names and the texts of the entries of Label Studio's List."""
     names, turns = [], []
     for k, item in enumerate(items):
         if isinstance(item, Mapping):
@@ -67,7 +87,8 @@ def _list_items(items: Sequence[Any]) -> tuple[list[str], list[Turns]]:
     return names, turns
 
 
-def _pair(data: Row) -> Pair:
+def pair_in(data: Row) -> Pair:
+    """The two answers among the fields of a task."""
     pair = pair_of(tuple(data))
     if pair is None:
         raise RowError("missing_field", "answer1", "is missing in the data, or answer2 is")
@@ -84,23 +105,23 @@ def _label_studio_votes(entry: Row, data: Row, names: Sequence[str]) -> Iterator
         if not isinstance(answer, dict):
             continue
         if "ranker" in answer:
-            yield Ranking(tuple((k,) for k in _ranked(answer["ranker"], names)), **about)
+            yield Ranking(tuple((k,) for k in ranked(answer["ranker"], names)), **about)
             return
-        if answer.get("selected") in _SIDES:
-            yield Comparison(0, 1, _SIDES[answer["selected"]], **about)
+        if answer.get("selected") in SIDES:
+            yield Comparison(0, 1, SIDES[answer["selected"]], **about)
             return
         selected = next(iter(answer.get("choices") or ()), None)
         if isinstance(selected, str):
-            outcome, strength = read_vote(selected, _pair(data), data, "choices")
+            outcome, strength = read_vote(selected, pair_in(data), data, "choices")
             yield Comparison(0, 1, outcome, strength, **about)
             return
 
 
 _LABEL_STUDIO = {"id": "id", "at": "created_at"}
-_SIDES: dict[str, Outcome] = {"left": "first", "right": "second"}
+SIDES: dict[str, Outcome] = {"left": "first", "right": "second"}
 
 
-def _ranked(ranker: Any, names: Sequence[str]) -> list[int]:
+def ranked(ranker: Any, names: Sequence[str]) -> list[int]:
     """The responses of a Ranker's result, best first; several buckets have no order (``_`` holds the unsorted ones)."""
     if isinstance(ranker, Mapping):
         filled = {name: ids for name, ids in ranker.items() if name != "_" and ids}
@@ -114,31 +135,54 @@ def _ranked(ranker: Any, names: Sequence[str]) -> list[int]:
     return [k for k in places if k is not None]
 
 
-def argilla_records(row: Row) -> Item:
+def argilla_records(row: Row) -> Item | Iterator[Item | UnusableError]:
     """``fields`` with a prompt and answers, and every user's submitted responses to a ranking or a label question.
 
     Responses are grouped by question, as the SDK writes them, or by user, as the server does. A label that names one of
-    more than two answers means that it is better than each of the others. Models' suggestions are not votes.
+    more than two answers means that it is better than each of the others. Models' suggestions are not votes. Drafts and
+    discarded responses are not either; each is counted as such.
     """
     data = mapping(row, "fields")
-    names = _answer_fields(data)
+    names = answer_fields(data)
     raw_prompt = value(data, PROMPTS)
     prompt = ask(raw_prompt) if isinstance(raw_prompt, str) else messages(raw_prompt, "fields")
-    submitted = [(question, got, who) for question, got, who in _submitted(value(row, "responses"))]
-    votes = [(question, vote) for question, got, who in submitted for vote in _opinions(got, data, names, who)]
-    if not votes:
-        raise UnusableError("no_votes", "no submitted response orders the answers")
+    given = list(_given(value(row, "responses")))
+    votes = [(g.question, vote) for g in given if g.counts for vote in opinions(g, data, names)]
     turns = (reply(v) if isinstance(v := data[name], str) else messages(v, name) for name in names)
-    return Item("", prompt, tuple(map(Response, turns)), _placed(votes))
+    item = Item(row_id(row), prompt, tuple(map(Response, turns)), placed(votes))
+    return with_others(item, unsubmitted(given), "no submitted response orders the answers")
 
 
-def _placed(votes: Sequence[tuple[str, Vote]]) -> tuple[Vote, ...]:
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A user's response to a question of Argilla; ``status`` is submitted, draft, discarded, or "" if it is null."""
+
+    question: str
+    value: Any
+    user: str | None
+    status: str
+
+    @property
+    def counts(self) -> bool:
+        """Whether it was submitted."""
+        return self.status == SUBMITTED
+
+
+def unsubmitted(given: Iterable[Given]) -> list[UnusableError]:
+    """One for each draft and discarded response, which answers all questions of a record together."""
+    others = dict.fromkeys((g.user, g.status) for g in given if not g.counts)
+    return [
+        UnusableError(status or "no_status", f"the response of {user} was not submitted") for user, status in others
+    ]
+
+
+def placed(votes: Sequence[tuple[str, Vote]]) -> tuple[Vote, ...]:
     """The votes; if there are several questions, the question's name is a vote's axis."""
     one = len({name for name, _ in votes}) == 1
     return tuple(vote if one else replace(vote, axis=name) for name, vote in votes)
 
 
-def _answer_fields(data: Row) -> list[str]:
+def answer_fields(data: Row) -> list[str]:
     """The answer fields: one stem with numbers or letters, in order."""
     known = {plain(name): name for name in data}
     for stem in STEMS:
@@ -149,18 +193,25 @@ def _answer_fields(data: Row) -> list[str]:
     raise RowError("missing_field", "fields", "holds no two answers, such as response_1 and response_2")
 
 
-def _submitted(responses: Any) -> Iterator[tuple[str, Any, str | None]]:
-    """(question, value, user) of every response that is neither a draft nor discarded."""
+def _given(responses: Any) -> Iterator[Given]:
+    """Every response, grouped by question or by user; one without a status counts as submitted."""
     if isinstance(responses, Mapping):
         for question, entries in responses.items():
             for entry in entries if isinstance(entries, list) else [entries]:
-                if isinstance(entry, Mapping) and entry.get("status", "submitted") == "submitted":
-                    yield str(question), entry.get("value"), _user(entry)
+                if isinstance(entry, Mapping):
+                    yield Given(str(question), entry.get("value"), _user(entry), status_of(entry))
         return
     for entry in responses if isinstance(responses, list | tuple) else ():
-        if isinstance(entry, Mapping) and entry.get("status", "submitted") == "submitted":
-            for question, got in (entry.get("values") or {}).items():
-                yield str(question), got.get("value") if isinstance(got, Mapping) else got, _user(entry)
+        if isinstance(entry, Mapping):
+            values = entry.get("values") or ({} if status_of(entry) == SUBMITTED else {"": None})
+            for question, got in values.items():
+                answer = got.get("value") if isinstance(got, Mapping) else got
+                yield Given(str(question), answer, _user(entry), status_of(entry))
+
+
+def status_of(entry: Row) -> str:
+    """The status of a response: submitted if none is recorded, "" if it is null."""
+    return str(entry.get("status", SUBMITTED) or "")
 
 
 def _user(entry: Row) -> str | None:
@@ -168,9 +219,9 @@ def _user(entry: Row) -> str | None:
     return str(entry[who]) if who else None
 
 
-def _opinions(got: Any, data: Row, names: Sequence[str], who: str | None) -> Iterable[Vote]:
-    """The votes that a value expresses; none if it answers another kind of question."""
-    places = _places(names, data)
+def opinions(given: Given, data: Row, names: Sequence[str]) -> Iterable[Vote]:
+    """The votes that a response expresses; none if it answers another kind of question."""
+    got, who, places = given.value, given.user, _places(names, data)
     if isinstance(got, list | tuple):
         groups = _argilla_groups(got, places)
         return [Ranking(groups, annotator=who)] if groups else []
@@ -180,7 +231,7 @@ def _opinions(got: Any, data: Row, names: Sequence[str], who: str | None) -> Ite
     if best is not None and len(names) > 2:
         return [Comparison(best, k, "first", annotator=who) for k in range(len(names)) if k != best]
     try:
-        outcome, strength = read_vote(got, _pair(data), data, "responses")
+        outcome, strength = read_vote(got, pair_in(data), data, "responses")
     except (RowError, UnusableError):
         return []
     return [Comparison(0, 1, outcome, strength, annotator=who)]
@@ -237,7 +288,7 @@ def potato(row: Row) -> Item:
         "",
         ask(str(row[prompt_field])) if prompt_field else (),
         tuple(Response(reply(a)) for a in answers),
-        _placed(votes),
+        placed(votes),
     )
 
 

@@ -194,7 +194,7 @@ def vote(
         missing = next((name for name in usual if name not in row), None)
         raise RowError("missing_field", missing or usual[0], "is missing" if missing else "is not the only such field")
     outcome, strength = _agreed(stated, pair, row, fields)
-    return _item(row, pair, (Comparison(0, 1, outcome, strength, weight=weight(row), **_recorded(row)),))
+    return _item(row, pair, (Comparison(0, 1, outcome, strength, weight=weight(row), **recorded(row)),))
 
 
 def _agreed(
@@ -243,7 +243,7 @@ def rated(row: Row) -> Item:
     """One annotator's score of one answer, larger is better; rows with the same prompt are joined later."""
     source = name_of(row, "model|source|generator|response_source")
     answer = Response(_reply(row, ANSWERS), str(row[source]) if source else None)
-    rating = Rating(0, number(row, SCORES), "score", weight(row), **_recorded(row))
+    rating = Rating(0, number(row, SCORES), "score", weight(row), **recorded(row))
     return Item("", _asked(row), (answer,), (rating,))
 
 
@@ -267,7 +267,7 @@ def _reply(row: Row, names: str) -> Turns:
     return turns
 
 
-def _recorded(row: Row) -> dict[str, Any]:
+def recorded(row: Row) -> dict[str, Any]:
     """The annotator, duration, time and id of a vote."""
     who, at, name = (name_of(row, names) for names in (ANNOTATORS, TIMES, "vote_id|annotation_id"))
     return {
@@ -366,6 +366,6 @@ def _entries(given: Any, field: str) -> Iterator[tuple[dict[str, Any], dict[str,
         if not isinstance(entry, Mapping):
             yield {field: entry}, {"annotator": f"{field} {k}"}
         elif fields := _fields(tuple(entry)):
-            yield {name: entry[name] for name in fields}, _recorded(entry)
+            yield {name: entry[name] for name in fields}, recorded(entry)
         else:
             raise RowError("missing_field", f"{field}[].winner", "is missing")

@@ -1,0 +1,223 @@
+"""Parse flat exports of annotation tools: Label Studio's CSV and JSON-MIN, and Argilla's records with a column per
+question."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from afzal.data.cells import structure
+from afzal.data.fields import Row, RowError, UnusableError, array, has, name_of, text, value
+from afzal.data.format import Format
+from afzal.data.parse_tools import (
+    PROMPTS,
+    SIDES,
+    SUBMITTED,
+    Given,
+    answer_fields,
+    list_items,
+    opinions,
+    pair_in,
+    placed,
+    ranked,
+    row_id,
+    unsubmitted,
+    with_others,
+)
+from afzal.data.parse_votes import fields_read, recorded
+from afzal.data.turns import ask, messages, reply
+from afzal.data.votewords import pair_of
+from afzal.records import Comparison, Item, Ranking, Response, Turns, Vote
+
+# --- Label Studio: one row per annotation
+
+ANNOTATION = ("annotator", "annotation_id", "created_at", "updated_at", "lead_time")
+"""Columns of every flat export of Label Studio."""
+
+
+def is_label_studio(row: Row) -> bool:
+    """Whether the row is an annotation with the columns of a flat export, and a Pairwise or Ranker tag has an
+    answer."""
+    if not (row.keys() >= {*ANNOTATION} and has(row, PROMPTS) and (pair_of(tuple(row)) or has(row, "items"))):
+        return False
+    return bool(_tags(row))
+
+
+def label_studio(row: Row) -> Item:
+    """One annotation: ``left`` means the first answer, and a Ranker's list is a ranking of ``items``. If there are
+    several such tags, their names are axes."""
+    tags = _tags(row)
+    if not tags:
+        raise UnusableError("no_votes", "no column holds the answer of a Pairwise or Ranker tag")
+    if len(tags) > 1 and any(isinstance(row[tag], str) and row[tag] in SIDES for tag in tags):
+        one, two, *_ = tags
+        raise RowError("bad_value", two, f"and '{one}' both hold left or right; --columns winner=FIELD names the vote")
+    if has(row, "items"):
+        names, turns = list_items(array(row, "items"))
+    else:
+        pair = pair_in(row)
+        names, turns = [pair.a, pair.b], [reply(text(row, field)) for field in (pair.a, pair.b)]
+    votes = [(tag, _vote(answer, names, row, tag)) for tag, answer in tags.items()]
+    return Item("", ask(text(row, PROMPTS)), tuple(map(Response, turns)), placed(votes))
+
+
+def settled_label_studio(entry: Format, sample: Sequence[Row]) -> Format:
+    """The format with the names of this source's columns."""
+    tags = tuple(dict.fromkeys(tag for row in sample for tag in _tags(row)))
+    first = next((row for row in sample if is_label_studio(row)), None)
+
+    def also(keys: tuple[str, ...]) -> Iterable[str]:
+        return (*fields_read(keys), *tags)
+
+    if first is None:
+        return replace(entry, also=also)
+    pair = pair_of(tuple(first))
+    answers = {"answers": "items"} if has(first, "items") or pair is None else {"A": pair.a, "B": pair.b}
+    words = f"{' and '.join(tags)} (left: A better; a Ranker's order, best first) of annotator"
+    reads = {"prompt": name_of(first, PROMPTS), **answers, "votes": words}
+    return replace(entry, reads=reads, also=also)
+
+
+def _tags(row: Row) -> dict[str, list[Any]]:
+    """The answers of Pairwise and Ranker tags by column: ``[{"selected": "left"}]``, also without the list or as JSON.
+    If no column has them, the columns with the word ``left`` or ``right``: all, or ``winner``, which ``--columns`` can
+    set."""
+    objects: dict[str, list[Any]] = {}
+    words: dict[str, list[Any]] = {}
+    for name, got in row.items():
+        if name in ANNOTATION:
+            continue
+        if isinstance(got, str) and got in SIDES:
+            words[name] = [{"selected": got}]
+        parsed = structure(got) if isinstance(got, str) and got.lstrip()[:1] in ("[", "{") else got
+        given = parsed if isinstance(parsed, list) else [parsed]
+        answers = [
+            one for one in given if isinstance(one, Mapping) and (one.get("selected") in (*SIDES,) or "ranker" in one)
+        ]
+        if answers:
+            objects[name] = answers
+    return objects or ({"winner": words["winner"]} if "winner" in words else words)
+
+
+def _vote(answers: Sequence[Mapping[str, Any]], names: Sequence[str], row: Row, tag: str) -> Vote:
+    about, answer = recorded(row), answers[0]
+    if len(answers) > 1:
+        raise RowError("bad_value", tag, f"holds {len(answers)} answers of one annotation")
+    if "ranker" in answer:
+        return Ranking(tuple((k,) for k in ranked(answer["ranker"], names)), **about)
+    if has(row, "items"):
+        raise RowError("bad_value", tag, "names a side, but the row holds a list of items")
+    return Comparison(0, 1, SIDES[answer["selected"]], **about)
+
+
+# --- Argilla: one row per record
+
+RESPONSES, SUGGESTION = ".responses", ".suggestion"
+_OF_RESPONSES = ("", ".users", ".status")
+_OF_SUGGESTION = ("", ".score", ".agent")
+
+
+def is_argilla(row: Row) -> bool:
+    """Whether the row holds a prompt, two answers, and a column with the responses to a question."""
+    try:
+        return has(row, PROMPTS) and bool(_questions(row) and answer_fields(row))
+    except RowError:
+        return False
+
+
+def argilla(row: Row, voting: Sequence[str] | None = None) -> Item | Iterator[Item | UnusableError]:
+    """``question.responses`` with ``.users`` and ``.status``: a vote per user who submitted. A ranking question's
+    value lists the answers from the best; a label names the better one. Suggestions are models' and not votes.
+
+    Args:
+        voting: the questions that are about the order of the answers; each submitted response to them must state one.
+            None for all questions, among which responses that state no order are passed over.
+    """
+    names = answer_fields(row)
+    data = {name: row[name] for name in (*names, name_of(row, PROMPTS)) if name}
+    given = [
+        each for question in _questions(row) if voting is None or question in voting for each in _given(row, question)
+    ]
+    votes = []
+    for each in given:
+        if each.counts:
+            stated = [(each.question, vote) for vote in opinions(each, data, names)]
+            if not stated and voting is not None:
+                problem = f"holds {str(each.value)[:40]!r}, which does not order {', '.join(names)}"
+                raise RowError("bad_value", f"{each.question}{RESPONSES}", problem)
+            votes += stated
+    turns = (_turns(row[name], name) for name in names)
+    raw = value(row, PROMPTS)
+    prompt = ask(raw) if isinstance(raw, str) else messages(raw, name_of(row, PROMPTS))
+    item = Item(row_id(row), prompt, tuple(map(Response, turns)), placed(votes))
+    return with_others(item, unsubmitted(given), "no submitted response orders the answers")
+
+
+def settled_argilla(entry: Format, sample: Sequence[Row]) -> Format:
+    """The format for the questions of this source that are about the order of the answers."""
+    rows = [row for row in sample if is_argilla(row)]
+    voting = tuple(dict.fromkeys(question for row in rows for question in _questions(row) if _orders(row, question)))
+    if not voting:
+        return entry
+
+    def also(keys: tuple[str, ...]) -> Iterable[str]:
+        answers = answer_fields(dict.fromkeys(keys))
+        beside = [f"{question}{RESPONSES}{part}" for question in voting for part in _OF_RESPONSES]
+        return (*answers, *beside, *(key for key in keys if _is_suggestion(key)))
+
+    votes = " and ".join(f"{question}{RESPONSES}" for question in voting)
+    answers = ", ".join(answer_fields(rows[0]))
+    reads = {"prompt": name_of(rows[0], PROMPTS), "answers": answers, "votes": f"{votes} of each user who submitted"}
+    return replace(entry, reads=reads, also=also, parse=lambda row: argilla(row, voting))
+
+
+def _turns(got: Any, name: str) -> Turns:
+    return reply(got) if isinstance(got, str) else messages(got, name)
+
+
+def _questions(row: Row) -> list[str]:
+    """The questions to which the row has a column of responses; empty for a record without any."""
+    return [name.removesuffix(RESPONSES) for name, got in row.items() if _holds_responses(name, got)]
+
+
+def _holds_responses(name: str, got: Any) -> bool:
+    listed = isinstance(got, list | tuple) or (isinstance(got, str) and got.lstrip().startswith("["))
+    return name.endswith(RESPONSES) and name != RESPONSES and listed
+
+
+def _given(row: Row, question: str) -> list[Given]:
+    """Every user's response to a question; without a column of statuses, all count as submitted."""
+    name = f"{question}{RESPONSES}"
+    values = _column(row, name)
+    users = _column(row, f"{name}.users") if has(row, f"{name}.users") else [None] * len(values)
+    states = _column(row, f"{name}.status") if has(row, f"{name}.status") else [SUBMITTED] * len(values)
+    for column, got in ((f"{name}.users", users), (f"{name}.status", states)):
+        if len(got) != len(values):
+            raise RowError("bad_value", column, f"has {len(got)} entries for {len(values)} responses")
+    return [
+        Given(question, got, None if user is None else str(user), str(state or ""))
+        for got, user, state in zip(values, users, states, strict=True)
+    ]
+
+
+def _column(row: Row, name: str) -> Sequence[Any]:
+    """A list, also as JSON or as Python's ``repr`` in a table's cell."""
+    got = row[name]
+    parsed = structure(got) if isinstance(got, str) else got
+    if not isinstance(parsed, list | tuple):
+        raise RowError("wrong_type", name, "is not a list; export the records as JSON or parquet")
+    return parsed
+
+
+def _orders(row: Row, question: str) -> bool:
+    names = answer_fields(row)
+    data = {name: row[name] for name in names}
+    try:
+        return any(each.counts and list(opinions(each, data, names)) for each in _given(row, question))
+    except RowError:
+        return False
+
+
+def _is_suggestion(name: str) -> bool:
+    return any(name.endswith(f"{SUGGESTION}{part}") for part in _OF_SUGGESTION)
