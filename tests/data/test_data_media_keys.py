@@ -12,7 +12,7 @@ from afzal.data.splitting import split
 from afzal.data.turns import stripped
 from afzal.media import Media, in_row, media_part
 from afzal.quality.clean import duplicate_key, merge_identical
-from afzal.quality.view import View
+from afzal.quality.item_facts import ItemTable
 from afzal.records import Comparison, Item, Message, Response, media_of, prompt_key, turns_to_json, turns_to_row
 
 RED, BLUE = in_row("image", b"red"), in_row("image", b"blue")
@@ -68,9 +68,9 @@ def test_answers_that_differ_only_in_their_picture_are_two_answers():
 
 
 def test_the_audit_sees_other_prompts():
-    view = View()
-    view.add([view.told(item(asked(media))) for media in (RED, BLUE, RED)])
-    assert len(set(view.groups)) == 2
+    table = ItemTable()
+    table.add([table.read(item(asked(media))) for media in (RED, BLUE, RED)])
+    assert len(set(table.groups)) == 2
 
 
 def test_a_split_keeps_rows_of_one_image_on_one_side_and_parts_others():

@@ -106,15 +106,15 @@ FINDING = '''
 class Shouts(_Counting):
     """Items whose prompt is in capital letters."""
 
-    def add(self, batch: Sequence[Told]) -> None:
-        for told in batch:
-            if told.asked.isupper():
-                self.hit(told.item)
+    def add(self, batch: Sequence[ItemFacts]) -> None:
+        for facts in batch:
+            if facts.prompt_text.isupper():
+                self.hit(facts.item)
 
-    def finding(self, view: View, losses: Losses, rows: int) -> Finding:
-        message = f"{self.count} of {view.items} prompts shout"
+    def finding(self, table: ItemTable, losses: Losses, rows: int) -> Finding:
+        message = f"{self.count} of {table.items} prompts shout"
         severity = "minor" if self.count else "ok"
-        return finding("shouts", severity, self.count, view.items, message, "ask quietly", self.ids)
+        return finding("shouts", severity, self.count, table.items, message, "ask quietly", self.ids)
 '''
 FORMAT = """    Format(
         "riddle",
@@ -178,9 +178,9 @@ def with_toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     single.write_text(
         text.rstrip().removesuffix(")") + FORMAT + "\nfrom afzal.records import Item, Response  # noqa: E402\n"
     )
-    findings = package / "quality" / "findings.py"
-    changed(findings, "\n\nclass OverLong(_Counting):", FINDING + "\n\nclass OverLong(_Counting):")
-    changed(findings, "        OverLong(),\n", "        OverLong(),\n        Shouts(),\n")
+    checks = package / "quality" / "checks.py"
+    changed(checks, "\n\nclass OverLong(_Counting):", FINDING + "\n\nclass OverLong(_Counting):")
+    changed(checks, "        OverLong(),\n", "        OverLong(),\n        Shouts(),\n")
     changed(
         package / "quality" / "thresholds.py",
         "THRESHOLDS = {\n",

@@ -24,12 +24,12 @@ AT = (50, 100, 200, 300)
 TEXTS = {"random": 0.8360, "bald": 0.8425, "entropy": 0.8472, "d_optimal": 0.8530, "max_margin": 0.8033}
 
 
-def linear_world(n: int, d: int = 6, seed: int = 0, noise: float = 1.0, per_prompt: int = 1) -> curve.Labelled:
+def linear_world(n: int, d: int = 6, seed: int = 0, noise: float = 1.0, per_prompt: int = 1) -> curve.LabelledPairs:
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(n, d))
     p = linear.sigmoid(noise * x @ rng.normal(size=d) * 2)
     y = (rng.random(n) < p).astype(float)
-    return curve.Labelled(x, y, np.ones(n), [str(k // per_prompt) for k in range(n)])
+    return curve.LabelledPairs(x, y, np.ones(n), [str(k // per_prompt) for k in range(n)])
 
 
 def pandalm(shared: Path) -> matches.Matches:
@@ -81,13 +81,13 @@ def story_accuracy(shared: Path, rule, seeds: int, most: int) -> np.ndarray:
     pool = ask.pool_of(data.read(shared / "data/derived/stories_valence_pairs.jsonl").items)
     votes = ask.votes_of(pool)
     x, size = pool.words, len(pool.pairs)
-    known = curve.Labelled(x, votes.p_first, votes.weight, pool.prompts)
+    known = curve.LabelledPairs(x, votes.p_first, votes.weight, pool.prompts)
     rows = []
     for seed in range(seeds):
         rng = np.random.default_rng(seed)
         order = rng.permutation(size)
         train, test = order[: size - 150], order[size - 150 :]
-        learned = curve.asked_in_turn(known, train, rng.permutation(train)[:20], rule, most, rng, 1.0)
+        learned = curve.simulate_asking(known, train, rng.permutation(train)[:20], rule, most, rng, 1.0)
         margins = np.stack([x[test] @ learned[m] for m in range(20, most + 1, 20)])
         rows.append(((margins > 0) + 0.5 * (margins == 0)).mean(1))
     return np.array(rows)
@@ -141,7 +141,7 @@ def test_a_curve_that_still_climbs_says_go_on_and_one_of_noise_says_stop():
 
 def test_ties_teach_but_are_no_test_and_too_few_pairs_are_refused():
     known = linear_world(200)
-    tied = curve.Labelled(known.features, np.full(200, 0.5), known.weight, known.prompts)
+    tied = curve.LabelledPairs(known.features, np.full(200, 0.5), known.weight, known.prompts)
     with pytest.raises(AfzalError, match="too few for a learning curve"):
         ask.learning_curve(tied, "entropy")
     with pytest.raises(AfzalError, match="50 pairs with votes, on 50 prompts"):
@@ -171,7 +171,7 @@ def test_with_shuffled_labels_hardly_any_of_a_few_runs_claims_a_gain():
 
 def test_asking_in_turn_never_asks_twice_and_ends_with_the_pool():
     known = linear_world(45)
-    learned = curve.asked_in_turn(known, np.arange(45), np.arange(20), "entropy", 1000, np.random.default_rng(0), 1.0)
+    learned = curve.simulate_asking(known, np.arange(45), np.arange(20), "entropy", 1000, np.random.default_rng(0), 1.0)
     assert list(learned) == [20, 30, 40, 45]
     everything = linear.fit(known.features, known.p_first, known.weight, 1.0).theta
     assert learned[45] == pytest.approx(everything, abs=1e-8)
@@ -180,9 +180,9 @@ def test_asking_in_turn_never_asks_twice_and_ends_with_the_pool():
 def test_a_given_scorer_chooses_and_the_linear_model_learns():
     known = linear_world(120)
     margins = np.arange(120.0)[None]
-    scored = curve.Labelled(known.features, known.p_first, known.weight, known.prompts, margins)
+    scored = curve.LabelledPairs(known.features, known.p_first, known.weight, known.prompts, margins)
     start, rng = np.arange(100, 120), np.random.default_rng(0)
-    learned = curve.asked_in_turn(scored, np.arange(120), start, "max_margin", 30, rng, 1.0)
+    learned = curve.simulate_asking(scored, np.arange(120), start, "max_margin", 30, rng, 1.0)
     ten = [*range(90, 100), *range(100, 120)]
     wanted = linear.fit(known.features[ten], known.p_first[ten], known.weight[ten], 1.0).theta
     assert learned[30] == pytest.approx(wanted, abs=1e-8)
@@ -266,12 +266,14 @@ def test_a_rule_that_is_better_is_said_to_be_and_one_that_is_worse_too():
     scale = np.where(rng.random(900) < 0.2, 3.0, 0.03)[:, None]
     x, theta = rng.normal(size=(900, 10)), rng.normal(size=10)
     y = np.where(scale[:, 0] > 1, x @ theta > 0, 0.5).astype(float)
-    clear = curve.Labelled(x * scale, y, np.ones(900), [str(k) for k in range(900)])
+    clear = curve.LabelledPairs(x * scale, y, np.ones(900), [str(k) for k in range(900)])
     learning = ask.learning_curve(clear, "d_optimal", seeds=4, most=60)
     assert learning.better
     assert not learning.worse
     # a scorer that sees nothing to learn from the clear pairs
-    misled = curve.Labelled(clear.features, y, clear.weight, clear.prompts, margins=np.where(scale > 1, 9.0, 0.0).T)
+    misled = curve.LabelledPairs(
+        clear.features, y, clear.weight, clear.prompts, margins=np.where(scale > 1, 9.0, 0.0).T
+    )
     learning = ask.learning_curve(misled, "entropy", seeds=6, most=200)
     assert learning.worse
     assert not learning.better

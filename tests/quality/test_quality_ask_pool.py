@@ -78,7 +78,7 @@ def test_scores_order_pairs_where_nothing_was_compared():
 
 def test_a_row_of_a_pair_of_many_holds_its_two_answers_and_keeps_the_prompt_together():
     pool = ask.pool_of([replace(item(0, "x", "y", "z", sources=["A", "B", "C"]), extra={"topic": "birds"})])
-    (row,) = ask.rows_of(pool, [ask.Question(2, "bald", 0.25)])
+    (row,) = ask.question_rows(pool, [ask.Question(2, "bald", 0.25)])
     assert [r.turns for r in row.responses] == ["y", "z"]
     assert [r.source for r in row.responses] == ["B", "C"]
     assert (row.id, row.group) == ("r0/1-2", "r0")
@@ -140,7 +140,7 @@ def test_constant_scorers_give_exactly_the_questions_of_random(rule):
     pool = ask.pool_of(some(30))
     votes = ask.votes_of(pool)
     zeros = np.zeros((2, 30))
-    seen = ask.Seen((zeros.T, zeros.T), (zeros, zeros))
+    seen = ask.RuleInputs((zeros.T, zeros.T), (zeros, zeros))
     for seed in range(20):
         how = {"seed": seed, "random_share": 0.1}
         ours = ask.choose(pool, votes, seen, 12, rule, **how)
@@ -231,7 +231,7 @@ def test_bald_needs_two_scorers_that_can_disagree():
     pool = ask.pool_of(some(4))
     votes, one = ask.votes_of(pool), np.ones((1, 4))
     with pytest.raises(AfzalError, match="single scorer"):
-        ask.choose(pool, votes, ask.Seen((one.T, one.T), (one, one)), 2, "bald", seed=0, random_share=0)
+        ask.choose(pool, votes, ask.RuleInputs((one.T, one.T), (one, one)), 2, "bald", seed=0, random_share=0)
 
 
 def test_a_score_that_is_no_number_is_refused_by_its_row():
@@ -332,7 +332,7 @@ def test_what_is_asked_at_random_counts_as_known_to_a_batch():
     """Pairs 0 and 1 are alike: if one was asked at random, the rule does not need the other."""
     pool = ask.pool_of(some(3))
     x = np.array([[3.0, 0.0], [3.0, 0.0], [0.0, 2.0]])
-    seen, votes = ask.Seen((x, x)), ask.votes_of(pool)
+    seen, votes = ask.RuleInputs((x, x)), ask.votes_of(pool)
     hit = 0
     for seed in range(30):
         one, two = sorted(
@@ -351,7 +351,7 @@ def test_what_was_voted_on_lowers_the_worth_of_its_like_also_under_given_scorers
     x = np.array([[3.0, 0.0], [3.0, 0.0], [0.0, 2.0]])
     margins = np.zeros((1, 3))
     how = {"seed": 0, "random_share": 0}
-    chosen = ask.choose(pool, votes, ask.Seen((x, x), (margins, margins)), 2, "d_optimal", **how)
+    chosen = ask.choose(pool, votes, ask.RuleInputs((x, x), (margins, margins)), 2, "d_optimal", **how)
     assert [q.pair for q in chosen] == [2, 1]
     # A = 1 + 2 votes x 1/4 x 9 in that direction
     assert chosen[1].score == pytest.approx(np.log1p(0.25 * 9 / (1 + 2 * 0.25 * 9)))
@@ -362,6 +362,6 @@ def test_the_linear_model_counts_every_vote():
     pool = ask.pool_of(rows)
     votes = ask.votes_of(pool)
     x = np.array([[1.0], [2.0]])
-    belief = belief_of(votes, ask.Seen((x, x)), "entropy", 1.0)
+    belief = belief_of(votes, ask.RuleInputs((x, x)), "entropy", 1.0)
     theta = linear.fit(x, np.ones(2), np.array([1.0, 5.0]), 1.0).theta
     assert belief.margins[0] == pytest.approx(x @ theta)

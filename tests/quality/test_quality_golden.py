@@ -13,8 +13,8 @@ from afzal.data import fingerprint, read, remap
 from afzal.data.turns import stripped
 from afzal.quality import audit
 from afzal.quality.clean import duplicate_key
+from afzal.quality.item_facts import read_item
 from afzal.quality.relations import _key
-from afzal.quality.view import tell
 from afzal.records import Comparison, Item, Message, Rating, Response, vote_values
 
 CHECKED = Path(__file__).parent.parent / "fixtures" / "check"
@@ -75,7 +75,7 @@ def test_two_items_have_one_key_exactly_when_they_say_the_same():
     assert len(pairs) == len({slow for _, slow in keys}) == len(set(keys))
     assert 50 < len(pairs) < len(items)
     # The audit's shortcut if the answers differ in more than white space and so have one order.
-    told = [(tell(item), slow) for item, (_, slow) in zip(items, keys, strict=True)]
+    told = [(read_item(item), slow) for item, (_, slow) in zip(items, keys, strict=True)]
     short = {(_key(t), slow) for t, slow in told if len(set(t.answers)) == len(t.answers)}
     assert len(short) == len(dict(short)) == len({slow for _, slow in short})
     assert len(short) > 50

@@ -8,7 +8,7 @@ import pytest
 
 from afzal.data import Dataset
 from afzal.quality import audit
-from afzal.quality.near import grams, jaccard, near_duplicates, vendi
+from afzal.quality.near_duplicates import grams, jaccard, near_duplicates, vendi
 from afzal.quality.thresholds import NEAR, SMALL_ITEMS
 from afzal.records import Comparison, Item, Response
 
@@ -71,7 +71,7 @@ def test_other_answers_to_one_long_prompt_are_no_near_duplicates():
 
 
 def test_ten_thousand_alike_are_each_compared_with_few(monkeypatch):
-    import afzal.quality.near as near
+    import afzal.quality.near_duplicates as near
 
     compared = []
     real = near._is_near

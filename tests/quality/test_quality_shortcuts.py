@@ -7,7 +7,7 @@ import pytest
 
 from afzal.data import Dataset, remap
 from afzal.quality import audit
-from afzal.quality.kinds import effective_number
+from afzal.quality.categories import effective_number
 from afzal.quality.shortcuts import MARKS, marks_of
 from afzal.quality.thresholds import MANY_KINDS, SHORTCUT_PAIRS
 from afzal.records import Comparison, Item, Rating, Response

@@ -13,7 +13,7 @@ from afzal.errors import AfzalError
 
 if TYPE_CHECKING:
     from afzal import config
-    from afzal.quality.ask import Scored
+    from afzal.quality.ask import ScoredItems
     from afzal.records import Item
     from afzal.web.folder import Folder, Job
 
@@ -68,7 +68,7 @@ def asked(settings: config.AskConfig, force: bool = False) -> Result:
     pool_rows = without_verdicts(dataset.items)
     pool, voted, notes = _scored(settings, ask.together(pool_rows.items)), None, []
     if settings.votes == NOBODY:
-        voted = ask.Scored(())
+        voted = ask.ScoredItems(())
     elif settings.votes is not None:
         vote_rows = without_verdicts(data.read(settings.votes).items)
         if vote_rows.verdicts and not any(item.votes for item in vote_rows.items):
@@ -81,7 +81,7 @@ def asked(settings: config.AskConfig, force: bool = False) -> Result:
         voted, notes = _scored(settings, ask.together(vote_rows.items)), vote_rows.notes(Path(settings.votes).name)
     else:
         notes = pool_rows.notes("the pool")
-    how = ask.How(
+    options = ask.AskOptions(
         settings.data,
         settings.by,
         settings.n,
@@ -92,14 +92,14 @@ def asked(settings: config.AskConfig, force: bool = False) -> Result:
         settings.labels,
         settings.axis,
     )
-    chosen = ask.ask(pool, voted, how)
+    chosen = ask.ask(pool, voted, options)
     if chosen.rows:
         data.write(chosen.rows, out, "afzal")
     body = chosen.plain | {"out": str(out) if chosen.rows else None}
     return Result(body, [*notes, *chosen.lines], rows=chosen.rows)
 
 
-def _scored(settings: config.AskConfig, items: Sequence[Item]) -> Scored:
+def _scored(settings: config.AskConfig, items: Sequence[Item]) -> ScoredItems:
     """The rows with the scores or features that the rule needs; torch is loaded only for models."""
     from afzal.quality import ask
 
@@ -107,7 +107,7 @@ def _scored(settings: config.AskConfig, items: Sequence[Item]) -> Scored:
         from afzal.recipes.pool_scores import scored
 
         return scored(settings, items)
-    return ask.with_row_features(items) if settings.features == "rows" else ask.Scored(items)
+    return ask.with_row_features(items) if settings.features == "rows" else ask.ScoredItems(items)
 
 
 def annotate(

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from afzal.health import behaviour, excess, learning, rollouts, start
+from afzal.health import behaviour, learning, overtraining, rollouts, start
 from afzal.health import tasks as by_task
 from afzal.health.curves import Curves, Diagnosis, Severity, accuracy_interval, interval_of
 from afzal.health.facts import writes
@@ -40,10 +40,10 @@ CHECKS: dict[str, Callable[[Curves], Diagnosis | None]] = {
     "finite numbers": start.finite,
     "first loss": start.first_loss,
     "learning": learning.learning,
-    "held-out loss": excess.held_out_loss,
-    "likelihood of the chosen": excess.log_probs,
-    "overfitting": excess.overfit,
-    "distance to the start": excess.distance,
+    "held-out loss": overtraining.held_out_loss,
+    "likelihood of the chosen": overtraining.log_probs,
+    "overfitting": overtraining.overfit,
+    "distance to the start": overtraining.distance,
     "length of responses": behaviour.lengths,
     "endings of responses": behaviour.endings,
     "gradients": behaviour.gradients,

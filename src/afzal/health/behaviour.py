@@ -24,7 +24,7 @@ Estimate = tuple[float, float]  # value and standard error
 
 def lengths(c: Curves) -> Diagnosis | None:
     """Did the policy learn to write longer or shorter, and does its reward follow length?"""
-    sampled, pull = _sampled(c, "length"), _pull_of_length(c)
+    sampled, pull = _sampled(c, "length"), _length_correlation(c)
     rules = [
         f"mean sample length changed by a factor above {LENGTH_WATCH} either way (bad: {LENGTH_BAD}) and by more than "
         f"{SURE:.0f} standard errors"
@@ -65,7 +65,7 @@ def lengths(c: Curves) -> Diagnosis | None:
     return Diagnosis("length", "good", title, " ".join(sentences), rule)
 
 
-def _pull_of_length(c: Curves) -> tuple[float, float, float] | None:
+def _length_correlation(c: Curves) -> tuple[float, float, float] | None:
     """Correlation of margin and length difference at the last evaluation, with its interval."""
     name = "rewards/length_correlation"
     if not c.held_out or not is_number(value := c.held_out[-1].get(name)):

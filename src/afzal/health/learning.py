@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from afzal.health.curves import Curves, Diagnosis, whole
-from afzal.health.pace import faster, pace
+from afzal.health.pace import lr_factor, pace
 from afzal.text import interval, is_number, number, plural, setting, signed
 
 CHANCE = 0.5
@@ -67,7 +67,7 @@ def _stuck(c: Curves) -> Diagnosis | None:
     if any(pair is not None and abs(pair[1] - pair[0]) >= limit for pair, limit in limits):
         return None
     also = f", the margin from {number(margin[0])} to {number(margin[1])}" if margin else ""
-    factor = faster(_pace(c))
+    factor = lr_factor(_pace(c))
     change = c.times_lr(factor)
     by = f"to about {setting(change['lr'])}" if change and factor > 10 else "about tenfold"
     updates = c.facts.get("step")

@@ -29,7 +29,7 @@ def pace_note(steps: int, lr: Callable[[int], float], weights: int) -> str:
     if value >= LEAST_PACE or not value:
         return ""
     peak = max(lr(step) for step in range(steps))
-    enough = float(f"{peak * faster(value):.0e}")
+    enough = float(f"{peak * lr_factor(value):.0e}")
     return (
         f"{plural(steps, 'update')} at lr {setting(peak)} will hardly move {weights:,} weights, and nothing measurable "
         "will be learned: make more updates (a smaller batch_size, more epochs), or keep their number and raise lr to "
@@ -37,6 +37,6 @@ def pace_note(steps: int, lr: Callable[[int], float], weights: int) -> str:
     )
 
 
-def faster(value: float) -> float:
+def lr_factor(value: float) -> float:
     """The factor, at least 10, by which to raise the learning rate of a run with this pace that learned nothing."""
     return max(10.0, 10 * LEAST_PACE / value) if value else 10.0

@@ -7,7 +7,7 @@ from typing import Any
 
 from afzal.health.behaviour import LENGTH_BAD
 from afzal.health.curves import Curves, Diagnosis, noise
-from afzal.health.excess import KL_WATCH, KL_WATCH_TOKEN
+from afzal.health.overtraining import KL_WATCH, KL_WATCH_TOKEN
 from afzal.text import is_number, number
 
 SEVERAL = 3  # rollouts at each end whose means are compared

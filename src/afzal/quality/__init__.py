@@ -5,7 +5,7 @@ from afzal.quality.clean import clean
 from afzal.quality.finding import Finding, NotRun
 from afzal.quality.overlap import HeldOutPrompts, Overlap
 from afzal.quality.relations import contradictions
-from afzal.quality.scored import scored_findings
+from afzal.quality.scorer_checks import scored_findings
 
 __all__ = [
     "Audit",

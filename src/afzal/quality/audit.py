@@ -11,14 +11,14 @@ from typing import Literal
 
 from afzal.data import Dataset, Reading
 from afzal.data.dataset import Fingerprint, Losses
+from afzal.quality.categories import Categories
+from afzal.quality.checks import Shared, checks
 from afzal.quality.columns import distinct
-from afzal.quality.finding import Finding, Look, NotRun, nothing, wants
-from afzal.quality.findings import Shared, looks
-from afzal.quality.kinds import Kinds
-from afzal.quality.near import Deep, Texts
+from afzal.quality.finding import Check, Finding, NotRun, add_nothing, wants
+from afzal.quality.item_facts import ItemFacts, ItemTable
+from afzal.quality.near_duplicates import Deep, Texts
 from afzal.quality.private import Private
 from afzal.quality.relations import Edges
-from afzal.quality.view import Told, View
 from afzal.records import Item
 
 
@@ -64,7 +64,7 @@ class Audit:
         return "major" if "major" in severities else "minor" if "minor" in severities else "ok"
 
 
-def audit(dataset: Dataset, extra: Sequence[Look] = (), deep: Deep = "never") -> Audit:
+def audit(dataset: Dataset, extra: Sequence[Check] = (), deep: Deep = "never") -> Audit:
     """Audit a data set; needs no model and no tokenizer.
 
     Args:
@@ -77,7 +77,7 @@ def audit(dataset: Dataset, extra: Sequence[Look] = (), deep: Deep = "never") ->
     return ledger.audit(dataset.source, dataset.format, dataset.rows, dataset.losses, dataset.fingerprint)
 
 
-def audit_stream(reading: Reading, extra: Sequence[Look] = (), deep: Deep = "never") -> Audit:
+def audit_stream(reading: Reading, extra: Sequence[Check] = (), deep: Deep = "never") -> Audit:
     """Audit a source while reading it, so that its items need not be in memory at the same time."""
     ledger, digest = Ledger(extra, deep), Fingerprint()
     for item in reading.items():
@@ -92,41 +92,41 @@ BATCH, BATCH_CHARACTERS = 256, 2**20  # items gathered before they are checked t
 class Ledger:
     """The state of an audit after the items so far."""
 
-    def __init__(self, extra: Sequence[Look] = (), deep: Deep = "never") -> None:
-        self._view, self._texts = View(), Texts(deep)
-        self._shared = Shared(Edges(), Kinds(), Private())
-        self._looks = [*looks(self._shared), *extra]
+    def __init__(self, extra: Sequence[Check] = (), deep: Deep = "never") -> None:
+        self._table, self._texts = ItemTable(), Texts(deep)
+        self._shared = Shared(Edges(), Categories(), Private())
+        self._checks = [*checks(self._shared), *extra]
         shared = self._shared
         # Checks of pairs, labels or media are not called for items without them.
-        active = [look for look in self._looks if type(look).add is not nothing]
-        self._adds = [shared.private.add, self._texts.add, *(look.add for look in active if wants(look) == "items")]
-        self._of_pairs = [shared.edges.add, *(look.add for look in active if wants(look) == "pairs")]
-        self._of_labels = [look.add for look in active if wants(look) == "labels"]
-        self._of_media = [look.add for look in active if wants(look) == "media"]
+        active = [check for check in self._checks if type(check).add is not add_nothing]
+        self._adds = [shared.private.add, self._texts.add, *(check.add for check in active if wants(check) == "items")]
+        self._of_pairs = [shared.edges.add, *(check.add for check in active if wants(check) == "pairs")]
+        self._of_labels = [check.add for check in active if wants(check) == "labels"]
+        self._of_media = [check.add for check in active if wants(check) == "media"]
         self._sizes: Counter[int] = Counter()
-        self._asked: Counter[int] = Counter()
-        self._said: Counter[int] = Counter()
+        self._prompt_lengths: Counter[int] = Counter()
+        self._response_lengths: Counter[int] = Counter()
         self._annotators: set[str] = set()
         self._axes: set[str] = set()
         self._good = self._bad = self._ties = self._soft = self._both_bad = 0
-        self._batch: list[Told] = []
+        self._batch: list[ItemFacts] = []
         self._characters = 0
 
     def add(self, item: Item) -> None:
         """Add one more item."""
-        told = self._view.told(item)
-        self._batch.append(told)
-        self._characters += len(told.words)
+        facts = self._table.read(item)
+        self._batch.append(facts)
+        self._characters += len(facts.full_text)
         if len(self._batch) >= BATCH or self._characters >= BATCH_CHARACTERS:
-            self._look()
+            self._check_batch()
 
-    def _look(self) -> None:
+    def _check_batch(self) -> None:
         """Check the gathered items."""
         batch, self._batch, self._characters = self._batch, [], 0
-        self._view.add(batch)
-        paired, labelled = [told for told in batch if told.pairs], [told for told in batch if told.labels]
-        shown = [told for told in batch if told.media]
-        self._shared.kinds.add([told for told in batch if told.item.extra])
+        self._table.add(batch)
+        paired, labelled = [facts for facts in batch if facts.pairs], [facts for facts in batch if facts.labels]
+        shown = [facts for facts in batch if facts.media]
+        self._shared.categories.add([facts for facts in batch if facts.item.extra])
         for adds, some in (
             (self._adds, batch),
             (self._of_pairs, paired),
@@ -135,37 +135,37 @@ class Ledger:
         ):
             for add in adds if some else ():
                 add(some)
-        self._sizes.update([len(told.texts) for told in batch])
-        self._asked.update([len(told.asked) for told in batch])
-        self._said.update(chain.from_iterable([told.lengths for told in batch]))
-        for stated, n in Counter([told.stated for told in batch]).items():
+        self._sizes.update([len(facts.texts) for facts in batch])
+        self._prompt_lengths.update([len(facts.prompt_text) for facts in batch])
+        self._response_lengths.update(chain.from_iterable([facts.lengths for facts in batch]))
+        for stated, n in Counter([facts.vote_facts for facts in batch]).items():
             self._annotators |= stated.annotators
             self._axes |= stated.axes
             self._both_bad += n * stated.both_bad
             self._ties += n * stated.ties
             self._soft += n * stated.soft
-        for told in labelled:
-            if told.stated.labelled:
-                self._good += told.labels.count(True)
-                self._bad += told.labels.count(False)
+        for facts in labelled:
+            if facts.vote_facts.labelled:
+                self._good += facts.labels.count(True)
+                self._bad += facts.labels.count(False)
 
     def audit(self, source: str, format: str, rows: int, losses: Losses, fingerprint: str) -> Audit:
         """The audit of the items so far; ``losses`` and ``rows`` are those of the source."""
-        self._look()
-        view = self._view
-        findings = [seen for look in self._looks if (seen := look.finding(view, losses, rows)) is not None]
-        findings += self._texts.findings(view)
+        self._check_batch()
+        table = self._table
+        findings = [seen for check in self._checks if (seen := check.finding(table, losses, rows)) is not None]
+        findings += self._texts.findings(table)
         return Audit(
             source=source,
             format=format,
             fingerprint=fingerprint,
             rows=rows,
             kept=rows - losses.whole,
-            items=view.items,
-            prompts=distinct(view.asked),
-            groups=distinct(view.groups),
+            items=table.items,
+            prompts=distinct(table.prompt_texts),
+            groups=distinct(table.groups),
             responses_per_item={str(k): n for k, n in sorted(self._sizes.items())},
-            pairs=view.pairs,
+            pairs=table.pairs,
             ties=self._ties,
             both_bad=self._both_bad,
             soft=self._soft,
@@ -173,7 +173,7 @@ class Ledger:
             bad=self._bad,
             annotators=len(self._annotators),
             axes=tuple(sorted(self._axes)),
-            characters={"prompt": _lengths(self._asked), "response": _lengths(self._said)},
+            characters={"prompt": _lengths(self._prompt_lengths), "response": _lengths(self._response_lengths)},
             drops=dict(losses.counts.most_common()),
             findings=findings,
             not_run=self._texts.not_run(),

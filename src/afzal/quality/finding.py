@@ -1,4 +1,4 @@
-"""The finding of an audit, and the interface of a check (a look)."""
+"""The finding of an audit, and the interface of a check."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Literal, Protocol
 
 from afzal.data.dataset import Losses
 from afzal.quality.columns import SHOWN_IDS
+from afzal.quality.item_facts import ItemFacts, ItemTable
 from afzal.quality.thresholds import THRESHOLDS
-from afzal.quality.view import Told, View
 from afzal.stats.intervals import Interval
 
 Severity = Literal["ok", "minor", "major"]
@@ -61,29 +61,29 @@ class NotRun:
     how: str
 
 
-class Look(Protocol):
+class Check(Protocol):
     """A check that sees items in batches and reports a finding at the end, or None if there was nothing to check.
 
     A class attribute ``wants`` restricts it to some items (:func:`wants`).
     """
 
-    def add(self, batch: Sequence[Told]) -> None:
+    def add(self, batch: Sequence[ItemFacts]) -> None:
         """Check more items, in order; a few hundred per call, since a call per item would cost more than the check."""
 
-    def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
-        """The finding, given the view of all items, the losses at reading, and the number of rows read."""
+    def finding(self, table: ItemTable, losses: Losses, rows: int) -> Finding | None:
+        """The finding, given the table of all items, the losses at reading, and the number of rows read."""
 
 
 Wants = Literal["items", "pairs", "labels", "media"]
 
 
-def wants(look: Look) -> Wants:
-    """The items that a look sees: all, or those with pairs, labels or media, according to its ``wants``."""
-    return getattr(look, "wants", "items")
+def wants(check: Check) -> Wants:
+    """The items that a check sees: all, or those with pairs, labels or media, according to its ``wants``."""
+    return getattr(check, "wants", "items")
 
 
-def nothing(look: Look, batch: Sequence[Told]) -> None:
-    """The ``add`` of a look that only uses the view of all items."""
+def add_nothing(check: Check, batch: Sequence[ItemFacts]) -> None:
+    """The ``add`` of a check that only uses the table of all items."""
 
 
 def finding(

@@ -10,8 +10,8 @@ from afzal.data.dataset import Losses
 from afzal.data.turns import full_text
 from afzal.quality.columns import FirstIds
 from afzal.quality.finding import Finding, Severity, finding, percent
+from afzal.quality.item_facts import ItemFacts, ItemTable
 from afzal.quality.thresholds import GRAM, MANY_OVERLAPS
-from afzal.quality.view import Told, View
 from afzal.records import Item, Turns
 from afzal.stats.intervals import clustered, share
 
@@ -47,23 +47,23 @@ class Overlap:
         self._tests, self._ids, self._items = tests, FirstIds(), 0
         self._hit: set[int] = set()
 
-    def add(self, batch: Sequence[Told]) -> None:
-        for told in batch:
+    def add(self, batch: Sequence[ItemFacts]) -> None:
+        for facts in batch:
             places = self._tests.places
-            shared = [run for run in runs(words_of(told.item.prompt)) if run in places]
+            shared = [run for run in runs(words_of(facts.item.prompt)) if run in places]
             if shared:
                 self._items += 1
-                self._ids.add(told.item.id)
+                self._ids.add(facts.item.id)
                 self._hit.update(at for run in shared for at in places[run])
 
-    def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
+    def finding(self, table: ItemTable, losses: Losses, rows: int) -> Finding | None:
         total, count = len(self._tests.keys), len(self._hit)
         if not total:
             return None
         rate = share(clustered(self._tests.keys, [float(at in self._hit) for at in range(total)]))
         severity: Severity = "major" if rate.value > MANY_OVERLAPS else "minor" if count else "ok"
         message = f"{count} of {total} test prompts, {percent(rate)}, share {GRAM} words in a row with, or are, "
-        message += f"the prompts of {self._items} of {view.items} items"
+        message += f"the prompts of {self._items} of {table.items} items"
         remedy = "remove these items, or results on the test set will be too good"
         return finding("overlap", severity, count, total, message, remedy, self._ids, rate)
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 
 from afzal.data.dataset import Losses
 from afzal.quality.columns import Column, FirstIds
-from afzal.quality.finding import Finding, Severity, finding, nothing
-from afzal.quality.view import Told, View
+from afzal.quality.finding import Finding, Severity, add_nothing, finding
+from afzal.quality.item_facts import ItemFacts, ItemTable
 
 PERSONAL = ("e-mail address", "phone number", "IBAN", "card number")
 SECRETS = ("access key", "private key", "signed token")
@@ -54,14 +54,14 @@ class Private:
         self.counts: Counter[str] = Counter()
         self._items: dict[str, Column] = {}
 
-    def add(self, batch: Sequence[Told]) -> None:
+    def add(self, batch: Sequence[ItemFacts]) -> None:
         """Check more items."""
-        for told in batch:
-            for kind in private_kinds(told.words):
+        for facts in batch:
+            for kind in private_kinds(facts.full_text):
                 self.counts[kind] += 1
                 items = self._items.setdefault(kind, Column("I"))
-                if not items or items[-1] != told.at:
-                    items.append(told.at)
+                if not items or items[-1] != facts.index:
+                    items.append(facts.index)
 
     def items(self, kinds: tuple[str, ...]) -> list[int]:
         """The numbers of the items that contain one of these kinds."""
@@ -71,27 +71,27 @@ class Private:
 class PersonalData:
     """Addresses, phone numbers and accounts in prompts and answers."""
 
-    add = nothing
+    add = add_nothing
 
     def __init__(self, private: Private) -> None:
         self._private = private
 
-    def finding(self, view: View, losses: Losses, rows: int) -> Finding:
+    def finding(self, table: ItemTable, losses: Losses, rows: int) -> Finding:
         remedy = "replace them with placeholders before a model learns them"
-        return _private_finding("personal_data", "minor", PERSONAL, self._private, view, remedy)
+        return _private_finding("personal_data", "minor", PERSONAL, self._private, table, remedy)
 
 
 class Secrets:
     """Keys and tokens in prompts and answers."""
 
-    add = nothing
+    add = add_nothing
 
     def __init__(self, private: Private) -> None:
         self._private = private
 
-    def finding(self, view: View, losses: Losses, rows: int) -> Finding:
+    def finding(self, table: ItemTable, losses: Losses, rows: int) -> Finding:
         remedy = "revoke them if they are real, and replace them with placeholders"
-        return _private_finding("secrets", "major", SECRETS, self._private, view, remedy)
+        return _private_finding("secrets", "major", SECRETS, self._private, table, remedy)
 
 
 def private_kinds(text: str) -> list[str]:
@@ -193,13 +193,13 @@ def _is_phone(text: str) -> bool:
 
 
 def _private_finding(
-    code: str, severity: Severity, kinds: tuple[str, ...], private: Private, view: View, remedy: str
+    code: str, severity: Severity, kinds: tuple[str, ...], private: Private, table: ItemTable, remedy: str
 ) -> Finding:
     hit, ids = private.items(kinds), FirstIds()
     for at in hit:
-        ids.add(view.ids[at])
+        ids.add(table.ids[at])
     counts = ", ".join(f"{kind} {private.counts[kind]}" for kind in kinds if private.counts[kind])
-    message = f"{len(hit)} of {view.items} items contain {'personal data' if code == 'personal_data' else 'secrets'}"
+    message = f"{len(hit)} of {table.items} items contain {'personal data' if code == 'personal_data' else 'secrets'}"
     return finding(
-        code, severity if hit else "ok", len(hit), view.items, message + (f": {counts}" if counts else ""), remedy, ids
+        code, severity if hit else "ok", len(hit), table.items, message + (f": {counts}" if counts else ""), remedy, ids
     )

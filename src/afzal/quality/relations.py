@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from afzal.data.dataset import Losses
 from afzal.quality.clean import duplicate_key
 from afzal.quality.columns import Column, distinct, extend, repeated
-from afzal.quality.finding import CLEANED, Finding, Severity, finding, nothing
+from afzal.quality.finding import CLEANED, Finding, Severity, add_nothing, finding
+from afzal.quality.item_facts import ItemFacts, ItemTable, read_item
 from afzal.quality.thresholds import MANY_DUPLICATES
-from afzal.quality.view import Told, View, tell
 from afzal.records import SWAPPED, Comparison, Item, template_fields
 
 
@@ -19,14 +19,14 @@ class DuplicateItems:
     def __init__(self) -> None:
         self._keys = Column("q")
 
-    def add(self, batch: Sequence[Told]) -> None:
-        self._keys.extend([_key(told) for told in batch])
+    def add(self, batch: Sequence[ItemFacts]) -> None:
+        self._keys.extend([_key(facts) for facts in batch])
 
-    def finding(self, view: View, losses: Losses, rows: int) -> Finding:
+    def finding(self, table: ItemTable, losses: Losses, rows: int) -> Finding:
         hit = sorted(at for places in repeated(self._keys) for at in places[1:])
-        severity: Severity = "major" if len(hit) > MANY_DUPLICATES * view.items else "minor" if hit else "ok"
-        message = f"{len(hit)} of {view.items} items repeat an earlier one exactly"
-        return finding("duplicate_items", severity, len(hit), view.items, message, CLEANED, view.ids.first(hit))
+        severity: Severity = "major" if len(hit) > MANY_DUPLICATES * table.items else "minor" if hit else "ok"
+        message = f"{len(hit)} of {table.items} items repeat an earlier one exactly"
+        return finding("duplicate_items", severity, len(hit), table.items, message, CLEANED, table.ids.first(hit))
 
 
 class DuplicateIds:
@@ -35,14 +35,14 @@ class DuplicateIds:
     def __init__(self) -> None:
         self._ids = Column("q")
 
-    def add(self, batch: Sequence[Told]) -> None:
-        self._ids.extend([hash(told.item.id) for told in batch])
+    def add(self, batch: Sequence[ItemFacts]) -> None:
+        self._ids.extend([hash(facts.item.id) for facts in batch])
 
-    def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
+    def finding(self, table: ItemTable, losses: Losses, rows: int) -> Finding | None:
         hit = sorted(places[0] for places in repeated(self._ids))
         if not hit:
             return None
-        names, message = view.ids.first(hit), f"{len(hit)} ids name more than one item"
+        names, message = table.ids.first(hit), f"{len(hit)} ids name more than one item"
         total = distinct(self._ids)
         return finding("duplicate_ids", "minor", len(hit), total, message, "give every row its own id", names)
 
@@ -55,18 +55,18 @@ class Edges:
         self._better, self._worse, self._pairs = Column("q"), Column("q"), Column("q")
         self._upright = bytearray()
 
-    def add(self, batch: Sequence[Told]) -> None:
+    def add(self, batch: Sequence[ItemFacts]) -> None:
         rows: list[tuple[int, int, int, int, int, bool]] = []
-        for told in batch:
-            for pair in () if told.labels else told.pairs:
-                better, worse = told.answers[pair.i], told.answers[pair.j]
+        for facts in batch:
+            for pair in () if facts.labels else facts.pairs:
+                better, worse = facts.answers[pair.i], facts.answers[pair.j]
                 if pair.p == 0.5 or better == worse:
                     continue
-                key, a, b = told.key, hash(better), hash(worse)
+                key, a, b = facts.prompt_key, hash(better), hash(worse)
                 rows.append(
-                    (told.at, key, a, b, hash((key, a, b)), True)
+                    (facts.index, key, a, b, hash((key, a, b)), True)
                     if a < b
-                    else (told.at, key, a, b, hash((key, b, a)), False)
+                    else (facts.index, key, a, b, hash((key, b, a)), False)
                 )
         extend((self._items, self._prompts, self._better, self._worse, self._pairs, self._upright), rows)
 
@@ -111,13 +111,13 @@ class Contradictions:
         self._edges, self._labelled = edges, False
         self._items, self._answers, self._good = Column("I"), Column("q"), bytearray()
 
-    def add(self, batch: Sequence[Told]) -> None:
-        for told in [told for told in batch if told.labels]:
+    def add(self, batch: Sequence[ItemFacts]) -> None:
+        for facts in [facts for facts in batch if facts.labels]:
             self._labelled = True
-            for answer, label in zip(told.answers, told.labels, strict=False):
+            for answer, label in zip(facts.answers, facts.labels, strict=False):
                 if label is not None:
-                    self._items.append(told.at)
-                    self._answers.append(hash((told.key, answer)))
+                    self._items.append(facts.index)
+                    self._answers.append(hash((facts.prompt_key, answer)))
                     self._good.append(label)
 
     def groups(self) -> list[list[int]]:
@@ -130,8 +130,8 @@ class Contradictions:
                 groups.append((places[0], [self._items[at] for at in (*good, *bad)]))
         return self._edges.both_ways() + [items for _, items in sorted(groups)]
 
-    def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
-        if not view.pairs and not self._labelled:
+    def finding(self, table: ItemTable, losses: Losses, rows: int) -> Finding | None:
+        if not table.pairs and not self._labelled:
             return None
         groups = self.groups()
         hit = [at for group in groups for at in group]
@@ -139,7 +139,7 @@ class Contradictions:
         message = f"{subject} stated both ways" + (f", by {len(hit)} items" if hit else "")
         remedy = "look at them and keep one side: both together pull against each other"
         severity: Severity = "major" if hit else "ok"
-        return finding("contradictions", severity, len(groups), view.items, message, remedy, view.ids.first(hit))
+        return finding("contradictions", severity, len(groups), table.items, message, remedy, table.ids.first(hit))
 
 
 class Cycles:
@@ -148,16 +148,16 @@ class Cycles:
     def __init__(self, edges: Edges) -> None:
         self._edges = edges
 
-    add = nothing
+    add = add_nothing
 
-    def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
+    def finding(self, table: ItemTable, losses: Losses, rows: int) -> Finding | None:
         long, circles = self._edges.circles()
         if not long:
             return None
         prompts = self._edges.prompts
         message = f"{len(circles)} of {prompts} prompts order their answers in a circle"
         remedy = "rankings cannot be circular: check how the votes were joined"
-        ids = view.ids.first(at for items in circles for at in items)
+        ids = table.ids.first(at for items in circles for at in items)
         return finding("cycles", "major" if circles else "ok", len(circles), prompts, message, remedy, ids)
 
 
@@ -167,30 +167,30 @@ def contradictions(items: Iterable[Item]) -> list[list[Item]]:
     Disagreement *within* an item (several annotators) is not a contradiction: it is pooled into a probability.
     """
     edges, items = Edges(), list(items)
-    look = Contradictions(edges)
+    check = Contradictions(edges)
     for at, item in enumerate(items):
-        told = tell(item, at)
-        edges.add([told])
-        look.add([told])
-    return [[items[at] for at in group] for group in look.groups()]
+        facts = read_item(item, at)
+        edges.add([facts])
+        check.add([facts])
+    return [[items[at] for at in group] for group in check.groups()]
 
 
-def _key(told: Told) -> int:
+def _key(facts: ItemFacts) -> int:
     """A hash of :func:`afzal.quality.clean.duplicate_key`, with a shortcut for one vote on two answers."""
-    item = told.item
+    item = facts.item
     vote = item.votes[0] if len(item.votes) == 1 and len(item.responses) == 2 else None
     if type(vote) is not Comparison or (item.extra and template_fields(item)):
         return hash(duplicate_key(item))
     try:
-        asked, one, two = hash(item.prompt), hash(item.responses[0].turns), hash(item.responses[1].turns)
+        prompt, first, second = hash(item.prompt), hash(item.responses[0].turns), hash(item.responses[1].turns)
     except TypeError:  # images and sounds are mappings
         return hash(duplicate_key(item))
     # The answers by their hashes, the smaller first, and the vote as one on the first against the second.
-    turned = one > two
-    vote_hash = told.stated.opinions.get(turned)
+    turned = first > second
+    vote_hash = facts.vote_facts.opinions.get(turned)
     if vote_hash is None:
-        vote_hash = told.stated.opinions[turned] = opinion(vote, turned)
-    return hash((asked, two, one, vote_hash) if turned else (asked, one, two, vote_hash))
+        vote_hash = facts.vote_facts.opinions[turned] = opinion(vote, turned)
+    return hash((prompt, second, first, vote_hash) if turned else (prompt, first, second, vote_hash))
 
 
 def opinion(vote: Comparison, turned: bool) -> int:

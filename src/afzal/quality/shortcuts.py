@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from afzal.data.dataset import Losses
+from afzal.quality.categories import Categories, Category
 from afzal.quality.columns import Column, FirstIds, clusters
 from afzal.quality.finding import Finding, Severity, finding, percent
-from afzal.quality.kinds import Kinds, Sorted
+from afzal.quality.item_facts import ItemFacts, ItemTable
 from afzal.quality.thresholds import MANY_KINDS, SHORTCUT, SHORTCUT_PAIRS, SOURCE_SHORTCUT
-from afzal.quality.view import Told, View
 from afzal.stats.intervals import Interval, share
 
 MARKS = ("a list", "a heading", "bold text", "a code block", "a refusal")
@@ -25,7 +25,7 @@ _REFUSES = re.compile(
 )
 
 
-class Decided:
+class DecidedPairs:
     """Pairs in which one answer has a feature that the other lacks, and whether it wins."""
 
     def __init__(self) -> None:
@@ -45,25 +45,25 @@ class Decided:
         self._wins.append(wins)
         self._weights.append(weight)
 
-    def of(self, field: Sorted, code: int) -> Decided:
+    def of(self, field: Category, code: int) -> DecidedPairs:
         """The pairs whose items have the given value of a field."""
-        chosen = Decided()
+        chosen = DecidedPairs()
         for item, wins, weight in zip(self._items, self._wins, self._weights, strict=True):
             if field.codes[item] == code:
                 chosen.add(item, bool(wins), weight)
         return chosen
 
-    def share(self, view: View) -> Interval:
+    def share(self, table: ItemTable) -> Interval:
         """The share of wins, with its interval over prompts."""
-        prompts = view.prompts.read()
+        prompts = table.prompts.read()
         return share(clusters(Column("q", (prompts[item] for item in self._items)), self._wins, self._weights))
 
-    def first(self, view: View, winners: bool) -> FirstIds:
+    def first(self, table: ItemTable, winners: bool) -> FirstIds:
         """The first items in which it wins, or in which it loses."""
         ids = FirstIds()
         for item, wins in zip(self._items, self._wins, strict=True):
             if bool(wins) is winners:
-                ids.add(view.ids[item])
+                ids.add(table.ids[item])
         return ids
 
 
@@ -72,7 +72,7 @@ class Rate:
     """How often answers with a feature win: ``what`` the answer is, and the pairs."""
 
     what: str
-    pairs: Decided
+    pairs: DecidedPairs
     known: Interval
 
     @property
@@ -87,20 +87,20 @@ class LengthBiasByType:
 
     wants = "pairs"
 
-    def __init__(self, kinds: Kinds) -> None:
-        self._kinds, self._pairs = kinds, Decided()
+    def __init__(self, categories: Categories) -> None:
+        self._categories, self._pairs = categories, DecidedPairs()
 
-    def add(self, batch: Sequence[Told]) -> None:
-        for told in [told for told in batch if told.item.extra]:
-            for pair in told.pairs:
-                gap = told.lengths[pair.i] - told.lengths[pair.j]
+    def add(self, batch: Sequence[ItemFacts]) -> None:
+        for facts in [facts for facts in batch if facts.item.extra]:
+            for pair in facts.pairs:
+                gap = facts.lengths[pair.i] - facts.lengths[pair.j]
                 if pair.p != 0.5 and gap and pair.weight > 0:
-                    self._pairs.add(told.at, gap > 0, pair.weight)
+                    self._pairs.add(facts.index, gap > 0, pair.weight)
 
-    def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
-        rates = list(_by_type({"the longer answer": self._pairs}, self._kinds.fields(view.items), view))
+    def finding(self, table: ItemTable, losses: Losses, rows: int) -> Finding | None:
+        rates = list(_by_type({"the longer answer": self._pairs}, self._categories.fields(table.items), table))
         remedy = "a model may learn length instead of quality in these types: balance them, or watch their samples"
-        return _worst("length_bias_by_type", rates, SHORTCUT, view, remedy)
+        return _worst("length_bias_by_type", rates, SHORTCUT, table, remedy)
 
 
 class FormatBias:
@@ -108,28 +108,28 @@ class FormatBias:
 
     wants = "pairs"
 
-    def __init__(self, kinds: Kinds) -> None:
-        self._kinds = kinds
-        self._pairs = [Decided() for _ in MARKS]
+    def __init__(self, categories: Categories) -> None:
+        self._categories = categories
+        self._pairs = [DecidedPairs() for _ in MARKS]
 
-    def add(self, batch: Sequence[Told]) -> None:
-        for told in batch:
-            marks = [marks_of(text) for text in told.texts]
+    def add(self, batch: Sequence[ItemFacts]) -> None:
+        for facts in batch:
+            marks = [marks_of(text) for text in facts.texts]
             if not any(marks):
                 continue
-            for pair in told.pairs:
+            for pair in facts.pairs:
                 differing = marks[pair.i] ^ marks[pair.j]
                 if differing and pair.p != 0.5 and pair.weight > 0:
                     for k, pairs in enumerate(self._pairs):
                         if differing >> k & 1:
-                            pairs.add(told.at, bool(marks[pair.i] >> k & 1), pair.weight)
+                            pairs.add(facts.index, bool(marks[pair.i] >> k & 1), pair.weight)
 
-    def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
+    def finding(self, table: ItemTable, losses: Losses, rows: int) -> Finding | None:
         pairs = {f"the answer with {mark}": decided for mark, decided in zip(MARKS, self._pairs, strict=True)}
-        rates = [Rate(what, of, of.share(view)) for what, of in pairs.items() if len(of) >= SHORTCUT_PAIRS]
-        rates += _by_type(pairs, self._kinds.fields(view.items), view)
+        rates = [Rate(what, of, of.share(table)) for what, of in pairs.items() if len(of) >= SHORTCUT_PAIRS]
+        rates += _by_type(pairs, self._categories.fields(table.items), table)
         remedy = "a model may learn the format instead of quality: add pairs in which it does not decide"
-        return _worst("format_bias", rates, SHORTCUT, view, remedy)
+        return _worst("format_bias", rates, SHORTCUT, table, remedy)
 
 
 class SourceBias:
@@ -138,12 +138,12 @@ class SourceBias:
     wants = "pairs"
 
     def __init__(self) -> None:
-        self._pairs: dict[str, Decided] = {}
+        self._pairs: dict[str, DecidedPairs] = {}
 
-    def add(self, batch: Sequence[Told]) -> None:
-        for told in batch:
-            answers = told.item.responses
-            for pair in told.pairs:
+    def add(self, batch: Sequence[ItemFacts]) -> None:
+        for facts in batch:
+            answers = facts.item.responses
+            for pair in facts.pairs:
                 better = answers[pair.i].source
                 if not better:
                     continue
@@ -153,16 +153,16 @@ class SourceBias:
                 if better and worse and better != worse and pair.p != 0.5 and pair.weight > 0:
                     for name, wins in ((better, True), (worse, False)):
                         if name in self._pairs or len(self._pairs) < MANY_KINDS:
-                            self._pairs.setdefault(name, Decided()).add(told.at, wins, pair.weight)
+                            self._pairs.setdefault(name, DecidedPairs()).add(facts.index, wins, pair.weight)
 
-    def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
+    def finding(self, table: ItemTable, losses: Losses, rows: int) -> Finding | None:
         rates = [
-            Rate(f"the answer of {name[:40]}", of, of.share(view))
+            Rate(f"the answer of {name[:40]}", of, of.share(table))
             for name, of in sorted(self._pairs.items())
             if len(of) >= SHORTCUT_PAIRS
         ]
         remedy = "a model may learn who wrote an answer: add pairs of two answers by one source"
-        return _worst("source_bias", rates, SOURCE_SHORTCUT, view, remedy)
+        return _worst("source_bias", rates, SOURCE_SHORTCUT, table, remedy)
 
 
 def marks_of(text: str) -> int:
@@ -180,16 +180,16 @@ def marks_of(text: str) -> int:
     return marks | _REFUSAL if text.lstrip()[:1] in _REFUSAL_STARTS and _REFUSES.match(text) else marks
 
 
-def _by_type(pairs: Mapping[str, Decided], fields: Mapping[str, Sorted], view: View) -> Iterator[Rate]:
+def _by_type(pairs: Mapping[str, DecidedPairs], fields: Mapping[str, Category], table: ItemTable) -> Iterator[Rate]:
     """The rates in all types with enough pairs."""
     for name, field in fields.items():
         for code, value in enumerate(field.names):
             for what, decided in pairs.items():
                 if len(decided) >= SHORTCUT_PAIRS and len(of := decided.of(field, code)) >= SHORTCUT_PAIRS:
-                    yield Rate(f"{what} in {name} {value[:40] or '(none)'}", of, of.share(view))
+                    yield Rate(f"{what} in {name} {value[:40] or '(none)'}", of, of.share(table))
 
 
-def _worst(code: str, rates: list[Rate], limit: float, view: View, remedy: str) -> Finding | None:
+def _worst(code: str, rates: list[Rate], limit: float, table: ItemTable, remedy: str) -> Finding | None:
     """The finding for the rate farthest from one half; None if no rate has enough pairs."""
     if not rates:
         return None
@@ -205,7 +205,7 @@ def _worst(code: str, rates: list[Rate], limit: float, view: View, remedy: str) 
     if not hit:
         message = f"{worst.what} is preferred in {percent(worst.known)} of {len(worst.pairs)} pairs"
         message += f", the most one-sided of {len(rates)}" if len(rates) > 1 else ""
-    ids = worst.pairs.first(view, worst.known.value > 0.5)
+    ids = worst.pairs.first(table, worst.known.value > 0.5)
     return finding(
         code, severity, worst.pairs.wins, len(worst.pairs), message + more, remedy, ids if hit else (), worst.known
     )

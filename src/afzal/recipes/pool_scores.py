@@ -12,14 +12,14 @@ from afzal.data.column_requests import column_values
 from afzal.data.turns import answer_text
 from afzal.errors import AfzalError
 from afzal.objectives import names_function
-from afzal.quality.ask import Scored
-from afzal.quality.ask.features import of_rows
+from afzal.quality.ask import ScoredItems
+from afzal.quality.ask.features import row_features
 from afzal.records import Item
 from afzal.rewards.score import heads, hidden_states
 from afzal.rewards.source import reward_source
 
 
-def scored(config: AskConfig, items: Sequence[Item]) -> Scored:
+def scored(config: AskConfig, items: Sequence[Item]) -> ScoredItems:
     """Scores and features of every response, by the scorers and features in the settings.
 
     D-optimal choices with given scorers use the hidden states of the first reward model among them, or the scores
@@ -31,7 +31,7 @@ def scored(config: AskConfig, items: Sequence[Item]) -> Scored:
     parts = [_scores(config, spec, items) for spec in config.scorers]
     members = [np.concatenate(of_item, axis=1) for of_item in zip(*parts, strict=True)] if parts else None
     source = _source(config)
-    features = members if source == "scores" else of_rows(items) if source == "rows" else None
+    features = members if source == "scores" else row_features(items) if source == "rows" else None
     hidden = source not in ("scores", "rows", "words")
     if hidden:
         features = hidden_states(_score_config(config, model=source), items)
@@ -40,7 +40,7 @@ def scored(config: AskConfig, items: Sequence[Item]) -> Scored:
     if items and not kept:
         raise AfzalError("the models could not read any row", remedy="afzal check --model shows the rows as tokens")
     left = lambda values: None if values is None else [values[k] for k in kept]  # noqa: E731
-    return Scored([items[k] for k in kept], left(members), left(features), hidden, len(items) - len(kept))
+    return ScoredItems([items[k] for k in kept], left(members), left(features), hidden, len(items) - len(kept))
 
 
 def _source(config: AskConfig) -> str:

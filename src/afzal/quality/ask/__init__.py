@@ -3,25 +3,25 @@
 Pure functions of rows, votes and numbers. Callers compute the scores of reward models and policies and pass them in.
 """
 
-from .asking import Asked, How, Scored, ask, with_row_features
-from .choose import HARMFUL, RULES, By, Question, Seen, choose, next_questions, rows_of, words_of
-from .curve import Curve, Decided, Labelled, best_model, learning_curve, model_curve
+from .asking import AskOptions, AskReport, ScoredItems, ask, with_row_features
+from .choose import HARMFUL, RULES, By, Question, RuleInputs, choose, next_questions, question_rows, words_of
+from .curve import BestModel, Curve, LabelledPairs, best_model, learning_curve, model_curve
 from .matches import matches_of
 from .pool import Pool, Votes, places_in, pool_of, refuse_nothing_to_ask, together, votes_of
 
 __all__ = [
     "HARMFUL",
     "RULES",
-    "Asked",
+    "AskOptions",
+    "AskReport",
+    "BestModel",
     "By",
     "Curve",
-    "Decided",
-    "How",
-    "Labelled",
+    "LabelledPairs",
     "Pool",
     "Question",
-    "Scored",
-    "Seen",
+    "RuleInputs",
+    "ScoredItems",
     "Votes",
     "ask",
     "best_model",
@@ -32,8 +32,8 @@ __all__ = [
     "next_questions",
     "places_in",
     "pool_of",
+    "question_rows",
     "refuse_nothing_to_ask",
-    "rows_of",
     "together",
     "votes_of",
     "with_row_features",

@@ -14,9 +14,9 @@ from afzal.errors import AfzalError
 from afzal.records import Item, axes_of, pooled_axes
 from afzal.stats.intervals import Interval
 
-from .choose import HARMFUL, By, Question, Seen, choose, rows_of
-from .curve import Curve, Decided, Labelled, best_model, learning_curve, model_curve
-from .features import of_rows, reduced
+from .choose import HARMFUL, By, Question, RuleInputs, choose, question_rows
+from .curve import BestModel, Curve, LabelledPairs, best_model, learning_curve, model_curve
+from .features import reduced, row_features
 from .matches import matches_of
 from .pool import Pool, Votes, pool_of, refuse_nothing_to_ask, votes_of
 
@@ -26,7 +26,7 @@ _RUNS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class How:
+class AskOptions:
     """How to choose.
 
     Attributes:
@@ -48,7 +48,7 @@ class How:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Scored:
+class ScoredItems:
     """Rows with the scores or features of their responses.
 
     Attributes:
@@ -67,7 +67,7 @@ class Scored:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class AskReport:
     """The questions as rows, report lines, warnings, and the same as plain values."""
 
     rows: list[Item]
@@ -76,12 +76,12 @@ class Asked:
     plain: dict[str, Any]
 
 
-def with_row_features(items: Sequence[Item]) -> Scored:
+def with_row_features(items: Sequence[Item]) -> ScoredItems:
     """Rows with the features that they contain."""
-    return Scored(items, features=of_rows(items))
+    return ScoredItems(items, features=row_features(items))
 
 
-def ask(ours: Scored, theirs: Scored | None, how: How) -> Asked:
+def ask(ours: ScoredItems, theirs: ScoredItems | None, options: AskOptions) -> AskReport:
     """The next questions, and the learning curve if requested.
 
     Args:
@@ -92,43 +92,43 @@ def ask(ours: Scored, theirs: Scored | None, how: How) -> Asked:
         AfzalError: a score is not a finite number, nothing is left to ask, or the rule lacks data that it needs.
     """
     pool = pool_of(ours.items)
-    refuse_nothing_to_ask(pool, how.source)
+    refuse_nothing_to_ask(pool, options.source)
     known = pool if theirs is None else pool_of(theirs.items)
-    _refuse_other_axis(known, how)
-    votes = votes_of(known, axis=how.axis)
-    seen = _seen(how.by, (pool, ours), (pool, ours) if theirs is None else (known, theirs))
-    lines, plain = _about(pool, votes, ours.unread + (theirs.unread if theirs else 0)), {}
-    if how.by == "information" or how.by == "closest":
+    _refuse_other_axis(known, options)
+    votes = votes_of(known, axis=options.axis)
+    inputs = _rule_inputs(options.by, (pool, ours), (pool, ours) if theirs is None else (known, theirs))
+    lines, plain = _pool_lines(pool, votes, ours.unread + (theirs.unread if theirs else 0)), {}
+    if options.by == "information" or options.by == "closest":
         models = matches_of(pool, votes)
-        lines += _decision(best_model(models, votes, seed=how.seed), plain)
-        if how.seeds:
-            curve = model_curve(models, how.by, runs=_RUNS * how.seeds, votes=how.labels, seed=how.seed)
+        lines += _decision(best_model(models, votes, seed=options.seed), plain)
+        if options.seeds:
+            curve = model_curve(models, options.by, runs=_RUNS * options.seeds, votes=options.labels, seed=options.seed)
             lines += _curve(curve, plain)
-    elif how.seeds and seen is not None:
-        lines += _curve(_simulated(how, votes, seen), plain)
-    shares = {"seed": how.seed, "random_share": how.random_share, "ridge": how.ridge}
-    chosen = choose(pool, votes, seen, how.n, how.by, **shares)
-    if not chosen and not how.seeds:
+    elif options.seeds and inputs is not None:
+        lines += _curve(_simulate(options, votes, inputs), plain)
+    shares = {"seed": options.seed, "random_share": options.random_share, "ridge": options.ridge}
+    chosen = choose(pool, votes, inputs, options.n, options.by, **shares)
+    if not chosen and not options.seeds:
         raise AfzalError(
             "every pair of the pool has votes",
-            where=how.source,
+            where=options.source,
             remedy="--votes nobody ignores the votes in the pool; --by repeat asks again about pairs in dispute",
         )
-    warnings = [HARMFUL[how.by]] if how.by in HARMFUL else []
-    warnings += _uninformed(how.by, seen, votes)
-    if how.axis is None and (axes := pooled_axes(known.items)):
+    warnings = [HARMFUL[options.by]] if options.by in HARMFUL else []
+    warnings += _missing_data_warnings(options.by, inputs, votes)
+    if options.axis is None and (axes := pooled_axes(known.items)):
         warnings.append(f"votes on {axes} are pooled as if they answered one question; choose one axis with --axis")
-    plain = {"rule": how.by, "pairs": len(pool.pairs), "voted": int(votes.cast.sum()), **plain}
+    plain = {"rule": options.by, "pairs": len(pool.pairs), "voted": int(votes.cast.sum()), **plain}
     plain |= {"questions": len(chosen), "by_rule": dict(Counter(q.rule for q in chosen)), "warnings": warnings}
-    return Asked(rows_of(pool, chosen), [*lines, *_told(how, chosen)], warnings, plain)
+    return AskReport(question_rows(pool, chosen), [*lines, *_question_lines(options, chosen)], warnings, plain)
 
 
-def _seen(by: By, ours: tuple[Pool, Scored], theirs: tuple[Pool, Scored]) -> Seen | None:
+def _rule_inputs(by: By, ours: tuple[Pool, ScoredItems], theirs: tuple[Pool, ScoredItems]) -> RuleInputs | None:
     """The rule's inputs for the pairs of the pool and for those voted on; None if it needs none."""
     if by not in _BY_SCORES:
         return None
 
-    def both(of_side: Callable[[Pool, Scored], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    def both(of_side: Callable[[Pool, ScoredItems], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         values = of_side(*ours)
         if theirs[0] is ours[0]:
             return values, values
@@ -140,36 +140,38 @@ def _seen(by: By, ours: tuple[Pool, Scored], theirs: tuple[Pool, Scored]) -> See
         margins = a.T, b.T
     if ours[1].features is not None:
         features = both(lambda pool, scored: pool.differences(scored.features or ()))
-        return Seen(reduced(*features) if ours[1].hidden else features, margins)
-    return Seen(both(lambda pool, _: pool.words), margins)
+        return RuleInputs(reduced(*features) if ours[1].hidden else features, margins)
+    return RuleInputs(both(lambda pool, _: pool.words), margins)
 
 
-def _refuse_other_axis(known: Pool, how: How) -> None:
+def _refuse_other_axis(known: Pool, options: AskOptions) -> None:
     """Raise AfzalError if the votes have axes and none is on the given one."""
     axes = axes_of(known.items)
-    if how.axis is not None and axes and how.axis not in axes:
+    if options.axis is not None and axes and options.axis not in axes:
         raise AfzalError(
-            f"no vote is on the axis {how.axis!r}", where="--axis", remedy=f"there are votes on {', '.join(axes)}"
+            f"no vote is on the axis {options.axis!r}", where="--axis", remedy=f"there are votes on {', '.join(axes)}"
         )
 
 
-def _simulated(how: How, votes: Votes, seen: Seen) -> Curve:
+def _simulate(options: AskOptions, votes: Votes, inputs: RuleInputs) -> Curve:
     voted = votes.weight > 0
     prompts = [prompt for prompt, has_votes in zip(votes.pool.prompts, voted, strict=True) if has_votes]
-    margins = None if seen.margins is None else seen.margins[1][:, voted]
-    known = Labelled(seen.features[1][voted], votes.p_first[voted], votes.weight[voted], prompts, margins)
-    assert how.by in ("d_optimal", "bald", "entropy", "max_margin")
-    return learning_curve(known, how.by, seeds=how.seeds, most=how.labels, ridge=how.ridge, seed=how.seed)
+    margins = None if inputs.margins is None else inputs.margins[1][:, voted]
+    known = LabelledPairs(inputs.features[1][voted], votes.p_first[voted], votes.weight[voted], prompts, margins)
+    assert options.by in ("d_optimal", "bald", "entropy", "max_margin")
+    return learning_curve(
+        known, options.by, seeds=options.seeds, most=options.labels, ridge=options.ridge, seed=options.seed
+    )
 
 
-def _uninformed(by: By, seen: Seen | None, votes: Votes) -> list[str]:
+def _missing_data_warnings(by: By, inputs: RuleInputs | None, votes: Votes) -> list[str]:
     """A warning for a rule that has nothing to distinguish the pairs by."""
-    if by not in ("entropy", "max_margin") or votes.weight.any() or (seen and seen.margins is not None):
+    if by not in ("entropy", "max_margin") or votes.weight.any() or (inputs and inputs.margins is not None):
         return []
     return [f"there are neither votes nor scores, so {by} orders the questions at random"]
 
 
-def _about(pool: Pool, votes: Votes, unread: int) -> list[str]:
+def _pool_lines(pool: Pool, votes: Votes, unread: int) -> list[str]:
     counts = (
         (pool.short, "rows with fewer than two answers"),
         (pool.repeated, "pairs that repeat earlier ones"),
@@ -186,20 +188,20 @@ def _about(pool: Pool, votes: Votes, unread: int) -> list[str]:
     ]
 
 
-def _told(how: How, chosen: Sequence[Question]) -> list[str]:
+def _question_lines(options: AskOptions, chosen: Sequence[Question]) -> list[str]:
     if not chosen:
         return ["no pairs without votes are left to ask about"]
-    ours = [q.score for q in chosen if q.rule == how.by]
+    ours = [q.score for q in chosen if q.rule == options.by]
     parts = [f"{len(chosen) - len(ours)} at random"]
-    if how.by == "random":
+    if options.by == "random":
         parts = ["all at random"]
     elif ours:
-        parts = [f"{len(ours)} by {how.by} (score {ours[0]:.3g} to {ours[-1]:.3g})", *parts]
-    short = [f"{how.n} were requested, but no more are left"] if len(chosen) < how.n else []
+        parts = [f"{len(ours)} by {options.by} (score {ours[0]:.3g} to {ours[-1]:.3g})", *parts]
+    short = [f"{options.n} were requested, but no more are left"] if len(chosen) < options.n else []
     return [f"{len(chosen)} questions: {', '.join(parts)}", *short]
 
 
-def _decision(decided: Decided | None, plain: dict[str, Any]) -> list[str]:
+def _decision(decided: BestModel | None, plain: dict[str, Any]) -> list[str]:
     """The stop rule of a leaderboard."""
     plain["decided"] = None if decided is None else asdict(decided) | {"settled": decided.settled}
     if decided is None:

@@ -33,7 +33,7 @@ HARMFUL: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Seen:
+class RuleInputs:
     """The rules' inputs for the pairs of the pool and for the pairs voted on.
 
     Attributes:
@@ -55,9 +55,9 @@ class Question:
     score: float
 
 
-def words_of(pool: Pool, votes: Votes) -> Seen:
+def words_of(pool: Pool, votes: Votes) -> RuleInputs:
     """Inputs with the hashed words of the responses as features."""
-    return Seen((pool.words, votes.pool.words))
+    return RuleInputs((pool.words, votes.pool.words))
 
 
 def next_questions(
@@ -85,7 +85,7 @@ def next_questions(
 def choose(
     pool: Pool,
     votes: Votes,
-    seen: Seen | None,
+    inputs: RuleInputs | None,
     n: int,
     rule: By,
     *,
@@ -100,13 +100,13 @@ def choose(
     since people may stop early. If all scores are equal, the questions and their order are those of ``random``.
 
     Args:
-        seen: may be None for rules without scores: information, closest, repeat, random.
+        inputs: may be None for rules without scores: information, closest, repeat, random.
         random_share: share of the n questions, from 0 to 1; fractions are rounded at random.
         ridge: precision of the linear model's prior.
 
     Raises:
         AfzalError: the rule lacks what it needs: a second scorer, named models, or votes that disagree.
-        ValueError: the rule needs scores, and ``seen`` is None.
+        ValueError: the rule needs scores, and ``inputs`` is None.
     """
     generator = np.random.default_rng(seed)
     places = places_in(pool, votes)
@@ -125,10 +125,10 @@ def choose(
         chosen, scores = _again(votes, places, n - drawn, rest)
     elif rule == "random":
         chosen, scores = [Choice(k, 0.0) for k in rest[: n - drawn].tolist()], np.zeros(len(pool.pairs))
-    elif seen is None:
+    elif inputs is None:
         raise ValueError(f"{rule} needs scores or features of the pairs")
     else:
-        chosen, scores = _pairs(votes, seen, rule, n - drawn, by_chance, rest, ridge)
+        chosen, scores = _pairs(votes, inputs, rule, n - drawn, by_chance, rest, ridge)
     random = [Question(k, "random", float(scores[k])) for k in by_chance.tolist()]
     return _spread([Question(c.pair, rule, c.score) for c in chosen], random)
 
@@ -152,9 +152,9 @@ def _again(votes: Votes, places: np.ndarray, n: int, rest: np.ndarray) -> tuple[
 
 
 def _pairs(
-    votes: Votes, seen: Seen, rule: Rule, n: int, by_chance: np.ndarray, rest: np.ndarray, ridge: float
+    votes: Votes, inputs: RuleInputs, rule: Rule, n: int, by_chance: np.ndarray, rest: np.ndarray, ridge: float
 ) -> tuple[list[Choice], np.ndarray]:
-    everything = belief_of(votes, seen, rule, ridge)
+    everything = belief_of(votes, inputs, rule, ridge)
     scores = np.zeros(everything.margins.shape[1])
     for choice in rules.ranked(rule, _part(everything, by_chance), len(by_chance), np.arange(len(by_chance))):
         scores[by_chance[choice.pair]] = choice.score
@@ -166,17 +166,17 @@ def _pairs(
     return [Choice(int(rest[c.pair]), c.score) for c in chosen], scores
 
 
-def belief_of(votes: Votes, seen: Seen, rule: Rule, ridge: float) -> Belief:
+def belief_of(votes: Votes, inputs: RuleInputs, rule: Rule, ridge: float) -> Belief:
     """The belief about the pairs of the pool, from the votes and the scorers.
 
     Raises:
         AfzalError: BALD has a single scorer, which cannot disagree with itself.
     """
-    ours, theirs = seen.features
-    if seen.margins is None:
+    ours, theirs = inputs.features
+    if inputs.margins is None:
         model = fit(theirs, votes.p_first, votes.weight, ridge)
         return Belief((ours @ model.theta)[None], ours, model.precision)
-    margins, known = seen.margins
+    margins, known = inputs.margins
     if rule == "bald" and len(margins) == 1:
         raise AfzalError(
             "a single scorer cannot disagree with itself",
@@ -201,7 +201,7 @@ def _spread(chosen: Sequence[Question], random: Sequence[Question]) -> list[Ques
     return [next(theirs) if at in places else next(ours) for at in range(total)]
 
 
-def rows_of(pool: Pool, questions: Sequence[Question]) -> list[Item]:
+def question_rows(pool: Pool, questions: Sequence[Question]) -> list[Item]:
     """The questions as rows for ``afzal annotate``: two responses, no votes, and the reason in ``extra.asked``."""
     rows = []
     for q in questions:

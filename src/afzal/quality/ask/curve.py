@@ -27,7 +27,7 @@ HELD_OUT = 0.3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Labelled:
+class LabelledPairs:
     """Pairs with recorded answers.
 
     Attributes:
@@ -90,8 +90,14 @@ class Curve:
         return self.slope.low is not None and self.slope.low <= 0
 
 
-def asked_in_turn(
-    known: Labelled, train: np.ndarray, start: np.ndarray, rule: Rule, most: int, rng: np.random.Generator, ridge: float
+def simulate_asking(
+    known: LabelledPairs,
+    train: np.ndarray,
+    start: np.ndarray,
+    rule: Rule,
+    most: int,
+    rng: np.random.Generator,
+    ridge: float,
 ) -> dict[int, np.ndarray]:
     """The parameters ``[D]`` learned from 20, 30, ... labels, by number of labels; the rule chooses each batch of ten
     from the remaining pairs of ``train``.
@@ -116,7 +122,7 @@ def asked_in_turn(
 
 
 def learning_curve(
-    known: Labelled, rule: Rule, *, seeds: int = 10, most: int = 200, ridge: float = 1.0, seed: int = 0
+    known: LabelledPairs, rule: Rule, *, seeds: int = 10, most: int = 200, ridge: float = 1.0, seed: int = 0
 ) -> Curve:
     """Held-out accuracy by number of labels, for the rule and for random questions.
 
@@ -136,7 +142,7 @@ def learning_curve(
         for k in range(seeds):
             rng = np.random.default_rng([seed, k])
             start = rng.permutation(train)[:START]
-            learned = asked_in_turn(known, train, start, name, marks[-1], rng, ridge)
+            learned = simulate_asking(known, train, start, name, marks[-1], rng, ridge)
             margins = np.stack([known.features[test] @ learned[m] for m in marks])
             of_seeds.append(_by_prompt((np.sign(margins) * sign + 1) / 2, prompt))
         right[name] = np.stack(of_seeds)
@@ -156,7 +162,7 @@ def learning_curve(
     )
 
 
-def _divided(known: Labelled, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _divided(known: LabelledPairs, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The pairs to ask about, the pairs to measure on, and the prompt number of each of the latter, from 0."""
     prompts = numbered(known.prompts)
     count = int(prompts.max()) + 1 if len(prompts) else 0
@@ -249,7 +255,7 @@ def _record(points: float, weight: float) -> np.ndarray:
 
 
 @dataclass(frozen=True, slots=True)
-class Decided:
+class BestModel:
     """The leading model, and the share of the resamples of prompts in which it leads."""
 
     leader: str
@@ -262,7 +268,7 @@ class Decided:
         return self.share >= LEVEL
 
 
-def best_model(known: Matches, votes: Votes, *, resamples: int = 500, seed: int = 0) -> Decided | None:
+def best_model(known: Matches, votes: Votes, *, resamples: int = 500, seed: int = 0) -> BestModel | None:
     """The model that leads after the votes so far; None as long as not every model has a finite strength.
 
     A resample whose votes do not connect all models counts as one in which nobody leads.
@@ -282,4 +288,4 @@ def best_model(known: Matches, votes: Votes, *, resamples: int = 500, seed: int 
     leader = board.places[0].model
     leads = int((np.argmax(board.drawn, 1) == leader).sum()) if len(board.drawn) else 0
     drawn = len(board.drawn) + board.unconnected
-    return Decided(known.names[leader], leads / drawn if drawn else 0.0, played.n_prompts)
+    return BestModel(known.names[leader], leads / drawn if drawn else 0.0, played.n_prompts)

@@ -46,7 +46,7 @@ def _counted(text: str, buckets: int, places: dict[str, int]) -> np.ndarray:
     return np.sqrt(counts)
 
 
-def of_rows(items: Sequence[Item]) -> list[np.ndarray]:
+def row_features(items: Sequence[Item]) -> list[np.ndarray]:
     """Per item ``[K, D]``: the numbers of ``extra.features``, one list of D numbers for each response.
 
     Raises:

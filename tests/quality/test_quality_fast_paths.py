@@ -15,9 +15,9 @@ from afzal.data import Reading
 from afzal.data.dataset import Dataset, fingerprint
 from afzal.quality import audit
 from afzal.quality.columns import Column, Names, clusters
+from afzal.quality.item_facts import ItemTable, read_item
 from afzal.quality.private import private_kinds
 from afzal.quality.shortcuts import MARKS, marks_of
-from afzal.quality.view import View, tell
 from afzal.records import Comparison, Item, Message, Rating, Response, Vote, folded_prompt, turns_to_json, vote_values
 from afzal.stats.intervals import Cluster
 
@@ -50,7 +50,7 @@ def test_the_fingerprint_of_texts_is_that_of_their_json(gold):
 def test_a_text_prompt_with_answers_of_messages_is_not_taken_for_texts():
     item = Item("", "Hi", (Response((Message("assistant", "Hello"),)),))
     assert not item.is_plain
-    assert tell(item).texts == ("Hello",)
+    assert read_item(item).texts == ("Hello",)
     assert len(fingerprint([item])) == 64
 
 
@@ -83,12 +83,12 @@ def test_lists_are_two_lines_that_begin_as_items_do():
 def test_votes_that_rows_share_are_judged_once_and_other_votes_by_themselves():
     shared = (Comparison(0, 1, "first"),)
     votes = [shared, shared, (Comparison(0, 1, "second", annotator="ann"),), shared, (Comparison(0, 1, "both_bad"),)]
-    view = View()
-    told = [view.told(Item(str(k), "p", (Response("a"), Response("b")), v)) for k, v in enumerate(votes)]
+    table = ItemTable()
+    told = [table.read(Item(str(k), "p", (Response("a"), Response("b")), v)) for k, v in enumerate(votes)]
     assert [[(q.i, q.j) for q in each.pairs] for each in told] == [[(0, 1)], [(0, 1)], [(1, 0)], [(0, 1)], []]
-    assert [each.stated.both_bad for each in told] == [0, 0, 0, 0, 1]
-    assert told[2].stated.annotators == {"ann"}
-    assert told[0].stated is told[1].stated
+    assert [each.vote_facts.both_bad for each in told] == [0, 0, 0, 0, 1]
+    assert told[2].vote_facts.annotators == {"ann"}
+    assert told[0].vote_facts is told[1].vote_facts
 
 
 @pytest.mark.parametrize(("items", "characters"), [(1, 2**20), (7, 2**20), (256, 50)])

@@ -1,4 +1,4 @@
-"""One class per check. To add one, write a :class:`afzal.quality.finding.Look` and list it in :func:`looks`."""
+"""One class per check. To add one, write a :class:`afzal.quality.finding.Check` and list it in :func:`checks`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from afzal.data.dataset import Losses
 from afzal.data.turns import full_text
+from afzal.quality.categories import Balance, Categories
 from afzal.quality.columns import Column, FirstIds, clusters, distinct, extend, repeated
-from afzal.quality.finding import CLEANED, Finding, Look, Severity, finding, nothing
-from afzal.quality.kinds import Balance, Kinds
+from afzal.quality.finding import CLEANED, Check, Finding, Severity, add_nothing, finding
+from afzal.quality.item_facts import ItemFacts, ItemTable
 from afzal.quality.media import MissingMedia, OddImages, OddSounds, RepeatedMedia
 from afzal.quality.private import PersonalData, Private, Secrets
 from afzal.quality.relations import Contradictions, Cycles, DuplicateIds, DuplicateItems, Edges
@@ -23,7 +24,6 @@ from afzal.quality.thresholds import (
     LOW_AGREEMENT,
     LOW_CLASS_SHARE,
 )
-from afzal.quality.view import Told, View
 from afzal.records import Comparison, Item, Ranking, Rating, comparisons, scores
 from afzal.stats.intervals import share
 
@@ -44,9 +44,9 @@ class _Counting:
 class DroppedRows:
     """Rows that gave no item, and dropped parts of rows."""
 
-    add = nothing
+    add = add_nothing
 
-    def finding(self, view: View, losses: Losses, rows: int) -> Finding:
+    def finding(self, table: ItemTable, losses: Losses, rows: int) -> Finding:
         reasons = ", ".join(f"{reason} {n}" for reason, n in losses.counts.most_common())
         severity: Severity = "major" if losses.whole else "minor" if losses.parts else "ok"
         message = f"{losses.whole} of {rows} rows dropped" + (f", {losses.parts} in part" if losses.parts else "")
@@ -62,46 +62,46 @@ class IdenticalPairs(_Counting):
 
     raw = 0
 
-    def add(self, batch: Sequence[Told]) -> None:
-        for told in batch:
-            for pair in told.pairs:
-                if told.answers[pair.i] == told.answers[pair.j]:
-                    self.hit(told.item)
-                    one, two = told.item.responses[pair.i], told.item.responses[pair.j]
+    def add(self, batch: Sequence[ItemFacts]) -> None:
+        for facts in batch:
+            for pair in facts.pairs:
+                if facts.answers[pair.i] == facts.answers[pair.j]:
+                    self.hit(facts.item)
+                    one, two = facts.item.responses[pair.i], facts.item.responses[pair.j]
                     self.raw += one.turns == two.turns
 
-    def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
-        if not view.pairs:
+    def finding(self, table: ItemTable, losses: Losses, rows: int) -> Finding | None:
+        if not table.pairs:
             return None
-        message = f"{self.count} of {view.pairs} pairs have chosen == rejected ({self.raw} to the letter)"
+        message = f"{self.count} of {table.pairs} pairs have chosen == rejected ({self.raw} to the letter)"
         severity: Severity = "major" if self.count else "ok"
-        return finding("identical_pairs", severity, self.count, view.pairs, message, CLEANED, self.ids)
+        return finding("identical_pairs", severity, self.count, table.pairs, message, CLEANED, self.ids)
 
 
 class RepeatedPrompts:
     """Prompts in more than one item: not wrong, but splits must keep them together."""
 
-    add = nothing
+    add = add_nothing
 
-    def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
-        many = sum(len(places) for places in repeated(view.groups)) if view.prompted else 0
+    def finding(self, table: ItemTable, losses: Losses, rows: int) -> Finding | None:
+        many = sum(len(places) for places in repeated(table.groups)) if table.prompted else 0
         if not many:
             return None
-        message = f"{many} of {view.items} items share a prompt, or the opening of a dialogue, with another"
-        return finding("repeated_prompts", "ok", many, view.items, message + "; splits keep them together")
+        message = f"{many} of {table.items} items share a prompt, or the opening of a dialogue, with another"
+        return finding("repeated_prompts", "ok", many, table.items, message + "; splits keep them together")
 
 
 class NoOrder(_Counting):
     """Items whose votes order nothing: ties, or answers that are all bad."""
 
-    def add(self, batch: Sequence[Told]) -> None:
-        voted = [told for told in batch if told.item.votes and not told.labels]
+    def add(self, batch: Sequence[ItemFacts]) -> None:
+        voted = [facts for facts in batch if facts.item.votes and not facts.labels]
         self.total += len(voted)
-        for told in voted:
-            if len(told.pairs) == told.stated.ties:
-                self.hit(told.item)
+        for facts in voted:
+            if len(facts.pairs) == facts.vote_facts.ties:
+                self.hit(facts.item)
 
-    def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
+    def finding(self, table: ItemTable, losses: Losses, rows: int) -> Finding | None:
         if not self.total:
             return None
         severity: Severity = "major" if self.count == self.total else "ok"
@@ -118,16 +118,16 @@ class LengthBias:
     def __init__(self) -> None:
         self._prompts, self._longer, self._weights = Column("q"), bytearray(), Column("d")
 
-    def add(self, batch: Sequence[Told]) -> None:
+    def add(self, batch: Sequence[ItemFacts]) -> None:
         decided = [
-            (told.key, gap > 0, pair.weight)
-            for told in batch
-            for pair in told.pairs
-            if pair.p != 0.5 and (gap := told.lengths[pair.i] - told.lengths[pair.j]) and pair.weight > 0
+            (facts.prompt_key, gap > 0, pair.weight)
+            for facts in batch
+            for pair in facts.pairs
+            if pair.p != 0.5 and (gap := facts.lengths[pair.i] - facts.lengths[pair.j]) and pair.weight > 0
         ]
         extend((self._prompts, self._longer, self._weights), decided)
 
-    def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
+    def finding(self, table: ItemTable, losses: Losses, rows: int) -> Finding | None:
         total = len(self._longer)
         if not total:
             return None
@@ -150,14 +150,14 @@ class LabelBalance:
     def __init__(self) -> None:
         self._prompts, self._good = Column("q"), bytearray()
 
-    def add(self, batch: Sequence[Told]) -> None:
-        for told in batch:
-            for label in told.labels:
+    def add(self, batch: Sequence[ItemFacts]) -> None:
+        for facts in batch:
+            for label in facts.labels:
                 if label is not None:
-                    self._prompts.append(told.key)
+                    self._prompts.append(facts.prompt_key)
                     self._good.append(label)
 
-    def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
+    def finding(self, table: ItemTable, losses: Losses, rows: int) -> Finding | None:
         total = len(self._good)
         if not total:
             return None
@@ -178,15 +178,15 @@ class Agreement(_Counting):
         super().__init__()
         self._prompts, self._agreed = Column("q"), bytearray()
 
-    def add(self, batch: Sequence[Told]) -> None:
-        for told in [told for told in batch if len(told.item.votes) > 1]:
-            agreeing, pairs = _agreeing(told.item)
-            self._prompts.extend([told.key] * pairs)
+    def add(self, batch: Sequence[ItemFacts]) -> None:
+        for facts in [facts for facts in batch if len(facts.item.votes) > 1]:
+            agreeing, pairs = _agreeing(facts.item)
+            self._prompts.extend([facts.prompt_key] * pairs)
             self._agreed.extend([1] * agreeing + [0] * (pairs - agreeing))
             if agreeing < pairs:
-                self.hit(told.item)
+                self.hit(facts.item)
 
-    def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
+    def finding(self, table: ItemTable, losses: Losses, rows: int) -> Finding | None:
         if not self._agreed:
             return None
         rate, same, total = share(clusters(self._prompts, self._agreed)), sum(self._agreed), len(self._agreed)
@@ -202,19 +202,19 @@ class ScoreMismatches(_Counting):
 
     wants = "pairs"
 
-    def add(self, batch: Sequence[Told]) -> None:
-        for told in [told for told in batch if told.stated.measured]:
-            rated = _rated(told.item) if len(told.item.votes) > 1 else ()
-            for pair in told.pairs:
+    def add(self, batch: Sequence[ItemFacts]) -> None:
+        for facts in [facts for facts in batch if facts.vote_facts.measured]:
+            rated = _rated(facts.item) if len(facts.item.votes) > 1 else ()
+            for pair in facts.pairs:
                 gap = pair.margin
                 if rated and (a := rated[pair.i]) is not None and (b := rated[pair.j]) is not None:
                     gap = a - b
                 if gap is not None:
                     self.total += 1
                     if pair.p > 0.5 and gap < 0:
-                        self.hit(told.item)
+                        self.hit(facts.item)
 
-    def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
+    def finding(self, table: ItemTable, losses: Losses, rows: int) -> Finding | None:
         if not self.total:
             return None
         message = f"{self.count} of {self.total} scored pairs have chosen scored below rejected"
@@ -226,30 +226,30 @@ class ScoreMismatches(_Counting):
 class OverLong(_Counting):
     """Items longer than common context windows (16,000 characters are about 4,000 English tokens)."""
 
-    def add(self, batch: Sequence[Told]) -> None:
-        for told in [told for told in batch if len(told.words) > LONG_CHARACTERS or not told.plain]:
-            if _size(told) > LONG_CHARACTERS:
-                self.hit(told.item)
+    def add(self, batch: Sequence[ItemFacts]) -> None:
+        for facts in [facts for facts in batch if len(facts.full_text) > LONG_CHARACTERS or not facts.plain]:
+            if _size(facts) > LONG_CHARACTERS:
+                self.hit(facts.item)
 
-    def finding(self, view: View, losses: Losses, rows: int) -> Finding:
-        message = f"{self.count} of {view.items} items have more than {LONG_CHARACTERS:,} characters"
+    def finding(self, table: ItemTable, losses: Losses, rows: int) -> Finding:
+        message = f"{self.count} of {table.items} items have more than {LONG_CHARACTERS:,} characters"
         remedy = "they may be cut or dropped: see how many with --model M"
         severity: Severity = "minor" if self.count else "ok"
-        return finding("over_long", severity, self.count, view.items, message, remedy, self.ids)
+        return finding("over_long", severity, self.count, table.items, message, remedy, self.ids)
 
 
 class EmptyPrompts(_Counting):
     """Items without a prompt, if others have one."""
 
-    def add(self, batch: Sequence[Told]) -> None:
-        for told in [told for told in batch if not told.asked or told.asked.isspace()]:
-            self.hit(told.item)
+    def add(self, batch: Sequence[ItemFacts]) -> None:
+        for facts in [facts for facts in batch if not facts.prompt_text or facts.prompt_text.isspace()]:
+            self.hit(facts.item)
 
-    def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
-        if self.count in (0, view.items):
+    def finding(self, table: ItemTable, losses: Losses, rows: int) -> Finding | None:
+        if self.count in (0, table.items):
             return None
-        message = f"{self.count} of {view.items} items have an empty prompt"
-        return finding("empty_prompts", "minor", self.count, view.items, message, "check these rows", self.ids)
+        message = f"{self.count} of {table.items} items have an empty prompt"
+        return finding("empty_prompts", "minor", self.count, table.items, message, "check these rows", self.ids)
 
 
 class ContinuedAnswers(_Counting):
@@ -257,32 +257,32 @@ class ContinuedAnswers(_Counting):
 
     wants = "pairs"
 
-    def add(self, batch: Sequence[Told]) -> None:
-        for told in batch:
-            for pair in told.pairs:
-                a, b = told.answers[pair.i], told.answers[pair.j]
+    def add(self, batch: Sequence[ItemFacts]) -> None:
+        for facts in batch:
+            for pair in facts.pairs:
+                a, b = facts.answers[pair.i], facts.answers[pair.j]
                 if not (isinstance(a, str) and isinstance(b, str)):
-                    a, b = _words(told, pair.i), _words(told, pair.j)
+                    a, b = _words(facts, pair.i), _words(facts, pair.j)
                 if a != b and (a.startswith(b) or b.startswith(a)):
-                    self.hit(told.item)
+                    self.hit(facts.item)
 
-    def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
+    def finding(self, table: ItemTable, losses: Losses, rows: int) -> Finding | None:
         if not self.count:
             return None
-        message = f"in {self.count} of {view.pairs} pairs one answer is the beginning of the other"
-        return finding("continued_answers", "ok", self.count, view.pairs, message, "", self.ids)
+        message = f"in {self.count} of {table.pairs} pairs one answer is the beginning of the other"
+        return finding("continued_answers", "ok", self.count, table.pairs, message, "", self.ids)
 
 
 class OnePrompt:
     """Too few prompts to hold some out."""
 
-    add = nothing
+    add = add_nothing
 
-    def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
-        if not view.prompted or distinct(view.groups) > 1:
+    def finding(self, table: ItemTable, losses: Losses, rows: int) -> Finding | None:
+        if not table.prompted or distinct(table.groups) > 1:
             return None
         message = "all items share one prompt: nothing can be held out for evaluation"
-        return finding("one_prompt", "minor", 1, view.items, message, "add prompts, or give --eval-data")
+        return finding("one_prompt", "minor", 1, table.items, message, "add prompts, or give --eval-data")
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,11 +290,11 @@ class Shared:
     """State that several checks share; it is updated before them."""
 
     edges: Edges
-    kinds: Kinds
+    categories: Categories
     private: Private
 
 
-def looks(shared: Shared) -> list[Look]:
+def checks(shared: Shared) -> list[Check]:
     """All checks, in the order of the report."""
     return [
         DroppedRows(),
@@ -305,12 +305,12 @@ def looks(shared: Shared) -> list[Look]:
         NoOrder(),
         LabelBalance(),
         LengthBias(),
-        LengthBiasByType(shared.kinds),
-        FormatBias(shared.kinds),
+        LengthBiasByType(shared.categories),
+        FormatBias(shared.categories),
         SourceBias(),
         Agreement(),
         ScoreMismatches(),
-        Balance(shared.kinds),
+        Balance(shared.categories),
         OverLong(),
         EmptyPrompts(),
         DuplicateIds(),
@@ -328,8 +328,8 @@ def looks(shared: Shared) -> list[Look]:
 
 def _rated(item: Item) -> tuple[float | None, ...]:
     """Mean scores of the responses of an item that is both rated and compared; else ()."""
-    kinds = {(type(vote), getattr(vote, "kind", "")) for vote in item.votes}
-    both = (Rating, "score") in kinds and any(kind in (Comparison, Ranking) for kind, _ in kinds)
+    categories = {(type(vote), getattr(vote, "kind", "")) for vote in item.votes}
+    both = (Rating, "score") in categories and any(kind in (Comparison, Ranking) for kind, _ in categories)
     return scores(item) if both else ()
 
 
@@ -347,14 +347,14 @@ def _choose_two(n: int) -> int:
     return n * (n - 1) // 2
 
 
-def _words(told: Told, response: int) -> str:
+def _words(facts: ItemFacts, response: int) -> str:
     """An answer's words without white space at the ends."""
-    answer = told.answers[response]
-    return answer if isinstance(answer, str) else told.texts[response].strip()
+    answer = facts.answers[response]
+    return answer if isinstance(answer, str) else facts.texts[response].strip()
 
 
-def _size(told: Told) -> int:
+def _size(facts: ItemFacts) -> int:
     """Characters of the prompt and of the longest response, whichever turn they are in."""
-    if isinstance(told.item.prompt, str) or all(len(response.turns) == 1 for response in told.item.responses):
-        return len(told.asked) + max(told.lengths, default=0)
-    return len(told.asked) + max((len(full_text(r.turns)) for r in told.item.responses), default=0)
+    if isinstance(facts.item.prompt, str) or all(len(response.turns) == 1 for response in facts.item.responses):
+        return len(facts.prompt_text) + max(facts.lengths, default=0)
+    return len(facts.prompt_text) + max((len(full_text(r.turns)) for r in facts.item.responses), default=0)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from afzal.data.dataset import Losses
 from afzal.quality.columns import clusters
-from afzal.quality.finding import Finding, Severity, finding, nothing, percent
+from afzal.quality.finding import Finding, Severity, add_nothing, finding, percent
+from afzal.quality.item_facts import ItemFacts, ItemTable
 from afzal.quality.thresholds import MANY_KINDS, ONE_KIND
-from afzal.quality.view import Told, View
 from afzal.stats.intervals import Interval, share
 
 FIELDS = frozenset(
@@ -21,7 +21,7 @@ FIELDS = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Sorted:
+class Category:
     """One field that sorts the items.
 
     Attributes:
@@ -33,7 +33,7 @@ class Sorted:
     codes: bytes
 
 
-class Kinds:
+class Categories:
     """The fields of the items so far that have few distinct values."""
 
     def __init__(self) -> None:
@@ -41,13 +41,13 @@ class Kinds:
         self._codes: dict[str, bytearray] = {}
         self._other: set[str] = set()  # fields with too many values
 
-    def add(self, batch: Sequence[Told]) -> None:
+    def add(self, batch: Sequence[ItemFacts]) -> None:
         """Add more items."""
-        for told in batch:
-            extra = told.item.extra
+        for facts in batch:
+            extra = facts.item.extra
             for name in extra:
                 if name in FIELDS and name not in self._other:
-                    self._note(told.at, name, extra[name])
+                    self._note(facts.index, name, extra[name])
 
     def _note(self, at: int, name: str, value: object) -> None:
         if not isinstance(value, str) or not value.strip():
@@ -62,30 +62,30 @@ class Kinds:
         codes.extend(bytes(at - len(codes)))
         codes.append(names[value])
 
-    def fields(self, items: int) -> dict[str, Sorted]:
+    def fields(self, items: int) -> dict[str, Category]:
         """The fields with two or more values by name, after all ``items`` have been added."""
         fields = {}
         for name, codes in self._codes.items():
             padded = bytes(codes) + bytes(items - len(codes))
             if len(set(padded)) > 1:
-                fields[name] = Sorted(list(self._names[name]), padded)
+                fields[name] = Category(list(self._names[name]), padded)
         return fields
 
 
 class Balance:
     """Whether nearly all items are of one type, source or language; a missing value is a separate class."""
 
-    add = nothing
+    add = add_nothing
 
-    def __init__(self, kinds: Kinds) -> None:
-        self._kinds = kinds
+    def __init__(self, categories: Categories) -> None:
+        self._categories = categories
 
-    def finding(self, view: View, losses: Losses, rows: int) -> Finding | None:
+    def finding(self, table: ItemTable, losses: Losses, rows: int) -> Finding | None:
         shares: list[tuple[Interval, str, int]] = []
-        for name, field in self._kinds.fields(view.items).items():
+        for name, field in self._categories.fields(table.items).items():
             counts = Counter(field.codes)
             code, most = counts.most_common(1)[0]
-            rate = share(clusters(view.units, [c == code for c in field.codes]))
+            rate = share(clusters(table.units, [c == code for c in field.codes]))
             largest = field.names[code][:40] or "(none)"
             effective = effective_number(list(counts.values()))
             text = f"{name} has {len(counts)} values, as diverse as {effective:.1f} of equal size; largest: {largest}"
@@ -99,7 +99,7 @@ class Balance:
             "; ".join(text for _, text, _ in shares),
             "add items of the rare kinds, or sample them more often",
         )
-        return finding("balance", severity, most, view.items, message, remedy, rate=rate)
+        return finding("balance", severity, most, table.items, message, remedy, rate=rate)
 
 
 def effective_number(counts: list[int]) -> float:

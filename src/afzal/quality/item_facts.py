@@ -22,7 +22,7 @@ from afzal.records import (
 )
 
 
-class Stated:
+class VoteFacts:
     """Facts that follow from an item's votes alone; rows with the same votes object share it.
 
     Attributes:
@@ -54,45 +54,45 @@ class Stated:
 
 
 @dataclass(slots=True)
-class Told:
+class ItemFacts:
     """One item and its texts and votes; not frozen, for speed, since every item gets one.
 
     Attributes:
-        at: number of the item.
+        index: number of the item.
         plain: whether prompt and answers are texts (:attr:`afzal.records.Item.is_plain`).
-        asked: text of the prompt, unchanged.
-        key: a hash of the prompt, without white space at the ends.
+        prompt_text: text of the prompt, unchanged.
+        prompt_key: a hash of the prompt, without white space at the ends.
         answers: the responses, without white space at the ends.
         texts: text of each response, unchanged; ``lengths`` are their characters.
-        words: the texts of the prompt and of all responses, joined.
+        full_text: the texts of the prompt and of all responses, joined.
         media: the images and sounds of the entire item.
-        stated: facts from its votes; ``pairs`` are the preferences among them.
+        vote_facts: facts from its votes; ``pairs`` are the preferences among them.
         labels: good, bad or None per response; () if single responses are not labelled.
     """
 
     item: Item
-    at: int
+    index: int
     plain: bool
-    asked: str
-    key: int
+    prompt_text: str
+    prompt_key: int
     answers: tuple[object, ...]
     texts: tuple[str, ...]
     lengths: tuple[int, ...]
-    words: str
+    full_text: str
     media: tuple[Media, ...]
-    stated: Stated
+    vote_facts: VoteFacts
     pairs: tuple[Preference, ...]
     labels: tuple[bool | None, ...]
 
 
 @dataclass(slots=True)
-class View:
+class ItemTable:
     """Facts about the items so far, in columns with one number per item.
 
     Attributes:
         ids: the items' ids.
-        prompts: hashes of the prompts, ``Told.key``.
-        asked: hashes of the unchanged text and the media of the prompts.
+        prompts: hashes of the prompts, ``ItemFacts.prompt_key``.
+        prompt_texts: hashes of the unchanged text and the media of the prompts.
         groups: hashes of the groups that must not be split.
         media: hashes of the images and sounds of the entire item, in order.
         pairs: number of pairs.
@@ -101,13 +101,13 @@ class View:
 
     ids: Names = field(default_factory=Names)
     prompts: Column = field(default_factory=lambda: Column("q"))
-    asked: Column = field(default_factory=lambda: Column("q"))
+    prompt_texts: Column = field(default_factory=lambda: Column("q"))
     groups: Column = field(default_factory=lambda: Column("q"))
     media: Column = field(default_factory=lambda: Column("q"))
     pairs: int = 0
     prompted: bool = False
-    _stated: Stated | None = None
-    _told: int = 0
+    _vote_facts: VoteFacts | None = None
+    _n_read: int = 0
 
     @property
     def items(self) -> int:
@@ -119,46 +119,60 @@ class View:
         """The independent units: prompts, or groups if there are no prompts."""
         return self.prompts if self.prompted else self.groups
 
-    def told(self, item: Item) -> Told:
+    def read(self, item: Item) -> ItemFacts:
         """Read the next item; a call of :meth:`add` must follow."""
-        told = tell(item, self._told, self._stated)
-        self._stated = told.stated
-        self._told += 1
-        return told
+        facts = read_item(item, self._n_read, self._vote_facts)
+        self._vote_facts = facts.vote_facts
+        self._n_read += 1
+        return facts
 
-    def add(self, batch: Sequence[Told]) -> None:
+    def add(self, batch: Sequence[ItemFacts]) -> None:
         """Add more items."""
-        self.ids.extend([told.item.id for told in batch])
-        self.prompts.extend([told.key for told in batch])
-        self.asked.extend([_shown(told) if told.media else hash(told.asked) for told in batch])
-        self.media.extend([hash(told.media) for told in batch])
-        self.groups.extend([hash(folded_prompt(told.item)) for told in batch])
-        self.pairs += sum([len(told.pairs) for told in batch])
-        self.prompted = self.prompted or any(told.item.prompt != "" for told in batch)
+        self.ids.extend([facts.item.id for facts in batch])
+        self.prompts.extend([facts.prompt_key for facts in batch])
+        self.prompt_texts.extend([_prompt_hash(facts) if facts.media else hash(facts.prompt_text) for facts in batch])
+        self.media.extend([hash(facts.media) for facts in batch])
+        self.groups.extend([hash(folded_prompt(facts.item)) for facts in batch])
+        self.pairs += sum([len(facts.pairs) for facts in batch])
+        self.prompted = self.prompted or any(facts.item.prompt != "" for facts in batch)
 
 
-def _shown(told: Told) -> int:
-    shown = media_of(told.item.prompt)
-    return hash((told.asked, shown)) if shown else hash(told.asked)
+def _prompt_hash(facts: ItemFacts) -> int:
+    media = media_of(facts.item.prompt)
+    return hash((facts.prompt_text, media)) if media else hash(facts.prompt_text)
 
 
-def tell(item: Item, at: int = 0, before: Stated | None = None) -> Told:
+def read_item(item: Item, index: int = 0, previous: VoteFacts | None = None) -> ItemFacts:
     """Read one item.
 
     Args:
-        before: facts from the previous item's votes, reused if the votes are the same object.
+        previous: facts from the previous item's votes, reused if the votes are the same object.
     """
-    stated = before if before is not None and before.votes is item.votes else Stated(item)
+    vote_facts = previous if previous is not None and previous.votes is item.votes else VoteFacts(item)
     prompt, plain, turns = item.prompt, item.is_plain, tuple([response.turns for response in item.responses])
     if plain:  # as below, without a call for each text
-        asked, texts, media = cast(str, prompt), cast("tuple[str, ...]", turns), ()
-        answers, key = tuple([text.strip() for text in texts]), hash(asked.strip())
+        prompt_text, texts, media = cast(str, prompt), cast("tuple[str, ...]", turns), ()
+        answers, key = tuple([text.strip() for text in texts]), hash(prompt_text.strip())
     else:
-        asked, texts, media = full_text(prompt), tuple([_text(t) for t in turns]), media_of(item)
+        prompt_text, texts, media = full_text(prompt), tuple([_text(t) for t in turns]), media_of(item)
         answers, key = tuple([stripped(t) for t in turns]), hash(stripped(prompt))
-    words, lengths = "\n".join((asked, *texts)), tuple([len(text) for text in texts])
-    called = labels(item) if stated.labelled else ()
-    return Told(item, at, plain, asked, key, answers, texts, lengths, words, media, stated, stated.pairs, called)
+    joined_texts, lengths = "\n".join((prompt_text, *texts)), tuple([len(text) for text in texts])
+    item_labels = labels(item) if vote_facts.labelled else ()
+    return ItemFacts(
+        item,
+        index,
+        plain,
+        prompt_text,
+        key,
+        answers,
+        texts,
+        lengths,
+        joined_texts,
+        media,
+        vote_facts,
+        vote_facts.pairs,
+        item_labels,
+    )
 
 
 def _text(turns: Turns) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from afzal.quality.columns import FirstIds, Names, clusters
 from afzal.quality.finding import Finding, NotRun, Severity, finding, percent
+from afzal.quality.item_facts import ItemFacts, ItemTable
 from afzal.quality.overlap import WORD
 from afzal.quality.thresholds import (
     MANY_NEAR,
@@ -17,7 +18,6 @@ from afzal.quality.thresholds import (
     SMALL_CHARACTERS,
     SMALL_ITEMS,
 )
-from afzal.quality.view import Told, View
 from afzal.stats.intervals import share
 
 if TYPE_CHECKING:
@@ -42,22 +42,22 @@ class Texts:
         self._items, self._prompts = Names(), Names()
         self.held = deep != "never"
 
-    def add(self, batch: Sequence[Told]) -> None:
+    def add(self, batch: Sequence[ItemFacts]) -> None:
         """Add the texts of more items."""
-        for told in batch if self.held else ():
-            self._characters += len(told.asked) + sum(told.lengths)
-            if self._deep == "small" and (told.at >= SMALL_ITEMS or self._characters > SMALL_CHARACTERS):
+        for facts in batch if self.held else ():
+            self._characters += len(facts.prompt_text) + sum(facts.lengths)
+            if self._deep == "small" and (facts.index >= SMALL_ITEMS or self._characters > SMALL_CHARACTERS):
                 self._items, self._prompts, self.held = Names(), Names(), False
                 return
-            self._items.append("\0".join((told.asked, *sorted(told.texts))))
-            self._prompts.append(told.asked)
+            self._items.append("\0".join((facts.prompt_text, *sorted(facts.texts))))
+            self._prompts.append(facts.prompt_text)
 
-    def findings(self, view: View) -> list[Finding]:
+    def findings(self, table: ItemTable) -> list[Finding]:
         """The findings; none if the texts were discarded."""
-        if not self.held or view.items < 2:
+        if not self.held or table.items < 2:
             return []
-        texts = [self._items[at] for at in range(view.items)]
-        findings = [_near_finding(texts, view), _coverage(list({self._prompts[at] for at in range(view.items)}))]
+        texts = [self._items[at] for at in range(table.items)]
+        findings = [_near_finding(texts, table), _coverage(list({self._prompts[at] for at in range(table.items)}))]
         return [one for one in findings if one is not None]
 
     def not_run(self) -> list[NotRun]:
@@ -177,15 +177,15 @@ def _folded(text: str) -> str:
     return "\0".join(" ".join(part.casefold().split()) for part in text.split("\0"))
 
 
-def _near_finding(texts: list[str], view: View) -> Finding:
-    duplicates = [(at, near) for at, near in near_duplicates(texts) if view.media[at] == view.media[near]]
+def _near_finding(texts: list[str], table: ItemTable) -> Finding:
+    duplicates = [(at, near) for at, near in near_duplicates(texts) if table.media[at] == table.media[near]]
     ids = FirstIds()
     hit = bytearray(len(texts))
     for at, other in duplicates:
         hit[at] = 1
-        ids.add(view.ids[at])
-        ids.add(view.ids[other])
-    rate = share(clusters(view.units, hit))
+        ids.add(table.ids[at])
+        ids.add(table.ids[other])
+    rate = share(clusters(table.units, hit))
     severity: Severity = "minor" if rate.ends[0] > MANY_NEAR else "ok"
     message = f"{len(duplicates)} of {len(texts)} items nearly repeat an earlier one, {percent(rate)}"
     remedy = "keep one of each: copies count several times and may end up on both sides of a split"

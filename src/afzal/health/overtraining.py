@@ -183,7 +183,7 @@ def distance(c: Curves) -> Diagnosis | None:
             "kl_large",
             "bad" if low > KL_BAD and per_token > KL_BAD_TOKEN else "watch",
             f"the policy moved far: {whom} is {estimate} nats",
-            f"Best-of-n sampling would need n of about {_best_of(low)} to move as far. The model is losing what it "
+            f"Best-of-n sampling would need n of about {_best_of_n(low)} to move as far. The model is losing what it "
             "knew before in exchange for the preference.",
             rule,
             f"raise {c.named('beta')}, {c.lower_lr()}, or stop earlier "
@@ -195,7 +195,7 @@ def distance(c: Curves) -> Diagnosis | None:
     if kl < 0:
         words = "A KL is never negative: the mean log-ratio of so few samples says nothing about it."
         return Diagnosis("kl_unknown", "open", f"{whom} is unknown", words, rule, "", step, evidence)
-    cut = _cut(last)
+    cut = _cut_share(last)
     if cut:
         return Diagnosis(
             "kl_of_cut_answers",
@@ -213,7 +213,7 @@ def distance(c: Curves) -> Diagnosis | None:
     return Diagnosis("kl", "good", title, f"Per answer{per}.", rule, "", step, evidence)
 
 
-def _cut(record: Mapping[str, Any]) -> float:
+def _cut_share(record: Mapping[str, Any]) -> float:
     """Share of answers cut by the token limit."""
     cut, ended = record.get("kl_cut"), record.get("samples/eos_rate")
     return cut if is_number(cut) else 1 - ended if is_number(ended) else 0.0
@@ -226,6 +226,6 @@ def _step_of_ratio(c: Curves, tokens: float) -> int | None:
     return passed[0] if passed else None
 
 
-def _best_of(kl: float) -> str:
+def _best_of_n(kl: float) -> str:
     """n of best-of-n sampling with this KL, ln n − (n − 1)/n: for large n about e^(KL + 1)."""
     return "10" + f"{(kl + 1) / math.log(10):.0f}".translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
