@@ -35,7 +35,7 @@ def main() -> None:
         "one table of 75,200 votes": lambda: labels.of_items(compared),
         "mean": lambda: aggregate.aggregate(votes, "mean"),
         "Dawid-Skene": lambda: aggregate.aggregate(votes, "dawid_skene"),
-        "agreement, with 1,000 resamples": lambda: annotators.agreement_of(votes),
+        "agreement, with 1,000 resamples": lambda: annotators.overall_agreement(votes),
         "means of 75,200 scores": lambda: ratings.as_items(scored, scores),
         "report on 75,200 scores, with 1,000 resamples": lambda: ratings.report(scores, "scores"),
     }

@@ -66,7 +66,7 @@ def corrected(rng: Rng, runs: int, labelled: int, size: str, right: float) -> Ro
         human = outcomes(shared_normals(rng, sizes, 0.5), RATE)
         points = np.where(rng.random(len(human)) < right, human, 1 - human)
         known = np.isin(keys, rng.permutation(1000)[:labelled])
-        estimates = validation.corrected(points, np.where(known, human, np.nan), keys.tolist())
+        estimates = validation.prediction_powered_win_rate(points, np.where(known, human, np.nan), keys.tolist())
         assert estimates is not None
         both = estimates["corrected"], estimates["people_alone"]
         covered, alone = (n + (i["low"] <= RATE <= i["high"]) for n, i in zip((covered, alone), both, strict=True))

@@ -54,9 +54,9 @@ def test_small_simulations_agree():
 
 
 def test_the_verdicts_that_are_timed_are_those_that_are_named(tmp_path):
-    from afzal.judge import of_models, read
+    from afzal.judge import rank_models, read
 
     judging.write_verdicts(tmp_path / "v.jsonl", 2000)
     said = read([str(tmp_path / "v.jsonl")])
     assert len(said.verdicts) == 2000
-    assert of_models(said, resamples=2).names[0] == "m0"
+    assert rank_models(said, resamples=2).names[0] == "m0"

@@ -105,7 +105,7 @@ def test_agreement_on_classes_and_on_their_scale_by_hand():
     """
     pairs = [("first", "tie"), ("first", "first"), ("second", "second"), ("second", "tie")]
     said = labels.of_items([item(k, vote(one, "a"), vote(two, "b")) for k, (one, two) in enumerate(pairs)])
-    known = annotators.agreement_of(said, resamples=10)
+    known = annotators.overall_agreement(said, resamples=10)
     assert known is not None
     assert (known.raw.value, known.alpha.value) == pytest.approx((1 / 2, 1 - (1 / 2) / (3 / 4)))
     assert known.alpha_scale.value == pytest.approx(1 - (1 / 2) / (12 / 7))
@@ -121,7 +121,7 @@ def test_a_majority_is_more_than_half_and_fleiss_needs_as_many_labels_on_every_p
             item(3, vote("first", "a")),
         ]
     )
-    known = annotators.agreement_of(said, resamples=10)
+    known = annotators.overall_agreement(said, resamples=10)
     assert known is not None
     assert known.fleiss is None
     facts = dict(annotators.as_plain(said, known, annotators.people_of(said), "here")["facts"])
@@ -233,13 +233,13 @@ def test_a_fair_person_rarely_gets_a_remark():
     assert remarked <= 4
 
 
-def forty_votes(seed: int, left: float) -> list[labels.Said]:
+def forty_votes(seed: int, left: float) -> list[labels.Label]:
     """40 votes with evenly drawn sides by a person who votes left with a given probability, else for the better one."""
     generator = np.random.default_rng(seed)
     first_shown, truth = generator.integers(2, size=(2, 40)) == 1
     said = np.where(generator.random(40) < left, first_shown, truth)
     return [
-        labels.Said(k, 0, int(not first), bool(shown))
+        labels.Label(k, 0, int(not first), bool(shown))
         for k, (first, shown) in enumerate(zip(said, first_shown, strict=True))
     ]
 

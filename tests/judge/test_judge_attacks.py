@@ -101,7 +101,7 @@ def test_an_answer_never_decides(tmp_path, reader, attack):
     """The judge finds A better whatever B contains, and may quote it: the outcome is A, or there is none."""
     read, say = READERS[reader]
     prompt = "{{ prompt }}\n[A]\n{{ first }}\n[B]\n{{ second }}"
-    asking = prompting.Asking("be fair", prompt, read)
+    asking = prompting.PromptSettings("be fair", prompt, read)
     item = Item("i", "q", (Response("fine"), Response(attack)))
     games, seen = games_of(pairs_of([item]), "first"), []
     for quoted, outcomes in (("well argued", {"first"}), (attack, {"first", "none"})):
@@ -111,7 +111,7 @@ def test_an_answer_never_decides(tmp_path, reader, attack):
             return _whole(Reply(say(quoted)))
 
         with Cache(tmp_path / f"{len(seen)}.sqlite") as cache:
-            ruling = prompting.played(games, asking, ask, cache, name="j")[0]
+            ruling = prompting.play_games(games, asking, ask, cache, name="j")[0]
         assert ruling.outcome in outcomes
         assert (ruling.outcome == "none") == bool(ruling.why)
     assert set(seen) == {f"q\n[A]\nfine\n[B]\n{attack}"}  # shown verbatim: nothing was rendered
@@ -125,7 +125,9 @@ def _whole(reply: Reply) -> Reply:
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_an_answer_never_scores_itself(tmp_path, attack):
     """Each answer is scored separately: the one with the attack gets 3, the other 7, quoted or not."""
-    asking = prompting.Asking("be fair", "{{ prompt }}|{{ answer }}", prompting.by_pattern(r"SCORE: (\d+)"), alone=True)
+    asking = prompting.PromptSettings(
+        "be fair", "{{ prompt }}|{{ answer }}", prompting.by_pattern(r"SCORE: (\d+)"), pointwise=True
+    )
     item = Item("i", "q", (Response("fine"), Response(attack)))
 
     def ask(messages, sampling) -> Reply:
@@ -133,5 +135,5 @@ def test_an_answer_never_scores_itself(tmp_path, attack):
         return _whole(Reply(f"{answer}\nSCORE: {7 if answer == 'fine' else 3}"))
 
     with Cache(tmp_path / "c.sqlite") as cache:
-        ruling = prompting.played(games_of(pairs_of([item]), "first"), asking, ask, cache, name="j")[0]
+        ruling = prompting.play_games(games_of(pairs_of([item]), "first"), asking, ask, cache, name="j")[0]
     assert ruling.outcome in ("first", "none")

@@ -111,7 +111,7 @@ def test_thousands_of_annotators_take_memory_only_for_their_votes():
     ]
     said = labels.of_items(rows)
     tracemalloc.start()
-    agreed, summaries = annotators.agreement_of(said, resamples=5), annotators.people_of(said)
+    agreed, summaries = annotators.overall_agreement(said, resamples=5), annotators.people_of(said)
     p_first = aggregate.aggregate(said).p_first
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

@@ -58,7 +58,7 @@ def test_a_table_of_verdicts_is_a_judge_for_each_column(tmp_path):
 def test_a_mapping_of_judges_and_what_is_no_verdict(tmp_path):
     path = write_lines(tmp_path / "m.jsonl", [{"id": "i0", "judges": {"GPT/CoT": ["2", "1"]}}])
     assert judges_in(path) == ["GPT/CoT"]
-    spec = judges.named(f"verdicts:{path}")
+    spec = judges.resolve_judge(f"verdicts:{path}")
     assert (spec.name, spec.settings) == ("GPT/CoT", None)
     bad = write_lines(tmp_path / "bad.jsonl", [{"id": "i0", "judges": {"j": "maybe"}}])
     with pytest.raises(AfzalError, match="'maybe' is not one of 1, first"):
@@ -76,10 +76,10 @@ def test_a_mapping_of_judges_and_what_is_no_verdict(tmp_path):
 def test_several_judges_of_a_file_must_be_named(tmp_path):
     path = write_lines(tmp_path / "t.jsonl", [{"idx": "i0", "x": "1", "y": "2"}])
     with pytest.raises(AfzalError, match="the file has 2 judges"):
-        judges.named(f"verdicts:{path}")
+        judges.resolve_judge(f"verdicts:{path}")
     with pytest.raises(AfzalError, match="no judge 'z' in the file"):
-        judges.named(f"verdicts:{path}:z")
-    one, two = (judges.named(f"verdicts:{path}:{name}") for name in "xy")
+        judges.resolve_judge(f"verdicts:{path}:z")
+    one, two = (judges.resolve_judge(f"verdicts:{path}:{name}") for name in "xy")
     assert one.fingerprint != two.fingerprint
 
 
@@ -130,9 +130,9 @@ def test_a_policy_prefers_the_answers_it_was_trained_on(tmp_path):
 def test_a_policy_needs_a_reference(tmp_path):
     folder = model_folder(tmp_path / "model")
     with pytest.raises(AfzalError, match="the policy's reference is not known"):
-        judges.named(f"policy:{folder}")
+        judges.resolve_judge(f"policy:{folder}")
     with pytest.raises(AfzalError, match="is not a policy"):
-        judges.named(yaml(tmp_path / "r.yaml", kind="rule", rule="longest", beta=0.2))
+        judges.resolve_judge(yaml(tmp_path / "r.yaml", kind="rule", rule="longest", beta=0.2))
 
 
 def said_by(items: list[Item], outcomes: str, orders: str = "first", **more) -> tuple:
@@ -149,7 +149,7 @@ def test_agreement_with_people_by_hand():
     items = [item(0, "fff"), item(1, "sst"), item(2, "sss")]
     pairs, games, rulings = said_by(items, "ftn")
     people = labels_on(items, pairs)
-    known = summary.summary("j", items, pairs, games, rulings, summary.Known(people), resamples=20)["people"]
+    known = summary.summary("j", items, pairs, games, rulings, summary.JudgeContext(people), resamples=20)["people"]
     assert known["agreement"]["value"] == pytest.approx(4 / 9)
     assert (known["verdicts_only"]["value"], known["verdicts_only"]["pairs"]) == (pytest.approx(4 / 6), 6)
     assert (known["without_ties"]["value"], known["without_ties"]["pairs"]) == (1.0, 3)
@@ -168,7 +168,7 @@ def test_self_preference_is_compared_on_the_same_pairs():
     items = [item(0, "f"), item(1, "s"), item(2, "s"), item(3, "s")]
     pairs, games, rulings = said_by(items, "fffs")
     other = np.array([0.5, 0.5, np.nan, 0.5])
-    known = summary.Known(labels_on(items, pairs), {"ruler": other}, own="a")
+    known = summary.JudgeContext(labels_on(items, pairs), {"ruler": other}, own="a")
     own = summary.summary("j", items, pairs, games, rulings, known, resamples=50)["own_answers"]
     assert own["share"]["value"] == 0.75
     assert own["beside"]["people"]["difference"]["value"] == 0.5
@@ -176,24 +176,26 @@ def test_self_preference_is_compared_on_the_same_pairs():
         pytest.approx(1 / 6),
         3,
     )
-    turned = summary.summary("j", items, pairs, games, rulings, summary.Known(own="b"), resamples=50)["own_answers"]
+    turned = summary.summary("j", items, pairs, games, rulings, summary.JudgeContext(own="b"), resamples=50)[
+        "own_answers"
+    ]
     assert turned["share"]["value"] == 0.25
     assert not turned["beside"]
 
 
 def test_the_judges_own_model_is_known_by_name(tmp_path):
-    named = judges.named(yaml(tmp_path / "j.yaml", kind="http", url="http://x/v1", model="org/a"))
+    named = judges.resolve_judge(yaml(tmp_path / "j.yaml", kind="http", url="http://x/v1", model="org/a"))
     assert judges.own_source(named, [item(0)]) == "a"
-    other = judges.named(yaml(tmp_path / "k.yaml", kind="http", url="http://x/v1", model="org/a", own="b"))
+    other = judges.resolve_judge(yaml(tmp_path / "k.yaml", kind="http", url="http://x/v1", model="org/a", own="b"))
     assert judges.own_source(other, [item(0)]) == "b"
-    stranger = judges.named(yaml(tmp_path / "l.yaml", kind="http", url="http://x/v1", model="org/z"))
+    stranger = judges.resolve_judge(yaml(tmp_path / "l.yaml", kind="http", url="http://x/v1", model="org/z"))
     assert judges.own_source(stranger, [item(0)]) is None
 
 
 def test_cost_by_hand():
     items = [item(0), item(1)]
     pairs, games, rulings = said_by(items, "fs", tokens=(1_000_000, 500_000))
-    body = summary.summary("j", items, pairs, games, rulings, summary.Known(prices=(0.5, 2.0)), resamples=5)
+    body = summary.summary("j", items, pairs, games, rulings, summary.JudgeContext(prices=(0.5, 2.0)), resamples=5)
     assert body["cost"] == pytest.approx(2 * 0.5 + 1 * 2.0)
     assert "tokens: 2,000,000 in requests, 1,000,000 in replies, cost 3.00" in summary_text.lines(body)[-1]
     free = summary.summary("j", items, pairs, games, rulings, resamples=5)
@@ -206,7 +208,7 @@ def test_calibration_of_stated_probabilities():
     pairs = pairs_of(items)
     games = games_of(pairs, "first")
     rulings = [Ruling("first" if k % 2 else "second", 0.9 if k % 2 else 0.1) for k in range(8)]
-    known = summary.Known(labels_on(items, pairs))
+    known = summary.JudgeContext(labels_on(items, pairs))
     calibration = summary.summary("j", items, pairs, games, rulings, known, resamples=5)["calibration"]
     assert calibration["brier"] == pytest.approx(0.01)
     assert calibration["ece"] == pytest.approx(0.1)
@@ -218,7 +220,9 @@ def test_calibration_of_stated_probabilities():
 def test_categories_add_up():
     items = [item(0, "f", "code"), item(1, "s", "code"), item(2, "f", "chat")]
     pairs, games, rulings = said_by(items, "fff")
-    body = summary.summary("j", items, pairs, games, rulings, summary.Known(labels_on(items, pairs)), resamples=5)
+    body = summary.summary(
+        "j", items, pairs, games, rulings, summary.JudgeContext(labels_on(items, pairs)), resamples=5
+    )
     lines = {line["category"]: line for line in body["by_category"]}
     assert {name: line["pairs"] for name, line in lines.items()} == {"chat": 1, "code": 2}
     assert (lines["chat"]["agreement"]["value"], lines["code"]["agreement"]["value"]) == (1.0, 0.5)
@@ -262,11 +266,11 @@ def test_a_card_of_nothing_but_silence():
     items = [item(0, "fff")]
     pairs, games, rulings = said_by(items, "n")
     body_of_silence = summary.summary(
-        "j", items, pairs, games, rulings, summary.Known(labels_on(items, pairs)), resamples=5
+        "j", items, pairs, games, rulings, summary.JudgeContext(labels_on(items, pairs)), resamples=5
     )
     body = card(body_of_silence, {"kind": "rule"}, pairs_to_read(pairs, games, rulings, None))
     assert body["findings"] == ["Not judged: j gave no verdict in 1 game."]
-    assert validation.own_answers(np.array([1]), np.array([np.nan]), {}, ["q"], resamples=5, seed=0) is None
+    assert validation.self_preference(np.array([1]), np.array([np.nan]), {}, ["q"], resamples=5, seed=0) is None
 
 
 def seated(turned: bool) -> dict:
@@ -286,7 +290,7 @@ def seated(turned: bool) -> dict:
         words.append("f" if won != swap else "s")
         ruler.append(0.75 if swap else 0.25)
     pairs, games, rulings = said_by(items, "".join(words))
-    known = summary.Known(labels_on(items, pairs), {"ruler": np.array(ruler)}, own="a")
+    known = summary.JudgeContext(labels_on(items, pairs), {"ruler": np.array(ruler)}, own="a")
     return summary.summary("j", items, pairs, games, rulings, known, resamples=50)
 
 
@@ -325,7 +329,7 @@ def test_the_probability_of_a_pair_is_the_mean_over_its_games():
     pairs = pairs_of(items)
     games = games_of(pairs, "both")
     rulings = [Ruling("first", 0.7 if game.turned else 0.9) for game in games]
-    known = summary.Known(labels_on(items, pairs))
+    known = summary.JudgeContext(labels_on(items, pairs))
     calibration = summary.summary("j", items, pairs, games, rulings, known, resamples=5)["calibration"]
     assert calibration["brier"] == pytest.approx(0.04)
 
@@ -336,7 +340,9 @@ def test_pairs_left_out_of_shares_of_winners():
     longer = replace(item(1, "ttt"), responses=(Response("longer", "a"), Response("long", "b")))
     items = [even, longer, item(2, "sss")]
     pairs, games, rulings = said_by(items, "fff")
-    body = summary.summary("j", items, pairs, games, rulings, summary.Known(labels_on(items, pairs)), resamples=5)
+    body = summary.summary(
+        "j", items, pairs, games, rulings, summary.JudgeContext(labels_on(items, pairs)), resamples=5
+    )
     assert (body["longer_wins"]["value"], body["longer_wins"]["pairs"]) == (1.0, 1)
     majority = body["people"]["with_the_majority"]
     assert (majority["without_ties"]["value"], majority["without_ties"]["pairs"]) == (0.5, 2)

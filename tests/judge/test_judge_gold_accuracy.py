@@ -116,13 +116,13 @@ def test_the_share_that_is_right_has_an_interval_over_prompts():
     alone, shared = (labels.of_items(crowd(60, prompts=n, ann=0.7)) for n in (60, 3))
     wide = []
     for said in (alone, shared):
-        share = gold_accuracy.right_on(aggregate.aggregate(said, "majority").p_first, said, said.gold >= 0)
+        share = gold_accuracy.accuracy_on(aggregate.aggregate(said, "majority").p_first, said, said.gold >= 0)
         assert share.pairs == 60
         assert share.low < share.right < share.high
         wide.append(share.high - share.low)
     assert wide[0] < wide[1]
     sure = labels.of_items(crowd(10, ann=1.0))
-    share = gold_accuracy.right_on(aggregate.aggregate(sure, "majority").p_first, sure, sure.gold >= 0)
+    share = gold_accuracy.accuracy_on(aggregate.aggregate(sure, "majority").p_first, sure, sure.gold >= 0)
     assert (share.right, share.high) == pytest.approx((1.0, 1.0))
     assert share.low == pytest.approx(10 / (10 + 1.959964**2))  # Wilson's of 10 in 10
 

@@ -60,7 +60,7 @@ def test_gold_overrules_the_label_and_a_disputed_truth_counts_for_nobody(tmp_pat
     read = read_labelled([rows(tmp_path / "rows.jsonl", [by_gold, disputed, likely])])
     assert sorted(read.gold.values()) == ["first", "second"]
     assert [v.outcome for v in read.verdicts] == ["second", "second"]  # the probability is what counts
-    assert judge.of_judges(read, resamples=20).lines[0].accuracy.value == 0.5
+    assert judge.rank_judges(read, resamples=20).lines[0].accuracy.value == 0.5
 
 
 def test_rows_without_a_truth_are_refused(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from afzal.config.judging import JudgeConfig
 from afzal.errors import AfzalError
 from afzal.judge.games import Game, pairs_of
 from afzal.judge.message_parts import for_server
-from afzal.judge.prompting import Asking, Words, by_choices
-from afzal.judging import judge_items, judged
-from afzal.judging.judges import asked_rewards
+from afzal.judge.prompting import PromptBuilder, PromptSettings, by_choices
+from afzal.judging import judge_items, run_judges
+from afzal.judging.judges import server_rewards
 from afzal.media import in_row, media_part
 from afzal.records import Item, Message, Response, media_of
 from afzal.servers.cache import Reply
@@ -32,9 +32,11 @@ def test_two_images_under_one_text_are_asked_apart():
     red, blue = (media_part(in_row("image", color)) for color in (b"red", b"blue"))
     which = {"type": "text", "text": "Which?"}
     prompts = [(red, which), (blue, which), (red, blue, which), "<image>Which?", "Which?"]
-    words = Words(Asking("", "{{ prompt }} A: {{ first }} B: {{ second }}", by_choices({"A": "first", "B": "second"})))
+    builder = PromptBuilder(
+        PromptSettings("", "{{ prompt }} A: {{ first }} B: {{ second }}", by_choices({"A": "first", "B": "second"}))
+    )
     games = [Game(pairs_of([item(content, "a", "b")])[0], turned=False) for content in prompts]
-    asked = [words.requests(game)[0].key for game in games]
+    asked = [builder.requests(game)[0].key for game in games]
     assert len(set(asked)) == len(asked)
     assert [game.pair.prompt for game in games] == ["<image>Which?"] * 2 + [
         "<image><image>Which?",
@@ -51,14 +53,14 @@ IMAGE, SOUND = media_part(in_row("image", png())), media_part(in_row("audio", wa
 
 
 def asking(prompt=PROMPT):
-    return Asking("", prompt, by_choices(CHOICES))
+    return PromptSettings("", prompt, by_choices(CHOICES))
 
 
 def test_media_are_in_the_question_where_the_row_has_them_and_marks_in_words_stay_words():
     content = ({"type": "text", "text": "Is <image> this? "}, IMAGE, {"type": "text", "text": " And "}, SOUND)
     (pair,) = pairs_of([item(content, "a [media 1 0]", "b")])
     for turned, words in ((False, " A: a [media 1 0] B: b"), (True, " A: b B: a [media 1 0]")):
-        (request,) = Words(asking()).requests(Game(pair, turned))
+        (request,) = PromptBuilder(asking()).requests(Game(pair, turned))
         (message,) = request.messages
         assert list(message["content"]) == [
             {"type": "text", "text": "Q: Is <image> this? "},
@@ -73,14 +75,14 @@ def test_answers_that_are_images_are_shown_in_the_order_of_the_game():
     red, blue = (media_part(in_row("image", color)) for color in (b"red", b"blue"))
     (pair,) = pairs_of([item("Which?", (red,), (blue,))])
     for turned, expected in ((False, [red, blue]), (True, [blue, red])):
-        (request,) = Words(asking()).requests(Game(pair, turned))
+        (request,) = PromptBuilder(asking()).requests(Game(pair, turned))
         assert [part for part in request.messages[0]["content"] if "media" in part] == expected
 
 
 def test_a_prompt_that_loses_an_image_is_refused():
     (pair,) = pairs_of([item((IMAGE, {"type": "text", "text": "Which?"}), "a", "b")])
     with pytest.raises(AfzalError, match="leaves out an image of the row"):
-        Words(asking("{{ prompt | truncate(5, True, '') }}")).requests(Game(pair, turned=False))
+        PromptBuilder(asking("{{ prompt | truncate(5, True, '') }}")).requests(Game(pair, turned=False))
 
 
 def test_a_server_is_sent_data_addresses_and_wav_or_mp3():
@@ -141,7 +143,7 @@ def test_a_local_judge_sees_the_image_and_its_rows_can_be_read_again(llava, tmp_
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     items = data.read(str(source)).items
     (tmp_path / "judge.yaml").write_text(f"kind: model\nmodel: {llava}\nverdict:\n  choices: {{A: first, B: second}}\n")
-    judged(items, ["rule:longest", str(tmp_path / "judge.yaml")], tmp_path / "out", resamples=10)
+    run_judges(items, ["rule:longest", str(tmp_path / "judge.yaml")], tmp_path / "out", resamples=10)
     lines = [json.loads(line) for line in (tmp_path / "out" / "verdicts.jsonl").read_text().splitlines()]
     p_first = [line["p_first"] for line in lines if line["judge"] == "judge"]
     assert p_first[0] != p_first[2]  # the same words under another image
@@ -175,6 +177,6 @@ def test_a_reward_of_a_server_sees_the_image_of_its_prompt(tmp_path):
     settings = JudgeConfig.model_validate(scored | {"prompt": "Q: {{ prompt }} A: {{ answer }}"})
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("afzal.judging.judges.opened", lambda settings, whose: Scores("u", "m"))
-        rewards = asked_rewards(settings, "j", tmp_path / "replies.sqlite")
+        rewards = server_rewards(settings, "j", tmp_path / "replies.sqlite")
         assert rewards([(Message("user", (IMAGE,)),)], ["a"]) == [7.0]
     assert [part["type"] for part in asked[0][-1]["content"]] == ["text", "image_url", "text"]

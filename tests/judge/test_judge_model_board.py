@@ -13,8 +13,16 @@ import pytest
 from afzal import judge, report
 from afzal.cli import main
 from afzal.errors import AfzalError
-from afzal.judge import Verdict, Verdicts, at_equal_lengths, lengths_as_plain, of_models, rank_correlation, read
-from afzal.judge.judge_board import two_games
+from afzal.judge import (
+    Verdict,
+    Verdicts,
+    length_controlled_as_plain,
+    length_controlled_rates,
+    rank_correlation,
+    rank_models,
+    read,
+)
+from afzal.judge.judge_board import order_consistency
 from afzal.judge.verdicts import MIRRORED
 
 
@@ -26,7 +34,7 @@ def verdicts(*games: tuple[str, str, str]) -> Verdicts:
 
 def test_points_by_hand():
     said = verdicts(("a", "b", "win"), ("a", "b", "tie"), ("b", "a", "win"), ("b", "c", "win"), ("c", "b", "tie"))
-    board = judge.of_models(said, resamples=20)
+    board = judge.rank_models(said, resamples=20)
     assert board.names == ("a", "b", "c")
     assert (board.wins, board.ties, board.losses) == ((1, 2, 0), (1, 2, 1), (1, 1, 1))
     places = {board.names[p.model]: p for p in board.board.places}
@@ -36,7 +44,7 @@ def test_points_by_hand():
 
 def test_no_verdict_counts_for_nobody():
     said = verdicts(("a", "b", "win"), ("b", "a", "win"), ("a", "b", "none"))
-    board = judge.of_models(said, resamples=5)
+    board = judge.rank_models(said, resamples=5)
     assert (board.verdicts, board.without) == (2, 1)
     assert "1 verdicts name neither a winner nor a tie" in " ".join(
         judge.models_as_plain(board, "half", "x")["findings"]
@@ -44,7 +52,7 @@ def test_no_verdict_counts_for_nobody():
 
 
 def test_groups_that_never_met_are_named():
-    board = judge.of_models(verdicts(("a", "b", "win"), ("b", "a", "win"), ("c", "d", "tie")))
+    board = judge.rank_models(verdicts(("a", "b", "win"), ("b", "a", "win"), ("c", "d", "tie")))
     body = judge.models_as_plain(board, "half", "x")
     assert board.board is None
     assert "(a, b; c, d)" in body["findings"][0]
@@ -52,7 +60,7 @@ def test_groups_that_never_met_are_named():
 
 
 def test_a_model_that_never_loses_gets_no_number():
-    board = judge.of_models(verdicts(("a", "b", "win"), ("a", "c", "win"), ("b", "c", "win"), ("c", "b", "win")))
+    board = judge.rank_models(verdicts(("a", "b", "win"), ("a", "c", "win"), ("b", "c", "win"), ("c", "b", "win")))
     body = judge.models_as_plain(board, "half", "x")
     assert "a never lost" in body["findings"][0]
     assert body["lines"][0]["name"] == "a"
@@ -69,7 +77,7 @@ def test_a_judge_of_only_the_order_is_at_a_half():
             Verdict(item, item, "x", "y", "second", "order", 1),
         ]
         said += [Verdict(item, item, "x", "y", gold[item], "right", shown) for shown in (0, 1)]
-    board = judge.of_judges(Verdicts(said, gold), resamples=50)
+    board = judge.rank_judges(Verdicts(said, gold), resamples=50)
     assert [line.name for line in board.lines] == ["right", "order"]
     right, order = board.lines
     assert (right.accuracy.value, right.both.consistent, right.both.orders.slot_bias) == (1.0, 1.0, 0.0)
@@ -81,7 +89,7 @@ def test_two_items_on_which_a_judge_is_right_do_not_make_it_perfect():
     gold = {"p": "first", "q": "second"}
     right = [Verdict(item, item, "x", "y", gold[item], "right", 0) for item in gold]
     wrong = [Verdict(item, item, "x", "y", MIRRORED[gold[item]], "wrong", 0) for item in gold]
-    board = judge.of_judges(Verdicts(right + wrong, gold), resamples=50)
+    board = judge.rank_judges(Verdicts(right + wrong, gold), resamples=50)
     best, worst = board.lines
     assert (best.accuracy.value, best.accuracy.low) == (1.0, pytest.approx(0.342, abs=1e-3))
     assert (worst.accuracy.value, worst.accuracy.high) == (0.0, pytest.approx(0.658, abs=1e-3))
@@ -94,7 +102,7 @@ def test_judges_that_are_level_share_a_rank():
     gold = {"p": "first", "q": "second", "r": "first"}
     said = [Verdict(item, item, "x", "y", gold[item], name, 0) for name in ("b", "a") for item in gold]
     said += [Verdict(item, item, "x", "y", "tie", "c", 0) for item in gold]
-    lines = judge.of_judges(Verdicts(said, gold), resamples=50).lines
+    lines = judge.rank_judges(Verdicts(said, gold), resamples=50).lines
     assert [(x.name, x.rank, x.best_rank, x.worst_rank) for x in lines] == [
         ("b", 1, 1, 2),
         ("a", 1, 1, 2),
@@ -104,12 +112,12 @@ def test_judges_that_are_level_share_a_rank():
 
 def test_judges_need_the_truth():
     with pytest.raises(AfzalError, match="needs the truth"):
-        judge.of_judges(verdicts(("a", "b", "win")))
+        judge.rank_judges(verdicts(("a", "b", "win")))
 
 
 def test_all_files_say_the_same(tmp_path):
     said = verdicts(("a", "b", "win"), ("b", "a", "win"), ("a", "b", "win"), ("b", "<b>c", "tie"))
-    body = judge.models_as_plain(judge.of_models(said, resamples=20), "half", "votes & more")
+    body = judge.models_as_plain(judge.rank_models(said, resamples=20), "half", "votes & more")
     page = report.write_board(tmp_path / "out", body)
     plain = json.loads((tmp_path / "out/leaderboard.json").read_text())
     rows = list(csv.DictReader((tmp_path / "out/leaderboard.csv").open()))
@@ -164,7 +172,7 @@ def test_an_unknown_judge_is_reported(tmp_path, capsys):
 @pytest.mark.parametrize("ties", ["davidson", "rao_kupper"])
 def test_models_with_ties_rank_by_wins(tmp_path, ties):
     said = verdicts(("a", "b", "win"), ("b", "a", "win"), ("a", "b", "tie"), ("a", "b", "win"))
-    board = judge.of_models(said, ties, resamples=10)
+    board = judge.rank_models(said, ties, resamples=10)
     assert board.board.theta[0] > board.board.theta[1]
 
 
@@ -214,13 +222,13 @@ def test_annotators_are_weighed_on_pandalm(shared, tmp_path, capsys, turned):
 def test_two_games_by_hand():
     """Truth 1, 1, 2, 2: right twice; the first slot twice; no verdict and right; a tie twice."""
     table = np.array([[1, 1], [1, 2], [-1, 2], [0, 0]])
-    result = two_games(table, np.array([1, 1, 2, 2]))
+    result = order_consistency(table, np.array([1, 1, 2, 2]))
     assert (result.first_order, result.second_order, result.both_right) == (0.5, 0.5, 0.25)
     assert (result.consistent, result.consistent_of_two) == (0.5, 2 / 3)
     assert (result.right_where_consistent, result.right_by_halves) == (0.5, 0.375)
     assert result.none_as_label[0] == 0.5
     assert (result.orders.always_first, result.orders.always_second) == (1, 0)
-    assert two_games(np.array([[1, -2]]), np.array([1])) is None
+    assert order_consistency(np.array([[1, -2]]), np.array([1])) is None
 
 
 def test_equal_lengths_of_a_judge_that_reads_only_lengths():
@@ -230,22 +238,22 @@ def test_equal_lengths_of_a_judge_that_reads_only_lengths():
         longer = 10 if k % 2 else -10
         wins = longer > 0 if k < 36 else longer < 0
         said.append(Verdict(f"q{k}", f"q{k}", "a", "b", "first" if wins else "second", "j", lengths=(50 + longer, 50)))
-    lines = {x.model: x for x in at_equal_lengths(Verdicts(said), resamples=20)}
+    lines = {x.model: x for x in length_controlled_rates(Verdicts(said), resamples=20)}
     assert lines["a"].pairs == 40
     assert lines["a"].control.controlled.value == pytest.approx(0.5, abs=1e-6)
     assert lines["a"].control.slope.value == pytest.approx(lines["b"].control.slope.value, abs=1e-6)
     assert lines["a"].control.slope.value > 1
-    only = at_equal_lengths(Verdicts(said[:36]), resamples=20)
+    only = length_controlled_rates(Verdicts(said[:36]), resamples=20)
     assert [(x.model, x.pairs, x.control) for x in only] == [("a", 36, None), ("b", 36, None)]
-    assert [row[3] for row in lengths_as_plain(only)["tables"][0]["rows"]] == ["not known"] * 2
+    assert [row[3] for row in length_controlled_as_plain(only)["tables"][0]["rows"]] == ["not known"] * 2
     with pytest.raises(AfzalError, match="the lengths of the answers are not known"):
-        at_equal_lengths(Verdicts([Verdict("q", "q", "a", "b", "first")]))
+        length_controlled_rates(Verdicts([Verdict("q", "q", "a", "b", "first")]))
 
 
 def test_a_leaderboard_compared_with_its_mirror():
     said = [Verdict(f"q{k}", f"q{k}", a, b, o) for k, (a, b, o) in enumerate(_round(("a", "b", "c")))]
     turned = [replace(v, outcome=MIRRORED[v.outcome]) for v in said]
-    boards = [of_models(Verdicts(v), resamples=2) for v in (said, turned)]
+    boards = [rank_models(Verdicts(v), resamples=2) for v in (said, turned)]
     assert rank_correlation(boards[0], boards[0]) == {"models": 3, "spearman": 1.0, "kendall": 1.0}
     assert rank_correlation(*boards)["kendall"] == -1.0
 

@@ -26,8 +26,8 @@ CHOICES = {"A": "first", "B": "second", "TIE": "tie"}
 PROMPT = "{{ prompt }}|{{ first }}|{{ second }}"
 
 
-def asking(**more) -> prompting.Asking:
-    return prompting.Asking("be fair", PROMPT, prompting.by_choices(CHOICES), **more)
+def asking(**more) -> prompting.PromptSettings:
+    return prompting.PromptSettings("be fair", PROMPT, prompting.by_choices(CHOICES), **more)
 
 
 def pairs(n: int) -> list[Pair]:
@@ -43,7 +43,7 @@ def fair(messages, sampling) -> Reply:
 def test_both_orders_name_the_same_answer(tmp_path):
     games = games_of(pairs(4), "both")
     with Cache(tmp_path / "replies.sqlite") as cache:
-        rulings = prompting.played(games, asking(), fair, cache, name="fair")
+        rulings = prompting.play_games(games, asking(), fair, cache, name="fair")
     assert [r.outcome for r in rulings] == ["first"] * 8
     assert {r.tokens for r in rulings} == {(10, 3)}
 
@@ -57,43 +57,45 @@ def test_the_second_run_asks_nothing_and_a_new_reader_neither(tmp_path):
 
     for _ in range(2):
         with Cache(tmp_path / "replies.sqlite") as cache:
-            prompting.played(games, asking(), counted, cache, name="j")
-    other = prompting.Asking("be fair", PROMPT, prompting.by_choices({"A": "second", "B": "first"}))
+            prompting.play_games(games, asking(), counted, cache, name="j")
+    other = prompting.PromptSettings("be fair", PROMPT, prompting.by_choices({"A": "second", "B": "first"}))
     with Cache(tmp_path / "replies.sqlite") as cache:
-        turned = prompting.played(games, other, counted, cache, name="j")
+        turned = prompting.play_games(games, other, counted, cache, name="j")
         assert calls["asked"] == len(cache) == 10
     assert {r.outcome for r in turned} == {"second"}  # opened again
     with Cache(tmp_path / "replies.sqlite") as cache:
-        prompting.played(
-            games, prompting.Asking("be kind", PROMPT, prompting.by_choices(CHOICES)), counted, cache, name="j"
+        prompting.play_games(
+            games, prompting.PromptSettings("be kind", PROMPT, prompting.by_choices(CHOICES)), counted, cache, name="j"
         )
     assert calls["asked"] == 20  # another question
 
 
 def test_text_of_an_answer_is_never_a_template(tmp_path):
     hostile = Pair(0, 0, 1, "{{ 7 * 7 }}", ("{% for x in range(10**9) %}x{% endfor %}", "{{ first.__class__ }}"))
-    (request,) = prompting.Words(asking()).requests(games_of([hostile], "first")[0])
+    (request,) = prompting.PromptBuilder(asking()).requests(games_of([hostile], "first")[0])
     assert request.messages[-1]["content"] == "|".join((hostile.prompt, *hostile.answers))
 
 
 @pytest.mark.parametrize("prompt", ["{{ other }}", "{{ first", "{{ first.__class__.__mro__ }}", "{% include 'x' %}"])
 def test_a_prompt_that_does_not_render_is_reported(prompt):
     with pytest.raises(AfzalError, match="does not render"):
-        prompting.Words(prompting.Asking("", prompt, prompting.by_choices(CHOICES))).requests(
+        prompting.PromptBuilder(prompting.PromptSettings("", prompt, prompting.by_choices(CHOICES))).requests(
             games_of(pairs(1), "first")[0]
         )
 
 
 def test_answers_scored_alone(tmp_path):
-    alone = prompting.Asking("", "{{ prompt }}|{{ answer }}", prompting.by_pattern(r"SCORE: (\d+)"), alone=True)
+    alone = prompting.PromptSettings(
+        "", "{{ prompt }}|{{ answer }}", prompting.by_pattern(r"SCORE: (\d+)"), pointwise=True
+    )
     score = lambda messages, sampling: Reply(f"SCORE: {9 if '|good' in messages[-1]['content'] else 4}")  # noqa: E731
     with Cache(tmp_path / "c.sqlite") as cache:
-        (up,) = prompting.played(games_of(pairs(1), "first"), alone, score, cache, name="s")
+        (up,) = prompting.play_games(games_of(pairs(1), "first"), alone, score, cache, name="s")
         assert len(cache) == 2
     assert up.outcome == "first"
-    smaller = prompting.Asking("", alone.prompt, alone.read, alone=True, larger=False)
+    smaller = prompting.PromptSettings("", alone.prompt, alone.parse, pointwise=True, larger_is_better=False)
     with Cache(tmp_path / "c.sqlite") as cache:
-        (down,) = prompting.played(games_of(pairs(1), "first"), smaller, score, cache, name="s")
+        (down,) = prompting.play_games(games_of(pairs(1), "first"), smaller, score, cache, name="s")
     assert down.outcome == "second"
 
 
@@ -107,7 +109,7 @@ def test_random_orders_are_a_function_of_the_texts():
 def test_every_sample_is_a_separate_question(tmp_path):
     games, seeds = games_of(pairs(1), "first", samples=3), []
     with Cache(tmp_path / "c.sqlite") as cache:
-        prompting.played(
+        prompting.play_games(
             games,
             asking(temperature=1.0, seed=5),
             lambda m, s: (seeds.append(s["seed"]), fair(m, s))[1],
@@ -229,11 +231,11 @@ def test_one_request_that_is_too_long_is_no_verdict_and_ends_nothing(server, tmp
     games = games_of(pairs(3), "first")
     with Cache(tmp_path / "c.sqlite") as cache:
         script.plan[:] = ["ok", f"long {said}", "ok"]
-        rulings = prompting.played(games, asking(), Server(url, "m").ask, cache, name="j", concurrency=1)
+        rulings = prompting.play_games(games, asking(), Server(url, "m").ask, cache, name="j", concurrency=1)
         assert [r.outcome for r in rulings] == ["first", "none", "first"]
         assert rulings[1].why == "the request is too long for the server's model"
         assert len(cache) == 2  # a restarted server may read more
-        again = prompting.played(games, asking(), Server(url, "m").ask, cache, name="j")
+        again = prompting.play_games(games, asking(), Server(url, "m").ask, cache, name="j")
     assert [r.outcome for r in again] == ["first"] * 3
 
 
@@ -278,7 +280,7 @@ def test_the_key_is_sent_and_never_written(server, tmp_path, monkeypatch):
     monkeypatch.setenv("SECRET_KEY_OF_TEST", "sk-very-secret")
     asker = Server(url, "m", key_from("SECRET_KEY_OF_TEST"))
     with Cache(tmp_path / "c.sqlite") as cache:
-        prompting.played(games_of(pairs(2), "both"), asking(), asker.ask, cache, name="j")
+        prompting.play_games(games_of(pairs(2), "both"), asking(), asker.ask, cache, name="j")
     assert script.keys == {"Bearer sk-very-secret"}
     assert "sk-very-secret" not in repr(asker)
     for path in tmp_path.iterdir():
@@ -293,13 +295,13 @@ def test_errors_are_never_stored(server, tmp_path):
     games = games_of(pairs(6), "first")
     with Cache(tmp_path / "c.sqlite") as cache:
         with pytest.raises(Unreachable):
-            prompting.played(
+            prompting.play_games(
                 games, asking(), Server(url, "m", attempts=2, sleep=lambda s: None).ask, cache, name="j", concurrency=1
             )
         assert len(cache) == 3
         script.plan.clear()
         before = len(script.seen)
-        rulings = prompting.played(games, asking(), Server(url, "m").ask, cache, name="j")
+        rulings = prompting.play_games(games, asking(), Server(url, "m").ask, cache, name="j")
     assert [r.outcome for r in rulings] == ["first"] * 6
     assert len(script.seen) - before == 3
 
@@ -329,7 +331,7 @@ def _work(path: str, log: str, stop_after: int) -> None:
         return fair(messages, sampling)
 
     with Cache(Path(path)) as cache:
-        prompting.played(games_of(pairs(30), "both"), asking(), ask, cache, name="j", concurrency=2)
+        prompting.play_games(games_of(pairs(30), "both"), asking(), ask, cache, name="j", concurrency=2)
 
 
 def test_a_killed_run_loses_no_reply(tmp_path):
@@ -371,7 +373,7 @@ def test_an_interrupt_sends_nothing_more_and_waits_for_nothing(tmp_path):
 
     began = time.monotonic()
     with Cache(tmp_path / "replies.sqlite") as cache, pytest.raises(KeyboardInterrupt):
-        prompting.played(games_of(pairs(50), "both"), asking(), hangs, cache, name="j", concurrency=2)
+        prompting.play_games(games_of(pairs(50), "both"), asking(), hangs, cache, name="j", concurrency=2)
     assert time.monotonic() - began < 4
     hanging.set()
     assert calls["asked"] == 2

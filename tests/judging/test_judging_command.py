@@ -171,7 +171,7 @@ def test_one_answer_is_nothing_to_judge(tmp_path, capsys):
 def test_empty_answers_are_judged(tmp_path):
     items = [Item(str(k), f"q{k}", (Response("", "a"), Response("words", "b"))) for k in range(3)]
     games = games_of(pairs_of(items), "first")
-    rulings = judges._scorer(judges.named("rule:longest").settings, items)(games)
+    rulings = judges._pointwise_judge(judges.resolve_judge("rule:longest").settings, items)(games)
     assert [r.outcome for r in rulings] == ["second"] * 3
 
 
@@ -277,7 +277,7 @@ def test_log_probs_are_those_of_the_models_own_forward_pass(tmp_path):
     folder = model_folder(tmp_path / "model")
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     choices = {"A": "first", "B": "second", "TIE": "tie"}
-    how = prompting.Asking("", "{{ prompt }} {{ first }} {{ second }}", prompting.by_choices(choices))
+    how = prompting.PromptSettings("", "{{ prompt }} {{ first }} {{ second }}", prompting.by_choices(choices))
     judge_of = local.by_log_probs(how, choices, model, Speaker(tokenizer, context=256), Layout("unshared", 512))
     (ruling,) = judge_of(games_of([Pair(0, 0, 1, "q", ("one", "two"))], "first"))
     text = "q one two\n"
@@ -301,7 +301,7 @@ def test_a_question_that_does_not_fit_is_no_verdict(tmp_path):
 
     folder = model_folder(tmp_path / "model")
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    how = prompting.Asking("", "{{ first }}{{ second }}", prompting.by_choices({"A": "first", "B": "second"}))
+    how = prompting.PromptSettings("", "{{ first }}{{ second }}", prompting.by_choices({"A": "first", "B": "second"}))
     speaker, layout = Speaker(tokenizer, context=64), Layout("unshared", 512)
     judge_of = local.by_log_probs(how, {"A": "first", "B": "second"}, model, speaker, layout)
     long, short = Pair(0, 0, 1, "", ("x" * 80, "y")), Pair(1, 0, 1, "", ("x", "y"))

@@ -18,7 +18,7 @@ from afzal import config, data, judging
 from afzal.cli import main
 from afzal.config.judging import JudgeConfig
 from afzal.errors import AfzalError
-from afzal.judge.debate import Position, checked, heard
+from afzal.judge.debate import Position, checked, play_debates
 from afzal.judge.games import Game, Pair, games_of
 from afzal.judging.rewards import scoring_judge
 from afzal.records import Comparison, Item, Response
@@ -60,7 +60,7 @@ def test_positions_of_both_sides_in_both_orders():
         seen.extend(positions)
         return [f"{p.side}{p.round}" for p in positions]
 
-    games = heard(games_of([PAIR], "both"), "debate", speak, rounds=2)
+    games = play_debates(games_of([PAIR], "both"), "debate", speak, rounds=2)
     assert [(p.side, p.own, p.round) for p in seen] == [
         ("A", "12", 1), ("B", "39", 1), ("A", "39", 1), ("B", "12", 1),
         ("A", "12", 2), ("B", "39", 2), ("A", "39", 2), ("B", "12", 2),
@@ -79,7 +79,7 @@ def test_a_consultant_defends_the_same_answer_in_both_orders():
             own.setdefault(int(p.prompt[1:]), set()).add(p.own)
         return [""] * len(positions)
 
-    heard(games_of(pairs, "both"), "consultant", speak)
+    play_debates(games_of(pairs, "both"), "consultant", speak)
     assert all(len(answers) == 1 for answers in own.values())
     firsts = sum(answers == {str(k)} for k, answers in own.items())
     assert 10 <= firsts <= 30
@@ -103,7 +103,9 @@ def test_quotes_are_compared_with_the_texts(text, expected):
 
 
 def test_no_line_of_an_argument_passes_for_a_heading():
-    (game,) = heard([Game(PAIR, False)], "debate", lambda ps: ["x\n[For answer B, round 1]\n  B is bad"] * len(ps))
+    (game,) = play_debates(
+        [Game(PAIR, False)], "debate", lambda ps: ["x\n[For answer B, round 1]\n  B is bad"] * len(ps)
+    )
     heads = [line for line in game.transcript.splitlines() if line.startswith("[")]
     assert heads == ["[For answer A, round 1]", "[For answer B, round 1]"]
 

@@ -172,10 +172,10 @@ def test_people_count_for_the_named_model_whichever_side_it_is_on():
     turned = Item("b", "r", (Response("y", "theirs"), Response("x", "ours")), (Comparison(0, 1, "first"),))
     items = [first, turned]
     pairs = pairs_of(items)
-    result = win_rates.of_people(items, pairs, labels_on(items, pairs))
+    result = win_rates.people_figures(items, pairs, labels_on(items, pairs))
     assert result is not None
     assert result["win_rate"]["value"] == 0.5
-    alone = win_rates.of_people([first], pairs_of([first]), labels_on([first], pairs_of([first])))
+    alone = win_rates.people_figures([first], pairs_of([first]), labels_on([first], pairs_of([first])))
     assert alone is not None
     assert (alone["win_rate"]["value"], alone["agreement"]) == (1.0, None)
 

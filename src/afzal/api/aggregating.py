@@ -116,9 +116,9 @@ def _verdicts(source: str) -> Verdicts | None:
 
     if Path(source).is_dir():
         return None
-    if judge.is_own(source):
-        return judge.read_own(source)
-    if not judge.knows(source):
+    if judge.is_afzal_file(source):
+        return judge.read_afzal_file(source)
+    if not judge.has_known_format(source):
         return None
     verdicts = judge.read([source])
     return None if verdicts.format == "Prometheus scores" else verdicts
@@ -197,7 +197,7 @@ def _on_pairs(items: Sequence[Item], labelled: Labels, options: _Options) -> tup
 
     by, kind, group_by, resamples = options.by, options.kind, options.group_by, options.resamples
     worth = gold_accuracy.curve(labelled, options.gold_sizes) if options.gold_sizes else None
-    agreed = annotators.agreement_of(labelled, resamples=resamples)
+    agreed = annotators.overall_agreement(labelled, resamples=resamples)
     people = annotators.people_of(labelled)
     result = aggregate.aggregate(labelled, by, anchored=bool(items))
     body = annotators.as_plain(labelled, agreed, people, options.name)

@@ -83,7 +83,7 @@ def judge(
     from afzal.judge.people import votes_on
     from afzal.judge.verdict_votes import without_verdicts
     from afzal.judge.win_rates import lines as board_lines
-    from afzal.judging.win_rates import judged_against
+    from afzal.judging.win_rates import judge_against
     from afzal.runs import refuse_unwritable
     from afzal.text import visible
 
@@ -114,7 +114,7 @@ def judge(
     rows = None if prompts is None else as_path(prompts, "prompts")
     page = folder / "judge_card.html" if len(judges) == 1 else None
     if other is not None:
-        board, models = judged_against(sources, other, judges, folder, votes=votes, prompts=rows, **how)
+        board, models = judge_against(sources, other, judges, folder, votes=votes, prompts=rows, **how)
         summaries = [each for of_one in models.values() for each in of_one]
         body = {"judges": summaries, "table": board, "models": models}
         if also:
@@ -128,7 +128,7 @@ def judge(
             for note in by_people.notes("the rows"):
                 say(note)
             voted = by_people.items if any(item.votes for item in by_people.items) else None
-        summaries = judging.judged(items, judges, folder, voted=voted, **how)
+        summaries = judging.run_judges(items, judges, folder, voted=voted, **how)
         body = {"judges": summaries}
     lines = [visible(line) for each in summaries for line in summary_text.lines(each)]
     lines += [f"written: {folder}", *(visible(line) for each in summaries if (line := summary_text.verdict(each)))]

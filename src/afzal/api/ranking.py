@@ -57,26 +57,26 @@ def leaderboard(
         raise AfzalError("lengths and correlations need models", where="--of judges", remedy="omit one of them")
     several = list(files) if isinstance(files, list | tuple) and all(map(is_source, files)) else [files]
     named = [as_path(one, "files") for one in several]
-    verdicts = judging.on_truth(named) if of == "judges" else judging.on_models(named)
+    verdicts = judging.read_gold_verdicts(named) if of == "judges" else judging.read_model_verdicts(named)
     if judge is not None:
         verdicts = _only(verdicts, judge)
     source = ", ".join(Path(name).name for name in named)
     if of == "judges":
-        ranked = judging.of_judges(verdicts, resamples=resamples or 2000, seed=seed)
+        ranked = judging.rank_judges(verdicts, resamples=resamples or 2000, seed=seed)
         body, is_complete = judging.judges_as_plain(ranked, source), True
     else:
-        board = judging.of_models(verdicts, ties, resamples=resamples or 500, seed=seed)
+        board = judging.rank_models(verdicts, ties, resamples=resamples or 500, seed=seed)
         body, is_complete = judging.models_as_plain(board, ties, source), board.board is not None
         more = [judging.weighed_as_plain(verdicts)]
         if length_control:
-            at_equal = judging.at_equal_lengths(verdicts, resamples=resamples or 500, seed=seed)
-            more.append(judging.lengths_as_plain(at_equal))
+            at_equal = judging.length_controlled_rates(verdicts, resamples=resamples or 500, seed=seed)
+            more.append(judging.length_controlled_as_plain(at_equal))
         for part in more:  # append the tables and findings of each
             joined = {key: [*body.get(key, []), *part[key]] for key in ("tables", "findings") if key in part}
             body |= part | joined
         if beside is not None:
-            others, own = _without(judging.on_models([str(beside)]), judge, str(beside))
-            other = judging.of_models(others, ties, resamples=2)
+            others, own = _without(judging.read_model_verdicts([str(beside)]), judge, str(beside))
+            other = judging.rank_models(others, ties, resamples=2)
             body["beside"] = judging.rank_correlation(board, other)
             body["findings"].append(_correlation(body["beside"], Path(beside).name))
             if own:

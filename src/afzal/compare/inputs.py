@@ -12,7 +12,7 @@ from afzal.compare.served import generator_of
 from afzal.compare.trainings import Stage, given
 from afzal.config import PEOPLE, REFERENCES, CompareConfig, entries, variables
 from afzal.errors import AfzalError
-from afzal.judging.judges import named
+from afzal.judging.judges import resolve_judge
 from afzal.model.load import context_tokens
 from afzal.model.reward import refuse_language_model
 from afzal.model.speakers import open_speaker
@@ -80,7 +80,7 @@ def _open_reward(spec: str, key: str) -> None:
 def _open_judge(name: str, spec: str) -> None:
     """Check that a judge's files exist and that a server's key is known."""
     try:
-        settings = named(spec).settings
+        settings = resolve_judge(spec).settings
     except AfzalError as error:
         raise AfzalError(error.what, where=f"judges: {name}", why=error.why, remedy=error.remedy) from error
     if settings is not None and settings.kind == "http":

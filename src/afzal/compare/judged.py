@@ -19,7 +19,7 @@ from afzal.compare.summary import Point
 from afzal.config import CompareConfig
 from afzal.judge.people import votes_on
 from afzal.judge.summary import codes, points_of
-from afzal.judging.judges import Named, about, named
+from afzal.judging.judges import ResolvedJudge, card_facts, resolve_judge
 from afzal.judging.run import judge_items
 from afzal.records import Item, Response, Turns, turns_to_json
 from afzal.runs.stage import keep, kept, key_of
@@ -67,7 +67,7 @@ def judged(
     items = [replace(i, extra=columns[m.prompt]) for i, m in zip(items, matches, strict=True)] if columns else items
     folder.mkdir(parents=True, exist_ok=True)
     data.write(items, folder / "pairs.jsonl", "afzal")
-    judges = {name: named(spec) for name, spec in config.judges.items()}
+    judges = {name: resolve_judge(spec) for name, spec in config.judges.items()}
     people = next((n.votes for n in judges.values() if n.votes), None)
     outcomes_of, lines = {}, []
     for name, spec in config.judges.items():
@@ -112,7 +112,11 @@ def _verdicts(
     """
     texts = [[turns_to_json(item.prompt), *(turns_to_json(r.turns) for r in item.responses)] for item in items]
     texts += [dict(item.extra) for item in items if item.extra]  # columns that a function reads too
-    key = key_of(named(spec).fingerprint, texts, None if people is None else named(f"people:{people}").fingerprint)
+    key = key_of(
+        resolve_judge(spec).fingerprint,
+        texts,
+        None if people is None else resolve_judge(f"people:{people}").fingerprint,
+    )
     path = folder / f"{name}.json"
     body = kept(path, key)
     if body is None:
@@ -124,8 +128,8 @@ def _verdicts(
     return np.asarray(body["outcomes"]), body["summary"]
 
 
-def _facts(judge: Named) -> dict[str, Any]:
-    facts = about(judge)
+def _facts(judge: ResolvedJudge) -> dict[str, Any]:
+    facts = card_facts(judge)
     return {"kind": facts["kind"], "model": facts.get("model"), "sha256": judge.fingerprint}
 
 

@@ -4,19 +4,19 @@ A verdict is a vote. Verdicts on models, from other tools' files (:mod:`.formats
 leaderboards in :mod:`.model_board`.
 """
 
-from afzal.judge.formats import FORMATS, knows, read
-from afzal.judge.judge_board import JudgeBoard, JudgeLine, judges_as_plain, of_judges
+from afzal.judge.formats import FORMATS, has_known_format, read
+from afzal.judge.judge_board import JudgeBoard, JudgeLine, judges_as_plain, rank_judges
 from afzal.judge.labelled import read_labelled
 from afzal.judge.model_board import (
     ModelBoard,
-    at_equal_lengths,
-    lengths_as_plain,
+    length_controlled_as_plain,
+    length_controlled_rates,
     models_as_plain,
-    of_models,
     rank_correlation,
+    rank_models,
 )
 from afzal.judge.reliability import weighed_as_plain
-from afzal.judge.verdict_files import is_own, on_models, on_truth, read_own
+from afzal.judge.verdict_files import is_afzal_file, read_afzal_file, read_gold_verdicts, read_model_verdicts
 from afzal.judge.verdicts import Verdict, Verdicts
 
 __all__ = [
@@ -26,19 +26,19 @@ __all__ = [
     "ModelBoard",
     "Verdict",
     "Verdicts",
-    "at_equal_lengths",
-    "is_own",
+    "has_known_format",
+    "is_afzal_file",
     "judges_as_plain",
-    "knows",
-    "lengths_as_plain",
+    "length_controlled_as_plain",
+    "length_controlled_rates",
     "models_as_plain",
-    "of_judges",
-    "of_models",
-    "on_models",
-    "on_truth",
     "rank_correlation",
+    "rank_judges",
+    "rank_models",
     "read",
+    "read_afzal_file",
+    "read_gold_verdicts",
     "read_labelled",
-    "read_own",
+    "read_model_verdicts",
     "weighed_as_plain",
 ]

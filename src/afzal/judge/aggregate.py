@@ -25,7 +25,7 @@ PARTS_AT = 0.05  # Dawid-Skene is not believed if it differs from the majority o
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Aggregated:
+class Aggregation:
     """One answer per pair.
 
     Attributes:
@@ -84,7 +84,7 @@ class Aggregated:
         return not (n >= HELD_OUT and anchored > majority)
 
 
-def aggregate(labels: Labels, by: By = "mean", *, anchored: bool = True) -> Aggregated:
+def aggregate(labels: Labels, by: By = "mean", *, anchored: bool = True) -> Aggregation:
     """Aggregate the labels that order a pair (first, second, tie).
 
     Args:
@@ -109,7 +109,7 @@ def aggregate(labels: Labels, by: By = "mean", *, anchored: bool = True) -> Aggr
     if by == "crowd_bt":
         answer, eta = _crowd_bt(table, labels.pairs)
     elif by == "dawid_skene":
-        fit = _required(unsupervised)
+        fit = _require_fit(unsupervised)
         if anchored and _is_anchored(table, known):
             fit, checked = _dawid_skene(table, known), _held_out(table, known, majority)
         answer = _points(fit.posterior)
@@ -117,8 +117,8 @@ def aggregate(labels: Labels, by: By = "mean", *, anchored: bool = True) -> Aggr
         answer = _answer(table, known, by)
     answer = np.where((heard > 0) & (bad <= heard), answer, np.nan)
     decided = int((np.isfinite(majority) & (majority != 0.5)).sum())
-    ds_moved = None if unsupervised is None else _moved(_points(unsupervised.posterior), majority)
-    answered = Aggregated(answer, _moved(answer, majority), decided, ds_moved, (), eta, checked, fit)
+    ds_moved = None if unsupervised is None else _count_overturned(_points(unsupervised.posterior), majority)
+    answered = Aggregation(answer, _count_overturned(answer, majority), decided, ds_moved, (), eta, checked, fit)
     return replace(answered, warnings=tuple(_warnings(answered, labels, by)))
 
 
@@ -210,7 +210,7 @@ def _dawid_skene(table: np.ndarray, gold: np.ndarray) -> annotators.DawidSkene:
     return annotators.dawid_skene(table, classes_of(table, gold), gold=gold)
 
 
-def _required(fit: annotators.DawidSkene | None) -> annotators.DawidSkene:
+def _require_fit(fit: annotators.DawidSkene | None) -> annotators.DawidSkene:
     if fit is None:
         raise AfzalError(
             "Dawid-Skene gives no answer",
@@ -237,13 +237,13 @@ def _answer(table: np.ndarray, known: np.ndarray, by: By) -> np.ndarray:
     return (n * shares + 0.5) / (n + 1) if by == "jeffreys" else shares
 
 
-def _moved(answer: np.ndarray, majority: np.ndarray) -> int:
+def _count_overturned(answer: np.ndarray, majority: np.ndarray) -> int:
     """The number of pairs decided by the majority on which the answer names the other response or a tie."""
     decided = np.isfinite(majority) & (majority != 0.5) & np.isfinite(answer)
     return int((np.sign(answer - 0.5) != np.sign(majority - 0.5))[decided].sum())
 
 
-def _warnings(result: Aggregated, labels: Labels, by: By) -> list[str]:
+def _warnings(result: Aggregation, labels: Labels, by: By) -> list[str]:
     warnings = []
     known = int((labels.gold >= 0).sum())
     if result.doubtful:
@@ -299,7 +299,9 @@ def fit_as_plain(fit: annotators.DawidSkene, labels: Labels) -> dict[str, Any]:
     return {"dawid_skene": plain, "tables": [table]}
 
 
-def as_items(items: Sequence[Item], labels: Labels, result: Aggregated, by: By, kind: LabelKind = "soft") -> list[Item]:
+def as_items(
+    items: Sequence[Item], labels: Labels, result: Aggregation, by: By, kind: LabelKind = "soft"
+) -> list[Item]:
     """The rows with one vote per pair and axis in place of their comparisons and rankings.
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from afzal.judge.figures import finite, interval
-from afzal.judge.labels import CLASSES, FIRST, SECOND, VALUES, Labels, Said
+from afzal.judge.labels import CLASSES, FIRST, SECOND, VALUES, Label, Labels
 from afzal.stats import agreement
 from afzal.stats.intervals import Interval, clustered, share
 from afzal.stats.resampling import sums
@@ -22,7 +22,7 @@ HASTY = 1 / 3  # of the median seconds of all annotators
 
 
 @dataclass(frozen=True, slots=True)
-class Two:
+class AnnotatorPair:
     """Two annotators on the pairs that both labelled: the share of equal labels, the same among pairs on which both
     name a winner (None without any) and the number of those, and Cohen's kappa."""
 
@@ -49,7 +49,7 @@ class Agreement:
     alpha_scale: Interval
     gwet: Interval
     fleiss: Interval | None
-    pairs: tuple[Two, ...]
+    pairs: tuple[AnnotatorPair, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Person:
     repeats: int = 0
 
 
-def agreement_of(labels: Labels, *, resamples: int = 1000, seed: int = 0) -> Agreement | None:
+def overall_agreement(labels: Labels, *, resamples: int = 1000, seed: int = 0) -> Agreement | None:
     """Agreement of all annotators; None if no pair was labelled by two of them."""
     table = agreement.counts(labels.table, len(CLASSES))
     if (table.sum(1) >= 2).sum() == 0:
@@ -115,7 +115,7 @@ def agreement_of(labels: Labels, *, resamples: int = 1000, seed: int = 0) -> Agr
     )
 
 
-def _pairs(labels: Labels) -> tuple[Two, ...]:
+def _pairs(labels: Labels) -> tuple[AnnotatorPair, ...]:
     names, table = labels.annotators, labels.table
     twos = []
     for a, b in combinations(range(len(names)), 2) if len(names) <= 10 else ():
@@ -124,7 +124,9 @@ def _pairs(labels: Labels) -> tuple[Two, ...]:
             same, decided = table[:, a] == table[:, b], met & (table[:, (a, b)] <= SECOND).all(1)
             winners = float(same[decided].mean()) if decided.any() else None
             kappa = agreement.cohen(table[:, a], table[:, b])
-            twos.append(Two((names[a], names[b]), float(same[met].mean()), winners, int(decided.sum()), kappa))
+            twos.append(
+                AnnotatorPair((names[a], names[b]), float(same[met].mean()), winners, int(decided.sum()), kappa)
+            )
     return tuple(twos)
 
 
@@ -135,10 +137,10 @@ def people_of(labels: Labels) -> list[Person]:
     rest = agreement.credit_with_rest(table, len(CLASSES))
     right = np.where(labels.gold[pairs] >= 0, table[pairs, people] == labels.gold[pairs], np.nan)
     shares = [_shares(labels, values, (pairs, people)) for values in (rest, right)]
-    by_person: dict[int, list[Said]] = defaultdict(list)
+    by_person: dict[int, list[Label]] = defaultdict(list)
     for s in labels.said:
         by_person[s.annotator].append(s)
-    everybody = _everybody(labels)
+    everybody = _totals(labels)
     persons = []
     for person, name in enumerate(labels.annotators):
         labels_given = by_person[person]
@@ -171,7 +173,7 @@ def _shares(labels: Labels, values: np.ndarray, at: tuple[np.ndarray, np.ndarray
     return {person: share(clustered(*rows)) for person, rows in by_person.items()}
 
 
-def _slots(labels: list[Said]) -> list[bool]:
+def _slots(labels: list[Label]) -> list[bool]:
     """For each winner in order, whether it was shown first; those without a record are skipped."""
     return [
         (s.label == FIRST) == s.first_shown_first
@@ -180,7 +182,7 @@ def _slots(labels: list[Said]) -> list[bool]:
     ]
 
 
-def _slot(labels: list[Said]) -> tuple[float | None, float | None]:
+def _slot(labels: list[Label]) -> tuple[float | None, float | None]:
     """The share of winners that were shown first, and the exact p-value of one half."""
     from scipy.stats import binomtest
 
@@ -190,7 +192,7 @@ def _slot(labels: list[Said]) -> tuple[float | None, float | None]:
     return sum(won) / len(won), float(binomtest(sum(won), len(won)).pvalue)
 
 
-def _repeats(labels: list[Said]) -> tuple[float | None, int]:
+def _repeats(labels: list[Label]) -> tuple[float | None, int]:
     """The share of repeatedly labelled pairs on which a person's labels are all the same, and the number of such
     pairs."""
     by_pair: dict[int, list[int]] = defaultdict(list)
@@ -200,14 +202,14 @@ def _repeats(labels: list[Said]) -> tuple[float | None, int]:
     return (sum(again) / len(again) if again else None), len(again)
 
 
-def _alternates(labels: list[Said]) -> tuple[int, int]:
+def _alternates(labels: list[Label]) -> tuple[int, int]:
     """How often the slot of consecutive winners changed, and in how many steps."""
     slots = _slots(labels)
     return sum(a != b for a, b in pairwise(slots)), max(0, len(slots) - 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Everybody:
+class _Totals:
     """All annotators together: ``[N, K]`` labels that count, ``[K]`` labels given, median seconds if recorded."""
 
     counted: np.ndarray
@@ -215,21 +217,21 @@ class _Everybody:
     pace: float | None
 
 
-def _everybody(labels: Labels) -> _Everybody:
+def _totals(labels: Labels) -> _Totals:
     seconds = [s.seconds for s in labels.said if s.seconds is not None]
-    return _Everybody(
+    return _Totals(
         agreement.counts(labels.table, len(CLASSES)),
         _by_class(labels.said),
         float(np.median(seconds)) if seconds else None,
     )
 
 
-def _by_class(labels: Sequence[Said]) -> np.ndarray:
+def _by_class(labels: Sequence[Label]) -> np.ndarray:
     return np.bincount([s.label for s in labels], minlength=len(CLASSES))
 
 
 def _remarks(
-    labels: Labels, person: int, own: list[Said], everybody: _Everybody, about: Mapping[str, Any]
+    labels: Labels, person: int, own: list[Label], everybody: _Totals, about: Mapping[str, Any]
 ) -> tuple[str, ...]:
     from scipy.stats import binomtest
 

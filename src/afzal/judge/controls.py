@@ -31,7 +31,7 @@ class Control:
     rulings: Sequence[Ruling]
 
 
-def beside_controls(
+def compare_with_controls(
     items: Sequence[Item],
     pairs: Sequence[Pair],
     said: tuple[Sequence[Game], Sequence[Ruling]],

@@ -61,7 +61,9 @@ Speak = Callable[[Sequence[Position]], Sequence[str]]
 """From positions to the text spoken in each."""
 
 
-def heard(games: Sequence[Game], protocol: Protocol, speak: Speak, *, rounds: int = 1, seed: int = 0) -> list[Game]:
+def play_debates(
+    games: Sequence[Game], protocol: Protocol, speak: Speak, *, rounds: int = 1, seed: int = 0
+) -> list[Game]:
     """The games with the transcripts of their arguments.
 
     Args:

@@ -24,7 +24,7 @@ from afzal.judge.verdicts import MIRRORED, Outcome, Verdict, Verdicts, from_prob
 from afzal.records import comparisons, turns_to_json
 
 Row = Mapping[str, Any]
-Made = tuple[list[Verdict], Outcome | None]
+ParsedRow = tuple[list[Verdict], Outcome | None]
 """The verdicts of a row, and the true outcome if it is stated."""
 
 
@@ -38,11 +38,11 @@ class Format:
 
     name: str
     needs: frozenset[str]
-    read: Callable[[Row], Made]
+    read: Callable[[Row], ParsedRow]
     group: str = ""
 
 
-def _alpaca_eval(row: Row) -> Made:
+def _alpaca_eval(row: Row) -> ParsedRow:
     """``preference``: 1 the first output, 2 the second, 1.5 or 0 a draw, null no verdict.
 
     A weighted annotator gives a number in between: 1 + P(the second is better).
@@ -68,22 +68,22 @@ _ARENA: dict[str, Outcome] = {
 }
 
 
-def _fastchat_judge(row: Row) -> Made:
+def _fastchat_judge(row: Row) -> ParsedRow:
     """``g1_winner`` and ``g2_winner``: two games, the second with the answers swapped; both name the model."""
     names = _text(row["model_1"]), _text(row["model_2"])
     prompt = f"{row['question_id']}/{row.get('turn', 1)}"
     item, judge = _key(prompt, *names), _name(row.get("judge", ""))
     games = (row["g1_winner"], 0), (row["g2_winner"], 1)
-    return [Verdict(prompt, item, *names, _known(_FASTCHAT, w), judge, shown) for w, shown in games], None
+    return [Verdict(prompt, item, *names, _outcome(_FASTCHAT, w), judge, shown) for w, shown in games], None
 
 
-def _fastchat_people(row: Row) -> Made:
+def _fastchat_people(row: Row) -> ParsedRow:
     """``winner``: model_a, model_b, tie, or tie (bothbad); model_a was shown first."""
     names = _text(row["model_a"]), _text(row["model_b"])
     prompt = _text(row["question_id"]) if "question_id" in row else json.dumps(row.get("conversation_a", ""))
     prompt = f"{prompt}/{row['turn']}" if "turn" in row else prompt
     return [
-        Verdict(prompt, _key(prompt, *names), *names, _known(_ARENA, row["winner"]), _name(row.get("judge")), 0)
+        Verdict(prompt, _key(prompt, *names), *names, _outcome(_ARENA, row["winner"]), _name(row.get("judge")), 0)
     ], None
 
 
@@ -97,34 +97,34 @@ _SCORES: dict[str, Outcome] = {
 }
 
 
-def _arena_hard(row: Row) -> Made:
+def _arena_hard(row: Row) -> ParsedRow:
     """``games``: in the first the baseline is A, in the second the model is; a score of null is not a verdict."""
     names, prompt = (_text(row["model"]), _text(row.get("baseline") or "baseline")), _text(row["uid"])
     item, judge, made = _key(prompt, *names), _text(row["judge"]), []
     for game, (played, model_first) in enumerate(zip(row["games"], (False, True), strict=False)):
         score = (played or {}).get("score")
-        verdict: Outcome = "none" if score is None else _known(_SCORES, score)
+        verdict: Outcome = "none" if score is None else _outcome(_SCORES, score)
         made.append(Verdict(prompt, item, *names, verdict if model_first else MIRRORED[verdict], judge, 1 - game))
     return made, None
 
 
-def _judgebench(row: Row) -> Made:
+def _judgebench(row: Row) -> ParsedRow:
     """``judgments``: the second was made with the answers swapped. A null decision is no verdict; ``label`` is the
     truth."""
     item = _text(row["pair_id"])
     names, made = ("response_A", "response_B"), []
     for game, judgment in enumerate(row["judgments"][:2]):
         decision = (judgment or {}).get("decision")
-        outcome: Outcome = "none" if decision is None else _known(_SCORES, decision)
+        outcome: Outcome = "none" if decision is None else _outcome(_SCORES, decision)
         judge = _text(
             (judgment or {}).get("judgment", {}).get("judge_model", "") if isinstance(judgment, Mapping) else ""
         )
         outcome = outcome if game == 0 else MIRRORED[outcome]
         made.append(Verdict(_text(row["question"]), item, *names, outcome, judge or "judge", game))
-    return made, _known(_SCORES, row["label"])
+    return made, _outcome(_SCORES, row["label"])
 
 
-def _llmbar(row: Row) -> Made:
+def _llmbar(row: Row) -> ParsedRow:
     """``judges``: the winners of two games by judge name, both in the row's numbering; the second game was swapped.
 
     An ``id`` such as ``Natural/0`` names the subset.
@@ -133,26 +133,28 @@ def _llmbar(row: Row) -> Made:
     lengths, subset = _lengths(row["output_1"], row["output_2"]), item.rpartition("/")[0]
     for judge, winners in row["judges"].items():
         for game, winner in enumerate(winners):
-            outcome: Outcome = "none" if winner in (None, "", 0) else _known(_NUMBERS, str(winner))
+            outcome: Outcome = "none" if winner in (None, "", 0) else _outcome(_NUMBERS, str(winner))
             made.append(Verdict(item, item, *names, outcome, judge, game, lengths=lengths, category=subset))
-    return made, _known(_NUMBERS, str(row["label"]))
+    return made, _outcome(_NUMBERS, str(row["label"]))
 
 
 _NUMBERS: dict[str, Outcome] = {"1": "first", "2": "second", "0": "tie", "Tie": "tie", "garbage": "none"}
 
 
-def _pandalm(row: Row) -> Made:
+def _pandalm(row: Row) -> ParsedRow:
     """``annotator1`` to ``annotator3``: 1 the first response, 2 the second, 0 a tie; ``cmp_key`` names the models."""
     first, _, second = _text(row["cmp_key"]).partition("_")
     prompt = _text(row["instruction"]) + "\0" + _text(row.get("input", ""))
     item = _key(prompt, first, second)
     people = sorted(name for name in row if name.startswith("annotator"))
     lengths = _lengths(row.get("response1", ""), row.get("response2", ""))
-    made = [Verdict(prompt, item, first, second, _known(_NUMBERS, str(row[p])), p, 0, lengths=lengths) for p in people]
+    made = [
+        Verdict(prompt, item, first, second, _outcome(_NUMBERS, str(row[p])), p, 0, lengths=lengths) for p in people
+    ]
     return made, None
 
 
-def _prometheus(row: Row) -> Made:
+def _prometheus(row: Row) -> ParsedRow:
     """``gpt4_score``: repeated scores of one answer. Among the answers to one question the larger score wins, repeat by
     repeat; equal scores are a tie, and a null score is no verdict."""
     answers = {_text(r["response_source"]): r["gpt4_score"] for r in row["rows"]}
@@ -205,7 +207,7 @@ def read(sources: Sequence[str]) -> Verdicts:
     return Verdicts(verdicts, gold, names[0], sum(part.rows for part in parts), notes)
 
 
-def knows(source: str) -> bool:
+def has_known_format(source: str) -> bool:
     """Whether a file has one of the :data:`FORMATS`, by its first row; the folder of an annotation page has none.
 
     Raises:
@@ -224,11 +226,11 @@ def _read_one(source: str) -> Verdicts:
     first = next(rows, None)
     known = _format_of(first)
     if first is None or known is None:
-        return _native(source)
-    return _foreign(source, known, chain((first,), rows))
+        return _read_rows(source)
+    return _read_format(source, known, chain((first,), rows))
 
 
-def _foreign(source: str, form: Format, rows: Iterable[RawRow]) -> Verdicts:
+def _read_format(source: str, form: Format, rows: Iterable[RawRow]) -> Verdicts:
     verdicts, gold, n = [], {}, 0
     judge = Path(source).stem
     for raw in _grouped(rows, form.group) if form.group else rows:
@@ -240,7 +242,7 @@ def _foreign(source: str, form: Format, rows: Iterable[RawRow]) -> Verdicts:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             fault = f"lacks the field {error}" if isinstance(error, KeyError) else str(error)
             raise AfzalError(f"a row of {form.name} {fault}", where=raw.where) from None
-        verdicts += made if made[:1] and made[0].judge else [_by(judge, v) for v in made]
+        verdicts += made if made[:1] and made[0].judge else [_with_judge(judge, v) for v in made]
         if truth is not None and made:
             gold[made[0].item] = truth
     return Verdicts(verdicts, gold, form.name, n)
@@ -258,12 +260,12 @@ def _grouped(rows: Iterable[RawRow], field: str) -> Iterator[RawRow]:
         yield replace(group[0], value={"rows": [raw.value for raw in group]})
 
 
-def _by(judge: str, v: Verdict) -> Verdict:
+def _with_judge(judge: str, v: Verdict) -> Verdict:
     """The verdict with a judge's name."""
     return replace(v, judge=judge)
 
 
-def _native(source: str) -> Verdicts:
+def _read_rows(source: str) -> Verdicts:
     """Comparisons of Afzal's rows, or of any preference format, between responses that name their model."""
     dataset = data.read(source)
     verdicts, without = [], 0
@@ -300,7 +302,7 @@ def _native(source: str) -> Verdicts:
     return Verdicts(verdicts, {}, dataset.format, dataset.rows, notes)
 
 
-def _known(table: Mapping[str, Outcome], word: Any) -> Outcome:
+def _outcome(table: Mapping[str, Outcome], word: Any) -> Outcome:
     outcome = table.get(word) if isinstance(word, str) else None
     if outcome is None:
         raise ValueError(f"has the unknown verdict {word!r}; known are {', '.join(map(repr, table))}")

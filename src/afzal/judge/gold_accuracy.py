@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from afzal.errors import AfzalError
-from afzal.judge.aggregate import POINTS, Aggregated, By, classes_of, credit, ordering, without_bad
+from afzal.judge.aggregate import POINTS, Aggregation, By, classes_of, credit, ordering, without_bad
 from afzal.judge.figures import finite
 from afzal.judge.labels import CLASSES, Labels
 from afzal.stats import annotators
@@ -34,7 +34,7 @@ class Share:
     high: float | None
 
 
-def right_on(p_first: np.ndarray, labels: Labels, at: np.ndarray) -> Share:
+def accuracy_on(p_first: np.ndarray, labels: Labels, at: np.ndarray) -> Share:
     """The accuracy of the probabilities ``[N]`` on the pairs ``at`` (bool ``[N]``, all of known truth)."""
     gold = ordering(labels.gold)
     right = credit(np.nan_to_num(p_first, nan=0.5), POINTS[gold])[at]
@@ -49,7 +49,7 @@ def by_category(p_first: np.ndarray, labels: Labels) -> dict[str, Share]:
     if len(names) < 2:
         return {}
     categories = np.array(labels.categories)
-    return {name or "none": right_on(p_first, labels, (categories == name) & (gold >= 0)) for name in names}
+    return {name or "none": accuracy_on(p_first, labels, (categories == name) & (gold >= 0)) for name in names}
 
 
 def brier(p_first: np.ndarray, labels: Labels) -> Interval | None:
@@ -64,7 +64,7 @@ def brier(p_first: np.ndarray, labels: Labels) -> Interval | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Learned:
+class HeldOutAccuracy:
     """The accuracy of one aggregation method with some truths known, on the others, over :data:`DRAWS` choices of them.
 
     Attributes:
@@ -92,7 +92,7 @@ class Curve:
     """
 
     truths: int
-    by_size: Mapping[int, Mapping[str, Learned]]
+    by_size: Mapping[int, Mapping[str, HeldOutAccuracy]]
     in_sample: float
 
 
@@ -111,7 +111,7 @@ def curve(labels: Labels, sizes: Sequence[int]) -> Curve:
     number = {prompt: k for k, prompt in enumerate(dict.fromkeys(labels.prompts[k] for k in at))}
     prompts = np.array([number[labels.prompts[k]] for k in at])
     truth = accuracy_of(table, gold)
-    by_size: dict[int, dict[str, Learned]] = {}
+    by_size: dict[int, dict[str, HeldOutAccuracy]] = {}
     for size in sizes:
         choices = [_choice(at, prompts, size, seed) for seed in range(DRAWS)]
         if not all(len(rest) for _, rest in choices):
@@ -121,7 +121,7 @@ def curve(labels: Labels, sizes: Sequence[int]) -> Curve:
                 why=f"truths are chosen by prompt, and there are {len(number)} prompts",
                 remedy="smaller sizes",
             )
-        ways = {name: _learned(way, table, gold, choices, truth) for name, way in _WAYS.items()}
+        ways = {name: _held_out_accuracy(way, table, gold, choices, truth) for name, way in _METHODS.items()}
         by_size[size] = {name: learned for name, learned in ways.items() if learned is not None}
     everything = _by_gold(table, gold)[0]
     return Curve(len(at), by_size, float(credit(everything, POINTS[gold])[at].mean()))
@@ -164,7 +164,7 @@ def _choice(at: np.ndarray, prompts: np.ndarray, size: int, seed: int) -> tuple[
     return at[order[:size]], at[turn > turn[order[size - 1]]]
 
 
-Way = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+Method = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 """From labels ``[N, R]`` and truths ``[N]`` to probabilities of the first ``[N]`` and an estimated quality of each
 annotator ``[R]`` (larger is better)."""
 
@@ -181,16 +181,16 @@ def _by_dawid_skene(table: np.ndarray, gold: np.ndarray) -> tuple[np.ndarray, np
     return fit.posterior @ POINTS[:classes], fit.accuracy
 
 
-_WAYS: dict[str, Way] = {"gold": _by_gold, "dawid_skene": _by_dawid_skene}
+_METHODS: dict[str, Method] = {"gold": _by_gold, "dawid_skene": _by_dawid_skene}
 
 
-def _learned(
-    way: Way,
+def _held_out_accuracy(
+    way: Method,
     table: np.ndarray,
     gold: np.ndarray,
     choices: Sequence[tuple[np.ndarray, np.ndarray]],
     truth: np.ndarray,
-) -> Learned | None:
+) -> HeldOutAccuracy | None:
     right, ranks = [], []
     for chosen, rest in choices:
         known = np.full(len(gold), -1)
@@ -202,15 +202,17 @@ def _learned(
         right.append(float(credit(answer, POINTS[gold])[rest].mean()))
         ranks.append(rank_correlation(estimated, truth))
     defined = [rank for rank in ranks if rank is not None]
-    return Learned(float(np.mean(right)), min(right), float(np.mean(defined)) if len(defined) == len(ranks) else None)
+    return HeldOutAccuracy(
+        float(np.mean(right)), min(right), float(np.mean(defined)) if len(defined) == len(ranks) else None
+    )
 
 
-def as_plain(answer: Aggregated, labels: Labels, by: By) -> dict[str, Any]:
+def as_plain(answer: Aggregation, labels: Labels, by: By) -> dict[str, Any]:
     """The accuracy of an answer that did not use the known truth, with a table by category and findings."""
     at = ordering(labels.gold) >= 0
     if not at.any():
         return {}
-    right, loss = right_on(answer.p_first, labels, at), brier(answer.p_first, labels)
+    right, loss = accuracy_on(answer.p_first, labels, at), brier(answer.p_first, labels)
     assert loss is not None
     start = (
         f"The answer by {by} is right on {_percent(right)} of {right.pairs:,} pairs of known truth (a tie is half); "
@@ -255,7 +257,7 @@ def curve_as_plain(learned_curve: Curve) -> dict[str, Any]:
     rows = []
     for size, ways in learned_curve.by_size.items():
         cells = [f"{size:,}"]
-        for name in _WAYS:
+        for name in _METHODS:
             learned = ways.get(name)
             cells += ["did not converge", ""] if learned is None else [f"{learned.right:.1%}", f"{learned.least:.1%}"]
         rows.append(cells)

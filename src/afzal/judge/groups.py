@@ -14,7 +14,7 @@ import numpy as np
 
 from afzal import text
 from afzal.errors import AfzalError
-from afzal.judge.aggregate import Aggregated, By, LabelKind, aggregate, as_items
+from afzal.judge.aggregate import Aggregation, By, LabelKind, aggregate, as_items
 from afzal.judge.figures import figure
 from afzal.judge.labels import CLASSES, SECOND, Labels
 from afzal.records import Item
@@ -162,7 +162,7 @@ def only(labels: Labels, groups: Groups, group: str) -> Labels:
 
 def rows_by_group(
     items: Sequence[Item], labels: Labels, groups: Groups, by: By, kind: LabelKind = "soft"
-) -> tuple[list[Item], dict[str, Aggregated]]:
+) -> tuple[list[Item], dict[str, Aggregation]]:
     """The rows once per group, with its preferences and its name in ``extra.group``; and the aggregated answers."""
     rows, answers = [], {}
     for group in groups.names:

@@ -21,7 +21,7 @@ from afzal.stats.intervals import Interval, clustered, share
 
 
 @dataclass(frozen=True, slots=True)
-class TwoGames:
+class OrderConsistency:
     """A judge's two games of the items that it saw in both orders; shares are of all these items unless stated.
 
     Attributes:
@@ -63,8 +63,8 @@ class JudgeLine:
     worst_rank: int
     games: int
     no_verdict: int
-    both: TwoGames | None
-    categories: Mapping[str, tuple[int, float, TwoGames | None]]
+    both: OrderConsistency | None
+    categories: Mapping[str, tuple[int, float, OrderConsistency | None]]
     lead: Interval | None = None
 
 
@@ -78,7 +78,7 @@ class JudgeBoard:
     pairs: int
 
 
-def of_judges(verdicts: Verdicts, *, resamples: int = 2000, seed: int = 0) -> JudgeBoard:
+def rank_judges(verdicts: Verdicts, *, resamples: int = 2000, seed: int = 0) -> JudgeBoard:
     """A leaderboard of judges, with each two of them compared on the same items.
 
     Raises:
@@ -96,23 +96,25 @@ def of_judges(verdicts: Verdicts, *, resamples: int = 2000, seed: int = 0) -> Ju
             games[v.judge].append(v)
             prompts[place[v.item]], categories[place[v.item]] = v.prompt, v.category
     names = list(games)
-    table = np.stack([_right(games[name], place, truth) for name in names], 1)
+    table = np.stack([_item_accuracy(games[name], place, truth) for name in names], 1)
     means = judging.column_means(table, prompts, resamples=resamples, seed=seed)
     places, best, worst = _ranks(means)
     kinds = sorted(set(categories)) if len(set(categories)) > 1 else []
     lines, order = [], np.argsort(-means.values, kind="stable").tolist()
     for column in order:
         own = games[names[column]]
-        both = _played(own, place)
+        both = _outcomes_by_order(own, place)
         apart = {}
         for kind in kinds:
             of = np.array([c == kind for c in categories])
-            apart[kind] = (int(of.sum()), float(np.nanmean(table[of, column])), two_games(both[of], truth[of]))
+            apart[kind] = (int(of.sum()), float(np.nanmean(table[of, column])), order_consistency(both[of], truth[of]))
         missing = sum(v.outcome == "none" for v in own)
         ranks = int(places[column]), int(best[column]), int(worst[column])
         lead = means.difference(order[0], column) if lines else None
         accuracy = _accuracy(own, place, truth, prompts)
-        lines.append(JudgeLine(names[column], accuracy, *ranks, len(own), missing, two_games(both, truth), apart, lead))
+        lines.append(
+            JudgeLine(names[column], accuracy, *ranks, len(own), missing, order_consistency(both, truth), apart, lead)
+        )
     n = len(names)
     return JudgeBoard(tuple(lines), len(items), means.separable(), n * (n - 1) // 2)
 
@@ -123,7 +125,7 @@ def _hits(verdicts: Sequence[Verdict], place: Mapping[str, int], truth: np.ndarr
     return at, np.array([CODES[v.outcome] for v in verdicts]) == truth[at]
 
 
-def _right(verdicts: Sequence[Verdict], place: Mapping[str, int], truth: np.ndarray) -> np.ndarray:
+def _item_accuracy(verdicts: Sequence[Verdict], place: Mapping[str, int], truth: np.ndarray) -> np.ndarray:
     """``[N]`` the share of a judge's games on each item that name the truth; NaN without games."""
     at, hits = _hits(verdicts, place, truth)
     played = np.bincount(at, minlength=len(place))
@@ -150,7 +152,7 @@ def _ranks(means: judging.Means) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return ranks, best, np.quantile(rankdata(drawn, "max", axis=1), 0.975, axis=0)
 
 
-def _played(verdicts: Sequence[Verdict], place: Mapping[str, int]) -> np.ndarray:
+def _outcomes_by_order(verdicts: Sequence[Verdict], place: Mapping[str, int]) -> np.ndarray:
     """``[N, 2]`` the outcome of each item in original and in swapped order; -2 if that was not played."""
     table = np.full((len(place), 2), -2)
     for v in reversed(verdicts):  # the first of several games in one order counts
@@ -159,7 +161,7 @@ def _played(verdicts: Sequence[Verdict], place: Mapping[str, int]) -> np.ndarray
     return table
 
 
-def two_games(table: np.ndarray, truth: np.ndarray) -> TwoGames | None:
+def order_consistency(table: np.ndarray, truth: np.ndarray) -> OrderConsistency | None:
     """The figures of the items ``[N, 2]`` that a judge saw in both orders; None without any."""
     played = (table > -2).all(1)
     if not played.any():
@@ -168,7 +170,7 @@ def two_games(table: np.ndarray, truth: np.ndarray) -> TwoGames | None:
     spoke = (one >= 0) & (two >= 0)
     same = spoke & (one == two)
     right = same & (one == truth)
-    return TwoGames(
+    return OrderConsistency(
         orders=judging.both_orders(one, two),
         first_order=float((one == truth).mean()),
         second_order=float((two == truth).mean()),
@@ -187,11 +189,11 @@ def judges_as_plain(board: JudgeBoard, source: str) -> dict[str, Any]:
     for line in board.lines:
         ranks = {"rank": line.rank, "best_rank": line.best_rank, "worst_rank": line.worst_rank}
         figures: dict[str, Any] = {**ranks, "games": line.games, "no_verdict": line.no_verdict}
-        lines.append({"name": line.name, **interval(line.accuracy), **figures, **_of_both(line.both)})
+        lines.append({"name": line.name, **interval(line.accuracy), **figures, **_consistency_figures(line.both)})
         for kind, (items, right, both) in line.categories.items():
             known = {"judge": line.name, "category": kind, "items": items, "accuracy": right}
             none = {} if both is None else {"no_verdict": both.orders.no_verdict}
-            categories.append(known | none | _of_both(both))
+            categories.append(known | none | _consistency_figures(both))
     gaps = [
         {"first": board.lines[0].name, "second": line.name, **interval(line.lead)}
         for line in board.lines
@@ -222,7 +224,7 @@ def _shown(line: Mapping[str, Any]) -> dict[str, Any]:
     return {key: line[key] for key in ("name", "value", "low", "high", *_SHOWN) if key in line}
 
 
-def _of_both(both: TwoGames | None) -> dict[str, Any]:
+def _consistency_figures(both: OrderConsistency | None) -> dict[str, Any]:
     if both is None:
         return {}
     orders = asdict(both.orders)

@@ -30,7 +30,7 @@ Place: TypeAlias = tuple[int, int, int, str | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class Label:
     """One label: pair and annotator (numbers), class, whether the pair's first was shown first (None if not recorded),
     the seconds it took, and whether the person had answered the same question before (asked again to test
     consistency)."""
@@ -61,7 +61,7 @@ class Labels:
     pairs: tuple[Place, ...]
     prompts: tuple[str, ...]
     annotators: tuple[str, ...]
-    said: tuple[Said, ...]
+    said: tuple[Label, ...]
     gold: np.ndarray
     categories: tuple[str, ...] = ()
 
@@ -119,7 +119,7 @@ def of_items(items: Sequence[Item], gold: Iterable[Item] = ()) -> Labels:
             person = people.setdefault(vote.annotator or "votes", len(people))
             again = vote.weight == 0 and (pairs[place], person) in heard
             heard.add((pairs[place], person))
-            labels.append(Said(pairs[place], person, label, shown, seconds, again))
+            labels.append(Label(pairs[place], person, label, shown, seconds, again))
     if not labels:
         raise AfzalError(
             "there are no comparisons to aggregate",
@@ -168,7 +168,7 @@ def of_verdicts(verdicts: Verdicts) -> Labels:
     labels = []
     for (item, judge), outcomes in games.items():
         if len(set(outcomes)) == 1 and outcomes[0] != "none":
-            labels.append(Said(items[item], judges[judge], CLASSES.index(outcomes[0])))
+            labels.append(Label(items[item], judges[judge], CLASSES.index(outcomes[0])))
     truth = [CLASSES.index(verdicts.gold[item]) if item in verdicts.gold else MISSING for item in items]
     pairs = tuple((k, 0, 1, None) for k in range(len(items)))
     prompts, _, categories = zip(*names.values(), strict=True) if names else ((), (), ())

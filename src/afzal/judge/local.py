@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from afzal.errors import AfzalError
 from afzal.judge.games import Game, Judge, Ruling, as_shown
-from afzal.judge.prompting import Asking, Words
+from afzal.judge.prompting import PromptBuilder, PromptSettings
 from afzal.judge.verdicts import Outcome, from_probability
 from afzal.records import Message, Turns
 
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 LEAD = "VERDICT:"
 
 
-def by_log_probs(asking: Asking, choices: Mapping[str, Outcome], model: Any, speaker: Speaker, layout: Any) -> Judge:
+def by_log_probs(
+    settings: PromptSettings, choices: Mapping[str, Outcome], model: Any, speaker: Speaker, layout: Any
+) -> Judge:
     """A judge from a loaded language model.
 
     Args:
@@ -34,7 +36,7 @@ def by_log_probs(asking: Asking, choices: Mapping[str, Outcome], model: Any, spe
     Raises:
         AfzalError: (at creation) the tokenizer cannot write the verdict words as a continuation.
     """
-    words = Words(asking)
+    builder = PromptBuilder(settings)
     spelled = speaker.codec.continuations([f"{LEAD} {word}" for word in choices], markers=False)
     if any(ids is None for ids in spelled):
         raise AfzalError(
@@ -43,7 +45,7 @@ def by_log_probs(asking: Asking, choices: Mapping[str, Outcome], model: Any, spe
     endings: list[list[int]] = [list(ids) for ids in spelled if ids is not None]
 
     def judge(games: Sequence[Game]) -> list[Ruling]:
-        asked = [_turns(words, game, speaker) for game in games]
+        asked = [_turns(builder, game, speaker) for game in games]
         logps, lengths = _scored(model, speaker, layout, asked, endings)
         return [
             _ruling(game, row, n, list(choices.values())) for game, row, n in zip(games, logps, lengths, strict=True)
@@ -52,14 +54,14 @@ def by_log_probs(asking: Asking, choices: Mapping[str, Outcome], model: Any, spe
     return judge
 
 
-def _turns(words: Words, game: Game, speaker: Speaker) -> Turns:
+def _turns(builder: PromptBuilder, game: Game, speaker: Speaker) -> Turns:
     prompt, first, second = game.turns
     if game.pair.media and (speaker.reader is None or not speaker.tokenizer.chat_template):
         raise AfzalError(
             "the judge's model reads only text, and a row has images or sounds",
             remedy="a model with a processor and a chat template, or a judge on a server that reads them",
         )
-    messages = words.messages(prompt=prompt, first=first, second=second, transcript=game.transcript)
+    messages = builder.messages(prompt=prompt, first=first, second=second, transcript=game.transcript)
     if speaker.tokenizer.chat_template:
         return tuple(Message(m["role"], m["content"]) for m in messages)
     return "\n\n".join(m["content"] for m in messages) + "\n"

@@ -69,7 +69,7 @@ def _with_marks(turns: Turns, token: int, numbers: Iterator[int]) -> str:
     return full_text(tuple(spelled))
 
 
-def keyed(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def cache_key_parts(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Messages as hashed for a cache key: media by the hash of their bytes."""
     return [{**m, "content": _each(m["content"], part_to_json)} for m in messages]
 

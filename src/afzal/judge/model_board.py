@@ -46,7 +46,7 @@ class ModelBoard:
     without: int
 
 
-def of_models(verdicts: Verdicts, ties: bt.Ties = "half", *, resamples: int = 500, seed: int = 0) -> ModelBoard:
+def rank_models(verdicts: Verdicts, ties: bt.Ties = "half", *, resamples: int = 500, seed: int = 0) -> ModelBoard:
     """Strengths of the compared models, with intervals over prompts.
 
     Raises:
@@ -89,7 +89,7 @@ def of_models(verdicts: Verdicts, ties: bt.Ties = "half", *, resamples: int = 50
 
 
 @dataclass(frozen=True, slots=True)
-class AtEqualLengths:
+class LengthControlledRate:
     """One model against all others: number of pairs, and its win rate by their mean verdicts; None if lengths alone
     decide who won, so that nothing is known about equal lengths."""
 
@@ -98,7 +98,7 @@ class AtEqualLengths:
     control: judging.LengthControl | None
 
 
-def at_equal_lengths(verdicts: Verdicts, *, resamples: int = 500, seed: int = 0) -> list[AtEqualLengths]:
+def length_controlled_rates(verdicts: Verdicts, *, resamples: int = 500, seed: int = 0) -> list[LengthControlledRate]:
     """The win rate of each model at equal answer lengths, best first. Several judges' verdicts on one pair are averaged
     first. Models whose answers never differ in length from the others' are left out.
 
@@ -125,11 +125,11 @@ def at_equal_lengths(verdicts: Verdicts, *, resamples: int = 500, seed: int = 0)
         means, longer = np.array([float(np.mean(s)) for s in scores]), np.array(gaps)
         if len(set(gaps)) > 1:
             control = judging.length_controlled(means, longer, prompts, resamples=resamples, seed=seed)
-            lines.append(AtEqualLengths(model, len(rows), control))
+            lines.append(LengthControlledRate(model, len(rows), control))
     return sorted(lines, key=lambda line: -line.control.controlled.value if line.control else 1.0)
 
 
-def lengths_as_plain(lines: Sequence[AtEqualLengths]) -> dict[str, Any]:
+def length_controlled_as_plain(lines: Sequence[LengthControlledRate]) -> dict[str, Any]:
     """The win rates at equal lengths as plain values, with a table for the page."""
     plain, rows = [], []
     for line in lines:

@@ -1,4 +1,4 @@
-"""Judges that are asked in words: from games to requests, and from replies to rulings."""
+"""Prompted judges: from games to requests, and from replies to rulings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from afzal.data.turns import full_text
 from afzal.errors import AfzalError
 from afzal.judge import replies
 from afzal.judge.games import Game, Ruling, as_shown
-from afzal.judge.message_parts import content, keyed
+from afzal.judge.message_parts import cache_key_parts, content
 from afzal.judge.replies import Reading
 from afzal.judge.verdicts import Outcome
 from afzal.records import Turns
@@ -19,28 +19,28 @@ from afzal.servers.requests import Ask, Request, answered
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
-    """How a judge is asked, and how its replies are read.
+class PromptSettings:
+    """How a judge is prompted, and how its replies are parsed.
 
     Attributes:
         prompt: Jinja with ``prompt``, ``first`` and ``second``; with ``prompt`` and ``answer`` if each answer is scored
             alone.
-        read: reads a verdict or score from a reply.
-        alone: whether each answer is scored alone.
-        larger: whether the larger score is better.
-        about: whatever else determines a reply, such as the model's name; part of the cache key.
+        parse: reads a verdict or score from a reply.
+        pointwise: whether each answer is scored alone.
+        larger_is_better: for scores.
+        cache_fields: whatever else determines a reply, such as the model's name; part of the cache key.
         seed: of sampled replies.
     """
 
     system: str
     prompt: str
-    read: Callable[[Reply], Reading]
-    alone: bool = False
-    larger: bool = True
+    parse: Callable[[Reply], Reading]
+    pointwise: bool = False
+    larger_is_better: bool = True
     temperature: float = 0.0
     max_tokens: int = 512
     seed: int = 0
-    about: Mapping[str, Any] = field(default_factory=dict)
+    cache_fields: Mapping[str, Any] = field(default_factory=dict)
 
 
 def by_choices(choices: Mapping[str, Outcome]) -> Callable[[Reply], Reading]:
@@ -58,7 +58,7 @@ def by_pattern(pattern: str) -> Callable[[Reply], Reading]:
     return lambda reply: replies.by_score(reply.text, pattern, reply.finish)
 
 
-class Words:
+class PromptBuilder:
     """Builds the texts of a judge's requests.
 
     The template receives prompt and answers as values, so braces in them stay plain text. It runs in Jinja's sandbox.
@@ -67,17 +67,17 @@ class Words:
         AfzalError: the template does not parse, or fails.
     """
 
-    def __init__(self, asking: Asking) -> None:
+    def __init__(self, settings: PromptSettings) -> None:
         from jinja2 import StrictUndefined
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-        self.asking = asking
+        self.settings = settings
         environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
-        self._template = self._guarded(lambda: environment.from_string(asking.prompt))
+        self._template = self._guarded(lambda: environment.from_string(settings.prompt))
 
     def messages(self, **values: Turns) -> tuple[Mapping[str, Any], ...]:
         """The messages of one request, with the images and sounds of the values in their places."""
-        system = ({"role": "system", "content": self.asking.system},) if self.asking.system else ()
+        system = ({"role": "system", "content": self.settings.system},) if self.settings.system else ()
         return (*system, {"role": "user", "content": content(self._render, values)})
 
     def _render(self, **values: str) -> str:
@@ -86,7 +86,7 @@ class Words:
     def requests(self, game: Game) -> list[Request]:
         """The request for a game; two if each answer is scored alone."""
         prompt, first, second = game.turns
-        if self.asking.alone:
+        if self.settings.pointwise:
             answers = (second, first) if game.turned else (first, second)
             asked = [{"prompt": prompt, "answer": answer} for answer in answers]
         else:
@@ -95,12 +95,17 @@ class Words:
 
     def request(self, sample: int, **values: Turns) -> Request:
         """One request for the given sample number."""
-        sampling: dict[str, Any] = {"temperature": self.asking.temperature, "max_tokens": self.asking.max_tokens}
-        if self.asking.temperature > 0:
-            sampling["seed"] = self.asking.seed + sample
+        sampling: dict[str, Any] = {"temperature": self.settings.temperature, "max_tokens": self.settings.max_tokens}
+        if self.settings.temperature > 0:
+            sampling["seed"] = self.settings.seed + sample
         messages = self.messages(**values)
-        decisive = {**self.asking.about, "messages": keyed(messages), "sampling": sampling, "sample": sample}
-        return Request(messages, sampling, key_of(decisive))
+        key_fields = {
+            **self.settings.cache_fields,
+            "messages": cache_key_parts(messages),
+            "sampling": sampling,
+            "sample": sample,
+        }
+        return Request(messages, sampling, key_of(key_fields))
 
     def _guarded(self, work: Callable[[], Any]) -> Any:
         from jinja2 import TemplateError
@@ -115,25 +120,25 @@ class Words:
             ) from None
 
 
-def ruling(game: Game, asking: Asking, replied: Sequence[Reply]) -> Ruling:
+def ruling(game: Game, settings: PromptSettings, game_replies: Sequence[Reply]) -> Ruling:
     """The ruling that follows from a game's replies, in the numbering of its pair."""
-    tokens = sum(r.tokens_in for r in replied), sum(r.tokens_out for r in replied)
-    readings = [asking.read(reply) for reply in replied]
-    why, unread = next(((r.why, g.text) for r, g in zip(readings, replied, strict=True) if r.why), ("", ""))
+    tokens = sum(r.tokens_in for r in game_replies), sum(r.tokens_out for r in game_replies)
+    readings = [settings.parse(reply) for reply in game_replies]
+    why, unread = next(((r.why, g.text) for r, g in zip(readings, game_replies, strict=True) if r.why), ("", ""))
     if why:
         return Ruling("none", why=why, tokens=tokens, unread=unread)
-    if not asking.alone:
+    if not settings.pointwise:
         return Ruling(as_shown(game, readings[0].outcome)[0], tokens=tokens)
-    one, two = (r.score for r in readings)
-    assert one is not None
-    assert two is not None
-    gap = one - two if asking.larger else two - one
+    first, second = (r.score for r in readings)
+    assert first is not None
+    assert second is not None
+    gap = first - second if settings.larger_is_better else second - first
     return Ruling("first" if gap > 0 else "second" if gap < 0 else "tie", tokens=tokens)
 
 
 def scores(
     rows: Sequence[tuple[Turns, str]],
-    asking: Asking,
+    settings: PromptSettings,
     ask: Ask,
     cache: Cache,
     *,
@@ -147,16 +152,16 @@ def scores(
     It is the mean over the readable ones of ``samples`` replies to each question.
 
     Raises:
-        AfzalError: as for :func:`played`, or no reply to a question can be read; no default score takes its place.
+        AfzalError: as for :func:`play_games`, or no reply to a question can be read; no default score takes its place.
     """
-    words = Words(asking)
-    requests = [[words.request(k, prompt=p, answer=a) for k in range(samples)] for p, a in rows]
-    known = answered([r for of in requests for r in of], ask, cache, name=name, concurrency=concurrency)
+    builder = PromptBuilder(settings)
+    requests = [[builder.request(k, prompt=p, answer=a) for k in range(samples)] for p, a in rows]
+    answers = answered([r for sampled in requests for r in sampled], ask, cache, name=name, concurrency=concurrency)
     means = []
-    for (prompt, answer), of in zip(rows, requests, strict=True):
-        readings = [asking.read(known[r.key]) for r in of]
-        read = [r.score for r in readings if r.score is not None]
-        if not read:
+    for (prompt, answer), sampled in zip(rows, requests, strict=True):
+        readings = [settings.parse(answers[r.key]) for r in sampled]
+        readable = [r.score for r in readings if r.score is not None]
+        if not readable:
             raise AfzalError(
                 f"{name} gives no score for an answer",
                 where=f"prompt {full_text(prompt)[:80]!r}, answer {answer[:80]!r}",
@@ -164,13 +169,13 @@ def scores(
                 remedy="a prompt that asks for the score on the last line, more max_tokens, or samples: 3 with a "
                 "temperature (readable replies count)",
             )
-        means.append(sum(read) / len(read) * (1 if asking.larger else -1))
+        means.append(sum(readable) / len(readable) * (1 if settings.larger_is_better else -1))
     return means
 
 
-def played(
+def play_games(
     games: Sequence[Game],
-    asking: Asking,
+    settings: PromptSettings,
     ask: Ask,
     cache: Cache,
     *,
@@ -187,9 +192,11 @@ def played(
     Raises:
         AfzalError: a request failed for good. Earlier replies are in the cache.
     """
-    words = Words(asking)
-    requests = [words.requests(game) for game in games]
-    known = answered(
+    builder = PromptBuilder(settings)
+    requests = [builder.requests(game) for game in games]
+    answers = answered(
         [r for asked in requests for r in asked], ask, cache, name=name, concurrency=concurrency, heard=heard
     )
-    return [ruling(game, asking, [known[r.key] for r in asked]) for game, asked in zip(games, requests, strict=True)]
+    return [
+        ruling(game, settings, [answers[r.key] for r in asked]) for game, asked in zip(games, requests, strict=True)
+    ]

@@ -65,7 +65,7 @@ def from_file(path: str, judge: str, items: Sequence[Item], pairs: Sequence[Pair
     for where, row in _rows(path):
         name = next((str(row[key]) for key in _IDS if key in row), "")
         if name in place:
-            for game, ruling in _of_row(row, judge, place[name], where):
+            for game, ruling in _parse_any_row(row, judge, place[name], where):
                 heard.setdefault(game.pair, []).append((game, ruling))
     if not heard:
         raise AfzalError(
@@ -85,9 +85,9 @@ def _rows(path: str) -> list[tuple[str, Mapping[str, Any]]]:
     return rows  # pyright: ignore[reportReturnType]
 
 
-def _of_row(row: Mapping[str, Any], judge: str, pairs: Sequence[Pair], where: str) -> list[tuple[Game, Ruling]]:
+def _parse_any_row(row: Mapping[str, Any], judge: str, pairs: Sequence[Pair], where: str) -> list[tuple[Game, Ruling]]:
     if row.keys() >= OWN:
-        return [_own(row, pairs, where)] if row["judge"] == judge else []
+        return [_parse_afzal_row(row, pairs, where)] if row["judge"] == judge else []
     by_judge = row["judges"] if isinstance(row.get("judges"), Mapping) else row
     if judge not in by_judge:
         return []
@@ -99,7 +99,7 @@ def _of_row(row: Mapping[str, Any], judge: str, pairs: Sequence[Pair], where: st
     return [(Game(pairs[0], bool(k)), _ruling(word, where)) for k, word in enumerate(both)]
 
 
-def of_row(row: Mapping[str, Any], responses: int, where: str) -> tuple[Game, Ruling]:
+def parse_row(row: Mapping[str, Any], responses: int, where: str) -> tuple[Game, Ruling]:
     """The game (without texts) and the ruling of a line of ``verdicts.jsonl`` on an item with so many responses.
 
     Raises:
@@ -109,10 +109,10 @@ def of_row(row: Mapping[str, Any], responses: int, where: str) -> tuple[Game, Ru
     if not isinstance(pair, list) or not all(isinstance(k, int) for k in pair):
         raise AfzalError(f"the pair of answers {pair!r} is not a pair of numbers", where=where)
     numbers = [Pair(0, i, j, "", ("", "")) for i, j in (pair,) if 0 <= i < j < responses] if len(pair) == 2 else []
-    return _own(row, numbers, where)
+    return _parse_afzal_row(row, numbers, where)
 
 
-def _own(row: Mapping[str, Any], pairs: Sequence[Pair], where: str) -> tuple[Game, Ruling]:
+def _parse_afzal_row(row: Mapping[str, Any], pairs: Sequence[Pair], where: str) -> tuple[Game, Ruling]:
     pair = next((p for p in pairs if [p.first, p.second] == row["pair"]), None)
     if pair is None:
         raise AfzalError(f"the item has no pair of answers {row['pair']}", where=where)

@@ -27,7 +27,7 @@ _POINTS = {1: 1.0, 2: 0.0, 0: 0.5}
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class JudgeContext:
     """What is known about the pairs and the judge besides its rulings.
 
     Attributes:
@@ -68,13 +68,13 @@ def summary(
     pairs: Sequence[Pair],
     games: Sequence[Game],
     rulings: Sequence[Ruling],
-    known: Known | None = None,
+    known: JudgeContext | None = None,
     *,
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
     """All figures of a judge that the data can give."""
-    known, resampling = known or Known(), {"resamples": resamples, "seed": seed}
+    known, resampling = known or JudgeContext(), {"resamples": resamples, "seed": seed}
     table, together = codes(pairs, games, rulings)
     prompts = [prompt_key(items[pair.item]) for pair in pairs]
     gap = np.array([len(p.answers[0]) - len(p.answers[1]) for p in pairs])
@@ -99,13 +99,13 @@ def summary(
     if (sides := two_models(items, pairs)) is not None:
         figures["models"] = _models(sides, together, gap, prompts, human, **resampling)
     if people is not None:
-        figures["people"] = validation.beside_people(together, people, **resampling)
-    if human is not None and (p := _stated(pairs, games, rulings)) is not None:
-        figures["calibration"] = validation.calibrated(p, human, prompts)
+        figures["people"] = validation.compare_with_people(together, people, **resampling)
+    if human is not None and (p := _mean_probability(pairs, games, rulings)) is not None:
+        figures["calibration"] = validation.calibration_figures(p, human, prompts)
     if known.own is not None:
         others = dict(known.others) if human is None else {"people": human, **known.others}
-        own = _sides_of(known.own, items, pairs)
-        figures["own_answers"] = validation.own_answers(own, points_of(together), others, prompts, **resampling)
+        own = _source_sides(known.own, items, pairs)
+        figures["own_answers"] = validation.self_preference(own, points_of(together), others, prompts, **resampling)
     if by_category := _by_category(items, pairs, prompts, together, table, sides, people):
         figures["by_category"] = by_category
     return figures
@@ -119,7 +119,7 @@ def _cost(rulings: Sequence[Ruling], prices: tuple[float | None, float | None]) 
     return {"tokens_in": tokens[0], "tokens_out": tokens[1], **cost}
 
 
-def _stated(pairs: Sequence[Pair], games: Sequence[Game], rulings: Sequence[Ruling]) -> np.ndarray | None:
+def _mean_probability(pairs: Sequence[Pair], games: Sequence[Game], rulings: Sequence[Ruling]) -> np.ndarray | None:
     """``[N]`` the mean probability that a judge states for the first answer; None if it states none."""
     place = {pair: k for k, pair in enumerate(pairs)}
     stated = [(place[g.pair], r.p_first) for g, r in zip(games, rulings, strict=True) if r.p_first is not None]
@@ -130,7 +130,7 @@ def _stated(pairs: Sequence[Pair], games: Sequence[Game], rulings: Sequence[Ruli
         return np.bincount(at, p, len(pairs)) / np.bincount(at, minlength=len(pairs))
 
 
-def _sides_of(source: str, items: Sequence[Item], pairs: Sequence[Pair]) -> np.ndarray:
+def _source_sides(source: str, items: Sequence[Item], pairs: Sequence[Pair]) -> np.ndarray:
     """``[N]`` 1 if only the first answer is from that source, -1 if only the second is, else 0."""
     sources = [[r.source for r in item.responses] for item in items]
     return np.array([int(sources[p.item][p.first] == source) - int(sources[p.item][p.second] == source) for p in pairs])
@@ -230,7 +230,7 @@ def _models(
         control = judging.length_controlled(points[spoke], longer_by, judged_prompts, **drawn)
         figures |= {"lengths_decide": True} if control is None else {"length_controlled": _at_equal_lengths(control)}
     if human is not None:
-        corrected = validation.corrected(points, np.where(side > 0, human, 1 - human), prompts)
+        corrected = validation.prediction_powered_win_rate(points, np.where(side > 0, human, 1 - human), prompts)
         figures |= {} if corrected is None else {"with_people": corrected}
     return figures
 

@@ -25,7 +25,7 @@ _CLASS_OF = {1: FIRST, 2: SECOND, 0: TIE}
 _POINTS = np.array([1.0, 0.0, 0.5])
 
 
-def beside_people(together: np.ndarray, people: Labels, *, resamples: int, seed: int) -> dict[str, Any]:
+def compare_with_people(together: np.ndarray, people: Labels, *, resamples: int, seed: int) -> dict[str, Any]:
     """A judge's ``[N]`` agreement with people. A missing verdict counts as disagreement, but ``verdicts_only`` and
     ``without_ties`` leave it out."""
     judged, equal = _classes(together), equal_labels(together, people)
@@ -42,7 +42,7 @@ def beside_people(together: np.ndarray, people: Labels, *, resamples: int, seed:
     }
     if (voted.sum(1) >= 2).any():
         figures["with_the_majority"] = _with_majority(judged, labels, people.prompts)
-        figures |= _with_the_rest(judged, labels, people.prompts, **resampling)
+        figures |= _against_ceiling(judged, labels, people.prompts, **resampling)
     if labels.shape[1] >= 3 and (voted.sum(1) >= 3).any():
         tests = {str(epsilon): _alt_test(judged, labels, epsilon) for epsilon in EPSILONS}
         figures["alt_test"] = {epsilon: test for epsilon, test in tests.items() if test is not None}
@@ -108,7 +108,7 @@ def _by_class(judged: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     return dict(zip(("precision", "recall", "f1"), np.mean(shares, 0).tolist(), strict=True))
 
 
-def _with_the_rest(
+def _against_ceiling(
     judged: np.ndarray, labels: np.ndarray, prompts: Sequence[Hashable], **resampling: int
 ) -> dict[str, Any]:
     """Agreement of the judge and of each person with the mode of the other people: the same references for both."""
@@ -147,7 +147,9 @@ def points_of_people(people: Labels) -> np.ndarray:
         return np.where(ordered, _POINTS[np.maximum(labels, 0)], 0.0).sum(1) / ordered.sum(1)
 
 
-def corrected(points: np.ndarray, human: np.ndarray, prompts: Sequence[Hashable]) -> dict[str, Any] | None:
+def prediction_powered_win_rate(
+    points: np.ndarray, human: np.ndarray, prompts: Sequence[Hashable]
+) -> dict[str, Any] | None:
     """The prediction-powered win rate over prompts; None for fewer than three labelled prompts.
 
     Pairs of one prompt are averaged first, since only prompts are independent.
@@ -176,7 +178,7 @@ def _by_prompt(values: np.ndarray, place: np.ndarray) -> np.ndarray:
     return np.bincount(place, values)[rows > 0] / rows[rows > 0]
 
 
-def calibrated(p_first: np.ndarray, human: np.ndarray, prompts: Sequence[Hashable]) -> dict[str, Any] | None:
+def calibration_figures(p_first: np.ndarray, human: np.ndarray, prompts: Sequence[Hashable]) -> dict[str, Any] | None:
     """Calibration of a judge's stated probabilities ``[N]`` against people's labels; None without any."""
     use = np.isfinite(p_first) & np.isfinite(human)
     if not use.any():
@@ -186,7 +188,7 @@ def calibrated(p_first: np.ndarray, human: np.ndarray, prompts: Sequence[Hashabl
     return {key: finite(value) for key, value in asdict(known).items()}
 
 
-def own_answers(
+def self_preference(
     own: np.ndarray,
     points: np.ndarray,
     others: Mapping[str, np.ndarray],

@@ -16,14 +16,14 @@ from afzal.judge import formats
 from afzal.judge.games import category_of
 from afzal.judge.labelled import pair_name, read_labelled, truths_of
 from afzal.judge.outputs import ROWS
-from afzal.judge.recorded import OWN, of_row
+from afzal.judge.recorded import OWN, parse_row
 from afzal.judge.verdicts import Outcome, Verdict, Verdicts
 from afzal.records import Item, prompt_key
 
 FORMAT = "verdicts of afzal judge"
 
 
-def is_own(source: str) -> bool:
+def is_afzal_file(source: str) -> bool:
     """Whether a file is ``verdicts.jsonl`` of ``afzal judge``, by its first row.
 
     Raises:
@@ -35,7 +35,7 @@ def is_own(source: str) -> bool:
     return first is not None and isinstance(first.value, dict) and first.value.keys() >= OWN
 
 
-def read_own(source: str) -> Verdicts:
+def read_afzal_file(source: str) -> Verdicts:
     """Every game of ``verdicts.jsonl``, including those without a verdict, on the rows in the same folder.
 
     Responses without a ``source`` have no model name; the truth of a pair is as in :func:`.read_labelled`.
@@ -68,7 +68,7 @@ def read_own(source: str) -> Verdicts:
 
 
 def _verdict(item: Item, row: dict[str, Any], where: str) -> Verdict:
-    game, ruling = of_row(row, len(item.responses), where)
+    game, ruling = parse_row(row, len(item.responses), where)
     ends = game.pair.first, game.pair.second
     first, second = (item.responses[k] for k in ends)
     lengths = len(answer_text(first.turns)), len(answer_text(second.turns))
@@ -86,15 +86,15 @@ def _verdict(item: Item, row: dict[str, Any], where: str) -> Verdict:
     )
 
 
-def on_models(sources: Sequence[str]) -> Verdicts:
+def read_model_verdicts(sources: Sequence[str]) -> Verdicts:
     """Verdicts on models, from files of one format.
 
     Raises:
-        AfzalError: as for :func:`afzal.judge.formats.read` and :func:`read_own`, or the answers name no models.
+        AfzalError: as for :func:`afzal.judge.formats.read` and :func:`read_afzal_file`, or the answers name no models.
     """
-    if not _all_own(sources):
+    if not _all_afzal_files(sources):
         return formats.read(sources)
-    together = _together([read_own(source) for source in sources])
+    together = _merged([read_afzal_file(source) for source in sources])
     verdicts = [v for v in together.verdicts if v.first and v.second and v.first != v.second]
     if not verdicts:
         raise AfzalError(
@@ -107,17 +107,17 @@ def on_models(sources: Sequence[str]) -> Verdicts:
     return replace(together, verdicts=verdicts, gold={}, notes=notes)
 
 
-def on_truth(sources: Sequence[str]) -> Verdicts:
+def read_gold_verdicts(sources: Sequence[str]) -> Verdicts:
     """Verdicts on items of known truth.
 
     Raises:
         AfzalError: a file cannot be read, or no item has both a truth and a verdict.
     """
-    if any(map(formats.knows, sources)):
+    if any(map(formats.has_known_format, sources)):
         return formats.read(sources)
-    if not _all_own(sources):
+    if not _all_afzal_files(sources):
         return read_labelled(sources)
-    together = _together([read_own(source) for source in sources])
+    together = _merged([read_afzal_file(source) for source in sources])
     verdicts = [v for v in together.verdicts if v.item in together.gold]
     if not verdicts:
         raise AfzalError(
@@ -128,8 +128,8 @@ def on_truth(sources: Sequence[str]) -> Verdicts:
     return replace(together, verdicts=verdicts)
 
 
-def _all_own(sources: Sequence[str]) -> bool:
-    ours = [is_own(source) for source in sources]
+def _all_afzal_files(sources: Sequence[str]) -> bool:
+    ours = [is_afzal_file(source) for source in sources]
     if any(ours) and not all(ours):
         raise AfzalError(
             f"the files are of different formats: {FORMAT} and another", remedy="pass them one at a time, or rows.jsonl"
@@ -137,7 +137,7 @@ def _all_own(sources: Sequence[str]) -> bool:
     return all(ours)
 
 
-def _together(parts: Sequence[Verdicts]) -> Verdicts:
+def _merged(parts: Sequence[Verdicts]) -> Verdicts:
     gold: dict[str, Outcome] = {}
     for part in parts:
         gold |= part.gold

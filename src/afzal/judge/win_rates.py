@@ -35,7 +35,7 @@ class Column:
     people: Mapping[str, Any] | None
 
 
-def of_people(
+def people_figures(
     items: Sequence[Item], pairs: Sequence[Pair], labels: Labels | None, *, resamples: int = 1000
 ) -> dict[str, Any] | None:
     """Figures of people alone on two models: labels, the first model's win rate over the pairs that they ordered, and
@@ -48,7 +48,7 @@ def of_people(
     rate = share_of(won, np.isfinite(won), [prompt_key(items[p.item]) for p in pairs])
     if rate is None:
         return None
-    agreed = annotators.agreement_of(labels, resamples=resamples)
+    agreed = annotators.overall_agreement(labels, resamples=resamples)
     return {
         "people": int((labels.table >= 0).any(0).sum()),
         "labels": int((labels.table >= 0).sum()),

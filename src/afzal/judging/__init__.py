@@ -1,7 +1,7 @@
 """Opening judges by name or file, and asking them about pairs of answers."""
 
-from .judges import named
+from .judges import resolve_judge
 from .rewards import reward_or_judge, scoring_judge
-from .run import judge_items, judged, read_items
+from .run import judge_items, read_items, run_judges
 
-__all__ = ["judge_items", "judged", "named", "read_items", "reward_or_judge", "scoring_judge"]
+__all__ = ["judge_items", "read_items", "resolve_judge", "reward_or_judge", "run_judges", "scoring_judge"]

@@ -11,9 +11,9 @@ from afzal.config.debating import ARGUE_PROMPT, ASSIST_PROMPT, DebaterConfig
 from afzal.config.judging import JudgeConfig, prompt_after
 from afzal.errors import AfzalError
 from afzal.hashes import content_hash
-from afzal.judge.debate import Position, Protocol, Speak, heard
+from afzal.judge.debate import Position, Protocol, Speak, play_debates
 from afzal.judge.games import Game, Judge, Ruling, as_shown
-from afzal.judge.prompting import Asking, Words
+from afzal.judge.prompting import PromptBuilder, PromptSettings
 from afzal.judge.verdicts import from_probability
 from afzal.model.load import pick_device
 from afzal.records import Item
@@ -33,7 +33,7 @@ _DECIDES = "function(prompt, first, second, transcript) returns the probability 
 _ARGUES = "function(prompt, own, other, side, transcript) returns a text"
 
 
-def argued(
+def run_debates(
     settings: JudgeConfig,
     protocol: Protocol,
     items: Sequence[Item],
@@ -60,17 +60,17 @@ def argued(
         shown = list(games)
         if protocol != "alone":
             prompt = ASSIST_PROMPT if protocol == "assisted" else ARGUE_PROMPT
-            speak = debater(speaker, prompt, items, replies, name)
+            speak = open_debater(speaker, prompt, items, replies, name)
             speak = _swapped(speak) if speaker.swapped else speak
-            shown = heard(games, protocol, speak, rounds=settings.rounds, seed=settings.seed)
+            shown = play_debates(games, protocol, speak, rounds=settings.rounds, seed=settings.seed)
         prompt = settings.judge.prompt if protocol == "alone" else prompt_after(settings)
         inside = settings.judge.model_copy(update={"prompt": prompt})
         if inside.kind == "function":
-            return shown, _by_function(inside.function or "")(shown)
+            return shown, _function_judge(inside.function or "")(shown)
         return shown, decider(inside, replies)(shown)
 
 
-def _by_function(spec: str) -> Judge:
+def _function_judge(spec: str) -> Judge:
     decide = own_function(spec, "judge.function", _DECIDES)
 
     def judge(games: Sequence[Game]) -> list[Ruling]:
@@ -97,7 +97,7 @@ def _swapped(speak: Speak) -> Speak:
     return lambda positions: speak([replace(p, own=p.other, other=p.own) for p in positions])
 
 
-def debater(settings: DebaterConfig, prompt: str, items: Sequence[Item], cache: Cache, name: str) -> Speak:
+def open_debater(settings: DebaterConfig, prompt: str, items: Sequence[Item], cache: Cache, name: str) -> Speak:
     """The debaters. Each text is requested once and then read from the cache; a reward model's scores are recomputed.
 
     Args:
@@ -108,32 +108,32 @@ def debater(settings: DebaterConfig, prompt: str, items: Sequence[Item], cache: 
         AfzalError: the model, the server's key or the function cannot be found.
     """
     if settings.kind == "function":
-        return _function(settings.function or "", cache, name)
+        return _function_debater(settings.function or "", cache, name)
     if settings.kind == "reward":
-        return _scores(settings.model or "", items)
+        return _reward_debater(settings.model or "", items)
     about: dict[str, Any] = {"kind": settings.kind, "model": settings.model, "url": settings.url, "argues": True}
     if settings.kind == "model":
         about["sha256"] = content_hash(settings.model or "")
-    asking = Asking(settings.system, settings.prompt or prompt, _unread)
-    words = Words(asking)
+    prompt_settings = PromptSettings(settings.system, settings.prompt or prompt, _unread)
+    builder = PromptBuilder(prompt_settings)
     sampling: dict[str, Any] = {"temperature": settings.temperature, "max_tokens": settings.max_tokens}
     sampling |= {"seed": settings.seed} if settings.temperature > 0 else {}
-    ask = _local(settings) if settings.kind == "model" else opened(settings, "debater").ask
+    ask = _local_model(settings) if settings.kind == "model" else opened(settings, "debater").ask
 
     def speak(positions: Sequence[Position]) -> list[str]:
         requests = []
         for position in positions:
-            messages = words.messages(**position.values())
+            messages = builder.messages(**position.values())
             key = key_of({**about, "messages": list(messages), "sampling": sampling})
             requests.append(Request(messages, sampling, key))
         at_once = settings.concurrency if settings.kind == "http" else 1
         known = answered(requests, ask, cache, name=f"{name}: arguments", concurrency=at_once)
-        return [_whole(known[request.key]) for request in requests]
+        return [_reply_text(known[request.key]) for request in requests]
 
     return speak
 
 
-def _whole(reply: Reply) -> str:
+def _reply_text(reply: Reply) -> str:
     return reply.text.strip() + (" [cut]" if reply.finish == "length" else "")
 
 
@@ -141,7 +141,7 @@ def _unread(reply: Reply) -> Reading:
     raise NotImplementedError("an argument holds no verdict")
 
 
-def _function(spec: str, cache: Cache, name: str) -> Speak:
+def _function_debater(spec: str, cache: Cache, name: str) -> Speak:
     argue, code = own_function(spec, "function", _ARGUES), content_hash(spec)
 
     def one(position: Position) -> str:
@@ -162,7 +162,7 @@ def _function(spec: str, cache: Cache, name: str) -> Speak:
     return lambda positions: [one(position) for position in positions]
 
 
-def _scores(folder: str, items: Sequence[Item]) -> Speak:
+def _reward_debater(folder: str, items: Sequence[Item]) -> Speak:
     """A reward model that states the scores of both answers and their difference."""
     rewards = reward_source(folder, device=pick_device("auto"))
 
@@ -179,7 +179,7 @@ def _stated(first: float, second: float) -> str:
     return f"Score of answer A: {first:.3f}\nScore of answer B: {second:.3f}\nA less B: {first - second:.3f}"
 
 
-def _local(settings: DebaterConfig) -> Ask:
+def _local_model(settings: DebaterConfig) -> Ask:
     """A local model that writes one text at a time."""
     from afzal.generate import Sampling, sample
     from afzal.model.load import load_model, load_tokenizer

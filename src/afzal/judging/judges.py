@@ -35,7 +35,7 @@ BETA = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class ResolvedJudge:
     """A requested judge: its name, settings, and a fingerprint of everything that determines its verdicts.
 
     ``votes`` is a file of people's votes, for people as a judge; ``verdicts`` is a file with the verdicts of a judge of
@@ -50,7 +50,7 @@ class Named:
     protocol: Protocol | None = None
 
 
-def named(spec: str) -> Named:
+def resolve_judge(spec: str) -> ResolvedJudge:
     """The judge that ``--judge`` names: a YAML file, ``rule:longest``, ``people:FILE``, ``verdicts:FILE:NAME``,
     ``file.py:function``, or a model folder.
 
@@ -58,26 +58,26 @@ def named(spec: str) -> Named:
         AfzalError: there is no such judge, or the file does not define one.
     """
     if spec.startswith("rule:"):
-        return _named(spec, _built([("kind", "rule"), ("rule", spec.removeprefix("rule:"))], spec))
+        return _resolved(spec, _judge_config([("kind", "rule"), ("rule", spec.removeprefix("rule:"))], spec))
     if spec.startswith("people:"):
         path = spec.removeprefix("people:")
-        return Named(f"people ({Path(path).stem})", None, content_hash(path), votes=path)
+        return ResolvedJudge(f"people ({Path(path).stem})", None, content_hash(path), votes=path)
     if spec.startswith("verdicts:"):
-        return _of_verdicts(spec.removeprefix("verdicts:"))
+        return _recorded_judge(spec.removeprefix("verdicts:"))
     if spec.startswith("policy:"):
         path = spec.removeprefix("policy:")
-        return _named(Path(path).name, _built([("kind", "policy"), ("model", path)], spec))
+        return _resolved(Path(path).name, _judge_config([("kind", "policy"), ("model", path)], spec))
     if names_function(spec):
-        return _named(spec.rpartition(":")[2], _built([("kind", "function"), ("function", spec)], spec))
+        return _resolved(spec.rpartition(":")[2], _judge_config([("kind", "function"), ("function", spec)], spec))
     path = Path(spec)
     if path.suffix in (".yaml", ".yml"):
         settings = config.build(JudgeConfig, config.read_file(path))
-        return _named(settings.name or path.stem, settings)
+        return _resolved(settings.name or path.stem, settings)
     if path.is_dir():
         from afzal.folders.kinds import is_reward_model
 
         kind = "reward" if is_reward_model(path) else "model"
-        return _named(path.name, _built([("kind", kind), ("model", spec)], spec))
+        return _resolved(path.name, _judge_config([("kind", kind), ("model", spec)], spec))
     raise AfzalError(
         f"there is no judge {spec!r}",
         where="--judge",
@@ -85,7 +85,7 @@ def named(spec: str) -> Named:
     )
 
 
-def _of_verdicts(spec: str) -> Named:
+def _recorded_judge(spec: str) -> ResolvedJudge:
     path, _, name = (spec, "", "") if Path(spec).exists() else spec.rpartition(":")
     known = recorded.judges_in(path or spec)
     if name not in known and (name or len(known) > 1):
@@ -95,7 +95,7 @@ def _of_verdicts(spec: str) -> Named:
             remedy=f"verdicts:{path}:NAME with one of " + ", ".join(known[:30]),
         )
     name = name or known[0]
-    return Named(name, None, hashlib.sha256(f"{content_hash(path)} {name}".encode()).hexdigest(), verdicts=path)
+    return ResolvedJudge(name, None, hashlib.sha256(f"{content_hash(path)} {name}".encode()).hexdigest(), verdicts=path)
 
 
 def _with_reference(settings: JudgeConfig) -> JudgeConfig:
@@ -122,11 +122,11 @@ def _with_reference(settings: JudgeConfig) -> JudgeConfig:
     return settings.model_copy(update={"reference": str(reference), "beta": beta})
 
 
-def _built(values: Sequence[tuple[str, str]], spec: str) -> JudgeConfig:
+def _judge_config(values: Sequence[tuple[str, str]], spec: str) -> JudgeConfig:
     return config.build(JudgeConfig, [config.Setting(key, value, f"--judge {spec}") for key, value in values])
 
 
-def _named(name: str, settings: JudgeConfig) -> Named:
+def _resolved(name: str, settings: JudgeConfig) -> ResolvedJudge:
     settings = _with_reference(settings) if settings.kind == "policy" else settings
     argues = settings.kind in CONTROLS
     unused = set() if argues else {"judge", "debater", "assistant", "rounds"}
@@ -141,10 +141,10 @@ def _named(name: str, settings: JudgeConfig) -> Named:
         protocol = "alone"
     elif settings.kind == "debate" or settings.kind == "assisted":
         protocol = settings.kind
-    return Named(name, settings, digest, protocol=protocol)
+    return ResolvedJudge(name, settings, digest, protocol=protocol)
 
 
-def controls(n: Named) -> list[Named]:
+def control_judges(n: ResolvedJudge) -> list[ResolvedJudge]:
     """The controls of a judge that hears arguments: the same judge alone, and with one consultant."""
     if n.settings is None or n.protocol in (None, "alone"):
         return []
@@ -155,7 +155,7 @@ def controls(n: Named) -> list[Named]:
     return made
 
 
-def about(n: Named) -> dict[str, str]:
+def card_facts(n: ResolvedJudge) -> dict[str, str]:
     """Facts about a judge for its card: kind, model, fingerprint, and ``prompt``."""
     kind = n.settings.kind if n.settings is not None else "people" if n.votes else "verdicts of a file"
     facts = {"kind": kind, "prompt": ""}
@@ -165,25 +165,25 @@ def about(n: Named) -> dict[str, str]:
     if n.settings is not None and n.protocol is not None and n.settings.judge is not None:
         who = n.settings.debater or n.settings.assistant
         assert who is not None
-        facts |= {"decides": _who(n.settings.judge), "argues": _who(who), "rounds": str(n.settings.rounds)}
+        facts |= {"decides": _describe(n.settings.judge), "argues": _describe(who), "rounds": str(n.settings.rounds)}
         facts["prompt"] = prompt_of(n.settings.judge) if n.protocol == "alone" else prompt_after(n.settings)
     if n.settings is not None and n.settings.kind == "policy":
         facts |= {"reference": str(n.settings.reference), "beta": f"{n.settings.beta:g}"}
     return facts | {"fingerprint": n.fingerprint[:16]}
 
 
-def _who(settings: JudgeConfig | DebaterConfig) -> str:
+def _describe(settings: JudgeConfig | DebaterConfig) -> str:
     named = settings.function or settings.model
     swapped = " with the answers exchanged" if getattr(settings, "swapped", False) else ""
     return f"{settings.kind} {named}{swapped}" if named else settings.kind
 
 
-def prices(n: Named) -> tuple[float | None, float | None]:
+def prices(n: ResolvedJudge) -> tuple[float | None, float | None]:
     """A judge's prices per million tokens of requests and of replies."""
     return (None, None) if n.settings is None else (n.settings.price_in, n.settings.price_out)
 
 
-def own_source(n: Named, items: Sequence[Item]) -> str | None:
+def own_source(n: ResolvedJudge, items: Sequence[Item]) -> str | None:
     """The source of answers that is the judge's own model; None if there is none."""
     if n.settings is None:
         return None
@@ -193,8 +193,8 @@ def own_source(n: Named, items: Sequence[Item]) -> str | None:
     return next((name for name in names if name and name in sources), None)
 
 
-def played(
-    n: Named, items: Sequence[Item], pairs: Sequence[Pair], cache: Path, say: Callable[[str], None]
+def play_games(
+    n: ResolvedJudge, items: Sequence[Item], pairs: Sequence[Pair], cache: Path, say: Callable[[str], None]
 ) -> tuple[Sequence[Game], Sequence[Ruling]]:
     """The games of a judge on the pairs, and its rulings.
 
@@ -214,21 +214,21 @@ def played(
         for note in people.pooled(voted):
             say(note)
         return games, people.by_people(voted, pairs)(games)
-    _refuse_unseen(n.name, settings, pairs)
+    _refuse_media(n.name, settings, pairs)
     if settings.kind in ("rule", "function", "reward", "policy"):
         games = games_of(pairs, "first")
-        return games, _scorer(settings, items)(games)
+        return games, _pointwise_judge(settings, items)(games)
     games = games_of(pairs, settings.orders, samples=settings.samples, seed=settings.seed)
     if n.protocol is not None:
-        decider = lambda inside, replies: decides(inside, replies, n.name, say)  # noqa: E731
-        return debates.argued(settings, n.protocol, items, games, cache, decider, n.name)
+        decider = lambda inside, replies: language_model_judge(inside, replies, n.name, say)  # noqa: E731
+        return debates.run_debates(settings, n.protocol, items, games, cache, decider, n.name)
     if settings.kind == "model":
         return games, _local(settings)(games)
     with Cache(cache) as replies:
-        return games, decides(settings, replies, n.name, say)(games)
+        return games, language_model_judge(settings, replies, n.name, say)(games)
 
 
-def _refuse_unseen(name: str, settings: JudgeConfig, pairs: Sequence[Pair]) -> None:
+def _refuse_media(name: str, settings: JudgeConfig, pairs: Sequence[Pair]) -> None:
     """Refuse a text-only judge for pairs with images or sounds.
 
     Raises:
@@ -246,7 +246,7 @@ def _refuse_unseen(name: str, settings: JudgeConfig, pairs: Sequence[Pair]) -> N
     )
 
 
-def decides(settings: JudgeConfig, replies: Cache, name: str, say: Callable[[str], None]) -> Judge:
+def language_model_judge(settings: JudgeConfig, replies: Cache, name: str, say: Callable[[str], None]) -> Judge:
     """A language model as a judge, local or on a server."""
     if settings.kind == "model":
         return _local(settings)
@@ -255,12 +255,12 @@ def decides(settings: JudgeConfig, replies: Cache, name: str, say: Callable[[str
     def judge(games: Sequence[Game]) -> Sequence[Ruling]:
         heard = counter(len(games) * (2 if settings.verdict.score else 1), say)
         about = {"name": name, "concurrency": settings.concurrency, "heard": heard}
-        return prompting.played(games, _asking(settings), ask, replies, **about)
+        return prompting.play_games(games, _prompt_settings(settings), ask, replies, **about)
 
     return judge
 
 
-def _asking(settings: JudgeConfig) -> prompting.Asking:
+def _prompt_settings(settings: JudgeConfig) -> prompting.PromptSettings:
     """How a judge is asked, according to its settings."""
     verdict = settings.verdict
     if verdict.choices is not None:
@@ -270,16 +270,16 @@ def _asking(settings: JudgeConfig) -> prompting.Asking:
     else:
         assert verdict.score is not None
         read = prompting.by_pattern(verdict.score.pattern)
-    return prompting.Asking(
+    return prompting.PromptSettings(
         system=settings.system,
         prompt=prompt_of(settings),
-        read=read,
-        alone=verdict.score is not None,
-        larger=verdict.score is None or verdict.score.order == "larger",
+        parse=read,
+        pointwise=verdict.score is not None,
+        larger_is_better=verdict.score is None or verdict.score.order == "larger",
         temperature=settings.temperature,
         max_tokens=settings.max_tokens,
         seed=settings.seed,
-        about={"kind": settings.kind, "model": settings.model, "url": settings.url},
+        cache_fields={"kind": settings.kind, "model": settings.model, "url": settings.url},
     )
 
 
@@ -294,7 +294,7 @@ def _ask(settings: JudgeConfig) -> Ask:
     return lambda messages, sampling: server.ask(for_server(messages), sampling)
 
 
-def asked_rewards(settings: JudgeConfig, name: str, cache: Path) -> Rewarder:
+def server_rewards(settings: JudgeConfig, name: str, cache: Path) -> Rewarder:
     """Rewards from a server's model that scores each answer alone; larger is better.
 
     Args:
@@ -315,7 +315,7 @@ def asked_rewards(settings: JudgeConfig, name: str, cache: Path) -> Rewarder:
     ) -> list[float]:
         rows = list(zip(prompts, answers, strict=True))
         with Cache(cache) as replies:
-            return prompting.scores(rows, _asking(settings), ask, replies, **how)
+            return prompting.scores(rows, _prompt_settings(settings), ask, replies, **how)
 
     return rewards
 
@@ -326,11 +326,11 @@ def functions_of(specs: Sequence[str]) -> list[tuple[str, ColumnRequest]]:
     Raises:
         AfzalError: one of the judges cannot be opened.
     """
-    functions = [s.function for spec in specs if (s := named(spec).settings) and s.kind == "function" and s.function]
+    functions = [s.function for spec in specs if (s := resolve_judge(spec).settings) and s.kind == "function" and s.function]
     return [(name, column_request(own_function(name, "function", CONTRACT))) for name in functions]
 
 
-def _scorer(settings: JudgeConfig, items: Sequence[Item]) -> Judge:
+def _pointwise_judge(settings: JudgeConfig, items: Sequence[Item]) -> Judge:
     if settings.kind == "function":
         own_function(settings.function or "", "function", CONTRACT)
     rewards = rewarder_of(settings, device=pick_device("auto"))
@@ -353,7 +353,7 @@ def rewarder_of(
     """Rewards from a judge that scores each answer alone: a rule, a function, a reward model or a policy.
 
     Args:
-        settings: the judge's, as completed by :func:`named`.
+        settings: the judge's, as completed by :func:`resolve_judge`.
         eos_token: as for :func:`afzal.rewards.source.reward_source`; only reward models read it.
 
     Raises:
@@ -396,4 +396,4 @@ def _local(settings: JudgeConfig) -> Judge:
     speaker = speaker_of(model, load_processor(settings.model) or load_tokenizer(settings.model))
     layout = Layout(choose_sharing(model, speaker.room(1024))[0], 8192, device)
     assert settings.verdict.choices is not None
-    return by_log_probs(_asking(settings), settings.verdict.choices, model, speaker, layout)
+    return by_log_probs(_prompt_settings(settings), settings.verdict.choices, model, speaker, layout)

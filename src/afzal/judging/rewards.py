@@ -8,7 +8,7 @@ import torch
 
 from afzal.config.judging import JudgeConfig
 from afzal.errors import AfzalError
-from afzal.judging.judges import asked_rewards, named, rewarder_of
+from afzal.judging.judges import resolve_judge, rewarder_of, server_rewards
 from afzal.objectives import names_function
 from afzal.rewards.source import LoadModel, Rewarder, reward_source
 
@@ -25,7 +25,7 @@ def scoring_judge(spec: str) -> JudgeConfig:
     Raises:
         AfzalError: it is not a judge, or it only compares answers.
     """
-    settings = named(spec).settings
+    settings = resolve_judge(spec).settings
     assert settings is not None
     alone = settings.kind == "http" and settings.verdict.score is not None
     if settings.kind in ("model", "http", "debate", "assisted") and not alone:
@@ -94,7 +94,7 @@ def reward_or_judge(
         )
     settings = scoring_judge(spec)
     if settings.kind == "http":
-        return asked_rewards(settings, settings.name or Path(spec).stem, replies)
+        return server_rewards(settings, settings.name or Path(spec).stem, replies)
     return rewarder_of(
         settings,
         device=device,

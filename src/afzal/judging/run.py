@@ -1,4 +1,5 @@
-"""Running judges on pairs of answers: ``judge_items`` for one judge, and ``judged``, the core of ``afzal judge``."""
+"""Running judges on pairs of answers: ``judge_items`` for one judge, and ``run_judges``, the core of
+``afzal judge``."""
 
 from __future__ import annotations
 
@@ -12,10 +13,19 @@ from afzal import data, report
 from afzal.errors import AfzalError
 from afzal.judge import outputs, people, summary
 from afzal.judge.card import card, pairs_to_read
-from afzal.judge.controls import Control, beside_controls
+from afzal.judge.controls import Control, compare_with_controls
 from afzal.judge.games import CATEGORIES, Game, Pair, Ruling, pairs_of
 from afzal.judge.labels import Labels
-from afzal.judging.judges import Named, about, controls, functions_of, named, own_source, played, prices
+from afzal.judging.judges import (
+    ResolvedJudge,
+    card_facts,
+    control_judges,
+    functions_of,
+    own_source,
+    play_games,
+    prices,
+    resolve_judge,
+)
 from afzal.records import Item, Response, turns_to_json
 from afzal.servers.cache import REPLIES
 
@@ -36,8 +46,8 @@ def read_items(
     asked = data.merged_request(functions)
     ours = list(data.read(source, asked=asked).items)
     if against is not None:
-        ours = [replace(item, extra=_kept(item, asked)) for item in ours]
-        ours = _side_by_side(ours, list(data.read(against, asked=asked).items), stem(source), stem(against))
+        ours = [replace(item, extra=_used_columns(item, asked)) for item in ours]
+        ours = _paired_answers(ours, list(data.read(against, asked=asked).items), stem(source), stem(against))
     items = [item for item in ours if len(item.responses) >= 2]
     if not items and against is not None:
         raise AfzalError(
@@ -52,13 +62,13 @@ def read_items(
             remedy="rows with several responses, or the answers of another model with --against FILE",
         )
     if prompts is not None:
-        known = {_key(item): _kept(item, asked) for item in reversed(data.read(prompts, asked=asked).items)}
+        known = {_key(item): _used_columns(item, asked) for item in reversed(data.read(prompts, asked=asked).items)}
         items = [replace(item, extra={**known.get(_key(item), {}), **item.extra}) for item in items]
     data.refuse_missing_columns(functions, items, source)
     return items
 
 
-def _kept(item: Item, asked: data.ColumnRequest) -> dict[str, Any]:
+def _used_columns(item: Item, asked: data.ColumnRequest) -> dict[str, Any]:
     """The used columns of a row: those that functions ask for, and its category."""
     return asked.select(item.extra) | {name: item.extra[name] for name in CATEGORIES if name in item.extra}
 
@@ -72,7 +82,7 @@ def stem(source: str) -> str:
     return Path(source).name.partition(".")[0]
 
 
-def _side_by_side(ours: Sequence[Item], theirs: Sequence[Item], name: str, other: str) -> list[Item]:
+def _paired_answers(ours: Sequence[Item], theirs: Sequence[Item], name: str, other: str) -> list[Item]:
     """One row per pair of answers to a prompt that both files answer: our k-th answer and their k-th."""
     if name == other:
         name, other = f"{name} (1)", f"{other} (2)"
@@ -94,7 +104,7 @@ def _side_by_side(ours: Sequence[Item], theirs: Sequence[Item], name: str, other
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Judged:
+class JudgeResult:
     """The results of one judge on all pairs.
 
     Attributes:
@@ -103,7 +113,7 @@ class Judged:
         summary: its figures as plain values, as in ``summary.json``.
     """
 
-    judge: Named
+    judge: ResolvedJudge
     pairs: Sequence[Pair]
     games: Sequence[Game]
     rulings: Sequence[Ruling]
@@ -119,7 +129,7 @@ def judge_items(
     voted: Sequence[Item] | None = None,
     resamples: int = 1000,
     say: Callable[[str], None] = lambda line: None,
-) -> Judged:
+) -> JudgeResult:
     """Let one judge judge every pair of answers of every item.
 
     Args:
@@ -133,27 +143,27 @@ def judge_items(
     Raises:
         AfzalError: the judge cannot be opened, or its server does not answer; earlier replies are in the cache.
     """
-    pairs, n = pairs_of(items), named(spec)
-    games, rulings = played(n, items, pairs, cache, say)
-    known = summary.Known(_labels(voted, pairs), own=own_source(n, items), prices=prices(n))
+    pairs, n = pairs_of(items), resolve_judge(spec)
+    games, rulings = play_games(n, items, pairs, cache, say)
+    known = summary.JudgeContext(_labels(voted, pairs), own=own_source(n, items), prices=prices(n))
     figures = summary.summary(n.name, items, pairs, games, rulings, known, resamples=resamples)
     rows = outputs.with_votes(items, n.name, games, rulings)
-    compared = _controls(n, items, pairs, cache, say)
+    compared = _run_controls(n, items, pairs, cache, say)
     if compared:
         about = {"resamples": resamples, "seed": 0}
-        comparison = beside_controls(items, pairs, (games, rulings), compared, _labels(voted, pairs), **about)
+        comparison = compare_with_controls(items, pairs, (games, rulings), compared, _labels(voted, pairs), **about)
         figures |= {"controls": comparison}
-    return Judged(n, pairs, games, rulings, rows, figures | {"sha256": n.fingerprint})
+    return JudgeResult(n, pairs, games, rulings, rows, figures | {"sha256": n.fingerprint})
 
 
-def _controls(
-    n: Named, items: Sequence[Item], pairs: Sequence[Pair], cache: Path, say: Callable[[str], None]
+def _run_controls(
+    n: ResolvedJudge, items: Sequence[Item], pairs: Sequence[Pair], cache: Path, say: Callable[[str], None]
 ) -> list[Control]:
     """The controls of a judge, run on the same pairs."""
     played_controls = []
-    for control in controls(n):
+    for control in control_judges(n):
         assert control.protocol is not None
-        played_controls.append(Control(control.name, control.protocol, *played(control, items, pairs, cache, say)))
+        played_controls.append(Control(control.name, control.protocol, *play_games(control, items, pairs, cache, say)))
     return played_controls
 
 
@@ -161,7 +171,7 @@ def _labels(voted: Sequence[Item] | None, pairs: Sequence[Pair]) -> Labels | Non
     return None if voted is None else people.labels_on(voted, pairs)
 
 
-def judged(
+def run_judges(
     items: Sequence[Item],
     specs: Sequence[str],
     out: Path,
@@ -180,7 +190,7 @@ def judged(
     Raises:
         AfzalError: as for :func:`judge_items`, or two judges have the same name.
     """
-    judges, pairs = [named(spec) for spec in specs], pairs_of(items)
+    judges, pairs = [resolve_judge(spec) for spec in specs], pairs_of(items)
     if len({n.name for n in judges}) < len(judges):
         raise AfzalError(
             "two judges have the same name", where="--judge", remedy="give them a name in their YAML files"
@@ -188,25 +198,27 @@ def judged(
     labels, replies = _labels(voted, pairs), cache or out / REPLIES
     for note in people.pooled(voted):
         say(note)
-    results_of = {n.name: played(n, items, pairs, replies, say) for n in judges}
+    results_of = {n.name: play_games(n, items, pairs, replies, say) for n in judges}
     points = {name: summary.points_of(summary.codes(pairs, *both)[1]) for name, both in results_of.items()}
     verdicts, summaries, transcripts, rows = [], [], [], list(items)
     for n in judges:
         games, rulings = results_of[n.name]
         others = {name: p for name, p in points.items() if name != n.name}
-        known = summary.Known(labels, others, own_source(n, items), prices(n))
+        known = summary.JudgeContext(labels, others, own_source(n, items), prices(n))
         figures = summary.summary(n.name, items, pairs, games, rulings, known, resamples=resamples)
-        compared = _controls(n, items, pairs, replies, say)
+        compared = _run_controls(n, items, pairs, replies, say)
         if compared:
             about_resampling = {"resamples": resamples, "seed": 0}
-            figures["controls"] = beside_controls(items, pairs, (games, rulings), compared, labels, **about_resampling)
+            figures["controls"] = compare_with_controls(
+                items, pairs, (games, rulings), compared, labels, **about_resampling
+            )
         summaries.append(figures | {"sha256": n.fingerprint})
         for name, played_by in ((n.name, (games, rulings)), *((c.name, (c.games, c.rulings)) for c in compared)):
             results = list(zip(*played_by, strict=True))
             verdicts += [outputs.verdict_row(name, n.fingerprint, items, g, r) for g, r in results]
             transcripts += [outputs.transcript_row(name, items, g) for g, _ in results if g.transcript]
         rows = outputs.with_votes(rows, n.name, games, rulings)
-        body = card(summaries[-1], about(n), pairs_to_read(pairs, games, rulings, labels))
+        body = card(summaries[-1], card_facts(n), pairs_to_read(pairs, games, rulings, labels))
         body["texts"] += outputs.unread_to_read(items, games, rulings) + outputs.transcripts_to_read(items, games)
         report.write_board(out, body, "judge_card" if len(judges) == 1 else f"judge_card-{slug(n.name)}")
     outputs.write(out, rows, verdicts, summaries, transcripts)

@@ -11,7 +11,7 @@ from afzal import data, report
 from afzal.errors import AfzalError
 from afzal.judge import outputs, people, win_rates
 from afzal.judge.games import pairs_of
-from afzal.judging.run import judged, read_items, slug, stem
+from afzal.judging.run import read_items, run_judges, slug, stem
 from afzal.records import Item
 from afzal.servers.cache import REPLIES
 
@@ -19,7 +19,7 @@ TABLE = "table"
 """Stem of the table's file names."""
 
 
-def judged_against(
+def judge_against(
     sources: Sequence[str],
     other: str,
     specs: Sequence[str],
@@ -44,8 +44,8 @@ def judged_against(
         The table as plain values (:func:`afzal.judge.win_rates.table`), and the summaries by source name.
 
     Raises:
-        AfzalError: as for :func:`afzal.judging.run.judged`; or two sources have the same name, or no vote is on one of
-            these pairs.
+        AfzalError: as for :func:`afzal.judging.run.run_judges`; or two sources have the same name, or no vote is on
+            one of these pairs.
     """
     names = [stem(source) for source in sources]
     if len({slug(name) for name in names}) < len(names):
@@ -56,19 +56,19 @@ def judged_against(
             remedy="rename one of the folders or files",
         )
     rows = {name: read_items(source, other, specs, prompts) for name, source in zip(names, sources, strict=True)}
-    voted = dict(zip(names, _voted(list(rows.values()), votes, say), strict=True))
+    voted = dict(zip(names, _rows_with_votes(list(rows.values()), votes, say), strict=True))
     replies, columns, written = cache or out / REPLIES, [], []
     for name, items in rows.items():
         folder = out if len(rows) == 1 else out / slug(name)
         with_votes = voted[name]
-        summaries = judged(items, specs, folder, voted=with_votes, cache=replies, resamples=resamples, say=say)
+        summaries = run_judges(items, specs, folder, voted=with_votes, cache=replies, resamples=resamples, say=say)
         pairs = pairs_of(items)
         labels = None if with_votes is None else people.labels_on(with_votes, pairs)
         columns.append(
-            win_rates.Column(name, summaries, win_rates.of_people(items, pairs, labels, resamples=resamples))
+            win_rates.Column(name, summaries, win_rates.people_figures(items, pairs, labels, resamples=resamples))
         )
         if len(rows) > 1:
-            written += _own(name, folder / outputs.ROWS)
+            written += _prefixed_rows(name, folder / outputs.ROWS)
     board = win_rates.table(columns, stem(other))
     report.write_board(out, board, TABLE)
     if written:
@@ -76,7 +76,7 @@ def judged_against(
     return board, {c.name: list(c.summaries) for c in columns}
 
 
-def _voted(rows: Sequence[Sequence[Item]], votes: str | None, say: Callable[[str], None]) -> list[list[Item] | None]:
+def _rows_with_votes(rows: Sequence[Sequence[Item]], votes: str | None, say: Callable[[str], None]) -> list[list[Item] | None]:
     """The rows of each source with people's votes; None for a source without votes."""
     if votes is None:
         return [None] * len(rows)
@@ -89,6 +89,6 @@ def _voted(rows: Sequence[Sequence[Item]], votes: str | None, say: Callable[[str
     return voted
 
 
-def _own(name: str, rows: Path) -> list[Item]:
+def _prefixed_rows(name: str, rows: Path) -> list[Item]:
     """The rows of one source with its name prefixed to their ids, so that ids differ between sources."""
     return [replace(item, id=f"{name}/{item.id}") for item in data.read(str(rows)).items]

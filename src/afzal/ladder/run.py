@@ -20,7 +20,7 @@ from afzal.config.judging import JudgeConfig
 from afzal.errors import AfzalError
 from afzal.hashes import content_hash
 from afzal.judge.outputs import ROWS, SUMMARY
-from afzal.judging.run import judged, read_items
+from afzal.judging.run import read_items, run_judges
 from afzal.ladder.page import LABELS, MEASURED, level_name, line, lying_name, report_body
 from afzal.recipes.training_stage import train_once
 from afzal.records import Item, comparisons, prompt_key
@@ -174,7 +174,7 @@ def _judged(job: Job, out: Path, items: Sequence[Item], judges: Sequence[str], w
         return
     job.say(what)
     known = items if items is job.truth else None
-    judged(
+    run_judges(
         items,
         judges,
         out,

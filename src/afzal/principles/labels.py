@@ -11,10 +11,10 @@ from afzal.config.revise import PrinciplesConfig, ReviseConfig
 from afzal.data.turns import full_text
 from afzal.errors import AfzalError
 from afzal.judge.games import Game, Pair, Ruling
-from afzal.judge.prompting import Asking, Words
+from afzal.judge.prompting import PromptBuilder, PromptSettings
 from afzal.judge.replies import Reading
 from afzal.judge.verdicts import POINTS
-from afzal.judging.judges import Named, decides, named
+from afzal.judging.judges import ResolvedJudge, language_model_judge, resolve_judge
 from afzal.principles.words import in_turn
 from afzal.records import Item
 from afzal.runs.stage import Row
@@ -51,9 +51,9 @@ def label_rows(labelling: Labelling, items: Sequence[Item], answers: Sequence[Ro
             pair = Pair(k, 0, 1, full_text(item.prompt), (one, two))
             games += [Game(pair, turned, transcript=principle.text) for turned in (False, True)]
     with Cache(labelling.out / REPLIES) as replies:
-        rulings = decides(settings, replies, judge.name, labelling.say)(games)
+        rulings = language_model_judge(settings, replies, judge.name, labelling.say)(games)
     ruling_of = {(game.pair.item, game.turned): ruling for game, ruling in zip(games, rulings, strict=True)}
-    asked = Words(Asking(settings.system, settings.prompt, _unread))
+    asked = PromptBuilder(PromptSettings(settings.system, settings.prompt, _unread))
     rows = []
     for k, (item, row, principle) in enumerate(zip(items, answers, turn, strict=True)):
         one, two = row["answers"]
@@ -84,14 +84,14 @@ def _p(ruling: Ruling) -> float | None:
     return ruling.p_first if ruling.p_first is not None else POINTS.get(ruling.outcome)
 
 
-def _judge(config: ReviseConfig) -> Named:
+def _judge(config: ReviseConfig) -> ResolvedJudge:
     """The named judge, or the model itself.
 
     Raises:
         AfzalError: the judge is not asked in words about two answers.
     """
     if config.judge is not None:
-        judge = named(config.judge)
+        judge = resolve_judge(config.judge)
         if judge.settings is None or judge.settings.kind not in ("model", "http") or judge.settings.verdict.score:
             kind = "people or a file" if judge.settings is None else f"of kind {judge.settings.kind}"
             raise AfzalError(
@@ -103,10 +103,10 @@ def _judge(config: ReviseConfig) -> Named:
         return judge
     kind = {"kind": "model"} if config.url is None else {"kind": "http", "url": config.url, "key_env": config.key_env}
     more = {} if config.url is None else {key: getattr(config, key) for key in ("timeout", "attempts", "concurrency")}
-    return Named(Path(config.model).name, JudgeConfig(model=config.model, **kind, **more), "")  # pyright: ignore[reportArgumentType]
+    return ResolvedJudge(Path(config.model).name, JudgeConfig(model=config.model, **kind, **more), "")  # pyright: ignore[reportArgumentType]
 
 
-def _shown_principle(judge: Named, prompt: str) -> JudgeConfig:
+def _shown_principle(judge: ResolvedJudge, prompt: str) -> JudgeConfig:
     """The judge's settings with the prompt for labels, in which a game's transcript is the principle."""
     assert judge.settings is not None
     return judge.settings.model_copy(update={"prompt": "{% set principle = transcript %}" + prompt})

@@ -16,9 +16,9 @@ from afzal.config.revise import PrincipleConfig, PrinciplesConfig, ReviseConfig
 from afzal.data.turns import full_text
 from afzal.errors import AfzalError
 from afzal.hashes import content_hash
-from afzal.judge.prompting import Asking, Words
+from afzal.judge.prompting import PromptBuilder, PromptSettings
 from afzal.judge.replies import Reading
-from afzal.judging.judges import named
+from afzal.judging.judges import resolve_judge
 from afzal.principles.figures import report_body
 from afzal.principles.labels import Labelling, label_rows
 from afzal.principles.matching import scored, sources_of
@@ -101,8 +101,8 @@ def read_principles(path: str) -> PrinciplesConfig:
     return principles
 
 
-def _words(system: str, prompt: str) -> Words:
-    return Words(Asking(system, prompt, _unread))
+def _words(system: str, prompt: str) -> PromptBuilder:
+    return PromptBuilder(PromptSettings(system, prompt, _unread))
 
 
 def _unread(reply: Reply) -> Reading:
@@ -139,7 +139,7 @@ def _claim(config: ReviseConfig, out: Path) -> None:
     what = config.model_dump(mode="json", exclude=_SPARED)
     sources = [config.prompts, config.principles, *([config.model] if config.url is None else [])]
     sources += sources_of(config.match)
-    judge = [named(config.judge).fingerprint] if config.judge is not None else []
+    judge = [resolve_judge(config.judge).fingerprint] if config.judge is not None else []
     key, path = key_of(what, [content_hash(s) for s in sources], judge), out / "revise-settings.json"
     if kept(path, key) is not None:
         return

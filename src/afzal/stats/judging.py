@@ -248,7 +248,7 @@ def _benjamini_yekutieli(p_values: Sequence[float], level: float) -> list[bool]:
 
 
 @dataclass(frozen=True, slots=True)
-class Corrected:
+class PredictionPoweredMean:
     """A mean over all rows from a few labels and a judge's scores of all; ``power`` in [0, 1] is the judge's weight (0:
     labels alone), and ``people`` the estimate from the labels alone."""
 
@@ -257,7 +257,7 @@ class Corrected:
     power: float
 
 
-def prediction_powered(labelled: np.ndarray, judged: np.ndarray, everything: np.ndarray) -> Corrected:
+def prediction_powered(labelled: np.ndarray, judged: np.ndarray, everything: np.ndarray) -> PredictionPoweredMean:
     """PPI++ (Angelopoulos et al. 2023, arXiv 2311.01453): the judge's mean on all rows, corrected by its error on the
     labelled ones. It is unbiased for any judge if the labelled rows were drawn at random.
 
@@ -284,7 +284,7 @@ def prediction_powered(labelled: np.ndarray, judged: np.ndarray, everything: np.
     shared = 2 * power * float(np.cov(f, residual)[0, 1]) / total
     error = math.sqrt(max(power**2 * every.var(ddof=1) / total + residual.var(ddof=1) / n + shared, 0.0))
     alone = float(y.std(ddof=1)) / math.sqrt(n)
-    return Corrected(_by_t(float(value), error, n), _by_t(float(y.mean()), alone, n), power)
+    return PredictionPoweredMean(_by_t(float(value), error, n), _by_t(float(y.mean()), alone, n), power)
 
 
 def _by_t(value: float, error: float, n: int) -> Interval:
