@@ -30,7 +30,7 @@ def main() -> None:
     scored, compared = rows()
     votes, scores = labels.of_items(compared), ratings.of_items(scored)
     assert scores is not None
-    assert len(votes.said) == WORDS * PEOPLE
+    assert len(votes.entries) == WORDS * PEOPLE
     work: dict[str, Callable[[], object]] = {
         "one table of 75,200 votes": lambda: labels.of_items(compared),
         "mean": lambda: aggregate.aggregate(votes, "mean"),

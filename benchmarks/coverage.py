@@ -20,8 +20,8 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 from afzal.stats.calibration import calibration, trend
-from afzal.stats.comparing import bootstrap, over_seeds_and_prompts
 from afzal.stats.intervals import Interval, clustered, mean, share, wilson
+from afzal.stats.policy_comparison import bootstrap, over_seeds_and_prompts
 
 Rng = np.random.Generator
 Row = dict[str, Any]

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from afzal.lab import evidence, exact, language
-from afzal.lab.evidence import PROTOCOLS, Shown
+from afzal.lab import exact, language, toy_debate
+from afzal.lab.toy_debate import PROTOCOLS, Shown
 from afzal.rewards.source import reward_source
 from afzal.stats.intervals import clustered, mean
 from benchmarks import lab_world as world
@@ -42,7 +42,7 @@ def main() -> None:
     torch.set_num_threads(1)
     began = time.monotonic()
     start, less = world.make_world(options.out, 600), 4 if options.quick else 1
-    results: dict[str, Any] = {"toy": evidence.toy(), "protocols": protocols(start)}
+    results: dict[str, Any] = {"toy": toy_debate.toy(), "protocols": protocols(start)}
     results["debaters"] = self_play(start, 1000 // less)
     results["ladder"] = ladder(start, 300 // less)
     command = "python -m benchmarks.debate_lab OUT" + " --quick" * options.quick
@@ -74,10 +74,10 @@ def protocols(start: world.World) -> dict[str, Any]:
     right, results = {}, {}
     for number, protocol in enumerate(PROTOCOLS):
         rng = np.random.default_rng(number)
-        before = evidence.shown(evidence.positions(TRAIN, past), K, protocol, rng)
-        seen = evidence.shown(evidence.positions(HELD_OUT, now), K, protocol, rng)
-        right[protocol] = evidence.right(evidence.aware_by_count(before, past_gaps, seen), gaps)
-        naive = evidence.right(evidence.naive(seen), gaps)
+        before = toy_debate.shown(toy_debate.positions(TRAIN, past), K, protocol, rng)
+        seen = toy_debate.shown(toy_debate.positions(HELD_OUT, now), K, protocol, rng)
+        right[protocol] = toy_debate.right(toy_debate.aware_by_count(before, past_gaps, seen), gaps)
+        naive = toy_debate.right(toy_debate.naive(seen), gaps)
         results[protocol] = {"naive": figure(now[0], naive), "aware": figure(now[0], right[protocol])}
     results["consultant less alone"] = figure(now[0], right["consultant"] - right["random"])
     results["debate less consultant"] = figure(now[0], right["debate"] - right["consultant"])
@@ -105,10 +105,10 @@ def self_play(start: world.World, steps: int) -> dict[str, Any]:
         name = f"debater-{number}"
         policy = world.train(start.out, "dpo", policy, data, name, steps=steps, rows=len(rows), **about)
         results[f"round {number}"] = _debated(policy, now, gaps, past, past_gaps)
-    pieces, before = evidence.positions(HELD_OUT, now), evidence.positions(TRAIN, past)
-    best = [evidence.shown(p, 2, "debate", rng) for p in (before, pieces)]
-    judged = evidence.aware_by_count(best[0], past_gaps, best[1])
-    results["best arguments"] = {"accuracy": figure(now[0], evidence.right(judged, gaps))}
+    pieces, before = toy_debate.positions(HELD_OUT, now), toy_debate.positions(TRAIN, past)
+    best = [toy_debate.shown(p, 2, "debate", rng) for p in (before, pieces)]
+    judged = toy_debate.aware_by_count(best[0], past_gaps, best[1])
+    results["best arguments"] = {"accuracy": figure(now[0], toy_debate.right(judged, gaps))}
     return results
 
 
@@ -138,18 +138,18 @@ def _debated(policy: Path, now: Cases, gaps: np.ndarray, past: Cases, past_gaps:
     """The aware judge's accuracy, and how often an argument is its side's best."""
     rng, seen, best = np.random.default_rng(9), [], []
     for prompts, pairs in ((TRAIN, past), (HELD_OUT, now)):
-        pieces = evidence.positions(prompts, pairs)
+        pieces = toy_debate.positions(prompts, pairs)
         chosen = np.concatenate([_argued(policy, side, rng) for side in _debater_texts(prompts, pairs)], 1)
         values = np.take_along_axis(pieces, chosen, 1)
         seen.append(Shown(chosen, values, np.zeros(len(values))))
         best = 0.5 * ((values[:, 0] == pieces.max(1)).astype(float) + (values[:, 1] == pieces.min(1)))
-    judged = evidence.aware_by_count(seen[0], past_gaps, seen[1])
-    return {"accuracy": figure(now[0], evidence.right(judged, gaps)), "best argument": figure(now[0], best)}
+    judged = toy_debate.aware_by_count(seen[0], past_gaps, seen[1])
+    return {"accuracy": figure(now[0], toy_debate.right(judged, gaps)), "best argument": figure(now[0], best)}
 
 
 def _ranked(policy: Path, pairs: Cases, rng: np.random.Generator) -> list[dict[str, str]]:
     """Pairs of arguments of each side; the chosen one moves the judge further."""
-    pieces, rows = evidence.positions(TRAIN, pairs), []
+    pieces, rows = toy_debate.positions(TRAIN, pairs), []
     for sign, texts in zip((1, -1), _debater_texts(TRAIN, pairs), strict=True):
         two = _argued(policy, texts, rng, 2)
         worth = sign * np.take_along_axis(pieces, two, 1)
@@ -173,7 +173,7 @@ def ladder(start: world.World, steps: int) -> dict[str, Any]:
     levels, policy, assistant = [], start.sft, None
     for level in range(LEVELS):
         labels = {name: _labels(p, pairs, assistant, 1, seed) for name, p, pairs, seed in _sides(train, held_out)}
-        line: dict[str, Any] = {"labels": figure(held_out[0], evidence.right(labels["held"], held_gaps))}
+        line: dict[str, Any] = {"labels": figure(held_out[0], toy_debate.right(labels["held"], held_gaps))}
         if assistant is not None:
             line |= _controls(held_out, held_gaps, assistant)
         rows = language.pair_items(TRAIN, train, (labels["train"] > 0).astype(float), f"level-{level}")
@@ -181,14 +181,14 @@ def ladder(start: world.World, steps: int) -> dict[str, Any]:
         about = {"steps": steps, "rows": len(rows), "batch_size": 64}
         model = world.train(start.out, "reward", start.sft, data, f"ladder-reward-{level}", **about)
         policy = world.train(start.out, "dpo", policy, data, f"ladder-policy-{level}", beta=0.5, **about)
-        line["reward model"] = figure(held_out[0], evidence.right(_gaps(model, HELD_OUT, held_out), held_gaps))
+        line["reward model"] = figure(held_out[0], toy_debate.right(_gaps(model, HELD_OUT, held_out), held_gaps))
         known = exact.evaluate(world.policy(policy), start.log_ref, world.REWARDS)
         line["policy"] = {"reward": known.reward, "kl": known.kl, "share": known.share}
         levels.append(line)
         assistant = model
     gain = _labels(HELD_OUT, held_out, assistant, 1, 14)
-    last = evidence.right(gain, held_gaps)
-    alone = evidence.right(_labels(HELD_OUT, held_out, None, 1, 14), held_gaps)
+    last = toy_debate.right(gain, held_gaps)
+    alone = toy_debate.right(_labels(HELD_OUT, held_out, None, 1, 14), held_gaps)
     rewards = float(exact.expected(start.log_ref, world.REWARDS))
     return {"levels": levels, "start reward": rewards, "assisted less alone": figure(held_out[0], last - alone)}
 
@@ -201,7 +201,7 @@ def _labels(prompts: np.ndarray, pairs: Cases, assistant: Path | None, honest: i
     """``[N]`` judgements: the sum of two random positions, plus the assistant's answer to how much better the first is;
     a coin flip if there is no difference. ``honest`` is -1 for an assistant that lies."""
     rng = np.random.default_rng(seed)
-    judged = evidence.naive(evidence.shown(evidence.positions(prompts, pairs), K, "random", rng))
+    judged = toy_debate.naive(toy_debate.shown(toy_debate.positions(prompts, pairs), K, "random", rng))
     coin = 1e-6 * rng.choice([-1, 1], len(judged))
     return judged + coin + (0 if assistant is None else honest * _gaps(assistant, prompts, pairs))
 
@@ -209,7 +209,7 @@ def _labels(prompts: np.ndarray, pairs: Cases, assistant: Path | None, honest: i
 def _controls(held_out: Cases, gaps: np.ndarray, assistant: Path) -> dict[str, Any]:
     """Accuracy of the judge alone and with a lying assistant, and paired differences from the judge alone."""
     alone, honest, lying = (
-        evidence.right(_labels(HELD_OUT, held_out, a, sign, 14), gaps)
+        toy_debate.right(_labels(HELD_OUT, held_out, a, sign, 14), gaps)
         for a, sign in ((None, 1), (assistant, 1), (assistant, -1))
     )
     figures = {"alone": alone, "lying": lying, "honest less alone": honest - alone, "lying less alone": lying - alone}

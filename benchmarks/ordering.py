@@ -26,8 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from afzal.lab import courses, exact, language
-from afzal.lab.courses import Claim, Course, Point
+from afzal.lab import exact, language, matched_kl
+from afzal.lab.matched_kl import Claim, Course, Point
 from afzal.report import svg
 from benchmarks import lab_world
 from benchmarks.lab_world import REWARDS, TRAIN, TRAIN_REWARDS, World, policy
@@ -249,10 +249,10 @@ def claims(measured: Sequence[Course], seeds: Sequence[int], edge: exact.Frontie
         ("iterative DPO is above DPO on as many votes", "iterative DPO", "DPO"),
     )
     made = [_below_the_optimum(measured, seeds, edge)]
-    made += [courses.above(text, measured, (a, b), seeds, MATCHED) for text, a, b in order]
+    made += [matched_kl.above(text, measured, (a, b), seeds, MATCHED) for text, a, b in order]
     for method in ("preferred-FT", "unlikelihood"):
         text = f"{method} stays below a KL of 0.5, and .5 below DPO"
-        made.append(courses.stays_low(text, measured, method, "DPO", seeds, kl=0.5, by=0.5))
+        made.append(matched_kl.stays_low(text, measured, method, "DPO", seeds, kl=0.5, by=0.5))
     return made
 
 
@@ -260,7 +260,7 @@ def _below_the_optimum(measured: Sequence[Course], seeds: Sequence[int], edge: e
     """Claim that no policy is above the optimum; interpolation between betas lowers the frontier by up to 1e-3."""
     regrets = {s: min(edge.regret(p.kl, p.reward) for c in measured if c.seed == s for p in c.points) for s in seeds}
     least = ", ".join(f"{r:.3f}" for r in regrets.values())
-    return courses.judge(
+    return matched_kl.judge(
         "no policy is above the optimum", [r > -1e-3 for r in regrets.values()], f"least regret {least}"
     )
 
@@ -274,7 +274,7 @@ def markdown(
 ) -> str:
     seeds = sorted({c.seed for c in measured})
     names = [m for m in METHODS if any(c.method == m for c in measured)]
-    rows = courses.table(measured, names, seeds, GRID, edge)
+    rows = matched_kl.table(measured, names, seeds, GRID, edge)
     settings = {m: ", ".join(dict.fromkeys(c.setting for c in measured if c.method == m and c.setting)) for m in names}
     lines = [
         "# Which method gains more reward at equal KL",
@@ -332,7 +332,7 @@ def plot(measured: Sequence[Course], edge: exact.Frontier, names: Sequence[str],
     seeds, fine = sorted({c.seed for c in measured}), np.linspace(0, 4, 81).tolist()
     lines = []
     for name in names:
-        points = [(k, [courses.best_at(measured, name, s, k) for s in seeds]) for k in fine]
+        points = [(k, [matched_kl.best_at(measured, name, s, k) for s in seeds]) for k in fine]
         known = [(k, [v for v in values if v is not None]) for k, values in points if None not in values]
         if known:
             lines.append((name, known))

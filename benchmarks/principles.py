@@ -26,7 +26,7 @@ from afzal import config, recipes, runs
 from afzal.config.revise import REFUSALS, PrincipleConfig
 from afzal.generate.run import generate
 from afzal.principles.run import revise
-from afzal.principles.words import broken, refuses
+from afzal.principles.word_lists import broken, refuses
 from afzal.stats.intervals import clustered, mean
 from benchmarks.sentiment import data, valence
 from benchmarks.stages import figures_command

@@ -24,8 +24,8 @@ from afzal import data
 from afzal.data.mixture import mixture_of
 from afzal.data.turns import full_text
 from afzal.records import Comparison, Item, prompt_key
-from afzal.stats.comparing import over_seeds_and_prompts
 from afzal.stats.intervals import Interval
+from afzal.stats.policy_comparison import over_seeds_and_prompts
 from afzal.text import interval, number
 from benchmarks.machine import about_run
 from benchmarks.people.steps import afzal, start

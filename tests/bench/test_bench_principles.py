@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from afzal.config.revise import PrincipleConfig
-from afzal.principles.words import broken
+from afzal.principles.word_lists import broken
 from benchmarks import principles, principles_lab, principles_matched
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "principles"

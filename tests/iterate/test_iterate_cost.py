@@ -12,9 +12,9 @@ from helpers_rounds import lines, run, settings
 from helpers_runs import model_folder, pair_file
 
 from afzal import data
-from afzal.iterate import figures
-from afzal.iterate.figures import Round
+from afzal.iterate import round_figures
 from afzal.iterate.pairing import dual_steps
+from afzal.iterate.round_figures import Round
 from afzal.records import preferences
 from afzal.stats.intervals import Estimate
 
@@ -42,11 +42,11 @@ def measured(number: int, cost: float, reward: float = 1.0) -> Round:
 
 def test_only_policies_that_keep_the_bound_are_recommended_and_else_the_nearest():
     rounds = [measured(0, 0.5), measured(1, 0.2, 3.0), measured(2, 0.1, 2.0), measured(3, 0.3, 3.0)]
-    assert figures.best_round(rounds, None).number == 3
-    assert figures.best_round(rounds, None, 0.2).number == 1
-    assert figures.best_round(rounds, None, 0.1).number == 2
-    assert figures.best_round(rounds, None, 0.05).number == 2
-    assert figures.within_bound(rounds, None) == rounds
+    assert round_figures.best_round(rounds, None).number == 3
+    assert round_figures.best_round(rounds, None, 0.2).number == 1
+    assert round_figures.best_round(rounds, None, 0.1).number == 2
+    assert round_figures.best_round(rounds, None, 0.05).number == 2
+    assert round_figures.within_bound(rounds, None) == rounds
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import pytest
 from afzal import config
 from afzal.config import IterateConfig, Setting
 from afzal.errors import AfzalError
-from afzal.iterate import figures, summary
-from afzal.iterate.figures import Round
+from afzal.iterate import round_figures, summary
 from afzal.iterate.parting import parted
+from afzal.iterate.round_figures import Round
 from afzal.stats.intervals import Estimate
 
 Rows = list[dict]
@@ -79,8 +79,8 @@ def test_the_round_at_which_they_part_is_not_the_one_to_use():
         {"reward": figure(k), "watch_reward": figure(2), "length": figure(10), "ended": figure(1)} for k in (1, 2, 3)
     ]
     known = [Round(k, measured=m, parted="they part" if k == 2 else "") for k, m in enumerate(means)]
-    assert figures.alarms(known) == ["they part"]
-    assert figures.best_round(known, None).number == 1
+    assert round_figures.alarms(known) == ["they part"]
+    assert round_figures.best_round(known, None).number == 1
     assert "parted" in summary._REASONS
 
 

@@ -45,7 +45,7 @@ def test_the_same_pair_named_in_the_other_order_is_the_same_label():
 
 def test_what_was_shown_first_follows_the_numbering():
     said = labels.of_items([item(0, vote("first", "ali", shown_first=1), vote("first", "ali", 1, 0, shown_first=1))])
-    assert [s.first_shown_first for s in said.said] == [False, False]
+    assert [s.first_shown_first for s in said.entries] == [False, False]
 
 
 def test_ratings_are_no_labels():
@@ -300,12 +300,12 @@ def test_dawid_skene_is_anchored_by_known_truth_and_says_what_that_is_worth():
     known = np.array([i.votes[0].outcome == "first" for i in truth])
     assert ((held.p_first > 0.5) == known)[80:].mean() > ((free.p_first > 0.5) == known)[80:].mean() + 0.1
     assert held.p_first[:80].round().astype(bool).tolist() == known[:80].tolist()
-    n, anchored, majority = held.checked
-    assert (n, free.checked) == (80, None)
+    n, anchored, majority = held.held_out
+    assert (n, free.held_out) == (80, None)
     assert majority < anchored < 1.0  # held-out truth is not known
     assert (free.refused, held.refused) == (True, False)
     # a few truths do not overrule the majority, nor do many that do not support the answer
-    assert [replace(held, checked=c).refused for c in ((19, 0.9, 0.5), (20, 0.9, 0.5), (20, 0.5, 0.5))] == [
+    assert [replace(held, held_out=c).refused for c in ((19, 0.9, 0.5), (20, 0.9, 0.5), (20, 0.5, 0.5))] == [
         True,
         False,
         True,
@@ -329,8 +329,8 @@ def test_rankings_are_aggregated_pair_by_pair():
     labelled = labels.of_items([row])
     assert labelled.pairs == ((0, 0, 1, None), (0, 0, 2, None), (0, 1, 2, None))
     assert labelled.table.tolist() == [[0, 0], [0, 0], [0, 2]]
-    assert [s.seconds for s in labelled.said if s.annotator == 1] == [9.0, None, None]
-    told = labels.of_items([replace(row, votes=(replace(said[1], shown=(2, 1, 0)),))]).said
+    assert [s.seconds for s in labelled.entries if s.annotator == 1] == [9.0, None, None]
+    told = labels.of_items([replace(row, votes=(replace(said[1], shown=(2, 1, 0)),))]).entries
     assert [s.first_shown_first for s in told] == [False, False, False]
     (kept,) = aggregate.as_items([row], labelled, aggregate.aggregate(labelled), "mean")
     assert [(q.i, q.j, q.p) for q in preferences(kept)] == [(0, 1, 1.0), (0, 2, 1.0), (1, 2, 0.75)]
@@ -406,7 +406,7 @@ def test_a_doubtful_answer_is_not_written(tmp_path, capsys):
     source, out = write(tmp_path / "votes.jsonl", rows), tmp_path / "one.jsonl"
     aggregated = aggregate.aggregate(labels.of_items(rows), "dawid_skene")
     assert aggregated.doubtful
-    assert aggregated.moved == aggregated.dawid_skene_moved > 0.05 * aggregated.decided
+    assert aggregated.overturned == aggregated.dawid_skene_overturned > 0.05 * aggregated.decided
     asked = ["aggregate", source, "--by", "dawid_skene", "--out", str(out), "--resamples", "10"]
     assert (main(asked), out.exists()) == (1, False)
     assert "--gold FILE" in capsys.readouterr().out

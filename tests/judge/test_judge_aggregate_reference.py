@@ -114,7 +114,7 @@ def test_ten_truths_correct_the_judges(shared, tmp_path, capsys):
     right = []
     for seed in range(20):
         chosen = np.random.default_rng(seed).permutation(len(said.gold))[:10]
-        few = labels.Labels(said.pairs, said.prompts, said.annotators, said.said, np.full(len(said.gold), -1))
+        few = labels.Labels(said.pairs, said.prompts, said.annotators, said.entries, np.full(len(said.gold), -1))
         few.gold[chosen] = said.gold[chosen]
         p = aggregate.aggregate(few, "gold").p_first
         rest = np.setdiff1d(np.arange(len(p)), chosen)

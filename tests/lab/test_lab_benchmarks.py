@@ -12,7 +12,7 @@ import pytest
 from afzal import runs
 from afzal.errors import AfzalError
 from afzal.lab import exact, language
-from afzal.lab.courses import Course, Point
+from afzal.lab.matched_kl import Course, Point
 from afzal.records import Item, Response
 
 ROOT = Path(__file__).resolve().parents[2]

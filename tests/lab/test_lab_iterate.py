@@ -16,7 +16,7 @@ from afzal.config import IterateConfig, Setting
 from afzal.generate import Sampling, as_trees, sample
 from afzal.iterate import iterate
 from afzal.iterate.answers import sequence_kl
-from afzal.iterate.figures import estimate
+from afzal.iterate.round_figures import estimate
 from afzal.lab import exact, language
 from afzal.model.logprobs import score
 from afzal.objectives.inputs import Scored

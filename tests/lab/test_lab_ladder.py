@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from afzal.lab import language
-from afzal.lab.evidence import naive, positions, right, shown
+from afzal.lab.toy_debate import naive, positions, right, shown
 from afzal.stats.intervals import Estimate, clustered, mean
 
 TRAIN, HELD = language.prompts()

@@ -22,7 +22,7 @@ from afzal.errors import AfzalError
 from afzal.judge.games import Ruling
 from afzal.principles.labels import labelled
 from afzal.principles.run import read_principles, revise
-from afzal.principles.words import better, broken, by_words, chosen, in_turn, refuses
+from afzal.principles.word_lists import better, broken, by_words, chosen, in_turn, refuses
 
 PEACE = PrincipleConfig(id="peace", text="No violence.", avoid=("kill*", "sword"))
 JOY = PrincipleConfig(id="joy", text="A happy end.", need=("happy", "smiled"))

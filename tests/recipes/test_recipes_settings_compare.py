@@ -45,7 +45,7 @@ CASES: dict[str, Case] = {
     "generator": (
         "server.yaml",
         {},
-    ),  # effects of a server that follows the policies: tests/compare/test_compare_served.py
+    ),  # effects of a server that follows the policies: tests/compare/test_compare_server_answers.py
     "out": ("elsewhere", {}),
     "judges": ({"longest": "rule:longest"}, {}),
     "judge_prompts": (2, {"judges": {"longest": "rule:longest"}}),

@@ -11,9 +11,9 @@ from afzal import config
 from afzal.config import Axis
 from afzal.errors import AfzalError
 from afzal.sweep.arms import Arm, arms_of, distinct, keep, plan_of
-from afzal.sweep.equal import examples_in, updates_for
 from afzal.sweep.proposals import is_hopeless, propose
 from afzal.sweep.space import grid, random_points, size, sobol_points, value_at
+from afzal.sweep.training_length import examples_in, updates_for
 from afzal.train.feed import Feed, Layout
 
 BETA = Axis("beta", "uniform", (0.1, 0.5))

@@ -204,12 +204,18 @@ def _on_pairs(items: Sequence[Item], labelled: Labels, options: _Options) -> tup
     # warnings of a doubtful result come first on the page
     parts = (result.warnings, body["findings"]) if result.doubtful else (body["findings"], result.warnings)
     body["findings"] = [*parts[0], *parts[1]]
-    body |= {"kind": "pairs", "by": by, "moved": result.moved, "decided": result.decided, "doubtful": result.doubtful}
-    body |= {"dawid_skene_moved": result.dawid_skene_moved, "soft": result.soft_share(), "right": None}
+    body |= {
+        "kind": "pairs",
+        "by": by,
+        "moved": result.overturned,
+        "decided": result.decided,
+        "doubtful": result.doubtful,
+    }
+    body |= {"dawid_skene_moved": result.dawid_skene_overturned, "soft": result.soft_share(), "right": None}
     body |= {"soft_labels": result.histogram(), "tables": []}
     if (axes := groups.by_axis(labelled, resamples=resamples)) is not None:
         body["tables"].append(axes)
-    if by != "gold" and result.checked is None:
+    if by != "gold" and result.held_out is None:
         _add(body, gold_accuracy.as_plain(result, labelled, by))
     if result.fit is not None:
         _add(body, aggregate.fit_as_plain(result.fit, labelled))

@@ -8,7 +8,7 @@ from typing import Any
 
 from afzal import data
 from afzal.compare.measure import finished, read_prompts
-from afzal.compare.served import generator_of
+from afzal.compare.server_answers import generator_of
 from afzal.compare.trainings import Stage, given
 from afzal.config import PEOPLE, REFERENCES, CompareConfig, entries, variables
 from afzal.errors import AfzalError

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from afzal import data, runs
-from afzal.compare import served
+from afzal.compare import server_answers
 from afzal.config import CompareConfig, entries
 from afzal.config.serving import ServerConfig
 from afzal.errors import AfzalError
@@ -30,7 +30,7 @@ from afzal.prepare.columns import asked_by_rewards, columns_for
 from afzal.records import Item, Turns
 from afzal.rewards.source import Rewarder
 from afzal.runs.stage import keep, kept, key_of
-from afzal.stats.comparing import best_of, best_of_kl
+from afzal.stats.policy_comparison import best_of, best_of_kl
 from afzal.tokens import Speaker, any_chat, distinct_prompts
 from afzal.tokens.media import refuse_media
 from afzal.train import checkpoint
@@ -103,7 +103,7 @@ def set_up(config: CompareConfig) -> Bench:
     sampling = Sampling(config.sample_tokens, config.temperature)
     about = [content_hash(config.model), ids, eos, config.sample_tokens, config.temperature, config.samples]
     about += [data.columns_hash(columns)] if any(columns) else []
-    generator = served.generator_of(config)
+    generator = server_answers.generator_of(config)
     about += [generator.model_dump(include={"kind", "url", "model", "reload"})] if generator is not None else []
     prompts = [item.prompt for item in asked]
     return Bench(start, speaker, prompts, ids, eos, sampling, device, config, key_of(*about), columns, generator)
@@ -257,14 +257,14 @@ def _chosen(bench: Bench, drawn: Answers, take: np.ndarray, n: int, rewarders: M
     return Answers(texts, tokens, unended, kl, _rewards(bench, texts, unended, rewarders), float(spent))
 
 
-def _of_start(bench: Bench, path: Path, key: str) -> served.Source | None:
+def _of_start(bench: Bench, path: Path, key: str) -> server_answers.Source | None:
     """The server source of the start's answers; None without a generator."""
-    folder = served.place_of(bench.config.model)
-    return served.Source(bench.generator, folder, _replies(path, key)) if bench.generator is not None else None
+    folder = server_answers.place_of(bench.config.model)
+    return server_answers.Source(bench.generator, folder, _replies(path, key)) if bench.generator is not None else None
 
 
 @contextmanager
-def _source(bench: Bench, model: Any, snap: Snapshot, path: Path, key: str) -> Iterator[served.Source | None]:
+def _source(bench: Bench, model: Any, snap: Snapshot, path: Path, key: str) -> Iterator[server_answers.Source | None]:
     """The server source of a snapshot's answers, or None without a generator; its folder exists within the block.
 
     Args:
@@ -273,10 +273,10 @@ def _source(bench: Bench, model: Any, snap: Snapshot, path: Path, key: str) -> I
     if bench.generator is None:
         yield None
     elif snap.checkpoint is None:
-        yield served.Source(bench.generator, served.place_of(snap.run), _replies(path, key))
+        yield server_answers.Source(bench.generator, server_answers.place_of(snap.run), _replies(path, key))
     else:
-        with served.written(model, bench.speaker, path.with_suffix("")) as folder:
-            yield served.Source(bench.generator, folder, _replies(path, key))
+        with server_answers.written(model, bench.speaker, path.with_suffix("")) as folder:
+            yield server_answers.Source(bench.generator, folder, _replies(path, key))
 
 
 def _replies(path: Path, key: str) -> Path:
@@ -285,20 +285,22 @@ def _replies(path: Path, key: str) -> Path:
 
 
 def _measure(
-    bench: Bench, model: Any, rewarders: Mapping[str, Rewarder], seed: int, source: served.Source | None
+    bench: Bench, model: Any, rewarders: Mapping[str, Rewarder], seed: int, source: server_answers.Source | None
 ) -> Answers:
     drawn = _draw(bench, model, bench.config.samples, seed, source)
     return replace(drawn, rewards=_rewards(bench, drawn.texts, drawn.unended, rewarders))
 
 
-def _draw(bench: Bench, model: Any, n: int, seed: int, source: served.Source | None = None) -> Answers:
+def _draw(bench: Bench, model: Any, n: int, seed: int, source: server_answers.Source | None = None) -> Answers:
     """``n`` answers to each prompt with their KL to the start, without rewards."""
     if source is None:
         more = {"n": n, "sampling": bench.sampling, "seed": seed, "rows_per_batch": bench.config.rows_per_batch}
         drawn = sample(model, bench.ids, eos=bench.eos, **more)
         flat = bench.speaker.continuations([(bench.ids[s.prompt_index], s.answer.tolist()) for s in drawn])
     else:
-        drawn, flat = served.ask(source, Asked(bench.prompts, n, bench.sampling, seed, bench.speaker, bench.ids))
+        drawn, flat = server_answers.ask(
+            source, Asked(bench.prompts, n, bench.sampling, seed, bench.speaker, bench.ids)
+        )
     shape = (len(bench.prompts), n)
     texts = [flat[k * n : (k + 1) * n] for k in range(len(bench.prompts))]
     tokens = np.array([len(s.ids) for s in drawn]).reshape(shape)
@@ -364,9 +366,9 @@ def _read(path: Path, key: str) -> Answers | None:
     return Answers(body["texts"], *arrays, rewards=rewards, drawn=body["drawn"])
 
 
-def _write(path: Path, key: str, answers: Answers, source: served.Source | None) -> None:
+def _write(path: Path, key: str, answers: Answers, source: server_answers.Source | None) -> None:
     arrays = {name: getattr(answers, name).tolist() for name in ("tokens", "unended", "kl")}
     rewards = {name: values.tolist() for name, values in answers.rewards.items()}
     keep(path, key, {"drawn": answers.drawn, **arrays, "rewards": rewards, "texts": answers.texts})
     if source is not None:
-        served.forget(source)
+        server_answers.forget(source)

@@ -9,7 +9,7 @@ from afzal import report, runs
 from afzal.compare.cost import cost_at, needed
 from afzal.compare.folder import claimed, study_date
 from afzal.compare.inputs import open_inputs
-from afzal.compare.judged import judged
+from afzal.compare.judge_agreement import judged
 from afzal.compare.measure import (
     Answers,
     Bench,

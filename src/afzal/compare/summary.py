@@ -16,7 +16,8 @@ import numpy as np
 
 from afzal.compare.measure import Answers
 from afzal.config import START, CompareConfig, Entry
-from afzal.stats.comparing import (
+from afzal.stats.intervals import Interval, over_seeds
+from afzal.stats.policy_comparison import (
     Total,
     at_kl,
     bootstrap,
@@ -30,7 +31,6 @@ from afzal.stats.comparing import (
     total,
     wins,
 )
-from afzal.stats.intervals import Interval, over_seeds
 
 
 @dataclass(frozen=True, slots=True)

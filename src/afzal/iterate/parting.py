@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from afzal.iterate.figures import Rows
+from afzal.iterate.round_figures import Rows
 from afzal.stats.intervals import Estimate, clustered, mean
 
 

@@ -18,11 +18,11 @@ from afzal.config.serving import ServerConfig
 from afzal.errors import AfzalError
 from afzal.generate.with_server import follower
 from afzal.hashes import tokens_hash
-from afzal.iterate import figures
-from afzal.iterate.figures import Round
+from afzal.iterate import round_figures
 from afzal.iterate.parting import parted
 from afzal.iterate.people import Waiting
 from afzal.iterate.prompts import Questions, ask, slice_of
+from afzal.iterate.round_figures import Round
 from afzal.iterate.stages import Job, again, measure, one_round, round_of, training
 from afzal.iterate.summary import finish, now
 from afzal.judging.rewards import reward_or_judge
@@ -107,8 +107,8 @@ def _all_rounds(job: Job) -> None:
     for note in (*job.asked.notes, *_notes(job.config, job.recipe)):
         _say(f"note: {note}")
     first = measure(job, 0)
-    rounds = [Round(0, measured=figures.figures(first, first))]
-    _say(figures.line(rounds[0]))
+    rounds = [Round(0, measured=round_figures.figures(first, first))]
+    _say(round_figures.line(rounds[0]))
     while True:
         number = len(rounds)
         if reason := job.callbacks.requested() or _ended(job, rounds):
@@ -119,14 +119,14 @@ def _all_rounds(job: Job) -> None:
             finish(job, rounds, "waiting", "labels")
             _say(str(waiting))
             return
-        _say(figures.line(rounds[-1]))
+        _say(round_figures.line(rounds[-1]))
         if rounds[-1].parted:
             _say(f"warning: {rounds[-1].parted}")
         job.run.update(step=sum(r.steps for r in rounds))
     last = max((r.number for r in rounds if r.steps), default=0)
     if not rounds[last].measured:
         rounds[last] = _with_parting(job, rounds[:last], round_of(job, last, measure(job, last), first))
-        _say(figures.line(rounds[last]))
+        _say(round_figures.line(rounds[last]))
     for line in finish(job, rounds, "finished", reason):
         _say(line)
 
@@ -147,7 +147,7 @@ def _ended(job: Job, rounds: Sequence[Round]) -> str:
     if rounds[-1].parted and config.on_parting == "stop":
         return "parted"
     limits = {"patience": config.patience, "min_gain": config.min_gain}
-    if reason := figures.stop_reason(rounds, kl_budget=config.kl_budget, **limits):
+    if reason := round_figures.stop_reason(rounds, kl_budget=config.kl_budget, **limits):
         return reason
     if number > config.rounds:
         return "finished"

@@ -22,9 +22,8 @@ from afzal.data.native import from_row, to_row
 from afzal.data.turns import messages
 from afzal.generate import Sampling
 from afzal.generate.with_server import Asked, answers_from, reload
-from afzal.iterate import figures
+from afzal.iterate import round_figures
 from afzal.iterate.answers import Policy, rows_of, sequence_kl, served_rows
-from afzal.iterate.figures import Round
 from afzal.iterate.pairing import (
     Candidate,
     Rejection,
@@ -37,6 +36,7 @@ from afzal.iterate.pairing import (
 )
 from afzal.iterate.people import TO_LABEL, labelled_items, questionnaire
 from afzal.iterate.prompts import Question, Questions, slice_of
+from afzal.iterate.round_figures import Round
 from afzal.judging.rewards import by_model
 from afzal.prepare import Recipe, recipe_of
 from afzal.recipes.train import train
@@ -381,9 +381,9 @@ def round_of(job: Job, number: int, measured: Sequence[Row], first: Sequence[Row
         samples=len(samples),
         pairs=len(pairs),
         steps=int(runs.open_run(run).facts().get("step", 0)) if items else 0,
-        lost=figures.lost_counts(read_rows(folder / REJECTED)),
-        margin=figures.estimate(gaps) if gaps else None,
-        measured=figures.figures(measured, first) if measured else {},
+        lost=round_figures.lost_counts(read_rows(folder / REJECTED)),
+        margin=round_figures.estimate(gaps) if gaps else None,
+        measured=round_figures.figures(measured, first) if measured else {},
         multiplier=multiplier(job, number) if number else None,
     )
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from afzal import drops, report, runs
-from afzal.iterate import figures
-from afzal.iterate.figures import Round
+from afzal.iterate import round_figures
+from afzal.iterate.round_figures import Round
 from afzal.iterate.stages import MEASURED, REJECTED, Job, measure_fresh
 from afzal.runs.stage import Row, read_rows, write_rows
 from afzal.stats.intervals import Estimate
@@ -23,16 +23,16 @@ def finish(job: Job, rounds: Sequence[Round], status: str, reason: str) -> list[
     A finished run measures its recommended policy again, since the figures that selected it are biased upwards.
     """
     bound = job.config.cost_bound
-    path, best = job.run.path, figures.best_round(rounds, job.config.kl_budget, bound)
+    path, best = job.run.path, round_figures.best_round(rounds, job.config.kl_budget, bound)
     policy = str(path / best.policy) if best.number else job.config.model
-    body = {"rounds": [figures.to_json(r) for r in rounds], "best": best.number, "stop_reason": reason}
+    body = {"rounds": [round_figures.to_json(r) for r in rounds], "best": best.number, "stop_reason": reason}
     fresh: dict[str, Estimate] = {}
     if status == "finished" and best.number:
         first = read_rows(job.folder(0) / MEASURED)
-        fresh = figures.figures(measure_fresh(job, best.number), first, common=False)
-        body["best_fresh"] = {name: figures.plain(e) for name, e in fresh.items()}
+        fresh = round_figures.figures(measure_fresh(job, best.number), first, common=False)
+        body["best_fresh"] = {name: round_figures.plain(e) for name, e in fresh.items()}
     runs.atomic_write(path / "rounds.json", json.dumps(body, indent=2) + "\n")
-    runs.atomic_write(path / "rounds.csv", figures.csv(rounds))
+    runs.atomic_write(path / "rounds.csv", round_figures.csv(rounds))
     write_rows(path / "metrics.jsonl", _metrics(job, rounds))
     last = next(r for r in reversed(rounds) if r.measured)
     stages = [("before", 0), *([("after", last.number)] if last.number else [])]
@@ -44,8 +44,8 @@ def finish(job: Job, rounds: Sequence[Round], status: str, reason: str) -> list[
     about = {key: trained[0].get(key) for key in ("objective", "chat")} if trained else {}
     job.run.update(status=status, stop_reason=reason, best=policy, step=steps, steps=steps, finished=now(), **about)
     words = _words(rounds, replace(best, measured=fresh or best.measured), policy, reason, bound)
-    report.build(path, figures.sections(rounds, words, bound))
-    return [*figures.alarms(rounds), words]
+    report.build(path, round_figures.sections(rounds, words, bound))
+    return [*round_figures.alarms(rounds), words]
 
 
 def _lost(job: Job, number: int) -> list[Row]:
@@ -66,7 +66,7 @@ _REASONS = {
 
 
 def _words(rounds: Sequence[Round], best: Round, policy: str, reason: str, bound: float | None) -> str:
-    """The outcome in a few text."""
+    """The outcome in a few words."""
     made = f"{plural(sum(bool(r.steps) for r in rounds), 'round')} of training"
     ended = f", ended because {_REASONS[reason]}"
     kl, reward = best.mean("kl") or 0.0, best.mean("reward")
@@ -76,7 +76,7 @@ def _words(rounds: Sequence[Round], best: Round, policy: str, reason: str, bound
     if bound is not None and best.number:
         worth += f" cost {best.mean('cost') or 0.0:.3f} (bound {bound:g}),"
     later = [r for r in rounds if r.measured and r.number > best.number]
-    hacked = bool(later) and bool(figures.alarms(rounds))
+    hacked = bool(later) and bool(round_figures.alarms(rounds))
     if not best.number:
         none = " No round is sound: the first policy is the one to use." if hacked else ""
         none = none or (" No round is better than the first policy." if len(rounds) > 1 else "")

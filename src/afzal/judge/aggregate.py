@@ -31,24 +31,24 @@ class Aggregation:
     Attributes:
         p_first: ``[N]`` probability that the first response is better (a tie is 0.5); NaN without an order: no label,
             or most labels say that both are bad.
-        moved: pairs, among those the majority decides, on which the answer names a different winner.
+        overturned: pairs, among those the majority decides, on which the answer names a different winner.
         decided: pairs that the majority decides.
-        dawid_skene_moved: the same for Dawid-Skene without known truth, whatever the method asked for; None with fewer
-            than three annotators.
+        dawid_skene_overturned: the same for Dawid-Skene without known truth, whatever the method asked for; None with
+            fewer than three annotators.
         warnings: reasons why the answer may be wrong, in words.
         eta: reliability of each annotator (Crowd-BT only): 1/2 is a coin, below it the labels are reversed.
-        checked: number of pairs of known truth, and the shares of them, held out, on which the anchored answer and the
+        held_out: number of pairs of known truth, and the shares of them, held out, on which the anchored answer and the
             majority are right (Dawid-Skene with known truth only).
         fit: the fit of Dawid and Skene's model (``dawid_skene`` only).
     """
 
     p_first: np.ndarray
-    moved: int
+    overturned: int
     decided: int
-    dawid_skene_moved: int | None
+    dawid_skene_overturned: int | None
     warnings: tuple[str, ...]
     eta: tuple[float, ...] | None = None
-    checked: tuple[int, float, float] | None = None
+    held_out: tuple[int, float, float] | None = None
     fit: annotators.DawidSkene | None = None
 
     def soft_share(self) -> float:
@@ -70,7 +70,7 @@ class Aggregation:
     @property
     def doubtful(self) -> bool:
         """Whether the annotators disagree too much for an unsupervised answer to be believed."""
-        return self.dawid_skene_moved is not None and self.dawid_skene_moved > PARTS_AT * max(1, self.decided)
+        return self.dawid_skene_overturned is not None and self.dawid_skene_overturned > PARTS_AT * max(1, self.decided)
 
     @property
     def refused(self) -> bool:
@@ -78,9 +78,9 @@ class Aggregation:
 
         A supervised answer is believed against the majority only if held-out pairs of known truth support it.
         """
-        if self.moved <= PARTS_AT * max(1, self.decided):
+        if self.overturned <= PARTS_AT * max(1, self.decided):
             return False
-        n, anchored, majority = self.checked or (0, 0.0, 0.0)
+        n, anchored, majority = self.held_out or (0, 0.0, 0.0)
         return not (n >= HELD_OUT and anchored > majority)
 
 
@@ -248,20 +248,20 @@ def _warnings(result: Aggregation, labels: Labels, by: By) -> list[str]:
     known = int((labels.gold >= 0).sum())
     if result.doubtful:
         warnings.append(
-            f"Dawid-Skene contradicts the majority on {result.dawid_skene_moved} of {result.decided} "
+            f"Dawid-Skene contradicts the majority on {result.dawid_skene_overturned} of {result.decided} "
             "pairs: the annotators share errors, so agreement does not show who is right. "
             + ("The answer by gold items is the one to use." if by == "gold" else _advice(known))
         )
-    elif result.dawid_skene_moved is not None:
-        warnings.append(f"Dawid-Skene moves {result.dawid_skene_moved} of {result.decided} decided pairs.")
+    elif result.dawid_skene_overturned is not None:
+        warnings.append(f"Dawid-Skene moves {result.dawid_skene_overturned} of {result.decided} decided pairs.")
     if by == "crowd_bt":
-        warnings.append(f"Crowd-BT moves {result.moved} of {result.decided} decided pairs.")
-    if result.checked is not None:
-        n, anchored, majority = result.checked
+        warnings.append(f"Crowd-BT moves {result.overturned} of {result.decided} decided pairs.")
+    if result.held_out is not None:
+        n, anchored, majority = result.held_out
         warnings.append(
-            f"Anchored by known truth, Dawid-Skene moves {result.moved} of {result.decided} decided pairs. On the {n} "
-            f"pairs of known truth, each fifth held out in turn, it is right on {anchored:.0%}, the majority on "
-            f"{majority:.0%}."
+            f"Anchored by known truth, Dawid-Skene moves {result.overturned} of {result.decided} decided pairs. On "
+            f"the {n} pairs of known truth, each fifth held out in turn, it is right on {anchored:.0%}, the "
+            f"majority on {majority:.0%}."
         )
     if by == "gold" and known < 10:
         warnings.append(f"{known} pairs of known truth are few; ten or more make the weights stable.")

@@ -117,17 +117,17 @@ def overall_agreement(labels: Labels, *, resamples: int = 1000, seed: int = 0) -
 
 def _pairs(labels: Labels) -> tuple[AnnotatorPair, ...]:
     names, table = labels.annotators, labels.table
-    twos = []
+    annotator_pairs = []
     for a, b in combinations(range(len(names)), 2) if len(names) <= 10 else ():
         met = (table[:, a] >= 0) & (table[:, b] >= 0)
         if met.any():
             same, decided = table[:, a] == table[:, b], met & (table[:, (a, b)] <= SECOND).all(1)
             winners = float(same[decided].mean()) if decided.any() else None
             kappa = agreement.cohen(table[:, a], table[:, b])
-            twos.append(
+            annotator_pairs.append(
                 AnnotatorPair((names[a], names[b]), float(same[met].mean()), winners, int(decided.sum()), kappa)
             )
-    return tuple(twos)
+    return tuple(annotator_pairs)
 
 
 def people_of(labels: Labels) -> list[Person]:
@@ -138,27 +138,27 @@ def people_of(labels: Labels) -> list[Person]:
     right = np.where(labels.gold[pairs] >= 0, table[pairs, people] == labels.gold[pairs], np.nan)
     shares = [_shares(labels, values, (pairs, people)) for values in (rest, right)]
     by_person: dict[int, list[Label]] = defaultdict(list)
-    for s in labels.said:
+    for s in labels.entries:
         by_person[s.annotator].append(s)
-    everybody = _totals(labels)
+    totals = _totals(labels)
     persons = []
     for person, name in enumerate(labels.annotators):
         labels_given = by_person[person]
         known = [of_person.get(person) for of_person in shares]
-        slot, p = _slot(labels_given)
+        slot, p = _slot_preference(labels_given)
         seconds = [s.seconds for s in labels_given if s.seconds is not None]
-        about: dict[str, Any] = {
+        figures: dict[str, Any] = {
             "with_rest": known[0],
             "right": known[1],
             "first_slot": slot,
             "first_slot_p": p,
             "seconds": float(np.median(seconds)) if seconds else None,
         }
-        remarks = _remarks(labels, person, labels_given, everybody, about)
+        remarks = _remarks(labels, person, labels_given, totals, figures)
         ties = sum(CLASSES[s.label] == "tie" for s in labels_given)
-        same, repeats = _repeats(labels_given)
+        same, repeats = _repeat_consistency(labels_given)
         persons.append(
-            Person(name, len(labels_given), ties, consistent=same, remarks=remarks, repeats=repeats, **about)
+            Person(name, len(labels_given), ties, consistent=same, remarks=remarks, repeats=repeats, **figures)
         )
     return persons
 
@@ -173,7 +173,7 @@ def _shares(labels: Labels, values: np.ndarray, at: tuple[np.ndarray, np.ndarray
     return {person: share(clustered(*rows)) for person, rows in by_person.items()}
 
 
-def _slots(labels: list[Label]) -> list[bool]:
+def _shown_first(labels: list[Label]) -> list[bool]:
     """For each winner in order, whether it was shown first; those without a record are skipped."""
     return [
         (s.label == FIRST) == s.first_shown_first
@@ -182,65 +182,65 @@ def _slots(labels: list[Label]) -> list[bool]:
     ]
 
 
-def _slot(labels: list[Label]) -> tuple[float | None, float | None]:
+def _slot_preference(labels: list[Label]) -> tuple[float | None, float | None]:
     """The share of winners that were shown first, and the exact p-value of one half."""
     from scipy.stats import binomtest
 
-    won = _slots(labels)
+    won = _shown_first(labels)
     if not won:
         return None, None
     return sum(won) / len(won), float(binomtest(sum(won), len(won)).pvalue)
 
 
-def _repeats(labels: list[Label]) -> tuple[float | None, int]:
+def _repeat_consistency(labels: list[Label]) -> tuple[float | None, int]:
     """The share of repeatedly labelled pairs on which a person's labels are all the same, and the number of such
     pairs."""
     by_pair: dict[int, list[int]] = defaultdict(list)
     for s in labels:
         by_pair[s.pair].append(s.label)
-    again = [len(set(values)) == 1 for values in by_pair.values() if len(values) > 1]
-    return (sum(again) / len(again) if again else None), len(again)
+    consistent = [len(set(values)) == 1 for values in by_pair.values() if len(values) > 1]
+    return (sum(consistent) / len(consistent) if consistent else None), len(consistent)
 
 
-def _alternates(labels: list[Label]) -> tuple[int, int]:
+def _count_alternations(labels: list[Label]) -> tuple[int, int]:
     """How often the slot of consecutive winners changed, and in how many steps."""
-    slots = _slots(labels)
+    slots = _shown_first(labels)
     return sum(a != b for a, b in pairwise(slots)), max(0, len(slots) - 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Totals:
-    """All annotators together: ``[N, K]`` labels that count, ``[K]`` labels given, median seconds if recorded."""
+    """All annotators together: ``[N, K]`` labels that count, ``[K]`` labels given, and median seconds if recorded."""
 
-    counted: np.ndarray
-    given: np.ndarray
-    pace: float | None
+    label_counts: np.ndarray
+    given_counts: np.ndarray
+    median_seconds: float | None
 
 
 def _totals(labels: Labels) -> _Totals:
-    seconds = [s.seconds for s in labels.said if s.seconds is not None]
+    seconds = [s.seconds for s in labels.entries if s.seconds is not None]
     return _Totals(
         agreement.counts(labels.table, len(CLASSES)),
-        _by_class(labels.said),
+        _class_counts(labels.entries),
         float(np.median(seconds)) if seconds else None,
     )
 
 
-def _by_class(labels: Sequence[Label]) -> np.ndarray:
+def _class_counts(labels: Sequence[Label]) -> np.ndarray:
     return np.bincount([s.label for s in labels], minlength=len(CLASSES))
 
 
 def _remarks(
-    labels: Labels, person: int, own: list[Label], everybody: _Totals, about: Mapping[str, Any]
+    labels: Labels, person: int, own_labels: list[Label], totals: _Totals, figures: Mapping[str, Any]
 ) -> tuple[str, ...]:
     from scipy.stats import binomtest
 
-    if len(own) < ENOUGH:
+    if len(own_labels) < ENOUGH:
         return ()
-    remarks, n, pace = [], len(labels.annotators), everybody.pace
+    remarks, n, pace = [], len(labels.annotators), totals.median_seconds
     mine = labels.table[:, person]
     # compared with the class that the others chose, on pairs with a winner on both sides
-    others = everybody.counted - (mine[:, None] == np.arange(len(CLASSES)))
+    others = totals.label_counts - (mine[:, None] == np.arange(len(CLASSES)))
     clear = (mine >= 0) & (mine <= SECOND) & (others[:, FIRST] != others[:, SECOND]) & (others[:, :2].sum(1) > 0)
     if clear.any():
         same = (mine == others[:, :2].argmax(1))[clear]
@@ -248,46 +248,46 @@ def _remarks(
         agreeing = share(clustered(prompts, same.astype(float)))
         if agreeing.high is not None and agreeing.high < 0.5:
             remarks.append(f"names the loser of the others on {1 - agreeing.value:.0%} of pairs: reversed?")
-    p = about["first_slot_p"]
+    p = figures["first_slot_p"]
     if p is not None and p < 0.01 / n:
-        side = "first" if about["first_slot"] > 0.5 else "second"
-        remarks.append(f"prefers what is shown {side} ({about['first_slot']:.0%} first, p = {p:.1g})")
-    changes, steps = _alternates(own)
+        side = "first" if figures["first_slot"] > 0.5 else "second"
+        remarks.append(f"prefers what is shown {side} ({figures['first_slot']:.0%} first, p = {p:.1g})")
+    changes, steps = _count_alternations(own_labels)
     if steps and changes > 0.5 * steps and binomtest(changes, steps).pvalue < 0.001 / n:
         remarks.append(f"changes the slot {changes} times in {steps} steps: left, right, left, right?")
-    mine_given = _by_class(own)
-    rest = everybody.given - mine_given
-    given, usual = mine_given / len(own), rest / max(1, rest.sum())
+    own_counts = _class_counts(own_labels)
+    rest = totals.given_counts - own_counts
+    given, usual = own_counts / len(own_labels), rest / max(1, rest.sum())
     top = int(given.argmax())
-    alone = not rest.any()  # then a constant 'first' is the format of the rows and not a habit
-    if given[top] >= ONE_ANSWER and (top > SECOND if alone else usual[top] < given[top] / 2):
-        contrast = "" if alone else f", the others {usual[top]:.0%}"
+    only_annotator = not rest.any()  # then a constant 'first' is the format of the rows and not a habit
+    if given[top] >= ONE_ANSWER and (top > SECOND if only_annotator else usual[top] < given[top] / 2):
+        contrast = "" if only_annotator else f", the others {usual[top]:.0%}"
         remarks.append(f"says {CLASSES[top]!r} {given[top]:.0%} of the time{contrast}")
-    if about["seconds"] is not None and pace and about["seconds"] < HASTY * pace:
-        remarks.append(f"takes {about['seconds']:.1f} s; the median of all is {pace:.1f} s")
+    if figures["seconds"] is not None and pace and figures["seconds"] < HASTY * pace:
+        remarks.append(f"takes {figures['seconds']:.1f} s; the median of all is {pace:.1f} s")
     return tuple(remarks)
 
 
-def as_plain(labels: Labels, agreed: Agreement | None, people: Sequence[Person], source: str) -> dict[str, Any]:
+def as_plain(labels: Labels, overall: Agreement | None, people: Sequence[Person], source: str) -> dict[str, Any]:
     """The report as plain values, for the page and for files."""
-    odd = [f"{person.name}: {remark}" for person in people for remark in person.remarks]
-    odd += _similar_names(labels.annotators)
+    oddities = [f"{person.name}: {remark}" for person in people for remark in person.remarks]
+    oddities += _similar_names(labels.annotators)
     lines = [_line(person) for person in people]
     figures: list[dict[str, Any]] = []
     unknown = {"low": None, "high": None}
-    if agreed is not None:
-        named = {
-            "raw agreement": agreed.raw,
-            "without ties": agreed.without_ties,
-            "Krippendorff's alpha": agreed.alpha,
-            "alpha on the scale second, tie, first": agreed.alpha_scale,
-            "Fleiss' kappa": agreed.fleiss,
-            "Gwet's AC1": agreed.gwet,
+    if overall is not None:
+        by_name = {
+            "raw agreement": overall.raw,
+            "without ties": overall.without_ties,
+            "Krippendorff's alpha": overall.alpha,
+            "alpha on the scale second, tie, first": overall.alpha_scale,
+            "Fleiss' kappa": overall.fleiss,
+            "Gwet's AC1": overall.gwet,
         }
-        figures = [{"name": name, **interval(figure)} for name, figure in named.items() if figure is not None]
+        figures = [{"name": name, **interval(figure)} for name, figure in by_name.items() if figure is not None]
         figures += [
-            {"name": f"Cohen's kappa, {' and '.join(two.annotators)}", "value": finite(two.cohen), **unknown}
-            for two in agreed.pairs
+            {"name": f"Cohen's kappa, {' and '.join(pair.annotators)}", "value": finite(pair.cohen), **unknown}
+            for pair in overall.pairs
         ]
     counts = agreement.counts(labels.table, len(CLASSES))
     several = counts[counts.sum(1) >= 2]
@@ -295,7 +295,7 @@ def as_plain(labels: Labels, agreed: Agreement | None, people: Sequence[Person],
     most = int((2 * several.max(1) > several.sum(1)).sum())
     facts = [
         ("annotators", f"{len(labels.annotators):,}"),
-        ("labels", f"{len(labels.said):,}"),
+        ("labels", f"{len(labels.entries):,}"),
         ("pairs", f"{len(labels.pairs):,}"),
         ("pairs with two labels or more", f"{len(several):,}"),
         ("of them unanimous", f"{unanimous:,}"),
@@ -304,23 +304,23 @@ def as_plain(labels: Labels, agreed: Agreement | None, people: Sequence[Person],
         ("groups of prompts", f"{len(set(labels.prompts)):,}"),
         ("pairs of known truth", f"{int((labels.gold >= 0).sum()):,}"),
     ]
-    findings = [] if agreed is None else [f"Two labels of one pair agree with probability {agreed.raw.value:.3f}."]
+    findings = [] if overall is None else [f"Two labels of one pair agree with probability {overall.raw.value:.3f}."]
     findings = findings or ["No pair has two labels, so nothing is known about agreement."]
-    about = {"title": "Annotators", "subtitle": source, "unit": "agreement with the others", "rule": None}
+    header = {"title": "Annotators", "subtitle": source, "unit": "agreement with the others", "rule": None}
     body = {
-        **about,
-        "findings": [*findings, *odd],
+        **header,
+        "findings": [*findings, *oddities],
         "facts": facts,
         "lines": lines,
         "figures": figures,
         "differences": [],
     }
-    pairs = () if agreed is None else agreed.pairs
+    pairs = () if overall is None else overall.pairs
     body["labels"] = {name: {} for name in labels.annotators}
-    for s in labels.said:
+    for s in labels.entries:
         tally = body["labels"][labels.annotators[s.annotator]]
         tally[CLASSES[s.label]] = tally.get(CLASSES[s.label], 0) + 1
-    return body | {"pairs_of_annotators": [{key: finite(v) for key, v in asdict(two).items()} for two in pairs]}
+    return body | {"pairs_of_annotators": [{key: finite(v) for key, v in asdict(pair).items()} for pair in pairs]}
 
 
 def _similar_names(names: Sequence[str]) -> list[str]:

@@ -156,8 +156,8 @@ def only(labels: Labels, groups: Groups, group: str) -> Labels:
     """The labels of one group; the pairs and their numbers stay the same."""
     members = {k for k, name in enumerate(labels.annotators) if groups.of.get(name) == group}
     number = {old: new for new, old in enumerate(sorted(members))}
-    selected = tuple(replace(s, annotator=number[s.annotator]) for s in labels.said if s.annotator in members)
-    return replace(labels, annotators=tuple(labels.annotators[k] for k in sorted(members)), said=selected)
+    selected = tuple(replace(s, annotator=number[s.annotator]) for s in labels.entries if s.annotator in members)
+    return replace(labels, annotators=tuple(labels.annotators[k] for k in sorted(members)), entries=selected)
 
 
 def rows_by_group(

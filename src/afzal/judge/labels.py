@@ -52,7 +52,7 @@ class Labels:
             questions: two responses compared on two axes are two pairs.
         prompts: of each pair, by :func:`afzal.records.prompt_key`; labels on one prompt are not independent.
         annotators: names.
-        said: all labels in the order given. A person's last label on a pair counts, repeats excepted; labels that
+        entries: all labels in the order given. A person's last label on a pair counts, repeats excepted; labels that
             differ between the two orders of a pair do not count.
         gold: ``[N]`` the true class if known, else -1.
         categories: of each pair, "" if the rows name none; an empty tuple if not requested.
@@ -61,7 +61,7 @@ class Labels:
     pairs: tuple[Place, ...]
     prompts: tuple[str, ...]
     annotators: tuple[str, ...]
-    said: tuple[Label, ...]
+    entries: tuple[Label, ...]
     gold: np.ndarray
     categories: tuple[str, ...] = ()
 
@@ -70,7 +70,7 @@ class Labels:
         """``[N, R]`` the label that counts; -1 if an annotator's labels differ between the two orders of a pair."""
         table = np.full((len(self.pairs), len(self.annotators)), MISSING, np.int8)
         in_order: dict[tuple[int, int, bool], int] = {}
-        for s in self.said:
+        for s in self.entries:
             if s.is_repeat:
                 continue
             table[s.pair, s.annotator] = s.label

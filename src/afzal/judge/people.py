@@ -88,13 +88,13 @@ def labels_on(items: Sequence[Item], pairs: Sequence[Pair]) -> Labels | None:
     prompts = [""] * len(pairs)
     for k, pair in enumerate(pairs):
         prompts[k] = prompt_key(items[pair.item])
-    names, who = labels.annotators, [s.annotator for s in labels.said]
+    names, who = labels.annotators, [s.annotator for s in labels.entries]
     if pooled_axes(items):
-        people = [(labels.annotators[s.annotator], labels.pairs[s.pair][3]) for s in labels.said]
+        people = [(labels.annotators[s.annotator], labels.pairs[s.pair][3]) for s in labels.entries]
         known = {person: k for k, person in enumerate(dict.fromkeys(people))}
         names = tuple(name if axis is None else f"{name} ({axis})" for name, axis in known)
         who = [known[person] for person in people]
-    renumbered = tuple(replace(s, pair=target[s.pair], annotator=k) for s, k in zip(labels.said, who, strict=True))
+    renumbered = tuple(replace(s, pair=target[s.pair], annotator=k) for s, k in zip(labels.entries, who, strict=True))
     return Labels(tuple(numbered), tuple(prompts), names, renumbered, gold)
 
 

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from afzal.config.revise import PrinciplesConfig, ReviseConfig
-from afzal.principles.words import breaches, broken, refuses
+from afzal.principles.word_lists import breaches, broken, refuses
 from afzal.runs.stage import Row
 from afzal.stats.intervals import Interval, clustered, mean, share
 from afzal.text import interval, number, plural

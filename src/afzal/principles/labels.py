@@ -15,7 +15,7 @@ from afzal.judge.prompting import PromptBuilder, PromptSettings
 from afzal.judge.replies import Reading
 from afzal.judge.verdicts import POINTS
 from afzal.judging.judges import ResolvedJudge, language_model_judge, resolve_judge
-from afzal.principles.words import in_turn
+from afzal.principles.word_lists import in_turn
 from afzal.records import Item
 from afzal.runs.stage import Row
 from afzal.servers.cache import REPLIES, Cache, Reply

@@ -22,7 +22,7 @@ from afzal.judging.judges import resolve_judge
 from afzal.principles.figures import report_body
 from afzal.principles.labels import Labelling, label_rows
 from afzal.principles.matching import scored, sources_of
-from afzal.principles.words import broken, by_words, chosen, in_turn
+from afzal.principles.word_lists import broken, by_words, chosen, in_turn
 from afzal.principles.writer import Wanted, Write, asked_as, writer
 from afzal.records import Comparison, Item, Message, Response, Turns, turns_to_row
 from afzal.report import write_board

@@ -15,11 +15,11 @@ from afzal.config import CompareConfig, SweepConfig, TrainConfig, advice, dump
 from afzal.recipes import Stopped
 from afzal.runs import torchrun
 from afzal.sweep.arms import BASE_NAME, Arm, arms_of, is_finished, load, plan_of, resolved, wanted_arms
-from afzal.sweep.choose import Candidate, best, candidates
-from afzal.sweep.equal import comparison, lengths
 from afzal.sweep.search import Search, explore, run
+from afzal.sweep.selection import Candidate, best, candidates
 from afzal.sweep.summary import Confirmed, summary
 from afzal.sweep.training import Gauge, state_of
+from afzal.sweep.training_length import comparison, lengths
 from afzal.text import duration, plural
 
 Say = Callable[[str], None]

@@ -11,10 +11,10 @@ from afzal.compare.trainings import Stage, stages_of
 from afzal.config import ADAPTIVE, CompareConfig, SweepConfig
 from afzal.sweep import workers
 from afzal.sweep.arms import BASE_NAME, Arm, Plan, arms_of, distinct, keep, load, wanted_arms
-from afzal.sweep.choose import Aim, candidates, score
-from afzal.sweep.equal import Length, comparison, lengths
 from afzal.sweep.proposals import is_hopeless, optuna_module, propose
+from afzal.sweep.selection import Aim, candidates, score
 from afzal.sweep.training import Failure, Gauge, Point, Say
+from afzal.sweep.training_length import Length, comparison, lengths
 
 
 @dataclass(slots=True)

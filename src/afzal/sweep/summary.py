@@ -13,8 +13,8 @@ import numpy as np
 
 from afzal.compare.measure import Answers
 from afzal.sweep.arms import BASE_NAME, Arm, resolved
-from afzal.sweep.choose import Aim, Candidate, best, candidates, difference, front, record, start_goal, values_of
 from afzal.sweep.search import Search
+from afzal.sweep.selection import Aim, Candidate, best, candidates, difference, front, record, start_goal, values_of
 from afzal.sweep.training import Point
 
 Points = Mapping[int, Sequence[Point]]

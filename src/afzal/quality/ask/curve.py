@@ -12,8 +12,8 @@ import numpy as np
 
 from afzal.errors import AfzalError
 from afzal.stats import bradley_terry as bt
-from afzal.stats.comparing import over_seeds_and_prompts, share_of_verdicts, share_of_wins
 from afzal.stats.intervals import LEVEL, Interval, over_seeds
+from afzal.stats.policy_comparison import over_seeds_and_prompts, share_of_verdicts, share_of_wins
 from afzal.stats.resampling import numbered
 
 from .linear import fit
@@ -127,8 +127,8 @@ def learning_curve(
     """Held-out accuracy by number of labels, for the rule and for random questions.
 
     The same prompts are held out for all seeds, so all seeds are measured on the same pairs, and intervals are over
-    seeds and prompts (:func:`afzal.stats.comparing.share_of_verdicts`, and for differences
-    :func:`afzal.stats.comparing.over_seeds_and_prompts`). Both sides start from the same 20 labels.
+    seeds and prompts (:func:`afzal.stats.policy_comparison.share_of_verdicts`, and for differences
+    :func:`afzal.stats.policy_comparison.over_seeds_and_prompts`). Both sides start from the same 20 labels.
 
     Raises:
         AfzalError: there are too few labelled pairs or prompts.

@@ -99,7 +99,7 @@ def comparison(
     values: dict[str, Any] = {
         "model": first.model,
         "prompts": config.prompts or first.eval_data,
-        "rewards": config.rewards or {CHARACTERS: "afzal.sweep.equal:characters"},
+        "rewards": config.rewards or {CHARACTERS: "afzal.sweep.training_length:characters"},
         "methods": [_entry(config, plan, arm, lengths[arm.name]) for arm in arms],
         "max_tokens": first.max_tokens,
         "eos_token": first.eos_token,

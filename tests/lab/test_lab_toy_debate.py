@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from afzal.lab import language
-from afzal.lab.evidence import Shown, aware, aware_by_count, naive, positions, probability, right, shown, toy
+from afzal.lab.toy_debate import Shown, aware, aware_by_count, naive, positions, probability, right, shown, toy
 from afzal.stats.intervals import clustered, mean
 
 # Of 7 pieces from N(0, 1), 200,000 draws: people-and-judges, section 2.5

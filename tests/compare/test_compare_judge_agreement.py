@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from afzal import config, data
 from afzal.compare import compare, plan
-from afzal.compare.judged import judged
+from afzal.compare.judge_agreement import judged
 from afzal.compare.measure import Answers
 from afzal.compare.summary import Cost, Point
 from afzal.errors import AfzalError
@@ -108,7 +108,7 @@ def test_people_are_a_judge_next_to_the_others(tmp_path):
 
 
 def test_a_judge_is_asked_again_only_if_it_or_the_answers_changed(tmp_path, monkeypatch):
-    from afzal.compare import judged as room
+    from afzal.compare import judge_agreement as room
 
     asked = []
     really = room.judge_items

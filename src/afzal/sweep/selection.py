@@ -15,9 +15,9 @@ import numpy as np
 
 from afzal.compare.measure import Answers
 from afzal.config import Goal
-from afzal.stats.comparing import over_seeds_and_prompts, same_draws, total, wins
-from afzal.stats.fronts import hypervolume, knee, on_front
 from afzal.stats.intervals import Interval, over_seeds
+from afzal.stats.pareto import hypervolume, knee, on_front
+from afzal.stats.policy_comparison import over_seeds_and_prompts, same_draws, total, wins
 from afzal.sweep.training import Point
 
 Course = Sequence[Point]

@@ -11,11 +11,11 @@ import pytest
 
 from afzal.compare.measure import Answers
 from afzal.report import sweep_views as views
-from afzal.stats.comparing import over_seeds_and_prompts
 from afzal.stats.intervals import Interval, over_seeds
+from afzal.stats.policy_comparison import over_seeds_and_prompts
 from afzal.sweep.arms import Arm
-from afzal.sweep.choose import Aim, Candidate, best, candidates, difference, front, score, within
 from afzal.sweep.search import score_of
+from afzal.sweep.selection import Aim, Candidate, best, candidates, difference, front, score, within
 from afzal.sweep.training import Point
 
 AIM = Aim("reward", "gold", 1.0)

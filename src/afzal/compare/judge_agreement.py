@@ -24,8 +24,8 @@ from afzal.judging.run import judge_items
 from afzal.records import Item, Response, Turns, turns_to_json
 from afzal.runs.stage import keep, kept, key_of
 from afzal.servers.cache import REPLIES
-from afzal.stats.comparing import same_draws, share_of_verdicts
 from afzal.stats.intervals import clustered, share
+from afzal.stats.policy_comparison import same_draws, share_of_verdicts
 
 Say = Callable[[str], None]
 Chosen = Mapping[str, Mapping[int, Point | None]]

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from afzal.stats.fronts import hypervolume, knee, on_front
+from afzal.stats.pareto import hypervolume, knee, on_front
 
 
 def random_points(seed: int) -> tuple[np.ndarray, np.ndarray]:
