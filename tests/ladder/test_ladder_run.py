@@ -290,7 +290,7 @@ def test_the_stages_of_two_levels(tmp_path, monkeypatch):
     def train(made):
         seen.append((str(Path(made.out).relative_to(tmp_path)), made.model, Path(made.data).parent.name))
 
-    monkeypatch.setattr(run, "judged", judge)
+    monkeypatch.setattr(run, "run_judges", judge)
     monkeypatch.setattr(run, "train_once", train)
     pairs, truth = items()[:2], items()[2:]
     job = run.Job(settings(out=str(tmp_path), levels=1), pairs, truth, lambda line: None)
