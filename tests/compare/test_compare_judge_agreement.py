@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from afzal import config, data
 from afzal.compare import compare, plan
-from afzal.compare.judge_agreement import judged
+from afzal.compare.judge_agreement import compare_judges
 from afzal.compare.measure import Answers
 from afzal.compare.summary import Cost, Point
 from afzal.errors import AfzalError
@@ -56,7 +56,7 @@ def row(summary: dict[str, Any], ours: str, theirs: str, judge: int = 0) -> dict
 
 def test_wins_by_a_judge_match_counting_by_hand(tmp_path):
     """a against b, seed 0 only: longer > long, longer < longest, same = came; against the start a wins all six."""
-    summary = judged(settings(tmp_path), chosen(), PROMPTS, lambda line: None)
+    summary = compare_judges(settings(tmp_path), chosen(), PROMPTS, lambda line: None)
     ab, ba = row(summary, "a", "b"), row(summary, "b", "a")
     assert [ab[k] for k in ("win", "tie", "loss", "no_verdict", "value", "n")] == [1, 1, 1, 0, 0.5, 3]
     assert [ba[k] for k in ("win", "tie", "loss")] == [1, 1, 1]
@@ -72,7 +72,7 @@ def test_the_true_reward_is_a_judge_of_the_same_pairs(tmp_path):
     """On a against b it says a, b, b, and length a, b, tie: 2 of 3 agree. On a against the start, in both seeds, a, a,
     tie and a, a, a: 4 of 6. On b against the start it says three ties and length says b: none. So 6 of 12, and all 6
     for which both name a winner."""
-    said = judged(settings(tmp_path), chosen(), PROMPTS, lambda line: None)["judge_agreement"]
+    said = compare_judges(settings(tmp_path), chosen(), PROMPTS, lambda line: None)["judge_agreement"]
     assert [(r["first"], r["second"]) for r in said] == [("long", "gold")]
     assert (said[0]["same"]["value"], said[0]["same"]["pairs"], said[0]["same"]["n"]) == (0.5, 12, 3)
     assert (said[0]["same_winner"]["value"], said[0]["same_winner"]["pairs"]) == (1.0, 6)
@@ -82,20 +82,20 @@ def test_best_of_n_meets_answers_of_other_draws(tmp_path):
     """Answer 0 of best-of-2 was chosen from draws 0 and 1, so the first independent answer of the other is number 2."""
     best = point([["b0", "b1"]] * 3, [[0, 0]] * 3, draws=2)
     other = point([["c0", "c1", "c2", "c3"]] * 3, [[0] * 4] * 3)
-    judged(settings(tmp_path), {"a": {0: best}, "start": {0: other}}, PROMPTS, lambda line: None)
+    compare_judges(settings(tmp_path), {"a": {0: best}, "start": {0: other}}, PROMPTS, lambda line: None)
     items = data.read(str(tmp_path / "judged" / "pairs.jsonl")).items
     assert [[r.turns for r in item.responses] for item in items] == [["b0", "c2"]] * 3
     assert {r.source for item in items for r in item.responses} == {"a", "start"}
 
 
 def test_people_are_a_judge_next_to_the_others(tmp_path):
-    judged(settings(tmp_path / "first"), chosen(), PROMPTS, lambda line: None)
+    compare_judges(settings(tmp_path / "first"), chosen(), PROMPTS, lambda line: None)
     items = list(data.read(str(tmp_path / "first" / "judged" / "pairs.jsonl")).items)
     votes = tmp_path / "votes.jsonl"
     said = [Comparison(0, 1, "first", annotator="ali"), Comparison(0, 1, "first", annotator="umi")]
     data.write([type(i)(i.id, i.prompt, i.responses, tuple(said)) for i in items[:3]], votes, "afzal")
     made = settings(tmp_path / "out", judges={"long": "rule:longest", "people": f"people:{votes}"})
-    summary = judged(made, chosen(), PROMPTS, lambda line: None)
+    summary = compare_judges(made, chosen(), PROMPTS, lambda line: None)
     people = row(summary, "a", "b", 1)
     assert [people[k] for k in ("win", "tie", "loss", "no_verdict", "value")] == [3, 0, 0, 0, 1.0]
     nobody = row(summary, "b", "start", 1)
@@ -115,11 +115,11 @@ def test_a_judge_is_asked_again_only_if_it_or_the_answers_changed(tmp_path, monk
     monkeypatch.setattr(
         room, "judge_items", lambda spec, items, **more: (asked.append(spec), really(spec, items, **more))[1]
     )
-    once = judged(settings(tmp_path), chosen(), PROMPTS, lambda line: None)
-    assert judged(settings(tmp_path), chosen(), PROMPTS, lambda line: None) == once
+    once = compare_judges(settings(tmp_path), chosen(), PROMPTS, lambda line: None)
+    assert compare_judges(settings(tmp_path), chosen(), PROMPTS, lambda line: None) == once
     assert asked == ["rule:longest"]
-    judged(settings(tmp_path, judges={"long": "rule:shortest"}), chosen(), PROMPTS, lambda line: None)
-    judged(settings(tmp_path, judge_prompts=2), chosen(), PROMPTS, lambda line: None)
+    compare_judges(settings(tmp_path, judges={"long": "rule:shortest"}), chosen(), PROMPTS, lambda line: None)
+    compare_judges(settings(tmp_path, judge_prompts=2), chosen(), PROMPTS, lambda line: None)
     assert asked == ["rule:longest", "rule:shortest", "rule:longest"]
 
 

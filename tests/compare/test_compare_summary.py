@@ -197,9 +197,11 @@ def test_answers_and_their_kl_are_drawn_at_the_temperature_of_the_settings(monke
     speaker = SimpleNamespace(continuations=lambda rows: ["a"] * len(rows))
     made = settings(temperature=0.7, sample_tokens=5)
     sampling = measure.Sampling(made.sample_tokens, made.temperature)
-    bench = measure.Bench("first", speaker, ["p", "q"], [[1], [2]], [0], sampling, None, made, "key", [{}, {}])
-    drawn = measure._draw(bench, "policy", 2, 3)
+    setup = measure.MeasurementSetup(
+        "first", speaker, ["p", "q"], [[1], [2]], [0], sampling, None, made, "key", [{}, {}]
+    )
+    drawn = measure._draw(setup, "policy", 2, 3)
     assert (seen["policy"], seen["first"], seen["temperature"]) == ("policy", "first", 0.7)
     assert (seen["model"], seen["sampling"].temperature, seen["sampling"].max_new_tokens) == ("policy", 0.7, 5)
     assert drawn.kl.tolist() == [[0.25, 0.25], [0.25, 0.25]]
-    assert measure._draw(bench, "first", 2, 3).kl.tolist() == [[0.0, 0.0], [0.0, 0.0]]
+    assert measure._draw(setup, "first", 2, 3).kl.tolist() == [[0.0, 0.0], [0.0, 0.0]]

@@ -15,10 +15,10 @@ from afzal.stats.intervals import Interval, over_seeds
 from afzal.stats.policy_comparison import over_seeds_and_prompts
 from afzal.sweep.arms import Arm
 from afzal.sweep.search import score_of
-from afzal.sweep.selection import Aim, Candidate, best, candidates, difference, front, score, within
+from afzal.sweep.selection import Candidate, Criterion, best, candidates, difference, front, score, within_budget
 from afzal.sweep.training import Point
 
-AIM = Aim("reward", "gold", 1.0)
+CRITERION = Criterion("reward", "gold", 1.0)
 
 
 def candidate(arm: str, goal: float, kl: float, place: int = 0) -> Candidate:
@@ -45,8 +45,8 @@ def test_the_best_is_that_of_brute_force_on_random_candidates_with_ties_and_unkn
         kls[rng.random(n) < 0.1] = math.nan
         arms = [candidate(f"a{k}", g, x) for k, (g, x) in enumerate(zip(goals.tolist(), kls.tolist(), strict=True))]
         inside = [c for c in arms if c.kl.value <= 1.0 and c.goal.value == c.goal.value]
-        assert within(AIM, arms) == inside
-        chosen = best(AIM, arms)
+        assert within_budget(CRITERION, arms) == inside
+        chosen = best(CRITERION, arms)
         if chosen is None:
             nothing += 1
             assert inside == []
@@ -61,9 +61,9 @@ def test_the_best_is_that_of_brute_force_on_random_candidates_with_ties_and_unkn
 def test_a_candidate_is_the_mean_over_seeds_and_prompts_with_the_interval_over_both():
     rng = np.random.default_rng(1)
     rewards = rng.normal(size=(3, 5, 4))
-    courses = {"a001": {s: [point(rewards[s], 0.1 * s), point(rewards[s] + 1, 1.0)] for s in range(3)}}
+    trajectories = {"a001": {s: [point(rewards[s], 0.1 * s), point(rewards[s] + 1, 1.0)] for s in range(3)}}
     starts = {s: answers(np.zeros((5, 4)), 0.0) for s in range(3)}
-    first, second = candidates(AIM, courses, starts)
+    first, second = candidates(CRITERION, trajectories, starts)
     assert first.goal == over_seeds_and_prompts(rewards.mean(2))
     assert first.kl.value == pytest.approx(0.1)
     assert second.goal.value == pytest.approx(rewards.mean() + 1)
@@ -72,33 +72,35 @@ def test_a_candidate_is_the_mean_over_seeds_and_prompts_with_the_interval_over_b
 
 def test_a_win_rate_leaves_out_pairs_of_answers_that_share_random_numbers():
     ours, start = np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]])
-    aim = Aim("win_rate", "gold", 1.0)
-    (only,) = candidates(aim, {"a": {0: [point(ours, 0.0)]}}, {0: answers(start, 0.0)})
+    criterion = Criterion("win_rate", "gold", 1.0)
+    (only,) = candidates(criterion, {"a": {0: [point(ours, 0.0)]}}, {0: answers(start, 0.0)})
     assert only.goal.value == 0.5  # 1 against 1 and 0 against 0; the other pairs would have been 1 and 0
 
 
 def test_the_accuracy_of_one_seed_has_its_own_interval_and_of_several_that_over_seeds():
-    aim = Aim("accuracy", "gold", 1.0)
+    criterion = Criterion("accuracy", "gold", 1.0)
     start = answers(np.zeros((2, 3)), 0.0)
     seen = [Point(1, start, (0.7, 0.5, 0.8)), Point(1, start, (0.9, 0.85, 0.95))]
-    (one,) = candidates(aim, {"a": {0: [seen[0]]}}, {0: start})
+    (one,) = candidates(criterion, {"a": {0: [seen[0]]}}, {0: start})
     assert (one.goal.value, one.goal.low, one.goal.high) == (0.7, 0.5, 0.8)
-    (two,) = candidates(aim, {"a": {0: [seen[0]], 1: [seen[1]]}}, {0: start, 1: start})
+    (two,) = candidates(criterion, {"a": {0: [seen[0]], 1: [seen[1]]}}, {0: start, 1: start})
     assert two.goal == over_seeds([0.7, 0.9])
 
 
 def test_an_arm_whose_later_seed_failed_has_no_score():
     points = {"a": {0: [point(np.ones((2, 3)), 0.1)]}}
-    search: Any = SimpleNamespace(aim=AIM, points=points, failures={}, starts=lambda: {0: answers(np.zeros((2, 3)), 0)})
+    search: Any = SimpleNamespace(
+        criterion=CRITERION, points=points, failures={}, starts=lambda: {0: answers(np.zeros((2, 3)), 0)}
+    )
     assert score_of(search, Arm("a", {}), 1) == 1.0
     search.failures["a"] = "diverged"
     assert score_of(search, Arm("a", {}), 1) is None
 
 
 def test_the_score_of_an_arm_beyond_the_budget_is_below_that_of_one_nearer():
-    assert score(AIM, [candidate("a", 2.0, 0.5), candidate("a", 9.0, 3.0)]) == 2.0
-    assert score(AIM, [candidate("a", 9.0, 3.0)]) == 7.0
-    assert score(AIM, [candidate("a", math.nan, 0.5)]) is None
+    assert score(CRITERION, [candidate("a", 2.0, 0.5), candidate("a", 9.0, 3.0)]) == 2.0
+    assert score(CRITERION, [candidate("a", 9.0, 3.0)]) == 7.0
+    assert score(CRITERION, [candidate("a", math.nan, 0.5)]) is None
 
 
 def test_the_difference_is_paired_by_seed_and_prompt():
@@ -107,14 +109,14 @@ def test_the_difference_is_paired_by_seed_and_prompt():
     rewards = rng.normal(size=(2, 6, 3)) * 10
     theirs = {s: point(rewards[s], 0.5) for s in range(2)}
     ours = {s: point(rewards[s] + 0.25, 0.5) for s in range(2)}
-    gain = difference(AIM, ours, theirs, {s: answers(rewards[s], 0.0) for s in range(2)})
+    gain = difference(CRITERION, ours, theirs, {s: answers(rewards[s], 0.0) for s in range(2)})
     assert gain.value == pytest.approx(0.25)
     assert gain.ends == (pytest.approx(0.25), pytest.approx(0.25))
 
 
 def test_the_front_and_its_area_by_hand():
     arms = [candidate("a", 1.0, 0.25), candidate("b", 0.5, 0.25), candidate("c", 2.0, 0.5), candidate("d", 5.0, 2.0)]
-    on = front(AIM, arms, 0.5)
+    on = front(CRITERION, arms, 0.5)
     assert on["on_front"] == [0, 2, 3]
     assert on["hypervolume"] == 0.25 * 0.5 + 0.5 * 1.5  # up to a KL of 1, above .5
 

@@ -223,7 +223,7 @@ def test_trackers_are_extras_and_modules_of_their_names():
 
 def test_comparisons_do_not_take_a_run_for_another_when_somebody_else_hears_of_it():
     made = [config.make("dpo", model="m", data="d", report_to=names) for names in (None, "wandb")]
-    assert trainings._plain(made[0]) == trainings._plain(made[1])
+    assert trainings._recorded_settings(made[0]) == trainings._recorded_settings(made[1])
 
 
 def test_each_round_is_a_run_of_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -11,7 +11,7 @@ from afzal.compare.trainings import folder_of, ledger_of
 from afzal.config import CompareConfig, Entry, entries
 
 
-def needed(config: CompareConfig, entry: Entry, seed: int) -> Cost:
+def required_cost(config: CompareConfig, entry: Entry, seed: int) -> Cost:
     """The total cost of the runs that an entry is built on, each counted once."""
     known = {e.name: e for e in entries(config)}
     names, waiting = [], list(entry.needs)
@@ -33,13 +33,13 @@ def cost_at(config: CompareConfig, entry: Entry, seed: int, step: int | None) ->
     if not (run / "run.json").exists():
         return Cost()
     if (run / "rounds.json").exists():
-        return _of_rounds(run, ledger_of(config, entry.name, seed), step)
+        return _rounds_cost(run, ledger_of(config, entry.name, seed), step)
     records = [r for r in runs.open_run(run).metrics("train") if step is None or r["step"] <= step]
     last = records[-1] if records else {}
-    return Cost(float(last.get("seconds", 0.0)), int(last.get("tokens", 0)), _rolled_out(run, step))
+    return Cost(float(last.get("seconds", 0.0)), int(last.get("tokens", 0)), _rollout_tokens(run, step))
 
 
-def _rolled_out(run: Path, step: int | None) -> int:
+def _rollout_tokens(run: Path, step: int | None) -> int:
     """Answer tokens of all rollouts before a step; 0 for methods without rollouts."""
     opened = runs.open_run(run)
     settings = opened.facts().get("config", {})
@@ -48,7 +48,7 @@ def _rolled_out(run: Path, step: int | None) -> int:
     return round(sum(r["rollout/length"] * answers for r in rollouts))
 
 
-def _of_rounds(run: Path, ledger: Path, last: int | None) -> Cost:
+def _rounds_cost(run: Path, ledger: Path, last: int | None) -> Cost:
     made = [r["number"] for r in runs.read_json(run / "rounds.json")["rounds"] if r["steps"]]
     cost = Cost()
     for k in (k for k in made if last is None or k <= last):

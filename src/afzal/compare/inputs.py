@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from afzal import data
-from afzal.compare.measure import finished, read_prompts
+from afzal.compare.measure import open_finished, read_prompts
 from afzal.compare.server_answers import generator_of
-from afzal.compare.trainings import Stage, given
+from afzal.compare.trainings import Stage, check_given_run
 from afzal.config import PEOPLE, REFERENCES, CompareConfig, entries, variables
 from afzal.errors import AfzalError
 from afzal.judging.judges import resolve_judge
@@ -38,9 +38,9 @@ def open_inputs(config: CompareConfig, stages: Sequence[Stage]) -> None:
     generator_of(config)
     for stage in stages:
         if stage.config is None:
-            given(stage)
+            check_given_run(stage)
             if (stage.folder / "run.json").exists():
-                finished(stage.folder)
+                open_finished(stage.folder)
     made_here = [str(stage.folder) for stage in stages if stage.config is not None]
     best_of = [e.settings["reward"] for e in entries(config) if e.kind == "best_of" and "reward" in e.settings]
     rewards = {spec: "rewards" for spec in [*config.rewards.values(), *best_of] if not variables(spec)}

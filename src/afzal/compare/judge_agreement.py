@@ -28,7 +28,7 @@ from afzal.stats.intervals import clustered, share
 from afzal.stats.policy_comparison import same_draws, share_of_verdicts
 
 Say = Callable[[str], None]
-Chosen = Mapping[str, Mapping[int, Point | None]]
+ChosenPoints = Mapping[str, Mapping[int, Point | None]]
 """The point at which each policy is judged, by name and seed; the start is last."""
 
 
@@ -43,9 +43,9 @@ class Match:
     answers: tuple[int, int]
 
 
-def judged(
+def compare_judges(
     config: CompareConfig,
-    chosen: Chosen,
+    chosen: ChosenPoints,
     prompts: Sequence[Turns],
     say: Say,
     columns: Sequence[Mapping[str, Any]] = (),
@@ -76,11 +76,11 @@ def judged(
         outcomes_of[name] = outcomes
         facts = {"name": name, **_facts(judges[name]), "wins": list(_wins(config, matches, outcomes))}
         lines.append(facts | {"summary": figures})
-    outcomes_of[next(iter(config.rewards))] = _by_reward(config, matches, chosen)
+    outcomes_of[next(iter(config.rewards))] = _reward_outcomes(config, matches, chosen)
     return {"judges": lines, "judge_agreement": list(_agreement(outcomes_of, matches))}
 
 
-def _matches(chosen: Chosen, prompts: int) -> Iterator[Match]:
+def _matches(chosen: ChosenPoints, prompts: int) -> Iterator[Match]:
     """Matches of every two policies of the same seed on each prompt, by the first answers without shared random
     numbers."""
     for (ours, mine), (theirs, other) in combinations(chosen.items(), 2):
@@ -93,7 +93,7 @@ def _matches(chosen: Chosen, prompts: int) -> Iterator[Match]:
             yield from (Match(ours, theirs, seed, k, (i, j)) for k in range(prompts))
 
 
-def _item(m: Match, chosen: Chosen, prompts: Sequence[Turns]) -> Item:
+def _item(m: Match, chosen: ChosenPoints, prompts: Sequence[Turns]) -> Item:
     responses = []
     for name, k in zip((m.ours, m.theirs), m.answers, strict=True):
         point = chosen[name][m.seed]
@@ -155,7 +155,7 @@ def _won(points: np.ndarray) -> dict[str, Any]:
     return counts | ({"value": None, "low": None, "high": None, "n": 0} if rate is None else asdict(rate))
 
 
-def _by_reward(config: CompareConfig, matches: Sequence[Match], chosen: Chosen) -> np.ndarray:
+def _reward_outcomes(config: CompareConfig, matches: Sequence[Match], chosen: ChosenPoints) -> np.ndarray:
     """``[N]`` outcomes by the true reward on the same pairs."""
     chief, outcomes = next(iter(config.rewards)), []
     for m in matches:

@@ -60,7 +60,7 @@ class Answers:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Bench:
+class MeasurementSetup:
     """Everything that all policies of a comparison share."""
 
     start: Any
@@ -87,7 +87,7 @@ class Snapshot:
     key: str
 
 
-def set_up(config: CompareConfig) -> Bench:
+def set_up(config: CompareConfig) -> MeasurementSetup:
     """Load the start model and the prompts, and fix how answers are drawn.
 
     Answers end by the start model's rule, regardless of the methods' model folders.
@@ -106,7 +106,9 @@ def set_up(config: CompareConfig) -> Bench:
     generator = server_answers.generator_of(config)
     about += [generator.model_dump(include={"kind", "url", "model", "reload"})] if generator is not None else []
     prompts = [item.prompt for item in asked]
-    return Bench(start, speaker, prompts, ids, eos, sampling, device, config, key_of(*about), columns, generator)
+    return MeasurementSetup(
+        start, speaker, prompts, ids, eos, sampling, device, config, key_of(*about), columns, generator
+    )
 
 
 def read_prompts(config: CompareConfig, speaker: Speaker) -> tuple[list[Item], list[list[int]], list[dict[str, Any]]]:
@@ -139,7 +141,7 @@ def read_prompts(config: CompareConfig, speaker: Speaker) -> tuple[list[Item], l
     return asked, ids, data.column_values(asked, names)
 
 
-def finished(run: Path) -> runs.Run:
+def open_finished(run: Path) -> runs.Run:
     """Open a finished run.
 
     Raises:
@@ -159,11 +161,11 @@ def snapshots(run: Path, most: int) -> list[Snapshot]:
     """
     if not (run / "run.json").exists():  # a model folder that is not a run
         return [Snapshot(run, 1, None, content_hash(str(run)))]
-    facts = finished(run).facts()
+    facts = open_finished(run).facts()
     if (run / "rounds.json").exists():
         made = [r["number"] for r in runs.read_json(run / "rounds.json")["rounds"] if r["steps"]]
         folders = {k: run / "rounds" / f"{k:03d}" / "run" for k in made}
-        return _thinned([Snapshot(path, k, None, content_hash(str(path))) for k, path in folders.items()], most)
+        return _evenly_spaced([Snapshot(path, k, None, content_hash(str(path))) for k, path in folders.items()], most)
     end = int(facts.get("kept_step", facts.get("step", 0)))
     weights = content_hash(str(run))
     along = [
@@ -171,16 +173,16 @@ def snapshots(run: Path, most: int) -> list[Snapshot]:
         for step, path in checkpoint.listed(run / "checkpoints")
         if step < end
     ]
-    return _thinned([*along, Snapshot(run, end, None, weights)], most)
+    return _evenly_spaced([*along, Snapshot(run, end, None, weights)], most)
 
 
-def _thinned(snaps: Sequence[Snapshot], most: int) -> list[Snapshot]:
+def _evenly_spaced(snaps: Sequence[Snapshot], most: int) -> list[Snapshot]:
     places = np.linspace(0, len(snaps), min(most, len(snaps)) + 1)[1:].round().astype(int) - 1
     return [snaps[k] for k in places]
 
 
-def measured(
-    bench: Bench,
+def measure_snapshots(
+    setup: MeasurementSetup,
     snaps: Sequence[Snapshot],
     rewarders: Mapping[str, Rewarder],
     keys: Mapping[str, str],
@@ -196,31 +198,33 @@ def measured(
     """
     model = None
     for snap in snaps:
-        path = Path(bench.config.out) / "measured" / f"{name}-step-{snap.step:08d}.json"
-        key = key_of(bench.key, snap.key, dict(sorted(keys.items())), seed)
+        path = Path(setup.config.out) / "measured" / f"{name}-step-{snap.step:08d}.json"
+        key = key_of(setup.key, snap.key, dict(sorted(keys.items())), seed)
         answers = _read(path, key)
         if answers is None:
-            model = _with_weights(model, snap, bench)
-            with _source(bench, model, snap, path, key) as source:
-                answers = _measure(bench, model, rewarders, seed, source)
+            model = _load_snapshot(model, snap, setup)
+            with _source(setup, model, snap, path, key) as source:
+                answers = _measure(setup, model, rewarders, seed, source)
             _write(path, key, answers, source)
         yield snap, answers
 
 
-def start_answers(bench: Bench, rewarders: Mapping[str, Rewarder], keys: Mapping[str, str], seed: int) -> Answers:
+def start_answers(
+    setup: MeasurementSetup, rewarders: Mapping[str, Rewarder], keys: Mapping[str, str], seed: int
+) -> Answers:
     """The answers of the start model itself, whose KL is 0."""
-    path = Path(bench.config.out) / "measured" / f"start-{seed}.json"
-    key = key_of(bench.key, dict(sorted(keys.items())), seed)
+    path = Path(setup.config.out) / "measured" / f"start-{seed}.json"
+    key = key_of(setup.key, dict(sorted(keys.items())), seed)
     answers = _read(path, key)
     if answers is None:
-        source = _of_start(bench, path, key)
-        answers = _measure(bench, bench.start, rewarders, seed, source)
+        source = _start_source(setup, path, key)
+        answers = _measure(setup, setup.start, rewarders, seed, source)
         _write(path, key, answers, source)
     return answers
 
 
 def best_of_answers(
-    bench: Bench,
+    setup: MeasurementSetup,
     numbers: Sequence[int],
     ranking: Rewarder,
     ranking_key: str,
@@ -233,50 +237,56 @@ def best_of_answers(
 
     Smaller n use the first candidates of larger n.
     """
-    places = {n: Path(bench.config.out) / "measured" / f"{name}-best-of-{n:05d}.json" for n in numbers}
-    hashes = {n: key_of(bench.key, ranking_key, dict(sorted(keys.items())), seed, n) for n in numbers}
+    places = {n: Path(setup.config.out) / "measured" / f"{name}-best-of-{n:05d}.json" for n in numbers}
+    hashes = {n: key_of(setup.key, ranking_key, dict(sorted(keys.items())), seed, n) for n in numbers}
     known = {n: a for n in numbers if (a := _read(places[n], hashes[n])) is not None}
     missing = [n for n in numbers if n not in known]
     if missing:
-        answers, most = bench.config.samples, max(missing)
-        source = _of_start(bench, places[most], hashes[most])
-        drawn = _draw(bench, bench.start, most * answers, seed, source)
-        scores = np.asarray(ranking(*_flat(bench, drawn.texts, drawn.unended))).reshape(len(bench.prompts), -1)
+        answers, most = setup.config.samples, max(missing)
+        source = _start_source(setup, places[most], hashes[most])
+        drawn = _draw(setup, setup.start, most * answers, seed, source)
+        scores = np.asarray(ranking(*_rewarder_arguments(setup, drawn.texts, drawn.unended))).reshape(
+            len(setup.prompts), -1
+        )
         for n in missing:
-            known[n] = _chosen(bench, drawn, best_of(scores, n, answers), n, rewarders)
+            known[n] = _select_answers(setup, drawn, best_of(scores, n, answers), n, rewarders)
         for n in missing:
             _write(places[n], hashes[n], known[n], source)
     return [(n, known[n]) for n in numbers]
 
 
-def _chosen(bench: Bench, drawn: Answers, take: np.ndarray, n: int, rewarders: Mapping[str, Rewarder]) -> Answers:
+def _select_answers(
+    setup: MeasurementSetup, drawn: Answers, take: np.ndarray, n: int, rewarders: Mapping[str, Rewarder]
+) -> Answers:
     texts = [[row[k] for k in places] for row, places in zip(drawn.texts, take.tolist(), strict=True)]
     tokens, unended = (np.take_along_axis(a, take, 1) for a in (drawn.tokens, drawn.unended))
     spent = drawn.tokens[:, : n * take.shape[1]].sum() / take.size
     kl = np.full(take.shape, best_of_kl(n))
-    return Answers(texts, tokens, unended, kl, _rewards(bench, texts, unended, rewarders), float(spent))
+    return Answers(texts, tokens, unended, kl, _rewards(setup, texts, unended, rewarders), float(spent))
 
 
-def _of_start(bench: Bench, path: Path, key: str) -> server_answers.Source | None:
+def _start_source(setup: MeasurementSetup, path: Path, key: str) -> server_answers.Source | None:
     """The server source of the start's answers; None without a generator."""
-    folder = server_answers.place_of(bench.config.model)
-    return server_answers.Source(bench.generator, folder, _replies(path, key)) if bench.generator is not None else None
+    folder = server_answers.server_path(setup.config.model)
+    return server_answers.Source(setup.generator, folder, _replies(path, key)) if setup.generator is not None else None
 
 
 @contextmanager
-def _source(bench: Bench, model: Any, snap: Snapshot, path: Path, key: str) -> Iterator[server_answers.Source | None]:
+def _source(
+    setup: MeasurementSetup, model: Any, snap: Snapshot, path: Path, key: str
+) -> Iterator[server_answers.Source | None]:
     """The server source of a snapshot's answers, or None without a generator; its folder exists within the block.
 
     Args:
         path, key: file and key of the measurement.
     """
-    if bench.generator is None:
+    if setup.generator is None:
         yield None
     elif snap.checkpoint is None:
-        yield server_answers.Source(bench.generator, server_answers.place_of(snap.run), _replies(path, key))
+        yield server_answers.Source(setup.generator, server_answers.server_path(snap.run), _replies(path, key))
     else:
-        with server_answers.written(model, bench.speaker, path.with_suffix("")) as folder:
-            yield server_answers.Source(bench.generator, folder, _replies(path, key))
+        with server_answers.temporary_model_folder(model, setup.speaker, path.with_suffix("")) as folder:
+            yield server_answers.Source(setup.generator, folder, _replies(path, key))
 
 
 def _replies(path: Path, key: str) -> Path:
@@ -285,62 +295,68 @@ def _replies(path: Path, key: str) -> Path:
 
 
 def _measure(
-    bench: Bench, model: Any, rewarders: Mapping[str, Rewarder], seed: int, source: server_answers.Source | None
+    setup: MeasurementSetup,
+    model: Any,
+    rewarders: Mapping[str, Rewarder],
+    seed: int,
+    source: server_answers.Source | None,
 ) -> Answers:
-    drawn = _draw(bench, model, bench.config.samples, seed, source)
-    return replace(drawn, rewards=_rewards(bench, drawn.texts, drawn.unended, rewarders))
+    drawn = _draw(setup, model, setup.config.samples, seed, source)
+    return replace(drawn, rewards=_rewards(setup, drawn.texts, drawn.unended, rewarders))
 
 
-def _draw(bench: Bench, model: Any, n: int, seed: int, source: server_answers.Source | None = None) -> Answers:
+def _draw(
+    setup: MeasurementSetup, model: Any, n: int, seed: int, source: server_answers.Source | None = None
+) -> Answers:
     """``n`` answers to each prompt with their KL to the start, without rewards."""
     if source is None:
-        more = {"n": n, "sampling": bench.sampling, "seed": seed, "rows_per_batch": bench.config.rows_per_batch}
-        drawn = sample(model, bench.ids, eos=bench.eos, **more)
-        flat = bench.speaker.continuations([(bench.ids[s.prompt_index], s.answer.tolist()) for s in drawn])
+        more = {"n": n, "sampling": setup.sampling, "seed": seed, "rows_per_batch": setup.config.rows_per_batch}
+        drawn = sample(model, setup.ids, eos=setup.eos, **more)
+        flat = setup.speaker.continuations([(setup.ids[s.prompt_index], s.answer.tolist()) for s in drawn])
     else:
-        drawn, flat = server_answers.ask(
-            source, Asked(bench.prompts, n, bench.sampling, seed, bench.speaker, bench.ids)
+        drawn, flat = server_answers.request_answers(
+            source, Asked(setup.prompts, n, setup.sampling, seed, setup.speaker, setup.ids)
         )
-    shape = (len(bench.prompts), n)
-    texts = [flat[k * n : (k + 1) * n] for k in range(len(bench.prompts))]
+    shape = (len(setup.prompts), n)
+    texts = [flat[k * n : (k + 1) * n] for k in range(len(setup.prompts))]
     tokens = np.array([len(s.ids) for s in drawn]).reshape(shape)
     unended = np.array([s.stop == "length" for s in drawn]).reshape(shape)
     kl = np.zeros(shape)
-    if model is not bench.start:
-        temperature, budget = bench.sampling.temperature, bench.config.tokens_per_forward
-        kl += np.reshape(sequence_kl(model, bench.start, drawn, bench.ids, budget, temperature), shape)
+    if model is not setup.start:
+        temperature, budget = setup.sampling.temperature, setup.config.tokens_per_forward
+        kl += np.reshape(sequence_kl(model, setup.start, drawn, setup.ids, budget, temperature), shape)
     return Answers(texts, tokens, unended, kl, {}, float(tokens.mean()))
 
 
 def _rewards(
-    bench: Bench, texts: list[list[str]], unended: np.ndarray, rewarders: Mapping[str, Rewarder]
+    setup: MeasurementSetup, texts: list[list[str]], unended: np.ndarray, rewarders: Mapping[str, Rewarder]
 ) -> dict[str, np.ndarray]:
-    asked = _flat(bench, texts, unended)
+    asked = _rewarder_arguments(setup, texts, unended)
     return {name: np.asarray(give(*asked)).reshape(len(texts), -1) for name, give in rewarders.items()}
 
 
-def _flat(
-    bench: Bench, texts: list[list[str]], unended: np.ndarray
+def _rewarder_arguments(
+    setup: MeasurementSetup, texts: list[list[str]], unended: np.ndarray
 ) -> tuple[list[Turns], list[str], list[bool], list[Mapping[str, Any]]]:
     """The arguments for a rewarder about these answers."""
-    prompts = [p for p, row in zip(bench.prompts, texts, strict=True) for _ in row]
-    columns = [c for c, row in zip(bench.columns, texts, strict=True) for _ in row]
+    prompts = [p for p, row in zip(setup.prompts, texts, strict=True) for _ in row]
+    columns = [c for c, row in zip(setup.columns, texts, strict=True) for _ in row]
     return prompts, [text for row in texts for text in row], (~unended).ravel().tolist(), columns
 
 
-def _with_weights(model: Any, snap: Snapshot, bench: Bench) -> Any:
+def _load_snapshot(model: Any, snap: Snapshot, setup: MeasurementSetup) -> Any:
     """The model of a snapshot: loaded if it is the finished one, else the run's model with the checkpoint's weights."""
     if model is None or snap.checkpoint is None:
         what = f"the run {snap.run}"
-        refuse_another_tokenizer(bench.speaker.tokenizer, str(snap.run), what)
-        model = load_model(str(snap.run), device=bench.device)
-        refuse_other_size(vocabulary_of(bench.start), vocabulary_of(model), what)
+        refuse_another_tokenizer(setup.speaker.tokenizer, str(snap.run), what)
+        model = load_model(str(snap.run), device=setup.device)
+        refuse_other_size(vocabulary_of(setup.start), vocabulary_of(model), what)
     if snap.checkpoint is not None:
-        _fill(model, snap.checkpoint)
+        _copy_weights(model, snap.checkpoint)
     return model.requires_grad_(False)
 
 
-def _fill(model: Any, path: Path) -> None:
+def _copy_weights(model: Any, path: Path) -> None:
     """Copy a checkpoint's weights into the model; the checkpoint must hold all trained weights."""
     tensors = checkpoint.load(path)[0]["model"]
     parameters = dict(model.named_parameters())
@@ -371,4 +387,4 @@ def _write(path: Path, key: str, answers: Answers, source: server_answers.Source
     rewards = {name: values.tolist() for name, values in answers.rewards.items()}
     keep(path, key, {"drawn": answers.drawn, **arrays, "rewards": rewards, "texts": answers.texts})
     if source is not None:
-        server_answers.forget(source)
+        server_answers.delete_replies(source)

@@ -6,20 +6,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from afzal import report, runs
-from afzal.compare.cost import cost_at, needed
+from afzal.compare.cost import cost_at, required_cost
 from afzal.compare.folder import claimed, study_date
 from afzal.compare.inputs import open_inputs
-from afzal.compare.judge_agreement import judged
+from afzal.compare.judge_agreement import compare_judges
 from afzal.compare.measure import (
     Answers,
-    Bench,
+    MeasurementSetup,
     best_of_answers,
-    measured,
+    measure_snapshots,
     set_up,
     snapshots,
     start_answers,
 )
-from afzal.compare.summary import Course, Point, chosen_points, start_points, summary
+from afzal.compare.summary import Point, Trajectory, chosen_points, start_points, summary
 from afzal.compare.trainings import Stage, State, ensure, folders, stages_of
 from afzal.config import START, CompareConfig, Entry, dump, entries, substituted
 from afzal.data.turns import full_text
@@ -49,14 +49,14 @@ def _compare(config: CompareConfig, say: Say, date: str) -> Path:
     open_inputs(config, stages)
     out = Path(config.out)
     with claimed(out, "compare.yaml", dump(config), date):
-        states = _made(stages, config, say)
-        bench = set_up(config)
+        states = _ensure_trainings(stages, config, say)
+        setup = set_up(config)
         policies = [e for e in entries(config) if e.is_policy]
-        starts, courses = _measured(bench, policies, stages, say)
-        shown = [full_text(p) for p in bench.prompts[: config.show_prompts]]
-        body = summary(config, policies, starts, courses, shown)
-        chosen = {**chosen_points(config, policies, courses), START: start_points(starts)}
-        body |= judged(config, chosen, bench.prompts, say, bench.columns)
+        starts, trajectories = _measure_policies(setup, policies, stages, say)
+        shown = [full_text(p) for p in setup.prompts[: config.show_prompts]]
+        body = summary(config, policies, starts, trajectories, shown)
+        chosen = {**chosen_points(config, policies, trajectories), START: start_points(starts)}
+        body |= compare_judges(config, chosen, setup.prompts, say, setup.columns)
         body |= {
             "settings": config.model_dump(mode="json"),
             "runs": {f"{s.entry.name}-{s.seed}": {"folder": str(s.folder), "state": states[s.name]} for s in stages},
@@ -76,7 +76,7 @@ def plan(config: CompareConfig) -> list[str]:
     return [*lines, *best, *(f"judge {name}: {spec}" for name, spec in config.judges.items())]
 
 
-def _made(stages: Sequence[Stage], config: CompareConfig, say: Say) -> dict[str, State]:
+def _ensure_trainings(stages: Sequence[Stage], config: CompareConfig, say: Say) -> dict[str, State]:
     states: dict[str, State] = {}
     for k, stage in enumerate(stages, 1):
         states[stage.name] = ensure(stage, config, lambda line, k=k: say(f"[{k}/{len(stages)}] {line}"))
@@ -86,50 +86,50 @@ def _made(stages: Sequence[Stage], config: CompareConfig, say: Say) -> dict[str,
     return states
 
 
-def _measured(
-    bench: Bench, policies: Sequence[Entry], stages: Sequence[Stage], say: Say
-) -> tuple[dict[int, Answers], dict[tuple[str, int], Course]]:
+def _measure_policies(
+    setup: MeasurementSetup, policies: Sequence[Entry], stages: Sequence[Stage], say: Say
+) -> tuple[dict[int, Answers], dict[tuple[str, int], Trajectory]]:
     """The start's answers by seed, and the points of every policy and seed."""
-    config = bench.config
+    config = setup.config
     by_name = {(s.entry.name, s.seed): s for s in stages}
     starts: dict[int, Answers] = {}
-    courses: dict[tuple[str, int], Course] = {}
+    trajectories: dict[tuple[str, int], Trajectory] = {}
     for seed in config.seeds:
         specs = {n: substituted(spec, folders(config, seed)) for n, spec in config.rewards.items()}
-        give = {n: _rewarder(bench, spec) for n, spec in specs.items()}
+        rewarders = {n: _rewarder(setup, spec) for n, spec in specs.items()}
         keys = {n: content_hash(spec) for n, spec in specs.items()}
-        starts[seed] = start_answers(bench, give, keys, seed)
+        starts[seed] = start_answers(setup, rewarders, keys, seed)
         for entry in policies:
             if entry.kind == "best_of":
-                courses[entry.name, seed] = _best_of(bench, entry, seed, give, keys)
+                trajectories[entry.name, seed] = _best_of_points(setup, entry, seed, rewarders, keys)
             elif (stage := by_name.get((entry.name, seed))) is not None:
                 snaps = snapshots(stage.folder, config.snapshots)
-                measurements = measured(bench, snaps, give, keys, seed, stage.name)
-                before = needed(config, entry, seed)
-                courses[entry.name, seed] = [
+                measurements = measure_snapshots(setup, snaps, rewarders, keys, seed, stage.name)
+                before = required_cost(config, entry, seed)
+                trajectories[entry.name, seed] = [
                     Point(s.step, answers, cost_at(config, entry, seed, s.step) + before) for s, answers in measurements
                 ]
-        say(f"seed {seed}: measured on {len(bench.prompts)} prompts, {config.samples} answers each")
-    return starts, courses
+        say(f"seed {seed}: measured on {len(setup.prompts)} prompts, {config.samples} answers each")
+    return starts, trajectories
 
 
-def _best_of(
-    bench: Bench, entry: Entry, seed: int, give: Mapping[str, Rewarder], keys: Mapping[str, str]
+def _best_of_points(
+    setup: MeasurementSetup, entry: Entry, seed: int, give: Mapping[str, Rewarder], keys: Mapping[str, str]
 ) -> list[Point]:
     """Best-of-n for each n. It costs only the training of its reward model, and n draws per answer."""
-    config = bench.config
+    config = setup.config
     spec = substituted(entry.settings.get("reward", next(iter(config.rewards.values()))), folders(config, seed))
     known = {substituted(s, folders(config, seed)): give[n] for n, s in config.rewards.items()}
-    ranking = known[spec] if spec in known else _rewarder(bench, spec)
-    best = best_of_answers(bench, entry.value, ranking, content_hash(spec), give, keys, seed, f"{entry.name}-{seed}")
-    return [Point(n, answers, needed(config, entry, seed), draws=n) for n, answers in best]
+    ranking = known[spec] if spec in known else _rewarder(setup, spec)
+    best = best_of_answers(setup, entry.value, ranking, content_hash(spec), give, keys, seed, f"{entry.name}-{seed}")
+    return [Point(n, answers, required_cost(config, entry, seed), draws=n) for n, answers in best]
 
 
-def _rewarder(bench: Bench, spec: str) -> Rewarder:
-    config = bench.config
+def _rewarder(setup: MeasurementSetup, spec: str) -> Rewarder:
+    config = setup.config
     return reward_source(
         spec,
-        device=bench.device,
+        device=setup.device,
         max_tokens=config.max_tokens,
         tokens_per_forward=config.tokens_per_forward,
         eos_token=config.eos_token,

@@ -55,22 +55,22 @@ def generator_of(config: CompareConfig) -> ServerConfig | None:
     return server
 
 
-def place_of(folder: str | Path) -> str:
+def server_path(folder: str | Path) -> str:
     """The absolute path of a model's folder for a server; a hub id is returned unchanged."""
     return str(Path(folder).resolve()) if Path(folder).exists() else str(folder)
 
 
 @contextmanager
-def written(model: Any, speaker: Speaker, path: Path) -> Iterator[str]:
+def temporary_model_folder(model: Any, speaker: Speaker, path: Path) -> Iterator[str]:
     """A temporary model folder within the block, since a run's checkpoint cannot be served directly."""
     try:
         save_model(model, speaker.files, path)
-        yield place_of(path)
+        yield server_path(path)
     finally:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def ask(source: Source, asked: Asked) -> tuple[list[Sample], list[str]]:
+def request_answers(source: Source, asked: Asked) -> tuple[list[Sample], list[str]]:
     """The answers as tokens (with EOS if the model emitted it) and as texts, in order of their prompts.
 
     Raises:
@@ -90,7 +90,7 @@ def ask(source: Source, asked: Asked) -> tuple[list[Sample], list[str]]:
     return _samples(answers, asked, asked.speaker), [a.text for a in answers]
 
 
-def forget(source: Source) -> None:
+def delete_replies(source: Source) -> None:
     """Remove the replies once the measurement is on disk."""
     source.replies.unlink(missing_ok=True)
 

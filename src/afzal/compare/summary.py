@@ -57,7 +57,7 @@ class Point:
     draws: int = 1
 
 
-Course = Sequence[Point]
+Trajectory = Sequence[Point]
 """The points of one method and seed, in order of step."""
 
 
@@ -65,7 +65,7 @@ def summary(
     config: CompareConfig,
     policies: Sequence[Entry],
     starts: Mapping[int, Answers],
-    courses: Mapping[tuple[str, int], Course],
+    trajectories: Mapping[tuple[str, int], Trajectory],
     prompts: Sequence[str],
 ) -> dict[str, Any]:
     """All figures.
@@ -73,14 +73,20 @@ def summary(
     Args:
         policies: the compared entries, in order.
         starts: the start model's answers by seed.
-        courses: by entry name and seed; an entry may lack seeds.
+        trajectories: by entry name and seed; an entry may lack seeds.
         prompts: texts of the shown prompts.
     """
-    chief = next(iter(config.rewards))
-    by_seed = {e.name: {s: courses[e.name, s] for s in config.seeds if (e.name, s) in courses} for e in policies}
-    chosen = chosen_points(config, policies, courses)
-    ways = {name: {s: _way(starts[s], c) for s, c in of_entry.items()} for name, of_entry in by_seed.items()}
-    levels = config.matched_kl or matched_levels([min(map(_reach, w.values()), default=0.0) for w in ways.values()])
+    true_reward = next(iter(config.rewards))
+    by_seed = {
+        e.name: {s: trajectories[e.name, s] for s in config.seeds if (e.name, s) in trajectories} for e in policies
+    }
+    chosen = chosen_points(config, policies, trajectories)
+    from_start = {
+        name: {s: _with_start(starts[s], c) for s, c in of_entry.items()} for name, of_entry in by_seed.items()
+    }
+    levels = config.matched_kl or matched_levels(
+        [min(map(_largest_kl, w.values()), default=0.0) for w in from_start.values()]
+    )
     methods = [
         {
             "name": e.name,
@@ -89,37 +95,43 @@ def summary(
             "needs": list(e.needs),
             "kl_is_bound": e.kind == "best_of",
             "points": [
-                _record(config, s, p, starts[s], chief) for s, course in by_seed[e.name].items() for p in course
+                _record(config, s, p, starts[s], true_reward)
+                for s, trajectory in by_seed[e.name].items()
+                for p in trajectory
             ],
-            "curve": _curve(by_seed[e.name], starts, chief),
-            "judged": _figures(chosen[e.name], starts, chief),
-            "matched": [_matched(level, ways[e.name], chief) for level in levels],
-            "turned": _overoptimised(by_seed[e.name], chief),
+            "curve": _curve(by_seed[e.name], starts, true_reward),
+            "judged": _figures(chosen[e.name], starts, true_reward),
+            "matched": [_reward_at_kl(level, from_start[e.name], true_reward) for level in levels],
+            "turned": _overoptimised(by_seed[e.name], true_reward),
         }
         for e in policies
     ]
-    at_start = start_points(starts)
+    start_by_seed = start_points(starts)
     return {
         "rewards": list(config.rewards),
         "seeds": list(config.seeds),
         "prompts": len(next(iter(starts.values())).texts),
         "answers_per_prompt": config.samples,
         "matched_kl": levels,
-        "start": _figures(at_start, starts, chief),
-        "start_points": [_record(config, s, p, starts[s], chief) for s, p in at_start.items()],
+        "start": _figures(start_by_seed, starts, true_reward),
+        "start_points": [_record(config, s, p, starts[s], true_reward) for s, p in start_by_seed.items()],
         "methods": methods,
-        "differences": [row for level in levels for row in _differences(level, ways, chief)],
-        "wins": _table_of_wins({START: at_start, **chosen}, chief),
+        "differences": [row for level in levels for row in _differences(level, from_start, true_reward)],
+        "wins": _table_of_wins({START: start_by_seed, **chosen}, true_reward),
         "samples": _side_by_side(config, policies, chosen, starts, prompts),
     }
 
 
 def chosen_points(
-    config: CompareConfig, policies: Sequence[Entry], courses: Mapping[tuple[str, int], Course]
+    config: CompareConfig, policies: Sequence[Entry], trajectories: Mapping[tuple[str, int], Trajectory]
 ) -> dict[str, dict[int, Point | None]]:
     """The point at which each policy is judged, by name and seed; None if no point is within the budget."""
     return {
-        e.name: {s: _judged(courses[e.name, s], config.kl_budget) for s in config.seeds if (e.name, s) in courses}
+        e.name: {
+            s: _final_point(trajectories[e.name, s], config.kl_budget)
+            for s in config.seeds
+            if (e.name, s) in trajectories
+        }
         for e in policies
     }
 
@@ -129,47 +141,49 @@ def start_points(starts: Mapping[int, Answers]) -> dict[int, Point]:
     return {s: Point(0, a, Cost()) for s, a in starts.items()}
 
 
-def _judged(course: Course, budget: float | None) -> Point | None:
+def _final_point(trajectory: Trajectory, budget: float | None) -> Point | None:
     """The last point, or the last one within the budget; it is never selected by reward."""
-    inside = [p for p in course if budget is None or total(p.answers.kl).mean <= budget]
+    inside = [p for p in trajectory if budget is None or total(p.answers.kl).mean <= budget]
     return inside[-1] if inside else None
 
 
-def _way(start: Answers, course: Course) -> list[Point]:
-    return [Point(0, start, Cost()), *course]
+def _with_start(start: Answers, trajectory: Trajectory) -> list[Point]:
+    return [Point(0, start, Cost()), *trajectory]
 
 
-def _kls(way: Sequence[Point]) -> list[float]:
-    return [total(p.answers.kl).mean for p in way]
+def _mean_kls(trajectory: Sequence[Point]) -> list[float]:
+    return [total(p.answers.kl).mean for p in trajectory]
 
 
-def _reach(way: Sequence[Point]) -> float:
-    return reached(_kls(way))
+def _largest_kl(trajectory: Sequence[Point]) -> float:
+    return reached(_mean_kls(trajectory))
 
 
-def _won(ours: Point, theirs: Point, chief: str) -> np.ndarray:
+def _win_rates(ours: Point, theirs: Point, true_reward: str) -> np.ndarray:
     """``[X]`` win rates on each prompt, over answer pairs without shared random numbers (within a seed all policies
     draw with the same ones)."""
-    a, b = ours.answers.rewards[chief], theirs.answers.rewards[chief]
+    a, b = ours.answers.rewards[true_reward], theirs.answers.rewards[true_reward]
     return wins(a, b, same_draws(a.shape[1], b.shape[1], ours.draws, theirs.draws))
 
 
-def _record(config: CompareConfig, seed: int, point: Point, start: Answers, chief: str) -> dict[str, Any]:
+def _record(config: CompareConfig, seed: int, point: Point, start: Answers, true_reward: str) -> dict[str, Any]:
     """The record of one policy and seed: sums, counts, and intervals over prompts."""
     a = point.answers
-    shares = _won(point, Point(0, start, Cost()), chief)
-    gain = bootstrap(differences(a.rewards[chief], start.rewards[chief]), resamples=config.resamples, seed=seed)
+    shares = _win_rates(point, Point(0, start, Cost()), true_reward)
+    gain = bootstrap(
+        differences(a.rewards[true_reward], start.rewards[true_reward]), resamples=config.resamples, seed=seed
+    )
     return {
         "seed": seed,
         "step": point.step,
         "rewards": {name: _total(values) for name, values in a.rewards.items()},
-        "reward_se": standard_error(a.rewards[chief]),
+        "reward_se": standard_error(a.rewards[true_reward]),
         "kl": _total(a.kl),
         "kl_se": standard_error(a.kl),
         "tokens": _total(a.tokens),
         "unended": _total(a.unended),
         "gain": asdict(gain),
-        "win": asdict(share_of_wins(shares, a.rewards[chief].shape[1])),
+        "win": asdict(share_of_wins(shares, a.rewards[true_reward].shape[1])),
         "drawn_per_answer": a.drawn,
         "cost": asdict(point.cost),
     }
@@ -180,16 +194,18 @@ def _total(values: np.ndarray) -> dict[str, float]:
     return {"sum": amount.sum, "count": amount.count, "mean": amount.mean}
 
 
-def _curve(courses: Mapping[int, Course], starts: Mapping[int, Answers], chief: str) -> list[dict[str, Any]]:
+def _curve(
+    trajectories: Mapping[int, Trajectory], starts: Mapping[int, Answers], true_reward: str
+) -> list[dict[str, Any]]:
     """Figures over seeds at each step, with the start as step 0."""
-    at: dict[int, dict[int, Point | None]] = {0: {s: Point(0, starts[s], Cost()) for s in courses}}
-    for seed, course in courses.items():
-        for point in course:
+    at: dict[int, dict[int, Point | None]] = {0: {s: Point(0, starts[s], Cost()) for s in trajectories}}
+    for seed, trajectory in trajectories.items():
+        for point in trajectory:
             at.setdefault(point.step, {})[seed] = point
-    return [{"step": step, **_figures(points, starts, chief)} for step, points in sorted(at.items())]
+    return [{"step": step, **_figures(points, starts, true_reward)} for step, points in sorted(at.items())]
 
 
-def _figures(points: Mapping[int, Point | None], starts: Mapping[int, Answers], chief: str) -> dict[str, Any]:
+def _figures(points: Mapping[int, Point | None], starts: Mapping[int, Answers], true_reward: str) -> dict[str, Any]:
     """Intervals over the seeds that have a point; empty without any."""
     present = {s: p for s, p in points.items() if p is not None}
     if not present:
@@ -210,8 +226,8 @@ def _figures(points: Mapping[int, Point | None], starts: Mapping[int, Answers], 
         "seeds": len(present),
         "steps": [p.step for p in present.values()],
         "rewards": {n: over(lambda _, p, n=n: total(p.answers.rewards[n]).mean) for n in names},
-        "gain": paired(lambda s, p: differences(p.answers.rewards[chief], starts[s].rewards[chief])),
-        "win": paired(lambda s, p: _won(p, Point(0, starts[s], Cost()), chief)),
+        "gain": paired(lambda s, p: differences(p.answers.rewards[true_reward], starts[s].rewards[true_reward])),
+        "win": paired(lambda s, p: _win_rates(p, Point(0, starts[s], Cost()), true_reward)),
         "kl": mean("kl"),
         "tokens": mean("tokens"),
         "unended": mean("unended"),
@@ -222,26 +238,35 @@ def _figures(points: Mapping[int, Point | None], starts: Mapping[int, Answers], 
     }
 
 
-def _matched(level: float, ways: Mapping[int, Sequence[Point]], chief: str) -> dict[str, Any]:
+def _reward_at_kl(level: float, trajectories: Mapping[int, Sequence[Point]], true_reward: str) -> dict[str, Any]:
     """The reward at a KL over the seeds, of which ``reached`` of ``of`` get there. If some do not, there is no value,
     since the others are not a fair sample."""
-    values = [rewards.mean() for way in ways.values() if (rewards := _rewards_at(level, way, chief)) is not None]
-    facts = {"kl": level, "reached": len(values), "of": len(ways)}
-    if not values or len(values) < len(ways):
+    values = [
+        rewards.mean()
+        for trajectory in trajectories.values()
+        if (rewards := _rewards_at(level, trajectory, true_reward)) is not None
+    ]
+    facts = {"kl": level, "reached": len(values), "of": len(trajectories)}
+    if not values or len(values) < len(trajectories):
         return facts | {"value": None, "low": None, "high": None, "n": 0}
     return facts | asdict(over_seeds([float(v) for v in values]))
 
 
-def _rewards_at(level: float, way: Sequence[Point], chief: str) -> np.ndarray | None:
+def _rewards_at(level: float, trajectory: Sequence[Point], true_reward: str) -> np.ndarray | None:
     """``[X]`` mean rewards on each prompt at the KL; None if the training does not reach it."""
-    weights = at_kl(_kls(way), level)
-    return None if weights is None else weights @ np.stack([p.answers.rewards[chief].mean(1) for p in way])
+    weights = at_kl(_mean_kls(trajectory), level)
+    return None if weights is None else weights @ np.stack([p.answers.rewards[true_reward].mean(1) for p in trajectory])
 
 
-def _differences(level: float, ways: Mapping[str, Mapping[int, Sequence[Point]]], chief: str) -> list[dict[str, Any]]:
+def _differences(
+    level: float, trajectories: Mapping[str, Mapping[int, Sequence[Point]]], true_reward: str
+) -> list[dict[str, Any]]:
     """Each method's reward at a KL less that of each later method, paired by seed and prompt, if all seeds of both
     reach it."""
-    at = {name: {s: _rewards_at(level, way, chief) for s, way in of_method.items()} for name, of_method in ways.items()}
+    at = {
+        name: {s: _rewards_at(level, trajectory, true_reward) for s, trajectory in of_method.items()}
+        for name, of_method in trajectories.items()
+    }
     complete = {
         name: rewards for name, rewards in at.items() if rewards and all(r is not None for r in rewards.values())
     }
@@ -254,19 +279,19 @@ def _differences(level: float, ways: Mapping[str, Mapping[int, Sequence[Point]]]
     return rows
 
 
-def _overoptimised(courses: Mapping[int, Course], chief: str) -> list[dict[str, Any]]:
+def _overoptimised(trajectories: Mapping[int, Trajectory], true_reward: str) -> list[dict[str, Any]]:
     """Rewards that clearly rose from the true reward's best point to the last one, while the true reward clearly fell.
 
     The best point has the highest mean on every other prompt; the changes since then are measured on the remaining
     prompts. Otherwise choosing a chance peak would itself produce a fall.
     """
-    if not courses or any(len(c) < 2 for c in courses.values()):
+    if not trajectories or any(len(c) < 2 for c in trajectories.values()):
         return []
     ends = []
-    for course in courses.values():
-        height = [float(p.answers.rewards[chief][::2].mean()) for p in course]
-        ends.append((course[max(range(len(course)), key=height.__getitem__)].answers, course[-1].answers))
-    if any(peak is last or len(peak.rewards[chief]) < 4 for peak, last in ends):
+    for trajectory in trajectories.values():
+        height = [float(p.answers.rewards[true_reward][::2].mean()) for p in trajectory]
+        ends.append((trajectory[max(range(len(trajectory)), key=height.__getitem__)].answers, trajectory[-1].answers))
+    if any(peak is last or len(peak.rewards[true_reward]) < 4 for peak, last in ends):
         return []
 
     def change(name: str) -> Interval:
@@ -276,23 +301,23 @@ def _overoptimised(courses: Mapping[int, Course], chief: str) -> list[dict[str, 
     def means(name: str, k: int) -> float:
         return float(np.mean([e[k].rewards[name].mean() for e in ends]))
 
-    if change(chief).ends[1] >= 0:
+    if change(true_reward).ends[1] >= 0:
         return []
     return [
-        {"reward": n, "before": [means(chief, 0), means(n, 0)], "after": [means(chief, 1), means(n, 1)]}
+        {"reward": n, "before": [means(true_reward, 0), means(n, 0)], "after": [means(true_reward, 1), means(n, 1)]}
         for n in ends[0][0].rewards
-        if n != chief and change(n).ends[0] > 0
+        if n != true_reward and change(n).ends[0] > 0
     ]
 
 
-def _table_of_wins(chosen: Mapping[str, Mapping[int, Point | None]], chief: str) -> list[dict[str, Any]]:
+def _table_of_wins(chosen: Mapping[str, Mapping[int, Point | None]], true_reward: str) -> list[dict[str, Any]]:
     """For every ordered pair of policies, how often the first's answer has the higher true reward; ties count half."""
     rows = []
     for ours, mine in chosen.items():
         for theirs, other in chosen.items():
             pairs = [(p, q) for s, p in mine.items() if p is not None and (q := other.get(s)) is not None]
             if ours != theirs and pairs:
-                interval = over_seeds_and_prompts(np.stack([_won(p, q, chief) for p, q in pairs]))
+                interval = over_seeds_and_prompts(np.stack([_win_rates(p, q, true_reward) for p, q in pairs]))
                 rows.append({"ours": ours, "theirs": theirs, **asdict(interval)})
     return rows
 

@@ -40,7 +40,7 @@ Say = Callable[[str], None]
 Settings = TrainConfig | IterateConfig
 
 
-class MadeOtherwise(AfzalError):  # noqa: N818 - a state of a folder
+class RunMismatch(AfzalError):  # noqa: N818 - a state of a folder
     """An existing run was made with other settings or from other inputs; nothing was overwritten."""
 
 
@@ -121,15 +121,15 @@ def ensure(stage: Stage, config: CompareConfig, say: Say) -> State:
     """Make sure that a stage is finished: train it, resume it, or reuse it if settings and inputs are the same.
 
     Raises:
-        AfzalError: the training fails; :class:`MadeOtherwise` if its folder holds a run with other settings or from
+        AfzalError: the training fails; :class:`RunMismatch` if its folder holds a run with other settings or from
             other inputs (named in the error), or a run that this comparison did not make.
     """
     if stage.config is None:
-        return given(stage)
-    settings, made_of = _made_of(stage, stage.config, config)
+        return check_given_run(stage)
+    settings, record = _run_record(stage, stage.config, config)
     ledger = ledger_of(config, stage.entry.name, stage.seed)
     if (stage.folder / "run.json").exists():
-        _refuse_other(stage, ledger, made_of)
+        _refuse_other(stage, ledger, record)
         if runs.open_run(stage.folder).status() == "finished":
             return "reused"
     resume = (stage.folder / "run.json").exists()
@@ -137,7 +137,7 @@ def ensure(stage: Stage, config: CompareConfig, say: Say) -> State:
         _clear_unstarted(stage.folder)
     say(f"{stage.name}: {'resuming' if resume else 'training'}")
     before = runs.read_json(ledger).get("seconds", 0.0) if resume else 0.0
-    _keep(ledger, {**made_of, "seconds": before})
+    _write_ledger(ledger, {**record, "seconds": before})
     began = time.perf_counter()
     try:
         if stage.in_rounds:
@@ -145,7 +145,7 @@ def ensure(stage: Stage, config: CompareConfig, say: Say) -> State:
         else:
             run = train(cast(TrainConfig, settings), resume=resume)
     finally:
-        _keep(ledger, {**made_of, "seconds": round(before + time.perf_counter() - began, 3)})
+        _write_ledger(ledger, {**record, "seconds": round(before + time.perf_counter() - began, 3)})
     if (status := runs.open_run(run).status()) != "finished":
         raise AfzalError(f"{run} is {status}", remedy="provide what it waits for, then run the same command again")
     return "resumed" if resume else "trained"
@@ -158,11 +158,11 @@ def refuse_other(stage: Stage, config: CompareConfig) -> None:
         MadeOtherwise: it was not; the error names the differences.
     """
     if stage.config is not None and (stage.folder / "run.json").exists():
-        made_of = _made_of(stage, stage.config, config)[1]
-        _refuse_other(stage, ledger_of(config, stage.entry.name, stage.seed), made_of)
+        record = _run_record(stage, stage.config, config)[1]
+        _refuse_other(stage, ledger_of(config, stage.entry.name, stage.seed), record)
 
 
-def given(stage: Stage) -> State:
+def check_given_run(stage: Stage) -> State:
     """Check a run that existed before the comparison.
 
     Raises:
@@ -188,7 +188,7 @@ def _clear_unstarted(folder: Path) -> None:
         (folder / "run.yaml").unlink()
 
 
-def _keep(ledger: Path, body: Mapping[str, Any]) -> None:
+def _write_ledger(ledger: Path, body: Mapping[str, Any]) -> None:
     ledger.parent.mkdir(parents=True, exist_ok=True)
     runs.atomic_write(ledger, json.dumps(body, indent=1) + "\n")
 
@@ -210,13 +210,13 @@ def with_snapshots(settings: TrainConfig, config: CompareConfig) -> TrainConfig:
     return settings.model_copy(update={"save_every_steps": every, "keep_checkpoints": config.snapshots + 1})
 
 
-def _made_of(stage: Stage, settings: Settings, config: CompareConfig) -> tuple[Settings, dict[str, Any]]:
+def _run_record(stage: Stage, settings: Settings, config: CompareConfig) -> tuple[Settings, dict[str, Any]]:
     """The settings with their snapshots, and the record of a run made from them."""
     final = settings if stage.in_rounds else with_snapshots(cast(TrainConfig, settings), config)
-    return final, {"settings": _plain(final), "inputs": _inputs(final)}
+    return final, {"settings": _recorded_settings(final), "inputs": _inputs(final)}
 
 
-def _plain(settings: Settings) -> dict[str, Any]:
+def _recorded_settings(settings: Settings) -> dict[str, Any]:
     free = ("out", "save_every_minutes", "report_to")
     return {k: v for k, v in settings.model_dump(mode="json").items() if k not in free}
 
@@ -227,17 +227,17 @@ def _inputs(settings: Settings) -> dict[str, Any]:
     return {key: content_hash(value) for key, value in data.items() if value is not None} | input_hashes(settings)
 
 
-def _refuse_other(stage: Stage, ledger: Path, made_of: Mapping[str, Any]) -> None:
+def _refuse_other(stage: Stage, ledger: Path, record: Mapping[str, Any]) -> None:
     if not ledger.exists():
-        raise MadeOtherwise(
+        raise RunMismatch(
             f"{stage.folder} holds a run that this comparison did not make",
             remedy=f"choose another out=, or name it as an entry {{name: ..., run: {stage.folder}}}",
         )
     before = runs.read_json(ledger)
-    changed = [*_changes(before["settings"], made_of["settings"])]
-    changed += [f"the content of {k} has changed" for k, v in made_of["inputs"].items() if before["inputs"].get(k) != v]
+    changed = [*_changes(before["settings"], record["settings"])]
+    changed += [f"the content of {k} has changed" for k, v in record["inputs"].items() if before["inputs"].get(k) != v]
     if changed:
-        raise MadeOtherwise(
+        raise RunMismatch(
             f"{stage.folder} cannot be reused: its settings or inputs differ",
             why="; ".join(changed),
             remedy=f"restore that, delete {stage.folder} to train it again, or choose another out=",

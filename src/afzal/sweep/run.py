@@ -17,9 +17,9 @@ from afzal.runs import torchrun
 from afzal.sweep.arms import BASE_NAME, Arm, arms_of, is_finished, load, plan_of, resolved, wanted_arms
 from afzal.sweep.search import Search, explore, run
 from afzal.sweep.selection import Candidate, best, candidates
-from afzal.sweep.summary import Confirmed, summary
-from afzal.sweep.training import Gauge, state_of
-from afzal.sweep.training_length import comparison, lengths
+from afzal.sweep.summary import Confirmation, summary
+from afzal.sweep.training import Evaluator, state_of
+from afzal.sweep.training_length import comparison_config, training_lengths
 from afzal.text import duration, plural
 
 Say = Callable[[str], None]
@@ -58,20 +58,20 @@ def _sweep(config: SweepConfig, more: int, jobs: int, say: Say, date: str) -> Ou
     search = _open(config, jobs, say)
     out = Path(config.out)
     with claimed(out, "sweep.yaml", dump(config), date):
-        seen = trained_on(search)
+        seen = count_training_prompts(search)
         for name, count in seen.items():
             if count:
                 say(f"note: {count} of {name} are training prompts too; measurements on them are too optimistic")
-        explore(search, _asked(search, more))
-        measured = candidates(search.aim, search.whole, search.starts())
-        chosen = best(search.aim, measured)
-        confirmed = _confirmed(search, chosen)
+        explore(search, _arms_to_add(search, more))
+        measured = candidates(search.criterion, search.whole, search.starts())
+        chosen = best(search.criterion, measured)
+        confirmed = _confirm(search, chosen)
         body = summary(search, measured, chosen, confirmed)
         body |= {"trained_on": seen, "settings": config.model_dump(mode="json"), **runs.environment()}
         if chosen is None:
             (out / RUN).unlink(missing_ok=True)
         else:
-            runs.atomic_write(out / RUN, _ready(search, chosen))
+            runs.atomic_write(out / RUN, _best_run_yaml(search, chosen))
         page = report.write_sweep(out, body)
     return Outcome(page, len(search.whole))
 
@@ -84,25 +84,27 @@ def _open(config: SweepConfig, jobs: int, say: Say) -> Search:
     """
     plan = plan_of(config)
     base = [Arm(BASE_NAME, {})]
-    by_arm = lengths(config, plan, base)
-    search = Search(config, plan, Gauge(comparison(config, plan, base, by_arm, config.seeds)), jobs, say, [], by_arm)
+    by_arm = training_lengths(config, plan, base)
+    search = Search(
+        config, plan, Evaluator(comparison_config(config, plan, base, by_arm, config.seeds)), jobs, say, [], by_arm
+    )
     arms = arms_of(config, plan) if config.search != "tpe" else base
-    made = search.trainings(arms, config.seeds)
-    open_inputs(made, stages_of(made))
+    comparison = search.trainings(arms, config.seeds)
+    open_inputs(comparison, stages_of(comparison))
     return search
 
 
-def trained_on(search: Search) -> dict[str, int]:
+def count_training_prompts(search: Search) -> dict[str, int]:
     """The number of distinct held-out prompts that are in base's training data, by the setting that names them."""
     config, base = search.config, search.plan.base
     read = data.read(base.data, columns=base.columns or None, format=base.data_format, on_error="drop")
     trained = {item.prompt for item in read.items}
-    named = {"prompts": search.gauge.config.prompts, "confirm_prompts": config.confirm_prompts}
+    named = {"prompts": search.evaluator.config.prompts, "confirm_prompts": config.confirm_prompts}
     asked = {name: {item.prompt for item in data.read(path).items} for name, path in named.items() if path is not None}
     return {name: len(prompts & trained) for name, prompts in asked.items()}
 
 
-def _asked(search: Search, more: int) -> int:
+def _arms_to_add(search: Search, more: int) -> int:
     """The number of arms to add: 0 as long as the last command's arms are not finished."""
     if not more or is_finished(search.config):
         return more
@@ -110,39 +112,39 @@ def _asked(search: Search, more: int) -> int:
     return 0
 
 
-def _fresh(config: SweepConfig) -> list[int]:
+def _fresh_seeds(config: SweepConfig) -> list[int]:
     """Seeds not used for the choice."""
     return list(range(max(config.seeds) + 1, max(config.seeds) + 1 + config.confirm))
 
 
-def _confirmed(search: Search, chosen: Candidate | None) -> Confirmed | None:
+def _confirm(search: Search, chosen: Candidate | None) -> Confirmation | None:
     """The chosen arm and base, trained and measured with fresh seeds; None without a choice or a confirmation."""
-    seeds = _fresh(search.config)
+    seeds = _fresh_seeds(search.config)
     if chosen is None or not seeds:
         return None
     names = list(dict.fromkeys([chosen.arm, BASE_NAME]))
     arms = [a for a in search.arms if a.name in names]
-    made = search.trainings(arms, seeds)
-    prompts = search.config.confirm_prompts or search.gauge.config.prompts
-    gauge = Gauge(search.gauge.config.model_copy(update={"prompts": prompts}))
+    comparison = search.trainings(arms, seeds)
+    prompts = search.config.confirm_prompts or search.evaluator.config.prompts
+    evaluator = Evaluator(search.evaluator.config.model_copy(update={"prompts": prompts}))
     search.say(f"confirming {chosen.arm} with {plural(len(seeds), 'fresh seed')}")
-    outcome = run(search, gauge, made, stages_of(made))
+    outcome = run(search, evaluator, comparison, stages_of(comparison))
     points = {
-        name: {s.seed: gauge.course(s) for s in stages_of(made) if s.entry.name == name}
+        name: {s.seed: evaluator.trajectory(s) for s in stages_of(comparison) if s.entry.name == name}
         for name in names
-        if all(outcome[s.name] is None for s in stages_of(made) if s.entry.name == name)
+        if all(outcome[s.name] is None for s in stages_of(comparison) if s.entry.name == name)
     }
-    failures = {s.entry.name: f.why for s in stages_of(made) if (f := outcome[s.name]) is not None}
-    return Confirmed(seeds, points, {seed: gauge.start(seed) for seed in seeds}, failures)
+    failures = {s.entry.name: f.why for s in stages_of(comparison) if (f := outcome[s.name]) is not None}
+    return Confirmation(seeds, points, {seed: evaluator.start(seed) for seed in seeds}, failures)
 
 
-def _ready(search: Search, chosen: Candidate) -> str:
+def _best_run_yaml(search: Search, chosen: Candidate) -> str:
     """The chosen arm as the settings of a single training, which gives the same weights as the arm's first seed."""
     config = search.config
     arm = next(a for a in search.arms if a.name == chosen.arm)
-    made = search.trainings([arm], config.seeds)
-    stage = stages_of(made)[0]
-    settings = with_snapshots(cast(TrainConfig, stage.config), made)
+    comparison = search.trainings([arm], config.seeds)
+    stage = stages_of(comparison)[0]
+    settings = with_snapshots(cast(TrainConfig, stage.config), comparison)
     last = search.lengths[arm.name].steps
     lines = [f"# The choice of {config.out}/sweep.yaml: {arm.name}, {arm.label}"]
     if chosen.steps[0] < last:
@@ -153,12 +155,12 @@ def _ready(search: Search, chosen: Candidate) -> str:
 
 def plan(config: SweepConfig, *, more: int = 0) -> list[str]:
     """The plan of a sweep: its arms with their state, then the cost. Nothing is trained."""
-    made = plan_of(config)
-    known = load(config, made)
+    sweep_plan = plan_of(config)
+    known = load(config, sweep_plan)
     adaptive = config.search == "tpe"
-    arms = (known or [Arm(BASE_NAME, {})]) if adaptive else arms_of(config, made, more)
-    by_arm = lengths(config, made, arms)
-    trainings = comparison(config, made, arms, by_arm, config.seeds)
+    arms = (known or [Arm(BASE_NAME, {})]) if adaptive else arms_of(config, sweep_plan, more)
+    by_arm = training_lengths(config, sweep_plan, arms)
+    trainings = comparison_config(config, sweep_plan, arms, by_arm, config.seeds)
     stages = stages_of(trainings)
     lines = [
         _line(trainings, arm, by_arm[arm.name].steps, [s for s in stages if s.entry.name == arm.name]) for arm in arms
@@ -166,7 +168,7 @@ def plan(config: SweepConfig, *, more: int = 0) -> list[str]:
     proposed = max(0, (wanted_arms(config, arms, more) or 0) + 1 - len(arms)) if adaptive else 0
     if proposed:
         lines.append(f"and {plural(proposed, 'arm')} that tpe proposes from what it has seen")
-    notes = dict.fromkeys(note for arm in arms for note in advice(resolved(made, arm)))
+    notes = dict.fromkeys(note for arm in arms for note in advice(resolved(sweep_plan, arm)))
     return [*lines, *_cost(config, trainings, stages, by_arm, proposed), *(f"note: {n}" for n in notes)]
 
 
@@ -177,10 +179,10 @@ def _line(config: CompareConfig, arm: Arm, steps: int, stages: Sequence[Stage]) 
 
 
 def _cost(
-    config: SweepConfig, made: CompareConfig, stages: Sequence[Stage], by_arm: Mapping[str, Any], proposed: int
+    config: SweepConfig, comparison: CompareConfig, stages: Sequence[Stage], by_arm: Mapping[str, Any], proposed: int
 ) -> list[str]:
     """Trainings, tokens and, once a training is finished, time."""
-    states = {s.name: state_of(made, s) for s in stages}
+    states = {s.name: state_of(comparison, s) for s in stages}
     open_ones = [s for s in stages if states[s.name] in ("to be trained", "stopped")]
     fresh = (proposed * len(config.seeds)) + 2 * config.confirm
     each = max((length.tokens for length in by_arm.values()), default=0)
@@ -194,14 +196,14 @@ def _cost(
         + (f"; then at most {fresh} more: {' and '.join(later)}" if later else ""),
         f"to be trained: {tokens:,} tokens; every arm sees {' to '.join(dict.fromkeys(ends))} examples",
     ]
-    speed = _tokens_per_second(made, stages, by_arm)
+    speed = _tokens_per_second(comparison, stages, by_arm)
     if speed is not None:
         lines.append(f"at the speed of the finished trainings: {duration(tokens / speed)} if run one after the other")
     return lines
 
 
-def _tokens_per_second(made: CompareConfig, stages: Sequence[Stage], by_arm: Mapping[str, Any]) -> float | None:
+def _tokens_per_second(comparison: CompareConfig, stages: Sequence[Stage], by_arm: Mapping[str, Any]) -> float | None:
     """The mean speed of the finished trainings, from their run.json; None without any."""
-    finished = [s for s in stages if state_of(made, s) == "finished"]
+    finished = [s for s in stages if state_of(comparison, s) == "finished"]
     seconds = sum(float(runs.open_run(s.folder).facts().get("seconds", 0.0)) for s in finished)
     return sum(by_arm[s.entry.name].tokens for s in finished) / seconds if seconds else None

@@ -12,9 +12,9 @@ from afzal.config import ADAPTIVE, CompareConfig, SweepConfig
 from afzal.sweep import workers
 from afzal.sweep.arms import BASE_NAME, Arm, Plan, arms_of, distinct, keep, load, wanted_arms
 from afzal.sweep.proposals import is_hopeless, optuna_module, propose
-from afzal.sweep.selection import Aim, candidates, score
-from afzal.sweep.training import Failure, Gauge, Point, Say
-from afzal.sweep.training_length import Length, comparison, lengths
+from afzal.sweep.selection import Criterion, candidates, score
+from afzal.sweep.training import Evaluator, Failure, Point, Say
+from afzal.sweep.training_length import Length, comparison_config, training_lengths
 
 
 @dataclass(slots=True)
@@ -31,7 +31,7 @@ class Search:
 
     config: SweepConfig
     plan: Plan
-    gauge: Gauge
+    evaluator: Evaluator
     jobs: int
     say: Say
     arms: list[Arm] = field(default_factory=list)
@@ -41,9 +41,9 @@ class Search:
     points: dict[str, dict[int, list[Point]]] = field(default_factory=dict)
 
     @property
-    def aim(self) -> Aim:
-        """The aim by which the arms are ranked."""
-        return Aim(self.config.maximized, next(iter(self.gauge.config.rewards)), self.config.kl_budget)
+    def criterion(self) -> Criterion:
+        """What ranks the arms."""
+        return Criterion(self.config.maximized, next(iter(self.evaluator.config.rewards)), self.config.kl_budget)
 
     @property
     def whole(self) -> dict[str, dict[int, list[Point]]]:
@@ -53,12 +53,12 @@ class Search:
     def trainings(self, arms: Sequence[Arm], seeds: Sequence[int]) -> CompareConfig:
         """The trainings of these arms as a comparison."""
         if missing := [a for a in arms if a.name not in self.lengths]:
-            self.lengths |= lengths(self.config, self.plan, missing)
-        return comparison(self.config, self.plan, arms, self.lengths, seeds)
+            self.lengths |= training_lengths(self.config, self.plan, missing)
+        return comparison_config(self.config, self.plan, arms, self.lengths, seeds)
 
     def starts(self) -> dict[int, Answers]:
         """The start's answers by seed."""
-        return {seed: self.gauge.start(seed) for seed in self.config.seeds}
+        return {seed: self.evaluator.start(seed) for seed in self.config.seeds}
 
 
 def explore(search: Search, more: int) -> None:
@@ -76,7 +76,7 @@ def explore(search: Search, more: int) -> None:
     if search.arms != known:
         keep(config, plan, search.arms, finished=False)
     if adaptive:
-        _proposed(search, wanted_arms(config, search.arms, more) or 0)
+        _train_proposals(search, wanted_arms(config, search.arms, more) or 0)
     elif config.prune is not None:
         for arm in search.arms:
             _seed_by_seed(search, arm)
@@ -87,32 +87,32 @@ def explore(search: Search, more: int) -> None:
 
 def train(search: Search, arms: Sequence[Arm]) -> None:
     """Train and measure every seed of these arms."""
-    made = search.trainings(arms, search.config.seeds)
-    enter(search, stages_of(made), run(search, search.gauge, made, stages_of(made)))
+    comparison = search.trainings(arms, search.config.seeds)
+    record_outcomes(search, stages_of(comparison), run(search, search.evaluator, comparison, stages_of(comparison)))
 
 
-def run(search: Search, gauge: Gauge, made: CompareConfig, stages: Sequence[Stage]) -> workers.Outcome:
+def run(search: Search, evaluator: Evaluator, comparison: CompareConfig, stages: Sequence[Stage]) -> workers.Outcome:
     """Run trainings with their measurements, sequentially or in parallel."""
     if search.jobs > 1 and len(stages) > 1:
-        return workers.side_by_side(gauge, made, stages, search.jobs, search.say)
-    return workers.alone(gauge, stages, search.say)
+        return workers.run_in_parallel(evaluator, comparison, stages, search.jobs, search.say)
+    return workers.run_sequentially(evaluator, stages, search.say)
 
 
-def enter(search: Search, stages: Sequence[Stage], outcome: workers.Outcome) -> None:
+def record_outcomes(search: Search, stages: Sequence[Stage], outcome: workers.Outcome) -> None:
     """Record the outcomes of trainings."""
     for stage in stages:
         name, failure = stage.entry.name, outcome[stage.name]
         if failure is not None:
             search.failures.setdefault(name, failure)
         else:
-            search.points.setdefault(name, {})[stage.seed] = search.gauge.course(stage)
+            search.points.setdefault(name, {})[stage.seed] = search.evaluator.trajectory(stage)
 
 
-def _proposed(search: Search, wanted: int) -> None:
+def _train_proposals(search: Search, wanted: int) -> None:
     """Train arms one by one, each proposed from the scores of all previous ones."""
     config, plan = search.config, search.plan
     for arm in search.arms:
-        _arm(search, arm)
+        _train_arm(search, arm)
     while len(search.arms) <= wanted:
         scores = ((a.values, score_of(search, a, len(config.seeds))) for a in search.arms if a.name != BASE_NAME)
         tried = [(values, s) for values, s in scores if s is not None]
@@ -123,10 +123,10 @@ def _proposed(search: Search, wanted: int) -> None:
             return
         search.arms.append(arms[-1])
         keep(config, plan, search.arms, finished=False)
-        _arm(search, arms[-1])
+        _train_arm(search, arms[-1])
 
 
-def _arm(search: Search, arm: Arm) -> None:
+def _train_arm(search: Search, arm: Arm) -> None:
     if search.config.prune is None:
         train(search, [arm])
     else:
@@ -136,9 +136,9 @@ def _arm(search: Search, arm: Arm) -> None:
 def _seed_by_seed(search: Search, arm: Arm) -> None:
     """Train one arm, which can be pruned between its seeds."""
     seeds = search.config.seeds
-    made = search.trainings([arm], seeds)
-    for k, stage in enumerate(stages_of(made), 1):
-        enter(search, [stage], run(search, search.gauge, made, [stage]))
+    comparison = search.trainings([arm], seeds)
+    for k, stage in enumerate(stages_of(comparison), 1):
+        record_outcomes(search, [stage], run(search, search.evaluator, comparison, [stage]))
         if arm.name in search.failures:
             return
         if k < len(seeds) and _is_hopeless(search, arm, k):
@@ -164,4 +164,4 @@ def score_of(search: Search, arm: Arm, seeds: int) -> float | None:
     if arm.name in search.failures or not points:
         return None
     some = dict(list(points.items())[:seeds])
-    return score(search.aim, candidates(search.aim, {arm.name: some}, search.starts()))
+    return score(search.criterion, candidates(search.criterion, {arm.name: some}, search.starts()))

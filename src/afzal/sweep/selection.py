@@ -20,13 +20,13 @@ from afzal.stats.pareto import hypervolume, knee, on_front
 from afzal.stats.policy_comparison import over_seeds_and_prompts, same_draws, total, wins
 from afzal.sweep.training import Point
 
-Course = Sequence[Point]
-Courses = Mapping[str, Mapping[int, Course]]
+Trajectory = Sequence[Point]
+Trajectories = Mapping[str, Mapping[int, Trajectory]]
 """The snapshots of each training, by arm and seed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Aim:
+class Criterion:
     """The goal to maximise, its reward, and the KL budget in nats."""
 
     goal: Goal
@@ -50,69 +50,75 @@ class Candidate:
         return math.isfinite(self.goal.value) and math.isfinite(self.kl.value)
 
 
-def values_of(aim: Aim, point: Point, start: Answers) -> np.ndarray:
+def goal_values(criterion: Criterion, point: Point, start: Answers) -> np.ndarray:
     """``[X]`` the goal on each prompt; ``[1]`` for accuracy, whose prompts are those of the held-out pairs."""
-    if aim.goal == "accuracy":
+    if criterion.goal == "accuracy":
         return np.array([point.accuracy[0] if point.accuracy is not None else math.nan])
-    ours = point.answers.rewards[aim.reward]
-    if aim.goal == "reward":
+    ours = point.answers.rewards[criterion.reward]
+    if criterion.goal == "reward":
         return ours.mean(1)
-    return wins(ours, start.rewards[aim.reward], same_draws(ours.shape[1], start.rewards[aim.reward].shape[1]))
+    return wins(
+        ours, start.rewards[criterion.reward], same_draws(ours.shape[1], start.rewards[criterion.reward].shape[1])
+    )
 
 
-def candidates(aim: Aim, courses: Courses, starts: Mapping[int, Answers]) -> list[Candidate]:
+def candidates(criterion: Criterion, trajectories: Trajectories, starts: Mapping[int, Answers]) -> list[Candidate]:
     """Every snapshot of every arm, arms in order and snapshots by step.
 
     Args:
-        courses: those of arms with all their seeds.
+        trajectories: those of arms with all their seeds.
         starts: the start's answers by seed.
     """
     return [
-        _candidate(aim, arm, place, {seed: course[place] for seed, course in by_seed.items()}, starts)
-        for arm, by_seed in courses.items()
-        for place in range(min(len(course) for course in by_seed.values()))
+        _candidate(criterion, arm, place, {seed: trajectory[place] for seed, trajectory in by_seed.items()}, starts)
+        for arm, by_seed in trajectories.items()
+        for place in range(min(len(trajectory) for trajectory in by_seed.values()))
     ]
 
 
-def _candidate(aim: Aim, arm: str, place: int, points: Mapping[int, Point], starts: Mapping[int, Answers]) -> Candidate:
-    goal = _over(aim, [values_of(aim, p, starts[s]) for s, p in points.items()], next(iter(points.values())))
+def _candidate(
+    criterion: Criterion, arm: str, place: int, points: Mapping[int, Point], starts: Mapping[int, Answers]
+) -> Candidate:
+    goal = _goal_interval(
+        criterion, [goal_values(criterion, p, starts[s]) for s, p in points.items()], next(iter(points.values()))
+    )
     kl = over_seeds_and_prompts(np.stack([p.answers.kl.mean(1) for p in points.values()]))
     return Candidate(arm, place, tuple(p.step for p in points.values()), goal, kl)
 
 
-def _over(aim: Aim, values: Sequence[np.ndarray], first: Point) -> Interval:
+def _goal_interval(criterion: Criterion, values: Sequence[np.ndarray], first: Point) -> Interval:
     """The mean goal over seeds and prompts; the accuracy of a single seed has its own interval."""
-    if aim.goal != "accuracy":
+    if criterion.goal != "accuracy":
         return over_seeds_and_prompts(np.stack(values))
     if len(values) == 1 and first.accuracy is not None:
         return Interval(*first.accuracy, 1)
     return over_seeds([float(v[0]) for v in values])
 
 
-def within(aim: Aim, candidates: Sequence[Candidate]) -> list[Candidate]:
+def within_budget(criterion: Criterion, candidates: Sequence[Candidate]) -> list[Candidate]:
     """The candidates whose mean KL is within the budget."""
-    return [c for c in candidates if c.known and c.kl.value <= aim.kl_budget]
+    return [c for c in candidates if c.known and c.kl.value <= criterion.kl_budget]
 
 
-def best(aim: Aim, candidates: Sequence[Candidate]) -> Candidate | None:
+def best(criterion: Criterion, candidates: Sequence[Candidate]) -> Candidate | None:
     """The candidate with the highest goal within the budget (then least KL, then the first); None without any."""
-    return max(within(aim, candidates), key=lambda c: (c.goal.value, -c.kl.value), default=None)
+    return max(within_budget(criterion, candidates), key=lambda c: (c.goal.value, -c.kl.value), default=None)
 
 
-def score(aim: Aim, candidates: Sequence[Candidate]) -> float | None:
+def score(criterion: Criterion, candidates: Sequence[Candidate]) -> float | None:
     """One number for an arm, used to propose and prune arms: its best goal within the budget.
 
     An arm that is never within the budget scores the goal at its least KL less the excess nats, so that of two such
     arms the closer one is better. None if nothing is known.
     """
-    chosen = best(aim, candidates)
+    chosen = best(criterion, candidates)
     if chosen is not None:
         return chosen.goal.value
     nearest = min((c for c in candidates if c.known), key=lambda c: c.kl.value, default=None)
-    return None if nearest is None else nearest.goal.value - (nearest.kl.value - aim.kl_budget)
+    return None if nearest is None else nearest.goal.value - (nearest.kl.value - criterion.kl_budget)
 
 
-def front(aim: Aim, candidates: Sequence[Candidate], start: float) -> dict[str, Any]:
+def front(criterion: Criterion, candidates: Sequence[Candidate], start: float) -> dict[str, Any]:
     """The candidates on the front of KL and goal, its knee, and the dominated area.
 
     Args:
@@ -123,28 +129,28 @@ def front(aim: Aim, candidates: Sequence[Candidate], start: float) -> dict[str, 
     return {
         "on_front": np.flatnonzero(on_front(kls, goals)).tolist(),
         "knee": place,
-        "hypervolume": hypervolume(kls, goals, at=(aim.kl_budget, start)),
+        "hypervolume": hypervolume(kls, goals, at=(criterion.kl_budget, start)),
     }
 
 
 def difference(
-    aim: Aim, ours: Mapping[int, Point], theirs: Mapping[int, Point], starts: Mapping[int, Answers]
+    criterion: Criterion, ours: Mapping[int, Point], theirs: Mapping[int, Point], starts: Mapping[int, Answers]
 ) -> Interval:
     """One policy's goal less another's, on the same seeds and prompts."""
-    rows = [values_of(aim, ours[s], starts[s]) - values_of(aim, theirs[s], starts[s]) for s in ours]
-    if aim.goal == "accuracy":
+    rows = [goal_values(criterion, ours[s], starts[s]) - goal_values(criterion, theirs[s], starts[s]) for s in ours]
+    if criterion.goal == "accuracy":
         return over_seeds([float(row[0]) for row in rows])
     return over_seeds_and_prompts(np.stack(rows))
 
 
-def start_goal(aim: Aim, starts: Mapping[int, Answers]) -> float:
+def start_goal(criterion: Criterion, starts: Mapping[int, Answers]) -> float:
     """The goal of the start: its reward, a win rate of one half, or chance accuracy."""
-    if aim.goal != "reward":
+    if criterion.goal != "reward":
         return 0.5
-    return float(np.mean([a.rewards[aim.reward].mean() for a in starts.values()]))
+    return float(np.mean([a.rewards[criterion.reward].mean() for a in starts.values()]))
 
 
-def record(aim: Aim, candidate: Candidate, points: Mapping[int, Point]) -> dict[str, Any]:
+def candidate_record(criterion: Criterion, candidate: Candidate, points: Mapping[int, Point]) -> dict[str, Any]:
     """A candidate as plain values, with the means of all other measurements of its answers."""
     answers = [p.answers for p in points.values()]
 
@@ -155,7 +161,7 @@ def record(aim: Aim, candidate: Candidate, points: Mapping[int, Point]) -> dict[
         "steps": list(candidate.steps),
         "goal": _plain(candidate.goal),
         "kl": _plain(candidate.kl),
-        "within": bool(within(aim, [candidate])),
+        "within": bool(within_budget(criterion, [candidate])),
         "rewards": {name: _finite(mean([a.rewards[name] for a in answers])) for name in answers[0].rewards},
         "tokens": mean([a.tokens for a in answers]),
         "unended": mean([a.unended for a in answers]),

@@ -14,14 +14,24 @@ import numpy as np
 from afzal.compare.measure import Answers
 from afzal.sweep.arms import BASE_NAME, Arm, resolved
 from afzal.sweep.search import Search
-from afzal.sweep.selection import Aim, Candidate, best, candidates, difference, front, record, start_goal, values_of
+from afzal.sweep.selection import (
+    Candidate,
+    Criterion,
+    best,
+    candidate_record,
+    candidates,
+    difference,
+    front,
+    goal_values,
+    start_goal,
+)
 from afzal.sweep.training import Point
 
 Points = Mapping[int, Sequence[Point]]
 
 
 @dataclass(frozen=True, slots=True)
-class Confirmed:
+class Confirmation:
     """The chosen arm and base with fresh seeds: snapshots by arm and seed, and the start's answers by seed."""
 
     seeds: Sequence[int]
@@ -31,29 +41,29 @@ class Confirmed:
 
 
 def summary(
-    search: Search, candidates: Sequence[Candidate], chosen: Candidate | None, confirmed: Confirmed | None
+    search: Search, candidates: Sequence[Candidate], chosen: Candidate | None, confirmed: Confirmation | None
 ) -> dict[str, Any]:
     """All figures; arms are in order of their best goal within the budget, failed ones last."""
-    aim, starts = search.aim, search.starts()
-    level = start_goal(aim, starts)
-    on = front(aim, candidates, level)
-    listed = {id(candidates[k]) for k in on["on_front"]}
+    criterion, starts = search.criterion, search.starts()
+    level = start_goal(criterion, starts)
+    pareto = front(criterion, candidates, level)
+    listed = {id(candidates[k]) for k in pareto["on_front"]}
     by_arm = {a.name: [c for c in candidates if c.arm == a.name] for a in search.arms}
     arms = [_arm(search, arm, by_arm[arm.name], listed) for arm in search.arms]
     return {
-        "goal": {"maximize": aim.goal, "reward": aim.reward, "kl": aim.kl_budget},
+        "goal": {"maximize": criterion.goal, "reward": criterion.reward, "kl": criterion.kl_budget},
         "seeds": list(search.config.seeds),
         "prompts": len(next(iter(starts.values())).texts),
         "answers_per_prompt": search.config.samples,
         "start": level,
         "axes": [axis.key for axis in search.plan.axes],
-        "arms": sorted(arms, key=_place),
+        "arms": sorted(arms, key=_sort_key),
         "front": {
-            "points": [{"arm": candidates[k].arm, "place": candidates[k].place} for k in on["on_front"]],
+            "points": [{"arm": candidates[k].arm, "place": candidates[k].place} for k in pareto["on_front"]],
             "knee": None
-            if on["knee"] is None
-            else {"arm": candidates[on["knee"]].arm, "place": candidates[on["knee"]].place},
-            "hypervolume": on["hypervolume"],
+            if pareto["knee"] is None
+            else {"arm": candidates[pareto["knee"]].arm, "place": candidates[pareto["knee"]].place},
+            "hypervolume": pareto["hypervolume"],
         },
         "choice": None if chosen is None else {"arm": chosen.arm, "place": chosen.place},
         "confirmation": None
@@ -62,13 +72,16 @@ def summary(
     }
 
 
-def _arm(search: Search, arm: Arm, own: Sequence[Candidate], on_front: set[int]) -> dict[str, Any]:
-    aim, length = search.aim, search.lengths[arm.name]
+def _arm(search: Search, arm: Arm, arm_candidates: Sequence[Candidate], on_front: set[int]) -> dict[str, Any]:
+    criterion, length = search.criterion, search.lengths[arm.name]
     settings = resolved(search.plan, arm).model_dump(mode="json")
     failure = search.failures.get(arm.name)
     points = search.points.get(arm.name, {})
-    rows = [record(aim, c, {s: p[c.place] for s, p in points.items()}) | {"on_front": id(c) in on_front} for c in own]
-    top = best(aim, own)
+    rows = [
+        candidate_record(criterion, c, {s: p[c.place] for s, p in points.items()}) | {"on_front": id(c) in on_front}
+        for c in arm_candidates
+    ]
+    top = best(criterion, arm_candidates)
     return {
         "name": arm.name,
         "label": arm.label,
@@ -84,7 +97,7 @@ def _arm(search: Search, arm: Arm, own: Sequence[Candidate], on_front: set[int])
     }
 
 
-def _place(arm: Mapping[str, Any]) -> tuple[int, float, float]:
+def _sort_key(arm: Mapping[str, Any]) -> tuple[int, float, float]:
     """The sort key of an arm: by goal if it has a candidate within the budget, then by KL, then pruned, then failed."""
     order = ("finished", "pruned", "failed").index(arm["status"])
     if order:
@@ -96,40 +109,40 @@ def _place(arm: Mapping[str, Any]) -> tuple[int, float, float]:
 
 
 def _confirmation(
-    search: Search, candidates: Sequence[Candidate], chosen: Candidate, confirmed: Confirmed
+    search: Search, candidates: Sequence[Candidate], chosen: Candidate, confirmed: Confirmation
 ) -> dict[str, Any]:
     """The choice and base on fresh seeds, at the snapshots chosen with the first seeds."""
-    aim = search.aim
+    criterion = search.criterion
     of_base = [c for c in candidates if c.arm == BASE_NAME]
-    base = best(aim, of_base) or (of_base[-1] if of_base else None)
+    base = best(criterion, of_base) or (of_base[-1] if of_base else None)
     body: dict[str, Any] = {
         "seeds": list(confirmed.seeds),
         "fresh_prompts": search.config.confirm_prompts is not None,
         "prompts": len(next(iter(confirmed.starts.values())).texts),
         "failures": dict(confirmed.failures),
-        "start": start_goal(aim, confirmed.starts),
-        "choice": _again(aim, confirmed, chosen),
-        "base": None if base is None else _again(aim, confirmed, base),
+        "start": start_goal(criterion, confirmed.starts),
+        "choice": _confirmed_record(criterion, confirmed, chosen),
+        "base": None if base is None else _confirmed_record(criterion, confirmed, base),
         "base_place": None if base is None else base.place,
         "difference": None,
     }
     if base is not None and chosen.arm != base.arm and body["choice"] and body["base"]:
-        ours, theirs = (_at(confirmed, c) for c in (chosen, base))
-        body["difference"] = asdict(difference(aim, ours, theirs, confirmed.starts))
+        ours, theirs = (_points_at(confirmed, c) for c in (chosen, base))
+        body["difference"] = asdict(difference(criterion, ours, theirs, confirmed.starts))
     return body
 
 
-def _at(confirmed: Confirmed, candidate: Candidate) -> dict[int, Point]:
+def _points_at(confirmed: Confirmation, candidate: Candidate) -> dict[int, Point]:
     """The points of a candidate's snapshot by seed; the last point of a shorter training."""
     points = confirmed.points[candidate.arm]
-    return {seed: course[min(candidate.place, len(course) - 1)] for seed, course in points.items()}
+    return {seed: trajectory[min(candidate.place, len(trajectory) - 1)] for seed, trajectory in points.items()}
 
 
-def _again(aim: Aim, confirmed: Confirmed, candidate: Candidate) -> dict[str, Any] | None:
+def _confirmed_record(criterion: Criterion, confirmed: Confirmation, candidate: Candidate) -> dict[str, Any] | None:
     if candidate.arm not in confirmed.points:
         return None
-    points = _at(confirmed, candidate)
-    course = {seed: [point] for seed, point in points.items()}
-    (again,) = candidates(aim, {candidate.arm: course}, confirmed.starts)
-    by_seed = [float(np.mean(values_of(aim, p, confirmed.starts[s]))) for s, p in points.items()]
-    return record(aim, again, points) | {"by_seed": by_seed}
+    points = _points_at(confirmed, candidate)
+    trajectory = {seed: [point] for seed, point in points.items()}
+    (remeasured,) = candidates(criterion, {candidate.arm: trajectory}, confirmed.starts)
+    by_seed = [float(np.mean(goal_values(criterion, p, confirmed.starts[s]))) for s, p in points.items()]
+    return candidate_record(criterion, remeasured, points) | {"by_seed": by_seed}

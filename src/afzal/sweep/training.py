@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from afzal import runs
-from afzal.compare.measure import Answers, Bench, measured, set_up, snapshots, start_answers
-from afzal.compare.trainings import MadeOtherwise, Stage, ensure, refuse_other
+from afzal.compare.measure import Answers, MeasurementSetup, measure_snapshots, set_up, snapshots, start_answers
+from afzal.compare.trainings import RunMismatch, Stage, ensure, refuse_other
 from afzal.config import CompareConfig
 from afzal.errors import AfzalError
 from afzal.hashes import content_hash
@@ -43,14 +43,14 @@ class Point:
 
 
 @dataclass(eq=False)
-class Gauge:
+class Evaluator:
     """Measures policies: holds the start model, the prompts and the rewards, opened on first use."""
 
     config: CompareConfig
-    _known: dict[tuple[str, int], list[Point]] = field(default_factory=dict)
+    _trajectories: dict[tuple[str, int], list[Point]] = field(default_factory=dict)
 
     @cached_property
-    def bench(self) -> Bench:
+    def setup(self) -> MeasurementSetup:
         """The start model and the prompts."""
         return set_up(self.config)
 
@@ -60,7 +60,7 @@ class Gauge:
         c = self.config
         source = partial(
             reward_source,
-            device=self.bench.device,
+            device=self.setup.device,
             max_tokens=c.max_tokens,
             tokens_per_forward=c.tokens_per_forward,
             eos_token=c.eos_token,
@@ -74,16 +74,18 @@ class Gauge:
 
     def start(self, seed: int) -> Answers:
         """The start's answers, drawn now or earlier."""
-        return start_answers(self.bench, self.rewarders, self.keys, seed)
+        return start_answers(self.setup, self.rewarders, self.keys, seed)
 
-    def course(self, stage: Stage) -> list[Point]:
+    def trajectory(self, stage: Stage) -> list[Point]:
         """Every snapshot of a finished training, measured now or earlier."""
-        if (stage.name, stage.seed) not in self._known:
+        if (stage.name, stage.seed) not in self._trajectories:
             snaps = snapshots(stage.folder, self.config.snapshots)
-            measurements = measured(self.bench, snaps, self.rewarders, self.keys, stage.seed, stage.name)
+            measurements = measure_snapshots(self.setup, snaps, self.rewarders, self.keys, stage.seed, stage.name)
             accuracies = {r["step"]: _accuracy(r) for r in runs.open_run(stage.folder).metrics("eval")}
-            self._known[stage.name, stage.seed] = [Point(s.step, a, accuracies.get(s.step)) for s, a in measurements]
-        return self._known[stage.name, stage.seed]
+            self._trajectories[stage.name, stage.seed] = [
+                Point(s.step, a, accuracies.get(s.step)) for s, a in measurements
+            ]
+        return self._trajectories[stage.name, stage.seed]
 
 
 def _accuracy(record: Mapping[str, Any]) -> tuple[float, float, float] | None:
@@ -91,27 +93,27 @@ def _accuracy(record: Mapping[str, Any]) -> tuple[float, float, float] | None:
     return (value, low, high) if is_number(value) and is_number(low) and is_number(high) else None
 
 
-def made(gauge: Gauge, stage: Stage, say: Say) -> Failure | None:
+def train_and_measure(evaluator: Evaluator, stage: Stage, say: Say) -> Failure | None:
     """Run a training and measure all its snapshots; return None, or why it failed.
 
     Raises:
         MadeOtherwise: its folder holds another training.
         Stopped: a signal ended it; everything is saved.
     """
-    config = gauge.config
+    config = evaluator.config
     if (before := failure_of(config, stage)) is not None:
         refuse_other(stage, config)
         return before
     try:
         ensure(stage, config, say)
-    except (MadeOtherwise, Stopped):
+    except (RunMismatch, Stopped):
         raise
     except AfzalError as error:
         failure = Failure(error.what, isinstance(error, NotFinite))
         if failure.diverged:
             runs.atomic_write(_failure_file(config, stage), json.dumps({"why": failure.why}) + "\n")
         return failure
-    gauge.course(stage)
+    evaluator.trajectory(stage)
     return None
 
 

@@ -40,7 +40,7 @@ def characters(prompt: str, answer: str) -> float:
     return float(len(answer))
 
 
-def lengths(config: SweepConfig, plan: Plan, arms: Sequence[Arm]) -> dict[str, Length]:
+def training_lengths(config: SweepConfig, plan: Plan, arms: Sequence[Arm]) -> dict[str, Length]:
     """Each arm's training length by name: as many examples as ``examples`` says, to within one update."""
     items, tokens = _size_of(plan, Arm(BASE_NAME, {}), config.seeds[0])
     wanted = config.examples or _examples_of(plan.base, items)
@@ -81,17 +81,17 @@ def _reads_differently(arm: Arm) -> bool:
 
 def _size_of(plan: Plan, arm: Arm, seed: int) -> tuple[int, float]:
     """The number of training items, and tokens per item."""
-    return _counted(resolved(plan, arm, seed=seed).model_dump_json())
+    return _count_items(resolved(plan, arm, seed=seed).model_dump_json())
 
 
 @lru_cache(maxsize=64)
-def _counted(settings: str) -> tuple[int, float]:
+def _count_items(settings: str) -> tuple[int, float]:
     values = json.loads(settings)
     trees = prepare(CONFIGS[values["method"]].model_validate(values)).train
     return len(trees), sum(t.n_tokens for t in trees) / len(trees)
 
 
-def comparison(
+def comparison_config(
     config: SweepConfig, plan: Plan, arms: Sequence[Arm], lengths: Mapping[str, Length], seeds: Sequence[int]
 ) -> CompareConfig:
     """The arms as methods of a comparison, which trains and measures them."""

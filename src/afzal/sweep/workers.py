@@ -24,7 +24,7 @@ from afzal.model.load import pick_device
 from afzal.model.memory import free_bytes
 from afzal.recipes import Stopped
 from afzal.runs.environment import usable_cpus
-from afzal.sweep.training import Failure, Gauge, Say, made
+from afzal.sweep.training import Evaluator, Failure, Say, train_and_measure
 from afzal.train.signals import stop_on_signals
 
 _SPARE = 0.8  # of the free memory, for further trainings
@@ -34,22 +34,24 @@ Outcome = dict[str, Failure | None]
 """By training name: None if it finished, else the failure."""
 
 
-def alone(gauge: Gauge, stages: Sequence[Stage], say: Say) -> Outcome:
+def run_sequentially(evaluator: Evaluator, stages: Sequence[Stage], say: Say) -> Outcome:
     """Run the trainings one after the other in this process."""
     outcome: Outcome = {}
     for k, stage in enumerate(stages, 1):
-        outcome[stage.name] = made(gauge, stage, lambda line, k=k: say(f"[{k}/{len(stages)}] {line}"))
+        outcome[stage.name] = train_and_measure(evaluator, stage, lambda line, k=k: say(f"[{k}/{len(stages)}] {line}"))
         _report(outcome, stage.name, say)
     return outcome
 
 
-def side_by_side(gauge: Gauge, made_of: CompareConfig, stages: Sequence[Stage], jobs: int, say: Say) -> Outcome:
+def run_in_parallel(
+    evaluator: Evaluator, comparison: CompareConfig, stages: Sequence[Stage], jobs: int, say: Say
+) -> Outcome:
     """Run the trainings in at most ``jobs`` processes.
 
     The first one runs alone: it computes the reference for all, and shows how much memory a training needs.
 
     Args:
-        made_of: the comparison to which the stages belong.
+        comparison: the comparison to which the stages belong.
 
     Raises:
         Stopped: a signal asked to stop; all trainings have saved their state.
@@ -60,18 +62,18 @@ def side_by_side(gauge: Gauge, made_of: CompareConfig, stages: Sequence[Stage], 
         try:
             while todo or any(w.task for w in workers):
                 for worker in (w for w in workers if not w.task and todo):
-                    worker.give(todo.pop(0), say)
+                    worker.assign(todo.pop(0), say)
                 if todo and len(workers) < limit:
-                    workers.append(_Worker.started(gauge.config, made_of, jobs))
+                    workers.append(_Worker.start(evaluator.config, comparison, jobs))
                     continue
                 for worker, answer in _answers(workers):
                     peak = _handle(worker, answer, outcome, say)
                     if peak and limit == 1 and jobs > 1:
-                        limit = _room(gauge, peak, jobs, say)
+                        limit = _room(evaluator, peak, jobs, say)
                 workers = [w for w in workers if w.process.is_alive() or w.task]
                 if stop.requested:
                     _end(workers)
-                    raise Stopped(stop.requested, Path(gauge.config.out), 0, remedy="the same command resumes")
+                    raise Stopped(stop.requested, Path(evaluator.config.out), 0, remedy="the same command resumes")
         except BaseException:
             _end(workers)
             raise
@@ -82,46 +84,46 @@ def side_by_side(gauge: Gauge, made_of: CompareConfig, stages: Sequence[Stage], 
 
 @dataclass(slots=True)
 class _Worker:
-    """A training process, the connection to it, and its current task. ``alive`` stays open as long as this process
+    """A training process, the connection to it, and its current task. ``keepalive`` stays open as long as this process
     lives."""
 
     process: Any
-    way: Connection
-    alive: Connection
+    connection: Connection
+    keepalive: Connection
     task: str = ""
 
     @classmethod
-    def started(cls, measuring: CompareConfig, made_of: CompareConfig, jobs: int) -> _Worker:
+    def start(cls, measuring: CompareConfig, comparison: CompareConfig, jobs: int) -> _Worker:
         context = multiprocessing.get_context("spawn")
         parent_end, child_end = context.Pipe()
-        ending, alive = context.Pipe(duplex=False)
+        ending, keepalive = context.Pipe(duplex=False)
         threads = max(1, usable_cpus() // jobs)
-        settings = (measuring.model_dump_json(), made_of.model_dump_json())
+        settings = (measuring.model_dump_json(), comparison.model_dump_json())
         process = context.Process(target=_serve, args=(child_end, ending, *settings, threads))
         process.start()
         child_end.close()
         ending.close()
-        return cls(process, parent_end, alive)
+        return cls(process, parent_end, keepalive)
 
-    def give(self, stage: Stage, say: Say) -> None:
+    def assign(self, stage: Stage, say: Say) -> None:
         self.task = stage.name
         with suppress(OSError):  # a dead worker is detected when it is read from
-            self.way.send(stage.name)
+            self.connection.send(stage.name)
 
     def dismiss(self) -> None:
         with suppress(OSError):
-            self.way.send(None)
+            self.connection.send(None)
         self.process.join()
 
 
 def _answers(workers: Sequence[_Worker]) -> list[tuple[_Worker, tuple[Any, ...]]]:
     """The workers' messages; for a dead worker, its exit code."""
-    busy = {w.way: w for w in workers if w.task}
+    busy = {w.connection: w for w in workers if w.task}
     answers = []
-    for way in wait(list(busy), timeout=_LOOK):
-        worker = busy[way]  # type: ignore[index]
+    for connection in wait(list(busy), timeout=_LOOK):
+        worker = busy[connection]  # type: ignore[index]
         try:
-            answers.append((worker, worker.way.recv()))
+            answers.append((worker, worker.connection.recv()))
         except (EOFError, OSError):
             worker.process.join()
             answers.append((worker, ("gone", worker.process.exitcode)))
@@ -152,9 +154,9 @@ def _report(outcome: Mapping[str, Failure | None], name: str, say: Say) -> None:
         say(f"{name}: failed: {failure.why}")
 
 
-def _room(gauge: Gauge, peak: int, jobs: int, say: Say) -> int:
+def _room(evaluator: Evaluator, peak: int, jobs: int, say: Say) -> int:
     """The number of trainings, at most ``jobs``, that fit into memory together, including the first one."""
-    free = free_bytes(pick_device(gauge.config.device))
+    free = free_bytes(pick_device(evaluator.config.device))
     fit = jobs if free is None else 1 + int(_SPARE * free / peak)
     if fit < jobs:
         say(f"one training takes {peak / 1e9:.1f} GB: {fit} fit into memory at the same time, not {jobs}")
@@ -169,26 +171,26 @@ def _end(workers: Sequence[_Worker]) -> None:
         worker.process.join()
 
 
-def _serve(way: Connection, ending: Connection, measuring: str, made_of: str, threads: int) -> None:
+def _serve(connection: Connection, ending: Connection, measuring: str, comparison: str, threads: int) -> None:
     """The worker's main loop: run trainings by name until None, each with its output in a separate file."""
     import torch
 
     threading.Thread(target=_end_with_parent, args=(ending,), daemon=True).start()
     torch.set_num_threads(threads)
-    gauge = Gauge(CompareConfig.model_validate_json(measuring))
-    stages = {s.name: s for s in stages_of(CompareConfig.model_validate_json(made_of))}
-    folder = Path(gauge.config.out) / "stages"
-    with study_date(gauge.config.out), suppress(EOFError):
-        while (name := way.recv()) is not None:
+    evaluator = Evaluator(CompareConfig.model_validate_json(measuring))
+    stages = {s.name: s for s in stages_of(CompareConfig.model_validate_json(comparison))}
+    folder = Path(evaluator.config.out) / "stages"
+    with study_date(evaluator.config.out), suppress(EOFError):
+        while (name := connection.recv()) is not None:
             _redirect(folder / f"{name}.log")
             try:
-                failure = made(gauge, stages[name], lambda line: way.send(("say", line)))
+                failure = train_and_measure(evaluator, stages[name], lambda line: connection.send(("say", line)))
             except Stopped:
                 return
             except AfzalError as error:
-                way.send(("fault", error.what, error.where, error.why, error.remedy))
+                connection.send(("fault", error.what, error.where, error.why, error.remedy))
                 return
-            way.send(("done", _peak_bytes()) if failure is None else ("failed", failure.why, failure.diverged))
+            connection.send(("done", _peak_bytes()) if failure is None else ("failed", failure.why, failure.diverged))
 
 
 def _end_with_parent(ending: Connection) -> None:
