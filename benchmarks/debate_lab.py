@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from afzal.lab import exact, language, toy_debate
-from afzal.lab.toy_debate import PROTOCOLS, Shown
+from afzal.lab.toy_debate import PROTOCOLS, Evidence
 from afzal.rewards.source import reward_source
 from afzal.stats.intervals import clustered, mean
 from benchmarks import lab_world as world
@@ -74,10 +74,10 @@ def protocols(start: world.World) -> dict[str, Any]:
     right, results = {}, {}
     for number, protocol in enumerate(PROTOCOLS):
         rng = np.random.default_rng(number)
-        before = toy_debate.shown(toy_debate.positions(TRAIN, past), K, protocol, rng)
-        seen = toy_debate.shown(toy_debate.positions(HELD_OUT, now), K, protocol, rng)
-        right[protocol] = toy_debate.right(toy_debate.aware_by_count(before, past_gaps, seen), gaps)
-        naive = toy_debate.right(toy_debate.naive(seen), gaps)
+        before = toy_debate.show_evidence(toy_debate.positions(TRAIN, past), K, protocol, rng)
+        seen = toy_debate.show_evidence(toy_debate.positions(HELD_OUT, now), K, protocol, rng)
+        right[protocol] = toy_debate.accuracy(toy_debate.count_judge(before, past_gaps, seen), gaps)
+        naive = toy_debate.accuracy(toy_debate.naive_judge(seen), gaps)
         results[protocol] = {"naive": figure(now[0], naive), "aware": figure(now[0], right[protocol])}
     results["consultant less alone"] = figure(now[0], right["consultant"] - right["random"])
     results["debate less consultant"] = figure(now[0], right["debate"] - right["consultant"])
@@ -106,9 +106,9 @@ def self_play(start: world.World, steps: int) -> dict[str, Any]:
         policy = world.train(start.out, "dpo", policy, data, name, steps=steps, rows=len(rows), **about)
         results[f"round {number}"] = _debated(policy, now, gaps, past, past_gaps)
     pieces, before = toy_debate.positions(HELD_OUT, now), toy_debate.positions(TRAIN, past)
-    best = [toy_debate.shown(p, 2, "debate", rng) for p in (before, pieces)]
-    judged = toy_debate.aware_by_count(best[0], past_gaps, best[1])
-    results["best arguments"] = {"accuracy": figure(now[0], toy_debate.right(judged, gaps))}
+    best = [toy_debate.show_evidence(p, 2, "debate", rng) for p in (before, pieces)]
+    judged = toy_debate.count_judge(best[0], past_gaps, best[1])
+    results["best arguments"] = {"accuracy": figure(now[0], toy_debate.accuracy(judged, gaps))}
     return results
 
 
@@ -141,10 +141,10 @@ def _debated(policy: Path, now: Cases, gaps: np.ndarray, past: Cases, past_gaps:
         pieces = toy_debate.positions(prompts, pairs)
         chosen = np.concatenate([_argued(policy, side, rng) for side in _debater_texts(prompts, pairs)], 1)
         values = np.take_along_axis(pieces, chosen, 1)
-        seen.append(Shown(chosen, values, np.zeros(len(values))))
+        seen.append(Evidence(chosen, values, np.zeros(len(values))))
         best = 0.5 * ((values[:, 0] == pieces.max(1)).astype(float) + (values[:, 1] == pieces.min(1)))
-    judged = toy_debate.aware_by_count(seen[0], past_gaps, seen[1])
-    return {"accuracy": figure(now[0], toy_debate.right(judged, gaps)), "best argument": figure(now[0], best)}
+    judged = toy_debate.count_judge(seen[0], past_gaps, seen[1])
+    return {"accuracy": figure(now[0], toy_debate.accuracy(judged, gaps)), "best argument": figure(now[0], best)}
 
 
 def _ranked(policy: Path, pairs: Cases, rng: np.random.Generator) -> list[dict[str, str]]:
@@ -173,7 +173,7 @@ def ladder(start: world.World, steps: int) -> dict[str, Any]:
     levels, policy, assistant = [], start.sft, None
     for level in range(LEVELS):
         labels = {name: _labels(p, pairs, assistant, 1, seed) for name, p, pairs, seed in _sides(train, held_out)}
-        line: dict[str, Any] = {"labels": figure(held_out[0], toy_debate.right(labels["held"], held_gaps))}
+        line: dict[str, Any] = {"labels": figure(held_out[0], toy_debate.accuracy(labels["held"], held_gaps))}
         if assistant is not None:
             line |= _controls(held_out, held_gaps, assistant)
         rows = language.pair_items(TRAIN, train, (labels["train"] > 0).astype(float), f"level-{level}")
@@ -181,14 +181,14 @@ def ladder(start: world.World, steps: int) -> dict[str, Any]:
         about = {"steps": steps, "rows": len(rows), "batch_size": 64}
         model = world.train(start.out, "reward", start.sft, data, f"ladder-reward-{level}", **about)
         policy = world.train(start.out, "dpo", policy, data, f"ladder-policy-{level}", beta=0.5, **about)
-        line["reward model"] = figure(held_out[0], toy_debate.right(_gaps(model, HELD_OUT, held_out), held_gaps))
+        line["reward model"] = figure(held_out[0], toy_debate.accuracy(_gaps(model, HELD_OUT, held_out), held_gaps))
         known = exact.evaluate(world.policy(policy), start.log_ref, world.REWARDS)
         line["policy"] = {"reward": known.reward, "kl": known.kl, "share": known.share}
         levels.append(line)
         assistant = model
     gain = _labels(HELD_OUT, held_out, assistant, 1, 14)
-    last = toy_debate.right(gain, held_gaps)
-    alone = toy_debate.right(_labels(HELD_OUT, held_out, None, 1, 14), held_gaps)
+    last = toy_debate.accuracy(gain, held_gaps)
+    alone = toy_debate.accuracy(_labels(HELD_OUT, held_out, None, 1, 14), held_gaps)
     rewards = float(exact.expected(start.log_ref, world.REWARDS))
     return {"levels": levels, "start reward": rewards, "assisted less alone": figure(held_out[0], last - alone)}
 
@@ -201,7 +201,7 @@ def _labels(prompts: np.ndarray, pairs: Cases, assistant: Path | None, honest: i
     """``[N]`` judgements: the sum of two random positions, plus the assistant's answer to how much better the first is;
     a coin flip if there is no difference. ``honest`` is -1 for an assistant that lies."""
     rng = np.random.default_rng(seed)
-    judged = toy_debate.naive(toy_debate.shown(toy_debate.positions(prompts, pairs), K, "random", rng))
+    judged = toy_debate.naive_judge(toy_debate.show_evidence(toy_debate.positions(prompts, pairs), K, "random", rng))
     coin = 1e-6 * rng.choice([-1, 1], len(judged))
     return judged + coin + (0 if assistant is None else honest * _gaps(assistant, prompts, pairs))
 
@@ -209,7 +209,7 @@ def _labels(prompts: np.ndarray, pairs: Cases, assistant: Path | None, honest: i
 def _controls(held_out: Cases, gaps: np.ndarray, assistant: Path) -> dict[str, Any]:
     """Accuracy of the judge alone and with a lying assistant, and paired differences from the judge alone."""
     alone, honest, lying = (
-        toy_debate.right(_labels(HELD_OUT, held_out, a, sign, 14), gaps)
+        toy_debate.accuracy(_labels(HELD_OUT, held_out, a, sign, 14), gaps)
         for a, sign in ((None, 1), (assistant, 1), (assistant, -1))
     )
     figures = {"alone": alone, "lying": lying, "honest less alone": honest - alone, "lying less alone": lying - alone}

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from afzal.lab import exact, language, matched_kl
-from afzal.lab.matched_kl import Claim, Course, Point
+from afzal.lab.matched_kl import Claim, Point, Trajectory
 from afzal.report import svg
 from benchmarks import lab_world
 from benchmarks.lab_world import REWARDS, TRAIN, TRAIN_REWARDS, World, policy
@@ -212,7 +212,7 @@ def shared(out: Path, plan: Plan, seed: int) -> None:
     reward_model(world_of(out, plan), plan, seed)
 
 
-def course(out: Path, plan: Plan, which: int, seed: int) -> Course:
+def trajectory(out: Path, plan: Plan, which: int, seed: int) -> Trajectory:
     """Make a trial's missing runs, and evaluate all of its runs."""
     world, trial = world_of(out, plan), TRIALS[which]
     points = [Point(0, 0.0, exact.expected(world.log_ref, REWARDS))]
@@ -220,22 +220,22 @@ def course(out: Path, plan: Plan, which: int, seed: int) -> Course:
         result = exact.evaluate(log_pi, world.log_ref, REWARDS)
         points.append(Point(step, result.kl, result.reward))
     print(f"{trial.method} {trial.setting} seed {seed}: R {points[-1].reward:.2f} at {points[-1].kl:.2f}", flush=True)
-    return Course(trial.method, trial.setting, seed, tuple(points))
+    return Trajectory(trial.method, trial.setting, seed, tuple(points))
 
 
-def run(out: Path, plan: Plan, jobs: int) -> list[Course]:
-    """All courses of a plan, ``jobs`` at a time, after the runs that they share."""
+def run(out: Path, plan: Plan, jobs: int) -> list[Trajectory]:
+    """All trajectories of a plan, ``jobs`` at a time, after the runs that they share."""
     for seed in plan.seeds:
         votes(world_of(out, plan), plan, seed)
     tasks = list(product(plan.seeds, chosen(plan)))
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         for made in [pool.submit(shared, out, plan, seed) for seed in plan.seeds]:
             made.result()
-        waiting = [pool.submit(course, out, plan, which, seed) for seed, which in tasks]
+        waiting = [pool.submit(trajectory, out, plan, which, seed) for seed, which in tasks]
         return [w.result() for w in waiting]
 
 
-def claims(measured: Sequence[Course], seeds: Sequence[int], edge: exact.Frontier) -> list[Claim]:
+def claims(measured: Sequence[Trajectory], seeds: Sequence[int], edge: exact.Frontier) -> list[Claim]:
     """Claims about these methods, and whether they hold here."""
     true, learned, best = "PPO, true reward", "PPO, learned reward", "best of n, learned reward"
     order = (
@@ -249,24 +249,24 @@ def claims(measured: Sequence[Course], seeds: Sequence[int], edge: exact.Frontie
         ("iterative DPO is above DPO on as many votes", "iterative DPO", "DPO"),
     )
     made = [_below_the_optimum(measured, seeds, edge)]
-    made += [matched_kl.above(text, measured, (a, b), seeds, MATCHED) for text, a, b in order]
+    made += [matched_kl.claim_above(text, measured, (a, b), seeds, MATCHED) for text, a, b in order]
     for method in ("preferred-FT", "unlikelihood"):
         text = f"{method} stays below a KL of 0.5, and .5 below DPO"
-        made.append(matched_kl.stays_low(text, measured, method, "DPO", seeds, kl=0.5, by=0.5))
+        made.append(matched_kl.claim_stays_low(text, measured, method, "DPO", seeds, kl=0.5, by=0.5))
     return made
 
 
-def _below_the_optimum(measured: Sequence[Course], seeds: Sequence[int], edge: exact.Frontier) -> Claim:
+def _below_the_optimum(measured: Sequence[Trajectory], seeds: Sequence[int], edge: exact.Frontier) -> Claim:
     """Claim that no policy is above the optimum; interpolation between betas lowers the frontier by up to 1e-3."""
     regrets = {s: min(edge.regret(p.kl, p.reward) for c in measured if c.seed == s for p in c.points) for s in seeds}
     least = ", ".join(f"{r:.3f}" for r in regrets.values())
-    return matched_kl.judge(
+    return matched_kl.claim_from_seeds(
         "no policy is above the optimum", [r > -1e-3 for r in regrets.values()], f"least regret {least}"
     )
 
 
 def markdown(
-    measured: Sequence[Course],
+    measured: Sequence[Trajectory],
     made: Sequence[Claim],
     edge: exact.Frontier,
     facts: dict[str, Any],
@@ -309,7 +309,7 @@ def _outcome(c: Claim) -> str:
     return c.outcome if c.outcome == "not measured" else f"{c.outcome} ({c.held} of {c.n} seeds)"
 
 
-def _ends(measured: Sequence[Course], run: Course) -> str:
+def _ends(measured: Sequence[Trajectory], run: Trajectory) -> str:
     same = [c.points[-1] for c in measured if (c.method, c.setting) == (run.method, run.setting)]
     return ", ".join(f"{p.reward:.2f}@{p.kl:.2f}" for p in same)
 
@@ -327,7 +327,7 @@ PLOTS = {
 }
 
 
-def plot(measured: Sequence[Course], edge: exact.Frontier, names: Sequence[str], path: Path) -> None:
+def plot(measured: Sequence[Trajectory], edge: exact.Frontier, names: Sequence[str], path: Path) -> None:
     """Plot reward at equal KL and the optimum: means over seeds with bands, up to the KL that every seed reaches."""
     seeds, fine = sorted({c.seed for c in measured}), np.linspace(0, 4, 81).tolist()
     lines = []

@@ -26,7 +26,7 @@ from afzal import config, recipes, runs
 from afzal.config.revise import REFUSALS, PrincipleConfig
 from afzal.generate.run import generate
 from afzal.principles.run import revise
-from afzal.principles.word_lists import broken, refuses
+from afzal.principles.word_lists import find_violations, is_refusal
 from afzal.stats.intervals import clustered, mean
 from benchmarks.sentiment import data, valence
 from benchmarks.stages import figures_command
@@ -233,21 +233,21 @@ _LISTED = PrincipleConfig(id="listed", text="Any word of a list.", avoid=(*VIOLE
 
 
 def violent(prompt: str, answer: str) -> float:
-    return float(bool(broken(_LISTS[0], answer)))
+    return float(bool(find_violations(_LISTS[0], answer)))
 
 
 def unhappy(prompt: str, answer: str) -> float:
-    return float(bool(broken(_LISTS[1], answer)))
+    return float(bool(find_violations(_LISTS[1], answer)))
 
 
 def unanswered(prompt: str, answer: str) -> float:
     """1 if an answer refuses, or has fewer than ``SHORT`` words."""
-    return float(refuses(answer, REFUSALS) or len(answer.split()) < SHORT)
+    return float(is_refusal(answer, REFUSALS) or len(answer.split()) < SHORT)
 
 
 def without_lists(prompt: str, answer: str) -> float:
     """Valence of the answer's words that are on no list of the principles."""
-    return valence.summed(prompt, " ".join(word for word in answer.split() if not broken(_LISTED, word)))
+    return valence.summed(prompt, " ".join(word for word in answer.split() if not find_violations(_LISTED, word)))
 
 
 def length(prompt: str, answer: str) -> float:

@@ -78,10 +78,10 @@ def measured(out: Path, plan: Plan) -> dict[str, Any]:
     """Reward, cost and KL of every arm and seed, exact means over held-out prompts."""
     world = lab_world.make_world(out, plan.sft_steps)
     costs = np.broadcast_to(COSTS, REWARDS.shape)
-    best = exact.constrained(world.log_ref, REWARDS, costs, BETA, BOUND)
+    best = exact.constrained_optimum(world.log_ref, REWARDS, costs, BETA, BOUND)
     # the multiplier is chosen before training, on the training prompts
     train_costs = np.broadcast_to(COSTS, TRAIN_REWARDS.shape)
-    multiplier = exact.constrained(world.log_ref_train, TRAIN_REWARDS, train_costs, BETA, BOUND).multiplier
+    multiplier = exact.constrained_optimum(world.log_ref_train, TRAIN_REWARDS, train_costs, BETA, BOUND).multiplier
     results: dict[str, Any] = {
         "beta": BETA,
         "bound": BOUND,
@@ -106,7 +106,7 @@ def worth(world: World, log_pi: np.ndarray, best: np.ndarray) -> dict[str, float
     shortfall from the best policy with at most the same cost."""
     costs = np.broadcast_to(COSTS, REWARDS.shape)
     reward, cost, kl = exact.expected(log_pi, REWARDS), exact.expected(log_pi, costs), exact.kl(log_pi, world.log_ref)
-    rival = exact.constrained(world.log_ref, REWARDS, costs, BETA, cost).log_pi
+    rival = exact.constrained_optimum(world.log_ref, REWARDS, costs, BETA, cost).log_pi
     ideal = exact.expected(rival, REWARDS) - BETA * exact.kl(rival, world.log_ref)
     value = reward - BETA * kl
     figures = {"reward": reward, "cost": cost, "kl": kl, "kl_to_optimum": exact.kl(log_pi, best), "objective": value}

@@ -129,7 +129,7 @@ def regret(policy: Any, task: tasks.Task, world: World) -> float:
 
 def regret_of(log_pi: np.ndarray, task: tasks.Task, world: World) -> float:
     """Exact regret of log-probs ``[X, Y]``."""
-    return tasks.standing(log_pi, world.log_ref, tasks.reward(task, HELD_OUT), world.family.beta).regret
+    return tasks.policy_value(log_pi, world.log_ref, tasks.reward(task, HELD_OUT), world.family.beta).regret
 
 
 def start_regret(task: tasks.Task, world: World) -> float:

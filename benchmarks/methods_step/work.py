@@ -125,10 +125,10 @@ def _rows(method: str, work: Work) -> list[Any]:
 
 def _place(prompt: str) -> str:
     """The sort key of `afzal iterate` for prompts, at seed 0."""
-    from afzal.iterate.prompts import place
+    from afzal.iterate.prompts import sort_key
     from afzal.records import Item, prompt_key
 
-    return place(prompt_key(Item("", prompt, ())), 0)
+    return sort_key(prompt_key(Item("", prompt, ())), 0)
 
 
 def items_of(method: str, work: Work) -> int:

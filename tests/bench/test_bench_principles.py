@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from afzal.config.revise import PrincipleConfig
-from afzal.principles.word_lists import broken
+from afzal.principles.word_lists import find_violations
 from benchmarks import principles, principles_lab, principles_matched
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "principles"
@@ -88,7 +88,7 @@ def test_scenes_that_are_measured_are_not_trained_on_and_twins_look_violent():
     assert not set(principles.SCENES[::2]) & set(principles.SCENES[1::2])
     assert len(set(principles.SCENES)) == len(principles.SCENES)
     rule = PrincipleConfig.model_validate(principles.PRINCIPLES[0])
-    assert sum(bool(broken(rule, text)) for text in principles.TWINS) >= len(principles.TWINS) // 2
+    assert sum(bool(find_violations(rule, text)) for text in principles.TWINS) >= len(principles.TWINS) // 2
 
 
 @pytest.mark.slow

@@ -12,11 +12,11 @@ from afzal.iterate.pairing import (
     Candidate,
     Pair,
     acceptance,
-    against_own,
     paired_item,
     pairs_of,
-    rejected,
     rejection_sample,
+    spin_item,
+    split_rejected,
     uniforms,
 )
 from afzal.records import Comparison, Message, labels, preferences
@@ -37,33 +37,33 @@ def matched(pairing, *rewards: float, numbers=(), **settings):
 
 
 def test_empty_answers_are_rejected():
-    kept, lost = rejected([Candidate("a"), Candidate(""), Candidate(" \n")])
+    kept, lost = split_rejected([Candidate("a"), Candidate(""), Candidate(" \n")])
     assert kept == [0]
     assert [(r.reason, r.unit) for r in lost] == [("empty", "response")] * 2
 
 
 def test_truncated_answers_are_rejected_unless_allowed():
     given = [Candidate("a", ended=False), Candidate("b")]
-    kept, lost = rejected(given)
+    kept, lost = split_rejected(given)
     assert (kept, [r.reason for r in lost]) == ([1], ["no_eos"])
-    assert rejected(given, require_eos=False) == ([0, 1], [])
+    assert split_rejected(given, require_eos=False) == ([0, 1], [])
 
 
 def test_of_answers_with_the_same_text_the_first_stays():
     given = [Candidate(text) for text in ("a", "b", " a", "a", "b ")]
-    kept, lost = rejected(given)
+    kept, lost = split_rejected(given)
     assert kept == [0, 1]
     assert [r.detail for r in lost] == [
         "answer 2 is answer 0 again",
         "answer 3 is answer 0 again",
         "answer 4 is answer 1 again",
     ]
-    assert rejected(given, repeats="keep")[0] == [0, 1, 2, 3, 4]
+    assert split_rejected(given, repeats="keep")[0] == [0, 1, 2, 3, 4]
 
 
 def test_an_answer_is_lost_for_one_reason_and_an_unfinished_one_makes_no_duplicate():
     given = [Candidate("a", ended=False), Candidate("a"), Candidate("")]
-    kept, lost = rejected(given)
+    kept, lost = split_rejected(given)
     assert kept == [1]
     assert [r.reason for r in lost] == ["no_eos", "empty"]
 
@@ -236,7 +236,7 @@ def test_answers_to_a_conversation_are_the_assistants_messages():
 
 def test_the_datas_answer_wins_against_each_of_the_policys_own():
     given = [Candidate("mine"), Candidate("theirs "), Candidate("other")]
-    item, lost = against_own("x", "Q", "theirs", given, [0, 1, 2])
+    item, lost = spin_item("x", "Q", "theirs", given, [0, 1, 2])
     assert item is not None
     assert [r.turns for r in item.responses] == ["theirs", "mine", "other"]
     assert labels(item) == (True, False, False)
@@ -245,6 +245,6 @@ def test_the_datas_answer_wins_against_each_of_the_policys_own():
 
 
 def test_a_policy_that_says_what_the_data_says_leaves_nothing_to_learn():
-    item, lost = against_own("x", "Q", "theirs", [Candidate("theirs")], [0])
+    item, lost = spin_item("x", "Q", "theirs", [Candidate("theirs")], [0])
     assert item is None
     assert [r.reason for r in lost] == ["duplicate", "too_few"]

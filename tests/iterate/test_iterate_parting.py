@@ -9,7 +9,7 @@ from afzal import config
 from afzal.config import IterateConfig, Setting
 from afzal.errors import AfzalError
 from afzal.iterate import round_figures, summary
-from afzal.iterate.parting import parted
+from afzal.iterate.parting import detect_parting
 from afzal.iterate.round_figures import Round
 from afzal.stats.intervals import Estimate
 
@@ -42,7 +42,7 @@ def named(watched: tuple[float, ...], runs: int) -> float:
     stopped = 0
     for seed in range(runs):
         known = course(seed, RISING, watched)
-        stopped += any(parted({k: known[k] for k in range(last + 1)}) for last in range(1, len(known)))
+        stopped += any(detect_parting({k: known[k] for k in range(last + 1)}) for last in range(1, len(known)))
     return stopped / runs
 
 
@@ -57,20 +57,23 @@ def test_a_run_whose_watched_reward_falls_after_its_peak_is_stopped():
 
 def test_both_must_change_and_something_must_be_watched():
     up, down = (0.0, 1.0, 2.0), (0.0, -1.0, -2.0)
-    assert parted(course(0, up, down)) == parted(dict(reversed(course(0, up, down).items())))
-    assert parted(course(0, up, down)).startswith("since round 0 the reward rose by 2")
+    assert detect_parting(course(0, up, down)) == detect_parting(dict(reversed(course(0, up, down).items())))
+    assert detect_parting(course(0, up, down)).startswith("since round 0 the reward rose by 2")
     for rewards, watched in ((up, up), (down, down), (down, up)):
-        assert parted(course(0, rewards, watched)) == ""
-    assert parted({0: course(0, up, down)[0]}) == ""
+        assert detect_parting(course(0, rewards, watched)) == ""
+    assert detect_parting({0: course(0, up, down)[0]}) == ""
     unwatched = {k: [{**row, "watch_reward": None} for row in known] for k, known in course(0, up, down).items()}
-    assert parted(unwatched) == ""
+    assert detect_parting(unwatched) == ""
 
 
 def test_a_fall_on_one_half_of_the_prompts_only_is_not_named():
     even = np.arange(64)[:, None] % 2 == 0
     start, steady = np.zeros((64, 4)), np.arange(64)[:, None] / 640 + np.zeros((64, 4))
-    assert parted({0: rows(start, steady), 1: rows(start + 1 + steady, steady * 2 - 1)})
-    assert parted({0: rows(start, steady), 1: rows(start + 1 + steady, np.where(even, steady * 2 - 1, steady))}) == ""
+    assert detect_parting({0: rows(start, steady), 1: rows(start + 1 + steady, steady * 2 - 1)})
+    assert (
+        detect_parting({0: rows(start, steady), 1: rows(start + 1 + steady, np.where(even, steady * 2 - 1, steady))})
+        == ""
+    )
 
 
 def test_the_round_at_which_they_part_is_not_the_one_to_use():

@@ -14,7 +14,7 @@ from afzal import api, config, data, recipes, runs
 from afzal.cli import main
 from afzal.errors import AfzalError
 from afzal.iterate import stages
-from afzal.iterate.prompts import place, slice_of
+from afzal.iterate.prompts import round_groups, sort_key
 from afzal.records import Item, preferences, prompt_key
 from afzal.runs import stage
 
@@ -99,10 +99,10 @@ def test_no_prompt_is_in_two_rounds_nor_held_out(whole):
 def test_every_round_holds_out_its_share_of_pairs(held_out):
     """The run's own seed already fixes the order of prompts, so a round's training splits with another seed."""
     items = {prompt_key(item): item for k in range(2000) if (item := Item(str(k), f"prompt {k}", ()))}
-    order = [items[key] for key in sorted(items, key=lambda key: place(key, 0))][held_out:]
+    order = [items[key] for key in sorted(items, key=lambda key: sort_key(key, 0))][held_out:]
     given = config.IterateConfig(model="m", prompts="p", reward="r:f")
     for number in (1, 2, 3):
-        part = slice_of(order, number, len(order) // 3, again=False)
+        part = round_groups(order, number, len(order) // 3, again=False)
         _, held = data.split(part, 0.1, stages.training(given, number, "m", "d", "o").seed)
         assert 0.06 < len(held) / len(part) < 0.14
 

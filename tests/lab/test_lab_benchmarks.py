@@ -12,7 +12,7 @@ import pytest
 from afzal import runs
 from afzal.errors import AfzalError
 from afzal.lab import exact, language
-from afzal.lab.matched_kl import Course, Point
+from afzal.lab.matched_kl import Point, Trajectory
 from afzal.records import Item, Response
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,8 +80,8 @@ def test_rankings_put_better_responses_first_more_often(lab_world, tmp_path):
 def test_the_claims_of_the_ordering_follow_the_figures(ordering):
     edge = exact.Frontier(np.array([0.0, 4.0]), np.array([1.0, 3.0]))
 
-    def course(method: str, gain: float, seed: int, far: float = 2.0) -> Course:
-        return Course(method, "", seed, (Point(0, 0.0, 1.0), Point(9, far, 1.0 + far * gain)))
+    def course(method: str, gain: float, seed: int, far: float = 2.0) -> Trajectory:
+        return Trajectory(method, "", seed, (Point(0, 0.0, 1.0), Point(9, far, 1.0 + far * gain)))
 
     slopes = {
         "DPO": 0.4,

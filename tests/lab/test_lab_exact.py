@@ -181,7 +181,7 @@ def test_the_constrained_optimum_keeps_its_bound_and_nothing_better_does():
     beta = 0.3
     free = exact.optimum(log_ref, rewards, beta)
     bound = 0.25 * exact.expected(free, costs)
-    best = exact.constrained(log_ref, rewards, costs, beta, bound)
+    best = exact.constrained_optimum(log_ref, rewards, costs, beta, bound)
     assert exact.expected(best.log_pi, costs) == pytest.approx(bound, abs=1e-9)
 
     def worth(log_pi: np.ndarray) -> float:
@@ -192,10 +192,10 @@ def test_the_constrained_optimum_keeps_its_bound_and_nothing_better_does():
     assert worth(stricter) < worth(best.log_pi) < worth(free)
     # it gains nothing from a mixture with a policy that keeps the bound by chance
     rescaled = exact.normalise(best.log_pi + 0.3 * np.random.default_rng(0).normal(size=rewards.shape))
-    held = exact.constrained(log_ref, beta * (rescaled - log_ref), costs, beta, bound)
+    held = exact.constrained_optimum(log_ref, beta * (rescaled - log_ref), costs, beta, bound)
     assert worth(held.log_pi) < worth(best.log_pi)
-    idle = exact.constrained(log_ref, rewards, costs, beta, 1.0)
+    idle = exact.constrained_optimum(log_ref, rewards, costs, beta, 1.0)
     assert idle.multiplier == 0
     np.testing.assert_array_equal(idle.log_pi, free)
     with pytest.raises(ValueError, match="no policy"):
-        exact.constrained(log_ref, rewards, costs, beta, -0.1)
+        exact.constrained_optimum(log_ref, rewards, costs, beta, -0.1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from afzal.lab import language
-from afzal.lab.toy_debate import naive, positions, right, shown
+from afzal.lab.toy_debate import accuracy, naive_judge, positions, show_evidence
 from afzal.stats.intervals import Estimate, clustered, mean
 
 TRAIN, HELD = language.prompts()
@@ -43,7 +43,7 @@ def fitted(features, won):
 def said(prompts, pairs, seed, answers):
     """The verdict of a judge who sees two random positions, and the assistant's answer."""
     rng = np.random.default_rng(seed)
-    seen = naive(shown(positions(prompts, pairs), 2, "random", rng))
+    seen = naive_judge(show_evidence(positions(prompts, pairs), 2, "random", rng))
     return seen + answers + 1e-6 * rng.choice([-1, 1], len(seen))
 
 
@@ -54,7 +54,7 @@ def climbed():
     ours, theirs = differences(TRAIN, train), differences(HELD, held)
     weights, levels = np.zeros(ours.shape[1]), []
     for level in range(LEVELS):
-        levels.append(right(said(HELD, held, 50, theirs @ weights), gaps))
+        levels.append(accuracy(said(HELD, held, 50, theirs @ weights), gaps))
         weights = fitted(ours, (said(TRAIN, train, 10 + level, ours @ weights) > 0).astype(float))
     return held, gaps, levels, theirs @ weights
 
@@ -73,11 +73,11 @@ def test_agreement_does_not_fall_over_the_levels_of_an_honest_assistant(climbed)
 
 def test_an_assistant_that_lies_is_caught_by_the_judge_alone(climbed):
     held, gaps, levels, stated = climbed
-    lying = right(said(HELD, held, 50, -stated), gaps)
+    lying = accuracy(said(HELD, held, 50, -stated), gaps)
     difference = over_prompts(held, lying - levels[0])
     assert difference.ends[1] < -0.05
 
 
 def test_an_assistant_that_knows_nothing_changes_nothing(climbed):
     held, gaps, levels, _ = climbed
-    assert right(said(HELD, held, 50, np.zeros(len(gaps))), gaps).tolist() == levels[0].tolist()
+    assert accuracy(said(HELD, held, 50, np.zeros(len(gaps))), gaps).tolist() == levels[0].tolist()

@@ -43,12 +43,12 @@ def test_regret_is_beta_times_the_kl_to_the_optimum(beta: float):
     task = tasks.draw(1, seed=3)[0]
     rewards, log_ref = tasks.reward(task, HELD_OUT[:4]), np.log(language.sft_policy(HELD_OUT[:4]))
     best = exact.optimum(log_ref, rewards, beta)
-    assert tasks.standing(best, log_ref, rewards, beta).regret == pytest.approx(0, abs=1e-9)
+    assert tasks.policy_value(best, log_ref, rewards, beta).regret == pytest.approx(0, abs=1e-9)
     other = exact.optimum(log_ref, tasks.reward(tasks.general(), HELD_OUT[:4]), 2 * beta)
-    result = tasks.standing(other, log_ref, rewards, beta)
+    result = tasks.policy_value(other, log_ref, rewards, beta)
     assert result.regret == pytest.approx(beta * exact.kl(other, best), rel=1e-9)
     assert result.regret > 0.01
-    still = tasks.standing(log_ref, log_ref, rewards, beta)
+    still = tasks.policy_value(log_ref, log_ref, rewards, beta)
     assert (still.kl, still.value) == (pytest.approx(0, abs=1e-12), pytest.approx(exact.expected(log_ref, rewards)))
 
 

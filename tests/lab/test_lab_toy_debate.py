@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from afzal.lab import language
-from afzal.lab.toy_debate import Shown, aware, aware_by_count, naive, positions, probability, right, shown, toy
+from afzal.lab.toy_debate import (
+    Evidence,
+    accuracy,
+    aware_judge,
+    count_judge,
+    naive_judge,
+    positions,
+    probability,
+    show_evidence,
+    toy,
+)
 from afzal.stats.intervals import clustered, mean
 
 # Of 7 pieces from N(0, 1), 200,000 draws: people-and-judges, section 2.5
@@ -37,38 +47,38 @@ def test_accuracies_of_the_toy(accuracies, protocol, k):
 def test_everything_shown_is_always_right():
     pieces = np.random.default_rng(0).standard_normal((500, 6))
     for protocol in ("random", "consultant", "debate"):
-        seen = shown(pieces, 6, protocol, np.random.default_rng(1))
-        assert right(naive(seen), pieces.sum(1)).tolist() == [1.0] * 500
+        seen = show_evidence(pieces, 6, protocol, np.random.default_rng(1))
+        assert accuracy(naive_judge(seen), pieces.sum(1)).tolist() == [1.0] * 500
 
 
 def test_answers_in_the_other_order_give_the_other_verdict():
     rng = np.random.default_rng(2)
     pieces = rng.standard_normal((400, 7))
-    one, other = (shown(p, 2, "debate", rng) for p in (pieces, -pieces))
+    one, other = (show_evidence(p, 2, "debate", rng) for p in (pieces, -pieces))
     assert other.pieces[:, ::-1].tolist() == one.pieces.tolist()
-    np.testing.assert_allclose(naive(other), -naive(one))
+    np.testing.assert_allclose(naive_judge(other), -naive_judge(one))
     # a judge whose past has every case in both orders gives 1 - p exactly
     totals = np.concatenate([pieces.sum(1), -pieces.sum(1)])
-    past = Shown(*(np.concatenate([getattr(s, f) for s in (one, other)]) for f in ("pieces", "values", "side")))
-    expected = [aware(past, totals, seen) for seen in (past, one, other)]
+    past = Evidence(*(np.concatenate([getattr(s, f) for s in (one, other)]) for f in ("pieces", "values", "side")))
+    expected = [aware_judge(past, totals, seen) for seen in (past, one, other)]
     p, q = (probability(e, expected[0], totals) for e in expected[1:])
     np.testing.assert_allclose(expected[2], -expected[1], atol=1e-9)
     np.testing.assert_allclose(p + q, 1.0, atol=1e-2)
 
 
 def test_identical_answers_are_a_coin():
-    seen = shown(np.zeros((3, 4)), 2, "debate", np.random.default_rng(0))
-    assert naive(seen).tolist() == [0.0] * 3
-    assert right(naive(seen), np.zeros(3)).tolist() == [0.5] * 3
+    seen = show_evidence(np.zeros((3, 4)), 2, "debate", np.random.default_rng(0))
+    assert naive_judge(seen).tolist() == [0.0] * 3
+    assert accuracy(naive_judge(seen), np.zeros(3)).tolist() == [0.5] * 3
     past = np.array([-1.0, 1.0])
     assert probability(np.zeros(1), np.zeros(2), past).tolist() == [0.5]
 
 
 def test_each_side_shows_what_helps_it():
-    seen = shown(np.array([[0.5, -2.0, 3.0, 1.0]]), 2, "debate", np.random.default_rng(0))
+    seen = show_evidence(np.array([[0.5, -2.0, 3.0, 1.0]]), 2, "debate", np.random.default_rng(0))
     assert seen.pieces.tolist() == [[2, 1]]
     sides = {
-        tuple(shown(np.array([[0.5, -2.0, 3.0]]), 1, "consultant", np.random.default_rng(s)).pieces[0])
+        tuple(show_evidence(np.array([[0.5, -2.0, 3.0]]), 1, "consultant", np.random.default_rng(s)).pieces[0])
         for s in range(9)
     }
     assert sides == {(2,), (1,)}
@@ -76,7 +86,7 @@ def test_each_side_shows_what_helps_it():
 
 def test_an_odd_number_cannot_be_shared_by_two_sides():
     with pytest.raises(ValueError, match="debate"):
-        shown(np.zeros((1, 4)), 3, "debate", np.random.default_rng(0))
+        show_evidence(np.zeros((1, 4)), 3, "debate", np.random.default_rng(0))
 
 
 def language_cases(prompts, n, seed):
@@ -102,9 +112,9 @@ def test_on_the_language_debate_beats_a_consultant_who_beats_the_judge_alone():
     right_by = {}
     for number, protocol in enumerate(("random", "consultant", "debate")):
         rng = np.random.default_rng(number)
-        before = shown(positions(train, past), 2, protocol, rng)
-        seen = shown(positions(held, now), 2, protocol, rng)
-        right_by[protocol] = right(aware_by_count(before, past_gaps, seen), gaps)
+        before = show_evidence(positions(train, past), 2, protocol, rng)
+        seen = show_evidence(positions(held, now), 2, protocol, rng)
+        right_by[protocol] = accuracy(count_judge(before, past_gaps, seen), gaps)
     for better, worse in (("consultant", "random"), ("debate", "consultant")):
         gain = mean(clustered(now[0].tolist(), (right_by[better] - right_by[worse]).tolist()))
         assert gain.prompts == len(held)

@@ -152,8 +152,8 @@ def test_the_page_says_whether_the_last_level_was_worth_it():
     assert "The last level made it worse" in say([up, down], [up])
     assert say([flat], []).endswith("Assistants did not help measurably.")
     assert say([down], []).endswith("Assistants made it worse.")
-    assert "The control catches it." in page._of_lies([down])[0]
-    assert "The control does not catch it." in page._of_lies([flat])[0]
+    assert "The control catches it." in page._lie_findings([down])[0]
+    assert "The control does not catch it." in page._lie_findings([flat])[0]
 
 
 def made_world(place: Path) -> None:
@@ -295,7 +295,7 @@ def test_the_stages_of_two_levels(tmp_path, monkeypatch):
     pairs, truth = items()[:2], items()[2:]
     job = run.Job(settings(out=str(tmp_path), levels=1), pairs, truth, lambda line: None)
     for level in (0, 1):
-        run._climb(job, level)
+        run._run_level(job, level)
     trained = lambda k: [f"reward model {k}", f"policy {k}"]  # noqa: E731
     assert seen == [
         ("level-0/labels", ["level 0"], pairs, None),

@@ -299,7 +299,7 @@ def test_dual_steps_from_sampled_costs_bring_dpo_on_the_relabelled_reward_to_its
     costs = torch.rand(X, Y, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
     free = exact.expected(optimum(log_ref, rewards, BETA), costs.numpy())
     bound = 0.8 * free
-    best = exact.constrained(log_ref.numpy(), rewards.numpy(), costs.numpy(), BETA, bound)
+    best = exact.constrained_optimum(log_ref.numpy(), rewards.numpy(), costs.numpy(), BETA, bound)
     assert best.multiplier > 0.1
     draws = torch.Generator().manual_seed(5)
     carried: dict[str, float] = {}

@@ -20,45 +20,52 @@ from afzal.cli import main
 from afzal.config.revise import PrincipleConfig
 from afzal.errors import AfzalError
 from afzal.judge.games import Ruling
-from afzal.principles.labels import labelled
+from afzal.principles.labels import combine_rulings
 from afzal.principles.run import read_principles, revise
-from afzal.principles.word_lists import better, broken, by_words, chosen, in_turn, refuses
+from afzal.principles.word_lists import (
+    choose_candidate,
+    critique_by_words,
+    find_violations,
+    is_refusal,
+    principle_at_step,
+    rejection_reason,
+)
 
 PEACE = PrincipleConfig(id="peace", text="No violence.", avoid=("kill*", "sword"))
 JOY = PrincipleConfig(id="joy", text="A happy end.", need=("happy", "smiled"))
 
 
 def test_word_lists_find_whole_words_in_either_case_and_endings_where_a_star_allows_them():
-    assert broken(PEACE, "He KILLED it. Swords are not a word of the list.") == ["kill*"]
-    assert broken(PEACE, "a skill, a sword.") == ["sword"]
-    assert broken(PrincipleConfig(id="x", text="t", avoid=("*5*", "*ing")), "451 rings") == ["*5*"]
-    assert broken(JOY, "He smiled.") == []
-    assert broken(JOY, "unhappy") == ["none of happy, smiled"]
-    assert by_words(PEACE, "sword, kills") == "It has the words: kill*, sword."
-    assert by_words(JOY, "") == "It has none of the words: happy, smiled."
-    assert by_words(JOY, "happy") == ""
+    assert find_violations(PEACE, "He KILLED it. Swords are not a word of the list.") == ["kill*"]
+    assert find_violations(PEACE, "a skill, a sword.") == ["sword"]
+    assert find_violations(PrincipleConfig(id="x", text="t", avoid=("*5*", "*ing")), "451 rings") == ["*5*"]
+    assert find_violations(JOY, "He smiled.") == []
+    assert find_violations(JOY, "unhappy") == ["none of happy, smiled"]
+    assert critique_by_words(PEACE, "sword, kills") == "It has the words: kill*, sword."
+    assert critique_by_words(JOY, "") == "It has none of the words: happy, smiled."
+    assert critique_by_words(JOY, "happy") == ""
 
 
 def test_a_revision_must_break_fewer_words_of_its_principle_and_no_more_of_all():
     both = (PEACE, JOY)
-    assert better("a sword", "a flower", PEACE, both) == ""
-    assert better("a sword", " a sword ", PEACE, both) == "unchanged"
-    assert better("a sword", "  ", PEACE, both) == "empty"
-    assert better("a sword", "he kills", PEACE, both) == "no better by the word lists"
-    assert better("a smiled", "he kills, happy", JOY, both) == "worse by the word lists"
-    assert better("sword, kill, happy", "sad", PEACE, both) == ""  # 2 findings become 1
-    assert better("sword, happy", "sad", JOY, both) == ""  # 1 and 1
-    assert better("one", "two", PrincipleConfig(id="free", text="Be kind."), both) == ""
+    assert rejection_reason("a sword", "a flower", PEACE, both) == ""
+    assert rejection_reason("a sword", " a sword ", PEACE, both) == "unchanged"
+    assert rejection_reason("a sword", "  ", PEACE, both) == "empty"
+    assert rejection_reason("a sword", "he kills", PEACE, both) == "no better by the word lists"
+    assert rejection_reason("a smiled", "he kills, happy", JOY, both) == "worse by the word lists"
+    assert rejection_reason("sword, kill, happy", "sad", PEACE, both) == ""  # 2 findings become 1
+    assert rejection_reason("sword, happy", "sad", JOY, both) == ""  # 1 and 1
+    assert rejection_reason("one", "two", PrincipleConfig(id="free", text="Be kind."), both) == ""
 
 
 def test_principles_come_in_a_random_order_without_repeats_that_depends_on_the_prompt_and_the_seed_alone():
     many = [PrincipleConfig(id=str(k), text="t") for k in range(5)]
-    orders = [[in_turn(many, 0, f"prompt {k}", step).id for step in range(10)] for k in range(200)]
+    orders = [[principle_at_step(many, 0, f"prompt {k}", step).id for step in range(10)] for k in range(200)]
     assert all(sorted(o[:5]) == ["0", "1", "2", "3", "4"] and o[5:] == o[:5] for o in orders)
     first = [o[0] for o in orders]
     assert all(20 <= first.count(str(k)) <= 60 for k in range(5))
-    assert [in_turn(many[::-1], 0, "prompt 3", step).id for step in range(10)] == orders[3]
-    assert [in_turn(many, 1, f"prompt {k}", 0).id for k in range(200)] != first
+    assert [principle_at_step(many[::-1], 0, "prompt 3", step).id for step in range(10)] == orders[3]
+    assert [principle_at_step(many, 1, f"prompt {k}", 0).id for k in range(200)] != first
 
 
 @pytest.mark.parametrize(
@@ -71,25 +78,25 @@ def test_principles_come_in_a_random_order_without_repeats_that_depends_on_the_p
     ],
 )
 def test_refusals_begin_near_the_start(answer, refused):
-    assert refuses(answer, ["i'm sorry", "I cannot"]) is refused
+    assert is_refusal(answer, ["i'm sorry", "I cannot"]) is refused
 
 
 def test_a_label_is_the_mean_over_both_orders_and_kept_away_from_certainty():
     def said(p: float) -> Ruling:
         return Ruling("first", p)
 
-    assert labelled(said(0.9), said(0.5), 0.05)["p"] == pytest.approx(0.7)
-    assert labelled(said(0.9), said(0.1), 0.05)["p"] == pytest.approx(0.5)  # goes by the place alone
-    assert labelled(said(1.0), said(0.99), 0.05)["p"] == 0.95
-    assert labelled(said(0.0), said(0.01), 0.4)["p"] == 0.4
-    assert labelled(Ruling("first"), Ruling("second"), 0.0)["p"] == 0.5
-    assert labelled(Ruling("none", why="cut"), said(0.9), 0.05) | {"p_shown_second": 0.9} == {
+    assert combine_rulings(said(0.9), said(0.5), 0.05)["p"] == pytest.approx(0.7)
+    assert combine_rulings(said(0.9), said(0.1), 0.05)["p"] == pytest.approx(0.5)  # goes by the place alone
+    assert combine_rulings(said(1.0), said(0.99), 0.05)["p"] == 0.95
+    assert combine_rulings(said(0.0), said(0.01), 0.4)["p"] == 0.4
+    assert combine_rulings(Ruling("first"), Ruling("second"), 0.0)["p"] == 0.5
+    assert combine_rulings(Ruling("none", why="cut"), said(0.9), 0.05) | {"p_shown_second": 0.9} == {
         "p": None,
         "p_shown_first": None,
         "p_shown_second": 0.9,
         "why": "cut",
     }
-    assert labelled(None, None, 0.05)["p"] is None
+    assert combine_rulings(None, None, 0.05)["p"] is None
 
 
 class Writer(ThreadingHTTPServer):
@@ -366,7 +373,7 @@ def test_another_judge_is_another_run(tmp_path, server):
 
 def test_of_matched_candidates_the_nearest_in_score_is_taken_and_none_from_further_away():
     def taken(gaps, within=1.0, texts=("a sword", "a tree", "a rose", "a cat")):
-        return chosen("a sword here", texts, PEACE, (PEACE,), gaps, within)
+        return choose_candidate("a sword here", texts, PEACE, (PEACE,), gaps, within)
 
     assert taken([0.0, 0.5, -0.25, 3.0]) == ("a rose", "", -0.25)  # the sword is nearest, and breaks the principle
     assert taken([0.0, 0.5, 3.0, -0.75]) == ("a tree", "", 0.5)

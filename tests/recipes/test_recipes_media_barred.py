@@ -12,7 +12,7 @@ import afzal
 from afzal import config
 from afzal.compare.measure import read_prompts
 from afzal.errors import AfzalError
-from afzal.iterate.prompts import ask
+from afzal.iterate.prompts import read_questions
 from afzal.model.speakers import speaker_of
 from afzal.tokens import Speaker
 
@@ -35,7 +35,7 @@ def prompts(tmp_path: Path) -> str:
 def test_rounds_refuse_a_picture_by_row(prompts: str, speaker: Speaker) -> None:
     settings = {"model": "m", "objective": "dpo", "prompts": prompts, "reward": "r.py:f", "out": "o"}
     with pytest.raises(AfzalError) as error:
-        ask(config.build(config.IterateConfig, [config.Setting(k, v) for k, v in settings.items()]), speaker)
+        read_questions(config.build(config.IterateConfig, [config.Setting(k, v) for k, v in settings.items()]), speaker)
     assert error.value.what.endswith("prompts.jsonl:4 shows an image, and afzal iterate reads prompts of text only")
     assert error.value.why.startswith("1 of 4 prompts")
     assert "afzal judge ONE --against OTHER" in error.value.remedy
@@ -46,7 +46,7 @@ def test_held_out_prompts_of_rounds_too(prompts: str, speaker: Speaker, tmp_path
     settings = {"model": "m", "objective": "dpo", "prompts": str(tmp_path / "plain.jsonl"), "reward": "r.py:f"}
     settings |= {"held_out_prompts": prompts, "out": "o"}
     with pytest.raises(AfzalError, match="shows an image"):
-        ask(config.build(config.IterateConfig, [config.Setting(k, v) for k, v in settings.items()]), speaker)
+        read_questions(config.build(config.IterateConfig, [config.Setting(k, v) for k, v in settings.items()]), speaker)
 
 
 def test_a_comparison_refuses_a_picture_by_row(prompts: str, speaker: Speaker) -> None:

@@ -18,7 +18,7 @@ from afzal.config import CompareConfig, GenerateConfig, IterateConfig, Setting
 from afzal.errors import AfzalError
 from afzal.generate.run import generate
 from afzal.iterate import iterate
-from afzal.iterate.prompts import ask
+from afzal.iterate.prompts import read_questions
 from afzal.prepare import prepare
 from afzal.tokens import Speaker
 
@@ -134,7 +134,7 @@ def test_what_rows_say_reaches_rounds_and_what_they_train_on(place: Path, tmp_pa
     from afzal.model.speakers import open_speaker
 
     settings = _rounds(place, tmp_path / "rounds")
-    asked = ask(settings, open_speaker(str(place / "model"), chat_template=settings.chat_template))
+    asked = read_questions(settings, open_speaker(str(place / "model"), chat_template=settings.chat_template))
     for question in [*(q for group in asked.groups for q in group), *asked.held_out]:
         assert _decoded(question.ids).startswith("Tools: lamp. LOUD. u: Q")
     out = iterate(settings)

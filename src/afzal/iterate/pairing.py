@@ -48,7 +48,7 @@ class Pair:
     margin: float
 
 
-def rejected(
+def split_rejected(
     candidates: Sequence[Candidate], *, require_eos: bool = True, repeats: Literal["reject", "keep"] = "reject"
 ) -> tuple[list[int], list[Rejection]]:
     """The numbers of the answers that can be paired, and the rejections of the others.
@@ -186,7 +186,7 @@ def paired_item(item_id: str, prompt: Turns, candidates: Sequence[Candidate], pa
     return Item(item_id, prompt, responses, votes)
 
 
-def against_own(
+def spin_item(
     item_id: str, prompt: Turns, demonstration: str, candidates: Sequence[Candidate], kept: Sequence[int]
 ) -> tuple[Item | None, list[Rejection]]:
     """The data's answer preferred to each of the policy's own (SPIN, Chen et al. 2024, arXiv 2401.01335).

@@ -12,7 +12,7 @@ from afzal.iterate.round_figures import Rows
 from afzal.stats.intervals import Estimate, clustered, mean
 
 
-def parted(measured: Mapping[int, Rows]) -> str:
+def detect_parting(measured: Mapping[int, Rows]) -> str:
     """A sentence if, compared with the round of the highest watched reward, the last round's reward is clearly higher
     and its watched reward clearly lower; else empty, also without a watched reward.
 
@@ -27,7 +27,7 @@ def parted(measured: Mapping[int, Rows]) -> str:
     last = max(measured)
     if last == 0 or any(row.get(name) is None for rows in measured.values() for row in rows for name in _NAMES):
         return ""
-    first, second = (_half(measured, last, parity) for parity in (0, 1))
+    first, second = (_check_half(measured, last, parity) for parity in (0, 1))
     if first is None or second is None:
         return ""
     peak, reward, watched = first
@@ -40,7 +40,7 @@ def parted(measured: Mapping[int, Rows]) -> str:
 _NAMES = ("reward", "watch_reward")
 
 
-def _half(measured: Mapping[int, Rows], last: int, parity: int) -> tuple[int, Estimate, Estimate] | None:
+def _check_half(measured: Mapping[int, Rows], last: int, parity: int) -> tuple[int, Estimate, Estimate] | None:
     """The peak chosen on the prompts of one parity, and both changes since then on the other prompts; None if they are
     not clear."""
     prompts = sorted({row["prompt_index"] for row in measured[last]})

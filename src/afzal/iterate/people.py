@@ -8,13 +8,13 @@ from pathlib import Path
 
 from afzal import data
 from afzal.errors import AfzalError
-from afzal.iterate.pairing import Candidate, Rejection, answer, rejected
+from afzal.iterate.pairing import Candidate, Rejection, answer, split_rejected
 from afzal.records import Item, Response, Turns, preferences
 
 TO_LABEL, LABELLED = "to_label.jsonl", "labelled.jsonl"
 
 
-class Waiting(Exception):  # noqa: N818 - a request, not a fault
+class LabelsNeeded(Exception):  # noqa: N818 - a request, not a fault
     """Labels are needed before the run can continue; the text says which file and what to do."""
 
 
@@ -22,7 +22,7 @@ def questionnaire(
     item_id: str, prompt: Turns, candidates: Sequence[Candidate], *, require_eos: bool
 ) -> tuple[Item | None, list[Rejection]]:
     """One prompt with the answers to ask about; None if fewer than two are left."""
-    kept, lost = rejected(candidates, require_eos=require_eos)
+    kept, lost = split_rejected(candidates, require_eos=require_eos)
     if len(kept) < 2:
         return None, [*lost, Rejection("too_few", f"{len(kept)} of {len(candidates)} answers are left", "item")]
     responses = tuple(Response(answer(prompt, candidates[k].text), f"answer {k}") for k in kept)
@@ -40,7 +40,7 @@ def labelled_items(folder: Path, asked: Sequence[Item], go_on: str) -> tuple[lis
     """
     path = folder / LABELLED
     if not path.exists():
-        raise Waiting(
+        raise LabelsNeeded(
             f"{folder / TO_LABEL} holds {len(asked)} prompts with answers to label; "
             f"save the labelled file as {path}, then: {go_on}"
         )

@@ -58,7 +58,7 @@ class Questions:
     columns: str = ""
 
 
-def ask(config: IterateConfig, speaker: Speaker) -> Questions:
+def read_questions(config: IterateConfig, speaker: Speaker) -> Questions:
     """Read the prompts of a run, hold some out, and shuffle the rest by the seed.
 
 
@@ -86,7 +86,7 @@ def ask(config: IterateConfig, speaker: Speaker) -> Questions:
             where=config.held_out_prompts,
             remedy="a larger max_tokens, or shorter prompts",
         )
-    order = sorted(by_key, key=lambda key: place(key, config.seed))
+    order = sorted(by_key, key=lambda key: sort_key(key, config.seed))
     if apart:
         shared = [key for key in order if key in apart]
         notes += [f"{len(shared)} prompts are held out too, and so not trained on"] if shared else []
@@ -101,7 +101,7 @@ def ask(config: IterateConfig, speaker: Speaker) -> Questions:
             remedy="give more prompts, or a smaller held_out",
         )
     per_round = config.prompts_per_round or max(1, len(order) // config.rounds)
-    notes += _supply(len(order), per_round, config)
+    notes += _shortage_note(len(order), per_round, config)
     groups = [by_key[key] for key in order]
     held_out = [q[0] for q in held]
     rows = [q.columns for q in (*(q for group in groups for q in group), *held_out)]
@@ -109,7 +109,7 @@ def ask(config: IterateConfig, speaker: Speaker) -> Questions:
     return Questions(groups, held_out, per_round, chat, dataset.fingerprint, notes, columns)
 
 
-def place(key: str, seed: int) -> str:
+def sort_key(key: str, seed: int) -> str:
     """The sort key of a prompt, from its :func:`afzal.records.prompt_key`.
 
     It is the one used by splits (`data.splitting`): the first prompts, which are held out, are also held out by
@@ -118,7 +118,7 @@ def place(key: str, seed: int) -> str:
     return hashlib.sha256(f"{seed}:{key}".encode()).hexdigest()
 
 
-def slice_of(groups: Sequence[T], number: int, size: int, *, again: bool) -> list[T]:
+def round_groups(groups: Sequence[T], number: int, size: int, *, again: bool) -> list[T]:
     """The groups of round ``number`` (from 1): fresh ones until none are left; with ``again``, then from the start
     again."""
     first = (number - 1) * size
@@ -127,7 +127,7 @@ def slice_of(groups: Sequence[T], number: int, size: int, *, again: bool) -> lis
     return list(groups[first : first + size])
 
 
-def _supply(n: int, per_round: int, config: IterateConfig) -> list[str]:
+def _shortage_note(n: int, per_round: int, config: IterateConfig) -> list[str]:
     """The note if prompts will run out."""
     if n >= per_round * config.rounds:
         return []

@@ -19,11 +19,11 @@ from afzal.errors import AfzalError
 from afzal.generate.with_server import follower
 from afzal.hashes import tokens_hash
 from afzal.iterate import round_figures
-from afzal.iterate.parting import parted
-from afzal.iterate.people import Waiting
-from afzal.iterate.prompts import Questions, ask, slice_of
+from afzal.iterate.parting import detect_parting
+from afzal.iterate.people import LabelsNeeded
+from afzal.iterate.prompts import Questions, read_questions, round_groups
 from afzal.iterate.round_figures import Round
-from afzal.iterate.stages import Job, again, measure, one_round, round_of, training
+from afzal.iterate.stages import Job, measure, resume_command, round_of, run_round, training
 from afzal.iterate.summary import finish, now
 from afzal.judging.rewards import reward_or_judge
 from afzal.model.load import pick_device
@@ -72,12 +72,12 @@ def _iterate(config: IterateConfig, resume: bool, command: str, date: str, callb
     recipe = recipe_of(training(config, 1, config.model, config.prompts, config.out))
     _refuse_reference(config, recipe)
     speaker = open_speaker(config.model, chat_template=config.chat_template, eos_token=config.eos_token)
-    asked = ask(config, speaker)
+    asked = read_questions(config, speaker)
     generator = _generator(config)
-    reward, watch, cost = (_source(spec, config) for spec in (config.reward, config.watch_reward, config.cost))
+    reward, watch, cost = (_open_reward(spec, config) for spec in (config.reward, config.watch_reward, config.cost))
     ranks.same("prompts", asked.fingerprint)
     ranks.same("setting", config.model_dump(mode="json"))
-    ranks.led(lambda: _begin(config, asked, resume))
+    ranks.led(lambda: _claim_run(config, asked, resume))
     run = runs.Run(Path(config.out), writes=ranks.leads())
     job = Job(config, run, asked, speaker, recipe, reward, watch, cost, generator, callbacks)
     if not ranks.leads():
@@ -90,7 +90,7 @@ def _iterate(config: IterateConfig, resume: bool, command: str, date: str, callb
             _all_rounds(job)
         except Stopped as stop:
             run.update(status="stopped", stop_reason=stop.signal, finished=now())
-            raise Stopped(stop.signal, run.path, stop.step, remedy=f"continue with: {again(run)}") from None
+            raise Stopped(stop.signal, run.path, stop.step, remedy=f"continue with: {resume_command(run)}") from None
         except KeyboardInterrupt:
             run.update(status="stopped", stop_reason="SIGINT", finished=now())
             raise
@@ -111,11 +111,11 @@ def _all_rounds(job: Job) -> None:
     _say(round_figures.line(rounds[0]))
     while True:
         number = len(rounds)
-        if reason := job.callbacks.requested() or _ended(job, rounds):
+        if reason := job.callbacks.requested() or _stop_reason(job, rounds):
             break
         try:
-            rounds.append(_with_parting(job, rounds, one_round(job, number, first)))
-        except Waiting as waiting:
+            rounds.append(_check_parting(job, rounds, run_round(job, number, first)))
+        except LabelsNeeded as waiting:
             finish(job, rounds, "waiting", "labels")
             _say(str(waiting))
             return
@@ -125,21 +125,21 @@ def _all_rounds(job: Job) -> None:
         job.run.update(step=sum(r.steps for r in rounds))
     last = max((r.number for r in rounds if r.steps), default=0)
     if not rounds[last].measured:
-        rounds[last] = _with_parting(job, rounds[:last], round_of(job, last, measure(job, last), first))
+        rounds[last] = _check_parting(job, rounds[:last], round_of(job, last, measure(job, last), first))
         _say(round_figures.line(rounds[last]))
     for line in finish(job, rounds, "finished", reason):
         _say(line)
 
 
-def _with_parting(job: Job, before: Sequence[Round], last: Round) -> Round:
+def _check_parting(job: Job, before: Sequence[Round], last: Round) -> Round:
     """The round, with a warning (``parted``) if the reward rises while the watched one falls."""
     known = [r.number for r in (*before, last) if r.measured]
     if job.watch is None or not last.measured:
         return last
-    return replace(last, parted=parted({k: measure(job, k) for k in known}))
+    return replace(last, parted=detect_parting({k: measure(job, k) for k in known}))
 
 
-def _ended(job: Job, rounds: Sequence[Round]) -> str:
+def _stop_reason(job: Job, rounds: Sequence[Round]) -> str:
     """The reason why there is no further round; empty if there is one."""
     config, number = job.config, len(rounds)
     if number > 1 and not rounds[-1].pairs:
@@ -151,7 +151,7 @@ def _ended(job: Job, rounds: Sequence[Round]) -> str:
         return reason
     if number > config.rounds:
         return "finished"
-    left = slice_of(job.asked.groups, number, job.asked.per_round, again=config.reuse_prompts)
+    left = round_groups(job.asked.groups, number, job.asked.per_round, again=config.reuse_prompts)
     return "" if left else "no_prompts"
 
 
@@ -174,12 +174,12 @@ def _refuse_reference(config: IterateConfig, recipe: Recipe) -> None:
         raise AfzalError(f"reference has no effect: {config.objective} has no reference", remedy="leave it out")
 
 
-def _begin(config: IterateConfig, asked: Questions, resume: bool) -> None:
+def _claim_run(config: IterateConfig, asked: Questions, resume: bool) -> None:
     """Create or resume the run's folder, and keep it claimed."""
     plain = config.model_dump(mode="json")
     facts = {"source": config.prompts, "fingerprint": asked.fingerprint}
     facts |= {"train": len(asked.groups), "eval": len(asked.held_out)}
-    facts["tokens"] = _tokens(asked)
+    facts["tokens"] = _token_hash(asked)
     facts |= {"columns": asked.columns} if asked.columns else {}
     files = input_hashes(config)
     if not resume:
@@ -203,13 +203,13 @@ def _begin(config: IterateConfig, asked: Questions, resume: bool) -> None:
         raise
 
 
-def _tokens(asked: Questions) -> str:
+def _token_hash(asked: Questions) -> str:
     """The hash of all prompts' tokens, in the order in which rounds use them."""
     groups = [*asked.groups, asked.held_out]
     return tokens_hash([[tree(q.demonstration, q.ids, ()) for q in group] for group in groups])
 
 
-def _source(spec: str | None, config: IterateConfig) -> Rewarder | None:
+def _open_reward(spec: str | None, config: IterateConfig) -> Rewarder | None:
     if spec is None or spec == PEOPLE:
         return None
     return reward_or_judge(

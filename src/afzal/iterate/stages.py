@@ -27,15 +27,15 @@ from afzal.iterate.answers import Policy, rows_of, sequence_kl, served_rows
 from afzal.iterate.pairing import (
     Candidate,
     Rejection,
-    against_own,
     dual_steps,
     paired_item,
     pairs_of,
-    rejected,
+    spin_item,
+    split_rejected,
     uniforms,
 )
 from afzal.iterate.people import TO_LABEL, labelled_items, questionnaire
-from afzal.iterate.prompts import Question, Questions, slice_of
+from afzal.iterate.prompts import Question, Questions, round_groups
 from afzal.iterate.round_figures import Round
 from afzal.judging.rewards import by_model
 from afzal.prepare import Recipe, recipe_of
@@ -98,7 +98,7 @@ class Job:
         return str(self.folder(number) / "run") if number else self.config.model
 
 
-def one_round(job: Job, number: int, first: Sequence[Row]) -> Round:
+def run_round(job: Job, number: int, first: Sequence[Row]) -> Round:
     """Run one round from its current state on disk; without pairs it ends before its training.
 
     Args:
@@ -108,13 +108,13 @@ def one_round(job: Job, number: int, first: Sequence[Row]) -> Round:
         Waiting: people have not labelled its answers yet.
     """
     config, folder, start = job.config, job.folder(number), job.policy(number - 1)
-    asked = _asked(job, number)
+    asked = _questions(job, number)
     samples = staged_rows(folder / SAMPLES, lambda: _samples(job, number, start, asked))
     scores: Sequence[Row] = ()
     if job.reward is not None and config.pairing != "spin":
         scores = staged_rows(folder / SCORES, lambda: _scores(job, samples, asked))
     if not (folder / PAIRS).exists():
-        items, lost = _pairs(job, number, asked, samples, _worth(scores, multiplier(job, number)))
+        items, lost = _pairs(job, number, asked, samples, _pairing_values(scores, multiplier(job, number)))
         write_rows(folder / REJECTED, lost)
         write_rows(folder / PAIRS, [to_row(item) for item in items])
     if not (folder / PAIRS).stat().st_size:
@@ -124,9 +124,9 @@ def one_round(job: Job, number: int, first: Sequence[Row]) -> Round:
     return round_of(job, number, measure(job, number) if due else (), first)
 
 
-def _asked(job: Job, number: int) -> list[Question]:
+def _questions(job: Job, number: int) -> list[Question]:
     """The questions of a round, in order."""
-    groups = slice_of(job.asked.groups, number, job.asked.per_round, again=job.config.reuse_prompts)
+    groups = round_groups(job.asked.groups, number, job.asked.per_round, again=job.config.reuse_prompts)
     return [question for group in groups for question in group]
 
 
@@ -146,7 +146,7 @@ def multiplier(job: Job, number: int) -> float | None:
     return dual_steps(means, bound, job.config.dual_lr, job.config.dual_start)
 
 
-def _worth(scores: Sequence[Row], multiplier: float | None) -> list[float]:
+def _pairing_values(scores: Sequence[Row], multiplier: float | None) -> list[float]:
     """The values by which answers are compared: reward less multiplier times cost."""
     return [row["reward"] - (0.0 if multiplier is None else multiplier * row["cost"]) for row in scores]
 
@@ -164,7 +164,7 @@ def _samples(job: Job, number: int, policy: str, asked: Sequence[Question]) -> l
 
 def _answers(job: Job, number: int) -> list[Row]:
     """This rank's part of a round's answers."""
-    asked, config = _asked(job, number), job.config
+    asked, config = _questions(job, number), job.config
     policy = job.load(job.policy(number - 1))
     drawn = policy.draw(asked, config.n, *_sampling(config, number), ranks.portion(len(asked)))
     return rows_of(drawn, asked, job.speaker)
@@ -192,20 +192,20 @@ def _values(job: Job, source: str, rows: Sequence[Row], asked: Sequence[Question
     if by_model(getattr(job.config, source)):
         facts = [{key: row[key] for key in ("prompt", "text", "stop")} for row in rows]
         return list(chain(*job.calls.share("values", job, source=source, rows=facts)))
-    return job.sources[source](*_texts(rows), _ended(rows), _columns(rows, asked))
+    return job.sources[source](*_texts(rows), _ended_flags(rows), _columns(rows, asked))
 
 
 def _values_of_part(job: Job, source: str, rows: Sequence[Row]) -> list[float]:
     """A model's values for this rank's part of the answers."""
     mine = [rows[k] for k in ranks.portion(len(rows))]
-    return job.sources[source](*_texts(mine), _ended(mine))
+    return job.sources[source](*_texts(mine), _ended_flags(mine))
 
 
 def _texts(rows: Sequence[Row]) -> tuple[list[Any], list[str]]:
     return [_prompt(row) for row in rows], [row["text"] for row in rows]
 
 
-def _ended(rows: Sequence[Row]) -> list[bool]:
+def _ended_flags(rows: Sequence[Row]) -> list[bool]:
     return [row["stop"] == "eos" for row in rows]
 
 
@@ -230,7 +230,7 @@ def _pairs(
         item_id = f"r{number:03d}-{index:05d}"
         item, why = _pair(job.config, item_id, asked[index], candidates)
         items += [replace(item, extra=asked[index].stated)] if item else []
-        lost += [_lost(item_id, rejection) for rejection in why]
+        lost += [_rejection_row(item_id, rejection) for rejection in why]
     return items, lost
 
 
@@ -239,9 +239,9 @@ def _pair(
 ) -> tuple[Item | None, list[Rejection]]:
     pairing = config.pairing
     repeats = "keep" if pairing == "rso" else "reject"
-    usable, lost = rejected(candidates, require_eos=config.require_eos, repeats=repeats)
+    usable, lost = split_rejected(candidates, require_eos=config.require_eos, repeats=repeats)
     if pairing == "spin":
-        item, more = against_own(item_id, asked.prompt, asked.demonstration, candidates, usable)
+        item, more = spin_item(item_id, asked.prompt, asked.demonstration, candidates, usable)
         return item, [*lost, *more]
     pairs, more = pairs_of(
         candidates,
@@ -265,13 +265,13 @@ def _by_people(
         item_id = f"r{number:03d}-{index:05d}"
         item, why = questionnaire(item_id, asked[index].prompt, candidates, require_eos=job.config.require_eos)
         items += [replace(item, extra=asked[index].stated)] if item else []
-        lost += [_lost(item_id, rejection) for rejection in why]
+        lost += [_rejection_row(item_id, rejection) for rejection in why]
     folder = job.folder(number)
     staged_rows(folder / TO_LABEL, lambda: [to_row(item) for item in items])
     if not items:
         return [], lost
-    labelled, undecided = labelled_items(folder, items, again(job.run))
-    return labelled, [*lost, *(_lost(item_id, rejection) for item_id, rejection in undecided)]
+    labelled, undecided = labelled_items(folder, items, resume_command(job.run))
+    return labelled, [*lost, *(_rejection_row(item_id, rejection) for item_id, rejection in undecided)]
 
 
 def _train(job: Job, number: int, start: str) -> None:
@@ -285,7 +285,7 @@ def _train(job: Job, number: int, start: str) -> None:
     once(str(out), lambda resume: job.calls.meet("training", job, **about, held_out=several, resume=resume))
 
 
-def _trained(job: Job, *, resume: bool, **about: Any) -> None:
+def _train_part(job: Job, *, resume: bool, **about: Any) -> None:
     """This rank's part of a round's training."""
     train(training(job.config, **about), resume=resume, callbacks=job.callbacks)
 
@@ -297,8 +297,8 @@ def _pairs_so_far(job: Job, number: int) -> list[Row]:
         return [row for k in rounds for row in read_rows(job.folder(k) / PAIRS)]
     now, rows = multiplier(job, number), []
     for k in rounds:
-        worth = _worth(read_rows(job.folder(k) / SCORES), now)
-        items, _ = _pairs(job, k, _asked(job, k), read_rows(job.folder(k) / SAMPLES), worth)
+        worth = _pairing_values(read_rows(job.folder(k) / SCORES), now)
+        items, _ = _pairs(job, k, _questions(job, k), read_rows(job.folder(k) / SAMPLES), worth)
         rows += [to_row(item) for item in items]
     return rows
 
@@ -364,7 +364,7 @@ def _held_out(job: Job, number: int, draws: str) -> list[Row]:
 
 
 # Functions that rank 0 runs on all ranks.
-WORKS = {"answers": _answers, "values": _values_of_part, "held-out": _held_out, "training": _trained}
+WORKS = {"answers": _answers, "values": _values_of_part, "held-out": _held_out, "training": _train_part}
 
 
 def round_of(job: Job, number: int, measured: Sequence[Row], first: Sequence[Row]) -> Round:
@@ -392,7 +392,7 @@ def _prompt(row: Row) -> Any:
     return row["prompt"] if isinstance(row["prompt"], str) else messages(row["prompt"], "prompt")
 
 
-def _lost(item_id: str, rejection: Rejection) -> Row:
+def _rejection_row(item_id: str, rejection: Rejection) -> Row:
     about = {"item_id": item_id, "reason": rejection.reason, "detail": rejection.detail}
     return {**about, "stage": "reject", "action": "dropped", "unit": rejection.unit}
 
@@ -402,6 +402,6 @@ def _seed(seed: int, name: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7], "big")
 
 
-def again(run: runs.Run) -> str:
+def resume_command(run: runs.Run) -> str:
     """The command that resumes a run."""
     return f"afzal iterate {run.path} --resume"

@@ -43,7 +43,7 @@ def finish(job: Job, rounds: Sequence[Round], status: str, reason: str) -> list[
     trained = [runs.open_run(job.folder(r.number) / "run").facts() for r in rounds if r.steps]
     about = {key: trained[0].get(key) for key in ("objective", "chat")} if trained else {}
     job.run.update(status=status, stop_reason=reason, best=policy, step=steps, steps=steps, finished=now(), **about)
-    words = _words(rounds, replace(best, measured=fresh or best.measured), policy, reason, bound)
+    words = _outcome_sentence(rounds, replace(best, measured=fresh or best.measured), policy, reason, bound)
     report.build(path, round_figures.sections(rounds, words, bound))
     return [*round_figures.alarms(rounds), words]
 
@@ -65,7 +65,7 @@ _REASONS = {
 }
 
 
-def _words(rounds: Sequence[Round], best: Round, policy: str, reason: str, bound: float | None) -> str:
+def _outcome_sentence(rounds: Sequence[Round], best: Round, policy: str, reason: str, bound: float | None) -> str:
     """The outcome in a few words."""
     made = f"{plural(sum(bool(r.steps) for r in rounds), 'round')} of training"
     ended = f", ended because {_REASONS[reason]}"

@@ -98,7 +98,7 @@ def optimum(log_ref: np.ndarray, rewards: np.ndarray, beta: float) -> np.ndarray
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Constrained:
+class ConstrainedOptimum:
     """The best policy under a bound on its cost: ``log_pi`` ``[X, Y]`` in nats, and the multiplier that enforces it.
 
     ``multiplier`` is in reward per cost; 0 if the bound is not active.
@@ -108,7 +108,9 @@ class Constrained:
     log_pi: np.ndarray
 
 
-def constrained(log_ref: np.ndarray, rewards: np.ndarray, costs: np.ndarray, beta: float, bound: float) -> Constrained:
+def constrained_optimum(
+    log_ref: np.ndarray, rewards: np.ndarray, costs: np.ndarray, beta: float, bound: float
+) -> ConstrainedOptimum:
     """The policy that maximises E[r] - beta KL with E[c] <= bound, both means over prompts.
 
     It is π_ref e^{(r - λc)/β} / Z for the smallest λ >= 0 that keeps the bound (Dai et al. 2023, arXiv 2310.12773),
@@ -125,7 +127,7 @@ def constrained(log_ref: np.ndarray, rewards: np.ndarray, costs: np.ndarray, bet
         return optimum(log_ref, rewards - multiplier * costs, beta)
 
     if expected(at(0.0), costs) <= bound:
-        return Constrained(0.0, at(0.0))
+        return ConstrainedOptimum(0.0, at(0.0))
     low, high = 0.0, 1.0
     while expected(at(high), costs) > bound:
         low, high = high, 2 * high
@@ -134,7 +136,7 @@ def constrained(log_ref: np.ndarray, rewards: np.ndarray, costs: np.ndarray, bet
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         low, high = (middle, high) if expected(at(middle), costs) > bound else (low, middle)
-    return Constrained(high, at(high))
+    return ConstrainedOptimum(high, at(high))
 
 
 def best_of(log_ref: np.ndarray, scores: np.ndarray, n: int) -> np.ndarray:

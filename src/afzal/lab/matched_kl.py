@@ -1,8 +1,8 @@
 """Compare methods at matched KL: the reward of each at the same distance from the reference, and claims about it.
 
-A run is a course through the plane of KL and reward, with one point per evaluation. Two methods are compared at equal
-distances from the reference, since reward is bought with KL; the gap to the optimum at that KL is the regret. KL is in
-nats per response, reward in the language's own unit.
+A run is a trajectory through the plane of KL and reward, with one point per evaluation. Two methods are compared at
+equal distances from the reference, since reward is bought with KL; the gap to the optimum at that KL is the regret. KL
+is in nats per response, reward in the unit of the language.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class Trajectory:
     """One run: its method, the tried setting, its seed, and its points in order of step.
 
     The first point is the reference: step 0, KL 0.
@@ -39,34 +39,36 @@ class Course:
     points: tuple[Point, ...]
 
 
-def reward_at(course: Course, kl: float) -> float | None:
-    """The reward at which a course first reaches a KL, interpolated linearly; None if it never does.
+def reward_at(trajectory: Trajectory, kl: float) -> float | None:
+    """The reward at which a trajectory first reaches a KL, interpolated linearly; None if it never does.
 
     The first time counts, since a run can be stopped there; its later points count for larger KLs.
     """
-    if course.points and course.points[0].kl >= kl:
-        return course.points[0].reward
-    for a, b in pairwise(course.points):
+    if trajectory.points and trajectory.points[0].kl >= kl:
+        return trajectory.points[0].reward
+    for a, b in pairwise(trajectory.points):
         if a.kl < kl <= b.kl:
             return a.reward + (kl - a.kl) / (b.kl - a.kl) * (b.reward - a.reward)
     return None
 
 
-def best_at(courses: Sequence[Course], method: str, seed: int, kl: float) -> float | None:
+def best_at(trajectories: Sequence[Trajectory], method: str, seed: int, kl: float) -> float | None:
     """The highest :func:`reward_at` of a method over its settings; None if none reaches the KL."""
-    rewards = [reward_at(c, kl) for c in courses if (c.method, c.seed) == (method, seed)]
+    rewards = [reward_at(c, kl) for c in trajectories if (c.method, c.seed) == (method, seed)]
     return max((r for r in rewards if r is not None), default=None)
 
 
-def regret_at(courses: Sequence[Course], method: str, seed: int, kl: float, edge: Frontier) -> float | None:
+def regret_at(trajectories: Sequence[Trajectory], method: str, seed: int, kl: float, edge: Frontier) -> float | None:
     """The gap from :func:`best_at` to the best policy at that KL; 0 is optimal, None if the method never reaches it."""
-    reward = best_at(courses, method, seed, kl)
+    reward = best_at(trajectories, method, seed, kl)
     return None if reward is None else edge.at(kl) - reward
 
 
-def common_kl(courses: Sequence[Course], methods: Sequence[str], seeds: Sequence[int], grid: Sequence[float]) -> float:
+def common_kl(
+    trajectories: Sequence[Trajectory], methods: Sequence[str], seeds: Sequence[int], grid: Sequence[float]
+) -> float:
     """The largest KL of the grid that all methods reach with every seed; 0 if there is none."""
-    reached = [k for k in grid if all(best_at(courses, m, s, k) is not None for m in methods for s in seeds)]
+    reached = [k for k in grid if all(best_at(trajectories, m, s, k) is not None for m in methods for s in seeds)]
     return max(reached, default=0.0)
 
 
@@ -87,7 +89,7 @@ class Claim:
     figures: str
 
 
-def judge(text: str, held: Sequence[bool | None], figures: str) -> Claim:
+def claim_from_seeds(text: str, held: Sequence[bool | None], figures: str) -> Claim:
     """A claim from its outcome in each seed; a seed without figures is None, and the claim is then not measured."""
     known = [h for h in held if h is not None]
     if not held or len(known) < len(held):
@@ -95,9 +97,9 @@ def judge(text: str, held: Sequence[bool | None], figures: str) -> Claim:
     return Claim(text, "reproduces" if all(known) else "does not reproduce", sum(known), len(held), figures)
 
 
-def above(
+def claim_above(
     text: str,
-    courses: Sequence[Course],
+    trajectories: Sequence[Trajectory],
     methods: tuple[str, str],
     seeds: Sequence[int],
     grid: Sequence[float],
@@ -107,23 +109,35 @@ def above(
 
     The KL is :func:`common_kl`, so it does not depend on which method is ahead.
     """
-    kl = common_kl(courses, methods, seeds, grid)
+    kl = common_kl(trajectories, methods, seeds, grid)
     if kl == 0:
-        return judge(text, [None] * len(seeds), f"{methods[0]} and {methods[1]} share no KL of the grid")
-    gaps = [_known(best_at(courses, methods[0], s, kl)) - _known(best_at(courses, methods[1], s, kl)) for s in seeds]
+        return claim_from_seeds(text, [None] * len(seeds), f"{methods[0]} and {methods[1]} share no KL of the grid")
+    gaps = [
+        _known(best_at(trajectories, methods[0], s, kl)) - _known(best_at(trajectories, methods[1], s, kl))
+        for s in seeds
+    ]
     listed = ", ".join(f"{g:+.2f}" for g in gaps)
-    return judge(text, [g > by for g in gaps], f"difference at a KL of {kl:g}: {listed}; mean {np.mean(gaps):+.2f}")
+    return claim_from_seeds(
+        text, [g > by for g in gaps], f"difference at a KL of {kl:g}: {listed}; mean {np.mean(gaps):+.2f}"
+    )
 
 
-def stays_low(
-    text: str, courses: Sequence[Course], method: str, other: str, seeds: Sequence[int], *, kl: float, by: float
+def claim_stays_low(
+    text: str,
+    trajectories: Sequence[Trajectory],
+    method: str,
+    other: str,
+    seeds: Sequence[int],
+    *,
+    kl: float,
+    by: float,
 ) -> Claim:
     """The claim that a method never reaches a KL, and that its highest reward is ``by`` below another method's."""
     held: list[bool | None] = []
     sentences = []
     for seed in seeds:
         mine, theirs = (
-            [p for c in courses if (c.method, c.seed) == (m, seed) for p in c.points] for m in (method, other)
+            [p for c in trajectories if (c.method, c.seed) == (m, seed) for p in c.points] for m in (method, other)
         )
         if not mine or not theirs:
             held.append(None)
@@ -131,17 +145,21 @@ def stays_low(
         far, best, bar = max(p.kl for p in mine), max(p.reward for p in mine), max(p.reward for p in theirs)
         held.append(far < kl and best < bar - by)
         sentences.append(f"{best:.2f} at most, KL up to {far:.2f}, against {bar:.2f}")
-    return judge(text, held, "; ".join(sentences))
+    return claim_from_seeds(text, held, "; ".join(sentences))
 
 
 def table(
-    courses: Sequence[Course], methods: Sequence[str], seeds: Sequence[int], grid: Sequence[float], edge: Frontier
+    trajectories: Sequence[Trajectory],
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    grid: Sequence[float],
+    edge: Frontier,
 ) -> list[list[str]]:
     """Table cells, with a row per method and a column per KL: mean reward over the seeds, its range, and mean regret.
 
     If only some seeds of a method reach a KL, their number is shown.
     """
-    rewards = {(m, kl): [best_at(courses, m, s, kl) for s in seeds] for m in methods for kl in grid}
+    rewards = {(m, kl): [best_at(trajectories, m, s, kl) for s in seeds] for m in methods for kl in grid}
     return [[m, *(_cell(rewards[m, kl], edge.at(kl)) for kl in grid)] for m in methods]
 
 

@@ -97,7 +97,7 @@ def rows(items: Sequence[Item]) -> list[Mapping[str, str]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class PolicyValue:
     """The exact value of a policy on a task for a KL penalty of strength ``beta``: means over prompts.
 
     ``value`` is E[r] - beta KL in the reward's unit, ``optimum`` the largest value of any policy, beta log Z, and
@@ -114,11 +114,11 @@ class Standing:
         return self.optimum - self.value
 
 
-def standing(log_pi: np.ndarray, log_ref: np.ndarray, rewards: np.ndarray, beta: float) -> Standing:
+def policy_value(log_pi: np.ndarray, log_ref: np.ndarray, rewards: np.ndarray, beta: float) -> PolicyValue:
     """The standing of a policy ``[X, Y]``, given its reference and the rewards of a task.
 
     The regret is beta KL(pi || pi*), with pi* = pi_ref exp(r / beta) / Z (Rafailov et al. 2023, eq. 4 and 14).
     """
     gained, distance = exact.expected(log_pi, rewards), exact.kl(log_pi, log_ref)
     best = beta * float(exact.log_partition(log_ref, rewards, beta).mean())
-    return Standing(gained, distance, gained - beta * distance, best)
+    return PolicyValue(gained, distance, gained - beta * distance, best)

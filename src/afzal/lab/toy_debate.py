@@ -22,7 +22,7 @@ PROTOCOLS: tuple[Protocol, ...] = ("random", "consultant", "debate")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Shown:
+class Evidence:
     """The evidence shown to the judge.
 
     Attributes:
@@ -36,7 +36,7 @@ class Shown:
     side: np.ndarray
 
 
-def shown(pieces: np.ndarray, k: int, protocol: Protocol, rng: np.random.Generator) -> Shown:
+def show_evidence(pieces: np.ndarray, k: int, protocol: Protocol, rng: np.random.Generator) -> Evidence:
     """The k pieces of each case ``[N, n]`` that the judge sees.
 
     ``random``: chosen at random. ``consultant``: one side, with equal probability the first or the second answer's
@@ -58,27 +58,27 @@ def shown(pieces: np.ndarray, k: int, protocol: Protocol, rng: np.random.Generat
         else:
             side = np.where(rng.random(len(pieces)) < 0.5, 1.0, -1.0)
             chosen = np.where(side[:, None] > 0, rising[:, ::-1][:, :k], rising[:, :k])
-    return Shown(chosen, np.take_along_axis(pieces, chosen, 1), side)
+    return Evidence(chosen, np.take_along_axis(pieces, chosen, 1), side)
 
 
-def part_of(seen: Shown, which: slice) -> Shown:
+def evidence_subset(seen: Evidence, which: slice) -> Evidence:
     """The shown evidence of a part of the cases."""
-    return Shown(seen.pieces[which], seen.values[which], seen.side[which])
+    return Evidence(seen.pieces[which], seen.values[which], seen.side[which])
 
 
-def naive(seen: Shown) -> np.ndarray:
+def naive_judge(seen: Evidence) -> np.ndarray:
     """``[N]`` the sum of the shown values."""
     return seen.values.sum(1)
 
 
-def aware(past: Shown, totals: np.ndarray, seen: Shown) -> np.ndarray:
+def aware_judge(past: Evidence, totals: np.ndarray, seen: Evidence) -> np.ndarray:
     """``[N]`` the expected sum of all pieces given the shown ones, by least squares on past cases of the same protocol,
     whose sums ``totals`` are known."""
-    weights, *_ = np.linalg.lstsq(_described(past.values), totals, rcond=None)
-    return _described(seen.values) @ weights
+    weights, *_ = np.linalg.lstsq(_regressors(past.values), totals, rcond=None)
+    return _regressors(seen.values) @ weights
 
 
-def _described(values: np.ndarray) -> np.ndarray:
+def _regressors(values: np.ndarray) -> np.ndarray:
     """``[N, 1 + 3 k]``: a constant, then the values, their absolute values and their signed squares."""
     size = abs(values)
     return np.concatenate([np.ones((len(values), 1)), values, size, values * size], 1)
@@ -92,7 +92,7 @@ def probability(judged: np.ndarray, past: np.ndarray, totals: np.ndarray) -> np.
     return (above + 0.5 * equal) / len(off)
 
 
-def right(judged: np.ndarray, totals: np.ndarray) -> np.ndarray:
+def accuracy(judged: np.ndarray, totals: np.ndarray) -> np.ndarray:
     """``[N]`` 1 if the judge names the better answer, 0 if the other, 0.5 if neither."""
     return 0.5 + 0.5 * np.sign(judged) * np.sign(totals)
 
@@ -107,11 +107,11 @@ def toy(
         for number, protocol in enumerate(PROTOCOLS):
             rng = np.random.default_rng([seed, k, number])
             pieces = rng.standard_normal((draws, n))
-            seen, totals, half = shown(pieces, k, protocol, rng), pieces.sum(1), draws // 2
-            past, now = (part_of(seen, part) for part in (slice(half), slice(half, None)))
+            seen, totals, half = show_evidence(pieces, k, protocol, rng), pieces.sum(1), draws // 2
+            past, now = (evidence_subset(seen, part) for part in (slice(half), slice(half, None)))
             accuracies[f"{protocol}, k = {k}"] = {
-                "naive": float(right(naive(seen), totals).mean()),
-                "aware": float(right(aware(past, totals[:half], now), totals[half:]).mean()),
+                "naive": float(accuracy(naive_judge(seen), totals).mean()),
+                "aware": float(accuracy(aware_judge(past, totals[:half], now), totals[half:]).mean()),
             }
     return accuracies
 
@@ -139,7 +139,7 @@ def _local(prompt: np.ndarray, response: np.ndarray) -> np.ndarray:
     return values
 
 
-def aware_by_count(past: Shown, totals: np.ndarray, seen: Shown) -> np.ndarray:
+def count_judge(past: Evidence, totals: np.ndarray, seen: Evidence) -> np.ndarray:
     """``[N]`` how much likelier the first answer is to be better than the second, -1 to 1, among past cases with
     exactly the same evidence shown by the same side; if there are none, the sum of the shown values decides, with a
     magnitude below any count.
@@ -153,4 +153,4 @@ def aware_by_count(past: Shown, totals: np.ndarray, seen: Shown) -> np.ndarray:
     before, now = kind[: len(past.values)], kind[len(past.values) :]
     n = np.bincount(before, minlength=kind.max() + 1)
     score = np.bincount(before, np.sign(totals), kind.max() + 1) / np.maximum(n, 1)
-    return np.where(score[now] != 0, score[now], 1e-6 * np.sign(naive(seen)))
+    return np.where(score[now] != 0, score[now], 1e-6 * np.sign(naive_judge(seen)))

@@ -56,7 +56,7 @@ def report_body(
     names += [f"{what} {level}" for what in ("reward model", "policy") for level in range(top + 1)]
     labels = people.labels_on(truth, pairs_of(truth))
     assert labels is not None
-    right = np.stack([_right(folders, name, truth, labels) for name in names], 1)
+    right = np.stack([_correct(folders, name, truth, labels) for name in names], 1)
     means = judging.column_means(right, labels.prompts, resamples=config.resamples)
     shares = judging.column_shares(right, labels.prompts)
     lines = [{"name": name, **figure(known)} for name, known in zip(names, shares, strict=True)]
@@ -68,7 +68,7 @@ def report_body(
     return {
         "title": "Ladder of assisted judges",
         "subtitle": f"{config.model}: {plural(top, 'assisted level')}",
-        "findings": [_verdict(lines, gains, over_alone, top), *_of_lies(lies), *_missing(summaries)],
+        "findings": [_verdict(lines, gains, over_alone, top), *_lie_findings(lies), *_missing(summaries)],
         "facts": [
             ["pairs labelled on every level", f"{len(pairs):,}"],
             ["pairs of known truth", f"{len(truth):,}"],
@@ -104,7 +104,7 @@ def _summaries(folder: Path) -> list[dict[str, Any]]:
     return json.loads((folder / SUMMARY).read_text("utf-8"))
 
 
-def _right(folders: Sequence[Path], name: str, truth: Sequence[Item], labels: Labels) -> np.ndarray:
+def _correct(folders: Sequence[Path], name: str, truth: Sequence[Item], labels: Labels) -> np.ndarray:
     """``[N]`` 1 if a judge names the better answer, 0 if not or without a verdict."""
     level = 0 if name == ALONE else int("".join(c for c in name.partition(",")[0] if c.isdigit()))
     pairs = pairs_of(truth)
@@ -129,7 +129,7 @@ def _verdict(lines: Sequence[Any], gains: Sequence[Any], over_alone: Sequence[An
     return sentences
 
 
-def _of_lies(lies: Sequence[Any]) -> list[str]:
+def _lie_findings(lies: Sequence[Any]) -> list[str]:
     """Whether the control, the judge alone, reveals a lying assistant."""
     findings = []
     for level, gap in enumerate(lies, 1):

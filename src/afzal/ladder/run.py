@@ -62,7 +62,7 @@ def ladder(config: LadderConfig, *, say: Say = print) -> Path:
         with claimed(out, "ladder.yaml", dump(config), date):
             _refuse_other(config, out)
             for level in range(config.levels + 1):
-                _climb(job, level)
+                _run_level(job, level)
                 say(line(job.folder(level) / MEASURED, level, job.truth))
             folders = [job.folder(level) for level in range(config.levels + 1)]
             return write_board(out, report_body(config, folders, job.pairs, job.truth), REPORT)
@@ -134,13 +134,13 @@ def _refuse_other(config: LadderConfig, out: Path) -> None:
     keep(path, key, {"settings": what})
 
 
-def _climb(job: Job, level: int) -> None:
+def _run_level(job: Job, level: int) -> None:
     """Run the missing stages of one level."""
     config, folder = job.config, job.folder(level)
     below = job.folder(level - 1) if level else None
     runs.make_folder(folder)
     judges = [_judge_file(folder / "judge.yaml", _judge(config, below), level_name(level))]
-    _judged(job, folder / LABELS, job.pairs, judges, f"level {level}: labels")
+    _judge_into(job, folder / LABELS, job.pairs, judges, f"level {level}: labels")
     rows = str(folder / LABELS / ROWS)
     train_once(_training(config, "reward", config.model, rows, folder / "reward"))
     start = config.model if below is None else str(below / "policy")
@@ -151,7 +151,7 @@ def _climb(job: Job, level: int) -> None:
     for what, name in (("reward", f"reward model {level}"), ("policy", f"policy {level}")):
         judge = JudgeConfig.model_validate({**trained[what], "model": str(folder / what)})
         judges.append(_judge_file(folder / f"{what}.yaml", judge, name))
-    _judged(job, folder / MEASURED, job.truth, judges, f"level {level}: measuring")
+    _judge_into(job, folder / MEASURED, job.truth, judges, f"level {level}: measuring")
 
 
 def _judge(config: LadderConfig, below: Path | None, *, swapped: bool = False) -> JudgeConfig:
@@ -168,7 +168,7 @@ def _judge_file(path: Path, judge: JudgeConfig, name: str) -> str:
     return str(path)
 
 
-def _judged(job: Job, out: Path, items: Sequence[Item], judges: Sequence[str], what: str) -> None:
+def _judge_into(job: Job, out: Path, items: Sequence[Item], judges: Sequence[str], what: str) -> None:
     """Judge pairs into a folder in the layout of ``afzal judge``; the summary is written last."""
     if (out / SUMMARY).exists():
         return

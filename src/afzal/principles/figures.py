@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from afzal.config.revise import PrinciplesConfig, ReviseConfig
-from afzal.principles.word_lists import breaches, broken, refuses
+from afzal.principles.word_lists import count_violations, find_violations, is_refusal
 from afzal.runs.stage import Row
 from afzal.stats.intervals import Interval, clustered, mean, share
 from afzal.text import interval, number, plural
@@ -63,7 +63,7 @@ def _of_revisions(
             {"name": p.id} | _share(steps, lambda s: not s[1]["why"], lambda s: s[0]) | {"sampled": len(steps)}
         )
         if p.checked:
-            before, after = ([bool(broken(p, text)) for text in texts] for texts in (first, last))
+            before, after = ([bool(find_violations(p, text)) for text in texts] for texts in (first, last))
             cells = [_cell(_share(list(enumerate(hits)), lambda h: h[1], lambda h: h[0])) for hits in (before, after)]
             lists.append([p.id, *cells])
             findings.append(f"{p.id}: {sum(before)} of {len(before)} answers break its word lists, {sum(after)} after.")
@@ -129,7 +129,7 @@ def _gap(principles: PrinciplesConfig, entry: tuple[int, Row, Row]) -> int:
     """Violations of the principle's word lists in the second answer less those in the first."""
     principle = next(p for p in principles.principles if p.id == entry[2]["principle"])
     one, two = entry[1]["answers"]
-    return breaches([principle], two) - breaches([principle], one)
+    return count_violations([principle], two) - count_violations([principle], one)
 
 
 def _lengths(own: Sequence[Sequence[Row]], findings: list[str]) -> list[dict[str, Any]]:
@@ -164,10 +164,10 @@ def _refused(
     for rows, whose in ((own, "prompts"), (twins, "benign twins")):
         for text, when in ((_first, "answers"), (_last, "after revision")):
             if rows:
-                hits = [(k, refuses(text(row), principles.refusals)) for k, row in enumerate(rows)]
+                hits = [(k, is_refusal(text(row), principles.refusals)) for k, row in enumerate(rows)]
                 figures.append({"name": f"Refusals, {whose}: {when}"} | _share(hits, lambda h: h[1], lambda h: h[0]))
     if twins:
-        before, after = (sum(refuses(t(row), principles.refusals) for row in twins) for t in (_first, _last))
+        before, after = (sum(is_refusal(t(row), principles.refusals) for row in twins) for t in (_first, _last))
         findings.append(f"Benign twins: {before} of {len(twins)} answers refuse, {after} after revision.")
     return figures
 

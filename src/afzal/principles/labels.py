@@ -15,7 +15,7 @@ from afzal.judge.prompting import PromptBuilder, PromptSettings
 from afzal.judge.replies import Reading
 from afzal.judge.verdicts import POINTS
 from afzal.judging.judges import ResolvedJudge, language_model_judge, resolve_judge
-from afzal.principles.word_lists import in_turn
+from afzal.principles.word_lists import principle_at_step
 from afzal.records import Item
 from afzal.runs.stage import Row
 from afzal.servers.cache import REPLIES, Cache, Reply
@@ -42,8 +42,8 @@ def label_rows(labelling: Labelling, items: Sequence[Item], answers: Sequence[Ro
     """
     config, principles = labelling.config, labelling.principles
     judge = _judge(config)
-    settings = _shown_principle(judge, principles.label_prompt)
-    turn = [in_turn(principles.principles, config.seed, row["id"], 0) for row in answers]
+    settings = _with_principle(judge, principles.label_prompt)
+    turn = [principle_at_step(principles.principles, config.seed, row["id"], 0) for row in answers]
     games = []
     for k, (item, row, principle) in enumerate(zip(items, answers, turn, strict=True)):
         one, two = row["answers"]
@@ -58,13 +58,13 @@ def label_rows(labelling: Labelling, items: Sequence[Item], answers: Sequence[Ro
     for k, (item, row, principle) in enumerate(zip(items, answers, turn, strict=True)):
         one, two = row["answers"]
         texts = {"prompt": full_text(item.prompt), "first": one, "second": two, "transcript": principle.text}
-        label = labelled(ruling_of.get((k, False)), ruling_of.get((k, True)), config.clamp)
+        label = combine_rulings(ruling_of.get((k, False)), ruling_of.get((k, True)), config.clamp)
         about = {"id": row["id"], "principle": principle.id, "judge": judge.name, "model": config.model}
         rows.append({**about, "prompts": {"label": asked.messages(**texts)[-1]["content"]}, **label})
     return rows
 
 
-def labelled(first: Ruling | None, turned: Ruling | None, clamp: float) -> Row:
+def combine_rulings(first: Ruling | None, turned: Ruling | None, clamp: float) -> Row:
     """The label from the rulings in both orders, in the numbering of the pair; its ``p`` is None if nothing was asked.
 
     ``p_shown_first`` and ``p_shown_second`` are the first answer's probabilities when shown first and second. A judge
@@ -72,15 +72,15 @@ def labelled(first: Ruling | None, turned: Ruling | None, clamp: float) -> Row:
     """
     if first is None or turned is None:
         return {"p": None, "p_shown_first": None, "p_shown_second": None, "why": "the answers are the same"}
-    p = [_p(ruling) for ruling in (first, turned)]
-    why = next((r.why or "no verdict" for r in (first, turned) if _p(r) is None), "")
+    p = [_probability(ruling) for ruling in (first, turned)]
+    why = next((r.why or "no verdict" for r in (first, turned) if _probability(r) is None), "")
     known = [value for value in p if value is not None]
     mean = sum(known) / 2 if len(known) == 2 else None
     clamped = None if mean is None else min(1 - clamp, max(clamp, mean))
     return {"p": clamped, "p_shown_first": p[0], "p_shown_second": p[1], "why": why}
 
 
-def _p(ruling: Ruling) -> float | None:
+def _probability(ruling: Ruling) -> float | None:
     return ruling.p_first if ruling.p_first is not None else POINTS.get(ruling.outcome)
 
 
@@ -106,7 +106,7 @@ def _judge(config: ReviseConfig) -> ResolvedJudge:
     return ResolvedJudge(Path(config.model).name, JudgeConfig(model=config.model, **kind, **more), "")  # pyright: ignore[reportArgumentType]
 
 
-def _shown_principle(judge: ResolvedJudge, prompt: str) -> JudgeConfig:
+def _with_principle(judge: ResolvedJudge, prompt: str) -> JudgeConfig:
     """The judge's settings with the prompt for labels, in which a game's transcript is the principle."""
     assert judge.settings is not None
     return judge.settings.model_copy(update={"prompt": "{% set principle = transcript %}" + prompt})

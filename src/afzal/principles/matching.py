@@ -17,7 +17,7 @@ def sources_of(match: str | None) -> list[str]:
     return [] if match is None else [match, *named_in(match)]
 
 
-def scored(config: ReviseConfig, tasks: Sequence[tuple[Turns, str, Sequence[str]]]) -> list[list[float | None]]:
+def score_gaps(config: ReviseConfig, tasks: Sequence[tuple[Turns, str, Sequence[str]]]) -> list[list[float | None]]:
     """Each candidate's score less the first answer's, in units of the score.
 
     Args:

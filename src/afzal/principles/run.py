@@ -21,9 +21,9 @@ from afzal.judge.replies import Reading
 from afzal.judging.judges import resolve_judge
 from afzal.principles.figures import report_body
 from afzal.principles.labels import Labelling, label_rows
-from afzal.principles.matching import scored, sources_of
-from afzal.principles.word_lists import broken, by_words, chosen, in_turn
-from afzal.principles.writer import Wanted, Write, asked_as, writer
+from afzal.principles.matching import score_gaps, sources_of
+from afzal.principles.word_lists import choose_candidate, critique_by_words, find_violations, principle_at_step
+from afzal.principles.writer import TextRequest, Write, model_input, writer
 from afzal.records import Comparison, Item, Message, Response, Turns, turns_to_row
 from afzal.report import write_board
 from afzal.runs.stage import Row, keep, kept, key_of, staged_rows
@@ -35,7 +35,7 @@ _SPARED = {"out", "timeout", "attempts", "concurrency", "batch_size", "key_env"}
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class PromptTask:
     """One prompt of a run. ``twin`` marks a harmless look-alike, which is only measured and enters no pair."""
 
     id: str
@@ -64,10 +64,12 @@ def revise(config: ReviseConfig, say: Callable[[str], None] = lambda line: None)
         labelling = Labelling(config, principles, out, say)
         steps = [staged_rows(out / "labels.jsonl", lambda: label_rows(labelling, [a.item for a in asked], answers))]
         items = [
-            item for a, row, label in zip(asked, answers, steps[0], strict=True) for item in _labelled(a, row, label)
+            item
+            for a, row, label in zip(asked, answers, steps[0], strict=True)
+            for item in _labelled_pair(a, row, label)
         ]
     else:
-        steps = _revised(config, principles, asked, answers, write, speaks, say)
+        steps = _all_revisions(config, principles, asked, answers, write, speaks, say)
         items = [_pair(config, a, k, answers[k], steps) for k, a in enumerate(asked) if not a.twin]
         items = [item for item in items if item is not None]
     if items:
@@ -92,7 +94,7 @@ def read_principles(path: str) -> PrinciplesConfig:
     }
     for key, values in variables.items():
         try:
-            _words("", getattr(principles, key)).messages(**dict.fromkeys(values, "text"))
+            _prompt_builder("", getattr(principles, key)).messages(**dict.fromkeys(values, "text"))
         except AfzalError as error:
             why = error.what.partition(": ")[2]
             raise AfzalError(
@@ -101,7 +103,7 @@ def read_principles(path: str) -> PrinciplesConfig:
     return principles
 
 
-def _words(system: str, prompt: str) -> PromptBuilder:
+def _prompt_builder(system: str, prompt: str) -> PromptBuilder:
     return PromptBuilder(PromptSettings(system, prompt, _unread))
 
 
@@ -109,16 +111,16 @@ def _unread(reply: Reply) -> Reading:
     raise NotImplementedError("a revision holds no verdict")
 
 
-def _prompts(config: ReviseConfig) -> list[Asked]:
+def _prompts(config: ReviseConfig) -> list[PromptTask]:
     """The distinct prompts of the file in order, each followed by its twin if it has one."""
     rows = list(data.read(config.prompts).items)
     paired = config.mode == "label" and all(len(item.responses) == 2 for item in rows)
     prompts = []
     for k, item in enumerate(rows if paired else distinct_prompts(rows)):
-        prompts.append(Asked(f"{k}", item))
+        prompts.append(PromptTask(f"{k}", item))
         twin = item.extra.get("twin")
         if twin is not None and config.mode == "revision":
-            prompts.append(Asked(f"{k}/twin", Item(f"{item.id}/twin", _twin(twin, item), ()), twin=True))
+            prompts.append(PromptTask(f"{k}/twin", Item(f"{item.id}/twin", _twin(twin, item), ()), twin=True))
     if not prompts:
         raise AfzalError("there are no prompts", where=config.prompts, remedy="afzal check shows what the file holds")
     return prompts
@@ -154,11 +156,11 @@ def _claim(config: ReviseConfig, out: Path) -> None:
     keep(path, key, {"settings": what})
 
 
-def _answers(config: ReviseConfig, asked: Sequence[Asked], write: Write) -> list[Row]:
+def _answers(config: ReviseConfig, asked: Sequence[PromptTask], write: Write) -> list[Row]:
     """One answer to each prompt, two in mode label; answers that a row already holds are used."""
     n = 2 if config.mode == "label" else 1
     open_ = [(a, k) for a in asked for k in range(n) if len(a.item.responses) != n or config.mode != "label"]
-    written = iter(write([Wanted(a.item.prompt, f"{a.id} answer {k}") for a, k in open_]))
+    written = iter(write([TextRequest(a.item.prompt, f"{a.id} answer {k}") for a, k in open_]))
     rows = []
     for a in asked:
         texts, ends = [], []
@@ -174,10 +176,10 @@ def _answers(config: ReviseConfig, asked: Sequence[Asked], write: Write) -> list
     return rows
 
 
-def _revised(
+def _all_revisions(
     config: ReviseConfig,
     principles: PrinciplesConfig,
-    asked: Sequence[Asked],
+    asked: Sequence[PromptTask],
     answers: Sequence[Row],
     write: Write,
     speaks: Callable[[], bool],
@@ -187,7 +189,7 @@ def _revised(
     out, steps = Path(config.out), []
     current = [row["answers"][0] for row in answers]
     for step in range(config.rounds):
-        turn = [in_turn(principles.principles, config.seed, a.id, step) for a in asked]
+        turn = [principle_at_step(principles.principles, config.seed, a.id, step) for a in asked]
         first = [row["answers"][0] for row in answers]
         tasks = [
             _Task(a, p, text, step, origin) for a, p, text, origin in zip(asked, turn, current, first, strict=True)
@@ -209,7 +211,7 @@ def _revised(
 class _Task:
     """The current answer, the principle applied to it in a step, and the first answer."""
 
-    asked: Asked
+    asked: PromptTask
     principle: PrincipleConfig
     answer: str
     step: int
@@ -218,7 +220,7 @@ class _Task:
     def request(self, template: str, system: str, default: str, own: str, **more: str) -> tuple[Mapping[str, str], ...]:
         """The messages of a critique or a revision."""
         values = {"prompt": full_text(self.asked.item.prompt), "answer": self.answer, "principle": self.principle.text}
-        return _words(system, template).messages(**values, request=own or default, **more)
+        return _prompt_builder(system, template).messages(**values, request=own or default, **more)
 
 
 def _critiques(
@@ -230,7 +232,7 @@ def _critiques(
                 "id": t.asked.id,
                 "principle": t.principle.id,
                 "critique_asked": "",
-                "critique": by_words(t.principle, t.answer),
+                "critique": critique_by_words(t.principle, t.answer),
             }
             for t in tasks
         ]
@@ -240,7 +242,7 @@ def _critiques(
         sent.append(t.request(principles.critique_prompt, principles.system, default, t.principle.critique))
     written = write(
         [
-            Wanted(asked_as(m, chat=speaks()), f"{t.asked.id} critique {t.step}")
+            TextRequest(model_input(m, chat=speaks()), f"{t.asked.id} critique {t.step}")
             for t, m in zip(tasks, sent, strict=True)
         ]
     )
@@ -265,23 +267,26 @@ def _revisions(
         sent.append(t.request(principles.revision_prompt, principles.system, default, t.principle.revision, **known))
     open_ = [k for k, critique in enumerate(critiques) if critique["critique"]]
     wanted = [
-        Wanted(asked_as(sent[k], chat=speaks()), f"{tasks[k].asked.id} revision {tasks[k].step} {c}")
+        TextRequest(model_input(sent[k], chat=speaks()), f"{tasks[k].asked.id} revision {tasks[k].step} {c}")
         for k in open_
         for c in range(config.candidates)
     ]
     written = write(wanted)
     drawn = {k: written[n * config.candidates : (n + 1) * config.candidates] for n, k in enumerate(open_)}
     texts = {k: [reply.text for reply in replies] for k, replies in drawn.items()}
-    gaps = scored(config, [(tasks[k].asked.item.prompt, tasks[k].first, texts[k]) for k in open_])
+    gaps = score_gaps(config, [(tasks[k].asked.item.prompt, tasks[k].first, texts[k]) for k in open_])
     apart = dict(zip(open_, gaps, strict=True))
     rows = []
     for k, t in enumerate(tasks):
         best, why, gap = "", _skip_reason(principles), None
         if k in texts:
-            best, why, gap = chosen(
+            best, why, gap = choose_candidate(
                 t.answer, texts[k], t.principle, principles.principles, apart[k], config.match_within
             )
-        breaks = {"broken_before": broken(t.principle, t.answer), "broken_after": broken(t.principle, best)}
+        breaks = {
+            "broken_before": find_violations(t.principle, t.answer),
+            "broken_after": find_violations(t.principle, best),
+        }
         ends = [reply.finish for reply in drawn.get(k, ())]
         if why == "empty" and ends and set(ends) == {"no room"}:
             why = "no room in the model's context"
@@ -296,7 +301,9 @@ def _skip_reason(principles: PrinciplesConfig) -> str:
     return "no critique" if principles.critique_prompt else "follows the principle"
 
 
-def _pair(config: ReviseConfig, asked: Asked, place: int, answer: Row, steps: Sequence[Sequence[Row]]) -> Item | None:
+def _pair(
+    config: ReviseConfig, asked: PromptTask, place: int, answer: Row, steps: Sequence[Sequence[Row]]
+) -> Item | None:
     """The pair of one prompt: its last revision preferred to its first answer; None if nothing was revised."""
     made = [step[place] for step in steps if not step[place]["why"]]
     first = answer["answers"][0]
@@ -313,10 +320,12 @@ def _pair(config: ReviseConfig, asked: Asked, place: int, answer: Row, steps: Se
     }
     texts = (Response(_turns(asked.item, last["revision"]), "revision"), Response(_turns(asked.item, first), "answer"))
     vote = Comparison(0, 1, "first", annotator="principles", axis=last["principle"])
-    return Item(asked.item.id, asked.item.prompt, texts, (vote,), group=asked.item.group, extra=_others(asked) | extra)
+    return Item(
+        asked.item.id, asked.item.prompt, texts, (vote,), group=asked.item.group, extra=_other_fields(asked) | extra
+    )
 
 
-def _labelled(asked: Asked, answer: Row, label: Row) -> list[Item]:
+def _labelled_pair(asked: PromptTask, answer: Row, label: Row) -> list[Item]:
     """The pair of one prompt with its label; empty if the judge gave no verdict or the answers are the same."""
     if label["p"] is None:
         return []
@@ -326,11 +335,13 @@ def _labelled(asked: Asked, answer: Row, label: Row) -> list[Item]:
     outcome = "first" if p > 0.5 else "second" if p < 0.5 else "tie"
     vote = Comparison(0, 1, outcome, probability=p, annotator=label["judge"], axis=label["principle"])
     return [
-        Item(asked.item.id, asked.item.prompt, texts, (vote,), group=asked.item.group, extra=_others(asked) | extra)
+        Item(
+            asked.item.id, asked.item.prompt, texts, (vote,), group=asked.item.group, extra=_other_fields(asked) | extra
+        )
     ]
 
 
-def _others(asked: Asked) -> dict[str, Any]:
+def _other_fields(asked: PromptTask) -> dict[str, Any]:
     """The other fields of a prompt's row."""
     return dict(asked.item.extra)
 

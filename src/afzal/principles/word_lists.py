@@ -13,7 +13,7 @@ _HEAD = 80
 """Characters at the start of an answer within which a refusal begins."""
 
 
-def in_turn(principles: Sequence[PrincipleConfig], seed: int, about: str, step: int) -> PrincipleConfig:
+def principle_at_step(principles: Sequence[PrincipleConfig], seed: int, about: str, step: int) -> PrincipleConfig:
     """The principle of a step (from 0) for one prompt: a random order without repeats, from the seed and the prompt.
 
     Args:
@@ -23,7 +23,7 @@ def in_turn(principles: Sequence[PrincipleConfig], seed: int, about: str, step: 
     return ordered[step % len(ordered)]
 
 
-def broken(principle: PrincipleConfig, answer: str) -> list[str]:
+def find_violations(principle: PrincipleConfig, answer: str) -> list[str]:
     """Violations of the word lists: each word of ``avoid`` that occurs, and one for ``need`` if none of its words
     occurs.
 
@@ -35,27 +35,29 @@ def broken(principle: PrincipleConfig, answer: str) -> list[str]:
     return violations
 
 
-def breaches(principles: Sequence[PrincipleConfig], answer: str) -> int:
+def count_violations(principles: Sequence[PrincipleConfig], answer: str) -> int:
     """The number of violations of all principles' word lists; 0 is best."""
-    return sum(len(broken(principle, answer)) for principle in principles)
+    return sum(len(find_violations(principle, answer)) for principle in principles)
 
 
-def by_words(principle: PrincipleConfig, answer: str) -> str:
+def critique_by_words(principle: PrincipleConfig, answer: str) -> str:
     """A critique that lists the violations of the word lists; empty if there are none."""
     avoided = [word for word in principle.avoid if _pattern(word).search(answer)]
     parts = [f"It has the words: {', '.join(avoided)}."] if avoided else []
-    if len(broken(principle, answer)) > len(avoided):
+    if len(find_violations(principle, answer)) > len(avoided):
         parts.append(f"It has none of the words: {', '.join(principle.need)}.")
     return " ".join(parts)
 
 
-def refuses(answer: str, phrases: Sequence[str]) -> bool:
+def is_refusal(answer: str, phrases: Sequence[str]) -> bool:
     """Whether one of the phrases begins within the first 80 characters; typographic apostrophes match plain ones."""
     head = " ".join(answer.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").split())
     return any(0 <= head.find(phrase.lower()) < _HEAD for phrase in phrases)
 
 
-def better(current: str, candidate: str, principle: PrincipleConfig, principles: Sequence[PrincipleConfig]) -> str:
+def rejection_reason(
+    current: str, candidate: str, principle: PrincipleConfig, principles: Sequence[PrincipleConfig]
+) -> str:
     """Why a candidate is not accepted as the revision of the current answer under a principle; empty if it is accepted.
 
     If the answer violates the principle's word lists, its revision must have fewer violations; and the violations of
@@ -65,15 +67,15 @@ def better(current: str, candidate: str, principle: PrincipleConfig, principles:
         return "empty"
     if candidate.strip() == current.strip():
         return "unchanged"
-    before = len(broken(principle, current))
-    if before and len(broken(principle, candidate)) >= before:
+    before = len(find_violations(principle, current))
+    if before and len(find_violations(principle, candidate)) >= before:
         return "no better by the word lists"
-    if breaches(principles, candidate) > breaches(principles, current):
+    if count_violations(principles, candidate) > count_violations(principles, current):
         return "worse by the word lists"
     return ""
 
 
-def chosen(
+def choose_candidate(
     current: str,
     candidates: Sequence[str],
     principle: PrincipleConfig,
@@ -92,10 +94,10 @@ def chosen(
 
     def rank(k: int) -> tuple[bool, bool, int, float]:
         far = 0.0 if within is None else abs(gaps[k] or 0.0)
-        return not candidates[k].strip(), not near[k], breaches(principles, candidates[k]), far
+        return not candidates[k].strip(), not near[k], count_violations(principles, candidates[k]), far
 
     best = min(range(len(candidates)), key=rank)
-    why = better(current, candidates[best], principle, principles)
+    why = rejection_reason(current, candidates[best], principle, principles)
     return candidates[best], why or ("" if near[best] else "another score"), gaps[best]
 
 

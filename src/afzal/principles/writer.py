@@ -21,14 +21,14 @@ NO_ROOM = "no room"
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class TextRequest:
     """A requested text: the model reads ``turns``, and the draws depend on ``about`` and the seed."""
 
     turns: Turns
     about: str
 
 
-Write = Callable[[Sequence[Wanted]], list[Reply]]
+Write = Callable[[Sequence[TextRequest]], list[Reply]]
 """Writes a text for each request, in order."""
 
 
@@ -38,7 +38,11 @@ def writer(config: ReviseConfig, replies: Path) -> tuple[Write, Callable[[], boo
     Args:
         replies: file of a server's replies; each request is sent once.
     """
-    return (_local(config), lambda: _speaks(config.model)) if config.url is None else (_served(config, replies), _chat)
+    return (
+        (_local(config), lambda: _reads_conversations(config.model))
+        if config.url is None
+        else (_served(config, replies), _chat)
+    )
 
 
 def _chat() -> bool:
@@ -46,20 +50,20 @@ def _chat() -> bool:
 
 
 @cache
-def _speaks(model: str) -> bool:
+def _reads_conversations(model: str) -> bool:
     from afzal.model.speakers import open_speaker
 
     return bool(open_speaker(model).tokenizer.chat_template)
 
 
-def asked_as(messages: Sequence[Mapping[str, str]], *, chat: bool) -> Turns:
+def model_input(messages: Sequence[Mapping[str, str]], *, chat: bool) -> Turns:
     """A request as a model reads it: a conversation, or one text to continue."""
     if chat:
         return tuple(Message(m["role"], m["content"]) for m in messages)
     return "\n\n".join(m["content"] for m in messages)
 
 
-def number_of(*words: Any) -> int:
+def hash_number(*words: Any) -> int:
     """A hash of the words in [0, 2^31)."""
     return int.from_bytes(hashlib.sha256(repr(words).encode()).digest()[:4], "big") >> 1
 
@@ -75,7 +79,7 @@ def _local(config: ReviseConfig) -> Write:
     def model() -> Any:
         return load_model(config.model, device=pick_device("auto")).requires_grad_(False)
 
-    def write(wanted: Sequence[Wanted]) -> list[Reply]:
+    def write(wanted: Sequence[TextRequest]) -> list[Reply]:
         speaker = open_speaker(config.model)
         ids = [p.tolist() for p in speaker.encode_prompts([w.turns for w in wanted])]
         written = [Reply("", NO_ROOM, len(p), 0) for p in ids]
@@ -94,7 +98,7 @@ def _local(config: ReviseConfig) -> Write:
                 sampling=sampling,
                 seed=config.seed,
                 rows_per_batch=config.batch_size,
-                numbers=[number_of(wanted[k].about) for k in fits],
+                numbers=[hash_number(wanted[k].about) for k in fits],
             )
             texts = speaker.continuations([(ids[fits[s.prompt_index]], s.answer.tolist()) for s in drawn])
             for s, text in zip(drawn, texts, strict=True):
@@ -106,7 +110,7 @@ def _local(config: ReviseConfig) -> Write:
 
 
 def _served(config: ReviseConfig, replies: Path) -> Write:
-    def write(wanted: Sequence[Wanted]) -> list[Reply]:
+    def write(wanted: Sequence[TextRequest]) -> list[Reply]:
         server = opened(config, "writer")
         requests = [_request(config, w) for w in wanted]
         with Cache(replies) as known:
@@ -116,11 +120,11 @@ def _served(config: ReviseConfig, replies: Path) -> Write:
     return write
 
 
-def _request(config: ReviseConfig, wanted: Wanted) -> Request:
+def _request(config: ReviseConfig, wanted: TextRequest) -> Request:
     turns = (Message("user", wanted.turns),) if isinstance(wanted.turns, str) else wanted.turns
     messages = tuple({"role": m.role, "content": full_text((m,))} for m in turns)
     sampling: dict[str, Any] = {"temperature": config.temperature, "max_tokens": config.max_new_tokens}
     if config.temperature > 0:
-        sampling["seed"] = number_of(config.seed, wanted.about)
+        sampling["seed"] = hash_number(config.seed, wanted.about)
     about = {"kind": "http", "model": config.model, "url": config.url, "writes": True}
     return Request(messages, sampling, key_of({**about, "messages": list(messages), "sampling": sampling}))
