@@ -24,14 +24,14 @@ import hashlib, math, re
 
 import numpy as np
 
-from afzal.lab import evidence, language
+from afzal.lab import language, toy_debate
 
 
 def decide(prompt, first, second, transcript):
     """Two of four positions, the same in both orders, and what the assistant says, if it says anything."""
     digits = np.array([[int(c) for c in prompt[:3]]])
     a, b = (np.array([language.response_index(text)]) for text in (first, second))
-    worth = evidence.positions(digits, (np.array([0]), a, b))[0]
+    worth = toy_debate.positions(digits, (np.array([0]), a, b))[0]
     drawn = hashlib.sha256((prompt + min(first, second) + max(first, second)).encode()).digest()
     coin = 1e-3 * (1 if drawn[0] % 2 else -1) * (1 if first < second else -1)
     seen = worth[np.random.default_rng(list(drawn)).permutation(4)[:2]].sum() + coin

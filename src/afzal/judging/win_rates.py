@@ -76,7 +76,9 @@ def judge_against(
     return board, {c.name: list(c.summaries) for c in columns}
 
 
-def _rows_with_votes(rows: Sequence[Sequence[Item]], votes: str | None, say: Callable[[str], None]) -> list[list[Item] | None]:
+def _rows_with_votes(
+    rows: Sequence[Sequence[Item]], votes: str | None, say: Callable[[str], None]
+) -> list[list[Item] | None]:
     """The rows of each source with people's votes; None for a source without votes."""
     if votes is None:
         return [None] * len(rows)
