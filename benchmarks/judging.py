@@ -93,7 +93,7 @@ def known_judges(rng: Rng, pairs: int) -> list[Row]:
         items.append(Item(str(k), f"q{k}", (Response(texts[0], "a"), Response(texts[1], "b"))))
     compared = pairs_of(items)
     games = games_of(compared, "both")
-    slot = [Ruling("second" if game.turned else "first") for game in games]
+    slot = [Ruling("second" if game.swapped else "first") for game in games]
     # a model against itself: both answers come from the same distribution, whichever is first
     gap = [len(p.answers[0]) - len(p.answers[1]) + rng.normal(0, 40) for p in compared]
     alike = {p: Ruling("first" if g > 0 else "second") for p, g in zip(compared, gap, strict=True)}

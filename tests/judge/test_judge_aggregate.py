@@ -57,7 +57,7 @@ def test_the_last_label_counts_and_repeats_are_remembered():
     rows = [item(0, vote("first", "ali"), vote("second", "ali"), vote("first", "dil"))]
     said = labels.of_items(rows)
     assert said.table[0].tolist() == [1, 0]
-    people = {p.name: p for p in annotators.people_of(said)}
+    people = {p.name: p for p in annotators.annotator_reports(said)}
     assert people["ali"].consistent == 0.0
     assert people["dil"].consistent is None
 
@@ -124,7 +124,7 @@ def test_a_majority_is_more_than_half_and_fleiss_needs_as_many_labels_on_every_p
     known = annotators.overall_agreement(said, resamples=10)
     assert known is not None
     assert known.fleiss is None
-    facts = dict(annotators.as_plain(said, known, annotators.people_of(said), "here")["facts"])
+    facts = dict(annotators.as_plain(said, known, annotators.annotator_reports(said), "here")["facts"])
     assert [facts[name] for name in ("of them unanimous", "with a majority", "without one")] == ["1", "1", "1"]
 
 
@@ -133,7 +133,7 @@ def test_of_two_who_always_disagree_each_is_the_reverse_of_the_other():
     rows = [
         item(k, vote("first" if k % 2 else "second", "a"), vote("second" if k % 2 else "first", "b")) for k in range(30)
     ]
-    people = annotators.people_of(labels.of_items(rows))
+    people = annotators.annotator_reports(labels.of_items(rows))
     assert [any("reversed?" in remark for remark in person.remarks) for person in people] == [True, True]
 
 
@@ -146,7 +146,7 @@ def test_the_more_annotators_the_surer_a_habit_must_be():
         return [item(k, *votes(k), *(silent if k == 0 else ())) for k in range(20)]
 
     def remarked(others: int) -> bool:
-        (ali,) = (p for p in annotators.people_of(labels.of_items(rows(others))) if p.name == "ali")
+        (ali,) = (p for p in annotators.annotator_reports(labels.of_items(rows(others))) if p.name == "ali")
         return any("prefers what is shown first" in remark for remark in ali.remarks)
 
     assert remarked(1)
@@ -170,7 +170,7 @@ def test_an_even_split_is_a_tie_and_both_bad_orders_nothing():
 def test_a_reversed_annotator_is_found_and_used():
     rows, gold = crowd(400, ali=0.85, dil=0.85, umi=0.15)
     said = labels.of_items(rows, gold)
-    people = {p.name: p for p in annotators.people_of(said)}
+    people = {p.name: p for p in annotators.annotator_reports(said)}
     assert people["umi"].right.high < 0.3
     assert "reversed?" in people["umi"].remarks[0]
     assert not people["ali"].remarks
@@ -207,7 +207,7 @@ def test_habits_get_remarks():
                 vote("tie", "lazy", seconds=1.0),
             )
         )
-    people = {p.name: p for p in annotators.people_of(labels.of_items(rows))}
+    people = {p.name: p for p in annotators.annotator_reports(labels.of_items(rows))}
     assert people["left"].first_slot == 1.0
     assert "prefers what is shown first" in " ".join(people["left"].remarks)
     assert "says 'tie' 100%" in " ".join(people["lazy"].remarks)
@@ -228,7 +228,7 @@ def test_a_fair_person_rarely_gets_a_remark():
             rows.append(
                 item(k, fair, vote(("first", "second")[other], "other", seconds=float(generator.uniform(5, 15))))
             )
-        people = annotators.people_of(labels.of_items(rows))
+        people = annotators.annotator_reports(labels.of_items(rows))
         remarked += any(p.name == "fair" and p.remarks for p in people)
     assert remarked <= 4
 
@@ -251,7 +251,7 @@ def test_a_left_only_habit_gets_a_remark_after_forty_votes_and_a_fair_person_doe
     for seed in range(200):
         own = tuple(forty_votes(seed, left))
         said = labels.Labels(pairs, tuple(map(str, range(40))), ("ann",), own, np.full(40, -1))
-        (person,) = annotators.people_of(said)
+        (person,) = annotators.annotator_reports(said)
         wanted = "what is shown first" if left > 0 else ""  # a fair person gets no remark of any kind
         flagged.append(any(wanted in remark for remark in person.remarks))
     assert least <= np.mean(flagged) <= most
@@ -263,13 +263,13 @@ def test_changing_sides_each_time_gets_a_remark():
         shown = int(generator.integers(2))
         # the first slot on even votes, the second on odd ones
         rows.append(item(k, vote(("first", "second")[(shown + k) % 2], "zigzag", shown_first=shown)))
-    (person,) = annotators.people_of(labels.of_items(rows))
+    (person,) = annotators.annotator_reports(labels.of_items(rows))
     assert person.remarks == ("changes the slot 39 times in 39 steps: left, right, left, right?",)
 
 
 def test_changing_sides_once_is_not_changing_each_time():
     rows = [item(k, vote(("first", "second")[k >= 20], "ann", shown_first=0)) for k in range(40)]
-    (person,) = annotators.people_of(labels.of_items(rows))
+    (person,) = annotators.annotator_reports(labels.of_items(rows))
     assert person.first_slot == 0.5
     assert person.remarks == ()
 

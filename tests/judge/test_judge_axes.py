@@ -45,7 +45,7 @@ def test_each_axis_gets_its_own_answer(tmp_path, by):
 
 
 def test_votes_on_another_axis_are_no_repeats(tmp_path):
-    people = annotators.people_of(labels.of_items(on_two_axes()))
+    people = annotators.annotator_reports(labels.of_items(on_two_axes()))
     assert [(person.labels, person.consistent, person.repeats) for person in people] == [(50, None, 0)] * 3
     data.write(on_two_axes(), tmp_path / "votes.jsonl", "afzal")
     result = afzal.api.aggregate(tmp_path / "votes.jsonl", resamples=10)
@@ -90,9 +90,9 @@ def test_verdicts_of_judges_are_not_written_as_the_votes_of_somebody_else(tmp_pa
 
 def test_rows_that_state_the_better_answer_first_are_nobodys_habit():
     rows = [item(k, Comparison(0, 1, "first")) for k in range(40)]
-    (person,) = annotators.people_of(labels.of_items(rows))
+    (person,) = annotators.annotator_reports(labels.of_items(rows))
     assert person.remarks == ()
-    (person,) = annotators.people_of(labels.of_items([item(k, Comparison(0, 1, "tie")) for k in range(40)]))
+    (person,) = annotators.annotator_reports(labels.of_items([item(k, Comparison(0, 1, "tie")) for k in range(40)]))
     assert person.remarks == ("says 'tie' 100% of the time",)
 
 
@@ -111,7 +111,7 @@ def test_thousands_of_annotators_take_memory_only_for_their_votes():
     ]
     said = labels.of_items(rows)
     tracemalloc.start()
-    agreed, summaries = annotators.overall_agreement(said, resamples=5), annotators.people_of(said)
+    agreed, summaries = annotators.overall_agreement(said, resamples=5), annotators.annotator_reports(said)
     p_first = aggregate.aggregate(said).p_first
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

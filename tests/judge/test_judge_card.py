@@ -46,7 +46,7 @@ def test_a_table_of_verdicts_is_a_judge_for_each_column(tmp_path):
     assert [r.outcome for r in rulings] == ["first", "tie", "none"]
     assert rulings[2].why == "the file holds no verdict on this pair"
     games, rulings = from_file(path, "y", items, pairs)
-    assert [(g.pair.item, g.turned, r.outcome) for g, r in zip(games, rulings, strict=True)] == [
+    assert [(g.pair.item, g.swapped, r.outcome) for g, r in zip(games, rulings, strict=True)] == [
         (0, False, "first"),
         (0, True, "none"),
         (1, False, "second"),
@@ -273,8 +273,8 @@ def test_a_card_of_nothing_but_silence():
     assert validation.self_preference(np.array([1]), np.array([np.nan]), {}, ["q"], resamples=5, seed=0) is None
 
 
-def seated(turned: bool) -> dict:
-    """Eight pairs of a and b on eight prompts; with ``turned``, b is named first in some of them.
+def seated(swapped: bool) -> dict:
+    """Eight pairs of a and b on eight prompts; with ``swapped``, b is named first in some of them.
 
     If a is longer (by 4 characters) it wins 3 of 4, if shorter 2 of 4. One person votes on the first five, like the
     judge except on the third; a ruler gives a quarter of a point to every answer of a.
@@ -283,7 +283,7 @@ def seated(turned: bool) -> dict:
     items, words, ruler = [], [], []
     for k, (long, won) in enumerate(zip(longer, wins, strict=True)):
         answers = (Response("a" * (6 if long else 2), "a"), Response("b" * (2 if long else 6), "b"))
-        swap, voted = turned and k % 3 == 1, won and k != 2
+        swap, voted = swapped and k % 3 == 1, won and k != 2
         votes = (Comparison(0, 1, "first" if voted != swap else "second", annotator="p"),) if k < 5 else ()
         about = {"category": "longer" if long else "shorter"}
         items.append(Item(f"i{k}", f"q{k}", answers[::-1] if swap else answers, votes, extra=about))
@@ -296,7 +296,7 @@ def seated(turned: bool) -> dict:
 
 def test_the_win_rate_at_equal_lengths_by_hand():
     """Only two gaps, so the fit meets both shares: log-odds ln 3 and 0, halfway between them ln 3 / 2."""
-    body = seated(turned=False)
+    body = seated(swapped=False)
     models = body["models"]
     assert (models["win"], models["loss"], models["win_rate"]["value"]) == (5, 3, 5 / 8)
     assert models["length_controlled"]["value"] == pytest.approx(3**0.5 / (1 + 3**0.5))
@@ -311,13 +311,13 @@ def test_the_win_rate_at_equal_lengths_by_hand():
 def test_the_people_corrected_win_rate_by_hand():
     """On five prompts the points of judge and person have covariance .2 and variance .3: weight 2 / 3. Their means are
     .6 and .4, and the judge's is 5 / 8 on all eight prompts."""
-    corrected = seated(turned=False)["models"]["with_people"]
+    corrected = seated(swapped=False)["models"]["with_people"]
     assert (corrected["prompts"], corrected["power"]) == (5, pytest.approx(2 / 3))
     assert corrected["corrected"]["value"] == pytest.approx(2 / 3 * 5 / 8 + 0.4 - 2 / 3 * 0.6)
 
 
 def test_it_does_not_matter_which_model_a_pair_names_first():
-    one, two = seated(turned=False), seated(turned=True)
+    one, two = seated(swapped=False), seated(swapped=True)
     assert one["first_wins"] != two["first_wins"]
     for part in ("models", "longer_wins", "people", "by_category", "own_answers"):
         assert one[part] == two[part]
@@ -328,7 +328,7 @@ def test_the_probability_of_a_pair_is_the_mean_over_its_games():
     items = [item(k, "f") for k in range(4)]
     pairs = pairs_of(items)
     games = games_of(pairs, "both")
-    rulings = [Ruling("first", 0.7 if game.turned else 0.9) for game in games]
+    rulings = [Ruling("first", 0.7 if game.swapped else 0.9) for game in games]
     known = summary.JudgeContext(labels_on(items, pairs))
     calibration = summary.summary("j", items, pairs, games, rulings, known, resamples=5)["calibration"]
     assert calibration["brier"] == pytest.approx(0.04)

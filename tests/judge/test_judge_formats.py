@@ -41,7 +41,7 @@ def test_the_win_rate_of_alpaca_eval_is_its_own(tmp_path):
     """Mean of preference - 1 for the second generator; draws count half, rows without a verdict are left out."""
     board = judge.rank_models(read(tmp_path, [alpaca(p) for p in (2, 2, 2, 1, 1.5, None)]), resamples=10)
     ours = board.names.index("ours")
-    assert (board.wins[ours], board.ties[ours], board.losses[ours], board.without) == (3, 1, 1, 1)
+    assert (board.wins[ours], board.ties[ours], board.losses[ours], board.no_verdict) == (3, 1, 1, 1)
 
 
 def test_fastchat_judgements(tmp_path):

@@ -35,7 +35,7 @@ def test_two_images_under_one_text_are_asked_apart():
     builder = PromptBuilder(
         PromptSettings("", "{{ prompt }} A: {{ first }} B: {{ second }}", by_choices({"A": "first", "B": "second"}))
     )
-    games = [Game(pairs_of([item(content, "a", "b")])[0], turned=False) for content in prompts]
+    games = [Game(pairs_of([item(content, "a", "b")])[0], swapped=False) for content in prompts]
     asked = [builder.requests(game)[0].key for game in games]
     assert len(set(asked)) == len(asked)
     assert [game.pair.prompt for game in games] == ["<image>Which?"] * 2 + [
@@ -59,8 +59,8 @@ def asking(prompt=PROMPT):
 def test_media_are_in_the_question_where_the_row_has_them_and_marks_in_words_stay_words():
     content = ({"type": "text", "text": "Is <image> this? "}, IMAGE, {"type": "text", "text": " And "}, SOUND)
     (pair,) = pairs_of([item(content, "a [media 1 0]", "b")])
-    for turned, words in ((False, " A: a [media 1 0] B: b"), (True, " A: b B: a [media 1 0]")):
-        (request,) = PromptBuilder(asking()).requests(Game(pair, turned))
+    for swapped, words in ((False, " A: a [media 1 0] B: b"), (True, " A: b B: a [media 1 0]")):
+        (request,) = PromptBuilder(asking()).requests(Game(pair, swapped))
         (message,) = request.messages
         assert list(message["content"]) == [
             {"type": "text", "text": "Q: Is <image> this? "},
@@ -74,15 +74,15 @@ def test_media_are_in_the_question_where_the_row_has_them_and_marks_in_words_sta
 def test_answers_that_are_images_are_shown_in_the_order_of_the_game():
     red, blue = (media_part(in_row("image", color)) for color in (b"red", b"blue"))
     (pair,) = pairs_of([item("Which?", (red,), (blue,))])
-    for turned, expected in ((False, [red, blue]), (True, [blue, red])):
-        (request,) = PromptBuilder(asking()).requests(Game(pair, turned))
+    for swapped, expected in ((False, [red, blue]), (True, [blue, red])):
+        (request,) = PromptBuilder(asking()).requests(Game(pair, swapped))
         assert [part for part in request.messages[0]["content"] if "media" in part] == expected
 
 
 def test_a_prompt_that_loses_an_image_is_refused():
     (pair,) = pairs_of([item((IMAGE, {"type": "text", "text": "Which?"}), "a", "b")])
     with pytest.raises(AfzalError, match="leaves out an image of the row"):
-        PromptBuilder(asking("{{ prompt | truncate(5, True, '') }}")).requests(Game(pair, turned=False))
+        PromptBuilder(asking("{{ prompt | truncate(5, True, '') }}")).requests(Game(pair, swapped=False))
 
 
 def test_a_server_is_sent_data_addresses_and_wav_or_mp3():

@@ -45,7 +45,7 @@ def test_points_by_hand():
 def test_no_verdict_counts_for_nobody():
     said = verdicts(("a", "b", "win"), ("b", "a", "win"), ("a", "b", "none"))
     board = judge.rank_models(said, resamples=5)
-    assert (board.verdicts, board.without) == (2, 1)
+    assert (board.verdicts, board.no_verdict) == (2, 1)
     assert "1 verdicts name neither a winner nor a tie" in " ".join(
         judge.models_as_plain(board, "half", "x")["findings"]
     )

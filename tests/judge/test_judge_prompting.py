@@ -102,8 +102,8 @@ def test_answers_scored_alone(tmp_path):
 def test_random_orders_are_a_function_of_the_texts():
     games = games_of(pairs(200), "random", seed=1)
     again = games_of(list(reversed(pairs(200))), "random", seed=1)
-    assert {g.pair: g.turned for g in games} == {g.pair: g.turned for g in again}
-    assert 70 < sum(g.turned for g in games) < 130
+    assert {g.pair: g.swapped for g in games} == {g.pair: g.swapped for g in again}
+    assert 70 < sum(g.swapped for g in games) < 130
 
 
 def test_every_sample_is_a_separate_question(tmp_path):

@@ -90,7 +90,7 @@ def test_repeats_show_consistency_and_count_once():
     votes = (Rating(0, 3.0, "score", annotator="a"), Rating(0, 1.0, "score", weight=0.0, annotator="a"))
     scores = ratings.of_items([Item("x", "p", (Response("r"),), votes)])
     assert scores.values.tolist() == [[3.0]]
-    assert scores.again == (((3.0, 1.0),),)
+    assert scores.repeats == (((3.0, 1.0),),)
     assert ratings.report(scores, "x", resamples=5)["lines"][0]["consistent"] == 0.0
 
 

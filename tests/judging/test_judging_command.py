@@ -179,7 +179,7 @@ def test_an_order_only_judge_is_at_a_half_with_every_pair_contradicted():
     items = [Item(str(k), f"q{k}", (Response(f"a{k}", "x"), Response(f"bb{k}", "y"))) for k in range(20)]
     pairs = pairs_of(items)
     games = games_of(pairs, "both")
-    rulings = [Ruling("second" if g.turned else "first") for g in games]
+    rulings = [Ruling("second" if g.swapped else "first") for g in games]
     seen = summary.summary("order", items, pairs, games, rulings, resamples=20)
     assert seen["orders"]["contradictions"] == 20
     assert seen["orders"]["slot_bias"] == 1.0

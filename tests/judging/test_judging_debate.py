@@ -18,7 +18,7 @@ from afzal import config, data, judging
 from afzal.cli import main
 from afzal.config.judging import JudgeConfig
 from afzal.errors import AfzalError
-from afzal.judge.debate import Position, checked, play_debates
+from afzal.judge.debate import Position, mark_quotes, play_debates
 from afzal.judge.games import Game, Pair, games_of
 from afzal.judging.rewards import scoring_judge
 from afzal.records import Comparison, Item, Response
@@ -99,7 +99,7 @@ def test_a_consultant_defends_the_same_answer_in_both_orders():
     ],
 )
 def test_quotes_are_compared_with_the_texts(text, expected):
-    assert checked(text, ("Where is the cat?", "'It's here'")) == expected
+    assert mark_quotes(text, ("Where is the cat?", "'It's here'")) == expected
 
 
 def test_no_line_of_an_argument_passes_for_a_heading():
@@ -149,7 +149,7 @@ def items() -> list[Item]:
 
 def test_a_debate_gives_ordinary_verdicts_and_its_controls(place):
     result = judging.judge_items("debate.yaml", items(), cache=place / "replies.sqlite", voted=items(), resamples=20)
-    by_order = {(g.pair.item, g.turned): r for g, r in zip(result.games, result.rulings, strict=True)}
+    by_order = {(g.pair.item, g.swapped): r for g, r in zip(result.games, result.rulings, strict=True)}
     for k in range(5):  # orders swapped give 1 - p
         one, two = by_order[k, False], by_order[k, True]
         assert one.p_first == pytest.approx(two.p_first)

@@ -206,7 +206,7 @@ def test_a_judge_that_follows_the_slot_or_says_nothing_is_reported():
     items = [Item(str(k), f"q{k}", (Response(f"a{k}", "a"), Response(f"b{k}", "b"))) for k in range(10)]
     pairs = pairs_of(items)
     games = games_of(pairs, "both")
-    slot = [Ruling("second" if game.turned else "first") for game in games]
+    slot = [Ruling("second" if game.swapped else "first") for game in games]
     mute = [Ruling("first") if game.pair.item else Ruling("none", why="the reply is empty") for game in games]
     summaries = [
         summary(name, items, pairs, games, said, resamples=20) for name, said in (("slot", slot), ("mute", mute))

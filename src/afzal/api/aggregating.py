@@ -198,7 +198,7 @@ def _on_pairs(items: Sequence[Item], labelled: Labels, options: _Options) -> tup
     by, kind, group_by, resamples = options.by, options.kind, options.group_by, options.resamples
     worth = gold_accuracy.curve(labelled, options.gold_sizes) if options.gold_sizes else None
     agreed = annotators.overall_agreement(labelled, resamples=resamples)
-    people = annotators.people_of(labelled)
+    people = annotators.annotator_reports(labelled)
     result = aggregate.aggregate(labelled, by, anchored=bool(items))
     body = annotators.as_plain(labelled, agreed, people, options.name)
     # warnings of a doubtful result come first on the page

@@ -18,7 +18,7 @@ from afzal import data
 from afzal.compare.summary import Point
 from afzal.config import CompareConfig
 from afzal.judge.people import votes_on
-from afzal.judge.summary import codes, points_of
+from afzal.judge.summary import outcome_codes, points_of
 from afzal.judging.judges import ResolvedJudge, card_facts, resolve_judge
 from afzal.judging.run import judge_items
 from afzal.records import Item, Response, Turns, turns_to_json
@@ -122,7 +122,7 @@ def _verdicts(
     if body is None:
         voted = None if people is None else votes_on(items, people, say)
         judging = judge_items(spec, items, cache=folder / REPLIES, voted=voted, say=say)
-        together = codes(judging.pairs, judging.games, judging.rulings)[1]
+        together = outcome_codes(judging.pairs, judging.games, judging.rulings)[1]
         body = {"outcomes": together.tolist(), "summary": judging.summary}
         keep(path, key, body)
     return np.asarray(body["outcomes"]), body["summary"]

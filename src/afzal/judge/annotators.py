@@ -53,7 +53,7 @@ class Agreement:
 
 
 @dataclass(frozen=True, slots=True)
-class Person:
+class AnnotatorReport:
     """One annotator.
 
     Attributes:
@@ -130,7 +130,7 @@ def _pairs(labels: Labels) -> tuple[AnnotatorPair, ...]:
     return tuple(annotator_pairs)
 
 
-def people_of(labels: Labels) -> list[Person]:
+def annotator_reports(labels: Labels) -> list[AnnotatorReport]:
     """Every annotator compared with the others."""
     table = labels.table
     pairs, people = np.nonzero(table >= 0)
@@ -158,7 +158,7 @@ def people_of(labels: Labels) -> list[Person]:
         ties = sum(CLASSES[s.label] == "tie" for s in labels_given)
         same, repeats = _repeat_consistency(labels_given)
         persons.append(
-            Person(name, len(labels_given), ties, consistent=same, remarks=remarks, repeats=repeats, **figures)
+            AnnotatorReport(name, len(labels_given), ties, consistent=same, remarks=remarks, repeats=repeats, **figures)
         )
     return persons
 
@@ -268,7 +268,9 @@ def _remarks(
     return tuple(remarks)
 
 
-def as_plain(labels: Labels, overall: Agreement | None, people: Sequence[Person], source: str) -> dict[str, Any]:
+def as_plain(
+    labels: Labels, overall: Agreement | None, people: Sequence[AnnotatorReport], source: str
+) -> dict[str, Any]:
     """The report as plain values, for the page and for files."""
     oddities = [f"{person.name}: {remark}" for person in people for remark in person.remarks]
     oddities += _similar_names(labels.annotators)
@@ -336,7 +338,7 @@ def _similar_names(names: Sequence[str]) -> list[str]:
     ]
 
 
-def _line(person: Person) -> dict[str, Any]:
+def _line(person: AnnotatorReport) -> dict[str, Any]:
     unknown = {"value": None, "low": None, "high": None}
     return {
         "name": person.name,

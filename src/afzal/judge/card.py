@@ -12,7 +12,7 @@ from afzal.judge import controls
 from afzal.judge.aggregate import aggregate
 from afzal.judge.games import Game, Pair, Ruling
 from afzal.judge.labels import CLASSES, Labels
-from afzal.judge.summary import codes, flat
+from afzal.judge.summary import flat, outcome_codes
 from afzal.judge.summary_text import percent, verdict
 from afzal.text import sign
 
@@ -190,7 +190,7 @@ def pairs_to_read(
 
     Pairs on which people agree most come first; each has the verdicts in both orders and people's labels.
     """
-    table, together = codes(pairs, games, rulings)
+    table, together = outcome_codes(pairs, games, rulings)
     p = np.full(len(pairs), np.nan) if people is None else aggregate(people, "majority").p_first
     why: dict[int, str] = {}
     for k in range(len(pairs)):

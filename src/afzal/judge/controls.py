@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from afzal.judge import validation
-from afzal.judge.debate import Protocol, quotes
+from afzal.judge.debate import Protocol, count_quotes
 from afzal.judge.figures import figure, points
 from afzal.judge.games import Game, Pair, Ruling
 from afzal.judge.labels import Labels
-from afzal.judge.summary import codes
+from afzal.judge.summary import outcome_codes
 from afzal.records import Item, prompt_key
 from afzal.stats import judging
 
@@ -34,7 +34,7 @@ class Control:
 def compare_with_controls(
     items: Sequence[Item],
     pairs: Sequence[Pair],
-    said: tuple[Sequence[Game], Sequence[Ruling]],
+    judge_results: tuple[Sequence[Game], Sequence[Ruling]],
     controls: Sequence[Control],
     people: Labels | None,
     **drawn: int,
@@ -42,10 +42,10 @@ def compare_with_controls(
     """By protocol of each control: how often its verdicts equal the judge's. With people's labels, also the control's
     agreement with them and the difference, judge less control, with an interval over prompts."""
     prompts = [prompt_key(items[pair.item]) for pair in pairs]
-    ours = codes(pairs, *said)[1]
-    figures: dict[str, Any] = {"quotes": quotes(said[0])}
+    ours = outcome_codes(pairs, *judge_results)[1]
+    figures: dict[str, Any] = {"quotes": count_quotes(judge_results[0])}
     for control in controls:
-        theirs = codes(pairs, control.games, control.rulings)[1]
+        theirs = outcome_codes(pairs, control.games, control.rulings)[1]
         line: dict[str, Any] = {"judge": control.name, "same": _share((ours == theirs).astype(float), prompts)}
         line["no_verdict"] = sum(r.outcome == "none" for r in control.rulings)
         if people is not None and (people.table >= 0).any():

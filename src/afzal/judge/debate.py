@@ -22,7 +22,7 @@ Side = str  # A, B, or empty for an assistant
 
 CONTROLS: dict[str, tuple[Protocol, ...]] = {"debate": ("alone", "consultant"), "assisted": ("alone",)}
 """The controls that always run with each kind of judge that hears arguments, on the same pairs."""
-WORDS: dict[Protocol, str] = {"alone": "alone", "consultant": "one consultant"}
+PROTOCOL_NAMES: dict[Protocol, str] = {"alone": "alone", "consultant": "one consultant"}
 
 _QUOTE = re.compile(r"<\s*quote\b[^>]*>(.*?)<\s*/\s*quote\s*>", re.DOTALL | re.IGNORECASE)
 _TAG = re.compile(r"<\s*(/?)\s*quote\b[^>]*>", re.IGNORECASE)
@@ -75,7 +75,7 @@ def play_debates(
         positions = [_position(games[k], side, number) for k, side in turns]
         texts: dict[int, list[str]] = {}
         for (k, side), position, text in zip(turns, positions, speak(positions), strict=True):
-            texts.setdefault(k, []).append(_entry(side, number, checked(text, _sources(position))))
+            texts.setdefault(k, []).append(_entry(side, number, mark_quotes(text, _sources(position))))
         games = [
             replace(g, transcript="\n\n".join([g.transcript] * bool(g.transcript) + texts.get(k, [])))
             for k, g in enumerate(games)
@@ -113,7 +113,7 @@ def _entry(side: Side, number: int, text: str) -> str:
     return "\n".join([head, *(f"  {line}" for line in text.splitlines() or [""])])
 
 
-def checked(text: str, sources: Sequence[str]) -> str:
+def mark_quotes(text: str, sources: Sequence[str]) -> str:
     """A text with each quote marked: ``<quote verified>`` if it occurs in one of the sources, else ``<quote
     unverified>``. Marks already in the text are removed first."""
     folded = [folded_text(source) for source in sources]
@@ -133,7 +133,7 @@ def folded_text(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).translate(_ALIKE).casefold().split())
 
 
-def quotes(games: Sequence[Game]) -> dict[str, int]:
+def count_quotes(games: Sequence[Game]) -> dict[str, int]:
     """The numbers of ``verified`` and ``unverified`` quotes in the transcripts."""
     text = "\n".join(game.transcript for game in games)
     return {word: text.count(f"<quote {word}>") for word in ("verified", "unverified")}

@@ -41,11 +41,11 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Game:
-    """One question to a judge: a pair in one order. ``turned`` means that the second answer is shown first;
+    """One question to a judge: a pair in one order. ``swapped`` means that the second answer is shown first;
     ``transcript`` holds the arguments made before the judge, if any."""
 
     pair: Pair
-    turned: bool
+    swapped: bool
     sample: int = 0
     transcript: str = ""
 
@@ -53,7 +53,7 @@ class Game:
     def shown(self) -> tuple[str, str]:
         """The answers' texts in the order shown."""
         one, two = self.pair.answers
-        return (two, one) if self.turned else (one, two)
+        return (two, one) if self.swapped else (one, two)
 
     @property
     def turns(self) -> tuple[Turns, Turns, Turns]:
@@ -61,7 +61,7 @@ class Game:
         if self.pair.turns is None:
             return self.pair.prompt, *self.shown
         prompt, one, two = self.pair.turns
-        return (prompt, two, one) if self.turned else (prompt, one, two)
+        return (prompt, two, one) if self.swapped else (prompt, one, two)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,23 +72,23 @@ class Ruling:
         outcome: ``none`` if the judge gave no verdict, for the reason ``why``.
         p_first: probability that the first answer is better, for judges that state one.
         tokens: of the request and of the reply.
-        unread: the reply, if no verdict could be read from it.
+        unreadable_reply: the reply, if no verdict could be read from it.
     """
 
     outcome: Outcome
     p_first: float | None = None
     why: str = ""
     tokens: tuple[int, int] = (0, 0)
-    unread: str = ""
+    unreadable_reply: str = ""
 
 
 Judge = Callable[[Sequence[Game]], Sequence[Ruling]]
 """Gives a ruling on each game, in order."""
 
 
-def as_shown(game: Game, outcome: Outcome, p_shown_first: float | None = None) -> tuple[Outcome, float | None]:
+def in_pair_order(game: Game, outcome: Outcome, p_shown_first: float | None = None) -> tuple[Outcome, float | None]:
     """An outcome in the order shown, translated to the numbering of the pair."""
-    if not game.turned:
+    if not game.swapped:
         return outcome, p_shown_first
     return MIRRORED[outcome], None if p_shown_first is None else 1 - p_shown_first
 
@@ -122,11 +122,11 @@ def games_of(pairs: Sequence[Pair], orders: Orders, *, samples: int = 1, seed: i
             if orders == "both":
                 games += [Game(pair, False, sample), Game(pair, True, sample)]
             else:
-                games.append(Game(pair, orders == "random" and _tossed(pair, sample, seed), sample))
+                games.append(Game(pair, orders == "random" and _draw_order(pair, sample, seed), sample))
     return games
 
 
-def _tossed(pair: Pair, sample: int, seed: int) -> bool:
+def _draw_order(pair: Pair, sample: int, seed: int) -> bool:
     shown = [m.sha256 for m in pair.media]
     about = json.dumps([seed, sample, pair.prompt, pair.answers, *shown], ensure_ascii=False)
     return bool(hashlib.sha256(about.encode("utf-8", "surrogatepass")).digest()[0] & 1)

@@ -161,8 +161,8 @@ def of_verdicts(verdicts: Verdicts) -> Labels:
     names: dict[str, tuple[str, str, str]] = {}
     for v in verdicts.verdicts:
         names.setdefault(v.item, (v.prompt, v.first, v.category))
-        turned = v.first != names[v.item][1]
-        games[v.item, v.judge].append(MIRRORED[v.outcome] if turned else v.outcome)
+        mirrored = v.first != names[v.item][1]
+        games[v.item, v.judge].append(MIRRORED[v.outcome] if mirrored else v.outcome)
     items = {item: k for k, item in enumerate(names)}
     judges = {judge: k for k, judge in enumerate(dict.fromkeys(judge for _, judge in games))}
     labels = []

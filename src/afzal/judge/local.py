@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from afzal.errors import AfzalError
-from afzal.judge.games import Game, Judge, Ruling, as_shown
+from afzal.judge.games import Game, Judge, Ruling, in_pair_order
 from afzal.judge.prompting import PromptBuilder, PromptSettings
 from afzal.judge.verdicts import Outcome, from_probability
 from afzal.records import Message, Turns
@@ -100,8 +100,8 @@ def _ruling(game: Game, logps: Sequence[float] | None, n_tokens: int, meanings: 
         return Ruling("none", why="the question is longer than the model's context", tokens=(n_tokens, 0))
     p = shares(logps, meanings)
     p_first = p["first"] + 0.5 * p["tie"]
-    outcome, turned = as_shown(game, from_probability(p_first), p_first)
-    return Ruling(outcome, turned, tokens=(n_tokens, 0))
+    outcome, p = in_pair_order(game, from_probability(p_first), p_first)
+    return Ruling(outcome, p, tokens=(n_tokens, 0))
 
 
 def shares(logps: Sequence[float], meanings: Sequence[Outcome]) -> Mapping[Outcome, float]:

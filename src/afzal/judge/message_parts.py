@@ -71,7 +71,7 @@ def _with_marks(turns: Turns, token: int, numbers: Iterator[int]) -> str:
 
 def cache_key_parts(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Messages as hashed for a cache key: media by the hash of their bytes."""
-    return [{**m, "content": _each(m["content"], part_to_json)} for m in messages]
+    return [{**m, "content": _map_parts(m["content"], part_to_json)} for m in messages]
 
 
 def for_server(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -81,10 +81,10 @@ def for_server(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     Raises:
         AfzalError: a medium has changed, or the library that converts it is missing.
     """
-    return [{**m, "content": _each(m["content"], _server_part)} for m in messages]
+    return [{**m, "content": _map_parts(m["content"], _server_part)} for m in messages]
 
 
-def _each(body: Content, of: Callable[[Mapping[str, Any]], dict[str, Any]]) -> str | list[dict[str, Any]]:
+def _map_parts(body: Content, of: Callable[[Mapping[str, Any]], dict[str, Any]]) -> str | list[dict[str, Any]]:
     return body if isinstance(body, str) else [of(part) for part in body]
 
 

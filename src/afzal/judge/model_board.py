@@ -26,10 +26,10 @@ class ModelBoard:
         names: model names, by model number.
         board: the models' places; None if the verdicts give no finite strengths, which ``connection`` explains.
         wins, ties, losses: by model number.
-        met: by two model numbers, the smaller first: wins of the first, wins of the second, ties.
+        head_to_head: by two model numbers, the smaller first: wins of the first, wins of the second, ties.
         judges, items, prompts: their numbers.
-        verdicts: number of verdicts that count; ``without`` is the number of those that name neither a winner nor a
-            tie.
+        verdicts: number of verdicts that count; ``no_verdict`` is the number of those that name neither a winner nor
+            a tie.
     """
 
     names: tuple[str, ...]
@@ -38,12 +38,12 @@ class ModelBoard:
     wins: tuple[int, ...]
     ties: tuple[int, ...]
     losses: tuple[int, ...]
-    met: Mapping[tuple[int, int], tuple[int, int, int]]
+    head_to_head: Mapping[tuple[int, int], tuple[int, int, int]]
     judges: int
     items: int
     prompts: int
     verdicts: int
-    without: int
+    no_verdict: int
 
 
 def rank_models(verdicts: Verdicts, ties: bt.Ties = "half", *, resamples: int = 500, seed: int = 0) -> ModelBoard:
@@ -84,7 +84,7 @@ def rank_models(verdicts: Verdicts, ties: bt.Ties = "half", *, resamples: int = 
         items=len({v.item for v in counted}),
         prompts=len({v.prompt for v in counted}),
         verdicts=len(counted),
-        without=len(verdicts.verdicts) - len(counted),
+        no_verdict=len(verdicts.verdicts) - len(counted),
     )
 
 
@@ -186,7 +186,7 @@ def models_as_plain(board: ModelBoard, ties: bt.Ties, source: str) -> dict[str, 
             {"name": names[m], "value": None, "low": None, "high": None, "win_rate": share_of(board, m), **record(m)}
             for m in order
         ]
-        findings = why_no_strengths(board)
+        findings = explain_missing_strengths(board)
     else:
         places = board.board.places
         for place in places:
@@ -202,12 +202,12 @@ def models_as_plain(board: ModelBoard, ties: bt.Ties, source: str) -> dict[str, 
         if board.board.unconnected:
             lost = f"{board.board.unconnected} of the resamples had no finite strengths and are left out"
             findings.append(f"{lost}: the intervals are too narrow at the far ends.")
-    if board.without:
-        findings.append(f"{board.without} verdicts name neither a winner nor a tie and are not counted.")
+    if board.no_verdict:
+        findings.append(f"{board.no_verdict} verdicts name neither a winner nor a tie and are not counted.")
     facts = {
         "models": _count(len(names)),
         "verdicts": _count(board.verdicts),
-        "without a verdict": _count(board.without),
+        "without a verdict": _count(board.no_verdict),
         "judges": _count(board.judges),
         "pairs of answers": _count(board.items),
         "prompts": _count(board.prompts),
@@ -216,7 +216,7 @@ def models_as_plain(board: ModelBoard, ties: bt.Ties, source: str) -> dict[str, 
     about = {"title": "Leaderboard of models", "subtitle": source, "unit": "strength in nats", "rule": 0.0}
     played = [
         {"first": names[i], "second": names[j], **dict(zip(("won", "lost", "tied"), counts, strict=True))}
-        for (i, j), counts in board.met.items()
+        for (i, j), counts in board.head_to_head.items()
     ]
     body = {**about, "findings": findings, "facts": list(facts.items()), "lines": lines, "differences": gaps}
     return body | {"met": played} | _fit(board)
@@ -230,7 +230,7 @@ def _fit(board: ModelBoard) -> dict[str, Any]:
     return {"fit": {"tie": fit.tie, "log_likelihood": fit.log_likelihood}}
 
 
-def why_no_strengths(board: ModelBoard) -> list[str]:
+def explain_missing_strengths(board: ModelBoard) -> list[str]:
     """The reasons why the verdicts give no finite strengths, with the models' names."""
     linked, names = board.connection, board.names
     if len(linked.groups) > 1:
@@ -241,9 +241,9 @@ def why_no_strengths(board: ModelBoard) -> list[str]:
         ]
     reasons = []
     if linked.unbeaten:
-        reasons.append(f"{_named(board, linked.unbeaten)} never lost")
+        reasons.append(f"{_joined_names(board, linked.unbeaten)} never lost")
     if linked.winless:
-        reasons.append(f"{_named(board, linked.winless)} never won")
+        reasons.append(f"{_joined_names(board, linked.winless)} never won")
     if not reasons:
         parts = " and ".join("{" + ", ".join(names[m] for m in part) + "}" for part in linked.parts)
         reasons.append(f"of {parts} one side never won against the other")
@@ -270,5 +270,5 @@ def _count(n: int) -> str:
     return f"{n:,}"
 
 
-def _named(board: ModelBoard, models: Sequence[int]) -> str:
+def _joined_names(board: ModelBoard, models: Sequence[int]) -> str:
     return " and ".join(board.names[m] for m in models)

@@ -26,7 +26,7 @@ def verdict_row(judge: str, fingerprint: str, items: Sequence[Item], game: Game,
         "pair": [pair.first, pair.second],
         "judge": judge,
         "sha256": fingerprint,
-        "order": [pair.second, pair.first] if game.turned else [pair.first, pair.second],
+        "order": [pair.second, pair.first] if game.swapped else [pair.first, pair.second],
         "sample": game.sample,
         "verdict": ruling.outcome,
         "p_first": ruling.p_first,
@@ -38,35 +38,38 @@ def verdict_row(judge: str, fingerprint: str, items: Sequence[Item], game: Game,
 def transcript_row(judge: str, items: Sequence[Item], game: Game) -> dict[str, Any]:
     """The transcript of one game, as JSON values."""
     pair = game.pair
-    order = [pair.second, pair.first] if game.turned else [pair.first, pair.second]
+    order = [pair.second, pair.first] if game.swapped else [pair.first, pair.second]
     about = {"id": items[pair.item].id, "pair": [pair.first, pair.second], "judge": judge, "order": order}
     return {**about, "sample": game.sample, "transcript": game.transcript}
 
 
 def transcripts_to_read(items: Sequence[Item], games: Sequence[Game]) -> list[dict[str, str]]:
     """The first transcripts for a page, from games with the answers in their original order."""
-    argued = [game for game in games if game.transcript and not game.turned][:_SHOWN]
+    argued = [game for game in games if game.transcript and not game.swapped][:_SHOWN]
     return [
-        {"title": f"What was argued about {items[game.pair.item].id}", "text": _both(game) + game.transcript}
+        {"title": f"What was argued about {items[game.pair.item].id}", "text": _question_text(game) + game.transcript}
         for game in argued
     ]
 
 
-def unread_to_read(items: Sequence[Item], games: Sequence[Game], rulings: Sequence[Ruling]) -> list[dict[str, str]]:
+def unreadable_replies(items: Sequence[Item], games: Sequence[Game], rulings: Sequence[Ruling]) -> list[dict[str, str]]:
     """A few replies without a verdict for a page: one per reason first; of long replies, the end."""
-    voiceless = [(game, ruling) for game, ruling in zip(games, rulings, strict=True) if ruling.unread.strip()]
-    first = {ruling.why: k for k, (_, ruling) in reversed(list(enumerate(voiceless)))}
-    order = [*sorted(first.values()), *(k for k in range(len(voiceless)) if k not in first.values())][:_UNREAD]
+    unreadable = [
+        (game, ruling) for game, ruling in zip(games, rulings, strict=True) if ruling.unreadable_reply.strip()
+    ]
+    first = {ruling.why: k for k, (_, ruling) in reversed(list(enumerate(unreadable)))}
+    order = [*sorted(first.values()), *(k for k in range(len(unreadable)) if k not in first.values())][:_UNREAD]
     return [
         {
-            "title": f"A reply without a verdict: {voiceless[k][1].why} ({items[voiceless[k][0].pair.item].id})",
-            "text": (" … " if len(voiceless[k][1].unread) > _LONGEST else "") + voiceless[k][1].unread[-_LONGEST:],
+            "title": f"A reply without a verdict: {unreadable[k][1].why} ({items[unreadable[k][0].pair.item].id})",
+            "text": (" … " if len(unreadable[k][1].unreadable_reply) > _LONGEST else "")
+            + unreadable[k][1].unreadable_reply[-_LONGEST:],
         }
         for k in order
     ]
 
 
-def _both(game: Game) -> str:
+def _question_text(game: Game) -> str:
     first, second = game.shown
     return f"{game.pair.prompt}\n\n[Answer A]\n{first}\n\n[Answer B]\n{second}\n\n"
 
@@ -81,7 +84,7 @@ def with_votes(items: Sequence[Item], judge: str, games: Sequence[Game], rulings
         pair = game.pair
         if ruling.outcome == "none":
             continue
-        shown = pair.second if game.turned else pair.first
+        shown = pair.second if game.swapped else pair.first
         vote = Comparison(
             pair.first, pair.second, ruling.outcome, probability=ruling.p_first, annotator=judge, shown_first=shown
         )

@@ -9,7 +9,7 @@ from typing import Any
 from afzal.data.turns import full_text
 from afzal.errors import AfzalError
 from afzal.judge import replies
-from afzal.judge.games import Game, Ruling, as_shown
+from afzal.judge.games import Game, Ruling, in_pair_order
 from afzal.judge.message_parts import cache_key_parts, content
 from afzal.judge.replies import Reading
 from afzal.judge.verdicts import Outcome
@@ -87,7 +87,7 @@ class PromptBuilder:
         """The request for a game; two if each answer is scored alone."""
         prompt, first, second = game.turns
         if self.settings.pointwise:
-            answers = (second, first) if game.turned else (first, second)
+            answers = (second, first) if game.swapped else (first, second)
             asked = [{"prompt": prompt, "answer": answer} for answer in answers]
         else:
             asked = [{"prompt": prompt, "first": first, "second": second, "transcript": game.transcript}]
@@ -126,9 +126,9 @@ def ruling(game: Game, settings: PromptSettings, game_replies: Sequence[Reply]) 
     readings = [settings.parse(reply) for reply in game_replies]
     why, unread = next(((r.why, g.text) for r, g in zip(readings, game_replies, strict=True) if r.why), ("", ""))
     if why:
-        return Ruling("none", why=why, tokens=tokens, unread=unread)
+        return Ruling("none", why=why, tokens=tokens, unreadable_reply=unread)
     if not settings.pointwise:
-        return Ruling(as_shown(game, readings[0].outcome)[0], tokens=tokens)
+        return Ruling(in_pair_order(game, readings[0].outcome)[0], tokens=tokens)
     first, second = (r.score for r in readings)
     assert first is not None
     assert second is not None

@@ -31,7 +31,7 @@ class Scores:
         values: ``[N, R]``, NaN without a score; repeated questions are left out.
         units: item number, response and axis of each unit.
         prompts: of each unit; units of one prompt are not independent.
-        again: for each annotator, (first score, score when asked again).
+        repeats: for each annotator, (first score, score when asked again).
         seconds: for each annotator, as far as recorded.
     """
 
@@ -39,7 +39,7 @@ class Scores:
     units: tuple[tuple[int, int, str | None], ...]
     prompts: tuple[str, ...]
     annotators: tuple[str, ...]
-    again: tuple[tuple[tuple[float, float], ...], ...]
+    repeats: tuple[tuple[tuple[float, float], ...], ...]
     seconds: tuple[tuple[float, ...], ...]
 
 
@@ -229,7 +229,7 @@ def _person(scores: Scores, person: int, known: resampling.Sums) -> tuple[dict[s
     values = values[np.isfinite(values)]
     part = person + 1
     with_others = known.interval(_beside(ratings.correlation_of, part)) if known.total[4 + 7 * part] else None
-    again, seconds = scores.again[person], scores.seconds[person]
+    again, seconds = scores.repeats[person], scores.seconds[person]
     line = {
         "name": scores.annotators[person],
         **({"value": None, "low": None, "high": None} if with_others is None else interval(with_others)),

@@ -119,8 +119,8 @@ def _parse_afzal_row(row: Mapping[str, Any], pairs: Sequence[Pair], where: str) 
     ruling = _ruling(row["verdict"], where)
     why, asked = row.get("why_none") or ruling.why, row.get("tokens") or (0, 0)
     tokens = int(asked[0]), int(asked[1])
-    turned = row["order"] == [pair.second, pair.first]
-    return Game(pair, turned, row.get("sample", 0)), Ruling(ruling.outcome, row.get("p_first"), why, tokens)
+    swapped = row["order"] == [pair.second, pair.first]
+    return Game(pair, swapped, row.get("sample", 0)), Ruling(ruling.outcome, row.get("p_first"), why, tokens)
 
 
 def _is_verdict(value: Any) -> bool:

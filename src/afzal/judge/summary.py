@@ -43,7 +43,9 @@ class JudgeContext:
     prices: tuple[float | None, float | None] = (None, None)
 
 
-def codes(pairs: Sequence[Pair], games: Sequence[Game], rulings: Sequence[Ruling]) -> tuple[np.ndarray, np.ndarray]:
+def outcome_codes(
+    pairs: Sequence[Pair], games: Sequence[Game], rulings: Sequence[Ruling]
+) -> tuple[np.ndarray, np.ndarray]:
     """``[N, 2]`` first samples' outcomes in original and in swapped order (-2 if not played), and ``[N]`` the outcome
     of all games together: the common verdict, a tie if they differ, no verdict if any game has none."""
     place = {pair: k for k, pair in enumerate(pairs)}
@@ -51,7 +53,7 @@ def codes(pairs: Sequence[Pair], games: Sequence[Game], rulings: Sequence[Ruling
     for game, ruling in zip(games, rulings, strict=True):
         k, code = place[game.pair], CODES[ruling.outcome]
         if game.sample == 0:
-            table[k, int(game.turned)] = code
+            table[k, int(game.swapped)] = code
         before = together[k]
         together[k] = code if before == -2 else -1 if -1 in (before, code) else before if before == code else 0
     return table, together
@@ -75,7 +77,7 @@ def summary(
 ) -> dict[str, Any]:
     """All figures of a judge that the data can give."""
     known, resampling = known or JudgeContext(), {"resamples": resamples, "seed": seed}
-    table, together = codes(pairs, games, rulings)
+    table, together = outcome_codes(pairs, games, rulings)
     prompts = [prompt_key(items[pair.item]) for pair in pairs]
     gap = np.array([len(p.answers[0]) - len(p.answers[1]) for p in pairs])
     figures: dict[str, Any] = {

@@ -79,7 +79,7 @@ def _verdict(item: Item, row: dict[str, Any], where: str) -> Verdict:
         second.source or "",
         ruling.outcome,
         str(row["judge"]),
-        int(game.turned),
+        int(game.swapped),
         ruling.p_first,
         lengths,
         category_of(item) or "",

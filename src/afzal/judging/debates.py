@@ -12,7 +12,7 @@ from afzal.config.judging import JudgeConfig, prompt_after
 from afzal.errors import AfzalError
 from afzal.hashes import content_hash
 from afzal.judge.debate import Position, Protocol, Speak, play_debates
-from afzal.judge.games import Game, Judge, Ruling, as_shown
+from afzal.judge.games import Game, Judge, Ruling, in_pair_order
 from afzal.judge.prompting import PromptBuilder, PromptSettings
 from afzal.judge.verdicts import from_probability
 from afzal.model.load import pick_device
@@ -86,7 +86,7 @@ def _function_judge(spec: str) -> Judge:
                 raise AfzalError(
                     f"{spec} returned {p}, which is not a probability", where="judge.function", remedy=_DECIDES
                 )
-            rulings.append(Ruling(*as_shown(game, from_probability(p), p)))
+            rulings.append(Ruling(*in_pair_order(game, from_probability(p), p)))
         return rulings
 
     return judge

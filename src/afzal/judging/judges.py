@@ -17,7 +17,7 @@ from afzal.data.column_requests import ColumnRequest, column_request, column_val
 from afzal.errors import AfzalError
 from afzal.hashes import content_hash
 from afzal.judge import people, pointwise, prompting, recorded
-from afzal.judge.debate import CONTROLS, WORDS, Protocol
+from afzal.judge.debate import CONTROLS, PROTOCOL_NAMES, Protocol
 from afzal.judge.games import Game, Judge, Pair, Ruling, games_of
 from afzal.judge.message_parts import for_server
 from afzal.judging import debates
@@ -151,7 +151,7 @@ def control_judges(n: ResolvedJudge) -> list[ResolvedJudge]:
     made = []
     for protocol in CONTROLS[n.settings.kind]:
         digest = hashlib.sha256(f"{n.fingerprint} {protocol}".encode()).hexdigest()
-        made.append(replace(n, name=f"{n.name} ({WORDS[protocol]})", fingerprint=digest, protocol=protocol))
+        made.append(replace(n, name=f"{n.name} ({PROTOCOL_NAMES[protocol]})", fingerprint=digest, protocol=protocol))
     return made
 
 

@@ -199,7 +199,7 @@ def run_judges(
     for note in people.pooled(voted):
         say(note)
     results_of = {n.name: play_games(n, items, pairs, replies, say) for n in judges}
-    points = {name: summary.points_of(summary.codes(pairs, *both)[1]) for name, both in results_of.items()}
+    points = {name: summary.points_of(summary.outcome_codes(pairs, *both)[1]) for name, both in results_of.items()}
     verdicts, summaries, transcripts, rows = [], [], [], list(items)
     for n in judges:
         games, rulings = results_of[n.name]
@@ -219,7 +219,7 @@ def run_judges(
             transcripts += [outputs.transcript_row(name, items, g) for g, _ in results if g.transcript]
         rows = outputs.with_votes(rows, n.name, games, rulings)
         body = card(summaries[-1], card_facts(n), pairs_to_read(pairs, games, rulings, labels))
-        body["texts"] += outputs.unread_to_read(items, games, rulings) + outputs.transcripts_to_read(items, games)
+        body["texts"] += outputs.unreadable_replies(items, games, rulings) + outputs.transcripts_to_read(items, games)
         report.write_board(out, body, "judge_card" if len(judges) == 1 else f"judge_card-{slug(n.name)}")
     outputs.write(out, rows, verdicts, summaries, transcripts)
     return summaries

@@ -18,7 +18,7 @@ from afzal.judge.figures import figure, points
 from afzal.judge.games import pairs_of
 from afzal.judge.labels import Labels
 from afzal.judge.outputs import SUMMARY, VERDICTS
-from afzal.judge.summary import codes
+from afzal.judge.summary import outcome_codes
 from afzal.judge.validation import equal_labels
 from afzal.records import Item
 from afzal.stats import judging
@@ -110,7 +110,7 @@ def _correct(folders: Sequence[Path], name: str, truth: Sequence[Item], labels: 
     pairs = pairs_of(truth)
     file = str(folders[level] / MEASURED / VERDICTS)
     games, rulings = recorded.from_file(file, level_name(0) if name == ALONE else name, truth, pairs)
-    return np.nanmean(equal_labels(codes(pairs, games, rulings)[1], labels), 1)
+    return np.nanmean(equal_labels(outcome_codes(pairs, games, rulings)[1], labels), 1)
 
 
 def _verdict(lines: Sequence[Any], gains: Sequence[Any], over_alone: Sequence[Any], top: int) -> str:

@@ -49,10 +49,10 @@ def label_rows(labelling: Labelling, items: Sequence[Item], answers: Sequence[Ro
         one, two = row["answers"]
         if one.strip() != two.strip():
             pair = Pair(k, 0, 1, full_text(item.prompt), (one, two))
-            games += [Game(pair, turned, transcript=principle.text) for turned in (False, True)]
+            games += [Game(pair, swapped, transcript=principle.text) for swapped in (False, True)]
     with Cache(labelling.out / REPLIES) as replies:
         rulings = language_model_judge(settings, replies, judge.name, labelling.say)(games)
-    ruling_of = {(game.pair.item, game.turned): ruling for game, ruling in zip(games, rulings, strict=True)}
+    ruling_of = {(game.pair.item, game.swapped): ruling for game, ruling in zip(games, rulings, strict=True)}
     asked = PromptBuilder(PromptSettings(settings.system, settings.prompt, _unread))
     rows = []
     for k, (item, row, principle) in enumerate(zip(items, answers, turn, strict=True)):
@@ -64,16 +64,16 @@ def label_rows(labelling: Labelling, items: Sequence[Item], answers: Sequence[Ro
     return rows
 
 
-def combine_rulings(first: Ruling | None, turned: Ruling | None, clamp: float) -> Row:
+def combine_rulings(first: Ruling | None, swapped: Ruling | None, clamp: float) -> Row:
     """The label from the rulings in both orders, in the numbering of the pair; its ``p`` is None if nothing was asked.
 
     ``p_shown_first`` and ``p_shown_second`` are the first answer's probabilities when shown first and second. A judge
     that decides by position alone says p and 1 - p, so its label is one half.
     """
-    if first is None or turned is None:
+    if first is None or swapped is None:
         return {"p": None, "p_shown_first": None, "p_shown_second": None, "why": "the answers are the same"}
-    p = [_probability(ruling) for ruling in (first, turned)]
-    why = next((r.why or "no verdict" for r in (first, turned) if _probability(r) is None), "")
+    p = [_probability(ruling) for ruling in (first, swapped)]
+    why = next((r.why or "no verdict" for r in (first, swapped) if _probability(r) is None), "")
     known = [value for value in p if value is not None]
     mean = sum(known) / 2 if len(known) == 2 else None
     clamped = None if mean is None else min(1 - clamp, max(clamp, mean))
