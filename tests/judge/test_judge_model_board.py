@@ -80,8 +80,8 @@ def test_a_judge_of_only_the_order_is_at_a_half():
     board = judge.rank_judges(Verdicts(said, gold), resamples=50)
     assert [line.name for line in board.lines] == ["right", "order"]
     right, order = board.lines
-    assert (right.accuracy.value, right.both.consistent, right.both.orders.slot_bias) == (1.0, 1.0, 0.0)
-    assert (order.accuracy.value, order.both.consistent, order.both.orders.slot_bias) == (0.5, 0.0, 1.0)
+    assert (right.accuracy.value, right.consistency.consistent, right.consistency.orders.slot_bias) == (1.0, 1.0, 0.0)
+    assert (order.accuracy.value, order.consistency.consistent, order.consistency.orders.slot_bias) == (0.5, 0.0, 1.0)
     assert board.separable == board.pairs == 1
 
 

@@ -51,9 +51,9 @@ class JudgeLine:
     """One judge: the share of its games that name the truth (a missing verdict is wrong), its rank with an interval
     over prompts, and its two games.
 
-    ``both`` is None if no item was judged in both orders. ``categories`` holds number of items, accuracy and two games
-    per category, if the file has several. ``lead`` is the first judge's lead over this one on the same prompts, None
-    for the first itself.
+    ``consistency`` is None if no item was judged in both orders. ``categories`` holds number of items, accuracy and
+    two games per category, if the file has several. ``lead`` is the first judge's lead over this one on the same
+    prompts, None for the first itself.
     """
 
     name: str
@@ -63,7 +63,7 @@ class JudgeLine:
     worst_rank: int
     games: int
     no_verdict: int
-    both: OrderConsistency | None
+    consistency: OrderConsistency | None
     categories: Mapping[str, tuple[int, float, OrderConsistency | None]]
     lead: Interval | None = None
 
@@ -99,21 +99,34 @@ def rank_judges(verdicts: Verdicts, *, resamples: int = 2000, seed: int = 0) -> 
     table = np.stack([_item_accuracy(games[name], place, truth) for name in names], 1)
     means = judging.column_means(table, prompts, resamples=resamples, seed=seed)
     places, best, worst = _ranks(means)
-    kinds = sorted(set(categories)) if len(set(categories)) > 1 else []
+    category_names = sorted(set(categories)) if len(set(categories)) > 1 else []
     lines, order = [], np.argsort(-means.values, kind="stable").tolist()
     for column in order:
-        own = games[names[column]]
-        both = _outcomes_by_order(own, place)
-        apart = {}
-        for kind in kinds:
-            of = np.array([c == kind for c in categories])
-            apart[kind] = (int(of.sum()), float(np.nanmean(table[of, column])), order_consistency(both[of], truth[of]))
-        missing = sum(v.outcome == "none" for v in own)
+        judge_verdicts = games[names[column]]
+        both = _outcomes_by_order(judge_verdicts, place)
+        by_category = {}
+        for category in category_names:
+            of = np.array([c == category for c in categories])
+            by_category[category] = (
+                int(of.sum()),
+                float(np.nanmean(table[of, column])),
+                order_consistency(both[of], truth[of]),
+            )
+        missing = sum(v.outcome == "none" for v in judge_verdicts)
         ranks = int(places[column]), int(best[column]), int(worst[column])
         lead = means.difference(order[0], column) if lines else None
-        accuracy = _accuracy(own, place, truth, prompts)
+        accuracy = _accuracy(judge_verdicts, place, truth, prompts)
         lines.append(
-            JudgeLine(names[column], accuracy, *ranks, len(own), missing, order_consistency(both, truth), apart, lead)
+            JudgeLine(
+                names[column],
+                accuracy,
+                *ranks,
+                len(judge_verdicts),
+                missing,
+                order_consistency(both, truth),
+                by_category,
+                lead,
+            )
         )
     n = len(names)
     return JudgeBoard(tuple(lines), len(items), means.separable(), n * (n - 1) // 2)
@@ -189,11 +202,13 @@ def judges_as_plain(board: JudgeBoard, source: str) -> dict[str, Any]:
     for line in board.lines:
         ranks = {"rank": line.rank, "best_rank": line.best_rank, "worst_rank": line.worst_rank}
         figures: dict[str, Any] = {**ranks, "games": line.games, "no_verdict": line.no_verdict}
-        lines.append({"name": line.name, **interval(line.accuracy), **figures, **_consistency_figures(line.both)})
-        for kind, (items, right, both) in line.categories.items():
-            known = {"judge": line.name, "category": kind, "items": items, "accuracy": right}
-            none = {} if both is None else {"no_verdict": both.orders.no_verdict}
-            categories.append(known | none | _consistency_figures(both))
+        lines.append(
+            {"name": line.name, **interval(line.accuracy), **figures, **_consistency_figures(line.consistency)}
+        )
+        for category, (items, right, consistency) in line.categories.items():
+            known = {"judge": line.name, "category": category, "items": items, "accuracy": right}
+            none = {} if consistency is None else {"no_verdict": consistency.orders.no_verdict}
+            categories.append(known | none | _consistency_figures(consistency))
     gaps = [
         {"first": board.lines[0].name, "second": line.name, **interval(line.lead)}
         for line in board.lines
@@ -201,7 +216,11 @@ def judges_as_plain(board: JudgeBoard, source: str) -> dict[str, Any]:
     ]
     separable = f"{board.separable} of {board.pairs} pairs of judges can be told apart on the same items."
     findings = [f"{leader(gaps)} {separable}" if gaps else "There is only one judge, so nothing to compare."]
-    biased = [x for x in board.lines if x.both and (p := x.both.orders.slot_p) is not None and p < 0.05 / len(lines)]
+    biased = [
+        x
+        for x in board.lines
+        if x.consistency and (p := x.consistency.orders.slot_p) is not None and p < 0.05 / len(lines)
+    ]
     if biased:
         findings.append(
             f"{len(biased)} of {len(lines)} judges prefer a slot regardless of the answer (exact test, p below "
@@ -224,19 +243,21 @@ def _shown(line: Mapping[str, Any]) -> dict[str, Any]:
     return {key: line[key] for key in ("name", "value", "low", "high", *_SHOWN) if key in line}
 
 
-def _consistency_figures(both: OrderConsistency | None) -> dict[str, Any]:
-    if both is None:
+def _consistency_figures(consistency: OrderConsistency | None) -> dict[str, Any]:
+    if consistency is None:
         return {}
-    orders = asdict(both.orders)
+    orders = asdict(consistency.orders)
     shown = ("contradictions", "first_slot", "slot_bias", "slot_p", "always_first", "always_second", "kappa")
-    shares = {key: finite(value) for key, value in asdict(both).items() if key not in ("orders", "none_as_label")}
-    labels = dict(zip(("consistent", "kappa"), map(finite, both.none_as_label), strict=True))
+    shares = {
+        key: finite(value) for key, value in asdict(consistency).items() if key not in ("orders", "none_as_label")
+    }
+    labels = dict(zip(("consistent", "kappa"), map(finite, consistency.none_as_label), strict=True))
     return {**shares, **{key: finite(orders[key]) for key in shown}, "none_as_label": labels}
 
 
 def _by_category(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    kinds = list(dict.fromkeys(line["category"] for line in lines))
+    category_names = list(dict.fromkeys(line["category"] for line in lines))
     cells = {(line["judge"], line["category"]): f"{line['accuracy']:.3f}" for line in lines}
     names = list(dict.fromkeys(line["judge"] for line in lines))
-    rows = [[name, *(cells.get((name, kind), "") for kind in kinds)] for name in names]
-    return {"title": "Accuracy by category", "words": "", "columns": ["judge", *kinds], "rows": rows}
+    rows = [[name, *(cells.get((name, category), "") for category in category_names)] for name in names]
+    return {"title": "Accuracy by category", "words": "", "columns": ["judge", *category_names], "rows": rows}
