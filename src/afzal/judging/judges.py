@@ -326,7 +326,9 @@ def functions_of(specs: Sequence[str]) -> list[tuple[str, ColumnRequest]]:
     Raises:
         AfzalError: one of the judges cannot be opened.
     """
-    functions = [s.function for spec in specs if (s := resolve_judge(spec).settings) and s.kind == "function" and s.function]
+    functions = [
+        s.function for spec in specs if (s := resolve_judge(spec).settings) and s.kind == "function" and s.function
+    ]
     return [(name, column_request(own_function(name, "function", CONTRACT))) for name in functions]
 
 
