@@ -155,7 +155,7 @@ def refuse_other(stage: Stage, config: CompareConfig) -> None:
     """Check that a run in the stage's folder was made with its settings and from its inputs.
 
     Raises:
-        MadeOtherwise: it was not; the error names the differences.
+        RunMismatch: it was not; the error names the differences.
     """
     if stage.config is not None and (stage.folder / "run.json").exists():
         record = _run_record(stage, stage.config, config)[1]
