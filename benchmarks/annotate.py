@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from afzal.web.client import Client, addresses_of
+from afzal.web.client import Client, parse_addresses
 from afzal.web.replies import STATIC
 from benchmarks.machine import about_run, refuse_if_busy
 
@@ -67,7 +67,7 @@ def served(folder: Path, *arguments: str) -> Iterator[list[str]]:
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout is not None
     try:
-        yield [address for _, address in addresses_of(iter(process.stdout.readline, ""))]
+        yield [address for _, address in parse_addresses(iter(process.stdout.readline, ""))]
     finally:
         process.terminate()
         process.wait()

@@ -51,9 +51,12 @@ def blind(out: Path, *partners: Words, seed: int = 0) -> Session:
 
 if __name__ == "__main__":
     from afzal.web.chat.serve import serve
-    from afzal.web.serve import Place
+    from afzal.web.serve import ServerOptions
 
     session = blind(Path(sys.argv[1]), Words("left", 0.02), Words("right", 0.02))
     serve(
-        session, {"system": "", "sampling": {"temperature": 1.0}}, Place(), lambda address: print(address, flush=True)
+        session,
+        {"system": "", "sampling": {"temperature": 1.0}},
+        ServerOptions(),
+        lambda address: print(address, flush=True),
     )

@@ -14,9 +14,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import afzal
-from afzal.web.annotation import Desk
-from afzal.web.client import Client, addresses_of
-from afzal.web.folder import Folder, Job
+from afzal.web.annotation import AnnotationSession
+from afzal.web.client import Client, parse_addresses
+from afzal.web.folder import AnnotationFolder, AnnotationJob
 from afzal.web.queue import Rules
 
 SOURCE = str(Path(afzal.__file__).parents[1])
@@ -42,17 +42,19 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
     return path
 
 
-def job(tmp_path: Path, rows: Sequence[dict[str, Any]], annotators: Sequence[str] = ("ann",), **given: Any) -> Job:
+def job(
+    tmp_path: Path, rows: Sequence[dict[str, Any]], annotators: Sequence[str] = ("ann",), **given: Any
+) -> AnnotationJob:
     source = tmp_path / "rows.jsonl"
     if not source.exists():
         write_rows(source, rows)
     about = {k: given.pop(k) for k in ("mode", "axes", "gold", "guideline", "text") if k in given}
-    return Job(str(source), tmp_path / "out", rules=Rules(**given), annotators=tuple(annotators), **about)
+    return AnnotationJob(str(source), tmp_path / "out", rules=Rules(**given), annotators=tuple(annotators), **about)
 
 
 @contextmanager
-def opened(made: Job, clock: Clock | None = None) -> Iterator[Folder]:
-    folder = Folder(made, clock or Clock())
+def opened(made: AnnotationJob, clock: Clock | None = None) -> Iterator[AnnotationFolder]:
+    folder = AnnotationFolder(made, clock or Clock())
     try:
         yield folder
     finally:
@@ -62,12 +64,14 @@ def opened(made: Job, clock: Clock | None = None) -> Iterator[Folder]:
 _ids = iter(range(10**9))
 
 
-def answer(desk: Desk, name: str, folder: Folder | None = None, **said: Any) -> dict[str, Any]:
+def answer(
+    session: AnnotationSession, name: str, folder: AnnotationFolder | None = None, **said: Any
+) -> dict[str, Any]:
     """Answer the person's question, and return the journal line."""
-    asked = desk.next(name)
+    asked = session.next(name)
     assert asked["state"] == "ask", asked
     body = {"id": f"id{next(_ids):08d}", "question": asked["question"], "position": asked["position"]}
-    step = desk.vote(
+    step = session.vote(
         name, body | ({"outcome": "first"} | said if "groups" not in said and "values" not in said else said)
     )
     if folder is not None:
@@ -81,7 +85,7 @@ def served(*arguments: str, cwd: Path) -> Iterator[tuple[list[str], subprocess.P
     process = _headless("annotate", *arguments, cwd=cwd)
     try:
         assert process.stdout is not None
-        addresses = [address for _, address in addresses_of(iter(process.stdout.readline, ""))]
+        addresses = [address for _, address in parse_addresses(iter(process.stdout.readline, ""))]
         if not addresses:
             raise AssertionError(process.communicate()[1])
         yield addresses, process

@@ -13,9 +13,9 @@ from typing import Any
 
 from afzal import data
 from afzal.web.client import Client
-from afzal.web.folder import Folder, Job
+from afzal.web.folder import AnnotationFolder, AnnotationJob
 from afzal.web.queue import Rules
-from afzal.web.serve import Place, addresses, bound, hosts_of
+from afzal.web.serve import ServerOptions, addresses, allowed_hosts, bind_socket
 
 NAMES, TURNED = ("anvar", "barno", "chori"), "chori"
 NOISE = 0.15
@@ -33,7 +33,7 @@ def vote(source: Path, gold: Path | None, folder: Path, out: Path, worth: Mappin
         worth: value of each (prompt, response); a perfect annotator prefers the higher one.
     """
     now = [_BEGAN]
-    job = Job(
+    job = AnnotationJob(
         str(source), folder, rules=Rules(overlap=len(NAMES)), gold=gold and str(gold), annotators=NAMES, title="stories"
     )
     with served(job, lambda: now[0]) as told:
@@ -65,18 +65,18 @@ def outcome(name: str, question: Mapping[str, Any], worth: Mapping[tuple[str, st
 
 
 @contextmanager
-def served(job: Job, clock: Callable[[], float]) -> Iterator[list[tuple[str, str]]]:
+def served(job: AnnotationJob, clock: Callable[[], float]) -> Iterator[list[tuple[str, str]]]:
     """Serve the page as ``afzal annotate`` does, in a thread and by ``clock``; yields names and addresses."""
     import uvicorn
 
     from afzal.web.app import application
     from afzal.web.security import Guard
 
-    folder, place = Folder(job, clock), Place()
+    folder, place = AnnotationFolder(job, clock), ServerOptions()
     try:
-        with bound(place) as sock:
+        with bind_socket(place) as sock:
             port = sock.getsockname()[1]
-            guard = Guard(application(folder, lambda: None), hosts_of(place, port))
+            guard = Guard(application(folder, lambda: None), allowed_hosts(place, port))
             # Annotators who wait for their turn keep their connection.
             settings = uvicorn.Config(
                 guard, log_level="error", access_log=False, lifespan="off", timeout_keep_alive=600

@@ -182,8 +182,8 @@ def test_an_incomplete_word_is_no_error_at_tab(place, capsys, monkeypatch):
 def test_votes_end_with_their_next_steps(place, capsys, monkeypatch):
     """On stderr: stdout has only the addresses."""
     counts = {"votes": 3, "gold": 0, "skips": 1}
-    desk = SimpleNamespace(counts=lambda: counts, queue=SimpleNamespace(is_done=lambda: False))
-    folder = SimpleNamespace(desk=desk, sheet=SimpleNamespace(mode="pair"))
+    session = SimpleNamespace(counts=lambda: counts, queue=SimpleNamespace(is_done=lambda: False))
+    folder = SimpleNamespace(session=session, task=SimpleNamespace(mode="pair"))
     monkeypatch.setattr("afzal.web.serve.serve", lambda *given: folder)
     assert main(["annotate", "prefs.jsonl", "--headless"]) == 0
     told = capsys.readouterr()

@@ -18,12 +18,12 @@ def test_the_same_job_resumes_with_the_same_tokens_and_votes(tmp_path):
     made = job(tmp_path, pairs(5), ("ann", "bob"))
     with opened(made) as folder:
         tokens = dict(folder.tokens)
-        answer(folder.desk, "ann", folder)
-        waiting = folder.desk.next("ann")
+        answer(folder.session, "ann", folder)
+        waiting = folder.session.next("ann")
     with opened(made) as folder:
         assert folder.tokens == tokens
-        assert folder.desk.counts()["votes"] == 1
-        assert folder.desk.next("ann") == waiting
+        assert folder.session.counts()["votes"] == 1
+        assert folder.session.next("ann") == waiting
 
 
 def test_tokens_are_secret_and_long(tmp_path):
@@ -49,10 +49,10 @@ def test_an_address_without_a_name_gets_one_once(tmp_path):
         assert folder.name_of("x" * 24) is None
         assert folder.sign_in(one, "Dilnoza")
         assert not folder.sign_in(two, "DILNOZA")
-        answer(folder.desk, "Dilnoza", folder)
+        answer(folder.session, "Dilnoza", folder)
     with opened(made) as folder:
         assert folder.name_of(one) == "Dilnoza"
-        assert folder.desk.counts()["votes"] == 1
+        assert folder.session.counts()["votes"] == 1
 
 
 @pytest.mark.parametrize("change", ["text", "order", "more"])
@@ -86,7 +86,7 @@ def test_practice_needs_pairs(tmp_path):
 
 def test_rows_that_cannot_be_used_are_counted(tmp_path):
     with opened(job(tmp_path, [*pairs(2), {"prompt": "p", "chosen": "a", "rejected": ""}])) as folder:
-        assert len(folder.sheet.items) == 2
+        assert len(folder.task.items) == 2
         assert folder.drops == {"empty_response": 1}
 
 
@@ -115,7 +115,7 @@ def test_one_process_at_a_time(tmp_path):
 def test_a_vote_on_an_item_that_is_not_there_is_refused(tmp_path):
     made = job(tmp_path, pairs(3))
     with opened(made) as folder:
-        line = answer(folder.desk, "ann")
+        line = answer(folder.session, "ann")
         folder.journal.append([line | {"item": "nowhere"}])
     with pytest.raises(AfzalError, match="not an answer to a question"), opened(made):
         pass
@@ -128,11 +128,11 @@ def test_gold_rows_mark_the_rows_of_the_file_whatever_their_order(tmp_path):
     ]
     made = job(tmp_path, pairs(3), gold=str(write_rows(tmp_path / "gold.jsonl", gold)))
     with opened(made) as folder:
-        assert [bool(item.gold) for item in folder.sheet.items] == [False, True, False, True]
-        marked = folder.sheet.questions[1]
-        assert folder.sheet.items[1].responses[marked.truth].turns == "bad 1"
-        assert folder.sheet.items[1].responses[0].turns == "good 1"
-        assert [q.is_gold for q in folder.sheet.questions] == [False, True, False, True]
+        assert [bool(item.gold) for item in folder.task.items] == [False, True, False, True]
+        marked = folder.task.questions[1]
+        assert folder.task.items[1].responses[marked.truth].turns == "bad 1"
+        assert folder.task.items[1].responses[0].turns == "good 1"
+        assert [q.is_gold for q in folder.task.questions] == [False, True, False, True]
 
 
 def test_gold_without_a_preference_is_refused(tmp_path):
@@ -160,15 +160,15 @@ def test_every_pair_of_several_responses_is_asked(tmp_path):
     row = {"afzal": 1, "id": "x", "prompt": "p", "responses": [{"turns": t} for t in "abc"]}
     with opened(job(tmp_path, [row], mode="pair")) as folder:
         seen = set()
-        while folder.desk.next("ann")["state"] == "ask":
-            seen.add(tuple(sorted(answer(folder.desk, "ann")["shown"])))
+        while folder.session.next("ann")["state"] == "ask":
+            seen.add(tuple(sorted(answer(folder.session, "ann")["shown"])))
         assert seen == {(0, 1), (0, 2), (1, 2)}
 
 
 def test_each_axis_is_asked_of_each_item_one_after_another(tmp_path):
     with opened(job(tmp_path, pairs(5), axes={"helpful": "Which helps?", "safe": "Which is safe?"})) as folder:
-        lines = [answer(folder.desk, "ann") for _ in range(10)]
-        assert folder.desk.next("ann")["state"] == "done"
+        lines = [answer(folder.session, "ann") for _ in range(10)]
+        assert folder.session.next("ann")["state"] == "done"
         assert [line["axis"] for line in lines] == ["helpful", "safe"] * 5
         assert all(lines[k]["item"] == lines[k + 1]["item"] for k in range(0, 10, 2))
 

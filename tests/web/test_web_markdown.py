@@ -56,8 +56,8 @@ def test_a_very_long_text_is_shown_as_it_is():
 def test_texts_are_plain_unless_markdown_is_asked_for(tmp_path):
     rows = [{"prompt": "*p*", "chosen": "*a*", "rejected": "*b*"}]
     with opened(job(tmp_path, rows)) as folder:
-        assert "tree" not in json.dumps(folder.desk.next("ann"))
+        assert "tree" not in json.dumps(folder.session.next("ann"))
     (tmp_path / "again").mkdir()
     with opened(job(tmp_path / "again", rows, text="markdown")) as folder:
-        asked = folder.desk.next("ann")
+        asked = folder.session.next("ann")
         assert asked["prompt"][0]["parts"] == [{"type": "text", "text": "*p*", "tree": [["p", ["em", "p"]]]}]

@@ -19,7 +19,7 @@ from afzal.media import in_row
 from afzal.records import Ranking, Rating, media_of
 from afzal.web.app import application
 from afzal.web.client import Client, new_id
-from afzal.web.validation import Refused
+from afzal.web.validation import RequestError
 
 
 def row(*names: str, kind: str = "audio") -> dict:
@@ -79,7 +79,7 @@ def test_a_page_is_resumed_with_its_media(tmp_path):
     (tmp_path / "b.wav").write_bytes(wav(500))
     made = job(tmp_path, [row("a.wav", "b.wav")])
     with opened(made) as folder:
-        shown = [turns[0]["parts"][0]["media"] for turns in folder.desk.next("ann")["responses"]]
+        shown = [turns[0]["parts"][0]["media"] for turns in folder.session.next("ann")["responses"]]
     with opened(made) as folder:
         assert all(folder.library.find(key) for key in shown)
 
@@ -90,7 +90,7 @@ def test_files_are_served_whole_and_in_ranges_to_those_with_a_token(tmp_path):
     (tmp_path / "gpt.mp3").write_bytes(other)
     with opened(job(tmp_path, [row("llama.wav", "gpt.mp3")])) as folder, TestClient(application(folder)) as client:
         (token,) = folder.tokens
-        asked = folder.desk.next("ann")
+        asked = folder.session.next("ann")
         said = json.dumps(asked)
         assert "llama" not in said
         assert "gpt" not in said
@@ -114,11 +114,11 @@ def test_files_are_served_whole_and_in_ranges_to_those_with_a_token(tmp_path):
 def test_a_ranking_holds_the_numbers_of_the_responses(tmp_path):
     four = {"afzal": 1, "id": "x", "prompt": "p", "responses": [{"turns": t} for t in "abcd"]}
     with opened(job(tmp_path, [four])) as folder:
-        assert folder.sheet.mode == "rank"
-        asked = folder.desk.next("ann")
+        assert folder.task.mode == "rank"
+        asked = folder.session.next("ann")
         texts = [turns[0]["parts"][0]["text"] for turns in asked["responses"]]
         places = {text: k for k, text in enumerate(texts)}
-        line = answer(folder.desk, "ann", folder, groups=[[places["c"]], [places["a"], places["d"]], [places["b"]]])
+        line = answer(folder.session, "ann", folder, groups=[[places["c"]], [places["a"], places["d"]], [places["b"]]])
         assert line["groups"] == [[2], [0, 3], [1]]
         assert ["abcd"[k] for k in line["shown"]] == texts
     (read,) = data.read(tmp_path / "out").items
@@ -142,24 +142,24 @@ def test_a_ranking_holds_the_numbers_of_the_responses(tmp_path):
 )
 def test_a_ranking_must_name_every_place_once(tmp_path, groups):
     four = {"afzal": 1, "id": "x", "prompt": "p", "responses": [{"turns": t} for t in "abcd"]}
-    with opened(job(tmp_path, [four])) as folder, pytest.raises(Refused):
-        answer(folder.desk, "ann", groups=groups, values=None)
+    with opened(job(tmp_path, [four])) as folder, pytest.raises(RequestError):
+        answer(folder.session, "ann", groups=groups, values=None)
 
 
 def test_ratings_are_in_the_order_of_the_screen(tmp_path):
     with opened(job(tmp_path, pairs(1), mode="rate")) as folder:
-        asked = folder.desk.next("ann")
+        asked = folder.session.next("ann")
         texts = [turns[0]["parts"][0]["text"] for turns in asked["responses"]]
-        answer(folder.desk, "ann", folder, values=[5 if text.startswith("good") else 2 for text in texts])
-        assert folder.desk.next("ann")["state"] == "done"
+        answer(folder.session, "ann", folder, values=[5 if text.startswith("good") else 2 for text in texts])
+        assert folder.session.next("ann")["state"] == "done"
     (read,) = data.read(tmp_path / "out").items
     assert {(v.response, v.value) for v in read.votes if isinstance(v, Rating)} == {(0, 5), (1, 2)}
 
 
 @pytest.mark.parametrize("values", [None, [5], [5, 6], [0, 1], [1.5, 2], [True, 1], ["1", "2"], [1, None]])
 def test_a_rating_is_a_whole_number_of_the_scale(tmp_path, values):
-    with opened(job(tmp_path, pairs(1), mode="rate")) as folder, pytest.raises(Refused):
-        answer(folder.desk, "ann", values=values, groups=None)
+    with opened(job(tmp_path, pairs(1), mode="rate")) as folder, pytest.raises(RequestError):
+        answer(folder.session, "ann", values=values, groups=None)
 
 
 def test_more_than_nine_responses_cannot_be_ranked_by_digits(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 
 from afzal.web.questions import Question
 from afzal.web.queue import LEASE_SECONDS, REPEAT_GAP, Queue, Rules, Turn
-from afzal.web.random_draws import chance, swapped_at
+from afzal.web.random_draws import bernoulli, is_swapped
 
 
 def questions(n: int, gold: int = 0) -> list[Question]:
@@ -22,7 +22,7 @@ def queue(n: int, people: str = "a", gold: int = 0, **rules) -> Queue:
     return Queue(questions(n, gold), Rules(**rules), people.split())
 
 
-class Desk:
+class AnnotationSession:
     """A queue with a journal and a clock."""
 
     def __init__(self, queue: Queue) -> None:
@@ -55,155 +55,155 @@ class Desk:
 
 def test_each_response_is_first_equally_often_after_every_even_number_of_votes():
     for name in "abcdefgh":
-        sides = [swapped_at(3, name, n) for n in range(1000)]
+        sides = [is_swapped(3, name, n) for n in range(1000)]
         assert all(sum(sides[:n]) == n // 2 for n in range(0, 1001, 2))
 
 
 def test_sides_are_no_pattern_that_could_be_learned():
-    firsts = [swapped_at(0, "a", 2 * b) for b in range(4000)]
+    firsts = [is_swapped(0, "a", 2 * b) for b in range(4000)]
     assert abs(sum(firsts) / 4000 - 0.5) < 0.03
     assert abs(sum(x == y for x, y in pairwise(firsts)) / 3999 - 0.5) < 0.03
 
 
 def test_a_share_is_drawn():
-    assert abs(sum(chance(0.05, 1, k) for k in range(20_000)) / 20_000 - 0.05) < 0.005
-    assert not any(chance(0.0, k) for k in range(100))
-    assert all(chance(1.0, k) for k in range(100))
+    assert abs(sum(bernoulli(0.05, 1, k) for k in range(20_000)) / 20_000 - 0.05) < 0.005
+    assert not any(bernoulli(0.0, k) for k in range(100))
+    assert all(bernoulli(1.0, k) for k in range(100))
 
 
 def test_orders_are_each_persons_own_and_the_same_again():
-    orders = {name: [Desk(queue(50, "a b")).vote(name).question] for name in "ab"}
+    orders = {name: [AnnotationSession(queue(50, "a b")).vote(name).question] for name in "ab"}
     full = {}
     for name in "ab":
-        desk = Desk(queue(50, "a b", overlap=2))
-        full[name] = [desk.vote(name).question for _ in range(50)]
+        session = AnnotationSession(queue(50, "a b", overlap=2))
+        full[name] = [session.vote(name).question for _ in range(50)]
     assert full["a"] != full["b"]
     assert sorted(full["a"]) == sorted(full["b"]) == list(range(50))
     assert orders["a"] == full["a"][:1]
-    other = Desk(queue(50, "a b", overlap=2, seed=1))
+    other = AnnotationSession(queue(50, "a b", overlap=2, seed=1))
     assert [other.vote("a").question for _ in range(50)] != full["a"]
 
 
 def test_file_order_is_the_files():
-    desk = Desk(queue(10, order="file"))
-    assert [desk.vote("a").question for _ in range(10)] == list(range(10))
+    session = AnnotationSession(queue(10, order="file"))
+    assert [session.vote("a").question for _ in range(10)] == list(range(10))
 
 
 def test_a_question_stays_until_it_is_answered():
-    desk = Desk(queue(5))
-    assert desk.turn("a") == desk.turn("a")
-    first = desk.vote("a")
-    assert desk.turn("a").question != first.question
+    session = AnnotationSession(queue(5))
+    assert session.turn("a") == session.turn("a")
+    first = session.vote("a")
+    assert session.turn("a").question != first.question
 
 
 def test_a_leased_question_is_offered_to_nobody_else_until_the_lease_ends():
-    desk = Desk(queue(1, "a b"))
-    desk.turn("a")
-    assert desk.queue.next("b", LEASE_SECONDS - 1) == "wait"
-    desk.now = LEASE_SECONDS
-    assert isinstance(desk.queue.next("b", desk.now), Turn)
-    assert desk.queue.next("a", desk.now) == "wait"
+    session = AnnotationSession(queue(1, "a b"))
+    session.turn("a")
+    assert session.queue.next("b", LEASE_SECONDS - 1) == "wait"
+    session.now = LEASE_SECONDS
+    assert isinstance(session.queue.next("b", session.now), Turn)
+    assert session.queue.next("a", session.now) == "wait"
 
 
 def test_an_answer_after_the_lease_counts_while_nobody_else_has_the_question():
-    desk = Desk(queue(1, "a b"))
-    turn = desk.turn("a")
+    session = AnnotationSession(queue(1, "a b"))
+    turn = session.turn("a")
     late = LEASE_SECONDS * 10
-    assert desk.queue.turn_for("a", "key0", turn.position, late) == turn
-    desk.now = late
-    assert desk.queue.next("b", desk.now) == "wait"  # a has it again
+    assert session.queue.turn_for("a", "key0", turn.position, late) == turn
+    session.now = late
+    assert session.queue.next("b", session.now) == "wait"  # a has it again
 
 
 def test_an_answer_to_a_question_that_was_passed_on_is_refused():
-    desk = Desk(queue(1, "a b"))
-    turn = desk.turn("a")
-    desk.now = LEASE_SECONDS
-    desk.vote("b")
-    assert desk.queue.turn_for("a", "key0", turn.position, desk.now) is None
+    session = AnnotationSession(queue(1, "a b"))
+    turn = session.turn("a")
+    session.now = LEASE_SECONDS
+    session.vote("b")
+    assert session.queue.turn_for("a", "key0", turn.position, session.now) is None
 
 
 def test_done_when_all_is_answered_and_wait_while_others_hold_some():
-    desk = Desk(queue(2, "a b"))
-    desk.vote("a")
-    held = desk.turn("b").question
-    assert desk.queue.next("a", desk.now) == "wait"
-    desk.vote("b")
-    assert desk.queue.next("a", desk.now) == "done"
-    assert desk.queue.votes[held] == 1
-    assert desk.queue.is_done()
+    session = AnnotationSession(queue(2, "a b"))
+    session.vote("a")
+    held = session.turn("b").question
+    assert session.queue.next("a", session.now) == "wait"
+    session.vote("b")
+    assert session.queue.next("a", session.now) == "done"
+    assert session.queue.votes[held] == 1
+    assert session.queue.is_done()
 
 
 def test_undo_any_number_brings_the_same_questions_back_with_the_same_sides():
-    desk = Desk(queue(12))
-    asked = [desk.vote("a") for _ in range(8)]
+    session = AnnotationSession(queue(12))
+    asked = [session.vote("a") for _ in range(8)]
     for _ in range(8):
-        desk.undo("a")
-    assert desk.queue.last("a") is None
-    assert [desk.vote("a") for _ in range(8)] == asked
-    assert len(desk.lines) == 24
+        session.undo("a")
+    assert session.queue.last("a") is None
+    assert [session.vote("a") for _ in range(8)] == asked
+    assert len(session.lines) == 24
 
 
 def test_undo_of_the_first_answer_after_a_later_question_was_shown():
-    desk = Desk(queue(5))
-    first = desk.vote("a")
-    second = desk.turn("a")
-    desk.undo("a")
-    assert desk.vote("a") == first
-    assert desk.turn("a").question == second.question
+    session = AnnotationSession(queue(5))
+    first = session.vote("a")
+    second = session.turn("a")
+    session.undo("a")
+    assert session.vote("a") == first
+    assert session.turn("a").question == second.question
 
 
 def test_a_retracted_question_is_kept_for_its_person():
-    desk = Desk(queue(1, "a b"))
-    desk.vote("a")
-    desk.undo("a")
-    assert desk.queue.next("b", desk.now) == "wait"
-    desk.now += LEASE_SECONDS
-    assert desk.vote("b").question == 0
-    assert desk.queue.next("a", desk.now) == "done"
+    session = AnnotationSession(queue(1, "a b"))
+    session.vote("a")
+    session.undo("a")
+    assert session.queue.next("b", session.now) == "wait"
+    session.now += LEASE_SECONDS
+    assert session.vote("b").question == 0
+    assert session.queue.next("a", session.now) == "done"
 
 
 def test_a_retracted_question_goes_to_somebody_who_had_passed_it():
-    desk = Desk(queue(3, "a b", order="file"))
-    assert [desk.vote(name).question for name in "abb"] == [0, 1, 2]
-    assert desk.queue.next("b", desk.now) == "done"
-    desk.undo("a")
-    assert desk.queue.next("b", desk.now) == "wait"
-    desk.now += LEASE_SECONDS
-    assert desk.vote("b").question == 0
+    session = AnnotationSession(queue(3, "a b", order="file"))
+    assert [session.vote(name).question for name in "abb"] == [0, 1, 2]
+    assert session.queue.next("b", session.now) == "done"
+    session.undo("a")
+    assert session.queue.next("b", session.now) == "wait"
+    session.now += LEASE_SECONDS
+    assert session.vote("b").question == 0
 
 
 def test_a_skip_is_no_vote_and_the_question_stays_open_for_others():
-    desk = Desk(queue(1, "a b"))
-    desk.vote("a", kind="skip")
-    assert desk.queue.next("a", desk.now) == "done"
-    assert not desk.queue.is_done()
-    assert desk.vote("b").question == 0
-    assert desk.queue.votes[0] == 1
+    session = AnnotationSession(queue(1, "a b"))
+    session.vote("a", kind="skip")
+    assert session.queue.next("a", session.now) == "done"
+    assert not session.queue.is_done()
+    assert session.vote("b").question == 0
+    assert session.queue.votes[0] == 1
 
 
 def test_sides_are_balanced_over_votes_with_skips_and_undos_between():
-    desk, random_ = Desk(queue(300)), random.Random(0)
+    session, random_ = AnnotationSession(queue(300)), random.Random(0)
     shown = []
-    while not isinstance(desk.queue.next("a", 0.0), str):
+    while not isinstance(session.queue.next("a", 0.0), str):
         kind = random_.random()
         if kind < 0.2:
-            desk.vote("a", kind="skip")
+            session.vote("a", kind="skip")
         elif kind < 0.3 and shown:
-            while desk.queue.last("a").is_skip:
-                desk.undo("a")
-            desk.undo("a")
+            while session.queue.last("a").is_skip:
+                session.undo("a")
+            session.undo("a")
             shown.pop()
         else:
-            shown.append(desk.vote("a").shown[0])
+            shown.append(session.vote("a").shown[0])
     assert len(shown) > 150
     assert all(sum(shown[:n]) == n // 2 for n in range(0, len(shown) + 1, 2))
 
 
 def test_repeats_come_swapped_and_at_least_twenty_answers_later():
-    desk = Desk(queue(400, repeat=0.1))
+    session = AnnotationSession(queue(400, repeat=0.1))
     turns = []
-    while isinstance(desk.queue.next("a", 0.0), Turn):
-        turns.append(desk.vote("a"))
+    while isinstance(session.queue.next("a", 0.0), Turn):
+        turns.append(session.vote("a"))
     by_id = {f"id{n}": n for n in range(len(turns))}
     repeats = [(n, by_id[turn.repeat_of]) for n, turn in enumerate(turns) if turn.repeat_of]
     assert 25 <= len(repeats) <= 60
@@ -214,26 +214,26 @@ def test_repeats_come_swapped_and_at_least_twenty_answers_later():
     assert len({earlier for _, earlier in repeats}) == len(repeats)
     sides = [turn.shown[0] for turn in turns]
     assert all(sum(sides[:n]) == n // 2 for n in range(0, len(sides) + 1, 2))
-    assert sum(desk.queue.votes) == 400
+    assert sum(session.queue.votes) == 400
 
 
 def test_a_repeat_that_is_undone_is_asked_again():
-    desk = Desk(queue(100, repeat=0.3))
-    while (turn := desk.vote("a")).repeat_of is None:
+    session = AnnotationSession(queue(100, repeat=0.3))
+    while (turn := session.vote("a")).repeat_of is None:
         pass
-    desk.undo("a")
-    assert desk.turn("a") == turn
+    session.undo("a")
+    assert session.turn("a") == turn
 
 
 def test_gold_is_asked_of_everybody_first_in_practice_then_in_between():
-    desk = Desk(queue(40, "a b", gold=10, practice=3))
+    session = AnnotationSession(queue(40, "a b", gold=10, practice=3))
     for name in "ab":
         turns = []
-        while isinstance(desk.queue.next(name, 0.0), Turn):
-            turns.append(desk.vote(name))
+        while isinstance(session.queue.next(name, 0.0), Turn):
+            turns.append(session.vote(name))
             if len(turns) == 30:
                 break
-        places = [n for n, turn in enumerate(turns) if desk.queue.questions[turn.question].is_gold]
+        places = [n for n, turn in enumerate(turns) if session.queue.questions[turn.question].is_gold]
         assert places[:3] == [0, 1, 2]
         assert [turn.is_practice for turn in turns] == [True] * 3 + [False] * 27
         assert len(places) == 10
@@ -242,10 +242,10 @@ def test_gold_is_asked_of_everybody_first_in_practice_then_in_between():
 
 
 def test_gold_that_is_left_comes_at_the_end():
-    desk = Desk(queue(2, gold=5))
+    session = AnnotationSession(queue(2, gold=5))
     asked = 0
-    while isinstance(desk.queue.next("a", 0.0), Turn):
-        desk.vote("a")
+    while isinstance(session.queue.next("a", 0.0), Turn):
+        session.vote("a")
         asked += 1
     assert asked == 7
 
@@ -254,64 +254,64 @@ def test_gold_that_is_left_comes_at_the_end():
 def test_overlap_is_exact_whatever_people_do(overlap):
     """Four people come and go, undo, skip, and let leases run out: no question ever has more votes than the overlap."""
     random_ = random.Random(overlap)
-    desk = Desk(queue(60, "a b c d", overlap=overlap))
+    session = AnnotationSession(queue(60, "a b c d", overlap=overlap))
     for _ in range(6000):
         name, act = random_.choice("abcd"), random_.random()
         if act < 0.02:
-            desk.now += random_.choice((1.0, LEASE_SECONDS + 1))
-        elif act < 0.1 and desk.queue.last(name):
-            desk.undo(name)
-        elif isinstance(desk.queue.next(name, desk.now), Turn) and act > 0.4:
-            desk.vote(name)
+            session.now += random_.choice((1.0, LEASE_SECONDS + 1))
+        elif act < 0.1 and session.queue.last(name):
+            session.undo(name)
+        elif isinstance(session.queue.next(name, session.now), Turn) and act > 0.4:
+            session.vote(name)
         if random_.random() < 0.05:
-            standing = counted(desk)
+            standing = counted(session)
             assert max(standing.values(), default=0) <= overlap
-            assert [standing[f"item{k}"] for k in range(60)] == desk.queue.votes
+            assert [standing[f"item{k}"] for k in range(60)] == session.queue.votes
     for name in "abcd":
-        desk.now += LEASE_SECONDS + 1
-        while isinstance(desk.queue.next(name, desk.now), Turn):
-            desk.vote(name)
-    assert desk.queue.votes == [overlap] * 60
-    assert desk.queue.is_done()
-    assert len(desk.lines) > 300
+        session.now += LEASE_SECONDS + 1
+        while isinstance(session.queue.next(name, session.now), Turn):
+            session.vote(name)
+    assert session.queue.votes == [overlap] * 60
+    assert session.queue.is_done()
+    assert len(session.lines) > 300
 
 
-def counted(desk: Desk) -> Counter[str]:
+def counted(session: AnnotationSession) -> Counter[str]:
     """Votes by item, without retracted ones, from the lines alone."""
-    retracted = {line["retracts"] for line in desk.lines if line["kind"] == "undo"}
-    standing = [line for line in desk.lines if line["kind"] == "pair" and line["id"] not in retracted]
+    retracted = {line["retracts"] for line in session.lines if line["kind"] == "undo"}
+    standing = [line for line in session.lines if line["kind"] == "pair" and line["id"] not in retracted]
     assert len({(line["item"], line["annotator"]) for line in standing}) == len(standing)
     return Counter(line["item"] for line in standing)
 
 
 def test_a_queue_read_from_its_journal_goes_on_as_the_first_one():
     random_ = random.Random(5)
-    desk = Desk(queue(80, "a b", overlap=2, repeat=0.2, gold=6, practice=2))
+    session = AnnotationSession(queue(80, "a b", overlap=2, repeat=0.2, gold=6, practice=2))
     for _ in range(90):
         name = random_.choice("ab")
-        if random_.random() < 0.1 and desk.queue.last(name):
-            desk.undo(name)
-        elif isinstance(desk.queue.next(name, 0.0), Turn):
-            desk.vote(name, kind="skip" if random_.random() < 0.1 else "pair")
-    again = Desk(queue(80, "a b", overlap=2, repeat=0.2, gold=6, practice=2))
-    for line in desk.lines:
+        if random_.random() < 0.1 and session.queue.last(name):
+            session.undo(name)
+        elif isinstance(session.queue.next(name, 0.0), Turn):
+            session.vote(name, kind="skip" if random_.random() < 0.1 else "pair")
+    again = AnnotationSession(queue(80, "a b", overlap=2, repeat=0.2, gold=6, practice=2))
+    for line in session.lines:
         again.queue.apply(line)
     for name in "ab":
-        assert again.turn(name) == desk.turn(name)
-        assert again.queue.left(name) == desk.queue.left(name)
-        assert again.queue.answers(name) == desk.queue.answers(name)
+        assert again.turn(name) == session.turn(name)
+        assert again.queue.left(name) == session.queue.left(name)
+        assert again.queue.answers(name) == session.queue.answers(name)
 
 
 def test_a_line_that_is_read_twice_counts_once():
-    desk = Desk(queue(3, overlap=1))
-    desk.vote("a")
-    desk.queue.apply(desk.lines[0])
-    assert sum(desk.queue.votes) == 1
+    session = AnnotationSession(queue(3, overlap=1))
+    session.vote("a")
+    session.queue.apply(session.lines[0])
+    assert sum(session.queue.votes) == 1
 
 
 def test_after_a_restart_the_question_on_the_screen_may_be_answered():
     """b had been asked its second choice, since a held the first; nobody holds anything after the restart."""
-    first = Desk(queue(2, "a b", order="file"))
+    first = AnnotationSession(queue(2, "a b", order="file"))
     first.turn("a")
     shown = first.turn("b")
     again = queue(2, "a b", order="file")
@@ -320,12 +320,12 @@ def test_after_a_restart_the_question_on_the_screen_may_be_answered():
 
 
 def test_what_is_left_is_shared():
-    desk = Desk(queue(10, "a b", gold=1))
-    assert desk.queue.left("a") == 6
-    desk.vote("a")
-    desk.vote("a")
-    assert desk.queue.left("a") == 5  # 8 answers shared by two people, and gold
-    solo = Desk(queue(10, "a b", overlap=2))
+    session = AnnotationSession(queue(10, "a b", gold=1))
+    assert session.queue.left("a") == 6
+    session.vote("a")
+    session.vote("a")
+    assert session.queue.left("a") == 5  # 8 answers shared by two people, and gold
+    solo = AnnotationSession(queue(10, "a b", overlap=2))
     solo.vote("a")
     assert (solo.queue.left("a"), solo.queue.left("b")) == (9, 10)
 
@@ -333,24 +333,24 @@ def test_what_is_left_is_shared():
 @pytest.mark.parametrize(("people", "overlap"), [("a b", 2), ("a b c", 2), ("a b c d", 3)])
 def test_what_is_left_counts_what_the_others_cannot_answer(people, overlap):
     """One after another: the last person gets all that is left; the count is right from the first question."""
-    desk = Desk(queue(12, people, overlap=overlap))
+    session = AnnotationSession(queue(12, people, overlap=overlap))
     names = people.split()
     for name in names[: overlap - 1]:
         for n in range(12):
-            desk.vote(name, kind="skip" if n == 3 else "pair")
+            session.vote(name, kind="skip" if n == 3 else "pair")
     last = names[overlap - 1]
     for name in names[overlap:]:
         for _ in range(3):
-            desk.vote(name)
+            session.vote(name)
     seen = []
-    while isinstance(desk.queue.next(last, 0.0), Turn):
-        seen.append(desk.queue.left(last))
-        desk.vote(last)
-        desk.undo(last)
-        desk.vote(last)
+    while isinstance(session.queue.next(last, 0.0), Turn):
+        seen.append(session.queue.left(last))
+        session.vote(last)
+        session.undo(last)
+        session.vote(last)
     if len(names) == overlap:
         assert seen == list(range(12, 0, -1))
-    assert desk.queue.left(last) == 0
-    seen = [sum(k in desk.queue._people[name].answered for name in names) for k in range(12)]
-    assert desk.queue._seen == seen
-    assert desk.queue._seen_open == sum(seen[k] for k in range(12) if k not in desk.queue.full)
+    assert session.queue.left(last) == 0
+    seen = [sum(k in session.queue._people[name].answered for name in names) for k in range(12)]
+    assert session.queue._seen == seen
+    assert session.queue._seen_open == sum(seen[k] for k in range(12) if k not in session.queue.full)

@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from afzal.web.security import HEADERS, LARGEST_BODY, Guard, fault
-from afzal.web.serve import Place, bound, hosts_of
+from afzal.web.security import HEADERS, LARGEST_BODY, Guard, refusal_reason
+from afzal.web.serve import ServerOptions, allowed_hosts, bind_socket
 
-HOSTS = hosts_of(Place(), 8000)
+HOSTS = allowed_hosts(ServerOptions(), 8000)
 FINE = {"host": "127.0.0.1:8000"}
 WRITE = {**FINE, "content-type": "application/json"}
 
@@ -28,7 +28,7 @@ WRITE = {**FINE, "content-type": "application/json"}
     ],
 )
 def test_the_pages_own_requests_pass(method, path, headers):
-    assert fault(method, path, headers, HOSTS) is None
+    assert refusal_reason(method, path, headers, HOSTS) is None
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_the_pages_own_requests_pass(method, path, headers):
     ],
 )
 def test_others_do_not(method, path, headers, status):
-    assert fault(method, path, headers, HOSTS)[0] == status
+    assert refusal_reason(method, path, headers, HOSTS)[0] == status
 
 
 def run(app, scope, chunks=()):
@@ -121,11 +121,13 @@ def test_a_refused_request_reaches_nothing():
 
 
 def test_the_default_place_is_the_loopback():
-    with bound(Place()) as sock:
+    with bind_socket(ServerOptions()) as sock:
         assert sock.getsockname()[0] == "127.0.0.1"
 
 
 def test_a_proxys_name_is_answered_when_it_is_named():
     assert "annotate.example" not in HOSTS
-    assert {"annotate.example", "annotate.example:8000"} <= hosts_of(Place(names=("Annotate.example",)), 8000)
-    assert not any("0.0.0.0" in host for host in hosts_of(Place(host="0.0.0.0"), 8000))
+    assert {"annotate.example", "annotate.example:8000"} <= allowed_hosts(
+        ServerOptions(names=("Annotate.example",)), 8000
+    )
+    assert not any("0.0.0.0" in host for host in allowed_hosts(ServerOptions(host="0.0.0.0"), 8000))

@@ -22,7 +22,7 @@ from helpers_web import SOURCE, first_text, job, lines_of, opened, pairs, raw, s
 
 from afzal import data
 from afzal.errors import AfzalError
-from afzal.web.app import Commits
+from afzal.web.app import CommitQueue
 from afzal.web.client import Client, new_id
 from afzal.web.replies import STATIC
 from benchmarks.annotate import parts_of
@@ -127,7 +127,7 @@ def test_strangers_get_nothing(tmp_path):
         assert [name for name, was_refused in refused.items() if not was_refused] == []
         for path in (
             "../annotation.py",
-            "..%2fdesk.py",
+            "..%2fannotation.py",
             "%2e%2e/annotation.py",
             "....//annotation.py",
             "/etc/passwd",
@@ -325,17 +325,17 @@ def test_a_disk_that_refuses_leaves_no_vote_and_the_page_goes_on(tmp_path, monke
             real(descriptor)
 
         async def run():
-            commits = Commits(folder.journal, folder.reopen)
-            asked = folder.desk.next("ann")
+            commits = CommitQueue(folder.journal, folder.reopen)
+            asked = folder.session.next("ann")
             body = {"id": new_id(), "question": asked["question"], "position": asked["position"], "outcome": "first"}
-            step = folder.desk.vote("ann", body)
+            step = folder.session.vote("ann", body)
             with pytest.raises(AfzalError, match="cannot write"):
                 await commits.add(step.lines)
-            assert folder.desk.counts()["votes"] == 0
-            assert folder.desk.next("ann") == asked
-            step = folder.desk.vote("ann", body)
+            assert folder.session.counts()["votes"] == 0
+            assert folder.session.next("ann") == asked
+            step = folder.session.vote("ann", body)
             await commits.add(step.lines)
-            assert folder.desk.vote("ann", body).lines == []
+            assert folder.session.vote("ann", body).lines == []
 
         monkeypatch.setattr(os, "fsync", fsync)
         asyncio.run(run())
@@ -349,7 +349,7 @@ def test_nobody_waits_for_ever_when_a_write_breaks(tmp_path, monkeypatch):
             raise ValueError("unforeseen")
 
         async def run():
-            commits = Commits(folder.journal, folder.reopen)
+            commits = CommitQueue(folder.journal, folder.reopen)
             both = await asyncio.gather(*(commits.add([{"id": str(k)}]) for k in range(2)), return_exceptions=True)
             assert [type(error) for error in both] == [ValueError, ValueError]
 
@@ -363,7 +363,7 @@ def test_lines_that_arrive_together_share_a_write(tmp_path, monkeypatch):
         monkeypatch.setattr(os, "fsync", lambda descriptor: forced.append(os.fstat(descriptor).st_size))
 
         async def run():
-            commits = Commits(folder.journal, folder.reopen)
+            commits = CommitQueue(folder.journal, folder.reopen)
             await asyncio.gather(*(commits.add([{"id": f"id{k}"}]) for k in range(20)))
             assert [line["id"] for line in lines_of(tmp_path / "out")] == [f"id{k}" for k in range(20)]
             before = len(forced)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from afzal import config
     from afzal.quality.ask import ScoredItems
     from afzal.records import Item
-    from afzal.web.folder import Folder, Job
+    from afzal.web.folder import AnnotationFolder, AnnotationJob
 
 NOBODY = "nobody"  # as votes: ignore the votes in the pool
 
@@ -137,7 +137,9 @@ def annotate(
     return annotated(settings_of(config.AnnotateConfig, given), _print_addresses)
 
 
-def annotated(settings: config.AnnotateConfig, ready: Callable[[Folder, list[tuple[str, str]]], None]) -> Result:
+def annotated(
+    settings: config.AnnotateConfig, ready: Callable[[AnnotationFolder, list[tuple[str, str]]], None]
+) -> Result:
     """Serve the page of these settings until it ends, then write the export.
 
     Args:
@@ -147,7 +149,7 @@ def annotated(settings: config.AnnotateConfig, ready: Callable[[Folder, list[tup
         AfzalError: as for :func:`annotate`.
     """
     from afzal import data
-    from afzal.api.serving import open_page, place_of
+    from afzal.api.serving import open_page, server_options
     from afzal.text import plural
     from afzal.web.serve import serve
 
@@ -160,12 +162,12 @@ def annotated(settings: config.AnnotateConfig, ready: Callable[[Folder, list[tup
         )
     job = job_of(settings)
 
-    def opened(folder: Folder, addresses: list[tuple[str, str]]) -> None:
+    def opened(folder: AnnotationFolder, addresses: list[tuple[str, str]]) -> None:
         ready(folder, addresses)
         open_page(addresses[0][1], settings)
 
-    folder = serve(job, place_of(settings), opened, "done" if settings.until_done else "stopped")
-    counts = folder.desk.counts()
+    folder = serve(job, server_options(settings), opened, "done" if settings.until_done else "stopped")
+    counts = folder.session.counts()
     lines = []
     if settings.export is not None:
         from afzal.web.export import export
@@ -176,11 +178,11 @@ def annotated(settings: config.AnnotateConfig, ready: Callable[[Folder, list[tup
         )
     known = f" ({counts['gold']} on rows of known truth, which train nothing)" if counts["gold"] else ""
     lines.append(f"{job.out}: {plural(counts['votes'], 'vote')}{known}, {plural(counts['skips'], 'skip')}")
-    is_open = not (counts["votes"] and folder.desk.queue.is_done())
-    return Result({**counts, "out": str(job.out), "mode": folder.sheet.mode, "open": is_open}, lines)
+    is_open = not (counts["votes"] and folder.session.queue.is_done())
+    return Result({**counts, "out": str(job.out), "mode": folder.task.mode, "open": is_open}, lines)
 
 
-def _print_addresses(folder: Folder, addresses: list[tuple[str, str]]) -> None:
+def _print_addresses(folder: AnnotationFolder, addresses: list[tuple[str, str]]) -> None:
     for name, address in addresses:
         print(f"{name or '-'}\t{address}", flush=True)
 
@@ -189,14 +191,14 @@ def _same_file(path: str, *others: str | None) -> bool:
     return Path(path).exists() and any(o and Path(o).exists() and Path(path).samefile(o) for o in others)
 
 
-def job_of(settings: config.AnnotateConfig) -> Job:
+def job_of(settings: config.AnnotateConfig) -> AnnotationJob:
     """The settings as plain values for the page."""
-    from afzal.web.folder import Job
+    from afzal.web.folder import AnnotationJob
     from afzal.web.queue import Rules
 
     guideline = _text(settings.guideline) if settings.guideline else ""
     rules = Rules(settings.seed, settings.overlap, settings.repeat, settings.practice, settings.order)
-    return Job(
+    return AnnotationJob(
         source=settings.data,
         out=Path(settings.out or f"{Path(settings.data).name.partition('.')[0]}.votes"),
         mode=settings.mode,

@@ -245,7 +245,7 @@ def show_board(settings: BoardConfig) -> None:
     Raises:
         AfzalError: as for :func:`board`.
     """
-    from afzal.api.serving import place_of, show
+    from afzal.api.serving import server_options, show
     from afzal.web.board.serve import serve
 
     root = Path(settings.folder)
@@ -253,7 +253,7 @@ def show_board(settings: BoardConfig) -> None:
         raise AfzalError(
             f"there is no folder {root}", remedy="name the folder that holds your runs: afzal board FOLDER"
         )
-    serve(root.resolve(), place_of(settings), lambda address: show(address, settings))
+    serve(root.resolve(), server_options(settings), lambda address: show(address, settings))
 
 
 def _is_outside(media: Media, target: Path) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from afzal.web.serve import Place
+    from afzal.web.serve import ServerOptions
 
 
-class Served(Protocol):
+class ServerSettings(Protocol):
     """Settings of a page."""
 
     @property
@@ -32,20 +32,20 @@ class Served(Protocol):
         ...
 
 
-def place_of(settings: Served) -> Place:
-    """The place where a page is served, from its settings."""
-    from afzal.web.serve import Place
+def server_options(settings: ServerSettings) -> ServerOptions:
+    """The options of a page's server, from its settings."""
+    from afzal.web.serve import ServerOptions
 
-    return Place(settings.host, settings.port, tuple(settings.names or ()))
+    return ServerOptions(settings.host, settings.port, tuple(settings.names or ()))
 
 
-def show(address: str, settings: Served) -> None:
+def show(address: str, settings: ServerSettings) -> None:
     """Print the address of a page immediately, and open it in the browser unless ``headless``."""
     print(address, flush=True)
     open_page(address, settings)
 
 
-def open_page(address: str, settings: Served) -> None:
+def open_page(address: str, settings: ServerSettings) -> None:
     """Open a page in the browser unless ``headless``."""
     if not settings.headless:
         import webbrowser

@@ -15,7 +15,7 @@ from afzal.terminal.conclusion import step
 from afzal.text import plural
 
 if TYPE_CHECKING:
-    from afzal.web.folder import Folder
+    from afzal.web.folder import AnnotationFolder
 
 
 def _annotate(
@@ -41,13 +41,13 @@ def _annotate(
     print_conclusion(f"{result.lines[-1]}{open_ones}", steps, err=True)
 
 
-def _tell(folder: Folder, addresses: list[tuple[str, str]]) -> None:
+def _tell(folder: AnnotationFolder, addresses: list[tuple[str, str]]) -> None:
     """Print facts on stderr and addresses on stdout: one line each, ``NAME<tab>ADDRESS``, then an empty line."""
-    sheet = folder.sheet
-    gold = sum(bool(item.gold) for item in sheet.items)
+    task = folder.task
+    gold = sum(bool(item.gold) for item in task.items)
     known = f", {gold} of them of known truth" if gold else ""
-    questions = f"{plural(len(sheet.questions), 'question')} ({sheet.mode})"
-    typer.echo(f"{plural(len(sheet.items), 'row')}{known}, {questions}: {folder.path}", err=True)
+    questions = f"{plural(len(task.questions), 'question')} ({task.mode})"
+    typer.echo(f"{plural(len(task.items), 'row')}{known}, {questions}: {folder.path}", err=True)
     for reason, count in folder.drops.items():
         typer.echo(f"left out: {reason} {count}", err=True)
     typer.echo("".join(f"{one_line(name) or '-'}\t{address}\n" for name, address in addresses))

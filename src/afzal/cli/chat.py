@@ -72,11 +72,11 @@ def _sampling(settings: config.ChatConfig) -> dict[str, Any]:
 
 
 def _serve(settings: config.ChatConfig, session: Session) -> None:
-    from afzal.api.serving import place_of, show
+    from afzal.api.serving import server_options, show
     from afzal.web.chat.serve import serve
 
     about = {"system": settings.system, "sampling": _sampling(settings)}
-    serve(session, about, place_of(settings), lambda address: show(address, settings))
+    serve(session, about, server_options(settings), lambda address: show(address, settings))
 
 
 def _note(line: str) -> None:

@@ -17,8 +17,16 @@ from afzal.records import Item
 from afzal.web.display import Display
 from afzal.web.questions import Mode, Question
 from afzal.web.queue import Answer, Queue, Rules, Turn
-from afzal.web.selection import Chooser, Chosen
-from afzal.web.validation import Refused, compared, identifier, note_of, ranked, rated, seconds_of
+from afzal.web.selection import QuestionSelector, Selection
+from afzal.web.validation import (
+    RequestError,
+    parse_comparison,
+    parse_id,
+    parse_note,
+    parse_ranking,
+    parse_rating,
+    parse_timing,
+)
 
 Line = dict[str, Any]
 Reply = dict[str, Any]
@@ -27,7 +35,7 @@ RECENT = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Sheet:
+class AnnotationTask:
     """The questions and their items: everything that does not change while the page runs.
 
     Attributes:
@@ -50,39 +58,43 @@ class Sheet:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class PendingReply:
     """A reply, and the lines that must be on disk before it is sent."""
 
     reply: Reply
     lines: list[Line] = field(default_factory=list)
 
 
-class Desk:
+class AnnotationSession:
     """The page's state: the queue, and the tab that each person answers from.
 
     Args:
-        sheet: the questions and their items.
+        task: the questions and their items.
         people: names of annotators.
         lines: the journal so far.
         clock: seconds since the epoch.
 
     Raises:
-        KeyError: a line of the journal is about an item that the sheet does not have.
+        KeyError: a line of the journal is about an item that the task does not have.
     """
 
     def __init__(
-        self, sheet: Sheet, people: Sequence[str], lines: Sequence[Mapping[str, Any]], clock: Callable[[], float]
+        self,
+        task: AnnotationTask,
+        people: Sequence[str],
+        lines: Sequence[Mapping[str, Any]],
+        clock: Callable[[], float],
     ) -> None:
-        self.sheet, self.clock = sheet, clock
-        self.queue = Queue(sheet.questions, sheet.rules, people)
+        self.task, self.clock = task, clock
+        self.queue = Queue(task.questions, task.rules, people)
         self._tabs: dict[str, str] = {}
         for line in lines:
             self.queue.apply(line)
-        self._chooser: Chooser | None = None
-        self._chosen: Chosen = {}
-        if sheet.rules.order == "ask":
-            self._chooser = Chooser(sheet.items, sheet.questions, sheet.rules.seed)
-            self._prefer(self._chooser.choose(self._answers(), len(self.queue.ids)))
+        self._selector: QuestionSelector | None = None
+        self._selection: Selection = {}
+        if task.rules.order == "ask":
+            self._selector = QuestionSelector(task.items, task.questions, task.rules.seed)
+            self._prefer(self._selector.select(self._answers(), len(self.queue.ids)))
 
     def join(self, name: str) -> None:
         """Register a person."""
@@ -92,13 +104,13 @@ class Desk:
 
     def about(self) -> Reply:
         """The parts of the page that never change."""
-        sheet = self.sheet
+        task = self.task
         return {
-            "title": sheet.title,
-            "mode": sheet.mode,
-            "axes": [{"name": name, "question": question} for name, question in sheet.axes.items()],
-            "guideline": sheet.guideline,
-            "scale": sheet.scale,
+            "title": task.title,
+            "mode": task.mode,
+            "axes": [{"name": name, "question": question} for name, question in task.axes.items()],
+            "guideline": task.guideline,
+            "scale": task.scale,
             "version": __version__,
         }
 
@@ -108,11 +120,11 @@ class Desk:
             if self._tabs.get(name, tab) != tab and not takes:
                 return {"state": "elsewhere"}
             self._tabs[name] = tab
-        if self._chooser is not None:
-            self._prefer(self._chooser.renew(self._answers(), len(self.queue.ids)))
+        if self._selector is not None:
+            self._prefer(self._selector.refresh(self._answers(), len(self.queue.ids)))
         turn = self.queue.next(name, self.clock())
         if isinstance(turn, Turn):
-            return self._asked(name, turn)
+            return self._question_reply(name, turn)
         if turn == "wait":
             return {"state": "wait", "progress": self._progress(name)}
         return {"state": "done", "progress": self._progress(name), "summary": self._summary(name)}
@@ -124,7 +136,7 @@ class Desk:
             self.queue.leave(name)
         return {}
 
-    def vote(self, name: str, body: Mapping[str, Any]) -> Step:
+    def vote(self, name: str, body: Mapping[str, Any]) -> PendingReply:
         """Take an answer. An answer with the same id is acknowledged again but never counted twice.
 
         Raises:
@@ -132,37 +144,42 @@ class Desk:
         """
         turn, repeated = self._turn(name, body)
         if turn is None:
-            return self._again(name, repeated)
-        line = self._line(name, turn, body) | self._verdict(turn, body) | note_of(body)
-        line |= seconds_of(body)
-        return self._taken(name, turn, line)
+            return self._repeat_reply(name, repeated)
+        line = self._journal_line(name, turn, body) | self._verdict(turn, body) | parse_note(body)
+        line |= parse_timing(body)
+        return self._record(name, turn, line)
 
-    def skip(self, name: str, body: Mapping[str, Any]) -> Step:
+    def skip(self, name: str, body: Mapping[str, Any]) -> PendingReply:
         """Skip a question, with a reason."""
         turn, repeated = self._turn(name, body)
         if turn is None:
-            return self._again(name, repeated)
+            return self._repeat_reply(name, repeated)
         reason = body.get("reason")
         if reason not in SKIP_REASONS:
-            raise Refused(400, "bad_reason", f"reason must be one of {', '.join(SKIP_REASONS)}")
-        line = self._line(name, turn, body) | {"kind": "skip", "reason": reason} | note_of(body) | seconds_of(body)
-        return self._taken(name, turn, line)
+            raise RequestError(400, "bad_reason", f"reason must be one of {', '.join(SKIP_REASONS)}")
+        line = (
+            self._journal_line(name, turn, body)
+            | {"kind": "skip", "reason": reason}
+            | parse_note(body)
+            | parse_timing(body)
+        )
+        return self._record(name, turn, line)
 
-    def undo(self, name: str, body: Mapping[str, Any]) -> Step:
+    def undo(self, name: str, body: Mapping[str, Any]) -> PendingReply:
         """Take the newest answer back. It stays in the journal; a further line retracts it."""
-        ident = identifier(body)
+        ident = parse_id(body)
         self._refuse_other_tab(name, body)
         known = self.queue.ids.get(ident)
         if known is not None:
-            return self._again(name, known)
+            return self._repeat_reply(name, known)
         last = self.queue.last(name)
         if last is None:
-            raise Refused(409, "nothing_to_undo", "there is nothing to undo")
+            raise RequestError(409, "nothing_to_undo", "there is nothing to undo")
         line = {"id": ident, "at": self._now(), "annotator": name, "kind": "undo", "retracts": last.id}
         line["page"] = __version__
         self.queue.apply(line, self.clock())
         previous = {key: last.line[key] for key in _VERDICT if key in last.line}
-        return Step({"undone": previous, "next": self.next(name)}, [line])
+        return PendingReply({"undone": previous, "next": self.next(name)}, [line])
 
     def counts(self) -> dict[str, int]:
         """Number of votes and skips of all people, without retracted ones; ``gold`` votes never train."""
@@ -175,50 +192,54 @@ class Desk:
         """All answers, as an iterator: most requests never read it."""
         return (answer for name in self.queue.people for answer in self.queue.answers(name))
 
-    def _prefer(self, chosen: Chosen | None) -> None:
-        if chosen is not None:
-            self._chosen = chosen
-            self.queue.prefer(chosen)
+    def _prefer(self, selection: Selection | None) -> None:
+        if selection is not None:
+            self._selection = selection
+            self.queue.prefer(selection)
 
     # --- parts ---------------------------------------------------------------------------------------------------
 
     def _turn(self, name: str, body: Mapping[str, Any]) -> tuple[Turn | None, Mapping[str, Any]]:
         """The turn that a body answers; or None, and the journal line that already has this id."""
-        ident = identifier(body)
+        ident = parse_id(body)
         known = self.queue.ids.get(ident)
         if known is not None:
             if known["annotator"] != name:
-                raise Refused(409, "id_taken", "this id belongs to another answer")
+                raise RequestError(409, "id_taken", "this id belongs to another answer")
             return None, known
         self._refuse_other_tab(name, body)
         position = body.get("position")
         if not isinstance(body.get("question"), str) or type(position) is not int:
-            raise Refused(400, "bad_question", "question and position must be those of the question that was sent")
+            raise RequestError(400, "bad_question", "question and position must be those of the question that was sent")
         turn = self.queue.turn_for(name, body["question"], position, self.clock())
         if turn is None:
-            raise Refused(409, "stale", "this question was answered in the meantime, or given to somebody else")
+            raise RequestError(409, "stale", "this question was answered in the meantime, or given to somebody else")
         return turn, {}
 
     def _verdict(self, turn: Turn, body: Mapping[str, Any]) -> Line:
-        if self.sheet.mode == "pair":
-            return compared(body)
-        return ranked(body, turn.shown) if self.sheet.mode == "rank" else rated(body, turn.shown, self.sheet.scale)
+        if self.task.mode == "pair":
+            return parse_comparison(body)
+        return (
+            parse_ranking(body, turn.shown)
+            if self.task.mode == "rank"
+            else parse_rating(body, turn.shown, self.task.scale)
+        )
 
     def _refuse_other_tab(self, name: str, body: Mapping[str, Any]) -> None:
         tab = body.get("tab")
         if isinstance(tab, str) and self._tabs.get(name, tab) != tab:
-            raise Refused(409, "elsewhere", "you are continuing in another tab")
+            raise RequestError(409, "elsewhere", "you are continuing in another tab")
 
-    def _line(self, name: str, turn: Turn, body: Mapping[str, Any]) -> Line:
-        question = self.sheet.questions[turn.question]
+    def _journal_line(self, name: str, turn: Turn, body: Mapping[str, Any]) -> Line:
+        question = self.task.questions[turn.question]
         line: Line = {
             "id": body["id"],
             "at": self._now(),
             "item": question.item_id,
-            "item_sha256": self.sheet.hashes[question.item],
+            "item_sha256": self.task.hashes[question.item],
             "annotator": name,
             "axis": question.axis,
-            "kind": self.sheet.mode,
+            "kind": self.task.mode,
             "shown": list(turn.shown),
             "repeat_of": turn.repeat_of,
             "gold": question.is_gold,
@@ -226,39 +247,39 @@ class Desk:
             "retracts": None,
             "page": __version__,
         }
-        return line if self._chooser is None else line | {"asked": self._chosen.get(turn.question)}
+        return line if self._selector is None else line | {"asked": self._selection.get(turn.question)}
 
-    def _taken(self, name: str, turn: Turn, line: Line) -> Step:
+    def _record(self, name: str, turn: Turn, line: Line) -> PendingReply:
         self.queue.apply(line, self.clock())
-        reply: Reply = {"saved": self._saved(name, line)}
+        reply: Reply = {"saved": self._confirmation(name, line)}
         if turn.is_practice and line["kind"] != "skip":
             reply["feedback"] = self._feedback(turn, line)
-        return Step(reply | {"next": self.next(name)}, [line])
+        return PendingReply(reply | {"next": self.next(name)}, [line])
 
-    def _again(self, name: str, line: Mapping[str, Any]) -> Step:
+    def _repeat_reply(self, name: str, line: Mapping[str, Any]) -> PendingReply:
         """The reply to a request that was already carried out."""
-        return Step({"saved": self._saved(name, line), "next": self.next(name)})
+        return PendingReply({"saved": self._confirmation(name, line), "next": self.next(name)})
 
-    def _saved(self, name: str, line: Mapping[str, Any]) -> Reply:
+    def _confirmation(self, name: str, line: Mapping[str, Any]) -> Reply:
         verdict = {key: line[key] for key in ("kind", *_VERDICT) if key in line}
         return {"id": line["id"], "number": len(self.queue.answers(name))} | verdict
 
     def _feedback(self, turn: Turn, line: Line) -> Reply:
-        question = self.sheet.questions[turn.question]
+        question = self.task.questions[turn.question]
         better = "first" if turn.shown[0] == question.truth else "second"
-        why = self.sheet.items[question.item].extra.get("feedback")
+        why = self.task.items[question.item].extra.get("feedback")
         reply: Reply = {"right": line.get("outcome") == better, "better": better}
         return reply | ({"why": why} if isinstance(why, str) else {})
 
-    def _asked(self, name: str, turn: Turn) -> Reply:
-        question = self.sheet.questions[turn.question]
-        item, show = self.sheet.items[question.item], self.sheet.display.turns
+    def _question_reply(self, name: str, turn: Turn) -> Reply:
+        question = self.task.questions[turn.question]
+        item, show = self.task.items[question.item], self.task.display.turns
         return {
             "state": "ask",
             "question": question.key,
             "position": turn.position,
             "axis": question.axis,
-            "ask": self.sheet.axes[question.axis],
+            "ask": self.task.axes[question.axis],
             "practice": turn.is_practice,
             "prompt": show(item.prompt),
             "responses": [show(item.responses[k].turns) for k in turn.shown],
@@ -297,10 +318,10 @@ _VERDICT = ("outcome", "strength", "groups", "values", "reason")
 
 def same_verdict(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     """Whether two lines on one question give the same verdict on its responses, whatever the order shown."""
-    return _of_responses(first) == _of_responses(second)
+    return _by_response(first) == _by_response(second)
 
 
-def _of_responses(line: Mapping[str, Any]) -> Any:
+def _by_response(line: Mapping[str, Any]) -> Any:
     if line["kind"] == "pair":
         shown, outcome = line["shown"], line["outcome"]
         return shown[outcome == "second"] if outcome in ("first", "second") else outcome

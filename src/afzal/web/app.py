@@ -13,15 +13,15 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from afzal.errors import AfzalError
-from afzal.web.annotation import Reply, Step
-from afzal.web.folder import Folder
+from afzal.web.annotation import PendingReply, Reply
+from afzal.web.folder import AnnotationFolder
 from afzal.web.journal import Journal
 from afzal.web.media import media_type
-from afzal.web.replies import TOKEN, as_json, body_of, page_file, refusal, static, wrong_token
-from afzal.web.validation import Refused, name_of
+from afzal.web.replies import TOKEN, error_reply, json_reply, page_file, read_json_body, static, wrong_token
+from afzal.web.validation import RequestError, parse_name
 
 
-class Commits:
+class CommitQueue:
     """Lines on their way to disk: those that arrive during one write share the next one.
 
     ``failed`` is called when a write fails, before anybody sees a confirmation and before anything else happens.
@@ -66,9 +66,9 @@ class Commits:
 class Page:
     """The routes over an open folder; ``finished`` is called when the last answer has been saved."""
 
-    def __init__(self, folder: Folder, finished: Callable[[], None]) -> None:
+    def __init__(self, folder: AnnotationFolder, finished: Callable[[], None]) -> None:
         self._folder, self._finished = folder, finished
-        self._commits = Commits(folder.journal, folder.reopen)
+        self._commits = CommitQueue(folder.journal, folder.reopen)
 
     def routes(self) -> list[Route]:
         post, get = ["POST"], ["GET"]
@@ -79,9 +79,9 @@ class Page:
             Route("/api/about", self._api(self.about), methods=get),
             Route("/api/next", self._api(self.next), methods=get),
             Route("/api/sign-in", self._api(self.sign_in), methods=post),
-            Route("/api/vote", self._api(self._step("vote")), methods=post),
-            Route("/api/skip", self._api(self._step("skip")), methods=post),
-            Route("/api/undo", self._api(self._step("undo")), methods=post),
+            Route("/api/vote", self._api(self._action("vote")), methods=post),
+            Route("/api/skip", self._api(self._action("skip")), methods=post),
+            Route("/api/undo", self._api(self._action("undo")), methods=post),
             Route("/api/leave", self._api(self.leave), methods=post),
         ]
 
@@ -99,44 +99,44 @@ class Page:
         return FileResponse(path, media_type=media_type(path))
 
     async def about(self, request: Request, token: str, name: str) -> Reply:
-        return {"annotator": name, **self._folder.desk.about()}
+        return {"annotator": name, **self._folder.session.about()}
 
     async def next(self, request: Request, token: str, name: str) -> Reply:
         if not name:
             return {"state": "sign_in"}
         query = request.query_params
-        return self._folder.desk.next(name, query.get("tab"), takes=query.get("take") == "1")
+        return self._folder.session.next(name, query.get("tab"), takes=query.get("take") == "1")
 
     async def sign_in(self, request: Request, token: str, name: str) -> Reply:
-        wanted = name_of(await body_of(request))
+        wanted = parse_name(await read_json_body(request))
         if name and name != wanted:
-            raise Refused(409, "named", f"this address belongs to {name}")
+            raise RequestError(409, "named", f"this address belongs to {name}")
         if not name and not self._folder.sign_in(token, wanted):
-            raise Refused(409, "name_taken", "this name is taken: choose another one")
+            raise RequestError(409, "name_taken", "this name is taken: choose another one")
         return {"annotator": wanted}
 
     async def leave(self, request: Request, token: str, name: str) -> Reply:
-        return self._folder.desk.leave(name, str((await body_of(request)).get("tab")))
+        return self._folder.session.leave(name, str((await read_json_body(request)).get("tab")))
 
-    def _step(self, verb: str) -> Callable[[Request, str, str], Awaitable[Reply]]:
+    def _action(self, verb: str) -> Callable[[Request, str, str], Awaitable[Reply]]:
         async def handle(request: Request, token: str, name: str) -> Reply:
-            body = await body_of(request)
+            body = await read_json_body(request)
             if not name:
-                raise Refused(409, "sign_in", "enter a name first")
-            step: Step = getattr(self._folder.desk, verb)(name, body)
-            await self._commit(step)
-            if step.reply["next"]["state"] == "done" and self._folder.desk.queue.is_done():
+                raise RequestError(409, "sign_in", "enter a name first")
+            pending: PendingReply = getattr(self._folder.session, verb)(name, body)
+            await self._commit(pending)
+            if pending.reply["next"]["state"] == "done" and self._folder.session.queue.is_done():
                 self._finished()
-            return step.reply
+            return pending.reply
 
         return handle
 
-    async def _commit(self, step: Step) -> None:
+    async def _commit(self, pending: PendingReply) -> None:
         """Wait for the disk even if there is nothing new: a repeated request must not overtake the first one."""
         try:
-            await self._commits.add(list(step.lines))
+            await self._commits.add(list(pending.lines))
         except AfzalError as error:
-            raise Refused(503, "not_saved", f"the answer was not saved: {error.why or error.what}") from error
+            raise RequestError(503, "not_saved", f"the answer was not saved: {error.why or error.what}") from error
 
     def _api(self, handle: Callable[[Request, str, str], Awaitable[Reply]]) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
@@ -145,14 +145,14 @@ class Page:
             if name is None:
                 return wrong_token()
             try:
-                return as_json(await handle(request, token, name))
-            except Refused as refused:
-                return refusal(refused)
+                return json_reply(await handle(request, token, name))
+            except RequestError as error:
+                return error_reply(error)
 
         return endpoint
 
 
-def application(folder: Folder, finished: Callable[[], None] = lambda: None) -> Starlette:
+def application(folder: AnnotationFolder, finished: Callable[[], None] = lambda: None) -> Starlette:
     """The page as an ASGI application, without the :class:`afzal.web.security.Guard` around it.
 
     ``finished`` is called when the last answer has been saved, just before its reply is sent.

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from afzal.errors import AfzalError
 
 
-def addresses_of(lines: Iterable[str]) -> list[tuple[str, str]]:
+def parse_addresses(lines: Iterable[str]) -> list[tuple[str, str]]:
     """Names (``-`` for no name yet) and addresses, as ``afzal annotate`` prints them before it serves."""
     printed = takewhile(lambda line: line.strip(), lines)
     return [(name, address) for name, _, address in (line.strip().partition("\t") for line in printed)]
@@ -45,13 +45,13 @@ class Client:
         """The question to answer; ``state`` is ask, wait, done or sign_in."""
         return self._request("GET", "/api/next")
 
-    def vote(self, question: Mapping[str, Any], **said: Any) -> dict[str, Any]:
+    def vote(self, question: Mapping[str, Any], **verdict: Any) -> dict[str, Any]:
         """Answer a question of :meth:`next`: ``outcome="first"``, ``groups=[[1], [0, 2]]`` or ``values=[3, 5]``.
 
         ``seconds``, ``note``, ``strength`` and ``id`` are optional. A lost request may be sent again with the same
         ``id``: it counts once.
         """
-        return self._request("POST", "/api/vote", _answer(question) | said)
+        return self._request("POST", "/api/vote", _answer(question) | verdict)
 
     def skip(self, question: Mapping[str, Any], reason: str) -> dict[str, Any]:
         """Skip a question: ``cannot_judge``, ``broken`` or ``offensive``."""

@@ -22,10 +22,10 @@ from afzal.data.remap import moved_votes
 from afzal.errors import AfzalError
 from afzal.records import Item, turns_to_json
 from afzal.runs import atomic_write, lock, read_json, take, writing
-from afzal.web.annotation import Desk, Sheet
+from afzal.web.annotation import AnnotationSession, AnnotationTask
 from afzal.web.display import Display, TextKind
 from afzal.web.journal import Journal
-from afzal.web.media import FOLDER, Library
+from afzal.web.media import FOLDER, MediaLibrary
 from afzal.web.questions import Mode, content_sha256, default_mode, questions_on, with_unique_ids
 from afzal.web.queue import Rules
 
@@ -39,7 +39,7 @@ QUESTIONS: Mapping[Mode, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class AnnotationJob:
     """Arguments of ``afzal annotate``, as plain values.
 
     Attributes:
@@ -65,7 +65,7 @@ class Job:
     on_error: Literal["raise", "drop"] = "raise"
 
 
-def read_items(job: Job) -> tuple[list[Item], dict[str, int]]:
+def read_items(job: AnnotationJob) -> tuple[list[Item], dict[str, int]]:
     """The rows of the job without votes, and the number of skipped rows by reason.
 
     A gold row whose prompt and responses are in the file marks that row, whatever the order of its responses. Other
@@ -82,7 +82,7 @@ def read_items(job: Job) -> tuple[list[Item], dict[str, int]]:
     marked = []
     for item in items:
         truth = truths.pop(_content(item), None)
-        marked.append(item if truth is None else _marked(item, truth))
+        marked.append(item if truth is None else _with_gold(item, truth))
     marked += [replace(item, gold=item.gold or item.votes, votes=()) for item in truths.values()]
     return with_unique_ids(marked), dataset.drop_counts
 
@@ -93,14 +93,14 @@ def _content(item: Item) -> str:
     return json.dumps([turns_to_json(item.prompt), answers])
 
 
-def _marked(item: Item, truth: Item) -> Item:
+def _with_gold(item: Item, truth: Item) -> Item:
     places = {json.dumps(turns_to_json(r.turns)): k for k, r in enumerate(item.responses)}
     new_index = [places[json.dumps(turns_to_json(r.turns))] for r in truth.responses]
     gold = tuple(moved_votes(truth.gold or truth.votes, new_index))
     return replace(item, gold=gold, extra={**truth.extra, **item.extra})
 
 
-def sheet_of(job: Job, items: Sequence[Item]) -> Sheet:
+def task_of(job: AnnotationJob, items: Sequence[Item]) -> AnnotationTask:
     """The questions on these rows.
 
     Raises:
@@ -121,11 +121,11 @@ def sheet_of(job: Job, items: Sequence[Item]) -> Sheet:
     questions = questions_on(items, hashes, mode, axes)
     title = job.title or Path(job.source).name.partition(".")[0]
     display = Display(job.text)
-    return Sheet(title, mode, items, hashes, questions, axes, job.rules, display, job.guideline, job.scale)
+    return AnnotationTask(title, mode, items, hashes, questions, axes, job.rules, display, job.guideline, job.scale)
 
 
-class Folder:
-    """An open folder: the desk, the journal and the tokens. One process at a time.
+class AnnotationFolder:
+    """An open folder: the session, the journal and the tokens. One process at a time.
 
     ``drops`` counts the skipped rows, ``port`` is the last port that the page was served at, or 0.
 
@@ -134,16 +134,16 @@ class Folder:
             was created with; it cannot be written.
     """
 
-    def __init__(self, job: Job, clock: Callable[[], float]) -> None:
+    def __init__(self, job: AnnotationJob, clock: Callable[[], float]) -> None:
         self.path, self._clock = Path(job.out), clock
         items, self.drops = read_items(job)
-        self.sheet, self.library = sheet_of(job, items), Library(items)
+        self.task, self.library = task_of(job, items), MediaLibrary(items)
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         take(self.path, "served", "stop it, or choose another --out")
         try:
-            facts, self.port = _facts(self.sheet), 0
-            self.tokens = self._resumed(facts) if (self.path / PAGE).exists() else self._started()
+            facts, self.port = _facts(self.task), 0
+            self.tokens = self._resume(facts) if (self.path / PAGE).exists() else self._create()
             self._add_annotators(job.annotators)
             self._facts = facts
             self._save()
@@ -154,10 +154,10 @@ class Folder:
             raise
 
     def reopen(self) -> None:
-        """Rebuild the desk from the journal on disk and forget everything else."""
+        """Rebuild the session from the journal on disk and forget everything else."""
         names = [name for name in self.tokens.values() if name]
         try:
-            self.desk = Desk(self.sheet, names, self.journal.lines(), self._clock)
+            self.session = AnnotationSession(self.task, names, self.journal.lines(), self._clock)
         except KeyError as error:
             raise AfzalError(
                 f"{self.path / VOTES} has a line that is not an answer to a question of this page",
@@ -176,10 +176,10 @@ class Folder:
             return False
         self.tokens[token] = name
         self._save()
-        self.desk.join(name)
+        self.session.join(name)
         return True
 
-    def served_at(self, port: int) -> None:
+    def remember_port(self, port: int) -> None:
         """Remember the port, so that an open browser page finds the resumed server."""
         if port != self.port:
             self.port = port
@@ -190,7 +190,7 @@ class Folder:
         self.journal.close()
         lock.release(self.path)
 
-    def _started(self) -> dict[str, str]:
+    def _create(self) -> dict[str, str]:
         ours = (lock.NAME, ITEMS, FOLDER)  # the last two: of a page that was killed while it started
         others = sorted(p.name for p in self.path.iterdir() if p.name not in ours and not p.name.startswith("."))
         if others:
@@ -199,18 +199,18 @@ class Folder:
                 why=f"it holds {', '.join(others[:3])}",
                 remedy="choose another --out",
             )
-        self.library.keep(self.path)
-        items = map(self.library.kept, self.sheet.items)
+        self.library.copy_to(self.path)
+        items = map(self.library.with_copies, self.task.items)
         rows = (_encode(to_row(item)) for item in items)
         atomic_write(self.path / ITEMS, "".join(f"{row}\n" for row in rows).encode("utf-8", "surrogatepass"))
         return {}
 
-    def _resumed(self, facts: Mapping[str, Any]) -> dict[str, str]:
-        self.library.keep(self.path)
+    def _resume(self, facts: Mapping[str, Any]) -> dict[str, str]:
+        self.library.copy_to(self.path)
         known = read_json(self.path / PAGE)
         for key, value in facts.items():
             if known.get(key) != value:
-                raise _other(self.path, key, known.get(key), value)
+                raise _mismatch(self.path, key, known.get(key), value)
         self.port = known.get("port", 0)
         return {entry["token"]: entry["name"] for entry in known["annotators"]}
 
@@ -234,16 +234,16 @@ class Folder:
 _encode = json.JSONEncoder(ensure_ascii=False, default=str).encode
 
 
-def _facts(sheet: Sheet) -> dict[str, Any]:
+def _facts(task: AnnotationTask) -> dict[str, Any]:
     """Facts that must not change when the page is reopened."""
-    axes = [[name, question] for name, question in sheet.axes.items()]
-    sha = hashlib.sha256("\n".join(sheet.hashes).encode()).hexdigest()
-    rules = {f"rules.{key}": value for key, value in asdict(sheet.rules).items()}
-    about = {"format": FORMAT, "mode": sheet.mode, "scale": sheet.scale, "text": sheet.display.text, "axes": axes}
-    return {**about, **rules, "items": len(sheet.items), "items_sha256": sha}
+    axes = [[name, question] for name, question in task.axes.items()]
+    sha = hashlib.sha256("\n".join(task.hashes).encode()).hexdigest()
+    rules = {f"rules.{key}": value for key, value in asdict(task.rules).items()}
+    about = {"format": FORMAT, "mode": task.mode, "scale": task.scale, "text": task.display.text, "axes": axes}
+    return {**about, **rules, "items": len(task.items), "items_sha256": sha}
 
 
-def _other(path: Path, key: str, known: Any, value: Any) -> AfzalError:
+def _mismatch(path: Path, key: str, known: Any, value: Any) -> AfzalError:
     if key in ("items", "items_sha256"):
         what = "these are not the rows that this page was started with"
         why = f"{known} rows then, {value} now" if key == "items" else "a prompt or a response has changed"

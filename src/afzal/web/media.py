@@ -25,14 +25,14 @@ TYPES = {
 }
 
 
-class Library:
-    """The media of some rows, by the SHA-256 of their bytes. Empty until :meth:`keep` is called."""
+class MediaLibrary:
+    """The media of some rows, by the SHA-256 of their bytes. Empty until :meth:`copy_to` is called."""
 
     def __init__(self, items: Iterable[Item]) -> None:
         self._media = {media.sha256: media for item in items for media in media_of(item)}
         self._files: dict[str, Path] = {}
 
-    def keep(self, folder: Path) -> None:
+    def copy_to(self, folder: Path) -> None:
         """Copy missing files into ``folder/media``, so that the page needs no other folder.
 
         Raises:
@@ -41,16 +41,16 @@ class Library:
         for key, media in self._media.items():
             self._files[key] = copy_medium(media, folder)
 
-    def kept(self, item: Item) -> Item:
+    def with_copies(self, item: Item) -> Item:
         """The item with its media renamed to the copies."""
-        return with_media(item, self._kept) if media_of(item) else item
+        return with_media(item, self._copy) if media_of(item) else item
 
     def find(self, key: str) -> Path | None:
         """The file of a key; None for an unknown key, or if the file no longer exists."""
         path = self._files.get(key)
         return None if path is None or path.is_symlink() or not path.is_file() else path
 
-    def _kept(self, media: Media) -> Media:
+    def _copy(self, media: Media) -> Media:
         path = self._files[media.sha256]
         return replace(media, name=f"{FOLDER}/{path.name}", path=str(path), data=None)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from afzal.web.questions import Question
-from afzal.web.random_draws import chance, draw, permuted, swapped_at
+from afzal.web.random_draws import bernoulli, is_swapped, random_bits, shuffled
 
 LEASE_SECONDS = 15 * 60.0
 REPEAT_GAP = 20
@@ -96,7 +96,7 @@ class Queue:
         self.main = [k for k, q in enumerate(questions) if not q.is_gold]
         self.gold = [k for k, q in enumerate(questions) if q.is_gold]
         self.by_key = {q.key: k for k, q in enumerate(questions)}
-        self._by_place = {_place(q.item_id, q.responses, q.axis): k for k, q in enumerate(questions)}
+        self._by_question_key = {_question_key(q.item_id, q.responses, q.axis): k for k, q in enumerate(questions)}
         self._vote_count = 0  # on questions that are not gold
         self.votes = [0] * len(questions)
         self._seen = [0] * len(questions)  # people who answered or skipped it
@@ -112,19 +112,19 @@ class Queue:
     def join(self, name: str) -> None:
         """Register a person, with their own order."""
         if name not in self._people:
-            gold = sorted(self.gold, key=lambda k: draw(self.rules.seed, name, "gold", self.questions[k].key))
+            gold = sorted(self.gold, key=lambda k: random_bits(self.rules.seed, name, "gold", self.questions[k].key))
             self._people[name] = _Person(name, gold)
 
     @property
     def people(self) -> list[str]:
         return list(self._people)
 
-    def _own_order(self, name: str) -> list[int]:
+    def _personal_order(self, name: str) -> list[int]:
         """Questions in the person's order; those on one item stay together."""
         if self.rules.order == "file":
             return list(self.main)
         first = {self.questions[k].item: k for k in reversed(self.main)}
-        place = {item: draw(self.rules.seed, name, self.questions[k].key) for item, k in first.items()}
+        place = {item: random_bits(self.rules.seed, name, self.questions[k].key) for item, k in first.items()}
         return sorted(self.main, key=lambda k: (place[self.questions[k].item], k))
 
     def prefer(self, questions: Iterable[int]) -> None:
@@ -169,9 +169,9 @@ class Queue:
     def _choose(self, person: _Person, now: float) -> Turn | Pause:
         if len(self._gold_answers(person)) < min(self.rules.practice, len(person.gold)):
             return self._gold_turn(person)
-        again = self._due_repeat(person)
-        if again is not None:
-            return again
+        repeat = self._due_repeat(person)
+        if repeat is not None:
+            return repeat
         if self._gold_is_due(person):
             return self._gold_turn(person)
         while person.redo:
@@ -191,7 +191,7 @@ class Queue:
         for question in self._preferred:
             if self._is_open(person, question, now):
                 return question, "wait"
-        order = person.order = person.order or self._own_order(person.name)
+        order = person.order = person.order or self._personal_order(person.name)
         pause: Pause = "done"
         while person.cursor < len(order) and self._is_closed(person, order[person.cursor]):
             person.cursor += 1
@@ -208,9 +208,9 @@ class Queue:
     def _sides(self, person: _Person, question: int, position: int) -> tuple[int, ...]:
         responses = self.questions[question].responses
         if len(responses) == 2:
-            swapped = swapped_at(self.rules.seed, person.name, position)
+            swapped = is_swapped(self.rules.seed, person.name, position)
             return responses[::-1] if swapped else responses
-        return permuted(responses, self.rules.seed, person.name, self.questions[question].key)
+        return shuffled(responses, self.rules.seed, person.name, self.questions[question].key)
 
     def _gold_turn(self, person: _Person) -> Turn:
         done = {answer.question for answer in self._gold_answers(person)}
@@ -245,7 +245,7 @@ class Queue:
     def _is_repeated(self, person: _Person, answer: Answer) -> bool:
         question = self.questions[answer.question]
         is_first = answer.repeat_of is None and not answer.is_skip and not question.is_gold
-        return is_first and chance(self.rules.repeat, self.rules.seed, person.name, "again", question.key)
+        return is_first and bernoulli(self.rules.repeat, self.rules.seed, person.name, "again", question.key)
 
     def leave(self, name: str) -> None:
         """Release the question of a person who has left; they get it again if they return before it is taken."""
@@ -266,8 +266,8 @@ class Queue:
     def _is_open(self, person: _Person, question: int, now: float) -> bool:
         if self._is_closed(person, question):
             return False
-        held = self._leases.get(question)
-        others = sum(until > now and name != person.name for name, until in held.items()) if held else 0
+        leases = self._leases.get(question)
+        others = sum(until > now and name != person.name for name, until in leases.items()) if leases else 0
         return self.votes[question] + others < self.rules.overlap
 
     def _is_valid(self, person: _Person, turn: Turn, now: float) -> bool:
@@ -277,9 +277,9 @@ class Queue:
         self._leases.setdefault(question, {})[name] = now + LEASE_SECONDS
 
     def _release(self, question: int, name: str) -> None:
-        held = self._leases.get(question, {})
-        held.pop(name, None)
-        if not held:
+        leases = self._leases.get(question, {})
+        leases.pop(name, None)
+        if not leases:
             self._leases.pop(question, None)
 
     # --- answers -------------------------------------------------------------------------------------------------
@@ -298,7 +298,7 @@ class Queue:
 
     def _add(self, person: _Person, line: Mapping[str, Any]) -> None:
         shown = tuple(line["shown"])
-        question = self._by_place[_place(line["item"], shown, line["axis"])]
+        question = self._by_question_key[_question_key(line["item"], shown, line["axis"])]
         answer = Answer(line["id"], question, shown, line["kind"] == "skip", line.get("repeat_of"), line)
         person.stack.append(answer)
         if self._is_repeated(person, answer):
@@ -359,11 +359,11 @@ class Queue:
         """Number of questions this person can still expect: their share of the open ones, and gold."""
         person = self._people[name]
         open_count = len(self.main) - len(self.full)  # read with every vote
-        own = open_count - len(person.answered - self.full)
-        others = open_count * len(self._people) - self._seen_open - own  # what they could answer at most
+        own_open = open_count - len(person.answered - self.full)
+        others = open_count * len(self._people) - self._seen_open - own_open  # what they could answer at most
         slots = self.rules.overlap * len(self.main) - self._vote_count
         fair = max(-(-slots // len(self._people)), slots - others)
-        return min(own, fair) + len(person.gold) - len(self._gold_answers(person))
+        return min(own_open, fair) + len(person.gold) - len(self._gold_answers(person))
 
     def is_done(self) -> bool:
         """Whether no registered person has anything left to answer."""
@@ -374,6 +374,6 @@ class Queue:
         return all(k in person.answered for k in open_ for person in people)
 
 
-def _place(item: str, responses: Sequence[int], axis: str | None) -> tuple[str, tuple[int, ...], str | None]:
+def _question_key(item: str, responses: Sequence[int], axis: str | None) -> tuple[str, tuple[int, ...], str | None]:
     """The question of a journal line, whatever the order shown."""
     return item, tuple(sorted(responses)), axis

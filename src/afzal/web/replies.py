@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from afzal.errors import AfzalError
-from afzal.web.validation import Refused
+from afzal.web.validation import RequestError
 
 STATIC = Path(__file__).with_name("static")
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
@@ -21,17 +21,17 @@ TOKEN = "x-afzal-token"
 Handle: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 
-def as_json(value: Any, status: int = 200) -> Response:
+def json_reply(value: Any, status: int = 200) -> Response:
     """A JSON reply, in ASCII: texts may contain lone surrogates, which UTF-8 cannot encode."""
     return Response(json.dumps(value, allow_nan=False, default=str).encode(), status, media_type="application/json")
 
 
-def refusal(refused: Refused) -> Response:
+def error_reply(error: RequestError) -> Response:
     """The reply to a refused request."""
-    return as_json({"error": refused.code, "message": str(refused)}, refused.status)
+    return json_reply({"error": error.code, "message": str(error)}, error.status)
 
 
-def is_right(token: str, known: str) -> bool:
+def is_same_token(token: str, known: str) -> bool:
     """Whether a token is the known one, in constant time."""
     return secrets.compare_digest(token.encode(), known.encode())
 
@@ -40,21 +40,21 @@ def with_token(known: str, handle: Handle) -> Handle:
     """A data endpoint: it reads the token from a header, and gives the reason for a refusal as JSON."""
 
     async def endpoint(request: Request) -> Response:
-        if not is_right(request.headers.get(TOKEN, ""), known):
+        if not is_same_token(request.headers.get(TOKEN, ""), known):
             return wrong_token()
         try:
             return await handle(request)
-        except Refused as refused:
-            return refusal(refused)
+        except RequestError as error:
+            return error_reply(error)
         except AfzalError as error:
-            return refusal(Refused(409, "refused", str(error)))
+            return error_reply(RequestError(409, "refused", str(error)))
 
     return endpoint
 
 
 def wrong_token() -> Response:
     """The reply to a request with an unknown token."""
-    return as_json({"error": "token", "message": "this address is wrong or no longer valid"}, 401)
+    return json_reply({"error": "token", "message": "this address is wrong or no longer valid"}, 401)
 
 
 async def static(request: Request) -> Response:
@@ -72,7 +72,7 @@ def page_file(name: str) -> Response:
 _FILES = {path.name: path.read_bytes() for path in sorted(STATIC.iterdir()) if path.suffix in TYPES}
 
 
-async def body_of(request: Request) -> Mapping[str, Any]:
+async def read_json_body(request: Request) -> Mapping[str, Any]:
     """The JSON object in a request's body.
 
     Raises:
@@ -81,9 +81,9 @@ async def body_of(request: Request) -> Mapping[str, Any]:
     try:
         body = json.loads(await request.body())
     except ClientDisconnect:
-        raise Refused(413, "too_large", "the body is too large") from None
+        raise RequestError(413, "too_large", "the body is too large") from None
     except (ValueError, RecursionError):
-        raise Refused(400, "not_json", "the body is not JSON") from None
+        raise RequestError(400, "not_json", "the body is not JSON") from None
     if not isinstance(body, dict):
-        raise Refused(400, "not_json", "the body is not a JSON object")
+        raise RequestError(400, "not_json", "the body is not a JSON object")
     return body

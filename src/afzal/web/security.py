@@ -31,7 +31,7 @@ HEADERS = {
 }
 
 
-def fault(method: str, path: str, headers: dict[str, str], hosts: Collection[str]) -> tuple[int, str] | None:
+def refusal_reason(method: str, path: str, headers: dict[str, str], hosts: Collection[str]) -> tuple[int, str] | None:
     """Why a request is refused, as status and sentence; None if it passes.
 
     Args:
@@ -60,7 +60,7 @@ def fault(method: str, path: str, headers: dict[str, str], hosts: Collection[str
 
 
 class Guard:
-    """An ASGI application that refuses requests with a :func:`fault`, limits bodies, and adds missing
+    """An ASGI application that refuses requests with a :func:`refusal_reason`, limits bodies, and adds missing
     :data:`HEADERS` to replies."""
 
     def __init__(self, app: App, hosts: Collection[str]) -> None:
@@ -72,7 +72,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        refused = fault(scope["method"], scope["path"], headers, self._hosts)
+        refused = refusal_reason(scope["method"], scope["path"], headers, self._hosts)
         if refused is not None:
             await _refuse(send, *refused)
             return

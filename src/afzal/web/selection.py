@@ -13,13 +13,13 @@ from afzal.web.queue import Answer
 if TYPE_CHECKING:
     from afzal.quality.ask import By
 
-EVERY = 10
-AHEAD = 50
-Chosen = Mapping[int, "By"]
+REFRESH_EVERY = 10
+SELECTION_SIZE = 50
+Selection = Mapping[int, "By"]
 """Questions in the order to ask them, each with the rule that chose it."""
 
 
-class Chooser:
+class QuestionSelector:
     """Choose questions in a separate thread: a choice among 10,000 takes tenths of a second, and votes must not wait
     for it. Until it is made, the previous choice holds.
 
@@ -37,28 +37,28 @@ class Chooser:
             if pair is not None:
                 self._of_pair.setdefault(pair, []).append(number)
         self._thread = ThreadPoolExecutor(1, "afzal-ask")
-        self._running: Future[Chosen] | None = None
-        self._heard = 0
+        self._running: Future[Selection] | None = None
+        self._lines_at_selection = 0
 
-    def choose(self, answers: Iterable[Answer], heard: int) -> Chosen:
+    def select(self, answers: Iterable[Answer], n_lines: int) -> Selection:
         """The questions to ask first, given the answers that count and the number of journal lines."""
         from afzal.quality.ask import next_questions
 
-        self._heard = heard
+        self._lines_at_selection = n_lines
         votes: dict[int, list[Comparison]] = {}
         for answer in answers:
             question = self._questions[answer.question]
             if not answer.is_skip and answer.repeat_of is None:
                 first, second = answer.shown
                 votes.setdefault(question.item, []).append(Comparison(first, second, answer.line["outcome"]))
-        chosen = next_questions(self._pool, votes, AHEAD, seed=self._seed + heard)
-        return {number: q.rule for q in chosen for number in self._of_pair.get(q.pair, ())}
+        selected = next_questions(self._pool, votes, SELECTION_SIZE, seed=self._seed + n_lines)
+        return {number: q.rule for q in selected for number in self._of_pair.get(q.pair, ())}
 
-    def renew(self, answers: Iterable[Answer], heard: int) -> Chosen | None:
+    def refresh(self, answers: Iterable[Answer], n_lines: int) -> Selection | None:
         """The choice made since the last call, or None. Ten further journal lines start a new one."""
         if self._running is not None and self._running.done():
             running, self._running = self._running, None
             return running.result()
-        if self._running is None and heard - self._heard >= EVERY:
-            self._running = self._thread.submit(self.choose, list(answers), heard)
+        if self._running is None and n_lines - self._lines_at_selection >= REFRESH_EVERY:
+            self._running = self._thread.submit(self.select, list(answers), n_lines)
         return None

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from afzal.errors import AfzalError
-from afzal.web.folder import Folder, Job
+from afzal.web.folder import AnnotationFolder, AnnotationJob
 from afzal.web.security import App, Guard
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where the page is served.
+class ServerOptions:
+    """Where a page is served.
 
     Attributes:
         host: the address to bind; loopback unless people on other machines need to reach the page.
@@ -30,46 +30,46 @@ class Place:
     names: tuple[str, ...] = ()
 
 
-def bound(place: Place) -> socket.socket:
-    """A socket bound to the place.
+def bind_socket(options: ServerOptions) -> socket.socket:
+    """Bind a socket to the host and port.
 
     Raises:
         AfzalError: the address cannot be bound.
     """
-    family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     sock = socket.socket(family)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        sock.bind((place.host, place.port))
+        sock.bind((options.host, options.port))
     except OSError as error:
         sock.close()
         raise AfzalError(
-            f"cannot serve at {place.host}:{place.port}",
+            f"cannot serve at {options.host}:{options.port}",
             why=error.strerror or str(error),
             remedy="choose another --port, or --port 0 for a free one",
         ) from None
     return sock
 
 
-def bound_again(place: Place, port: int) -> socket.socket:
-    """A socket bound to the place; if any port will do, to the last port if it is free."""
-    if place.port == 0 and port != 0:
+def rebind_socket(options: ServerOptions, port: int) -> socket.socket:
+    """Bind a socket as :func:`bind_socket` does; if any port will do, to the last port if it is free."""
+    if options.port == 0 and port != 0:
         try:
-            return bound(replace(place, port=port))
+            return bind_socket(replace(options, port=port))
         except AfzalError:
             pass
-    return bound(place)
+    return bind_socket(options)
 
 
-def hosts_of(place: Place, port: int) -> frozenset[str]:
+def allowed_hosts(options: ServerOptions, port: int) -> frozenset[str]:
     """The accepted Host headers."""
-    own = {place.host, "localhost", "127.0.0.1", "::1"} - {"0.0.0.0", "::"}
+    own = {options.host, "localhost", "127.0.0.1", "::1"} - {"0.0.0.0", "::"}
     named = {f"[{name}]" if ":" in name else name for name in own}
-    others = [name.lower() for name in place.names]
+    others = [name.lower() for name in options.names]
     return frozenset(f"{name}:{port}" for name in [*named, *others]) | frozenset(others)
 
 
-def addresses(folder: Folder, host: str, port: int) -> list[tuple[str, str]]:
+def addresses(folder: AnnotationFolder, host: str, port: int) -> list[tuple[str, str]]:
     """Name (empty if nobody has signed in) and address of each annotator."""
     return [(name, f"{origin(host, port)}/a/{token}/") for token, name in folder.tokens.items()]
 
@@ -81,11 +81,11 @@ def origin(host: str, port: int) -> str:
 
 
 def serve(
-    job: Job,
-    place: Place,
-    ready: Callable[[Folder, list[tuple[str, str]]], None],
+    job: AnnotationJob,
+    options: ServerOptions,
+    ready: Callable[[AnnotationFolder, list[tuple[str, str]]], None],
     until: Literal["stopped", "done"] = "stopped",
-) -> Folder:
+) -> AnnotationFolder:
     """Serve a job until SIGINT or SIGTERM, and return its folder, closed.
 
     Args:
@@ -97,11 +97,11 @@ def serve(
     """
     from afzal.web.app import application
 
-    folder = Folder(job, time.time)
+    folder = AnnotationFolder(job, time.time)
     try:
-        with bound_again(place, folder.port) as sock:
+        with rebind_socket(options, folder.port) as sock:
             port = sock.getsockname()[1]
-            folder.served_at(port)
+            folder.remember_port(port)
             endings: list[Callable[[], None]] = []
 
             def finished() -> None:
@@ -110,18 +110,20 @@ def serve(
 
             def started(end: Callable[[], None]) -> None:
                 endings.append(end)
-                ready(folder, addresses(folder, place.host, port))
+                ready(folder, addresses(folder, options.host, port))
 
-            if until == "done" and folder.desk.queue.people and folder.desk.queue.is_done():
-                ready(folder, addresses(folder, place.host, port))
+            if until == "done" and folder.session.queue.people and folder.session.queue.is_done():
+                ready(folder, addresses(folder, options.host, port))
             else:
-                run_server(application(folder, finished), place, sock, started)
+                run_server(application(folder, finished), options, sock, started)
     finally:
         folder.close()
     return folder
 
 
-def serve_secret(letter: str, application_of: Callable[[str], App], place: Place, ready: Callable[[str], None]) -> None:
+def serve_secret(
+    letter: str, application_of: Callable[[str], App], options: ServerOptions, ready: Callable[[str], None]
+) -> None:
     """Serve an application under a fresh secret address, ``/LETTER/TOKEN/``, until SIGINT or SIGTERM.
 
     Args:
@@ -132,12 +134,14 @@ def serve_secret(letter: str, application_of: Callable[[str], App], place: Place
         AfzalError: the address cannot be bound.
     """
     token = secrets.token_urlsafe(18)
-    with bound(place) as sock:
-        address = f"{origin(place.host, sock.getsockname()[1])}/{letter}/{token}/"
-        run_server(application_of(token), place, sock, lambda end: ready(address))
+    with bind_socket(options) as sock:
+        address = f"{origin(options.host, sock.getsockname()[1])}/{letter}/{token}/"
+        run_server(application_of(token), options, sock, lambda end: ready(address))
 
 
-def run_server(app: App, place: Place, sock: socket.socket, ready: Callable[[Callable[[], None]], None]) -> None:
+def run_server(
+    app: App, options: ServerOptions, sock: socket.socket, ready: Callable[[Callable[[], None]], None]
+) -> None:
     """Serve an application behind the :class:`afzal.web.security.Guard` until SIGINT or SIGTERM.
 
     Args:
@@ -146,7 +150,7 @@ def run_server(app: App, place: Place, sock: socket.socket, ready: Callable[[Cal
     import uvicorn
 
     settings = uvicorn.Config(
-        Guard(app, hosts_of(place, sock.getsockname()[1])),
+        Guard(app, allowed_hosts(options, sock.getsockname()[1])),
         log_level="error",
         access_log=False,
         server_header=False,

@@ -14,8 +14,8 @@ from starlette.routing import Route
 
 from afzal.web.board import curves
 from afzal.web.board.listing import Listing
-from afzal.web.replies import as_json, is_right, page_file, static, with_token
-from afzal.web.validation import Refused
+from afzal.web.replies import is_same_token, json_reply, page_file, static, with_token
+from afzal.web.validation import RequestError
 
 SERVED = {".html": "text/html", ".svg": "image/svg+xml", ".png": "image/png"}
 # Pages in the folder may come from anywhere: they run no scripts, load nothing and have no origin.
@@ -79,12 +79,12 @@ class Board:
         query = request.query_params
         run = inside(self._root, query.get("run", ""))
         if run is None or not run.is_dir():
-            raise Refused(404, "no_run", "there is no such run")
+            raise RequestError(404, "no_run", "there is no such run")
         names = query.get("names", "").split(",")[:_MOST_NAMES]
-        return as_json(await asyncio.to_thread(curves.read, run, names, query.get("since", "")))
+        return json_reply(await asyncio.to_thread(curves.read, run, names, query.get("since", "")))
 
     def _check(self, request: Request) -> None:
-        if not is_right(request.path_params["token"], self._token):
+        if not is_same_token(request.path_params["token"], self._token):
             raise HTTPException(404)
 
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from afzal.web.board.app import application
-from afzal.web.serve import Place, serve_secret
+from afzal.web.serve import ServerOptions, serve_secret
 
 
-def serve(root: Path, place: Place, ready: Callable[[str], None]) -> None:
+def serve(root: Path, options: ServerOptions, ready: Callable[[str], None]) -> None:
     """Serve the runs in a folder until SIGINT or SIGTERM.
 
     Args:
@@ -18,4 +18,4 @@ def serve(root: Path, place: Place, ready: Callable[[str], None]) -> None:
     Raises:
         AfzalError: the address cannot be bound.
     """
-    serve_secret("b", lambda token: application(root, token), place, ready)
+    serve_secret("b", lambda token: application(root, token), options, ready)

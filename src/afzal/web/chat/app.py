@@ -16,8 +16,8 @@ from starlette.routing import Route
 
 from afzal.web.chat.session import Session
 from afzal.web.chat.talk import Answer, Round
-from afzal.web.replies import Handle, as_json, body_of, is_right, page_file, static, with_token
-from afzal.web.validation import OUTCOMES, Refused, seconds_of
+from afzal.web.replies import Handle, is_same_token, json_reply, page_file, read_json_body, static, with_token
+from afzal.web.validation import OUTCOMES, RequestError, parse_timing
 
 _JUDGED = (*OUTCOMES, "skip")
 
@@ -47,27 +47,27 @@ class Page:
 
     async def page(self, request: Request) -> Response:
         """The page itself; a wrong token sees nothing."""
-        if not is_right(request.path_params["token"], self._token):
+        if not is_same_token(request.path_params["token"], self._token):
             raise HTTPException(404)
         return page_file("chat.html")
 
     async def state(self, request: Request) -> Response:
         """The conversation so far."""
-        return as_json(self._state())
+        return json_reply(self._state())
 
     async def tally(self, request: Request) -> Response:
         """How often each model was better, with their names."""
         if self._session.votes is None:
-            raise Refused(409, "not_blind", "this chat has no votes")
-        return as_json(self._session.votes.tally())
+            raise RequestError(409, "not_blind", "this chat has no votes")
+        return json_reply(self._session.votes.tally())
 
     async def say(self, request: Request) -> Response:
         """The person's turn; the reply is a stream of JSON lines until every model has answered."""
-        text = (await body_of(request)).get("text")
+        text = (await read_json_body(request)).get("text")
         if not isinstance(text, str):
-            raise Refused(400, "bad_text", "text must be a string")
+            raise RequestError(400, "bad_text", "text must be a string")
         if self._is_busy():
-            raise Refused(409, "busy", "the models are still answering")
+            raise RequestError(409, "busy", "the models are still answering")
         talk = self._session.talk
         talk.say(text.encode("utf-8", "replace").decode())
         self._stop = Event()
@@ -78,27 +78,27 @@ class Page:
     async def stop(self, request: Request) -> Response:
         """Stop the answers that are being generated."""
         self._stop.set()
-        return as_json({"stopped": True})
+        return json_reply({"stopped": True})
 
     async def vote(self, request: Request) -> Response:
         """Record which place is better; the vote is on disk before the reply is sent."""
-        body = await body_of(request)
-        judged, seconds = body.get("outcome"), seconds_of(body)["seconds"]
+        body = await read_json_body(request)
+        judged, seconds = body.get("outcome"), parse_timing(body)["seconds"]
         if judged not in _JUDGED:
-            raise Refused(400, "bad_outcome", f"outcome must be one of {', '.join(_JUDGED)}")
+            raise RequestError(400, "bad_outcome", f"outcome must be one of {', '.join(_JUDGED)}")
         await asyncio.to_thread(self._session.judge, judged, seconds)
-        return as_json(self._state())
+        return json_reply(self._state())
 
     async def undo(self, request: Request) -> Response:
         """Take the last vote of the conversation back."""
         if await asyncio.to_thread(self._session.undo) is None:
-            raise Refused(409, "nothing", "this conversation has no vote to undo")
-        return as_json(self._state())
+            raise RequestError(409, "nothing", "this conversation has no vote to undo")
+        return json_reply(self._state())
 
     async def new(self, request: Request) -> Response:
         """Start a new conversation."""
         self._session.begin()
-        return as_json(self._state())
+        return json_reply(self._state())
 
     async def _answers(self, places: int, lines: asyncio.Queue[dict[str, Any] | None], stop: Event) -> None:
         """Let all models answer in parallel, one thread each; then update the conversation, even if nobody listens."""
@@ -142,7 +142,7 @@ class Page:
     def _idle(self, handle: Handle) -> Handle:
         async def endpoint(request: Request) -> Response:
             if self._is_busy():
-                raise Refused(409, "busy", "the models are still answering")
+                raise RequestError(409, "busy", "the models are still answering")
             return await handle(request)
 
         return endpoint

@@ -7,10 +7,10 @@ from typing import Any
 
 from afzal.web.chat.app import application
 from afzal.web.chat.session import Session
-from afzal.web.serve import Place, serve_secret
+from afzal.web.serve import ServerOptions, serve_secret
 
 
-def serve(session: Session, about: Mapping[str, Any], place: Place, ready: Callable[[str], None]) -> None:
+def serve(session: Session, about: Mapping[str, Any], options: ServerOptions, ready: Callable[[str], None]) -> None:
     """Serve a conversation until SIGINT or SIGTERM.
 
     Args:
@@ -20,4 +20,4 @@ def serve(session: Session, about: Mapping[str, Any], place: Place, ready: Calla
     Raises:
         AfzalError: the address cannot be bound.
     """
-    serve_secret("c", lambda token: application(session, token, about), place, ready)
+    serve_secret("c", lambda token: application(session, token, about), options, ready)
