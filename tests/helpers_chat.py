@@ -11,8 +11,8 @@ from threading import Event
 from typing import Any, NamedTuple
 
 from afzal.records import Message
+from afzal.web.chat.conversation import Conversation, Stop
 from afzal.web.chat.session import Session
-from afzal.web.chat.talk import Stop, Talk
 from afzal.web.chat.votes import Votes
 
 
@@ -29,7 +29,7 @@ class Words:
         self.name, self._pause, self._words = name, pause, words
         self.asked: list[tuple[list[str], int]] = []
 
-    def answer(self, turns: Sequence[Message], number: int, heard: Any, stop: Event) -> Said:
+    def answer(self, turns: Sequence[Message], number: int, on_text: Any, stop: Event) -> Said:
         self.asked.append(([str(turn.content) for turn in turns], number))
         whole = self._words or f"{self.name} says answer number {number + 1}"
         said = ""
@@ -38,7 +38,7 @@ class Words:
                 return Said(said, len(said.split()), "stopped")
             time.sleep(self._pause)
             added = f" {word}" if said else word
-            heard(len(said), added)
+            on_text(len(said), added)
             said += added
         return Said(said, len(said.split()), "eos")
 
@@ -46,7 +46,7 @@ class Words:
 def blind(out: Path, *partners: Words, seed: int = 0) -> Session:
     """A blind session of two models, whose order is drawn from ``seed``."""
     about = {"models": [one.name for one in partners], "annotator": "ann", "sampling": {"temperature": 1.0}}
-    return Session(Talk(partners, "", random.Random(seed)), Votes(out, about, plain=False))
+    return Session(Conversation(partners, "", random.Random(seed)), Votes(out, about, plain=False))
 
 
 if __name__ == "__main__":

@@ -23,22 +23,22 @@ from afzal import data
 from afzal.cli.terminal_chat import Terminal, converse
 from afzal.errors import AfzalError
 from afzal.records import Comparison
+from afzal.web.chat.conversation import Conversation
 from afzal.web.chat.session import Session
-from afzal.web.chat.talk import Talk
 
 
 def answered(session: Session, text: str) -> list[str]:
     """Say something; return the answers in the order on the screen."""
-    talk = session.talk
-    round_ = talk.say(text)
-    told = [talk.answer(place, lambda keep, text: None, Event()).text for place in range(len(round_.shown))]
-    talk.close()
+    conversation = session.conversation
+    round_ = conversation.say(text)
+    told = [conversation.answer(place, lambda keep, text: None, Event()).text for place in range(len(round_.shown))]
+    conversation.close()
     return told
 
 
 def test_seen_models_continue_their_own_conversations():
     ours, theirs = Words("ours"), Words("theirs")
-    session = Session(Talk([ours, theirs], "be brief"))
+    session = Session(Conversation([ours, theirs], "be brief"))
     answered(session, "one")
     assert answered(session, "two") == ["ours says answer number 2", "theirs says answer number 2"]
     assert ours.asked[1] == (["be brief", "one", "ours says answer number 1", "two"], 1)
@@ -56,7 +56,7 @@ def test_blind_the_better_answer_continues_one_conversation(tmp_path):
         shown = answered(session, f"turn {turn}" if turn else "one")
         assert ours.asked[-1] == theirs.asked[-1] == (before, turn)
         with pytest.raises(AfzalError, match="not been compared yet"):
-            session.talk.say("too early")
+            session.conversation.say("too early")
         session.judge(judged, 1.5)
         before = [*before, shown[1 if judged == "second" else 0], f"turn {turn + 1}"]
     session.votes.close()
@@ -96,10 +96,10 @@ def test_a_vote_that_is_taken_back_is_gone_and_its_answers_wait(tmp_path):
     answered(session, "hello")
     session.judge("first", 1.0)
     assert session.undo() is not None
-    assert session.talk.waits == "vote"
+    assert session.conversation.waits == "vote"
     session.judge("tie", 1.0)
     answered(session, "again")
-    assert session.talk.waits == "vote"
+    assert session.conversation.waits == "vote"
     assert session.undo() is None  # the last answers have no vote yet
     assert session.votes.tally()["counts"]["tie"] == 1
     session.votes.close()
@@ -119,7 +119,7 @@ def test_a_disk_that_refuses_leaves_the_answers_to_be_compared(tmp_path, monkeyp
         patch.setattr(session.votes._votes, "append", full)
         with pytest.raises(AfzalError, match="no space"):
             session.judge("first", 1.0)
-    assert session.talk.waits == "vote"
+    assert session.conversation.waits == "vote"
     session.judge("second", 1.0)
     assert sum(session.votes.tally()["counts"].values()) == 1
     session.votes.close()
@@ -128,16 +128,16 @@ def test_a_disk_that_refuses_leaves_the_answers_to_be_compared(tmp_path, monkeyp
 def test_answers_that_are_the_same_or_stopped_are_not_compared(tmp_path):
     session = blind(tmp_path / "v", Words("a", words="yes"), Words("b", words="yes"))
     assert answered(session, "hello") == ["yes", "yes"]
-    assert session.talk.waits == "say"
+    assert session.conversation.waits == "say"
     session.votes.close()
     stopped = Event()
     stopped.set()
     other = blind(tmp_path / "w", Words("a"), Words("b"))
-    other.talk.say("hello")
+    other.conversation.say("hello")
     for place in (0, 1):
-        other.talk.answer(place, lambda keep, text: None, stopped)
-    other.talk.close()
-    assert other.talk.waits == "say"
+        other.conversation.answer(place, lambda keep, text: None, stopped)
+    other.conversation.close()
+    assert other.conversation.waits == "say"
     other.votes.close()
 
 
@@ -188,7 +188,7 @@ def test_the_terminal_by_a_script(tmp_path):
 
 
 def test_escape_sequences_of_a_model_do_not_reach_the_terminal():
-    told = typed(Session(Talk([Words("m", words="\x1b[2J gone")], "")), "hello")
+    told = typed(Session(Conversation([Words("m", words="\x1b[2J gone")], "")), "hello")
     assert "\x1b" not in told
     assert "\\u001b[2J gone" in told
 
@@ -212,9 +212,9 @@ def test_a_model_that_fails_loses_nothing_but_its_turn():
         def answer(self, *a: Any) -> Any:
             raise AfzalError("no position is left")
 
-    session = Session(Talk([Broken("m")], ""))
+    session = Session(Conversation([Broken("m")], ""))
     assert "no position is left" in typed(session, "hello")
-    assert session.talk.rounds == []
+    assert session.conversation.rounds == []
 
 
 @contextmanager

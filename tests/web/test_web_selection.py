@@ -132,5 +132,5 @@ def test_repeats_and_skips_are_no_votes(tmp_path):
         folder.session.skip("ann", {"id": "skip00000001", **about})
         answers = folder.session._answers()
         own = [v for v in lines if not v["repeat_of"]]
-        ids = [folder.task.questions[k].item_id for k in folder.session._selector.choose(answers, 77)]
+        ids = [folder.task.questions[k].item_id for k in folder.session._selector.select(answers, 77)]
         assert ids == wanted(folder, own, 77)

@@ -38,15 +38,15 @@ def _chat(
     )
     startup.begin(settings, f"chat with {settings.model}")
     from afzal.generate.chat import partners
+    from afzal.web.chat.conversation import Conversation
     from afzal.web.chat.session import Session
-    from afzal.web.chat.talk import Talk
 
     talkers = partners(settings, _note)
     if plain := [one.name for one in talkers if one.continues_text]:
         has = "have" if len(plain) > 1 else "has"
         _note(f"{' and '.join(plain)} {has} no chat template: your text is continued as it is")
-    talk = Talk(talkers, settings.system, random.SystemRandom() if settings.blind else None)
-    session = Session(talk, _votes(settings, talkers) if settings.blind else None)
+    conversation = Conversation(talkers, settings.system, random.SystemRandom() if settings.blind else None)
+    session = Session(conversation, _votes(settings, talkers) if settings.blind else None)
     try:
         if settings.page:
             _serve(settings, session)

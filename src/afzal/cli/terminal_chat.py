@@ -16,16 +16,16 @@ from afzal.terminal import visible
 from afzal.text import number
 
 if TYPE_CHECKING:
+    from afzal.web.chat.conversation import Answer, Stop, Verdict
     from afzal.web.chat.session import Session
-    from afzal.web.chat.talk import Answer, Judged, Stop
 
 HELP = """/new    start a new conversation
 /undo   undo the last vote
 /tally  show how often each model was better (with names)
 /quit   end the chat, like Ctrl-D and Ctrl-C; during an answer, Ctrl-C stops the answer
 Votes: 1 the first is better, 2 the second, 0 equal, 9 both bad, s skip"""
-KEYS: dict[str, Judged] = {"1": "first", "2": "second", "0": "tie", "9": "both_bad", "s": "skip"}
-_VERDICTS: dict[Judged, str] = {
+KEYS: dict[str, Verdict] = {"1": "first", "2": "second", "0": "tie", "9": "both_bad", "s": "skip"}
+_VERDICTS: dict[Verdict, str] = {
     "first": "1 is better",
     "second": "2 is better",
     "tie": "equal",
@@ -67,8 +67,8 @@ def converse(session: Session, terminal: Terminal) -> None:
 
 
 def _greet(session: Session, terminal: Terminal) -> None:
-    names = [partner.name for partner in session.talk.partners]
-    who = "Two models, blind, in random order" if session.talk.is_blind else " and ".join(names)
+    names = [partner.name for partner in session.conversation.partners]
+    who = "Two models, blind, in random order" if session.conversation.is_blind else " and ".join(names)
     terminal.write(f"{who}. /help lists the commands, Ctrl-D ends the chat.\n")
 
 
@@ -94,19 +94,19 @@ def _step(session: Session, terminal: Terminal, line: str) -> bool:
 
 
 def _exchange(session: Session, terminal: Terminal, text: str) -> bool:
-    talk = session.talk
-    round_ = talk.say(text)
+    conversation = session.conversation
+    round_ = conversation.say(text)
     try:
         for place, number in enumerate(round_.shown):
-            head = f"[{place + 1}]" if talk.is_blind else f"[{talk.partners[number].name}]"
-            _show(terminal, head, lambda on_text, place=place: talk.answer(place, on_text, Event()))
+            head = f"[{place + 1}]" if conversation.is_blind else f"[{conversation.partners[number].name}]"
+            _show(terminal, head, lambda on_text, place=place: conversation.answer(place, on_text, Event()))
     except BaseException:
-        talk.drop()
+        conversation.drop_round()
         raise
-    talk.close()
-    if talk.is_blind and talk.waits == "say":
+    conversation.close()
+    if conversation.is_blind and conversation.waits == "say":
         terminal.write("\nnothing to compare: the answers are the same, or one was stopped\n")
-    return talk.waits == "say" or _vote(session, terminal)
+    return conversation.waits == "say" or _vote(session, terminal)
 
 
 def _show(terminal: Terminal, head: str, answer: Callable[[Callable[[int, str], None]], Answer]) -> None:

@@ -55,21 +55,21 @@ class Partner:
         """Whether the model has no chat template and so continues the conversation as plain text."""
         return not self.speaker.tokenizer.chat_template
 
-    def answer(self, turns: Sequence[Message], number: int, heard: Callable[[int, str], None], stop: Event) -> Said:
+    def answer(self, turns: Sequence[Message], number: int, on_text: Callable[[int, str], None], stop: Event) -> Said:
         """Continue a conversation that ends with the user's turn.
 
         The same model, conversation, settings and number give the same answer, with or without another model alongside.
 
         Args:
             number: number of the answer since the chat began, on which its random draws depend.
-            heard: called as the answer grows, with the number of characters to keep and the text that follows them.
+            on_text: called as the answer grows, with the number of characters to keep and the text that follows them.
             stop: set when the user stops the answer.
 
         Raises:
             AfzalError: the conversation leaves no position for an answer, or cannot be rendered.
         """
         ids = self._ids(turns)
-        text, ends = Growing(self.speaker, ids, heard), self.speaker.ends(chat=not self.continues_text)
+        text, ends = Growing(self.speaker, ids, on_text), self.speaker.ends(chat=not self.continues_text)
 
         def token(row: Row, drawn: int) -> None:
             if drawn not in ends:
@@ -101,8 +101,8 @@ class Partner:
 class Growing:
     """The text of an answer as its tokens arrive; a character with missing bytes is held back."""
 
-    def __init__(self, speaker: Speaker, before: Sequence[int], heard: Callable[[int, str], None]) -> None:
-        self._speaker, self._before, self._heard = speaker, before, heard
+    def __init__(self, speaker: Speaker, before: Sequence[int], on_text: Callable[[int, str], None]) -> None:
+        self._speaker, self._before, self._on_text = speaker, before, on_text
         self.ids: list[int] = []
         self._shown = ""
 
@@ -125,7 +125,7 @@ class Growing:
             return
         pairs = enumerate(zip(text, self._shown, strict=False))
         keep = next((k for k, (a, b) in pairs if a != b), min(len(text), len(self._shown)))
-        self._heard(keep, text[keep:])
+        self._on_text(keep, text[keep:])
         self._shown = text
 
 

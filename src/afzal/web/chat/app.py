@@ -14,12 +14,12 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from afzal.web.chat.conversation import Answer, Round
 from afzal.web.chat.session import Session
-from afzal.web.chat.talk import Answer, Round
 from afzal.web.replies import Handle, is_same_token, json_reply, page_file, read_json_body, static, with_token
 from afzal.web.validation import OUTCOMES, RequestError, parse_timing
 
-_JUDGED = (*OUTCOMES, "skip")
+_VERDICTS = (*OUTCOMES, "skip")
 
 
 class Page:
@@ -40,9 +40,9 @@ class Page:
             Route("/api/tally", self._api(self.tally), methods=get),
             Route("/api/say", self._api(self.say), methods=post),
             Route("/api/stop", self._api(self.stop), methods=post),
-            Route("/api/vote", self._api(self._idle(self.vote)), methods=post),
-            Route("/api/undo", self._api(self._idle(self.undo)), methods=post),
-            Route("/api/new", self._api(self._idle(self.new)), methods=post),
+            Route("/api/vote", self._api(self._when_idle(self.vote)), methods=post),
+            Route("/api/undo", self._api(self._when_idle(self.undo)), methods=post),
+            Route("/api/new", self._api(self._when_idle(self.new)), methods=post),
         ]
 
     async def page(self, request: Request) -> Response:
@@ -68,11 +68,11 @@ class Page:
             raise RequestError(400, "bad_text", "text must be a string")
         if self._is_busy():
             raise RequestError(409, "busy", "the models are still answering")
-        talk = self._session.talk
-        talk.say(text.encode("utf-8", "replace").decode())
+        conversation = self._session.conversation
+        conversation.say(text.encode("utf-8", "replace").decode())
         self._stop = Event()
         lines: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
-        self._work = asyncio.create_task(self._answers(len(talk.partners), lines, self._stop))
+        self._work = asyncio.create_task(self._answers(len(conversation.partners), lines, self._stop))
         return StreamingResponse(self._stream(lines, self._stop), media_type="application/x-ndjson")
 
     async def stop(self, request: Request) -> Response:
@@ -84,8 +84,8 @@ class Page:
         """Record which place is better; the vote is on disk before the reply is sent."""
         body = await read_json_body(request)
         judged, seconds = body.get("outcome"), parse_timing(body)["seconds"]
-        if judged not in _JUDGED:
-            raise RequestError(400, "bad_outcome", f"outcome must be one of {', '.join(_JUDGED)}")
+        if judged not in _VERDICTS:
+            raise RequestError(400, "bad_outcome", f"outcome must be one of {', '.join(_VERDICTS)}")
         await asyncio.to_thread(self._session.judge, judged, seconds)
         return json_reply(self._state())
 
@@ -102,22 +102,24 @@ class Page:
 
     async def _answers(self, places: int, lines: asyncio.Queue[dict[str, Any] | None], stop: Event) -> None:
         """Let all models answer in parallel, one thread each; then update the conversation, even if nobody listens."""
-        talk, loop = self._session.talk, asyncio.get_running_loop()
+        conversation, loop = self._session.conversation, asyncio.get_running_loop()
 
         def send(line: dict[str, Any]) -> None:
             loop.call_soon_threadsafe(lines.put_nowait, line)
 
-        def one(place: int) -> None:
-            answer = talk.answer(place, lambda keep, text: send({"place": place, "keep": keep, "text": text}), stop)
+        def answer_place(place: int) -> None:
+            answer = conversation.answer(
+                place, lambda keep, text: send({"place": place, "keep": keep, "text": text}), stop
+            )
             send({"place": place, "done": _answer(answer)})
 
-        work = [asyncio.to_thread(one, place) for place in range(places)]
+        work = [asyncio.to_thread(answer_place, place) for place in range(places)]
         failed = [f for f in await asyncio.gather(*work, return_exceptions=True) if isinstance(f, BaseException)]
         if failed:
-            talk.drop()
+            conversation.drop_round()
             lines.put_nowait({"error": str(failed[0])})
         else:
-            talk.close()
+            conversation.close()
         lines.put_nowait({"state": self._state() | {"busy": False}})
         lines.put_nowait(None)
 
@@ -129,17 +131,24 @@ class Page:
             stop.set()  # nobody is listening any more
 
     def _state(self) -> dict[str, Any]:
-        talk, votes = self._session.talk, self._session.votes
-        known = {"names": None} if talk.is_blind else {"names": [partner.name for partner in talk.partners]}
+        conversation, votes = self._session.conversation, self._session.votes
+        known = (
+            {"names": None} if conversation.is_blind else {"names": [partner.name for partner in conversation.partners]}
+        )
         saved = 0 if votes is None else votes.count
-        rounds = [_round(round_) for round_ in talk.rounds]
-        about = {"blind": talk.is_blind, "places": len(talk.partners), "waits": talk.waits, "saved": saved}
+        rounds = [_round(round_) for round_ in conversation.rounds]
+        about = {
+            "blind": conversation.is_blind,
+            "places": len(conversation.partners),
+            "waits": conversation.waits,
+            "saved": saved,
+        }
         return {**self._about, **known, **about, "rounds": rounds, "busy": self._is_busy()}
 
     def _is_busy(self) -> bool:
         return self._work is not None and not self._work.done()
 
-    def _idle(self, handle: Handle) -> Handle:
+    def _when_idle(self, handle: Handle) -> Handle:
         async def endpoint(request: Request) -> Response:
             if self._is_busy():
                 raise RequestError(409, "busy", "the models are still answering")
@@ -155,7 +164,7 @@ def _round(round_: Round) -> dict[str, Any]:
     """A round as the page shows it: answers by their place on the screen."""
     by_place = [round_.answers[number] for number in round_.shown]
     answers = [None if answer is None else _answer(answer) for answer in by_place]
-    return {"said": str(round_.before[0][-1].content), "answers": answers, "judged": round_.judged}
+    return {"said": str(round_.prompts[0][-1].content), "answers": answers, "judged": round_.judged}
 
 
 def _answer(answer: Answer) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from afzal.errors import AfzalError
 from afzal.records import P_FIRST, SWAPPED, Item, Message, Outcome, Response, Turns, as_text
 from afzal.runs import atomic_write, lock, read_json, take, writing
 from afzal.stats.intervals import clustered, share
-from afzal.web.chat.talk import Round
+from afzal.web.chat.conversation import Round
 from afzal.web.journal import Journal
 from afzal.web.questions import content_sha256
 from afzal.web.validation import OUTCOMES
@@ -108,7 +108,7 @@ class Votes:
             ``models``; ``counts`` by outcome for the first model (``first``: it is better); and its ``win_rate`` with
             an interval over conversations: ties count half, "both bad" is left out, None without votes.
         """
-        outcomes = [(line["conversation"], _of_models(line)) for line in self._lines.values()]
+        outcomes = [(line["conversation"], _outcome_by_model(line)) for line in self._lines.values()]
         counts = Counter(outcome for _, outcome in outcomes)
         scores = [(conversation, P_FIRST[outcome]) for conversation, outcome in outcomes if outcome in P_FIRST]
         rate = share(clustered(*zip(*scores, strict=True))) if scores else None
@@ -125,7 +125,7 @@ class Votes:
         lock.release(self.path)
 
     def _item(self, round_: Round) -> Item:
-        prompt: Turns = as_text(round_.before[0]) if self._plain else round_.before[0]
+        prompt: Turns = as_text(round_.prompts[0]) if self._plain else round_.prompts[0]
         texts = [answer.text if answer else "" for answer in round_.answers]
         turns: list[Turns] = [text if self._plain else (Message("assistant", text),) for text in texts]
         answers = [answer for answer in round_.answers if answer]
@@ -154,7 +154,7 @@ class Votes:
         atomic_write(path, json.dumps({"afzal": __version__, **self._about}, indent=1, ensure_ascii=False) + "\n")
 
 
-def _of_models(line: Mapping[str, Any]) -> str:
+def _outcome_by_model(line: Mapping[str, Any]) -> str:
     outcome: Outcome = line["outcome"]
     return outcome if line["shown"][0] == 0 else SWAPPED.get(outcome, outcome)
 

@@ -17,8 +17,8 @@ from afzal.errors import AfzalError
 from afzal.records import Message, Outcome
 
 Stop = Literal["eos", "length", "stopped"]
-Judged = Outcome | Literal["skip"]
-Heard = Callable[[int, str], None]
+Verdict = Outcome | Literal["skip"]
+TextListener = Callable[[int, str], None]
 """Called as an answer grows, with the number of characters that stay and the text that follows them."""
 
 
@@ -45,7 +45,7 @@ class Partner(Protocol):
         """The name shown to people."""
         ...
 
-    def answer(self, turns: Sequence[Message], number: int, heard: Heard, stop: Event) -> Answer:
+    def answer(self, turns: Sequence[Message], number: int, on_text: TextListener, stop: Event) -> Answer:
         """Continue a conversation that ends with the person's turn.
 
         Args:
@@ -60,17 +60,17 @@ class Round:
     """One turn of the person, the answers to it, and the vote.
 
     Attributes:
-        before: each model's conversation up to and including the person's turn; the same one in a blind comparison.
+        prompts: each model's conversation up to and including the person's turn; the same one in a blind comparison.
         shown: the number of the model in each place on the screen.
         answers: one per model, by model number.
         judged: the person's verdict on the places shown; None until they vote.
         vote: the id of the saved vote.
     """
 
-    before: list[tuple[Message, ...]]
+    prompts: list[tuple[Message, ...]]
     shown: tuple[int, ...]
     answers: list[Answer | None] = field(default_factory=list)
-    judged: Judged | None = None
+    judged: Verdict | None = None
     vote: str | None = None
 
     @property
@@ -80,7 +80,7 @@ class Round:
         return len(finished) == len(self.answers) and len({answer.text for answer in finished}) > 1
 
 
-class Talk:
+class Conversation:
     """A conversation, which can be started anew.
 
     Args:
@@ -98,7 +98,7 @@ class Talk:
         self.partners, self._rng = tuple(partners), rng
         self._opening = (Message("system", system),) if system else ()
         self._turn_count = 0
-        self.begin()
+        self.reset()
 
     @property
     def is_blind(self) -> bool:
@@ -110,7 +110,7 @@ class Talk:
         last = self.rounds[-1] if self.rounds else None
         return "vote" if self.is_blind and last is not None and last.judged is None and last.can_be_judged else "say"
 
-    def begin(self) -> None:
+    def reset(self) -> None:
         """Forget the conversation."""
         self.rounds: list[Round] = []
         self._turns: list[tuple[Message, ...]] = [self._opening for _ in self.partners]
@@ -130,17 +130,17 @@ class Talk:
         shown = list(range(len(self.partners)))
         if self._rng is not None:
             self._rng.shuffle(shown)
-        before = [(*turns, Message("user", text)) for turns in self._turns]
-        round_ = Round(before, tuple(shown), [None] * len(shown))
+        prompts = [(*turns, Message("user", text)) for turns in self._turns]
+        round_ = Round(prompts, tuple(shown), [None] * len(shown))
         self.rounds.append(round_)
         self._turn_count += 1
         return round_
 
-    def answer(self, place: int, heard: Heard, stop: Event) -> Answer:
+    def answer(self, place: int, on_text: TextListener, stop: Event) -> Answer:
         """The answer to the last turn from the model in this place on the screen."""
         round_ = self.rounds[-1]
         number = round_.shown[place]
-        answer = self.partners[number].answer(round_.before[number], self._turn_count - 1, heard, stop)
+        answer = self.partners[number].answer(round_.prompts[number], self._turn_count - 1, on_text, stop)
         round_.answers[number] = answer
         return answer
 
@@ -150,9 +150,9 @@ class Talk:
         Blind answers that were stopped or are identical get no vote: the first one shown continues the conversation.
         """
         if self.waits == "say":
-            self._take(self.rounds[-1].shown[0] if self.is_blind else None)
+            self._continue_with(self.rounds[-1].shown[0] if self.is_blind else None)
 
-    def judge(self, judged: Judged) -> Round:
+    def judge(self, judged: Verdict) -> Round:
         """Record which place is better. The better answer continues the conversation, else the one shown first.
 
         Raises:
@@ -162,25 +162,25 @@ class Talk:
             raise AfzalError("there are no answers to compare", remedy="type a message first")
         round_ = self.rounds[-1]
         round_.judged = judged
-        self._take(round_.shown[1 if judged == "second" else 0])
+        self._continue_with(round_.shown[1 if judged == "second" else 0])
         return round_
 
-    def take_back(self) -> Round | None:
+    def undo_verdict(self) -> Round | None:
         """Undo the last vote of this conversation, so that its answers can be compared again; None if there is none."""
         if not self.rounds or self.rounds[-1].judged is None:
             return None
         round_ = self.rounds[-1]
         round_.judged = None
-        self._turns = [turns[:-1] for turns in round_.before]
+        self._turns = [turns[:-1] for turns in round_.prompts]
         return round_
 
-    def drop(self) -> None:
+    def drop_round(self) -> None:
         """Forget the last turn, which could not be answered."""
         self.rounds.pop()
 
-    def _take(self, number: int | None) -> None:
+    def _continue_with(self, number: int | None) -> None:
         """Continue every conversation with the answer of one model, or (None) each with its own model's answer."""
         round_ = self.rounds[-1]
-        for k, before in enumerate(round_.before):
+        for k, prompts in enumerate(round_.prompts):
             answer = round_.answers[k if number is None else number]
-            self._turns[k] = (*before, Message("assistant", answer.text if answer else ""))
+            self._turns[k] = (*prompts, Message("assistant", answer.text if answer else ""))
