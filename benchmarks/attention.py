@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from afzal.model import kernels
 from afzal.model.attention import tree_attention
 from afzal.model.kernels import choose
-from afzal.tokens.attend import Segment, TreeLayout
+from afzal.tokens.attention_blocks import Segment, TreeLayout
 from benchmarks.dpo_step import shapes
 from benchmarks.dpo_step.flops import wait
 from benchmarks.machine import about_run, refuse_if_busy

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from afzal.model.kernels import choose
-from afzal.tokens.attend import TreeLayout
+from afzal.tokens.attention_blocks import TreeLayout
 from benchmarks import attention
 
 

@@ -9,7 +9,7 @@ from afzal.data.dataset import fingerprint
 from afzal.data.native import to_row
 from afzal.data.reading import _group
 from afzal.data.splitting import split
-from afzal.data.turns import stripped
+from afzal.data.turns import stripped_key
 from afzal.media import Media, in_row, media_part
 from afzal.quality.clean import duplicate_key, merge_identical
 from afzal.quality.item_facts import ItemTable
@@ -36,7 +36,7 @@ KEYS = {
     "prompt_key": prompt_key,
     "fingerprint": lambda x: fingerprint([x]),
     "duplicate_key": duplicate_key,
-    "stripped": lambda x: stripped(x.prompt),
+    "stripped": lambda x: stripped_key(x.prompt),
     "group": _group,
     "json": lambda x: json.dumps(turns_to_json(x.prompt)),
     "row": lambda x: json.dumps(to_row(x)),

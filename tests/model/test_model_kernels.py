@@ -19,7 +19,7 @@ from afzal.model.kernels import choose, flex, ragged, trials
 from afzal.model.kernels.spans import visible
 from afzal.model.logprobs import score
 from afzal.model.probe import choose_sharing
-from afzal.tokens.attend import Block, Segment, TreeLayout
+from afzal.tokens.attention_blocks import Block, Segment, TreeLayout
 from afzal.tokens.batch import collate
 from afzal.tokens.tree import tree
 

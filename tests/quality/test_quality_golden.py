@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from afzal.data import fingerprint, read, remap
-from afzal.data.turns import stripped
+from afzal.data.turns import stripped_key
 from afzal.quality import audit
 from afzal.quality.clean import duplicate_key
 from afzal.quality.item_facts import read_item
@@ -61,7 +61,7 @@ def random_item(rng: random.Random) -> Item:
 
 def slow_key(item: Item) -> str:
     """The slow definition of the key: the item with its answers sorted and each vote naming the lower one first."""
-    order = sorted(range(len(item.responses)), key=lambda k: repr(stripped(item.responses[k].turns)))
+    order = sorted(range(len(item.responses)), key=lambda k: repr(stripped_key(item.responses[k].turns)))
     moved = remap(item, [order.index(k) for k in range(len(order))])
     votes = [v.swap() if isinstance(v, Comparison) and v.first > v.second else v for v in moved.votes]
     return fingerprint([replace(moved, votes=tuple(sorted(votes, key=repr)))])

@@ -165,11 +165,11 @@ def _stem(source: str) -> str:
 def _for_people(items: Sequence[Item], folder: Path) -> Result | None:
     """The pairs for blind votes, and how to vote; None if there are votes already."""
     from afzal import data
-    from afzal.data.page import is_page
+    from afzal.data.annotation_folder import is_annotation_folder
     from afzal.runs import make_folder
     from afzal.terminal.conclusion import step
 
-    if is_page(folder / VOTES) and any(item.votes for item in data.read(folder / VOTES).items):
+    if is_annotation_folder(folder / VOTES) and any(item.votes for item in data.read(folder / VOTES).items):
         return None
     make_folder(folder)
     # people do not see which model wrote an answer, nor pairs of identical answers

@@ -26,7 +26,7 @@ from afzal.iterate.answers import sequence_kl
 from afzal.model.adapters import is_adapted
 from afzal.model.load import load_model, pick_device, vocabulary_of
 from afzal.model.speakers import open_speaker
-from afzal.prepare.columns import asked_by_rewards, columns_for
+from afzal.prepare.columns import requested_columns, requests_of_rewards
 from afzal.records import Item, Turns
 from afzal.rewards.source import Rewarder
 from afzal.runs.stage import keep, kept, key_of
@@ -119,9 +119,9 @@ def read_prompts(config: CompareConfig, speaker: Speaker) -> tuple[list[Item], l
             asks for a column that no row has.
     """
     best_of = [e.settings["reward"] for e in entries(config) if e.kind == "best_of" and "reward" in e.settings]
-    asks = asked_by_rewards(*config.rewards.values(), *best_of, *config.judges.values())
+    asks = requests_of_rewards(*config.rewards.values(), *best_of, *config.judges.values())
     items = data.read(config.prompts, asked=data.merged_request(asks)).items
-    names = columns_for(asks, items, config.prompts)
+    names = requested_columns(asks, items, config.prompts)
     asked = distinct_prompts(items, names)[: config.max_prompts]
     refuse_media(asked, config.prompts, "a comparison or a sweep", _INSTEAD)
     if len(asked) < 2:

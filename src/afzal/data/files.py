@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from afzal.data.fields import Row
-from afzal.data.json_reader import Fault, RawRow, first_fault, read_array, read_lines, unfolded
+from afzal.data.json_reader import Fault, RawRow, first_fault, read_array, read_lines, unfold_table
 from afzal.data.magic import HEAD, other_kind, refuse_foreign_text
 from afzal.errors import AfzalError, near
 
@@ -78,9 +78,9 @@ def _text(path: Path, kind: str, packed: bool, limit: int) -> Iterator[RawRow]:
                 yield from _table(stream, name, "\t" if kind == ".tsv" else ",")
             elif _is_lines(stream, kind, name):
                 lines = read_lines(stream, name)
-                yield from unfolded(lines, name) if kind == ".json" else lines
+                yield from unfold_table(lines, name) if kind == ".json" else lines
             else:
-                yield from unfolded(read_array(stream, name), name)
+                yield from unfold_table(read_array(stream, name), name)
     except UnicodeDecodeError:
         with _open(path, packed, limit) as stream:
             raise first_fault(stream, name) from None

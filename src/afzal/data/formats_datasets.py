@@ -11,7 +11,7 @@ from afzal.data import parse_tools as tools
 from afzal.data import parse_votes as votes
 from afzal.data.fields import has
 from afzal.data.format import Format, is_list, texts
-from afzal.data.votewords import pair_of
+from afzal.data.vote_values import pair_of
 
 DATASETS: tuple[Format, ...] = (
     Format(

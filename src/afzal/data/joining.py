@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 from itertools import chain
 
-from afzal.data.remap import moved_votes
+from afzal.data.remap import renumbered_votes
 from afzal.data.turns import exact_key
 from afzal.records import Comparison, Item, Vote
 
@@ -34,7 +34,7 @@ def together(items: Iterable[Item]) -> list[Item]:
     Vote files of other tools hold one vote per row. If an annotator has already voted on the joined item, the question
     was asked again as a separate question, and the items stay separate.
     """
-    merged: list[list[Item]] = []
+    groups: list[list[Item]] = []
     open_: dict[tuple[Hashable, frozenset[Hashable]], tuple[list[Item], set[str]]] = {}
     for item in items:
         key = exact_key(item.prompt), frozenset(exact_key(response.turns) for response in item.responses)
@@ -45,8 +45,8 @@ def together(items: Iterable[Item]) -> list[Item]:
             heard |= names
         else:
             open_[key] = [item], names
-            merged.append(open_[key][0])
-    return [same[0] if len(same) == 1 else _as_one(same) for same in merged]
+            groups.append(open_[key][0])
+    return [same[0] if len(same) == 1 else _as_one(same) for same in groups]
 
 
 def _as_one(same: Sequence[Item]) -> Item:
@@ -57,10 +57,10 @@ def _as_one(same: Sequence[Item]) -> Item:
     keys = dict.fromkeys(exact_key(r.turns) for item in same for r in item.responses)
     place = {key: k for k, key in enumerate(keys)}
     orders = [[place[exact_key(response.turns)] for response in item.responses] for item in same]
-    votes = [moved_votes(item.votes, order) for item, order in zip(same, orders, strict=True)]
+    votes = [renumbered_votes(item.votes, order) for item, order in zip(same, orders, strict=True)]
     if len(place) == 2 and {(0, 1), (1, 0)} == set(map(tuple, orders)):
         votes = [[_shown(v, order[0]) for v in some] for some, order in zip(votes, orders, strict=True)]
-    gold = [moved_votes(item.gold, order) for item, order in zip(same, orders, strict=True)]
+    gold = [renumbered_votes(item.gold, order) for item, order in zip(same, orders, strict=True)]
     all_votes, all_gold = (tuple(chain.from_iterable(parts)) for parts in (votes, gold))
     return replace(first, responses=tuple(map(responses.__getitem__, place)), votes=all_votes, gold=all_gold)
 

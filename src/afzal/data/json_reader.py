@@ -54,9 +54,9 @@ class _Decoder:
         self._constants: list[str] = []
         self._json = json.JSONDecoder(object_pairs_hook=self._object, parse_constant=self._constant)
 
-    def line(self, text: str) -> Row | None:
+    def decode_line(self, text: str) -> Row | None:
         """The object on a line that holds one valid object and nothing else; None sends any other line to
-        :meth:`whole`."""
+        :meth:`decode`."""
         self._forget()
         try:
             value, end = self._json.scan_once(text, 0)  # pyright: ignore[reportAttributeAccessIssue]
@@ -65,13 +65,13 @@ class _Decoder:
         sound = type(value) is dict and text[end:] in _LINE_ENDS and not self._faults
         return value if sound else None
 
-    def whole(self, text: str) -> Any:
+    def decode(self, text: str) -> Any:
         self._forget()
         return self._json.decode(text)
 
-    def next(self, text: str, at: int) -> tuple[Any, int]:
+    def decode_next(self, text: str, start: int) -> tuple[Any, int]:
         self._forget()
-        return self._json.raw_decode(text, at)
+        return self._json.raw_decode(text, start)
 
     def _forget(self) -> None:
         self._faults.clear()
@@ -149,19 +149,19 @@ def read_array(stream: BinaryIO, name: str) -> Iterator[RawRow]:
 
 
 class Window:
-    """The part of a JSON document in memory. ``at`` is the current position, ``line`` its line number."""
+    """The part of a JSON document in memory. ``position`` is the current one, ``line`` its line number."""
 
     def __init__(self, stream: BinaryIO, name: str) -> None:
-        self.text, self.at, self.line, self.ended = "", 0, 1, False
+        self.text, self.position, self.line, self.ended = "", 0, 1, False
         self._stream, self._name, self._bytes = stream, name, 0
         self._column = 0  # discarded characters of the line that contains text[0]
         self._decoder = codecs.getincrementaldecoder("utf-8")()
 
     def grow(self) -> None:
-        """Discard the text before ``at``, and read as much again as is in memory."""
-        gone = self.text[: self.at]
+        """Discard the text before ``position``, and read as much again as is in memory."""
+        gone = self.text[: self.position]
         self._column = len(gone) - gone.rfind("\n") - 1 if "\n" in gone else self._column + len(gone)
-        self.text, self.at = self.text[self.at :], 0
+        self.text, self.position = self.text[self.position :], 0
         if len(self.text) > MAX_ROW_CHARACTERS:
             what = f"a row is longer than {MAX_ROW_CHARACTERS // 2**20} MiB"
             raise AfzalError(what, where=f"{self._name}:{self.line}")
@@ -179,9 +179,9 @@ class Window:
 
     def char(self) -> str:
         """The next character; "" at the end."""
-        while self.at >= len(self.text) and not self.ended:
+        while self.position >= len(self.text) and not self.ended:
             self.grow()
-        return self.text[self.at : self.at + 1]
+        return self.text[self.position : self.position + 1]
 
     def skip(self, mark: str = "") -> None:
         """Skip white space, at most one ``mark``, and white space again."""
@@ -189,7 +189,7 @@ class Window:
             if char == mark:
                 mark = ""
             self.line += char == "\n"
-            self.at += 1
+            self.position += 1
 
     def next_value(self, decoder: _Decoder) -> Row | Fault:
         """The next value, if it is an object without faults.
@@ -199,7 +199,7 @@ class Window:
         """
         while True:
             try:
-                value, end = decoder.next(self.text, self.at)
+                value, end = decoder.decode_next(self.text, self.position)
             except json.JSONDecodeError as error:
                 if self.ended or not self._may_go_on(error):
                     raise self._broken(error) from None
@@ -208,9 +208,9 @@ class Window:
                 raise AfzalError(what, where=f"{self._name}:{self.line}") from None
             else:
                 if end < len(self.text) or self.ended or isinstance(value, dict):
-                    checked = _surrogates(decoder.checked(value), self.text, self.at, end)
-                    self.line += self.text.count("\n", self.at, end)
-                    self.at = end
+                    checked = _surrogates(decoder.checked(value), self.text, self.position, end)
+                    self.line += self.text.count("\n", self.position, end)
+                    self.position = end
                     return checked
             self.grow()
 
@@ -220,7 +220,7 @@ class Window:
 
     def _broken(self, error: json.JSONDecodeError) -> AfzalError:
         cut = error.pos >= len(self.text.rstrip()) or error.msg.startswith("Unterminated string")
-        line = self.line + self.text.count("\n", self.at, error.pos)
+        line = self.line + self.text.count("\n", self.position, error.pos)
         column = error.pos - self.text.rfind("\n", 0, error.pos)
         column += 0 if "\n" in self.text[: error.pos] else self._column
         return AfzalError(
@@ -263,10 +263,10 @@ def _decode(decoder: _Decoder, line: bytes, offset: int) -> Row | Fault:
     except UnicodeDecodeError as error:
         at = error.start
         return Fault("not_utf8", f"byte {offset + at} of the file (0x{line[at]:02x}) is not UTF-8")
-    if (row := decoder.line(text)) is not None:
+    if (row := decoder.decode_line(text)) is not None:
         return _surrogates(row, text, 0, len(text))
     try:
-        value = decoder.checked(decoder.whole(text))
+        value = decoder.checked(decoder.decode(text))
     except json.JSONDecodeError as error:
         return Fault("not_json", f"is not JSON: {_reason(error)} at character {error.pos + 1}")
     except RecursionError:
@@ -295,7 +295,7 @@ def _reason(error: json.JSONDecodeError) -> str:
     return error.msg[:1].lower() + error.msg[1:].removesuffix(" starting at").removesuffix(" at")
 
 
-def unfolded(rows: Iterator[RawRow], name: str) -> Iterator[RawRow]:
+def unfold_table(rows: Iterator[RawRow], name: str) -> Iterator[RawRow]:
     """The rows of a source; if its only row is a table, the rows of that table."""
     first = next(rows, None)
     if first is None:
@@ -304,7 +304,7 @@ def unfolded(rows: Iterator[RawRow], name: str) -> Iterator[RawRow]:
     if second is None and (rows_ := _rows_inside(first.value)):
         yield from (RawRow(f"{name}[{key}][{n}]", row) for key, n, row in rows_)
         return
-    table = by_rows(first.value) if second is None and isinstance(first.value, Mapping) else None
+    table = table_rows(first.value) if second is None and isinstance(first.value, Mapping) else None
     if table is not None:
         yield from (RawRow(f"{name}[{n}]", row) for n, row in enumerate(table))
         return
@@ -314,7 +314,7 @@ def unfolded(rows: Iterator[RawRow], name: str) -> Iterator[RawRow]:
         yield from rows
 
 
-def by_rows(table: Row) -> list[Row] | None:
+def table_rows(table: Row) -> list[Row] | None:
     """The rows of a table written by columns in any pandas layout; None if it is not such a table.
 
     That is an object of lists of equal length, or of objects with the same keys (``orient="columns"``), an object of

@@ -26,8 +26,8 @@ from afzal.data.parse_tools import (
     with_others,
 )
 from afzal.data.parse_votes import fields_read, recorded
-from afzal.data.turns import ask, messages, reply
-from afzal.data.votewords import pair_of
+from afzal.data.turns import assistant_turn, chat_prompt, messages
+from afzal.data.vote_values import pair_of
 from afzal.records import Comparison, Item, Ranking, Response, Turns, Vote
 
 # --- Label Studio: one row per annotation
@@ -57,9 +57,9 @@ def label_studio(row: Row) -> Item:
         names, turns = list_items(array(row, "items"))
     else:
         pair = pair_in(row)
-        names, turns = [pair.a, pair.b], [reply(text(row, field)) for field in (pair.a, pair.b)]
+        names, turns = [pair.a, pair.b], [assistant_turn(text(row, field)) for field in (pair.a, pair.b)]
     votes = [(tag, _vote(answer, names, row, tag)) for tag, answer in tags.items()]
-    return Item("", ask(text(row, PROMPTS)), tuple(map(Response, turns)), placed(votes))
+    return Item("", chat_prompt(text(row, PROMPTS)), tuple(map(Response, turns)), placed(votes))
 
 
 def settled_label_studio(entry: Format, sample: Sequence[Row]) -> Format:
@@ -149,7 +149,7 @@ def argilla(row: Row, voting: Sequence[str] | None = None) -> Item | Iterator[It
             votes += stated
     turns = (_turns(row[name], name) for name in names)
     raw = value(row, PROMPTS)
-    prompt = ask(raw) if isinstance(raw, str) else messages(raw, name_of(row, PROMPTS))
+    prompt = chat_prompt(raw) if isinstance(raw, str) else messages(raw, name_of(row, PROMPTS))
     item = Item(row_id(row), prompt, tuple(map(Response, turns)), placed(votes))
     return with_others(item, unsubmitted(given), "no submitted response orders the answers")
 
@@ -173,7 +173,7 @@ def settled_argilla(entry: Format, sample: Sequence[Row]) -> Format:
 
 
 def _turns(got: Any, name: str) -> Turns:
-    return reply(got) if isinstance(got, str) else messages(got, name)
+    return assistant_turn(got) if isinstance(got, str) else messages(got, name)
 
 
 def _questions(row: Row) -> list[str]:

@@ -23,7 +23,7 @@ from afzal.data.fields import (
     weight,
 )
 from afzal.data.parse_pairs import history, instruction
-from afzal.data.turns import Messages, WeightedMessage, ask, messages, reply, transcript
+from afzal.data.turns import Messages, WeightedMessage, assistant_turn, chat_prompt, messages, transcript
 from afzal.records import Comparison, Item, Message, Rating, Response, Turns
 
 ANSWERS = "completion|response|output|answer|target"
@@ -40,18 +40,18 @@ def ultrafeedback(row: Row) -> Item:
     if not votes:
         scores = [(k, optional_number(entry, "overall_score")) for k, entry in enumerate(entries)]
         votes = [Rating(k, score, "score", axis="overall") for k, score in scores if score is not None]
-    responses = tuple(Response(reply(text(e, "response")), optional_text(e, "model") or None) for e in entries)
-    return Item("", ask(text(row, "instruction")), responses, tuple(votes))
+    responses = tuple(Response(assistant_turn(text(e, "response")), optional_text(e, "model") or None) for e in entries)
+    return Item("", chat_prompt(text(row, "instruction")), responses, tuple(votes))
 
 
 def nectar(row: Row) -> Item:
     """K answers ranked from 1, the best."""
     raw_prompt = text(row, "prompt")
     turns = transcript(raw_prompt)
-    prompt = tuple(m for m in turns if m.content) if turns else ask(raw_prompt)
+    prompt = tuple(m for m in turns if m.content) if turns else chat_prompt(raw_prompt)
     entries = [_object(entry, "answers") for entry in array(row, "answers")]
     votes = tuple(Rating(k, number(entry, "rank") - 1, "rank") for k, entry in enumerate(entries))
-    responses = tuple(Response(reply(text(e, "answer")), optional_text(e, "model") or None) for e in entries)
+    responses = tuple(Response(assistant_turn(text(e, "answer")), optional_text(e, "model") or None) for e in entries)
     return Item("", prompt, responses, votes)
 
 
@@ -62,13 +62,13 @@ def rated_generations(row: Row) -> Item:
     if len(texts) != len(ratings):
         raise RowError("bad_value", "ratings", f"has {len(ratings)} values for {len(texts)} responses")
     chat = not has(row, "prompt")
-    wrap = reply if chat else str
+    wrap = assistant_turn if chat else str
     votes = tuple(Rating(k, number({"ratings": v}, "ratings"), "score") for k, v in enumerate(ratings) if v is not None)
     if not all(isinstance(t, str) for t in texts):
         raise RowError("wrong_type", "generations" if chat else "responses", "holds something other than text")
     sources = array(row, "generation_models|models") if has(row, "generation_models|models") else [None] * len(texts)
     responses = tuple(Response(wrap(t), s) for t, s in zip(texts, sources, strict=False))
-    return Item("", ask(instruction(row)) if chat else text(row, "prompt"), responses, votes)
+    return Item("", chat_prompt(instruction(row)) if chat else text(row, "prompt"), responses, votes)
 
 
 def prometheus(row: Row) -> Item:
@@ -82,8 +82,8 @@ def prometheus(row: Row) -> Item:
     values = array(row, "gpt4_score")
     scores = [(k, number({"gpt4_score": v}, "gpt4_score")) for k, v in enumerate(values, 1) if v is not None]
     votes = tuple(Rating(0, v, "score", annotator=f"gpt4_score {k}") for k, v in scores)
-    answer = Response(reply(parts[2]), optional_text(row, "response_source") or None)
-    return Item("", ask(parts[1]), (answer,), votes)
+    answer = Response(assistant_turn(parts[2]), optional_text(row, "response_source") or None)
+    return Item("", chat_prompt(parts[1]), (answer,), votes)
 
 
 _WRAPPED = re.compile(
@@ -119,8 +119,8 @@ def multiple_choice(row: Row) -> Item:
             scores.append(Rating(place[option], voters, "score", axis="voters"))
         elif voters:
             raise RowError("bad_value", "num_voters", f"counts votes for option_{option}, which the row lacks")
-    responses = tuple(Response(reply(text(row, f"option_{k}"))) for k in numbers)
-    return Item("", ask(text(row, "question")), responses, (*votes, *scores))
+    responses = tuple(Response(assistant_turn(text(row, f"option_{k}"))) for k in numbers)
+    return Item("", chat_prompt(text(row, "question")), responses, (*votes, *scores))
 
 
 def unpaired(row: Row) -> Item:
@@ -128,8 +128,8 @@ def unpaired(row: Row) -> Item:
     prompt, answer = value(row, "prompt"), value(row, "completion|response")
     if isinstance(prompt, str) and isinstance(answer, str):
         return _labelled(row, prompt, answer)
-    question = ask(prompt) if isinstance(prompt, str) else messages(prompt, "prompt")
-    reply_turns = reply(answer) if isinstance(answer, str) else messages(answer, "completion")
+    question = chat_prompt(prompt) if isinstance(prompt, str) else messages(prompt, "prompt")
+    reply_turns = assistant_turn(answer) if isinstance(answer, str) else messages(answer, "completion")
     return _labelled(row, question, reply_turns)
 
 
@@ -142,7 +142,7 @@ def unpaired_messages(row: Row) -> Item:
 
 def unpaired_alpaca(row: Row) -> Item:
     """Instruction, input and one labelled output."""
-    return _labelled(row, ask(instruction(row), history=history(row)), reply(text(row, ANSWERS)))
+    return _labelled(row, chat_prompt(instruction(row), history=history(row)), assistant_turn(text(row, ANSWERS)))
 
 
 def prompt_completion(row: Row) -> Item:
@@ -150,8 +150,10 @@ def prompt_completion(row: Row) -> Item:
     prompt, answer = value(row, "prompt"), value(row, ANSWERS)
     if isinstance(prompt, str) and isinstance(answer, str):
         return Item("", prompt, (Response(answer),))
-    question = ask(prompt) if isinstance(prompt, str) else messages(prompt, "prompt")
-    return Item("", question, (Response(reply(answer) if isinstance(answer, str) else messages(answer, "completion")),))
+    question = chat_prompt(prompt) if isinstance(prompt, str) else messages(prompt, "prompt")
+    return Item(
+        "", question, (Response(assistant_turn(answer) if isinstance(answer, str) else messages(answer, "completion")),)
+    )
 
 
 def dialogue(row: Row) -> Item:
@@ -175,7 +177,9 @@ def dialogue(row: Row) -> Item:
 
 def alpaca(row: Row) -> Item:
     """Instruction and input, or a question, and the output to learn."""
-    return Item("", ask(instruction(row), history=history(row)), (Response(reply(text(row, ANSWERS))),))
+    return Item(
+        "", chat_prompt(instruction(row), history=history(row)), (Response(assistant_turn(text(row, ANSWERS))),)
+    )
 
 
 def plain_text(row: Row) -> Item:

@@ -29,7 +29,17 @@ from afzal.data.fields import (
     weight,
 )
 from afzal.data.format import DIALOGUES
-from afzal.data.turns import Messages, ask, merged, messages, reply, split_dialogues, split_texts, transcript, unmarked
+from afzal.data.turns import (
+    Messages,
+    assistant_turn,
+    chat_prompt,
+    merge_same_role,
+    messages,
+    split_dialogues,
+    split_texts,
+    transcript,
+    unmarked,
+)
 from afzal.records import Comparison, Item, Message, Outcome, Response, Turns
 
 
@@ -76,9 +86,12 @@ def hh_rlhf(row: Row) -> Item:
     better, worse = _dialogue(row, "chosen"), _dialogue(row, "rejected")
     if better[:-1] != worse[:-1]:
         raise UnusableError("prefix_differs", "the transcripts differ before the last answer")
-    prompt, answers = merged(better[:-1]), (better[-1:], worse[-1:])
+    prompt, answers = merge_same_role(better[:-1]), (better[-1:], worse[-1:])
     if prompt and prompt[-1].role == "assistant":
-        prompt, answers = prompt[:-1], (merged(prompt[-1:] + answers[0]), merged(prompt[-1:] + answers[1]))
+        prompt, answers = (
+            prompt[:-1],
+            (merge_same_role(prompt[-1:] + answers[0]), merge_same_role(prompt[-1:] + answers[1])),
+        )
     if not prompt:
         raise UnusableError("empty_prompt", "the transcript holds nothing before the last answer")
     return pair(row, prompt, *answers)
@@ -87,7 +100,7 @@ def hh_rlhf(row: Row) -> Item:
 def conversational(row: Row) -> Item:
     """A prompt of messages (or a text) and answers of messages (or texts); complete dialogues are cut to the answer."""
     raw_prompt = value(row, "prompt")
-    prompt = ask(raw_prompt) if isinstance(raw_prompt, str) else messages(raw_prompt, "prompt")
+    prompt = chat_prompt(raw_prompt) if isinstance(raw_prompt, str) else messages(raw_prompt, "prompt")
     better, worse = _answer(row, "chosen"), _answer(row, "rejected")
     if better[: len(prompt)] == prompt and worse[: len(prompt)] == prompt:
         better, worse = better[len(prompt) :], worse[len(prompt) :]
@@ -128,21 +141,23 @@ def openai_preference(row: Row) -> Item:
 
 def instruction_pair(row: Row) -> Item:
     """An instruction and two texts; the prompt is ``history``, then instruction, newline, input."""
-    prompt = ask(instruction(row), history=history(row))
-    return pair(row, prompt, reply(text(row, "chosen|accepted")), reply(text(row, "rejected")))
+    prompt = chat_prompt(instruction(row), history=history(row))
+    return pair(row, prompt, assistant_turn(text(row, "chosen|accepted")), assistant_turn(text(row, "rejected")))
 
 
 def question_pair(row: Row) -> Item:
     """A question and two texts (Orca pairs, StackExchange, code pairs)."""
-    prompt = ask(instruction(row))
+    prompt = chat_prompt(instruction(row))
     better, worse = text(row, "chosen|accepted|response_j"), text(row, "rejected|response_k")
-    return pair(row, prompt, reply(better), reply(worse))
+    return pair(row, prompt, assistant_turn(better), assistant_turn(worse))
 
 
 def argilla_pair(row: Row) -> Item:
     """Argilla's and distilabel's pair of responses; their ratings give the strength."""
-    prompt = ask(instruction(row))
-    return pair(row, prompt, reply(text(row, "chosen_response")), reply(text(row, "rejected_response")))
+    prompt = chat_prompt(instruction(row))
+    return pair(
+        row, prompt, assistant_turn(text(row, "chosen_response")), assistant_turn(text(row, "rejected_response"))
+    )
 
 
 def sharegpt_pair(row: Row) -> Item:
@@ -184,14 +199,14 @@ def helpsteer3(row: Row) -> Item:
     """``overall_preference`` from -3 to 3: below 0, response1 is better; 0 is a tie; the absolute value is the
     strength."""
     context = value(row, "context")
-    prompt = ask(context) if isinstance(context, str) else messages(context, "context")
+    prompt = chat_prompt(context) if isinstance(context, str) else messages(context, "context")
     liking = optional_number(row, "overall_preference")
     if liking is None:
         raise RowError("missing_field", "overall_preference", "is empty")
     if abs(liking) > 3:
         raise ScaleError("bad_value", "overall_preference", f"is {liking:g}, not from -3 to 3")
     vote = Comparison(0, 1, _by_sign(-liking), strength=abs(liking), weight=weight(row))
-    return versus(prompt, reply(text(row, "response1")), reply(text(row, "response2")), vote)
+    return versus(prompt, assistant_turn(text(row, "response1")), assistant_turn(text(row, "response2")), vote)
 
 
 def pku_saferlhf(row: Row) -> Item:
@@ -202,8 +217,8 @@ def pku_saferlhf(row: Row) -> Item:
             winner = index(row, f"{axis}_response_id", 2)
             votes.append(Comparison(0, 1, "first" if winner == 0 else "second", axis=axis, weight=weight(row)))
     sources = (row.get("response_0_source"), row.get("response_1_source"))
-    answers = (reply(text(row, "response_0")), reply(text(row, "response_1")))
-    return versus(ask(text(row, "prompt")), *answers, *votes, sources=sources)
+    answers = (assistant_turn(text(row, "response_0")), assistant_turn(text(row, "response_1")))
+    return versus(chat_prompt(text(row, "prompt")), *answers, *votes, sources=sources)
 
 
 def shp(row: Row) -> Item:
@@ -212,7 +227,12 @@ def shp(row: Row) -> Item:
     scores = (optional_number(row, "score_A"), optional_number(row, "score_B"))
     gap = None if scores[0] is None or scores[1] is None else abs(scores[0] - scores[1])
     vote = Comparison(0, 1, outcome, strength=gap, weight=weight(row))
-    return versus(ask(text(row, "history")), reply(text(row, "human_ref_A")), reply(text(row, "human_ref_B")), vote)
+    return versus(
+        chat_prompt(text(row, "history")),
+        assistant_turn(text(row, "human_ref_A")),
+        assistant_turn(text(row, "human_ref_B")),
+        vote,
+    )
 
 
 _ARENA: dict[str, Outcome] = {
@@ -263,13 +283,13 @@ def summarize_from_feedback(row: Row) -> Item:
 def webgpt(row: Row) -> Item:
     """Two answers with one score each; equal scores are a tie."""
     question = value(row, "question")
-    prompt = ask(text(question, "full_text") if isinstance(question, dict) else text(row, "question"))
+    prompt = chat_prompt(text(question, "full_text") if isinstance(question, dict) else text(row, "question"))
     scores = [optional_number(row, f"score_{k}") for k in (0, 1)]
     if scores[0] is None or scores[1] is None:
         raise RowError("missing_field", "score_0", "or score_1 is missing")
     gap = scores[0] - scores[1]
     vote = Comparison(0, 1, _by_sign(gap), strength=abs(gap), weight=weight(row))
-    return versus(prompt, reply(text(row, "answer_0")), reply(text(row, "answer_1")), vote)
+    return versus(prompt, assistant_turn(text(row, "answer_0")), assistant_turn(text(row, "answer_1")), vote)
 
 
 def alpaca_farm(row: Row) -> Item:
@@ -292,8 +312,8 @@ def alpaca_farm(row: Row) -> Item:
     about: dict[str, Any] = {"annotator": str(row[who]) if who else None, "weight": weight(row)}
     about |= {"seconds": optional_number(row, "time_per_example"), "probability": None if p in (0, 0.5, 1) else p}
     sources = (row.get("generator_1"), row.get("generator_2"))
-    a, b = reply(text(row, "output_1")), reply(text(row, "output_2"))
-    return versus(ask(instruction(row)), a, b, Comparison(0, 1, outcome, **about), sources=sources)
+    a, b = assistant_turn(text(row, "output_1")), assistant_turn(text(row, "output_2"))
+    return versus(chat_prompt(instruction(row)), a, b, Comparison(0, 1, outcome, **about), sources=sources)
 
 
 def pandalm(row: Row) -> Item:
@@ -304,8 +324,8 @@ def pandalm(row: Row) -> Item:
         votes.append(Comparison(0, 1, outcome, annotator=name, weight=weight(row)))
     models = str(row.get("cmp_key", "")).split("_")
     sources = (models[0], models[1]) if len(models) == 2 else (None, None)
-    a, b = reply(text(row, "response1")), reply(text(row, "response2"))
-    return versus(ask(instruction(row)), a, b, *votes, sources=sources)
+    a, b = assistant_turn(text(row, "response1")), assistant_turn(text(row, "response2"))
+    return versus(chat_prompt(instruction(row)), a, b, *votes, sources=sources)
 
 
 def anthropic_evals(row: Row) -> Item:
@@ -334,7 +354,7 @@ def _dialogue(row: Row, name: str) -> Messages:
 
 def _answer(row: Row, name: str) -> Messages:
     raw = value(row, name)
-    turns = reply(raw) if isinstance(raw, str) else messages(raw, name)
+    turns = assistant_turn(raw) if isinstance(raw, str) else messages(raw, name)
     if not turns:
         raise UnusableError("empty_response", f"'{name}' holds no message")
     return turns
@@ -374,7 +394,7 @@ def _rejected(row: Row) -> list[Messages]:
     answers = [raw] if isinstance(raw, str) else array(row, "rejected_response")
     if not answers or not all(isinstance(answer, str) for answer in answers):
         raise RowError("wrong_type", "rejected_response", "is not a text or a list of texts")
-    return [reply(answer) for answer in answers]
+    return [assistant_turn(answer) for answer in answers]
 
 
 def _alternate(questions: list[Any], answers: list[Any], name: str) -> Messages:

@@ -20,8 +20,8 @@ from afzal.data.fields import (
     text,
     value,
 )
-from afzal.data.turns import ask, messages, reply
-from afzal.data.votewords import STEMS, Pair, pair_of, plain, read_vote
+from afzal.data.turns import assistant_turn, chat_prompt, messages
+from afzal.data.vote_values import STEMS, Pair, pair_of, plain, read_vote
 from afzal.records import Comparison, Item, Outcome, Ranking, Response, Turns, Vote
 
 PROMPTS = "prompt|instruction|question|query|context|input"
@@ -44,7 +44,7 @@ def label_studio(row: Row) -> Item | Iterator[Item | UnusableError]:
         names, turns = list_items(array(data, "items"))
     else:
         pair = pair_in(data)
-        names, turns = [pair.a, pair.b], [reply(text(data, field)) for field in (pair.a, pair.b)]
+        names, turns = [pair.a, pair.b], [assistant_turn(text(data, field)) for field in (pair.a, pair.b)]
     votes: list[Vote] = []
     gold: list[Vote] = []
     lost: list[UnusableError] = []
@@ -53,7 +53,9 @@ def label_studio(row: Row) -> Item | Iterator[Item | UnusableError]:
             lost.append(UnusableError("cancelled", f"annotation {entry.get('id', '')} was cancelled"))
         elif isinstance(entry, dict):
             (gold if entry.get("ground_truth") else votes).extend(_label_studio_votes(entry, data, names))
-    item = Item(row_id(row), ask(text(data, PROMPTS)), tuple(map(Response, turns)), tuple(votes), gold=tuple(gold))
+    item = Item(
+        row_id(row), chat_prompt(text(data, PROMPTS)), tuple(map(Response, turns)), tuple(votes), gold=tuple(gold)
+    )
     return with_others(item, lost, "no annotation says which answer is better")
 
 
@@ -80,10 +82,10 @@ def list_items(items: Sequence[Any]) -> tuple[list[str], list[Turns]]:
     for k, item in enumerate(items):
         if isinstance(item, Mapping):
             names.append(str(item.get("id", k)))
-            turns.append(reply(text(item, "body|text|html|content|title")))
+            turns.append(assistant_turn(text(item, "body|text|html|content|title")))
         else:
             names.append(str(item))
-            turns.append(reply(str(item)))
+            turns.append(assistant_turn(str(item)))
     return names, turns
 
 
@@ -145,10 +147,10 @@ def argilla_records(row: Row) -> Item | Iterator[Item | UnusableError]:
     data = mapping(row, "fields")
     names = answer_fields(data)
     raw_prompt = value(data, PROMPTS)
-    prompt = ask(raw_prompt) if isinstance(raw_prompt, str) else messages(raw_prompt, "fields")
+    prompt = chat_prompt(raw_prompt) if isinstance(raw_prompt, str) else messages(raw_prompt, "fields")
     given = list(_given(value(row, "responses")))
     votes = [(g.question, vote) for g in given if g.counts for vote in opinions(g, data, names)]
-    turns = (reply(v) if isinstance(v := data[name], str) else messages(v, name) for name in names)
+    turns = (assistant_turn(v) if isinstance(v := data[name], str) else messages(v, name) for name in names)
     item = Item(row_id(row), prompt, tuple(map(Response, turns)), placed(votes))
     return with_others(item, unsubmitted(given), "no submitted response orders the answers")
 
@@ -286,8 +288,8 @@ def potato(row: Row) -> Item:
     prompt_field = name_of(row, PROMPTS + "|text|source")
     return Item(
         "",
-        ask(str(row[prompt_field])) if prompt_field else (),
-        tuple(Response(reply(a)) for a in answers),
+        chat_prompt(str(row[prompt_field])) if prompt_field else (),
+        tuple(Response(assistant_turn(a)) for a in answers),
         placed(votes),
     )
 

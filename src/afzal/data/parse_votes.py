@@ -23,8 +23,8 @@ from afzal.data.fields import (
     weight,
 )
 from afzal.data.format import Format
-from afzal.data.turns import answer_text, ask, messages, reply
-from afzal.data.votewords import Pair, pair_of, plain, read_vote
+from afzal.data.turns import answer_text, assistant_turn, chat_prompt, messages
+from afzal.data.vote_values import Pair, pair_of, plain, read_vote
 from afzal.records import Comparison, Item, Outcome, Rating, Response, Turns
 
 PROMPTS = "prompt|instruction|question|query|context"
@@ -256,12 +256,12 @@ def _item(row: Row, pair: Pair, votes: tuple[Comparison, ...]) -> Item:
 
 def _asked(row: Row) -> Turns:
     prompt = value(row, PROMPTS)
-    return ask(prompt) if isinstance(prompt, str) else messages(prompt, "prompt")
+    return chat_prompt(prompt) if isinstance(prompt, str) else messages(prompt, "prompt")
 
 
 def _reply(row: Row, names: str) -> Turns:
     raw, name = value(row, names), name_of(row, names)
-    turns = messages(raw, name) if isinstance(raw, list | dict) else reply(text(row, name))
+    turns = messages(raw, name) if isinstance(raw, list | dict) else assistant_turn(text(row, name))
     if not any(m.role == "assistant" for m in turns) and answer_text(turns):
         raise RowError("bad_value", name, "holds no answer of the assistant")
     return turns

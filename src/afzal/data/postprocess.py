@@ -7,7 +7,7 @@ from typing import Any
 
 from afzal.data.fields import Row, RowError, UnusableError, alternatives, name_of, text
 from afzal.data.format import SYSTEM
-from afzal.data.turns import WeightedMessage, answer_text, ask, content_text, reply, unmarked
+from afzal.data.turns import WeightedMessage, answer_text, assistant_turn, chat_prompt, content_text, unmarked
 from afzal.records import Item, Message, Response, Turns
 
 _SYSTEM = alternatives(SYSTEM)
@@ -56,8 +56,10 @@ def as_conversation(item: Item, system: str = "") -> Item:
     """The item as a conversation: a text prompt becomes the user's turn, and text answers the assistant's."""
     if not isinstance(item.prompt, str):
         return item
-    answers = [Response(reply(r.turns) if isinstance(r.turns, str) else r.turns, r.source) for r in item.responses]
-    return replace(item, prompt=ask(item.prompt, system=system), responses=tuple(answers))
+    answers = [
+        Response(assistant_turn(r.turns) if isinstance(r.turns, str) else r.turns, r.source) for r in item.responses
+    ]
+    return replace(item, prompt=chat_prompt(item.prompt, system=system), responses=tuple(answers))
 
 
 def without_marks(item: Item) -> Item:

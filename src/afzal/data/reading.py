@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from afzal.data import row_errors
+from afzal.data.annotation_folder import PageVotes, annotation_rows, is_annotation_folder
 from afzal.data.cells import unpacked
 from afzal.data.column_requests import ColumnRequest
 from afzal.data.columns import renamed_rows
@@ -26,7 +27,6 @@ from afzal.data.json_reader import Fault, RawRow
 from afzal.data.mediafiles import MediaRules
 from afzal.data.mediaparts import names_media
 from afzal.data.mediarows import MediaReader
-from afzal.data.page import PageVotes, is_page, page_rows
 from afzal.data.postprocess import has_content, has_system, system_of, template_option, with_system, without_marks
 from afzal.data.potato import is_potato_folder, potato_rows
 from afzal.data.remap import without
@@ -153,8 +153,8 @@ class Reading:
         return iter(joined(items)) if self._entry.family == "votes" else items
 
     def _raws(self, source: str | Path, max_unpacked: int) -> Iterator[RawRow]:
-        if is_page(source):
-            return page_rows(source, self._page)
+        if is_annotation_folder(source):
+            return annotation_rows(source, self._page)
         return potato_rows(source) if is_potato_folder(source) else rows(source, max_unpacked)
 
     def _items(self, drops: list[Drop] | None) -> Iterator[Item]:

@@ -20,13 +20,13 @@ def remap(item: Item, new_index: Sequence[int | None]) -> Item:
     """
     first = {new: old for old, new in reversed(list(enumerate(new_index))) if new is not None}
     responses = tuple(item.responses[first[new]] for new in sorted(first))
-    votes, gold = (tuple(moved_votes(old_votes, new_index)) for old_votes in (item.votes, item.gold))
+    votes, gold = (tuple(renumbered_votes(old_votes, new_index)) for old_votes in (item.votes, item.gold))
     return replace(item, responses=responses, votes=votes, gold=gold)
 
 
-def moved_votes(votes: Iterable[Vote], new_index: Sequence[int | None]) -> list[Vote]:
+def renumbered_votes(votes: Iterable[Vote], new_index: Sequence[int | None]) -> list[Vote]:
     """The votes with responses renumbered as in :func:`remap`; votes that no longer say anything are left out."""
-    return [moved for vote in votes if (moved := _moved(vote, new_index)) is not None]
+    return [renumbered for vote in votes if (renumbered := _renumbered(vote, new_index)) is not None]
 
 
 def without(item: Item, removed: set[int]) -> Item:
@@ -56,12 +56,12 @@ def _changed_content(
     return tuple(media_part(change(m)) if isinstance(m := part.get("media"), Media) else part for part in content)
 
 
-def _moved(vote: Vote, new_index: Sequence[int | None]) -> Vote | None:
+def _renumbered(vote: Vote, new_index: Sequence[int | None]) -> Vote | None:
     if isinstance(vote, Rating):
         new = new_index[vote.response]
         return None if new is None else replace(vote, response=new)
     if isinstance(vote, Ranking):
-        return _moved_ranking(vote, new_index)
+        return _renumbered_ranking(vote, new_index)
     first, second = new_index[vote.first], new_index[vote.second]
     if first is None or second is None or first == second:
         return None
@@ -69,7 +69,7 @@ def _moved(vote: Vote, new_index: Sequence[int | None]) -> Vote | None:
     return vote.between(first, second, shown)
 
 
-def _moved_ranking(vote: Ranking, new_index: Sequence[int | None]) -> Ranking | None:
+def _renumbered_ranking(vote: Ranking, new_index: Sequence[int | None]) -> Ranking | None:
     groups: dict[int, list[int]] = {}
     for place, group in enumerate(vote.groups):
         for k in group:

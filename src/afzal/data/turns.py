@@ -141,7 +141,7 @@ def looks_like_messages(raw: Any) -> bool:
     return ("role" in first and "content" in first) or ("from" in first and "value" in first)
 
 
-def ask(prompt: str, *, system: str = "", history: Sequence[Any] = ()) -> Messages:
+def chat_prompt(prompt: str, *, system: str = "", history: Sequence[Any] = ()) -> Messages:
     """A conversation that ends with the user's ``prompt``; ``history`` holds earlier [question, answer] pairs."""
     turns = [Message("system", system)] if system.strip() else []
     for exchange in history:
@@ -151,7 +151,7 @@ def ask(prompt: str, *, system: str = "", history: Sequence[Any] = ()) -> Messag
     return (*turns, Message("user", prompt))
 
 
-def reply(text: str) -> Messages:
+def assistant_turn(text: str) -> Messages:
     """One assistant message that continues a conversation."""
     return (Message("assistant", text),)
 
@@ -200,7 +200,7 @@ def exact_key(turns: Turns) -> Hashable:
     return json.dumps(turns_to_json(turns), default=str)
 
 
-def stripped(turns: Turns) -> Hashable:
+def stripped_key(turns: Turns) -> Hashable:
     """A key of the texts, thoughts and media of turns, without white space at the ends."""
     if isinstance(turns, str):
         return turns.strip()
@@ -225,7 +225,7 @@ def transcript(text: str) -> Messages | None:
     )
 
 
-def merged(turns: Messages) -> Messages:
+def merge_same_role(turns: Messages) -> Messages:
     """Join neighbouring text messages of the same role: chat templates need alternating roles."""
     out: list[Message] = []
     for turn in turns:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import combinations, count
 from typing import Literal
 
-from afzal.data.turns import reply
+from afzal.data.turns import assistant_turn
 from afzal.records import Comparison, Item, Response, Turns
 
 Pairing = Literal["best_worst", "best_random", "all", "rso"]
@@ -206,4 +206,4 @@ def spin_item(
 
 def answer(prompt: Turns, text: str) -> Turns:
     """A text as an answer to this kind of prompt: a continuation, or an assistant message."""
-    return text if isinstance(prompt, str) else reply(text)
+    return text if isinstance(prompt, str) else assistant_turn(text)

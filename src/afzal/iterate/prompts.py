@@ -13,7 +13,7 @@ from afzal import data
 from afzal.config import IterateConfig
 from afzal.data.turns import answer_text
 from afzal.errors import AfzalError
-from afzal.prepare.columns import asked_by_rewards, columns_for
+from afzal.prepare.columns import requested_columns, requests_of_rewards
 from afzal.records import Item, Turns, labels, prompt_key, template_fields
 from afzal.tokens import Speaker, any_chat
 from afzal.tokens.assistant_turns import remark_texts
@@ -67,11 +67,11 @@ def read_questions(config: IterateConfig, speaker: Speaker) -> Questions:
     Raises:
         AfzalError: the source cannot be read, or too few prompts are left.
     """
-    asks = asked_by_rewards(config.reward, config.watch_reward, config.cost)
+    asks = requests_of_rewards(config.reward, config.watch_reward, config.cost)
     wanted = data.merged_request(asks)
     dataset = data.read(config.prompts, columns=config.columns or None, format=config.data_format, asked=wanted)
     others = data.read(config.held_out_prompts, asked=wanted).items if config.held_out_prompts else []
-    names = columns_for(asks, [*dataset.items, *others], config.prompts)
+    names = requested_columns(asks, [*dataset.items, *others], config.prompts)
     refuse_media(dataset.items, config.prompts, "afzal iterate", _INSTEAD)
     refuse_media(others, config.held_out_prompts or "", "afzal iterate", _INSTEAD)
     chat = any_chat([*dataset.items, *others])

@@ -15,8 +15,8 @@ from typing import Any
 
 from afzal import data
 from afzal.data import files
+from afzal.data.annotation_folder import is_annotation_folder
 from afzal.data.json_reader import RawRow
-from afzal.data.page import is_page
 from afzal.data.turns import answer_text
 from afzal.errors import AfzalError
 from afzal.judge.games import category_of
@@ -213,7 +213,7 @@ def has_known_format(source: str) -> bool:
     Raises:
         AfzalError: the file cannot be read.
     """
-    return not is_page(source) and _format_of(next(iter(files.rows(source)), None)) is not None
+    return not is_annotation_folder(source) and _format_of(next(iter(files.rows(source)), None)) is not None
 
 
 def _format_of(first: RawRow | None) -> Format | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from afzal import data
 from afzal.data import files
-from afzal.data.page import is_page
+from afzal.data.annotation_folder import is_annotation_folder
 from afzal.data.turns import answer_text
 from afzal.errors import AfzalError
 from afzal.judge import formats
@@ -29,7 +29,7 @@ def is_afzal_file(source: str) -> bool:
     Raises:
         AfzalError: the file cannot be read.
     """
-    if Path(source).is_dir() or is_page(source):
+    if Path(source).is_dir() or is_annotation_folder(source):
         return False
     first = next(iter(files.rows(source)), None)
     return first is not None and isinstance(first.value, dict) and first.value.keys() >= OWN

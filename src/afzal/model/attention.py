@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from afzal.model import cpu_attention, kernels
-from afzal.tokens.attend import Block, Plan, Segment, TreeLayout
+from afzal.tokens.attention_blocks import Block, Plan, Segment, TreeLayout
 
 TREE_ATTENTION = "afzal_tree"
 

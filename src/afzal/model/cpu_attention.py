@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from afzal.tokens.attend import Plan
+from afzal.tokens.attention_blocks import Plan
 
 _CHUNK = 256  # queries of a causal block that are processed together; they skip later keys
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from afzal.model.adapters import virtual_kind, virtual_tokens
 from afzal.model.attention import PrefixedLayout
-from afzal.tokens.attend import Segment, TreeLayout
+from afzal.tokens.attention_blocks import Segment, TreeLayout
 from afzal.tokens.batch import Batch
 
 

@@ -25,7 +25,7 @@ def function_of(spec: str | None) -> str | None:
     return spec if spec and names_function(spec) else None
 
 
-def asked_by_specs(specs: Iterable[tuple[str | None, int]]) -> list[tuple[str, data.ColumnRequest]]:
+def requests_of_specs(specs: Iterable[tuple[str | None, int]]) -> list[tuple[str, data.ColumnRequest]]:
     """The functions among these settings by name, each with the columns it asks for. A function that cannot be read
     asks for nothing; its fault is reported when it is opened.
 
@@ -42,22 +42,24 @@ def asked_by_specs(specs: Iterable[tuple[str | None, int]]) -> list[tuple[str, d
     return asking
 
 
-def asked_by_rewards(*specs: str | None) -> list[tuple[str, data.ColumnRequest]]:
+def requests_of_rewards(*specs: str | None) -> list[tuple[str, data.ColumnRequest]]:
     """The columns that these rewards ask for, by function name."""
-    return asked_by_specs((spec, _TEXTS) for spec in specs)
+    return requests_of_specs((spec, _TEXTS) for spec in specs)
 
 
-def asked_by_run(settings: TrainConfig) -> list[tuple[str, data.ColumnRequest]]:
+def requests_of_run(settings: TrainConfig) -> list[tuple[str, data.ColumnRequest]]:
     """The columns that a run's functions ask for, by function name."""
     specs: list[tuple[str | None, int]] = []
     if settings.rollouts is not None:
         specs.append((settings.rollouts.reward, _TEXTS))
     if settings.constrained is not None:
         specs += [(settings.constrained.constraint_score, _TEXTS), (settings.constrained.constraint, _TENSORS)]
-    return asked_by_specs(specs)
+    return requests_of_specs(specs)
 
 
-def columns_for(asked: Sequence[tuple[str, data.ColumnRequest]], items: Sequence[Item], where: str) -> tuple[str, ...]:
+def requested_columns(
+    asked: Sequence[tuple[str, data.ColumnRequest]], items: Sequence[Item], where: str
+) -> tuple[str, ...]:
     """The columns of these items that the functions ask for.
 
     Args:

@@ -19,7 +19,7 @@ from afzal.model.adapters import positions_taken
 from afzal.model.load import load_tokenizer, remaining_context
 from afzal.model.speakers import open_speaker, speaker_of
 from afzal.prepare import demonstrations, passes
-from afzal.prepare.columns import asked_by_run, columns_for, with_columns
+from afzal.prepare.columns import requested_columns, requests_of_run, with_columns
 from afzal.prepare.recipe import Recipe, recipe_of
 from afzal.prepare.tasks import epoch_of, require_tasks, task_facts, task_lines, tasks_of
 from afzal.records import Item, Turns, pooled_axes, prompt_key
@@ -80,10 +80,10 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
     recipe = recipe_of(config)
     speaker = _speaker(config, model, tokenizer)
     dropped: list[Drop] = []
-    asks = asked_by_run(config)
+    asks = requests_of_run(config)
     dataset, items = _load(config.data, config, dropped, data.merged_request(asks))
     held_out = _held_out(config, items, dropped, data.merged_request(asks))
-    columns = columns_for(asks, [item for part in held_out for item in part], config.data)
+    columns = requested_columns(asks, [item for part in held_out for item in part], config.data)
     chat = any_chat(items)
     notes = _use_template(speaker, config, chat)
     if config.demonstrated is not None:

@@ -7,8 +7,8 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 
 from afzal.data import remap, without
-from afzal.data.remap import moved_votes
-from afzal.data.turns import exact_key, full_text, stripped
+from afzal.data.remap import renumbered_votes
+from afzal.data.turns import exact_key, full_text, stripped_key
 from afzal.drops import Drop
 from afzal.records import Comparison, Item, Ranking, Turns, Vote, template_fields, vote_values
 
@@ -74,7 +74,7 @@ def merge_identical(item: Item) -> Item:
     if len(item.responses) < 2:
         return item
     place: dict[object, int] = {}
-    new_index: list[int | None] = [place.setdefault(stripped(r.turns), len(place)) for r in item.responses]
+    new_index: list[int | None] = [place.setdefault(stripped_key(r.turns), len(place)) for r in item.responses]
     return remap(item, new_index) if len(place) < len(item.responses) else item
 
 
@@ -88,7 +88,7 @@ def duplicate_key(item: Item) -> Hashable:
     votes: Iterable[Vote] = item.votes
     if order != sorted(order):
         place = {old: new for new, old in enumerate(order)}
-        votes = moved_votes(votes, [place[k] for k in range(len(answers_by_place))])
+        votes = renumbered_votes(votes, [place[k] for k in range(len(answers_by_place))])
     values = [vote_values(_upright(vote)) for vote in votes]
     answers = tuple([exact_key(item.responses[k].turns) for k in order])
     stated = json.dumps(template_fields(item), sort_keys=True, default=str) if item.extra else "{}"
@@ -96,7 +96,7 @@ def duplicate_key(item: Item) -> Hashable:
 
 
 def _sortable(turns: Turns) -> str:
-    return turns.strip() if isinstance(turns, str) else repr(stripped(turns))
+    return turns.strip() if isinstance(turns, str) else repr(stripped_key(turns))
 
 
 def _upright(vote: Vote) -> Vote:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
-from afzal.data.turns import answer_text, full_text, stripped
+from afzal.data.turns import answer_text, full_text, stripped_key
 from afzal.quality.columns import Column, Names
 from afzal.records import (
     Comparison,
@@ -155,7 +155,7 @@ def read_item(item: Item, index: int = 0, previous: VoteFacts | None = None) -> 
         answers, key = tuple([text.strip() for text in texts]), hash(prompt_text.strip())
     else:
         prompt_text, texts, media = full_text(prompt), tuple([_text(t) for t in turns]), media_of(item)
-        answers, key = tuple([stripped(t) for t in turns]), hash(stripped(prompt))
+        answers, key = tuple([stripped_key(t) for t in turns]), hash(stripped_key(prompt))
     joined_texts, lengths = "\n".join((prompt_text, *texts)), tuple([len(text) for text in texts])
     item_labels = labels(item) if vote_facts.labelled else ()
     return ItemFacts(

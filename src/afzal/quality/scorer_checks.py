@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from afzal.data.turns import stripped
+from afzal.data.turns import stripped_key
 from afzal.quality.columns import FirstIds
 from afzal.quality.finding import Finding, Severity, finding, percent
 from afzal.quality.thresholds import MANY_UNSURE, SURE, UNSURE
@@ -42,7 +42,7 @@ def scored_findings(scored: Iterable[tuple[Item, Sequence[float]]]) -> list[Find
 
 
 def _gaps(item: Item, scores: Sequence[float]) -> list[_Gap]:
-    prompt = hash(stripped(item.prompt))
+    prompt = hash(stripped_key(item.prompt))
     return [
         _Gap(float(scores[q.i] - scores[q.j]), q.weight, item.id, prompt)
         for q in preferences(item)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from afzal.data.column_requests import ColumnRequest, column_request
-from afzal.data.turns import full_text, reply
+from afzal.data.turns import assistant_turn, full_text
 from afzal.errors import AfzalError
 from afzal.objectives import load_function
 from afzal.records import Turns, turns_to_row
@@ -98,7 +98,9 @@ def _of_lists(
     }
     if asked.takes_prompts:
         lists["prompts"] = [turns_to_row(prompt) for prompt in prompts]
-    completions = [a if isinstance(p, str) else turns_to_row(reply(a)) for p, a in zip(prompts, answers, strict=True)]
+    completions = [
+        a if isinstance(p, str) else turns_to_row(assistant_turn(a)) for p, a in zip(prompts, answers, strict=True)
+    ]
     try:
         rewards = [float(value) for value in fn(completions=completions, **lists)]
     except Exception as error:

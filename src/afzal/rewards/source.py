@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from afzal import config
-from afzal.data.turns import reply
+from afzal.data.turns import assistant_turn
 from afzal.errors import AfzalError
 from afzal.folders.compatibility import refuse_other_size
 from afzal.folders.load import refuse_another_tokenizer
@@ -256,6 +256,6 @@ def _items(prompts: Sequence[Turns], answers: Sequence[str]) -> list[Item]:
     rows, items = list(zip(prompts, answers, strict=True)), []
     for prompt, group in groupby(rows, key=lambda row: row[0]):
         chat = not isinstance(prompt, str)
-        responses = tuple(Response(reply(answer) if chat else answer) for _, answer in group)
+        responses = tuple(Response(assistant_turn(answer) if chat else answer) for _, answer in group)
         items.append(Item(str(len(items)), prompt, responses))
     return items

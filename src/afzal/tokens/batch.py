@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from afzal.records import Preference
-from afzal.tokens.attend import Segment, TreeLayout
+from afzal.tokens.attention_blocks import Segment, TreeLayout
 from afzal.tokens.media import model_inputs
 from afzal.tokens.tree import Tree, only_branch
 from afzal.tokens.upload import upload

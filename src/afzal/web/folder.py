@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 from afzal import data
 from afzal._version import __version__
+from afzal.data.annotation_folder import ITEMS, VOTES
 from afzal.data.native import to_row
-from afzal.data.page import ITEMS, VOTES
-from afzal.data.remap import moved_votes
+from afzal.data.remap import renumbered_votes
 from afzal.errors import AfzalError
 from afzal.records import Item, turns_to_json
 from afzal.runs import atomic_write, lock, read_json, take, writing
@@ -96,7 +96,7 @@ def _content(item: Item) -> str:
 def _with_gold(item: Item, truth: Item) -> Item:
     places = {json.dumps(turns_to_json(r.turns)): k for k, r in enumerate(item.responses)}
     new_index = [places[json.dumps(turns_to_json(r.turns))] for r in truth.responses]
-    gold = tuple(moved_votes(truth.gold or truth.votes, new_index))
+    gold = tuple(renumbered_votes(truth.gold or truth.votes, new_index))
     return replace(item, gold=gold, extra={**truth.extra, **item.extra})
 
 

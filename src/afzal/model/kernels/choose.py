@@ -17,7 +17,7 @@ from torch import Tensor
 
 from afzal.model.kernels import flex, ragged, trials
 from afzal.model.kernels.spans import visible
-from afzal.tokens.attend import Segment, TreeLayout
+from afzal.tokens.attention_blocks import Segment, TreeLayout
 
 Kernel = Literal["blocks", "ragged", "flex"]
 BLOCKS: Kernel = "blocks"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from afzal.model.kernels.spans import Spans, spans
-from afzal.tokens.attend import TreeLayout
+from afzal.tokens.attention_blocks import TreeLayout
 from afzal.tokens.upload import upload
 
 BLOCK = 128

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from afzal.tokens.attend import Segment, TreeLayout
+from afzal.tokens.attention_blocks import Segment, TreeLayout
 from afzal.tokens.upload import upload
 
 _WIDEST = 256  # features per head

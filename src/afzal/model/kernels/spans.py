@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from afzal.tokens.attend import TreeLayout
+from afzal.tokens.attention_blocks import TreeLayout
 
 
 @dataclass(frozen=True, slots=True)

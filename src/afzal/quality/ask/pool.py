@@ -14,8 +14,8 @@ from itertools import combinations
 import numpy as np
 
 from afzal.data import remap
-from afzal.data.remap import moved_votes
-from afzal.data.turns import stripped
+from afzal.data.remap import renumbered_votes
+from afzal.data.turns import stripped_key
 from afzal.errors import AfzalError
 from afzal.records import Comparison, Item, Ranking, Turns, Vote, preferences, prompt_key, turns_to_json
 
@@ -128,7 +128,7 @@ def together(items: Sequence[Item]) -> list[Item]:
 
 
 def _joined(rows: Sequence[Item]) -> Item:
-    votes = tuple(v for k, row in enumerate(rows) for v in moved_votes(row.votes, [k]))
+    votes = tuple(v for k, row in enumerate(rows) for v in renumbered_votes(row.votes, [k]))
     features = [row.extra.get(FIELD) for row in rows]
     complete = all(isinstance(f, list) and len(f) == 1 for f in features)
     extra = {**rows[0].extra, **({FIELD: [f[0] for f in features if f]} if complete else {})}
@@ -170,7 +170,7 @@ def refuse_nothing_to_ask(pool: Pool, source: str) -> None:
 
 
 def _text(turns: Turns) -> str:
-    plain = stripped(turns)
+    plain = stripped_key(turns)
     return plain if isinstance(plain, str) else json.dumps(turns_to_json(turns), sort_keys=True)
 
 

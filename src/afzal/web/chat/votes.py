@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from afzal._version import __version__
+from afzal.data.annotation_folder import ITEMS, VOTES
 from afzal.data.native import to_row
-from afzal.data.page import ITEMS, VOTES
 from afzal.errors import AfzalError
 from afzal.records import P_FIRST, SWAPPED, Item, Message, Outcome, Response, Turns, as_text
 from afzal.runs import atomic_write, lock, read_json, take, writing

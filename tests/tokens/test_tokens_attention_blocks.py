@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from afzal.tokens.attend import Segment, TreeLayout
+from afzal.tokens.attention_blocks import Segment, TreeLayout
 from afzal.tokens.batch import collate
 from afzal.tokens.tree import tree
 

@@ -21,7 +21,7 @@ ITEMS = "items.jsonl"
 VOTES = "votes.jsonl"
 
 
-def is_page(source: str | Path) -> bool:
+def is_annotation_folder(source: str | Path) -> bool:
     """Whether a source is a folder that the annotation page wrote."""
     path = Path(source).expanduser()
     return path.is_dir() and (path / ITEMS).is_file() and (path / VOTES).is_file()
@@ -56,7 +56,7 @@ class PageVotes:
         return [f"{VOTES}: {self.counts[what]} {words}" for what, words in labels.items() if self.counts[what]]
 
 
-def page_rows(source: str | Path, page_votes: PageVotes) -> Iterator[RawRow]:
+def annotation_rows(source: str | Path, page_votes: PageVotes) -> Iterator[RawRow]:
     """The rows of a page's folder with their votes, as Afzal rows; fills ``page_votes``.
 
     Raises:
