@@ -29,5 +29,5 @@ def test_the_gain_that_the_readme_states_is_that_of_its_picture():
     x, y = at["DPO, beta 0.1"]
     start = at["SFT"][1]
     share = (start - y) / (start - np.interp(x, *curve.T))
-    (stated,) = re.findall(r"captures (\d+) % of the possible gain", (ROOT / "README.md").read_text("utf-8"))
+    (stated,) = re.findall(r"captures (\d+)% of the possible gain", (ROOT / "README.md").read_text("utf-8"))
     assert share == pytest.approx(int(stated) / 100, abs=0.01)
