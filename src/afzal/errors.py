@@ -55,6 +55,24 @@ class AfzalError(Exception):
         super().__init__(head + "".join(f"\n  {label}: {text}" for label, text in notes))
 
 
+class Terminated(BaseException):
+    """SIGTERM or SIGHUP asked this process to end. Like ``KeyboardInterrupt`` it is no error, and unlike that it never
+    asks for less than the end.
+
+    Args:
+        signal: the signal's name.
+    """
+
+    def __init__(self, signal: str) -> None:
+        self.signal = signal
+        super().__init__(signal)
+
+
+def signal_of(stop: BaseException) -> str:
+    """The name of the signal that raised a ``KeyboardInterrupt`` or :class:`Terminated`."""
+    return getattr(stop, "signal", "SIGINT")
+
+
 def near(path: str | Path) -> str:
     """``did you mean X?`` for a missing path, if its folder holds a similar name; else empty."""
     from difflib import get_close_matches

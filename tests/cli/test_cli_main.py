@@ -17,11 +17,11 @@ import pytest
 import afzal
 from afzal import data
 from afzal.cli import VERBS, main
-from afzal.cli.interruption import resume_hint
 from afzal.cli.remedies import adapt_remedy
-from afzal.errors import AfzalError
+from afzal.errors import AfzalError, Terminated
 
 TRAIN = ["train", "dpo", "--model", "M", "--data", "D"]
+INTERRUPTED = "interrupted by Ctrl-C: afzal train; nothing was written; the same command starts it again"
 
 
 def install(monkeypatch: pytest.MonkeyPatch, **functions: Any) -> None:
@@ -173,7 +173,7 @@ FAILURES = {
         143,
         "stopped by SIGTERM after step 3\n  try: continue with: afzal train R/run.yaml --resume\n",
     ),
-    "Ctrl-C": (KeyboardInterrupt(), 130, f"interrupted\n  try: {resume_hint(TRAIN)}\n"),
+    "Ctrl-C": (KeyboardInterrupt(), 130, f"{INTERRUPTED}\n"),
 }
 
 
@@ -244,53 +244,26 @@ def test_a_remedy_names_keys_if_training_settings_are_in_a_file():
     assert str(error).endswith("(as columns and data_format in the file of afzal compare)")
 
 
-def _interrupted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *args: str) -> str:
-    install(monkeypatch, train=failing(KeyboardInterrupt()))
-    assert main([*TRAIN, *args]) == 130
-    return capsys.readouterr().err
-
-
-def test_an_interruption_says_how_to_resume_the_command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-):
-    out = str(tmp_path / "run")
-    said = _interrupted(monkeypatch, capsys, "--out", out)
-    assert said.endswith("try: the run had not started: the same command starts it\n")
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "run.json").write_text("{}")
-    for named in (["--out", out], [f"--out={out}"], [f"out={out}"]):
-        said = _interrupted(monkeypatch, capsys, *named)
-        assert said == f"interrupted\n  try: continue it with: afzal train {out} --resume\n"
-
-
-@pytest.mark.parametrize(
-    ("args", "said"),
-    [
-        (["compare", "study.yaml"], "the same command continues it"),
-        (["generate", "--model", "m"], "the same command starts it again"),
-        (["train", "runs/x", "--resume"], "the same command starts it again"),
-        (["check", "a.jsonl"], ""),
-        ([], ""),
-    ],
-)
-def test_the_hint_that_resumes_a_command(args: list[str], said: str):
-    assert resume_hint(args) == said
-
-
+@pytest.mark.parametrize(("name", "kind", "code"), [("SIGINT", KeyboardInterrupt, 130), ("SIGTERM", Terminated, 143)])
 def test_an_interruption_that_a_library_turns_into_an_error_is_no_bug(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str, kind: Any, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     def importing(*_: object, **__: object) -> None:
         try:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.Signals[name])
             time.sleep(10)
-        except KeyboardInterrupt:
+        except kind:
             pass
         raise ModuleNotFoundError("Could not import module 'X'")
 
-    before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(signal, "getsignal", lambda number: signal.default_int_handler)
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.getsignal(number) for number in usual}
+    monkeypatch.setattr(signal, "getsignal", usual.__getitem__)
     install(monkeypatch, train=importing)
-    assert main(TRAIN) == 130
-    assert capsys.readouterr().err.startswith("interrupted\n")
-    signal.signal(signal.SIGINT, before)
+    try:
+        assert main(TRAIN) == code
+        shown = {"SIGINT": "Ctrl-C"}.get(name, name)
+        assert capsys.readouterr().err == INTERRUPTED.replace("Ctrl-C", shown) + "\n"
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

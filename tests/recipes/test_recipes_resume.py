@@ -21,13 +21,16 @@ def folder(tmp_path_factory):
 
 
 def uninterrupted(folder, method, **overrides):
+    """The fingerprint of a whole run, and its number of updates."""
     out = folder / f"whole-{method}-{len(list(folder.iterdir()))}"
-    given = settings(folder, out, **overrides)
-    process = start(method, given)
-    wait_for(out / "run.json", process)
-    began = time.monotonic()
-    assert finished(process) == 0
-    return fingerprint(out), time.monotonic() - began
+    assert finished(start(method, settings(folder, out, **overrides))) == 0
+    return fingerprint(out), updates(out)
+
+
+def updates(out):
+    """How many updates a run has logged so far."""
+    path = out / "metrics.jsonl"
+    return path.read_text().count('"kind": "train"') if path.exists() else 0
 
 
 def wait_for(path, process):
@@ -35,32 +38,35 @@ def wait_for(path, process):
         time.sleep(0.005)
 
 
-def interrupt(folder, method, name, delay, number, **overrides):
-    """The settings and exit code of a run that got a signal ``delay`` seconds after its start."""
+def interrupt(folder, method, name, after, number, pause=0.0, **overrides):
+    """The settings and exit code of a run that got a signal once it had logged ``after`` updates."""
     out = folder / name
     given = settings(folder, out, **overrides)
     process = start(method, given)
     wait_for(out / "run.json", process)
-    time.sleep(delay)
+    while process.is_alive() and updates(out) < after:
+        time.sleep(0.001)
+    time.sleep(pause)
     if process.is_alive():
         os.kill(process.pid, number)
-    return given, finished(process, seconds=10 if number == signal.SIGTERM else 120)
+    return given, finished(process)
 
 
-def kill_and_resume(folder, method, name, delay, **overrides):
+def kill_and_resume(folder, method, name, after, pause=0.0, **overrides):
     """Exit code of the killed process, and the fingerprint after resuming it."""
-    given, code = interrupt(folder, method, name, delay, signal.SIGKILL, **overrides)
+    given, code = interrupt(folder, method, name, after, signal.SIGKILL, pause, **overrides)
     assert finished(start(method, given, resume=True)) == 0
     return code, fingerprint(folder / name)
 
 
 @pytest.mark.parametrize(("method", "kills"), [("dpo", 1), pytest.param("dpo", 20, marks=pytest.mark.slow)])
 def test_killed_runs_resume_to_the_same_bytes(folder, method, kills):
-    expected, seconds = uninterrupted(folder, method)
+    expected, steps = uninterrupted(folder, method)
     rng, killed = random.Random(kills), 0
     for attempt in range(3 * kills):  # a run that ended before the signal was not killed
         name = f"killed-{kills}-{attempt}"
-        code, files = kill_and_resume(folder, method, name, rng.uniform(0, 0.9 * seconds))
+        # from before the first update on, and anywhere within an update
+        code, files = kill_and_resume(folder, method, name, rng.randrange(steps * 3 // 4), rng.uniform(0, 0.1))
         assert files == expected
         killed += code == -signal.SIGKILL
         if killed == kills:
@@ -71,9 +77,9 @@ def test_killed_runs_resume_to_the_same_bytes(folder, method, kills):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["sft", "ipo", "kto"])
 def test_other_methods_resume_to_the_same_bytes(folder, method):
-    expected, seconds = uninterrupted(folder, method)
+    expected, steps = uninterrupted(folder, method)
     for i, share in enumerate((0.2, 0.6)):
-        assert kill_and_resume(folder, method, f"{method}-{i}", share * seconds)[1] == expected
+        assert kill_and_resume(folder, method, f"{method}-{i}", round(share * steps))[1] == expected
 
 
 @pytest.mark.slow
@@ -94,25 +100,28 @@ def test_lora_and_cached_reference_resume_to_the_same_bytes(folder):
 
 @pytest.mark.parametrize("times", [1, pytest.param(10, marks=pytest.mark.slow)])
 def test_sigterm_saves_at_once_and_resumes_to_the_same_bytes(folder, times):
-    """Without periodic checkpoints the one at SIGTERM is the only one; the process exits with 143 within 10 s."""
+    """Without periodic checkpoints the one at SIGTERM is the only one; the process exits with 143 before its end."""
     overrides = {"save_every_steps": None, "epochs": 8.0}
-    expected, seconds = uninterrupted(folder, "dpo", **overrides)
+    expected, steps = uninterrupted(folder, "dpo", **overrides)
     rng, stopped = random.Random(times), 0
-    for i in range(times):
-        name, delay = f"term-{times}-{i}", rng.uniform(0.1, 0.5) * seconds
-        given, code = interrupt(folder, "dpo", name, delay, signal.SIGTERM, **overrides)
+    for attempt in range(3 * times):  # a run that ended before the signal was not stopped
+        name, after = f"term-{times}-{attempt}", rng.randint(1, steps // 2)
+        given, code = interrupt(folder, "dpo", name, after, signal.SIGTERM, **overrides)
         if code == 143:
             stopped += 1
             run = runs.open_run(folder / name)
             saved = checkpoint.newest(run.checkpoints, pytest.fail)
             assert saved is not None
             assert checkpoint.step_of(saved) == run.facts()["step"] == run.metrics("train")[-1]["step"]
+            assert after <= run.facts()["step"] < steps
             assert run.facts()["status"] == "stopped"
         else:
             assert code == 0, "only a run that was over before the signal came may end otherwise"
         assert finished(start("dpo", given, resume=True)) == 0
         assert fingerprint(folder / name) == expected
-    assert stopped >= max(1, times - 1), "hardly any run was still going when the signal came"
+        if stopped == times:
+            break
+    assert stopped == times, "hardly any run was still going when the signal came"
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over_by_name(folder, capsys):

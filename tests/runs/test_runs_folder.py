@@ -63,7 +63,7 @@ def test_a_run_that_failed_while_it_was_set_up_may_be_started_again(tmp_path):
         assert yaml.safe_load((run.path / "run.yaml").read_text()) == {"lr": 2.0}
 
 
-@pytest.mark.parametrize("status", ["failed", "running"])
+@pytest.mark.parametrize("status", ["failed", "stopped", "running"])
 def test_a_run_that_ended_before_its_first_update_may_be_started_again(tmp_path, status):
     path = failed(tmp_path / "run", status=status)  # running: nobody holds it, so that it was killed
     for record in (
@@ -85,7 +85,7 @@ def test_a_run_that_ended_before_its_first_update_may_be_started_again(tmp_path,
         ]
 
 
-@pytest.mark.parametrize("facts", [{"status": "stopped"}, {"status": "finished"}, {"step": 1}])
+@pytest.mark.parametrize("facts", [{"status": "waiting"}, {"status": "finished"}, {"status": "stopped", "step": 1}])
 def test_any_other_run_stays(tmp_path, facts):
     path = failed(tmp_path / "run", **facts)
     before = {f.name: f.read_bytes() for f in path.iterdir()}

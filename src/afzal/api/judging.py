@@ -61,7 +61,7 @@ def judge(
         not told apart, with the win rate (ties count half) and its 95% interval over prompts.
 
     Raises:
-        AfzalError: a judge cannot be opened, or there is nothing to compare.
+        AfzalError: a judge cannot be opened, there is nothing to compare, or another process is writing into ``out``.
 
     Example:
         >>> ours = [{"prompt": f"Q{k}", "completion": "A long answer."} for k in range(9)]
@@ -84,7 +84,7 @@ def judge(
     from afzal.judge.verdict_votes import without_verdicts
     from afzal.judge.win_rates import lines as board_lines
     from afzal.judging.win_rates import judge_against
-    from afzal.runs import refuse_unwritable
+    from afzal.runs import refuse_unwritable, sole_folder
     from afzal.text import visible
 
     sources = [as_path(data, "ours"), *(as_path(rows, f"ours {k}") for k, rows in enumerate(also, start=2))]
@@ -96,43 +96,44 @@ def judge(
         _refuse_several(sources, other, judges)
     folder = Path(path_of(out, "out")) if out is not None else usual_out(sources[0], other)
     refuse_unwritable(folder)
-    if prompts is not None:
-        from afzal.generate.answers import Drawing, answers_of, refuse_no_model
+    with sole_folder(folder):
+        if prompts is not None:
+            from afzal.generate.answers import Drawing, answers_of, refuse_no_model
 
-        refuse_no_model([s for s in (*sources, other) if s is not None])
-        drawing = Drawing(**sampling)
-        questions, place = as_path(prompts, "prompts"), folder / "answers"
-        runs = list(sources)
-        sources = [answers_of(source, questions, drawing, place, say) for source in runs]
-        other = answers_of(other, questions, drawing, place, say, beside=runs) if other is not None else None
-    if not judges:
-        if (waiting := _for_people(judging.read_items(sources[0], other), folder)) is not None:
-            return waiting
-        judges = [f"people:{folder / VOTES}"]
-    votes, store = None if people is None else as_path(people, "people"), None if cache is None else Path(cache)
-    how: dict[str, Any] = {"cache": store, "resamples": resamples, "say": say}
-    rows = None if prompts is None else as_path(prompts, "prompts")
-    page = folder / "judge_card.html" if len(judges) == 1 else None
-    if other is not None:
-        board, models = judge_against(sources, other, judges, folder, votes=votes, prompts=rows, **how)
-        summaries = [each for of_one in models.values() for each in of_one]
-        body = {"judges": summaries, "table": board, "models": models}
-        if also:
-            lines = [*map(visible, board_lines(board)), f"written: {folder}"]
-            return Result(body, lines, folder / "table.html")
-    else:
-        items = judging.read_items(sources[0], specs=judges, prompts=rows)
-        voted = votes_on(items, votes, say) if votes is not None else None
-        if voted is None:
-            by_people = without_verdicts(items)
-            for note in by_people.notes("the rows"):
-                say(note)
-            voted = by_people.items if any(item.votes for item in by_people.items) else None
-        summaries = judging.run_judges(items, judges, folder, voted=voted, **how)
-        body = {"judges": summaries}
-    lines = [visible(line) for each in summaries for line in summary_text.lines(each)]
-    lines += [f"written: {folder}", *(visible(line) for each in summaries if (line := summary_text.verdict(each)))]
-    return Result(body, lines, page)
+            refuse_no_model([s for s in (*sources, other) if s is not None])
+            drawing = Drawing(**sampling)
+            questions, place = as_path(prompts, "prompts"), folder / "answers"
+            runs = list(sources)
+            sources = [answers_of(source, questions, drawing, place, say) for source in runs]
+            other = answers_of(other, questions, drawing, place, say, beside=runs) if other is not None else None
+        if not judges:
+            if (waiting := _for_people(judging.read_items(sources[0], other), folder)) is not None:
+                return waiting
+            judges = [f"people:{folder / VOTES}"]
+        votes, store = None if people is None else as_path(people, "people"), None if cache is None else Path(cache)
+        how: dict[str, Any] = {"cache": store, "resamples": resamples, "say": say}
+        rows = None if prompts is None else as_path(prompts, "prompts")
+        page = folder / "judge_card.html" if len(judges) == 1 else None
+        if other is not None:
+            board, models = judge_against(sources, other, judges, folder, votes=votes, prompts=rows, **how)
+            summaries = [each for of_one in models.values() for each in of_one]
+            body = {"judges": summaries, "table": board, "models": models}
+            if also:
+                lines = [*map(visible, board_lines(board)), f"written: {folder}"]
+                return Result(body, lines, folder / "table.html")
+        else:
+            items = judging.read_items(sources[0], specs=judges, prompts=rows)
+            voted = votes_on(items, votes, say) if votes is not None else None
+            if voted is None:
+                by_people = without_verdicts(items)
+                for note in by_people.notes("the rows"):
+                    say(note)
+                voted = by_people.items if any(item.votes for item in by_people.items) else None
+            summaries = judging.run_judges(items, judges, folder, voted=voted, **how)
+            body = {"judges": summaries}
+        lines = [visible(line) for each in summaries for line in summary_text.lines(each)]
+        lines += [f"written: {folder}", *(visible(line) for each in summaries if (line := summary_text.verdict(each)))]
+        return Result(body, lines, page)
 
 
 def _refuse_several(sources: Sequence[str], other: str | None, judges: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
 """The command line: one thin command per verb, imported only when it is called.
 
 Exit codes: 0 success; 1 findings, or finished with problems; 2 an error in the input or setup; 70 a bug in Afzal;
-130 interrupted.
+129, 130 and 143 ended by SIGHUP, Ctrl-C and SIGTERM.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
 import typer
 from typer.core import TyperGroup
 
-from afzal.errors import AfzalError
+from afzal.errors import AfzalError, Terminated
 from afzal.terminal import VisibleStream
 
 if TYPE_CHECKING:
@@ -195,7 +195,8 @@ def _load(verb: str) -> Any:
 
 
 def _guarded(run: Callable[[], int], args: list[str], interrupts: list[int], debug: bool) -> int:
-    """The exit code of ``run``, every failure reported in a few plain lines. Each Ctrl-C adds to ``interrupts``."""
+    """The exit code of ``run``, every failure reported in a few plain lines. Each signal adds to ``interrupts``."""
+    from afzal.cli.interruption import is_interruption
     from afzal.runs import torchrun
 
     try:
@@ -204,13 +205,13 @@ def _guarded(run: Callable[[], int], args: list[str], interrupts: list[int], deb
         # The reader (such as `head`) has exited; the interpreter must not try to flush to it again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-    except (KeyboardInterrupt, typer.Abort):
-        return _interrupted(args)
+    except (KeyboardInterrupt, Terminated, typer.Abort):
+        return _interrupted(args, interrupts)
     except Exception as error:
         if debug:
             raise
-        if interrupts and not isinstance(error, AfzalError):
-            return _interrupted(args)
+        if interrupts and (is_interruption(error) or not isinstance(error, AfzalError)):
+            return _interrupted(args, interrupts)
         message, code = _message_and_code(error)
         # an error that rank 0 has reported, or a signal that every rank got, is reported once
         rank = torchrun.number()
@@ -218,11 +219,16 @@ def _guarded(run: Callable[[], int], args: list[str], interrupts: list[int], deb
         return code if reported else _print_error(f"rank {rank}: {message}" if rank else message, code)
 
 
-def _interrupted(args: list[str]) -> int:
-    from afzal.cli.interruption import resume_hint
+def _interrupted(args: list[str], interrupts: list[int]) -> int:
+    """Say what was interrupted (every rank gets the signal; rank 0 speaks), and return the shell's code for it."""
+    from afzal.cli.interruption import interruption_line
+    from afzal.runs import torchrun
 
-    remedy = resume_hint(args)
-    return _print_error("interrupted" + (f"\n  try: {remedy}" if remedy else ""), INTERRUPTED)
+    for name in ("SIGTERM", "SIGHUP"):  # a second one must not cut off the message
+        if (number := getattr(signal, name, None)) in interrupts:
+            signal.signal(number, signal.SIG_IGN)
+    number = interrupts[0] if interrupts else signal.SIGINT
+    return 128 + number if torchrun.number() else _print_error(interruption_line(args, number), 128 + number)
 
 
 def _message_and_code(error: Exception) -> tuple[str, int]:

@@ -13,6 +13,7 @@ from afzal import config
 from afzal.cli import startup
 from afzal.cli.conclusion import print_conclusion, ways_to_learn
 from afzal.cli.flags import given, parameters, with_parameters
+from afzal.cli.interruption import announce
 from afzal.cli.terminal_chat import converse, stdio_terminal, tally_line
 from afzal.terminal import one_line
 from afzal.terminal.conclusion import step
@@ -37,6 +38,8 @@ def _chat(
         config.ChatConfig, [config.Setting("model", model, "RUN"), *given(config.ChatConfig, flags)]
     )
     startup.begin(settings, f"chat with {settings.model}")
+    if settings.blind:
+        announce(f"chat with {settings.model}", _folder(settings))
     from afzal.generate.chat import partners
     from afzal.web.chat.conversation import Conversation
     from afzal.web.chat.session import Session
@@ -61,9 +64,13 @@ def _chat(
 def _votes(settings: config.ChatConfig, talkers: Sequence[Partner]) -> Any:
     from afzal.web.chat.votes import Votes
 
-    out = Path(settings.out or f"{Path(settings.model).resolve().name}.chat")
     about = {"models": [one.name for one in talkers], "annotator": settings.annotator, "sampling": _sampling(settings)}
-    return Votes(out, about, plain=all(one.continues_text for one in talkers))
+    return Votes(_folder(settings), about, plain=all(one.continues_text for one in talkers))
+
+
+def _folder(settings: config.ChatConfig) -> Path:
+    """The folder of the votes."""
+    return Path(settings.out or f"{Path(settings.model).resolve().name}.chat")
 
 
 def _sampling(settings: config.ChatConfig) -> dict[str, Any]:

@@ -20,9 +20,11 @@ def command(
     if (model is None) != (data is None):
         raise AfzalError("--model and --data go together", remedy="give both, or neither")
     from afzal.cli.conclusion import print_conclusion
+    from afzal.cli.interruption import announce
     from afzal.lab import demo
     from afzal.terminal.conclusion import step
 
+    announce(f"demo, into {out}", out)
     run = demo.run(out=out, quick=quick, model=model, data=data)
     print_conclusion(
         "", [step("board", run.parent, why="the curves of its runs"), step("report", run, why="is each curve normal?")]

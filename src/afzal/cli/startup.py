@@ -21,13 +21,17 @@ _WORDS = (*config.REFERENCES, config.PEOPLE, "initial", "previous", "nobody")
 
 
 def begin(settings: Settings, what: str) -> None:
-    """Check that everything the settings name exists, then announce the work (``what``) on stderr.
+    """Check that everything the settings name exists, then announce the work (``what``) on stderr, and for a message if
+    a signal ends the command.
 
     Raises:
         AfzalError: a file, a folder or a hub id does not exist.
     """
     refuse_missing(settings)
+    from afzal.cli.interruption import announce
     from afzal.runs import torchrun
+
+    announce(what, getattr(settings, "out", None))
 
     if torchrun.number() == 0:
         with suppress(OSError):  # the terminal may be closed

@@ -47,14 +47,14 @@ def answers(config: GenerateConfig) -> list[dict[str, Any]]:
     would make the answers read as another format.
 
     Raises:
-        AfzalError: model or prompts cannot be read, or ``config.out`` exists.
+        AfzalError: model or prompts cannot be read, or ``config.out`` exists or is being written by another process.
     """
-    runs.refuse_existing(config.out)
-    records = _as_answers(_served(config) if is_server(config.model) else _sampled(config))
-    if config.out is not None:
-        runs.write_jsonl(config.out, records)
-        _replies(config).unlink(missing_ok=True)
-    return records
+    with runs.sole_file(config.out):
+        records = _as_answers(_served(config) if is_server(config.model) else _sampled(config))
+        if config.out is not None:
+            runs.write_jsonl(config.out, records)
+            _replies(config).unlink(missing_ok=True)
+        return records
 
 
 def _sampled(config: GenerateConfig) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from afzal import runs, trackers
 from afzal.config import PEOPLE, IterateConfig
 from afzal.config.serving import ServerConfig
-from afzal.errors import AfzalError
+from afzal.errors import AfzalError, Terminated, signal_of
 from afzal.generate.with_server import follower
 from afzal.hashes import tokens_hash
 from afzal.iterate import round_figures
@@ -91,8 +91,9 @@ def _iterate(config: IterateConfig, resume: bool, command: str, date: str, callb
         except Stopped as stop:
             run.update(status="stopped", stop_reason=stop.signal, finished=now())
             raise Stopped(stop.signal, run.path, stop.step, remedy=f"continue with: {resume_command(run)}") from None
-        except KeyboardInterrupt:
-            run.update(status="stopped", stop_reason="SIGINT", finished=now())
+        except (KeyboardInterrupt, Terminated) as stop:
+            with suppress(AfzalError):
+                run.update(status="stopped", stop_reason=signal_of(stop), finished=now())
             raise
         except BaseException as error:
             with suppress(AfzalError):  # on a full disk even this can fail; report the first error

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from afzal import config as settings
-from afzal import data
+from afzal import data, runs
 from afzal.config.revise import PrincipleConfig, PrinciplesConfig, ReviseConfig
 from afzal.data.turns import full_text
 from afzal.errors import AfzalError
@@ -26,6 +26,7 @@ from afzal.principles.word_lists import choose_candidate, critique_by_words, fin
 from afzal.principles.writer import TextRequest, Write, model_input, writer
 from afzal.records import Comparison, Item, Message, Response, Turns, turns_to_row
 from afzal.report import write_board
+from afzal.runs import lock
 from afzal.runs.stage import Row, keep, kept, key_of, staged_rows
 from afzal.servers.cache import REPLIES, Reply
 from afzal.tokens import distinct_prompts
@@ -50,9 +51,14 @@ def revise(config: ReviseConfig, say: Callable[[str], None] = lambda line: None)
     stages to ``config.out``.
 
     Raises:
-        AfzalError: prompts, principles or model cannot be read, the folder holds a run with other settings, or a server
-            does not answer; finished work is kept.
+        AfzalError: prompts, principles or model cannot be read, the folder holds a run with other settings or is being
+            written by another process, or a server does not answer; finished work is kept.
     """
+    with runs.sole_folder(config.out):
+        return _revise(config, say)
+
+
+def _revise(config: ReviseConfig, say: Callable[[str], None]) -> dict[str, Any]:
     principles = read_principles(config.principles)
     asked = _prompts(config)
     out = Path(config.out)
@@ -145,7 +151,7 @@ def _claim(config: ReviseConfig, out: Path) -> None:
     key, path = key_of(what, [content_hash(s) for s in sources], judge), out / "revise-settings.json"
     if kept(path, key) is not None:
         return
-    if out.exists() and any(out.iterdir()):
+    if any(path.name != lock.NAME for path in out.iterdir()):
         raise AfzalError(
             "the folder holds a run with other settings, prompts, principles or model"
             if path.exists()

@@ -49,9 +49,13 @@ def export(config: ExportConfig) -> list[str]:
 
     Raises:
         AfzalError: the folder holds no adapter, the log-probs differ by more than the tolerance, or ``config.out``
-            exists.
+            exists or is being written by another process.
     """
-    runs.refuse_existing(config.out)
+    with runs.sole_file(config.out):
+        return _export(config)
+
+
+def _export(config: ExportConfig) -> list[str]:
     if config.push_to_hub is not None:
         hub.refuse_unreachable(config.push_to_hub)
     folder = model_folder(config.model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -16,7 +16,7 @@ import torch
 
 from afzal import drops, hub, report, runs, trackers
 from afzal.config import TrainConfig
-from afzal.errors import AfzalError
+from afzal.errors import AfzalError, Terminated, signal_of
 from afzal.hashes import weights_hash
 from afzal.model.attention import attention_restored
 from afzal.model.load import (
@@ -114,10 +114,18 @@ def _joined(
     facts = {"command": command, "launch": torchrun.launch()}
     run.update(template_date=date, **{name: said for name, said in facts.items() if said})
     restored = nullcontext() if model is None else attention_restored(model)
-    with run, restored, stop_on_signals() as signals:
+    signals = stop_on_signals()
+    if ranks.world() > 1:  # all ranks must end at the same place, or some would wait for the others
+        signals.listen()
+    with run, restored, ExitStack() as ended:
+        ended.callback(signals.leave)
         try:
             return _train(config, run, prepared, model, Audience(signals, callbacks), resume)
         except Stopped:
+            raise
+        except (KeyboardInterrupt, Terminated) as stop:
+            with suppress(AfzalError):
+                run.update(status="stopped", stop_reason=signal_of(stop), finished=_now())
             raise
         except BaseException as error:
             with suppress(AfzalError):  # on a full disk even this may fail; the first error is the one to report
@@ -179,6 +187,7 @@ def _run(config: TrainConfig, run: runs.Run, setup: Setup, audience: Audience, r
         checkpoints.require_room(config, run, setup)
         if state.step == 0:
             check_first_loss(setup, reporter.say)
+        audience.signals.listen()  # until here a signal ends the command at once: there is nothing to save
         reason = _fit(config, setup, hooks, state)
         if reason == STOPPED and not due(state.step, setup.settings.eval_every_steps):
             evaluate_and_log(hooks, state)  # the loop has not evaluated at this step

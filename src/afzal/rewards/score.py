@@ -40,9 +40,14 @@ def scored_rows(config: ScoreConfig) -> tuple[list[dict[str, Any]], list[str]]:
     summed over the scored tokens (Rafailov et al. 2023, arXiv 2305.18290, eq. 5, up to a constant per prompt).
 
     Raises:
-        AfzalError: data or model cannot be read, no response can be scored, or ``config.out`` exists.
+        AfzalError: data or model cannot be read, no response can be scored, or ``config.out`` exists or is being
+            written by another process.
     """
-    runs.refuse_existing(config.out)
+    with runs.sole_file(config.out):
+        return _scored_rows(config)
+
+
+def _scored_rows(config: ScoreConfig) -> tuple[list[dict[str, Any]], list[str]]:
     items = data.read(config.data, columns=config.columns or None, format=config.data_format).items
     scorer, speaker, layout = _opened(config)
     longest = speaker.room(config.max_tokens)

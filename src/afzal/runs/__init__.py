@@ -24,6 +24,7 @@ from afzal.runs.files import (
     write_jsonl,
 )
 from afzal.runs.folder import IN_MEMORY, Run, create, find, open_run, resume, start_in, start_of, take, walk
+from afzal.runs.output import sole_file, sole_folder
 from afzal.runs.redact import redact_arguments, redact_config, redact_texts
 from afzal.runs.summary import summary
 
@@ -50,6 +51,8 @@ __all__ = [
     "refuse_unwritable",
     "resume",
     "sha256",
+    "sole_file",
+    "sole_folder",
     "start_in",
     "start_of",
     "summary",

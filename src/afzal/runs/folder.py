@@ -35,6 +35,7 @@ _IGNORED = {"lost+found", lock.NAME, "inputs"}
 _REPLIES = {"replies.sqlite", "replies.sqlite-wal", "replies.sqlite-shm"}  # cached replies of servers
 _LOOKED = {_METRICS, "samples.jsonl", "media", "best", "checkpoints", "memory.json", "trackers.json", "tensorboard"}
 _ROUNDS = "rounds"
+_ENDED_EARLY = ("failed", "stopped", "running")
 _BEFORE_UPDATES = {_FACTS, _CONFIG, "data.json", "dropped.jsonl"} | _LOOKED | _REPLIES
 
 
@@ -270,17 +271,20 @@ def _is_run(path: Path) -> bool:
 _WAIT = "wait for it, or stop it and continue its run with --resume; or choose another --out"
 
 
-def take(path: Path, doing: str = "being written", remedy: str = _WAIT) -> None:
+def take(path: Path, doing: str = "being written", remedy: str = _WAIT, file: Path | None = None) -> None:
     """Make this process the folder's only writer, until ``lock.release`` or until it ends.
+
+    Args:
+        file: a file in the folder to claim instead of the folder.
 
     Raises:
         AfzalError: another process holds the folder (the message says "is ``doing`` by another process", names it and
             gives ``remedy``), or the folder cannot be written.
     """
     with writing(path):
-        holder = lock.acquire(path)
+        holder = lock.acquire(path) if file is None else lock.acquire(path, lock.name_for(file))
     if holder is not None:
-        raise _busy(path, holder, doing, remedy)
+        raise _busy(file or path, holder, doing, remedy)
 
 
 def _busy(path: Path, other: Mapping[str, Any], doing: str = "being written", remedy: str = _WAIT) -> AfzalError:
@@ -318,13 +322,14 @@ def refuse_used(path: Path) -> None:
 
 
 def _ended_untrained(path: Path, names: Sequence[str]) -> bool:
-    """Whether the folder holds a run that failed or was killed before its first update, and nothing else."""
+    """Whether the folder holds a run that failed, was stopped or was killed before its first update, and nothing
+    else."""
     # rounds whose first stage failed leave empty folders
     known = _BEFORE_UPDATES | (set() if _holds_files(path / _ROUNDS) else {_ROUNDS})
     if not _is_run(path) or not set(names) <= known or any((path / "checkpoints").glob("[!.]*")):
         return False
     facts = Run(path).facts()
-    if facts.get("step", 0) != 0 or facts.get("status") not in ("failed", "running") or lock.is_elsewhere(path):
+    if facts.get("step", 0) != 0 or facts.get("status") not in _ENDED_EARLY or lock.is_elsewhere(path):
         return False
     return all(line.get("kind") != "train" and line.get("step") == 0 for line in Run(path).metrics())
 

@@ -1,4 +1,4 @@
-"""One writer per run folder, by a ``filelock`` on ``run.lock``.
+"""One writer per run folder, by a ``filelock`` on ``run.lock``; and one per output file, by one on ``FILE.lock``.
 
 The kernel holds the lock: it ends with the process, however that dies, and it works across machines that share a file
 system. The file's text names the lock's holder, for messages. On a file system that cannot lock, the process named in
@@ -27,19 +27,22 @@ _PATIENCE = 0.5  # seconds: a reader that checks for a writer holds the lock for
 _CANNOT_LOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF)  # EBADF: NFS, opened to read
 # A pipe of that name must not block a reader, and a link of that name must not redirect the record into another file.
 _READ, _NOT_ELSEWHERE = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0), getattr(os, "O_NOFOLLOW", 0)
-_held: dict[tuple[int, str], BaseFileLock | None] = {}  # (process, folder); None if the file system cannot lock
+_held: dict[tuple[int, str], BaseFileLock | None] = {}  # (process, lock file); None if the file system cannot lock
 
 
-def acquire(folder: Path) -> dict[str, Any] | None:
+def acquire(folder: Path, name: str = NAME) -> dict[str, Any] | None:
     """Take the folder's lock for this process. Returns None on success (or if already held), else the record of its
     holder.
+
+    Args:
+        name: of the lock file; :func:`name_for` gives the one of a single output file in the folder.
 
     Raises:
         OSError: the lock file cannot be written.
     """
-    if _key(folder) in _held:
+    key, path = _key(folder, name), folder / name
+    if key in _held:
         return None
-    path = folder / NAME
     try:
         lock = _taken(path)
     except TimeoutError:
@@ -51,18 +54,24 @@ def acquire(folder: Path) -> dict[str, Any] | None:
     except BaseException:
         _give_back(lock)
         raise
-    _held[_key(folder)] = lock
+    _held[key] = lock
     return None
 
 
-def release(folder: Path) -> None:
+def release(folder: Path, name: str = NAME) -> None:
     """Release the lock and remove its file, if this process holds it."""
-    if _key(folder) not in _held:
+    key = _key(folder, name)
+    if key not in _held:
         return
-    lock = _held.pop(_key(folder))
+    lock = _held.pop(key)
     with suppress(OSError):  # while the lock is still held, so that a waiting process sees that the file is gone
-        (folder / NAME).unlink(missing_ok=True)
+        (folder / name).unlink(missing_ok=True)
     _give_back(lock)
+
+
+def name_for(file: Path) -> str:
+    """The name of the lock file of a single output file, next to it."""
+    return f"{file.name}.lock"
 
 
 def holder(folder: Path) -> dict[str, Any] | None:
@@ -191,5 +200,5 @@ def _record(descriptor: int) -> dict[str, Any]:
     return written if isinstance(written, dict) else {}
 
 
-def _key(folder: Path) -> tuple[int, str]:
-    return os.getpid(), os.path.realpath(folder)
+def _key(folder: Path, name: str = NAME) -> tuple[int, str]:
+    return os.getpid(), os.path.join(os.path.realpath(folder), name)

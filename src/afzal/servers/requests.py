@@ -75,9 +75,9 @@ def answered(
 
     # daemons, since Python waits for other threads at exit, so that an interrupt would wait for a hung server
     workers = [threading.Thread(target=work, daemon=True) for _ in range(min(concurrency, len(missing)))]
-    for worker in workers:
-        worker.start()
     try:
+        for worker in workers:
+            worker.start()
         for worker in workers:
             worker.join()
     finally:

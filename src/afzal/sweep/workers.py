@@ -185,7 +185,7 @@ def _serve(connection: Connection, ending: Connection, measuring: str, compariso
             _redirect(folder / f"{name}.log")
             try:
                 failure = train_and_measure(evaluator, stages[name], lambda line: connection.send(("say", line)))
-            except Stopped:
+            except (Stopped, KeyboardInterrupt):  # Ctrl-C reaches the whole group of processes
                 return
             except AfzalError as error:
                 connection.send(("fault", error.what, error.where, error.why, error.remedy))

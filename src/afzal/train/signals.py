@@ -19,7 +19,8 @@ class StopSignals:
 
     SIGHUP is sent when a terminal closes; if it is ignored, as under ``nohup``, it stays ignored. A second Ctrl-C
     raises ``KeyboardInterrupt`` immediately, for users who do not want to wait. The previous handlers are restored at
-    the end. Outside the main thread, where Python allows no handlers, this does nothing.
+    the end. Outside the main thread, where Python allows no handlers, this does nothing. Without a block,
+    :meth:`listen` begins and :meth:`leave` ends it.
     """
 
     def __init__(self) -> None:
@@ -28,12 +29,20 @@ class StopSignals:
         self._before: dict[signal.Signals, Callable[..., Any] | int | None] = {}
 
     def __enter__(self) -> StopSignals:
-        if threading.current_thread() is threading.main_thread():
-            heard = [n for n in _SIGNALS if n.name != "SIGHUP" or signal.getsignal(n) != signal.SIG_IGN]
-            self._before = {number: signal.signal(number, self._handle) for number in heard}
+        self.listen()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.leave()
+
+    def listen(self) -> None:
+        """Take the signals over, unless that was done before."""
+        if not self._before and threading.current_thread() is threading.main_thread():
+            heard = [n for n in _SIGNALS if n.name != "SIGHUP" or signal.getsignal(n) != signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._handle) for number in heard}
+
+    def leave(self) -> None:
+        """Restore the previous handlers."""
         for number, handler in self._before.items():
             # None: a handler that was not installed by Python, which Python cannot restore
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
@@ -47,5 +56,5 @@ class StopSignals:
 
 
 def stop_on_signals() -> StopSignals:
-    """``with stop_on_signals() as stop: ... if stop.requested: save and leave``."""
+    """``with stop_on_signals() as stop: ... if stop.requested: save and leave``; or call ``listen`` later."""
     return StopSignals()
