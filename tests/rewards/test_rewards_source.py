@@ -185,9 +185,10 @@ def test_rounds_and_comparisons_say_which_answers_ended():
         return [0.0] * len(answers)
 
     row = {"prompt_index": 0, "sample": 0, "prompt": "why", "text": "a", "stop": "eos"}
-    asked = [Question("why", ())]
-    job = SimpleNamespace(config=SimpleNamespace(reward="file.py:give"), sources={"reward": give}, cost=None)
-    stages._scores(job, [row, row | {"text": "b", "stop": "length"}], asked)
+    asked = SimpleNamespace(groups=[[Question("why", ())]], per_round=1)
+    settings = SimpleNamespace(reward="file.py:give", reuse_prompts=False)
+    job = SimpleNamespace(config=settings, sources={"reward": give}, cost=None, asked=asked)
+    stages._scores(job, [row, row | {"text": "b", "stop": "length"}], 1)
     bench = SimpleNamespace(prompts=["why", "how"], columns=[{}, {}])
     unended = np.array([[False, True], [True, False]])
     measure._rewards(bench, [["a", "b"], ["c", "d"]], unended, {"mine": give})

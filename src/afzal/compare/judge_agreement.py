@@ -66,7 +66,7 @@ def compare_judges(
     items = [_item(m, chosen, prompts) for m in matches]
     items = [replace(i, extra=columns[m.prompt]) for i, m in zip(items, matches, strict=True)] if columns else items
     folder.mkdir(parents=True, exist_ok=True)
-    data.write(items, folder / "pairs.jsonl", "afzal")
+    data.write(data.with_copied_media(items, folder), folder / "pairs.jsonl", "afzal")
     judges = {name: resolve_judge(spec) for name, spec in config.judges.items()}
     people = next((n.votes for n in judges.values() if n.votes), None)
     outcomes_of, lines = {}, []

@@ -19,7 +19,7 @@ from afzal.config.serving import ServerConfig
 from afzal.errors import AfzalError
 from afzal.folders.compatibility import refuse_other_size
 from afzal.folders.load import refuse_another_tokenizer
-from afzal.generate import Sampling, sample
+from afzal.generate import Prompt, Sampling, prompt_ids, sample
 from afzal.generate.with_server import Asked
 from afzal.hashes import content_hash
 from afzal.iterate.answers import sequence_kl
@@ -31,11 +31,11 @@ from afzal.records import Item, Turns
 from afzal.rewards.source import Rewarder
 from afzal.runs.stage import keep, kept, key_of
 from afzal.stats.policy_comparison import best_of, best_of_kl
-from afzal.tokens import Speaker, any_chat, distinct_prompts
+from afzal.tokens import Speaker, Tree, any_chat, distinct_prompts
 from afzal.tokens.media import refuse_media
 from afzal.train import checkpoint
 
-_INSTEAD = "afzal generate with each run, then afzal judge ONE --against OTHER; or leave such prompts out"
+_INSTEAD = "leave generator out, so that the policies answer here; or leave such prompts out"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,12 +61,16 @@ class Answers:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MeasurementSetup:
-    """Everything that all policies of a comparison share."""
+    """Everything that all policies of a comparison share.
+
+    Attributes:
+        inputs: the prompts as models read them: token ids, and trees for those with images or sounds.
+    """
 
     start: Any
     speaker: Speaker
     prompts: Sequence[Turns]
-    ids: Sequence[Sequence[int]]
+    inputs: Sequence[Prompt]
     eos: Sequence[int]
     sampling: Sampling
     device: torch.device
@@ -98,47 +102,56 @@ def set_up(config: CompareConfig) -> MeasurementSetup:
     device = pick_device(config.device)
     speaker = open_speaker(config.model, eos_token=config.eos_token)
     start = load_model(config.model, device=device).requires_grad_(False)
-    asked, ids, columns = read_prompts(config, speaker)
+    asked, trees, columns = read_prompts(config, speaker)
     eos = speaker.ends(chat=any_chat(asked))
     sampling = Sampling(config.sample_tokens, config.temperature)
-    about = [content_hash(config.model), ids, eos, config.sample_tokens, config.temperature, config.samples]
+    about = [
+        content_hash(config.model),
+        [prompt_ids(t) for t in trees],
+        eos,
+        config.sample_tokens,
+        config.temperature,
+        config.samples,
+    ]
     about += [data.columns_hash(columns)] if any(columns) else []
+    about += [[t.prompt_key for t in trees]] if any(t.media for t in trees) else []
     generator = server_answers.generator_of(config)
     about += [generator.model_dump(include={"kind", "url", "model", "reload"})] if generator is not None else []
     prompts = [item.prompt for item in asked]
     return MeasurementSetup(
-        start, speaker, prompts, ids, eos, sampling, device, config, key_of(*about), columns, generator
+        start, speaker, prompts, trees, eos, sampling, device, config, key_of(*about), columns, generator
     )
 
 
-def read_prompts(config: CompareConfig, speaker: Speaker) -> tuple[list[Item], list[list[int]], list[dict[str, Any]]]:
-    """The items of the held-out prompts, their token ids, and the columns of their rows that rewards ask for.
+def read_prompts(config: CompareConfig, speaker: Speaker) -> tuple[list[Item], list[Tree], list[dict[str, Any]]]:
+    """The items of the held-out prompts, their trees, and the columns of their rows that rewards ask for.
 
     Raises:
-        AfzalError: they cannot be read, there are fewer than two, one of them leaves no room for an answer, or a reward
-            asks for a column that no row has.
+        AfzalError: they cannot be read, there are fewer than two, one of them leaves no room for an answer or has
+            images or sounds that a server would not receive, or a reward asks for a column that no row has.
     """
     best_of = [e.settings["reward"] for e in entries(config) if e.kind == "best_of" and "reward" in e.settings]
     asks = requests_of_rewards(*config.rewards.values(), *best_of, *config.judges.values())
     items = data.read(config.prompts, asked=data.merged_request(asks)).items
     names = requested_columns(asks, items, config.prompts)
     asked = distinct_prompts(items, names)[: config.max_prompts]
-    refuse_media(asked, config.prompts, "a comparison or a sweep", _INSTEAD)
+    if config.generator is not None:
+        refuse_media(asked, config.prompts, _INSTEAD)
     if len(asked) < 2:
         raise AfzalError(f"{len(asked)} prompts are too few to compare on", where=config.prompts, remedy="at least 2")
     room = speaker.room(config.max_tokens) - config.sample_tokens
     if room < 1:
         raise AfzalError("sample_tokens leaves no room for a prompt", remedy="lower sample_tokens, or raise max_tokens")
-    ids = [p.tolist() for p in speaker.encode_prompts(asked)]
-    long = [k for k, prompt in enumerate(ids) if len(prompt) > room]
+    trees = speaker.prompt_trees(asked)
+    long = [k for k, tree in enumerate(trees) if len(tree.prompt) > room]
     if long:
         raise AfzalError(
-            f"{len(long)} of {len(ids)} prompts have more than {room} tokens, which leave no room for an answer",
+            f"{len(long)} of {len(trees)} prompts have more than {room} tokens, which leave no room for an answer",
             where=config.prompts,
-            why=f"the first of them is prompt {long[0]}, with {len(ids[long[0]])} tokens",
+            why=f"the first of them is prompt {long[0]}, with {len(trees[long[0]].prompt)} tokens",
             remedy="leave them out, lower sample_tokens, or raise max_tokens up to the model's context",
         )
-    return asked, ids, data.column_values(asked, names)
+    return asked, trees, data.column_values(asked, names)
 
 
 def open_finished(run: Path) -> runs.Run:
@@ -309,13 +322,14 @@ def _draw(
     setup: MeasurementSetup, model: Any, n: int, seed: int, source: server_answers.Source | None = None
 ) -> Answers:
     """``n`` answers to each prompt with their KL to the start, without rewards."""
+    ids = [prompt_ids(p) for p in setup.inputs]
     if source is None:
         more = {"n": n, "sampling": setup.sampling, "seed": seed, "rows_per_batch": setup.config.rows_per_batch}
-        drawn = sample(model, setup.ids, eos=setup.eos, **more)
-        flat = setup.speaker.continuations([(setup.ids[s.prompt_index], s.answer.tolist()) for s in drawn])
+        drawn = sample(model, setup.inputs, eos=setup.eos, **more)
+        flat = setup.speaker.continuations([(ids[s.prompt_index], s.answer.tolist()) for s in drawn])
     else:
         drawn, flat = server_answers.request_answers(
-            source, Asked(setup.prompts, n, setup.sampling, seed, setup.speaker, setup.ids)
+            source, Asked(setup.prompts, n, setup.sampling, seed, setup.speaker, ids)
         )
     shape = (len(setup.prompts), n)
     texts = [flat[k * n : (k + 1) * n] for k in range(len(setup.prompts))]
@@ -324,7 +338,7 @@ def _draw(
     kl = np.zeros(shape)
     if model is not setup.start:
         temperature, budget = setup.sampling.temperature, setup.config.tokens_per_forward
-        kl += np.reshape(sequence_kl(model, setup.start, drawn, setup.ids, budget, temperature), shape)
+        kl += np.reshape(sequence_kl(model, setup.start, drawn, setup.inputs, budget, temperature), shape)
     return Answers(texts, tokens, unended, kl, {}, float(tokens.mean()))
 
 

@@ -14,7 +14,7 @@ from afzal.data.files import refuse_missing
 from afzal.data.format import Format
 from afzal.data.formats import FORMATS
 from afzal.data.joining import together
-from afzal.data.media_copies import with_copied_media
+from afzal.data.media_copies import share_media, with_copied_media
 from afzal.data.mediafiles import MediaRules
 from afzal.data.mixture import TASK, epoch, is_mixture
 from afzal.data.reading import Reading
@@ -45,6 +45,7 @@ __all__ = [
     "refuse_missing",
     "refuse_missing_columns",
     "remap",
+    "share_media",
     "split",
     "stream",
     "together",

@@ -27,6 +27,26 @@ def with_copied_media(items: Sequence[Item], folder: Path) -> list[Item]:
     return [with_media(item, lambda media: _with_copy(media, within)) if media_of(item) else item for item in items]
 
 
+def share_media(source: Path, folder: Path) -> None:
+    """Give rows that :func:`with_copied_media` placed in ``source`` their media in ``folder`` too; their names stay.
+
+    Raises:
+        AfzalError: a file cannot be linked or copied.
+    """
+    for file in sorted((source / FOLDER).glob("[!.]*")):
+        target = folder / FOLDER / file.name
+        if target.exists():
+            continue
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(file, target)
+            except OSError:  # another device, or a file system without links
+                _write(target, file.read_bytes())
+        except OSError as error:
+            raise AfzalError(f"cannot copy {file}", why=str(error)) from None
+
+
 def _with_copy(media: Media, folder: Path) -> Media:
     if not media.path:
         return media
@@ -48,9 +68,14 @@ def copy_medium(media: Media, folder: Path) -> Path:
         path = folder / FOLDER / f"{media.sha256}.{known[1] if known else media.kind}"
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-            temporary.write_bytes(content)
-            os.replace(temporary, path)
+            _write(path, content)
     except (OSError, ValueError) as error:
         raise AfzalError(f"cannot copy {media.name or media.kind}", why=str(error)) from None
     return path
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file that is either complete or absent."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)

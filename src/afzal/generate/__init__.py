@@ -2,7 +2,7 @@
 
 from .choose import choose_decoding
 from .rows import Heard, Sample, answer_limits
-from .sample import Prompt, as_trees, sample
+from .sample import Prompt, as_trees, prompt_ids, sample
 from .token_sampling import Sampling
 from .with_vllm import sample_with_vllm
 
@@ -14,6 +14,7 @@ __all__ = [
     "answer_limits",
     "as_trees",
     "choose_decoding",
+    "prompt_ids",
     "sample",
     "sample_with_vllm",
 ]

@@ -20,9 +20,10 @@ from afzal.generate import Sample, Sampling, answer_limits, choose_decoding, sam
 from afzal.generate.with_server import Asked, answers_from, read_server
 from afzal.model.load import load_model, pick_device
 from afzal.model.speakers import open_speaker
-from afzal.records import TEMPLATE_FIELDS, Item, Message, media_of, template_fields, turns_to_json, turns_to_row
+from afzal.records import TEMPLATE_FIELDS, Item, Message, template_fields, turns_to_json, turns_to_row
 from afzal.servers.cache import REPLIES
 from afzal.tokens import Speaker, Tree, any_chat, distinct_prompts
+from afzal.tokens.media import refuse_media
 
 
 def generate(config: GenerateConfig) -> Path | None:
@@ -79,12 +80,7 @@ def _served(config: GenerateConfig) -> list[dict[str, Any]]:
     settings = read_server(config.model)
     speaker = open_speaker(settings.folder) if settings.folder is not None else None
     prompts = _prompts(config, chat=speaker is None or bool(speaker.tokenizer.chat_template))
-    if any(map(media_of, prompts)):
-        raise AfzalError(
-            "a server that writes answers receives only text, and prompts show images or sounds",
-            where=config.prompts or "",
-            remedy="the folder of a model that reads them",
-        )
+    refuse_media(prompts, config.prompts or "", "the folder of a model that reads them")
     turns = [item.prompt for item in prompts]
     ids = [p.tolist() for p in speaker.encode_prompts(prompts)] if speaker is not None else None
     if speaker is None or ids is None:

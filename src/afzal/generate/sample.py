@@ -28,6 +28,11 @@ Prompt = Sequence[int] | Tree
 """Token ids, or a tree without branches, which can also hold images and sounds."""
 
 
+def prompt_ids(prompt: Prompt) -> list[int]:
+    """The token ids of a prompt, placeholders of images and sounds included."""
+    return prompt.prompt.tolist() if isinstance(prompt, Tree) else list(prompt)
+
+
 def sample(
     model: Any,
     prompts: Sequence[Prompt],
@@ -65,7 +70,7 @@ def sample(
     """
     ends = sorted(set(eos))
     shown = [t if isinstance(t, Tree) and t.media else None for t in prompts]
-    ids = [p.prompt.tolist() if isinstance(p, Tree) else p for p in prompts]
+    ids = [prompt_ids(p) for p in prompts]
     longest = max(map(len, ids), default=0) + sampling.max_new_tokens
     way, reason = _way(model, decoding, longest, shows=any(shown))
     if decoding == "shared" and way != "shared":

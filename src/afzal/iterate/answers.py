@@ -11,7 +11,7 @@ import torch
 
 from afzal.config import IterateConfig
 from afzal.errors import AfzalError
-from afzal.generate import Sample, Sampling, sample
+from afzal.generate import Prompt, Sample, Sampling, prompt_ids, sample
 from afzal.generate.with_server import Answer
 from afzal.iterate.prompts import Question
 from afzal.model.load import load_model, pick_device
@@ -19,7 +19,7 @@ from afzal.model.probe import choose_common_sharing
 from afzal.model.reference import Frozen
 from afzal.recipes.divergence import kl_along
 from afzal.recipes.setup import dtype_of
-from afzal.records import turns_to_row
+from afzal.records import turns_to_json
 from afzal.tokens import Speaker
 from afzal.train import ranks
 from afzal.train.feed import Layout
@@ -53,7 +53,7 @@ class Policy:
         numbers = range(len(questions)) if part is None else part
         drawn = sample(
             self.model,
-            [questions[k].ids for k in numbers],
+            [questions[k].input for k in numbers],
             eos=self.ends,
             n=n,
             sampling=sampling,
@@ -71,7 +71,7 @@ def rows_of(drawn: Sequence[Sample], questions: Sequence[Question], speaker: Spe
     rows: list[dict[str, Any]] = []
     for s, text in zip(drawn, texts, strict=True):
         number = rows[-1]["sample"] + 1 if rows and rows[-1]["prompt_index"] == s.prompt_index else 0
-        prompt = turns_to_row(questions[s.prompt_index].prompt)
+        prompt = turns_to_json(questions[s.prompt_index].prompt)
         about = {"prompt_index": s.prompt_index, "sample": number, "prompt": prompt, "text": text}
         rows.append({**about, "tokens": len(s.ids), "stop": s.stop})
     return rows
@@ -85,7 +85,7 @@ def served_rows(answers: Sequence[Answer], questions: Sequence[Question], speake
             len(speaker.codec.encode([a.text], markers=False)[0]) + (a.stop == "eos") if a.tokens is None else a.tokens
         )
         about = {"prompt_index": a.prompt_index, "sample": a.sample}
-        prompt = turns_to_row(questions[a.prompt_index].prompt)
+        prompt = turns_to_json(questions[a.prompt_index].prompt)
         rows.append({**about, "prompt": prompt, "text": a.text, "tokens": tokens, "stop": a.stop})
     return rows
 
@@ -94,7 +94,7 @@ def sequence_kl(
     policy: Any,
     first: Any,
     drawn: Sequence[Sample],
-    prompts: Sequence[Any],
+    prompts: Sequence[Prompt],
     budget: int,
     temperature: float = 1.0,
 ) -> list[float]:
@@ -102,14 +102,14 @@ def sequence_kl(
 
     Args:
         drawn: the policy's answers, in order of their prompts; every token counts, including the end marker.
-        prompts: token ids of the prompts, by the samples' prompt index.
+        prompts: the prompts that the samples index, with their images and sounds.
         budget: tokens per forward pass.
         temperature: of both policies.
 
     Raises:
         AfzalError: the KL is infinite: the policy gives probability to a token that ``first`` never writes.
     """
-    longest = max((len(prompts[s.prompt_index]) + len(s.ids) for s in drawn), default=0)
+    longest = max((len(prompt_ids(prompts[s.prompt_index])) + len(s.ids) for s in drawn), default=0)
     layout = Layout(choose_common_sharing((policy, first), longest), budget, next(policy.parameters()).device)
     values = kl_along(policy, Frozen(first), drawn, prompts, layout, temperature)
     if not all(map(math.isfinite, values)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from afzal import data
 from afzal.errors import AfzalError
 from afzal.iterate.pairing import Candidate, Rejection, answer, split_rejected
-from afzal.records import Item, Response, Turns, preferences
+from afzal.records import Item, Response, Turns, preferences, turns_to_json
 
 TO_LABEL, LABELLED = "to_label.jsonl", "labelled.jsonl"
 
@@ -44,11 +45,11 @@ def labelled_items(folder: Path, asked: Sequence[Item], go_on: str) -> tuple[lis
             f"{folder / TO_LABEL} holds {len(asked)} prompts with answers to label; "
             f"save the labelled file as {path}, then: {go_on}"
         )
-    known = {(item.prompt, response.turns): item.extra for item in asked for response in item.responses}
+    known = {_key(item.prompt, response.turns): item.extra for item in asked for response in item.responses}
     labelled: list[Item] = []
     undecided: list[tuple[str, Rejection]] = []
     for item in data.read(str(path)).items:
-        strange = [r for r in item.responses if (item.prompt, r.turns) not in known]
+        strange = [r for r in item.responses if _key(item.prompt, r.turns) not in known]
         if strange:
             raise AfzalError(
                 f"this answer was not asked about: {str(strange[0].turns)[:80]!r}",
@@ -57,7 +58,12 @@ def labelled_items(folder: Path, asked: Sequence[Item], go_on: str) -> tuple[lis
             )
         if any(p.p != 0.5 and p.weight > 0 for p in preferences(item)):
             # a file of labels need not repeat the prompt's fields for the chat template
-            labelled.append(replace(item, extra={**item.extra, **known[item.prompt, item.responses[0].turns]}))
+            labelled.append(replace(item, extra={**item.extra, **known[_key(item.prompt, item.responses[0].turns)]}))
         else:
             undecided.append((item.id, Rejection("undecided", "no opinion orders two answers", "item")))
     return labelled, undecided
+
+
+def _key(prompt: Turns, answer: Turns) -> str:
+    """Identifies an answer: its text and its prompt's, in which images and sounds are named by their bytes."""
+    return json.dumps([turns_to_json(prompt), turns_to_json(answer)], sort_keys=True)

@@ -13,19 +13,17 @@ from afzal import data
 from afzal.config import IterateConfig
 from afzal.data.turns import answer_text
 from afzal.errors import AfzalError
+from afzal.generate import Prompt
 from afzal.prepare.columns import requested_columns, requests_of_rewards
 from afzal.records import Item, Turns, labels, prompt_key, template_fields
-from afzal.tokens import Speaker, any_chat
+from afzal.tokens import Speaker, Tree, any_chat
 from afzal.tokens.assistant_turns import remark_texts
 from afzal.tokens.media import refuse_media
 
 T = TypeVar("T")
 
 _MOST_HELD_OUT = 64
-_INSTEAD = (
-    "run the steps of a round yourself: afzal generate twice, afzal judge ONE --against OTHER, afzal train dpo on its "
-    "rows.jsonl; or leave such prompts out"
-)
+_INSTEAD = "leave generator out, so that the policies answer here; or leave such prompts out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +31,8 @@ class Question:
     """A prompt with its token ids, and the answer to imitate if the data has one.
 
     ``stated`` are its row's fields for the chat template, which are copied to the items made from its answers.
-    ``columns`` are the other columns of its row that rewards ask for.
+    ``columns`` are the other columns of its row that rewards ask for. ``tree`` holds the images and sounds of a prompt
+    that has any, else it is None.
     """
 
     prompt: Turns
@@ -41,6 +40,12 @@ class Question:
     demonstration: str = ""
     stated: Mapping[str, Any] = field(default_factory=dict)
     columns: Mapping[str, Any] = field(default_factory=dict)
+    tree: Tree | None = None
+
+    @property
+    def input(self) -> Prompt:
+        """The prompt as a model reads it."""
+        return self.ids if self.tree is None else self.tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +77,9 @@ def read_questions(config: IterateConfig, speaker: Speaker) -> Questions:
     dataset = data.read(config.prompts, columns=config.columns or None, format=config.data_format, asked=wanted)
     others = data.read(config.held_out_prompts, asked=wanted).items if config.held_out_prompts else []
     names = requested_columns(asks, [*dataset.items, *others], config.prompts)
-    refuse_media(dataset.items, config.prompts, "afzal iterate", _INSTEAD)
-    refuse_media(others, config.held_out_prompts or "", "afzal iterate", _INSTEAD)
+    if config.generator is not None:
+        refuse_media(dataset.items, config.prompts, _INSTEAD)
+        refuse_media(others, config.held_out_prompts or "", _INSTEAD)
     chat = any_chat([*dataset.items, *others])
     notes = [speaker.notice] if chat and speaker.notice else []
     remarks: Counter[str] = Counter()
@@ -162,16 +168,17 @@ def _groups(
     if without:
         notes.append(f"{without} rows have no answer to imitate and are left out")
     prompts = [item for _, item, _ in asked]
-    ids = speaker.encode_prompts(prompts, remarks=remarks) if prompts else []
+    trees = speaker.prompt_trees(prompts, remarks=remarks) if prompts else []
     room = speaker.room(config.max_tokens) - config.max_new_tokens
-    long = sum(len(tokens) > room for tokens in ids)
+    long = sum(len(tree.prompt) > room for tree in trees)
     if long:
         notes.append(f"{long} prompts are left out: they leave fewer than max_new_tokens of max_tokens for an answer")
     groups: dict[str, list[Question]] = {}
-    for (key, item, answer), tokens in zip(asked, ids, strict=True):
-        if len(tokens) <= room:
+    for (key, item, answer), tree in zip(asked, trees, strict=True):
+        if len(tree.prompt) <= room:
             (columns,) = data.column_values([item], names)
-            question = Question(item.prompt, tuple(tokens.tolist()), answer, template_fields(item), columns)
+            shown = tree if tree.media else None
+            question = Question(item.prompt, tuple(tree.prompt.tolist()), answer, template_fields(item), columns, shown)
             groups.setdefault(key, []).append(question)
     return groups
 

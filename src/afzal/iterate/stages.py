@@ -15,11 +15,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from afzal import runs
+from afzal import data, runs
 from afzal.config import CONFIGS, PEOPLE, IterateConfig, TrainConfig, make
 from afzal.config.serving import ServerConfig
 from afzal.data.native import from_row, to_row
-from afzal.data.turns import messages
 from afzal.generate import Sampling
 from afzal.generate.with_server import Asked, answers_from, reload
 from afzal.iterate import round_figures
@@ -41,7 +40,7 @@ from afzal.judging.rewards import by_model
 from afzal.prepare import Recipe, recipe_of
 from afzal.recipes.train import train
 from afzal.recipes.training_stage import once
-from afzal.records import Item, preferences
+from afzal.records import Item, Turns, preferences
 from afzal.rewards.source import Rewarder
 from afzal.runs.stage import Row, read_rows, staged_rows, write_rows
 from afzal.servers.cache import REPLIES
@@ -112,11 +111,11 @@ def run_round(job: Job, number: int, first: Sequence[Row]) -> Round:
     samples = staged_rows(folder / SAMPLES, lambda: _samples(job, number, start, asked))
     scores: Sequence[Row] = ()
     if job.reward is not None and config.pairing != "spin":
-        scores = staged_rows(folder / SCORES, lambda: _scores(job, samples, asked))
+        scores = staged_rows(folder / SCORES, lambda: _scores(job, samples, number))
     if not (folder / PAIRS).exists():
         items, lost = _pairs(job, number, asked, samples, _pairing_values(scores, multiplier(job, number)))
         write_rows(folder / REJECTED, lost)
-        write_rows(folder / PAIRS, [to_row(item) for item in items])
+        write_rows(folder / PAIRS, _data_rows(items, folder))
     if not (folder / PAIRS).stat().st_size:
         return round_of(job, number, (), first)
     _train(job, number, start)
@@ -176,33 +175,43 @@ def _sampling(config: IterateConfig, number: int) -> tuple[Sampling, int]:
     return Sampling(*limits), _seed(config.seed, f"round-{number}")
 
 
-def _scores(job: Job, samples: Sequence[Row], asked: Sequence[Question]) -> list[Row]:
+def _scores(job: Job, samples: Sequence[Row], number: int) -> list[Row]:
+    rewards = _values(job, "reward", samples, number)
     rows = [
         {"prompt_index": row["prompt_index"], "sample": row["sample"], "reward": value}
-        for row, value in zip(samples, _values(job, "reward", samples, asked), strict=True)
+        for row, value in zip(samples, rewards, strict=True)
     ]
     if job.cost is None:
         return rows
-    return [{**row, "cost": value} for row, value in zip(rows, _values(job, "cost", samples, asked), strict=True)]
+    return [{**row, "cost": value} for row, value in zip(rows, _values(job, "cost", samples, number), strict=True)]
 
 
-def _values(job: Job, source: str, rows: Sequence[Row], asked: Sequence[Question]) -> list[float]:
+def _values(job: Job, source: str, rows: Sequence[Row], number: int | None) -> list[float]:
     """The values of a reward source (``reward``, ``watch_reward`` or ``cost``) for answers: a model runs on all ranks;
-    a function or a server on this one, with all answers in one call."""
+    a function or a server on this one, with all answers in one call.
+
+    Args:
+        number: the round whose questions the rows answer; None for the held-out ones.
+    """
     if by_model(getattr(job.config, source)):
-        facts = [{key: row[key] for key in ("prompt", "text", "stop")} for row in rows]
-        return list(chain(*job.calls.share("values", job, source=source, rows=facts)))
-    return job.sources[source](*_texts(rows), _ended_flags(rows), _columns(rows, asked))
+        facts = [{key: row[key] for key in ("prompt_index", "text", "stop")} for row in rows]
+        return list(chain(*job.calls.share("values", job, source=source, rows=facts, number=number)))
+    asked = _answered(job, number)
+    return job.sources[source](*_texts(rows, asked), _ended_flags(rows), _columns(rows, asked))
 
 
-def _values_of_part(job: Job, source: str, rows: Sequence[Row]) -> list[float]:
+def _values_of_part(job: Job, source: str, rows: Sequence[Row], number: int | None) -> list[float]:
     """A model's values for this rank's part of the answers."""
     mine = [rows[k] for k in ranks.portion(len(rows))]
-    return job.sources[source](*_texts(mine), _ended_flags(mine))
+    return job.sources[source](*_texts(mine, _answered(job, number)), _ended_flags(mine))
 
 
-def _texts(rows: Sequence[Row]) -> tuple[list[Any], list[str]]:
-    return [_prompt(row) for row in rows], [row["text"] for row in rows]
+def _answered(job: Job, number: int | None) -> Sequence[Question]:
+    return job.asked.held_out if number is None else _questions(job, number)
+
+
+def _texts(rows: Sequence[Row], asked: Sequence[Question]) -> tuple[list[Turns], list[str]]:
+    return [asked[row["prompt_index"]].prompt for row in rows], [row["text"] for row in rows]
 
 
 def _ended_flags(rows: Sequence[Row]) -> list[bool]:
@@ -267,7 +276,7 @@ def _by_people(
         items += [replace(item, extra=asked[index].stated)] if item else []
         lost += [_rejection_row(item_id, rejection) for rejection in why]
     folder = job.folder(number)
-    staged_rows(folder / TO_LABEL, lambda: [to_row(item) for item in items])
+    staged_rows(folder / TO_LABEL, lambda: _data_rows(items, folder))
     if not items:
         return [], lost
     labelled, undecided = labelled_items(folder, items, resume_command(job.run))
@@ -294,13 +303,20 @@ def _pairs_so_far(job: Job, number: int) -> list[Row]:
     """The pairs of all rounds up to this one; with a cost, relabelled with this round's multiplier."""
     rounds = range(1, number + 1)
     if job.cost is None:
+        for k in rounds[:-1]:
+            data.share_media(job.folder(k), job.folder(number))
         return [row for k in rounds for row in read_rows(job.folder(k) / PAIRS)]
     now, rows = multiplier(job, number), []
     for k in rounds:
         worth = _pairing_values(read_rows(job.folder(k) / SCORES), now)
         items, _ = _pairs(job, k, _questions(job, k), read_rows(job.folder(k) / SAMPLES), worth)
-        rows += [to_row(item) for item in items]
+        rows += _data_rows(items, job.folder(number))
     return rows
+
+
+def _data_rows(items: Sequence[Item], folder: Path) -> list[Row]:
+    """The rows of a data file in ``folder``; images and sounds are copied next to it."""
+    return [to_row(item) for item in data.with_copied_media(items, folder)]
 
 
 def training(
@@ -343,7 +359,7 @@ def _measured(job: Job, number: int, draws: str) -> list[Row]:
     rows = list(chain(*job.calls.share("held-out", job, number=number, draws=draws)))
     kl = [row.pop("kl") for row in rows]
     for name in ("reward", "watch_reward", *(["cost"] if job.cost else [])):
-        values = _values(job, name, rows, job.asked.held_out) if name in job.sources else [None] * len(rows)
+        values = _values(job, name, rows, None) if name in job.sources else [None] * len(rows)
         for row, value in zip(rows, values, strict=True):
             row[name] = value
     return [{**row, "kl": value} for row, value in zip(rows, kl, strict=True)]
@@ -359,7 +375,7 @@ def _held_out(job: Job, number: int, draws: str) -> list[Row]:
     kl = [0.0] * len(drawn)
     if number and drawn:
         first = job.load(config.model).model
-        kl = sequence_kl(policy.model, first, drawn, [q.ids for q in asked], config.pass_tokens)
+        kl = sequence_kl(policy.model, first, drawn, [q.input for q in asked], config.pass_tokens)
     return [{**row, "kl": value} for row, value in zip(rows_of(drawn, asked, job.speaker), kl, strict=True)]
 
 
@@ -386,10 +402,6 @@ def round_of(job: Job, number: int, measured: Sequence[Row], first: Sequence[Row
         measured=round_figures.figures(measured, first) if measured else {},
         multiplier=multiplier(job, number) if number else None,
     )
-
-
-def _prompt(row: Row) -> Any:
-    return row["prompt"] if isinstance(row["prompt"], str) else messages(row["prompt"], "prompt")
 
 
 def _rejection_row(item_id: str, rejection: Rejection) -> Row:

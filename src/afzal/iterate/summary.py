@@ -9,9 +9,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from afzal import drops, report, runs
+from afzal.data.turns import content_text
 from afzal.iterate import round_figures
 from afzal.iterate.round_figures import Round
 from afzal.iterate.stages import MEASURED, REJECTED, Job, measure_fresh
+from afzal.recipes.previews import keep_previews
 from afzal.runs.stage import Row, read_rows, write_rows
 from afzal.stats.intervals import Estimate
 from afzal.text import plural
@@ -114,7 +116,7 @@ def _evaluation(r: Round, step: int) -> Row:
 
 def _page_samples(job: Job, stage: str, number: int) -> list[Row]:
     """One answer per held-out prompt, in the page's format."""
-    rows = read_rows(job.folder(number) / MEASURED)
+    rows = [row for row in read_rows(job.folder(number) / MEASURED) if row["sample"] == 0]
     return [
         {
             "stage": stage,
@@ -123,11 +125,20 @@ def _page_samples(job: Job, stage: str, number: int) -> list[Row]:
             "tokens": row["tokens"],
             "stop": row["stop"],
             "prompt_id": str(row["prompt_index"]),
-            "rendered": row["prompt"] if isinstance(row["prompt"], str) else row["prompt"][-1]["content"],
+            "rendered": row["prompt"] if isinstance(row["prompt"], str) else content_text(row["prompt"][-1]["content"]),
+            **_previews(job, row["prompt_index"]),
         }
         for row in rows
-        if row["sample"] == 0
     ]
+
+
+def _previews(job: Job, question: int) -> Row:
+    """Small copies of a held-out prompt's images and sounds, for the page; empty without any."""
+    tree = job.asked.held_out[question].tree
+    if tree is None:
+        return {}
+    previews = keep_previews([m.media for m in tree.media], job.run.path)
+    return {"media": [previews[m.media.sha256] for m in tree.media]}
 
 
 def now() -> str:

@@ -157,13 +157,12 @@ class MediaReader:
         return offset["replacement"], {name: np.asarray(v) for name, v in output.items() if name not in _TEXT}
 
 
-def refuse_media(items: Sequence[Item], source: str, by: str, instead: str) -> None:
-    """Refuse prompts with images or sounds, for a command that stores prompts as token ids.
+def refuse_media(items: Sequence[Item], source: str, remedy: str) -> None:
+    """Refuse prompts with images or sounds, if a server writes the answers.
 
     Args:
         source: the file of the prompts.
-        by: the command's name for messages.
-        instead: what to do with such prompts.
+        remedy: what to do with such prompts.
 
     Raises:
         AfzalError: there is one; names the first.
@@ -173,10 +172,11 @@ def refuse_media(items: Sequence[Item], source: str, by: str, instead: str) -> N
         return
     first = with_media[0]
     raise AfzalError(
-        f"{first.where or first.id} shows an {media_of(first.prompt)[0].kind}, and {by} reads prompts of text only",
+        f"{first.where or first.id} shows an {media_of(first.prompt)[0].kind}, "
+        "and a server that writes answers receives only text",
         where=source,
-        why=f"{len(with_media)} of {len(items)} prompts have images or sounds, but prompts are kept as token ids",
-        remedy=instead,
+        why=f"{len(with_media)} of {len(items)} prompts have images or sounds",
+        remedy=remedy,
     )
 
 

@@ -1,0 +1,189 @@
+"""Rounds on prompts with images: the answers, their KL, and files that need nothing from outside the run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers_rounds import lines
+from helpers_towers import made, picture
+
+from afzal import api, data
+from afzal.errors import AfzalError
+from afzal.generate import Sample, prompt_ids, sample
+from afzal.iterate.answers import sequence_kl
+from afzal.media import in_row
+from afzal.model.speakers import speaker_of
+from afzal.records import Item, Message, media_of
+from afzal.tokens.media import model_inputs
+
+pytest.importorskip("PIL", reason="needs the extra vision")
+
+REWARD = """
+def letters(prompt, answer):
+    assert isinstance(prompt, str) or prompt, prompt
+    return sum(c.isalpha() for c in answer) - sum(c.isdigit() for c in answer)
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that reads images, prompts of which every fourth shows none, and a reward."""
+    folder = tmp_path_factory.mktemp("media")
+    model, processor = made("llava")
+    model.save_pretrained(folder / "model")
+    processor.save_pretrained(folder / "model")
+    (folder / "pictures").mkdir()
+    rows = []
+    for k in range(12):
+        (folder / "pictures" / f"{k}.png").write_bytes(picture(k))
+        shown = [{"type": "image", "path": f"pictures/{k}.png"}, {"type": "text", "text": f"What is {k}?"}]
+        rows.append({"prompt": [{"role": "user", "content": f"Say {k}." if k % 4 == 3 else shown}]})
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "rewards.py").write_text(REWARD)
+    return folder
+
+
+def settings(place: Path, out: Path, **changes: Any) -> dict[str, Any]:
+    return {
+        "model": str(place / "model"),
+        "prompts": str(place / "prompts.jsonl"),
+        "reward": f"{place / 'rewards.py'}:letters",
+        "objective": "dpo",
+        "out": str(out),
+        "rounds": 2,
+        "n": 3,
+        "held_out": 3,
+        "held_out_samples": 2,
+        "max_tokens": 300,
+        "max_new_tokens": 5,
+        "require_eos": False,
+        "batch_size": 2,
+        "lr": 1e-3,
+        "warmup": 0,
+        "device": "cpu",
+        "dtype": "fp32",
+        **changes,
+    }
+
+
+@pytest.fixture(scope="module")
+def run(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run whose pictures were deleted afterwards."""
+    folder = tmp_path_factory.mktemp("gone")
+    shutil.copytree(place, folder / "all")
+    out = folder / "run"
+    api.iterate(**settings(folder / "all", out, accumulate=True))
+    shutil.rmtree(folder / "all" / "pictures")
+    return out
+
+
+def originals(place: Path) -> set[str]:
+    return {m.sha256 for item in data.read(str(place / "prompts.jsonl")).items for m in media_of(item)}
+
+
+def test_pairs_hold_their_images_without_the_folder_they_came_from(place: Path, run: Path) -> None:
+    known, used = originals(place), set()
+    for number in ("001", "002"):
+        items = data.read(str(run / "rounds" / number / "pairs.jsonl")).items
+        assert items
+        shown = [{m.sha256 for m in media_of(item)} for item in items]
+        assert all(shas <= known and len(shas) <= 1 for shas in shown)
+        assert any(shown)
+        used |= set().union(*shown)
+    assert len(used) > 1
+
+
+def test_accumulated_rounds_train_on_the_images_of_all_rounds_so_far(run: Path) -> None:
+    each = [data.read(str(run / "rounds" / number / "pairs.jsonl")).items for number in ("001", "002")]
+    together = data.read(str(run / "rounds" / "002" / "train.jsonl")).items
+    assert [item.prompt for item in together] == [item.prompt for items in each for item in items]
+    assert any(media_of(item) for item in each[0])
+    first = json.loads((run / "rounds" / "002" / "run" / "run.json").read_text())
+    assert first["data"]["media"]
+
+
+def test_the_page_shows_the_images_of_held_out_prompts(run: Path) -> None:
+    rows = lines(run / "samples.jsonl")
+    shown = {m["file"] for row in rows for m in row.get("media", ())}
+    assert shown
+    assert (run / "report.html").read_text("utf-8").count("<img src=") == len(shown)
+    assert all(row["rendered"].startswith("<image>What is") for row in rows if "media" in row)
+    assert {row["stage"] for row in rows} == {"before", "after"}
+
+
+def test_rounds_measure_reward_and_kl(run: Path) -> None:
+    rounds = json.loads((run / "rounds.json").read_text())["rounds"]
+    kl = [r["kl"]["mean"] for r in rounds]
+    assert kl[0] == 0
+    assert all(0 < value < 100 for value in kl[1:])
+
+
+def test_the_same_command_gives_the_same_bytes(place: Path, run: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    api.iterate(**settings(place, again, accumulate=True))
+    for name in ("samples.jsonl", "scores.jsonl", "pairs.jsonl", "measured.jsonl", "run/model.safetensors"):
+        for number in ("001", "002"):
+            assert (again / "rounds" / number / name).read_bytes() == (run / "rounds" / number / name).read_bytes()
+
+
+def test_the_kl_of_an_answer_to_an_image_is_that_of_the_models_own_logits() -> None:
+    policy, processor = made("llava", seed=1)
+    first, speaker = made("llava")[0], speaker_of(policy, processor)
+    image = {"type": "image", "media": in_row("image", picture(5))}
+    prompt = (Message("user", ({"type": "text", "text": "Hm "}, image, {"type": "text", "text": " what?"})),)
+    (tree,) = speaker.prompt_trees([Item("a", prompt, ())])
+    drawn = sample(policy, [tree], eos=[1], n=3)[:3]
+    drawn = [Sample(s.prompt_index, s.ids[:6], s.stop, s.logps[:6]) for s in drawn]
+    expected = [_kl(policy, first, tree, s.ids) for s in drawn]
+    blank = _kl(policy, first, tree, drawn[0].ids, tree.media[0].without_content())
+    assert sequence_kl(policy, first, drawn, [tree], budget=4096) == pytest.approx(expected, abs=1e-4)
+    assert blank != pytest.approx(expected[0], abs=1e-4)
+
+
+@torch.no_grad()
+def _kl(policy: Any, first: Any, tree: Any, ids: np.ndarray, medium: Any = None) -> float:
+    """The sum of the next-token KLs over the answer, from stock forward passes."""
+    tokens = torch.tensor([prompt_ids(tree) + ids.tolist()])
+    arrays = {k: torch.as_tensor(v) for k, v in model_inputs([medium or tree.media[0]]).items()}
+    start, logs = len(tree.prompt) - 1, []
+    for model in (policy, first):
+        out = model(input_ids=tokens, attention_mask=torch.ones_like(tokens), **arrays).logits[0, start:-1]
+        logs.append(out.double().log_softmax(-1))
+    return float((logs[0].exp() * (logs[0] - logs[1])).sum())
+
+
+def test_people_label_answers_to_images(place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "people"
+    given = settings(place, out, reward="people", rounds=1)
+    api.iterate(**given)
+    folder = out / "rounds" / "001"
+    asked = [json.loads(line) for line in (folder / "to_label.jsonl").read_text().splitlines()]
+    for row in asked:
+        row["votes"] = [{"vote": "comparison", "first": 0, "second": 1, "outcome": "first"}]
+    (folder / "labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
+    api.iterate(**given, resume=True)
+    items = data.read(str(folder / "pairs.jsonl")).items
+    assert len(items) == len(asked)
+    assert any(media_of(item) for item in items)
+
+
+@pytest.mark.parametrize("key", ["prompts", "held_out_prompts"])
+def test_a_server_that_writes_answers_receives_no_images(key: str, place: Path, tmp_path: Path) -> None:
+    (tmp_path / "plain.jsonl").write_text('{"prompt": "One."}\n{"prompt": "Two."}\n')
+    (tmp_path / "server.yaml").write_text(
+        f'kind: vllm\nurl: http://127.0.0.1:9/v1\nmodel: "{{policy}}"\nfolder: {place / "model"}\n'
+    )
+    given = settings(place, tmp_path / "out", generator=str(tmp_path / "server.yaml"))
+    given |= {"held_out_prompts": str(tmp_path / "plain.jsonl"), "held_out": None}
+    given |= {"prompts": str(tmp_path / "plain.jsonl"), key: str(place / "prompts.jsonl")}
+    with pytest.raises(
+        AfzalError, match="shows an image, and a server that writes answers receives only text"
+    ) as error:
+        api.iterate(**given)
+    assert error.value.why == "9 of 12 prompts have images or sounds"
