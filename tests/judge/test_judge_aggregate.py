@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from afzal import data, judge
+from afzal import api, data, judge
 from afzal.cli import main
 from afzal.errors import AfzalError
-from afzal.judge import aggregate, annotators, labels
+from afzal.judge import aggregate, annotators, groups, labels
 from afzal.records import Comparison, Item, Ranking, Rating, Response, preferences
 
 
@@ -430,3 +431,51 @@ def test_judges_are_heard_if_their_games_agree(shared):
     vote_of = aggregate.aggregate(said, "majority").p_first
     credit = np.where(vote_of == 0.5, 0.5, (vote_of > 0.5) == (said.gold == labels.FIRST))
     assert credit.mean() == pytest.approx(reference["majority_acc"], abs=1e-4)
+
+
+def test_agreement_of_everybody_still_has_a_width():
+    """20 prompts without disagreement: Wilson's interval of 20 of 20 starts at 20 / (20 + 1.96^2)."""
+    low = 20 / (20 + 1.959964**2)
+    words = ["first", "second"] * 10
+    said = labels.of_items([item(k, vote(word, "a"), vote(word, "b")) for k, word in enumerate(words)])
+    known = annotators.agreement_of(said, resamples=20)
+    assert known is not None
+    (row,) = groups.by_field(
+        [replace(item(k), extra={"subset": "x"}) for k in range(20)], said, "subset", resamples=20
+    )["rows"]
+    assert row[3] == "1.000 [0.839, 1.000]"
+    for raw in (known.raw, known.without_ties):
+        assert (raw.value, raw.low, raw.high, raw.n) == (1.0, pytest.approx(low, abs=1e-6), 1.0, 20)
+    for coefficient in (known.alpha, known.alpha_scale, known.gwet, known.fleiss):
+        assert (coefficient.value, coefficient.low, coefficient.high) == (1.0, None, None)
+
+
+def test_agreement_of_nobody_and_of_one_word():
+    """Never the same label: the mirror image. Always the same word: the coefficients are undefined."""
+    never = labels.of_items([item(k, vote("first", "a"), vote("second", "b")) for k in range(20)])
+    known = annotators.agreement_of(never, resamples=20)
+    assert (known.raw.value, known.raw.low) == (0.0, 0.0)
+    assert known.raw.high == pytest.approx(1 - 20 / (20 + 1.959964**2), abs=1e-6)
+    same = labels.of_items([item(k, vote("first", "a"), vote("first", "b")) for k in range(20)])
+    known = annotators.agreement_of(same, resamples=20)
+    assert known.raw.low == pytest.approx(20 / (20 + 1.959964**2), abs=1e-6)
+    assert math.isnan(known.alpha.value)
+    assert (known.alpha.low, known.alpha.high) == (None, None)
+
+
+def test_one_disagreement_is_resampled_as_before():
+    words = ["first", "second"] * 10
+    votes = [item(k, vote(word, "a"), vote(word if k else "tie", "b")) for k, word in enumerate(words)]
+    known = annotators.agreement_of(labels.of_items(votes), resamples=200)
+    assert known.raw.value == pytest.approx(19 / 20)
+    assert known.raw.high == 1.0
+    assert known.raw.low == pytest.approx(0.85, abs=0.05 + 1e-9)
+    assert (known.without_ties.value, known.without_ties.n) == (1.0, 19)
+
+
+def test_aggregate_shows_what_was_not_counted(tmp_path):
+    row = {"prompt": "q", "response_1": "x", "response_2": "y", "preference.responses.users": ["u1", "u2"]}
+    row |= {"preference.responses": ["response_1", "tie"], "preference.responses.status": ["submitted", "draft"]}
+    (tmp_path / "records.jsonl").write_text(json.dumps(row) + "\n")
+    result = api.aggregate(str(tmp_path / "records.jsonl"), resamples=5)
+    assert "Not counted, since they are no votes or cannot be used: draft (part) 1." in result["findings"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations, pairwise
 from typing import Any
 
@@ -35,7 +35,8 @@ class AnnotatorPair:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Figures over all annotators, each with an interval over prompts.
+    """Figures over all annotators, each with an interval over prompts; a coefficient corrected for chance has none if
+    everybody agrees.
 
     ``raw`` is the share of equal labels among pairs of labels of one item, ``without_ties`` the same among labels that
     name a winner; ``alpha`` is Krippendorff's on classes, ``alpha_scale`` on the scale second, tie, first. ``fleiss``
@@ -104,13 +105,19 @@ def overall_agreement(labels: Labels, *, resamples: int = 1000, seed: int = 0) -
     def over(figure: Callable[[np.ndarray], np.ndarray], part: int) -> Interval:
         return known.interval(lambda s: figure(s[..., ends[part] : ends[part + 1]]))
 
+    def corrected(figure: Callable[[np.ndarray], np.ndarray], part: int) -> Interval:
+        interval = over(figure, part)
+        # if everybody agrees, all resamples are 1, which says nothing about the width
+        return replace(interval, low=None, high=None) if interval.low == interval.high == 1 else interval
+
+    prompts, decided_twice = labels.prompts, (winners.sum(1) >= 2).any()
     return Agreement(
-        raw=over(agreement.raw_of, 0),
-        without_ties=over(agreement.raw_of, 1) if (winners.sum(1) >= 2).any() else None,
-        alpha=over(agreement.alpha_of, 2),
-        alpha_scale=over(lambda s: agreement.alpha_of(s, "interval", VALUES), 3),
-        gwet=over(agreement.gwet_of, 4),
-        fleiss=over(agreement.fleiss_of, 4) if (sizes == sizes[0]).all() else None,
+        raw=agreement.with_width(over(agreement.raw_of, 0), table, prompts),
+        without_ties=agreement.with_width(over(agreement.raw_of, 1), winners, prompts) if decided_twice else None,
+        alpha=corrected(agreement.alpha_of, 2),
+        alpha_scale=corrected(lambda s: agreement.alpha_of(s, "interval", VALUES), 3),
+        gwet=corrected(agreement.gwet_of, 4),
+        fleiss=corrected(agreement.fleiss_of, 4) if (sizes == sizes[0]).all() else None,
         pairs=_pairs(labels),
     )
 

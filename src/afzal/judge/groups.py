@@ -233,7 +233,7 @@ def _by_value(
             prompts = [p for p, one in zip(labels.prompts, several, strict=True) if one]
             group_counts = counted[several]
             known = resampling.sums(agreement.raw_sums(group_counts), prompts, resamples=resamples, seed=seed)
-            raw = known.interval(agreement.raw_of)
+            raw = agreement.with_width(known.interval(agreement.raw_of), group_counts, prompts)
             cells += [_shown(raw), text.number(agreement.krippendorff(group_counts[:, group_counts.sum(0) > 0]), 3)]
         rows.append([*cells, "", ""][:5])
     columns = [name, "pairs", "with two labels or more", "raw agreement", "Krippendorff's alpha"]

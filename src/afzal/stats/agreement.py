@@ -7,10 +7,12 @@ are 1 for perfect agreement and 0 for chance agreement.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Literal
 
 import numpy as np
+
+from afzal.stats.intervals import Interval, clustered, share
 
 Level = Literal["nominal", "ordinal", "interval"]
 MISSING = -1
@@ -31,6 +33,20 @@ def raw_sums(table: np.ndarray) -> np.ndarray:
 def raw_of(sums: np.ndarray) -> np.ndarray:
     """The share of equal label pairs, from ``[..., 2]`` sums."""
     return sums[..., 1] / sums[..., 0]
+
+
+def with_width(raw: Interval, table: np.ndarray, prompts: Sequence[Hashable]) -> Interval:
+    """Raw agreement with its percentile interval, or with a score interval over prompts (:func:`.intervals.share`) if
+    it is 0 or 1: then all resamples are the same, and their percentiles have no width.
+
+    Args:
+        table: ``[N, K]`` counts; items with fewer than two labels have no pair.
+        prompts: of each item.
+    """
+    if raw.value not in (0, 1):
+        return raw
+    used = np.flatnonzero(table.sum(1) >= 2).tolist()
+    return share(clustered([prompts[k] for k in used], [raw.value] * len(used)))
 
 
 def raw(table: np.ndarray, repeats: np.ndarray | None = None) -> float:
