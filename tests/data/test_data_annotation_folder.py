@@ -80,7 +80,7 @@ def test_people_are_measured_by_repeats_and_known_truth(tmp_path):
     assert labels.annotators == ("ann", "bob")
     # the repeat of ann's first answer says the opposite, and does not take its place
     assert labels.table[0].tolist() == [SECOND, 2]
-    assert [s.is_repeat for s in labels.said if s.pair == 0] == [False, False, True]
+    assert [s.is_repeat for s in labels.entries if s.pair == 0] == [False, False, True]
     assert labels.gold.tolist() == [-1, -1, -1, -1, FIRST]
     assert labels.table[-1].tolist() == [FIRST, -1]
 

@@ -438,7 +438,7 @@ def test_agreement_of_everybody_still_has_a_width():
     low = 20 / (20 + 1.959964**2)
     words = ["first", "second"] * 10
     said = labels.of_items([item(k, vote(word, "a"), vote(word, "b")) for k, word in enumerate(words)])
-    known = annotators.agreement_of(said, resamples=20)
+    known = annotators.overall_agreement(said, resamples=20)
     assert known is not None
     (row,) = groups.by_field(
         [replace(item(k), extra={"subset": "x"}) for k in range(20)], said, "subset", resamples=20
@@ -453,11 +453,11 @@ def test_agreement_of_everybody_still_has_a_width():
 def test_agreement_of_nobody_and_of_one_word():
     """Never the same label: the mirror image. Always the same word: the coefficients are undefined."""
     never = labels.of_items([item(k, vote("first", "a"), vote("second", "b")) for k in range(20)])
-    known = annotators.agreement_of(never, resamples=20)
+    known = annotators.overall_agreement(never, resamples=20)
     assert (known.raw.value, known.raw.low) == (0.0, 0.0)
     assert known.raw.high == pytest.approx(1 - 20 / (20 + 1.959964**2), abs=1e-6)
     same = labels.of_items([item(k, vote("first", "a"), vote("first", "b")) for k in range(20)])
-    known = annotators.agreement_of(same, resamples=20)
+    known = annotators.overall_agreement(same, resamples=20)
     assert known.raw.low == pytest.approx(20 / (20 + 1.959964**2), abs=1e-6)
     assert math.isnan(known.alpha.value)
     assert (known.alpha.low, known.alpha.high) == (None, None)
@@ -466,7 +466,7 @@ def test_agreement_of_nobody_and_of_one_word():
 def test_one_disagreement_is_resampled_as_before():
     words = ["first", "second"] * 10
     votes = [item(k, vote(word, "a"), vote(word if k else "tie", "b")) for k, word in enumerate(words)]
-    known = annotators.agreement_of(labels.of_items(votes), resamples=200)
+    known = annotators.overall_agreement(labels.of_items(votes), resamples=200)
     assert known.raw.value == pytest.approx(19 / 20)
     assert known.raw.high == 1.0
     assert known.raw.low == pytest.approx(0.85, abs=0.05 + 1e-9)
