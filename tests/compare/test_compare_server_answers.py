@@ -13,6 +13,7 @@ import torch
 from helpers_runs import model_folder, one_thread, pair_file
 from helpers_serve import serving
 from helpers_served import Scripted, scripted, server_file, wait_for_nothing
+from helpers_tokenizers import llama_tokenizer
 from transformers import AutoModelForCausalLM
 
 from afzal import config
@@ -125,6 +126,17 @@ def test_a_cut_answer_is_distinguished_from_one_that_ended(script, place, tmp_pa
     assert all(all(row) for row in answers["unended"])
     # bytes, without an end marker
     assert answers["tokens"] == [[len(text) for text in texts] for texts in answers["texts"]]
+
+
+def test_prompts_that_the_server_cannot_answer_are_refused_before_any_training(script, place, tmp_path):
+    spaced = llama_tokenizer()
+    model = model_folder(tmp_path / "model", vocab_size=len(spaced))
+    spaced.save_pretrained(model)
+    server = server_file(tmp_path / "s.yaml", script, kind="transformers", model="{policy}")
+    with pytest.raises(AfzalError, match="drop the space between a plain prompt and its answer"):
+        run(place, tmp_path / "out", server, model=str(model))
+    assert not (tmp_path / "out").exists()
+    assert not script.seen
 
 
 def test_weights_that_stay_the_same_are_refused_if_policies_differ(script, place, tmp_path):

@@ -425,6 +425,26 @@ def test_one_set_of_weights_for_several_rounds_is_refused(script, folder, tmp_pa
     assert not script.seen
 
 
+def test_prompts_that_the_server_cannot_answer_are_refused_before_any_work(script, folder, tmp_path, capsys):
+    spaced = llama_tokenizer(template=CHATML)
+    model = model_folder(tmp_path / "model", vocab_size=len(spaced))
+    spaced.save_pretrained(model)
+    server = server_file(tmp_path / "s.yaml", script, kind="transformers", model="{policy}")
+    with pytest.raises(AfzalError, match="drop the space between a plain prompt and its answer"):
+        rounds(folder, tmp_path / "out", server, model=str(model))
+    with pytest.raises(AfzalError, match="top_k: a server of kind openai has no such field"):
+        rounds(folder, tmp_path / "out", server_file(tmp_path / "o.yaml", script, model="{policy}"), top_k=5)
+    assert not (tmp_path / "out").exists()
+    capsys.readouterr()
+    line = f"iterate --model {model} --prompts {tmp_path}/pairs.jsonl --reward {tmp_path}/r.py:r --rounds 1"
+    line += f" --max-new-tokens 5 --out {tmp_path}/out --dry-run --generator"
+    assert main([*line.split(), server]) == 2
+    assert "drop the space" in capsys.readouterr().err
+    assert main([*line.split(), server_file(tmp_path / "v.yaml", script, kind="vllm")]) == 0
+    assert not (tmp_path / "out").exists()
+    assert not script.seen
+
+
 def test_what_a_filter_withheld_is_never_trained_on(script, folder, tmp_path):
     script.finish = "content_filter"
     server = server_file(tmp_path / "s.yaml", script)

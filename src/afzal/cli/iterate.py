@@ -34,6 +34,10 @@ def _iterate(
     built = config.build(config.IterateConfig, settings)
     if dry_run:
         typer.echo(config.dump(built))
+        if built.generator is not None:
+            from afzal.iterate import check
+
+            check(built)
         return
     startup.begin(built, f"rounds of {built.model} on {built.prompts}, into {built.out}")
     with startup.importing():

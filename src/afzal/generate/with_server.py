@@ -124,7 +124,7 @@ def answers_from(settings: ServerConfig, asked: Asked, policy: str, cache: Path)
         AfzalError: the server does not support the request, refuses it, answers with another model, or tokenises
             prompts differently than the folder; or it does not answer (earlier replies are in the cache).
     """
-    _refuse_unsupported(settings, asked)
+    refuse_unsupported(settings, asked)
     server = Server(
         settings.url,
         settings.named(policy),
@@ -189,8 +189,12 @@ def follows(settings: ServerConfig) -> bool:
     return settings.reload is not None or POLICY in settings.model
 
 
-def _refuse_unsupported(settings: ServerConfig, asked: Asked) -> None:
-    """Refuse requests that the server cannot express or answer."""
+def refuse_unsupported(settings: ServerConfig, asked: Asked) -> None:
+    """Refuse requests that the server cannot express or answer; sends nothing.
+
+    Raises:
+        AfzalError: names what the server does not support.
+    """
     if any(media_of(prompt) for prompt in asked.prompts):
         raise AfzalError("a server receives only text, and a prompt shows images or sounds", remedy="a model folder")
     unknown = {"top_k": asked.sampling.top_k, "min_new_tokens": asked.sampling.min_new_tokens}

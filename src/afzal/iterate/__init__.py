@@ -1,5 +1,5 @@
 """``afzal iterate``: rounds of sampling, judging and training, each from the last one's policy."""
 
-from .run import iterate
+from .run import check, iterate
 
-__all__ = ["iterate"]
+__all__ = ["check", "iterate"]

@@ -23,7 +23,7 @@ from afzal.iterate.parting import detect_parting
 from afzal.iterate.people import LabelsNeeded
 from afzal.iterate.prompts import Questions, read_questions, round_groups
 from afzal.iterate.round_figures import Round
-from afzal.iterate.stages import Job, measure, resume_command, round_of, run_round, training
+from afzal.iterate.stages import Job, measure, refuse_generator, resume_command, round_of, run_round, training
 from afzal.iterate.summary import finish, now
 from afzal.judging.rewards import reward_or_judge
 from afzal.model.load import pick_device
@@ -36,6 +36,7 @@ from afzal.recipes.train import Stopped
 from afzal.rewards.source import Rewarder
 from afzal.runs import torchrun
 from afzal.servers.cache import REPLIES
+from afzal.tokens import Speaker
 from afzal.tokens.tree import tree
 from afzal.train import ranks
 from afzal.train.callbacks import Callbacks
@@ -71,9 +72,7 @@ def iterate(
 def _iterate(config: IterateConfig, resume: bool, command: str, date: str, callbacks: Callbacks) -> Path:
     recipe = recipe_of(training(config, 1, config.model, config.prompts, config.out))
     _refuse_reference(config, recipe)
-    speaker = open_speaker(config.model, chat_template=config.chat_template, eos_token=config.eos_token)
-    asked = read_questions(config, speaker)
-    generator = _generator(config)
+    speaker, asked, generator = _open_inputs(config)
     reward, watch, cost = (_open_reward(spec, config) for spec in (config.reward, config.watch_reward, config.cost))
     ranks.same("prompts", asked.fingerprint)
     ranks.same("setting", config.model_dump(mode="json"))
@@ -102,6 +101,26 @@ def _iterate(config: IterateConfig, resume: bool, command: str, date: str, callb
         finally:
             job.calls.end()
     return run.path
+
+
+def check(config: IterateConfig) -> None:
+    """Check that the generator, if one is set, can answer the rounds' prompts; measures and writes nothing.
+
+    Raises:
+        AfzalError: it cannot, or the prompts or the tokenizer cannot be read.
+    """
+    if config.generator is not None:
+        _open_inputs(config)
+
+
+def _open_inputs(config: IterateConfig) -> tuple[Speaker, Questions, ServerConfig | None]:
+    """The tokenizer, the prompts, and the server that answers them, if there is one."""
+    generator = _generator(config)
+    speaker = open_speaker(config.model, chat_template=config.chat_template, eos_token=config.eos_token)
+    questions = read_questions(config, speaker)
+    if generator is not None:
+        refuse_generator(generator, config, questions, speaker)
+    return speaker, questions, generator
 
 
 def _all_rounds(job: Job) -> None:

@@ -20,7 +20,7 @@ from afzal.config import CONFIGS, PEOPLE, IterateConfig, TrainConfig, make
 from afzal.config.serving import ServerConfig
 from afzal.data.native import from_row, to_row
 from afzal.generate import Sampling
-from afzal.generate.with_server import Asked, answers_from, reload
+from afzal.generate.with_server import Asked, answers_from, refuse_unsupported, reload
 from afzal.iterate import round_figures
 from afzal.iterate.answers import Policy, rows_of, sequence_kl, served_rows
 from afzal.iterate.pairing import (
@@ -159,6 +159,16 @@ def _samples(job: Job, number: int, policy: str, asked: Sequence[Question]) -> l
     reload(job.generator, folder)
     answers = answers_from(job.generator, wanted, folder, job.folder(number) / REPLIES)
     return served_rows(answers, asked, job.speaker)
+
+
+def refuse_generator(generator: ServerConfig, config: IterateConfig, questions: Questions, speaker: Speaker) -> None:
+    """Refuse a server that cannot answer the prompts of the rounds, before anything is measured.
+
+    Raises:
+        AfzalError: names what the server does not support.
+    """
+    prompts = [question.prompt for group in questions.groups for question in group]
+    refuse_unsupported(generator, Asked(prompts, config.n, *_sampling(config, 1), speaker))
 
 
 def _answers(job: Job, number: int) -> list[Row]:
