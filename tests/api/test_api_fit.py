@@ -12,7 +12,7 @@ import pytest
 from helpers_runs import pair_file, settings
 
 import afzal
-from afzal.data.in_memory import keep
+from afzal.data.in_memory import save_rows
 from afzal.errors import AfzalError
 
 
@@ -73,38 +73,38 @@ def test_a_run_on_rows_resumes_with_the_same_rows_and_no_others(given: dict[str,
 
 def test_a_value_without_rows_is_named_and_makes_no_folder(tmp_path: Path):
     with pytest.raises(AfzalError, match="data is a int"):
-        keep(3, tmp_path / "x", "data")
+        save_rows(3, tmp_path / "x", "data")
     with pytest.raises(AfzalError, match="data is a dict"):
-        keep({"prompt": ["a"]}, tmp_path / "x", "data")
+        save_rows({"prompt": ["a"]}, tmp_path / "x", "data")
     assert not (tmp_path / "x").exists()
 
 
 def test_rows_that_json_cannot_represent_are_named(tmp_path: Path):
     with pytest.raises(AfzalError, match="row 1 of data is a int"):
-        keep([{"prompt": "a"}, 3], tmp_path, "data")
+        save_rows([{"prompt": "a"}, 3], tmp_path, "data")
     with pytest.raises(AfzalError, match="row 0 of data cannot be written") as raised:
-        keep([{"prompt": "a", "image": object()}], tmp_path, "data")
+        save_rows([{"prompt": "a", "image": object()}], tmp_path, "data")
     assert "images and sounds are given by path" in raised.value.why
     with pytest.raises(AfzalError, match="data holds no rows"):
-        keep([], tmp_path, "data")
+        save_rows([], tmp_path, "data")
     assert list(tmp_path.iterdir()) == []  # no partial file is left
     splits = datasets.DatasetDict(a=datasets.Dataset.from_list([{"x": 1}]), b=datasets.Dataset.from_list([{"x": 1}]))
     with pytest.raises(AfzalError, match="several splits: a, b"):
-        keep(splits, tmp_path, "data")
+        save_rows(splits, tmp_path, "data")
 
 
 def test_missing_cells_numbers_and_dates_of_a_frame(tmp_path: Path):
     frame = pandas.DataFrame(
         {"prompt": ["a", "b"], "n": [1, None], "when": [pandas.Timestamp("2020-01-02"), pandas.NaT]}
     )
-    path = keep(frame, tmp_path, "data")
+    path = save_rows(frame, tmp_path, "data")
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert rows == [
         {"prompt": "a", "n": 1.0, "when": "2020-01-02T00:00:00"},
         {"prompt": "b", "n": None, "when": None},
     ]
-    assert keep(frame, tmp_path, "data") == path
-    assert keep(frame[:1], tmp_path, "data") != path
+    assert save_rows(frame, tmp_path, "data") == path
+    assert save_rows(frame[:1], tmp_path, "data") != path
 
 
 def test_pictures_of_a_dataset_keep_their_bytes(tmp_path: Path):
@@ -113,7 +113,7 @@ def test_pictures_of_a_dataset_keep_their_bytes(tmp_path: Path):
         {"prompt": ["a"], "image": [image.new("RGB", (2, 2))]},
         features=datasets.Features(prompt=datasets.Value("string"), image=datasets.Image()),
     )
-    path = keep(made, tmp_path, "data")
+    path = save_rows(made, tmp_path, "data")
     assert path.suffix == ".parquet"
     assert datasets.Dataset.from_parquet(str(path))[0]["image"].size == (2, 2)
 
