@@ -14,7 +14,7 @@ import scipy.stats
 from afzal.iterate import round_figures, stages
 from afzal.iterate.round_figures import Round
 from afzal.lab import exact, language
-from afzal.report import FrontierChart, LineChart, Spot
+from afzal.report import FrontierChart, LineChart, PolicyPoint
 from afzal.report.frontier import frontier_svg
 from afzal.stats.intervals import Estimate, wilson
 
@@ -209,7 +209,7 @@ def test_a_figure_is_shown_with_students_interval_over_its_prompts():
 
 def test_error_bars_lie_inside_the_picture():
     """Two policies with a small and a large error in both directions: the axes make room for them."""
-    drawing = frontier_svg([Spot("start", 0.0, 1.0), Spot("round 1", 2.0, 1.1, 3.0, 2.0)], ())
+    drawing = frontier_svg([PolicyPoint("start", 0.0, 1.0), PolicyPoint("round 1", 2.0, 1.1, 3.0, 2.0)], ())
     number = r"([\d.-]+)"
     (bars,) = re.findall(rf"M{number} {number}H{number}M{number} {number}V{number}", drawing)
     left, _, right, _, bottom, top = map(float, bars)

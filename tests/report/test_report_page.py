@@ -258,7 +258,7 @@ def test_nothing_from_people_or_models_becomes_markup(tmp_path, payload):
         )
         series = report.Series(text, ((0, 1.0), (1, 2.0)), label=text)
         chart = report.LineChart((series,), x_label=text, y_label=text, rules=(report.Rule(1.5, text),))
-        spots = report.FrontierChart((report.Spot(text, 1, 1),), ((0, 0), (1, 2)), (series,), text, text, text)
+        spots = report.FrontierChart((report.PolicyPoint(text, 1, 1),), ((0, 0), (1, 2)), (series,), text, text, text)
         table = report.Table((text,), ((text,),))
         extra = (report.Section(text, text, chart, table), report.Section(text, text, spots))
         return parse(report.build(folder, extra).read_text("utf-8"))

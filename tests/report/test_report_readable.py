@@ -12,8 +12,8 @@ import pytest
 from afzal.report.axes import fitting_ticks
 from afzal.report.charts import figure_of, figures
 from afzal.report.comparison import seeds, way
-from afzal.report.frontier import Spot, frontier_svg
-from afzal.report.geometry import clipped, overlap
+from afzal.report.frontier import PolicyPoint, frontier_svg
+from afzal.report.geometry import clip, overlap_area
 from afzal.report.svg import Rule, Series, line_chart
 from afzal.report.value_range import robust_range
 
@@ -43,7 +43,9 @@ def labels(drawing):
 
 
 def collisions(drawing):
-    return [(a, b) for (a, one), (b, other) in itertools.combinations(labels(drawing), 2) if overlap(one, other) > 1]
+    return [
+        (a, b) for (a, one), (b, other) in itertools.combinations(labels(drawing), 2) if overlap_area(one, other) > 1
+    ]
 
 
 def inside(drawing, slack=1.0):
@@ -154,18 +156,18 @@ def test_ticks_fit_their_axis():
 
 def test_a_line_is_cut_where_it_leaves_and_enters():
     box = (0.0, 0.0, 10.0, 10.0)
-    assert clipped([(1, 5), (2, 15), (3, 5)], box) == [[(1, 5), (1.5, 10)], [(2.5, 10), (3, 5)]]
-    assert clipped([(-5, 5), (15, 5)], box) == [[(0, 5), (10, 5)]]
-    assert clipped([(1, 12), (9, 12)], box) == []
-    assert clipped([(1, 1), (2, 2), (3, 3)], box) == [[(1, 1), (2, 2), (3, 3)]]
-    assert clipped([(4, 4)], box) == [[(4, 4)]]
-    assert clipped([(4, 40)], box) == []
+    assert clip([(1, 5), (2, 15), (3, 5)], box) == [[(1, 5), (1.5, 10)], [(2.5, 10), (3, 5)]]
+    assert clip([(-5, 5), (15, 5)], box) == [[(0, 5), (10, 5)]]
+    assert clip([(1, 12), (9, 12)], box) == []
+    assert clip([(1, 1), (2, 2), (3, 3)], box) == [[(1, 1), (2, 2), (3, 3)]]
+    assert clip([(4, 4)], box) == [[(4, 4)]]
+    assert clip([(4, 40)], box) == []
 
 
 def test_a_policy_far_away_stands_at_the_edge_of_the_frontier_with_its_values():
-    spots = [Spot(f"method {k}", 2 + 0.2 * k, 1 + 0.1 * k, colour=k) for k in range(5)]
+    spots = [PolicyPoint(f"method {k}", 2 + 0.2 * k, 1 + 0.1 * k, colour=k) for k in range(5)]
     paths = [Series(s.label, ((0.0, 0.0), (1.0, 0.6), (s.x, s.y)), s.colour) for s in spots]
-    far = Spot("collapsed", 640.0, -3.0, colour=6)
+    far = PolicyPoint("collapsed", 640.0, -3.0, colour=6)
     stray = Series("collapsed", ((0.0, 0.0), (300.0, -2.0), (640.0, -3.0)), 6)
     drawing = frontier_svg([*spots, far], [], paths=[*paths, stray])
     assert re.search(r'<path class="beyond s6"', drawing)
@@ -178,7 +180,7 @@ def test_a_policy_far_away_stands_at_the_edge_of_the_frontier_with_its_values():
 
 
 def test_labels_of_many_policies_in_one_place_do_not_collide():
-    spots = [Spot(f"{LONG[:30]} {k}", 1 + 0.001 * k, 1 + 0.001 * k, colour=k % 7) for k in range(12)]
+    spots = [PolicyPoint(f"{LONG[:30]} {k}", 1 + 0.001 * k, 1 + 0.001 * k, colour=k % 7) for k in range(12)]
     assert collisions(frontier_svg(spots, [])) == []
 
 

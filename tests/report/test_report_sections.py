@@ -13,7 +13,7 @@ from afzal.report.sections import FrontierChart, LineChart, Section, Table
 def some_sections():
     band = report.Series("reward", ((0, 1.0), (5, None), (10, 2.0)), 2, "dots", (0.9, None, 1.8), (1.1, None, 2.2), "R")
     frontier = FrontierChart(
-        (report.Spot("DPO", 2.0, 2.4, 0.1, 0.05, 3), report.Spot("reference", 0.0, 0.8)),
+        (report.PolicyPoint("DPO", 2.0, 2.4, 0.1, 0.05, 3), report.PolicyPoint("reference", 0.0, 0.8)),
         ((0.0, 0.8), (1.0, 2.2), (3.0, 3.0)),
         (report.Series("DPO through training", ((0, 0.8), (2, 2.4))),),
     )

@@ -8,9 +8,9 @@ import pytest
 
 from afzal.report import svg
 from afzal.report.axes import domain, nice_ticks, thin, tick_labels, whole_ticks
-from afzal.report.frontier import Spot, frontier_svg
-from afzal.report.geometry import overlap
-from afzal.report.svg import Frame, Rule, Series, line_chart, spread
+from afzal.report.frontier import PolicyPoint, frontier_svg
+from afzal.report.geometry import overlap_area
+from afzal.report.svg import PlotArea, Rule, Series, line_chart, spread
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_domain_holds_the_values_and_survives_what_is_degenerate():
 
 
 def test_frame_maps_the_ends_of_the_data_to_the_ends_of_the_plot():
-    frame = Frame(left=40, top=20, right=340, bottom=200, x=(0.0, 96.0), y=(-2.0, 2.0))
+    frame = PlotArea(left=40, top=20, right=340, bottom=200, x=(0.0, 96.0), y=(-2.0, 2.0))
     assert (frame.px(0), frame.px(96), frame.px(48)) == (40, 340, 190)
     assert (frame.py(-2), frame.py(2), frame.py(0)) == (200, 20, 110)  # larger is higher on the page
 
@@ -161,7 +161,7 @@ def test_words_in_charts_are_escaped():
         rules=[Rule(1.5, evil)],
     )
     assert "<script" not in drawing
-    points = frontier_svg([Spot(evil, 1, 1)], [(0, 0), (2, 2)], title=evil, x_label=evil, optimum_label=evil)
+    points = frontier_svg([PolicyPoint(evil, 1, 1)], [(0, 0), (2, 2)], title=evil, x_label=evil, optimum_label=evil)
     assert "<script" not in points
 
 
@@ -171,19 +171,21 @@ def test_the_same_input_gives_the_same_bytes():
 
 
 def test_frontier_draws_points_curve_and_the_region_beyond():
-    drawing = frontier_svg([Spot("DPO", 2.0, 2.4, y_se=0.1), Spot("KTO", 2.1, 2.3)], [(0, 0.8), (1, 2.2), (3, 3.1)])
+    drawing = frontier_svg(
+        [PolicyPoint("DPO", 2.0, 2.4, y_se=0.1), PolicyPoint("KTO", 2.1, 2.3)], [(0, 0.8), (1, 2.2), (3, 3.1)]
+    )
     assert 'class="never"' in drawing
     assert drawing.count('class="spot"') == 2
     assert "DPO: KL 2.000, reward 2.400" in drawing
 
 
 def test_frontier_labels_avoid_each_other():
-    spots = [Spot(f"method {k}", 1.0 + 0.02 * k, 1.0) for k in range(3)]
+    spots = [PolicyPoint(f"method {k}", 1.0 + 0.02 * k, 1.0) for k in range(3)]
     drawing = frontier_svg(spots, [(0, 0.0), (2, 2.0)])
     at = re.findall(r'<text class="end s2" x="([\d.]+)" y="([\d.]+)">method', drawing)
     boxes = [(float(x), float(y) - 9, float(x) + 48, float(y) + 3) for x, y in at]
     assert len(boxes) == 3
-    assert all(overlap(a, b) == 0 for i, a in enumerate(boxes) for b in boxes[:i])
+    assert all(overlap_area(a, b) == 0 for i, a in enumerate(boxes) for b in boxes[:i])
 
 
 def test_a_standalone_drawing_is_well_formed_xml_with_its_style():
@@ -196,5 +198,5 @@ def test_a_standalone_drawing_is_well_formed_xml_with_its_style():
 
 
 def test_frontier_without_a_curve_or_points():
-    assert "never" not in frontier_svg([Spot("a", 0.0, 1.0)], [])
+    assert "never" not in frontier_svg([PolicyPoint("a", 0.0, 1.0)], [])
     assert frontier_svg([], []).startswith("<svg")

@@ -37,7 +37,7 @@ def of_a_comparison(folder: Path) -> Path:
 
 def of_a_run(folder: Path) -> Path:
     line = report.Series("reward", ((0, 1.0), (5, 1.5), (10, 2.0)), 2)
-    spots = (report.Spot("DPO", 2.0, 2.4, 0.1, 0.05, 3), report.Spot("reference", 0.0, 0.8))
+    spots = (report.PolicyPoint("DPO", 2.0, 2.4, 0.1, 0.05, 3), report.PolicyPoint("reference", 0.0, 0.8))
     columns = ("round", "prompts", "answers", "pairs", "reward", "KL to the first policy")
     extra = [
         Section("Reward by round", "", LineChart((line,), "round", "reward")),

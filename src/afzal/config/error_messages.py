@@ -82,7 +82,7 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     return f" (did you mean {best}?)"
 
 
-def unknown(kind: type[Settings], setting: Setting, given: Mapping[str, Setting]) -> AfzalError:
+def unknown_setting_error(kind: type[Settings], setting: Setting, given: Mapping[str, Setting]) -> AfzalError:
     """The error for a key that ``kind`` does not have: a typo, or a setting of other methods."""
     owners = [name for name, config in CONFIGS.items() if setting.key in config.model_fields]
     if owners and issubclass(kind, TrainConfig):
@@ -99,20 +99,20 @@ def _source(setting: Setting) -> str:
     return setting.where.rpartition(":")[0] or setting.where
 
 
-def explain(kind: type[Settings], error: ValidationError, given: Mapping[str, Setting]) -> AfzalError:
+def validation_error(kind: type[Settings], error: ValidationError, given: Mapping[str, Setting]) -> AfzalError:
     """Pydantic's findings as one error, in the order of the settings; missing ones last."""
     details = error.errors(include_url=False)
     missing = [str(d["loc"][0]) for d in details if d["type"] == "missing" and len(d["loc"]) == 1]
-    faults = [_fault(kind, d, given) for d in details if d["type"] != "missing" or len(d["loc"]) > 1]
+    errors = [_error_from(kind, d, given) for d in details if d["type"] != "missing" or len(d["loc"]) > 1]
     if missing:
         names = ", ".join(repr(key) for key in missing)
         what = f"the setting{'s' if len(missing) > 1 else ''} {names} {'are' if len(missing) > 1 else 'is'} missing"
         hints = [f"{key}: {kind.model_fields[key].description}" for key in missing]
-        faults.append(AfzalError(what, remedy="\n       ".join(hints)))
-    return joined(faults)
+        errors.append(AfzalError(what, remedy="\n       ".join(hints)))
+    return join_errors(errors)
 
 
-def _fault(kind: type[Settings], detail: Any, given: Mapping[str, Setting]) -> AfzalError:
+def _error_from(kind: type[Settings], detail: Any, given: Mapping[str, Setting]) -> AfzalError:
     message = str(detail["ctx"]["error"]) if detail["type"] == "value_error" else ""
     if not detail["loc"]:
         # A rule over several settings: point at the first one that its sentence names. A missing one has no place.
@@ -124,9 +124,9 @@ def _fault(kind: type[Settings], detail: Any, given: Mapping[str, Setting]) -> A
         return AfzalError(message, where=named[min(named)].where if named else "")
     key = str(detail["loc"][0])
     setting = given.get(key, Setting(key, detail["input"]))
-    inner = _inner(kind.model_fields[key])
+    inner = _nested_class(kind.model_fields[key])
     if inner is not None and (len(detail["loc"]) > 1 or message):
-        return AfzalError(_inside(inner, detail["loc"][1:], detail, key, message), where=setting.where)
+        return AfzalError(_nested_message(inner, detail["loc"][1:], detail, key, message), where=setting.where)
     if message and isinstance(setting.value, list | dict) and any(isinstance(v, list | dict) for v in setting.value):
         return AfzalError(f"{key}: {message}", where=setting.where)  # a long value would add nothing to the sentence
     wanted = message or f"wanted: {_allowed(kind.model_fields[key])}"
@@ -134,45 +134,45 @@ def _fault(kind: type[Settings], detail: Any, given: Mapping[str, Setting]) -> A
     for member in members(kind.model_fields[key].annotation):
         if get_origin(member) is Literal:
             near = suggestion(str(setting.value), get_args(member))
-    return AfzalError(f"{key} cannot be {shown(setting.value)}; {wanted}{near}", where=setting.where)
+    return AfzalError(f"{key} cannot be {yaml_text(setting.value)}; {wanted}{near}", where=setting.where)
 
 
-def _inner(field: FieldInfo | None) -> type[BaseModel] | None:
+def _nested_class(field: FieldInfo | None) -> type[BaseModel] | None:
     """The settings class that a field holds; None for a plain value."""
     kinds = members(field.annotation) if field is not None else ()
     return next((m for m in kinds if isinstance(m, type) and issubclass(m, BaseModel)), None)
 
 
-def _inside(kind: type[BaseModel], loc: Sequence[Any], detail: Any, path: str, message: str) -> str:
+def _nested_message(kind: type[BaseModel], loc: Sequence[Any], detail: Any, path: str, message: str) -> str:
     """Say what is wrong inside the nested settings that ``path`` names."""
     if not loc:
         return f"{path}: {message}"
     key, field = str(loc[0]), kind.model_fields.get(str(loc[0]))
-    inner = _inner(field)
+    inner = _nested_class(field)
     if inner is not None and (len(loc) > 1 or message):
-        return _inside(inner, loc[1:], detail, f"{path}: {key}", message)
+        return _nested_message(inner, loc[1:], detail, f"{path}: {key}", message)
     if detail["type"] == "missing":
         return f"{path}: the setting {key!r} is missing"
     if field is None:
         return f"{path}: unknown setting {key!r}{suggestion(key, kind.model_fields)}"
-    return f"{path}: {key} cannot be {shown(detail['input'])}; {message or f'wanted: {_allowed(field)}'}"
+    return f"{path}: {key} cannot be {yaml_text(detail['input'])}; {message or f'wanted: {_allowed(field)}'}"
 
 
 _SHOWN = 10
 
 
-def joined(faults: Sequence[AfzalError]) -> AfzalError:
+def join_errors(errors: Sequence[AfzalError]) -> AfzalError:
     """Several errors joined into one."""
-    if len(faults) == 1:
-        return faults[0]
-    lines = [f"  {line}" for fault in faults[:_SHOWN] for line in str(fault).splitlines()]
+    if len(errors) == 1:
+        return errors[0]
+    lines = [f"  {line}" for error in errors[:_SHOWN] for line in str(error).splitlines()]
     more = (
-        [f"  and {len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else []
+        [f"  and {len(errors) - _SHOWN} more"] if len(errors) > _SHOWN else []
     )  # many: probably a file for another command
-    return AfzalError("\n".join([f"{len(faults)} settings are wrong:", *lines, *more]))
+    return AfzalError("\n".join([f"{len(errors)} settings are wrong:", *lines, *more]))
 
 
-def shown(value: Any) -> str:
+def yaml_text(value: Any) -> str:
     """A value as it is written in YAML."""
     if value is None:
         return "null"

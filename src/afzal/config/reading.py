@@ -17,7 +17,7 @@ from yaml.constructor import ConstructorError
 from afzal.errors import AfzalError, near
 
 from .base import Settings, members
-from .error_messages import Setting, explain, joined, suggestion, unknown
+from .error_messages import Setting, join_errors, suggestion, unknown_setting_error, validation_error
 from .methods import CONFIGS, METHODS
 from .training import TrainConfig
 
@@ -28,7 +28,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     Raises:
         AfzalError: the file does not parse, or a key or value is wrong; names ``file:line`` and the remedy.
     """
-    return resolve(_typed_over(path, overrides))
+    return resolve(_with_overrides(path, overrides))
 
 
 def of_file(kind: type[C], path: str | Path, overrides: Sequence[str] = ()) -> C:
@@ -37,10 +37,10 @@ def of_file(kind: type[C], path: str | Path, overrides: Sequence[str] = ()) -> C
     Raises:
         AfzalError: as for :func:`load`.
     """
-    return build(kind, _typed_over(path, overrides))
+    return build(kind, _with_overrides(path, overrides))
 
 
-def _typed_over(path: str | Path, overrides: Sequence[str]) -> list[Setting]:
+def _with_overrides(path: str | Path, overrides: Sequence[str]) -> list[Setting]:
     return [*read_file(path), *map(read_override, overrides)]
 
 
@@ -91,23 +91,23 @@ def build(kind: type[C], settings: Sequence[Setting]) -> C:
         AfzalError: an unknown key, or invalid values.
     """
     if "activation_checkpointing" in kind.model_fields:
-        settings = [_renamed(s) for s in settings]
+        settings = [_translate_checkpointing(s) for s in settings]
     latest = {s.key: s for s in settings}
-    faults = [unknown(kind, s, latest) for s in latest.values() if s.key not in kind.model_fields]
-    if faults:
-        raise joined(faults)
-    values = {key: _read(kind.model_fields[key], s) for key, s in latest.items()}
+    errors = [unknown_setting_error(kind, s, latest) for s in latest.values() if s.key not in kind.model_fields]
+    if errors:
+        raise join_errors(errors)
+    values = {key: _convert(kind.model_fields[key], s) for key, s in latest.items()}
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise explain(kind, error, latest) from None
+        raise validation_error(kind, error, latest) from None
 
 
 # The switch of other trainers as a choice of activation_checkpointing
 _SWITCH = {"true": "full", "false": "none", "null": "auto", "none": "auto"}
 
 
-def _renamed(setting: Setting) -> Setting:
+def _translate_checkpointing(setting: Setting) -> Setting:
     """Translate ``gradient_checkpointing``, known from transformers' Trainer, into ``activation_checkpointing``.
 
     Raises:
@@ -232,7 +232,7 @@ def _settings_of(text: str, path: str) -> list[Setting]:
         loader.dispose()
 
 
-def _read(field: FieldInfo, setting: Setting) -> Any:
+def _convert(field: FieldInfo, setting: Setting) -> Any:
     """The value of a setting; text from a command line is converted to the field's type."""
     if not setting.typed or not isinstance(setting.value, str):
         return setting.value

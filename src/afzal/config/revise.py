@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from .base import Settings
-from .error_messages import shown, suggestion
+from .error_messages import suggestion, yaml_text
 
 CRITIQUE_PROMPT = """[Question]
 {{ prompt }}
@@ -130,7 +130,7 @@ def _wrong(detail: Any) -> str:
     """Say in words what is wrong with one principle."""
     if not detail["loc"]:
         return "wanted: nested settings, such as {id: peace, text: The story has no violence.}"
-    at, given = str(detail["loc"][0]), shown(detail["input"])
+    at, given = str(detail["loc"][0]), yaml_text(detail["input"])
     if detail["type"] == "extra_forbidden":
         return f"unknown setting {at!r}{suggestion(at, PrincipleConfig.model_fields)}"
     if detail["type"] == "missing":

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from afzal.report import FrontierChart, LineChart, Section, Series, Spot, Table
+from afzal.report import FrontierChart, LineChart, PolicyPoint, Section, Series, Table
 from afzal.report.svg import CHOSEN, HELD_OUT, OTHER, REJECTED, Rule
 from afzal.stats.intervals import Cluster, Estimate, clustered, mean, share
 from afzal.text import plural
@@ -332,7 +332,7 @@ def _path(known: Sequence[Round]) -> FrontierChart | LineChart:
         return LineChart(series, x_label="round", y_label="nats")
     at = [(r.measured["kl"], r.measured["reward"], r.number) for r in known]
     spots = [
-        Spot(f"round {k}" if k else "start", kl.mean, reward.mean, _finite(kl.se), _finite(reward.se))
+        PolicyPoint(f"round {k}" if k else "start", kl.mean, reward.mean, _finite(kl.se), _finite(reward.se))
         for kl, reward, k in at
     ]
     way = Series("rounds", tuple((kl.mean, reward.mean) for kl, reward, _ in at), HELD_OUT)

@@ -217,7 +217,7 @@ def _verdict(world: World, main: Outcome) -> str:
 
 def _chart(world: World, outcomes: Sequence[Outcome]) -> sections.FrontierChart:
     """A chart of the policies by KL and expected reward, below the curve of the best possible reward."""
-    spots = [sections.Spot(o.label, o.figures.kl, o.figures.reward) for o in outcomes]
+    spots = [sections.PolicyPoint(o.label, o.figures.kl, o.figures.reward) for o in outcomes]
     spots += [_best_of(world, n) for n in (4, 16)]
     curve = tuple(zip(world.frontier.kl.tolist(), world.frontier.reward.tolist(), strict=True))
     return sections.FrontierChart(tuple(spots), curve, optimum_label="optimum")
@@ -252,10 +252,10 @@ _ABOUT = (
 )
 
 
-def _best_of(world: World, n: int) -> sections.Spot:
+def _best_of(world: World, n: int) -> sections.PolicyPoint:
     policy = exact.best_of(world.log_ref, world.rewards, n)
     at = exact.kl(policy, world.log_ref), exact.expected(policy, world.rewards)
-    return sections.Spot(f"best of {n}", *at, colour=sections.svg.OTHER)
+    return sections.PolicyPoint(f"best of {n}", *at, colour=sections.svg.OTHER)
 
 
 def _listed(world: World, main: Outcome) -> sections.Section:

@@ -4,7 +4,7 @@ from afzal.health import Diagnosis, Verdict, diagnose, verdict
 from afzal.report.board import write_board
 from afzal.report.card import model_card, write_card
 from afzal.report.comparison import write_comparison
-from afzal.report.frontier import Spot, frontier_svg
+from afzal.report.frontier import PolicyPoint, frontier_svg
 from afzal.report.page import build
 from afzal.report.raster import require_png, write_png
 from afzal.report.sections import FrontierChart, LineChart, Section, Table
@@ -15,10 +15,10 @@ __all__ = [
     "Diagnosis",
     "FrontierChart",
     "LineChart",
+    "PolicyPoint",
     "Rule",
     "Section",
     "Series",
-    "Spot",
     "Table",
     "Verdict",
     "build",

@@ -15,7 +15,7 @@ from typing import Any
 from afzal._version import __version__
 from afzal.report import svg
 from afzal.report.card import plain
-from afzal.report.forest import Whisker, forest_svg
+from afzal.report.forest import ForestRow, forest_svg
 from afzal.report.phone_layout import PHONE, is_wide
 from afzal.report.template import rendered
 from afzal.runs import atomic_write, make_folder
@@ -137,7 +137,7 @@ def _drawing(body: Mapping[str, Any], width: int = 680) -> str:
     """The drawing of the figures that have an interval, or of all figures if none has."""
     known = [x for x in body["lines"] if x["value"] is not None]
     drawn = [x for x in known if x["low"] is not None] or known
-    rows = [Whisker(x["name"], x["value"], x["low"], x["high"]) for x in drawn]
+    rows = [ForestRow(x["name"], x["value"], x["low"], x["high"]) for x in drawn]
     return forest_svg(rows, x_label=body["unit"], title=body["title"], rule=body["rule"], width=width) if rows else ""
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from afzal._version import __version__
 from afzal.report import comparison_judges
 from afzal.report import comparison_views as views
-from afzal.report.frontier import Spot, frontier_svg
+from afzal.report.frontier import PolicyPoint, frontier_svg
 from afzal.report.phone_layout import PHONE
 from afzal.report.svg import Series, standalone
 from afzal.report.template import rendered
@@ -117,7 +117,9 @@ def _drawing(body: Mapping[str, Any], across: str, up: str, size: tuple[int, int
     for place, (method, colour) in enumerate(zip(body["methods"], cycle(PALETTE), strict=False)):
         single += seeds(method, across, up, colour)
         paths += [s for s in [way(method, across, up, colour, place)] if s.points]
-    spots = [Spot(s.name, s.points[-1][0], y, colour=s.colour) for s in paths if (y := s.points[-1][1]) is not None]
+    spots = [
+        PolicyPoint(s.name, s.points[-1][0], y, colour=s.colour) for s in paths if (y := s.points[-1][1]) is not None
+    ]
     title = f"{views.named(up)} against {views.named(across)}"
     drawing = frontier_svg(
         spots, (), paths=[*single, *paths], title=title, x_label=views.named(across), y_label=views.named(up), size=size

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from afzal.report import svg
-from afzal.report.svg import Frame
+from afzal.report.svg import PlotArea
 from afzal.text import interval, number
 
 _ROW, _LETTER, _TOP, _BOTTOM = 26, 6.4, 10, 40
@@ -15,7 +15,7 @@ _NARROW, _STACKED = 480, 40  # below this width, names are above their lines, in
 
 
 @dataclass(frozen=True, slots=True)
-class Whisker:
+class ForestRow:
     """A named figure; ``low`` and ``high`` are None if its interval is unknown."""
 
     name: str
@@ -25,7 +25,7 @@ class Whisker:
 
 
 def forest_svg(
-    rows: Sequence[Whisker], *, x_label: str, title: str, rule: float | None = None, width: int = 680
+    rows: Sequence[ForestRow], *, x_label: str, title: str, rule: float | None = None, width: int = 680
 ) -> str:
     """Draw one row per figure: a dot, and a line for its 95% interval.
 
@@ -39,37 +39,35 @@ def forest_svg(
     step = _STACKED if above else _ROW
     height = _TOP + step * len(rows) + _BOTTOM
     ends = [x for row in rows for x in (row.value, row.low, row.high)] + [rule]
-    frame = Frame(left, _TOP, width - 12, height - _BOTTOM, svg.domain(ends), (0.0, 1.0))
-    parts = [_ticks(frame, x_label)]
+    area = PlotArea(left, _TOP, width - 12, height - _BOTTOM, svg.domain(ends), (0.0, 1.0))
+    parts = [_ticks(area, x_label)]
     if rule is not None:
-        parts.append(f'<path class="rule" d="M{frame.px(rule):.1f} {_TOP}V{frame.bottom:.1f}"/>')
+        parts.append(f'<path class="rule" d="M{area.px(rule):.1f} {_TOP}V{area.bottom:.1f}"/>')
     for k, (row, name) in enumerate(zip(rows, names, strict=True)):
         y = _TOP + step * (k + 0.5) + (8 if above else 0)
-        label = (0.0, y - 12, name, "read", "start") if above else (frame.left - 10, y + 4, name, "read", "end")
-        parts.append(svg.text(*label) + _row(frame, row, y))
+        label = (0.0, y - 12, name, "read", "start") if above else (area.left - 10, y + 4, name, "read", "end")
+        parts.append(svg.text(*label) + _row(area, row, y))
     return svg.wrap("".join(parts), width, height, title)
 
 
-def _ticks(frame: Frame, label: str) -> str:
-    ticks = svg.nice_ticks(*frame.x)
-    lines = "".join(f"M{frame.px(t):.1f} {frame.top:.1f}V{frame.bottom:.1f}" for t in ticks)
+def _ticks(area: PlotArea, label: str) -> str:
+    ticks = svg.nice_ticks(*area.x)
+    lines = "".join(f"M{area.px(t):.1f} {area.top:.1f}V{area.bottom:.1f}" for t in ticks)
     words = [
-        svg.text(frame.px(t), frame.bottom + 16, shown, "", "middle")
+        svg.text(area.px(t), area.bottom + 16, shown, "", "middle")
         for t, shown in zip(ticks, svg.tick_labels(ticks), strict=True)
     ]
-    middle = (frame.left + frame.right) / 2
+    middle = (area.left + area.right) / 2
     return (
-        f'<path class="grid" d="{lines}"/>' + "".join(words) + svg.text(middle, frame.bottom + 33, label, "", "middle")
+        f'<path class="grid" d="{lines}"/>' + "".join(words) + svg.text(middle, area.bottom + 33, label, "", "middle")
     )
 
 
-def _row(frame: Frame, row: Whisker, y: float) -> str:
+def _row(area: PlotArea, row: ForestRow, y: float) -> str:
     words = f"{row.name}: {number(row.value)}"
     line = ""
     if row.low is not None and row.high is not None:
-        line = f'<path class="l s2" d="M{frame.px(row.low):.1f} {y:.1f}H{frame.px(row.high):.1f}"/>'
+        line = f'<path class="l s2" d="M{area.px(row.low):.1f} {y:.1f}H{area.px(row.high):.1f}"/>'
         words += f" {interval(row.low, row.high)}"
     tip = svg.escape(svg.visible(words))
-    return (
-        line + f'<circle class="d s2" cx="{frame.px(row.value):.1f}" cy="{y:.1f}" r="4"><title>{tip}</title></circle>'
-    )
+    return line + f'<circle class="d s2" cx="{area.px(row.value):.1f}" cy="{y:.1f}" r="4"><title>{tip}</title></circle>'

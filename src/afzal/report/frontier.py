@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from afzal.report import svg
-from afzal.report.geometry import LETTER, LINE, Box, Labels, clipped, dense, is_inside
-from afzal.report.svg import OPTIMUM, Frame, Series
+from afzal.report.geometry import LETTER, LINE, Box, LabelPlacer, clip, is_inside, points_along
+from afzal.report.svg import OPTIMUM, PlotArea, Series
 from afzal.report.value_range import shown_range
 from afzal.stats.intervals import half_width
 from afzal.text import is_number
@@ -17,7 +17,7 @@ _LONGEST = 34  # letters of a label
 
 
 @dataclass(frozen=True, slots=True)
-class Spot:
+class PolicyPoint:
     """One policy: KL to the reference in nats (``x``), expected reward (``y``), standard errors if estimated."""
 
     label: str
@@ -29,7 +29,7 @@ class Spot:
 
 
 def frontier_svg(
-    points: Sequence[Spot],
+    points: Sequence[PolicyPoint],
     optimum: Sequence[tuple[float, float]],
     *,
     paths: Sequence[Series] = (),
@@ -60,7 +60,7 @@ def frontier_svg(
     ys = [*ys, *(y for _, y in optimum)]
     width, height = size
     x_low, x_high = svg.domain(xs)
-    frame = Frame(
+    area = PlotArea(
         left=44,
         top=24,
         right=width - 14,
@@ -68,110 +68,112 @@ def frontier_svg(
         x=(min(0.0, x_low) if x_low > 0 or min(xs, default=0) < 0 else 0.0, x_high),
         y=svg.domain(ys, pad=0.09),
     )
-    curve = [(frame.px(x), frame.py(y)) for x, y in optimum]
-    marks = [_place(frame, p) for p in points] + dense(curve)
-    places = Labels(frame.box, marks + [m for s in paths for part in _parts(frame, s) for m in dense(part)])
+    curve = [(area.px(x), area.py(y)) for x, y in optimum]
+    marks = [_clamped_position(area, p) for p in points] + points_along(curve)
+    placer = LabelPlacer(
+        area.box, marks + [m for s in paths for part in _visible_parts(area, s) for m in points_along(part)]
+    )
     body = [
-        svg.y_axis_and_grid(frame, y_label),
-        svg.x_axis(frame, x_label),
-        _optimum(frame, curve, optimum_label),
-        *(svg.band(frame, s) for s in paths if s.low),
-        *(_path(frame, s) for s in paths),
-        *(_cross(frame, p) for p in points),
-        *(_spot(frame, p) for p in points),
-        _labels(frame, points, places),
-        svg.mark(frame, *limit, places) if limit else "",
+        svg.y_axis_and_grid(area, y_label),
+        svg.x_axis(area, x_label),
+        _optimum(area, curve, optimum_label),
+        *(svg.band(area, s) for s in paths if s.low),
+        *(_path(area, s) for s in paths),
+        *(_cross(area, p) for p in points),
+        *(_point_mark(area, p) for p in points),
+        _labels(area, points, placer),
+        svg.mark(area, *limit, placer) if limit else "",
     ]
     return svg.wrap("".join(body), width, height, title)
 
 
-def _optimum(frame: Frame, curve: Sequence[tuple[float, float]], label: str) -> str:
+def _optimum(area: PlotArea, curve: Sequence[tuple[float, float]], label: str) -> str:
     if len(curve) < 2:
         return ""
     line = "L".join(f"{x:.1f} {y:.1f}" for x, y in curve)
     last_x, last_y = curve[-1]
-    shade = f"M{line}V{frame.top:.1f}H{curve[0][0]:.1f}Z"
+    shade = f"M{line}V{area.top:.1f}H{curve[0][0]:.1f}Z"
     return (
         f'<path class="never" d="{shade}"/><path class="l line s{OPTIMUM}" d="M{line}"/>'
         + svg.text(last_x - 2, last_y - 7, label, f"end s{OPTIMUM}", "end")
-        + svg.text((curve[0][0] + last_x) / 2 - 60, frame.top + 14, "no policy can be here", "note")
+        + svg.text((curve[0][0] + last_x) / 2 - 60, area.top + 14, "no policy can be here", "note")
     )
 
 
-def _parts(frame: Frame, series: Series) -> list[list[tuple[float, float]]]:
+def _visible_parts(area: PlotArea, series: Series) -> list[list[tuple[float, float]]]:
     """The visible parts of a path, cut at the edges."""
-    at = [(frame.px(x), frame.py(y)) for x, y in series.points if is_number(y)]
-    return clipped(at, frame.box)
+    at = [(area.px(x), area.py(y)) for x, y in series.points if is_number(y)]
+    return clip(at, area.box)
 
 
-def _path(frame: Frame, series: Series) -> str:
-    lines = [part for part in _parts(frame, series) if len(part) > 1]
+def _path(area: PlotArea, series: Series) -> str:
+    lines = [part for part in _visible_parts(area, series) if len(part) > 1]
     paths = ["L".join(f"{x:.1f} {y:.1f}" for x, y in part) for part in lines]
-    at = [(frame.px(x), frame.py(y)) for x, y in series.points if is_number(y)]
-    seen = [spot for spot in at if is_inside(spot, frame.box)] if series.mark != "faint" else []
+    at = [(area.px(x), area.py(y)) for x, y in series.points if is_number(y)]
+    seen = [point for point in at if is_inside(point, area.box)] if series.mark != "faint" else []
     dots = "".join(f'<circle class="d s{series.colour}" cx="{x:.1f}" cy="{y:.1f}" r="2"/>' for x, y in seen)
     return "".join(f'<path class="l {series.mark} s{series.colour}" d="M{line}"/>' for line in paths) + dots
 
 
-def _place(frame: Frame, spot: Spot) -> tuple[float, float]:
+def _clamped_position(area: PlotArea, point: PolicyPoint) -> tuple[float, float]:
     """The position of a policy; one beyond the axes is placed at their edge."""
-    x, y = frame.px(spot.x), frame.py(spot.y)
-    return min(max(x, frame.left), frame.right), min(max(y, frame.top), frame.bottom)
+    x, y = area.px(point.x), area.py(point.y)
+    return min(max(x, area.left), area.right), min(max(y, area.top), area.bottom)
 
 
-def _is_beyond(frame: Frame, spot: Spot) -> bool:
-    return not is_inside((frame.px(spot.x), frame.py(spot.y)), frame.box)
+def _is_beyond(area: PlotArea, point: PolicyPoint) -> bool:
+    return not is_inside((area.px(point.x), area.py(point.y)), area.box)
 
 
 def _ends(value: float, se: float) -> tuple[float, float]:
     return value - half_width(se), value + half_width(se)
 
 
-def _cross(frame: Frame, spot: Spot) -> str:
-    if _is_beyond(frame, spot):
+def _cross(area: PlotArea, point: PolicyPoint) -> str:
+    if _is_beyond(area, point):
         return ""
     parts = []
-    if spot.x_se > 0:
-        ends = [frame.px(x) for x in _ends(spot.x, spot.x_se)]
-        parts.append(f"M{ends[0]:.1f} {frame.py(spot.y):.1f}H{ends[1]:.1f}")
-    if spot.y_se > 0:
-        ends = [frame.py(y) for y in _ends(spot.y, spot.y_se)]
-        parts.append(f"M{frame.px(spot.x):.1f} {ends[0]:.1f}V{ends[1]:.1f}")
-    return f'<path class="l line s{spot.colour}" d="{"".join(parts)}"/>' if parts else ""
+    if point.x_se > 0:
+        ends = [area.px(x) for x in _ends(point.x, point.x_se)]
+        parts.append(f"M{ends[0]:.1f} {area.py(point.y):.1f}H{ends[1]:.1f}")
+    if point.y_se > 0:
+        ends = [area.py(y) for y in _ends(point.y, point.y_se)]
+        parts.append(f"M{area.px(point.x):.1f} {ends[0]:.1f}V{ends[1]:.1f}")
+    return f'<path class="l line s{point.colour}" d="{"".join(parts)}"/>' if parts else ""
 
 
-def _spot(frame: Frame, spot: Spot) -> str:
-    name = svg.escape(svg.visible(f"{spot.label}: KL {svg.number(spot.x)}, reward {svg.number(spot.y)}"))
-    x, y = _place(frame, spot)
+def _point_mark(area: PlotArea, point: PolicyPoint) -> str:
+    name = svg.escape(svg.visible(f"{point.label}: KL {svg.number(point.x)}, reward {svg.number(point.y)}"))
+    x, y = _clamped_position(area, point)
     at = f'cx="{x:.1f}" cy="{y:.1f}"'
-    shape = f'<circle class="d s{spot.colour}" {at} r="4"/>'
-    if _is_beyond(frame, spot):  # a triangle that points out of the plot
-        dx, dy = (x >= frame.right) - (x <= frame.left), (y >= frame.bottom) - (y <= frame.top)
+    shape = f'<circle class="d s{point.colour}" {at} r="4"/>'
+    if _is_beyond(area, point):  # a triangle that points out of the plot
+        dx, dy = (x >= area.right) - (x <= area.left), (y >= area.bottom) - (y <= area.top)
         tip, side = (x + 7 * dx, y + 7 * dy), (4.5 * dy, -4.5 * dx)
         ends = f"M{x + side[0]:.1f} {y + side[1]:.1f}L{x - side[0]:.1f} {y - side[1]:.1f}L{tip[0]:.1f} {tip[1]:.1f}Z"
-        shape = f'<path class="beyond s{spot.colour}" d="{ends}"/>'
+        shape = f'<path class="beyond s{point.colour}" d="{ends}"/>'
     return f'<g class="spot">{shape}<circle class="hit" {at} r="12"><title>{name}</title></circle></g>'
 
 
-def _labels(frame: Frame, points: Sequence[Spot], places: Labels) -> str:
+def _labels(area: PlotArea, points: Sequence[PolicyPoint], placer: LabelPlacer) -> str:
     """Labels next to their points, each at the one of eight places that covers the least. A label that would cover
     another one is omitted: the legend and the tooltip have it."""
     parts = []
-    for spot in points:
-        label = svg.cut(spot.label, _LONGEST)
-        if _is_beyond(frame, spot):
-            label += f" ({svg.number(spot.x, 3)}, {svg.number(spot.y, 3)})"
-        (x, y), width = _place(frame, spot), len(label) * LETTER
-        at = _places(x, y, width)
-        if _is_beyond(frame, spot):  # the places next to the edge are often taken
+    for point in points:
+        label = svg.cut(point.label, _LONGEST)
+        if _is_beyond(area, point):
+            label += f" ({svg.number(point.x, 3)}, {svg.number(point.y, 3)})"
+        (x, y), width = _clamped_position(area, point), len(label) * LETTER
+        at = _label_boxes(x, y, width)
+        if _is_beyond(area, point):  # the places next to the edge are often taken
             at += [(x - 6 - width, top, x - 6, top + LINE) for k in range(2, 6) for top in (y - 5 - LINE * k,)]
-        box = places.free(at)
+        box = placer.place(at)
         if box is not None:
-            parts.append(svg.text(box[0], box[3] - 3, label, f"end s{spot.colour}"))
+            parts.append(svg.text(box[0], box[3] - 3, label, f"end s{point.colour}"))
     return "".join(parts)
 
 
-def _places(x: float, y: float, width: float) -> list[Box]:
+def _label_boxes(x: float, y: float, width: float) -> list[Box]:
     """Boxes (left, top, right, bottom) around a point: right, left, below, above, then the corners."""
     lefts = [x + 8, x - 8 - width, x - width / 2, x - width / 2, x + 6, x - 6 - width, x + 6, x - 6 - width]
     tops = [y - 6, y - 6, y + 7, y - 7 - LINE, y + 5, y + 5, y - 5 - LINE, y - 5 - LINE]

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 Box = tuple[float, float, float, float]
-Spot = tuple[float, float]
+Position = tuple[float, float]
 
 LETTER, LINE = 6.0, 12.0  # size of a letter of a label
 
 
-class Labels:
+class LabelPlacer:
     """Places the labels of a drawing one by one.
 
     Args:
@@ -22,14 +22,14 @@ class Labels:
         marks: points that labels should not cover.
     """
 
-    def __init__(self, bounds: Box, marks: Sequence[Spot] = ()) -> None:
+    def __init__(self, bounds: Box, marks: Sequence[Position] = ()) -> None:
         self._bounds, self._marks = bounds, marks
         self._taken: list[Box] = []
 
-    def free(self, places: Sequence[Box]) -> Box | None:
+    def place(self, places: Sequence[Box]) -> Box | None:
         """Take the place that covers the fewest marks (the first of equals) among those that cover no other label;
         None if there is no such place."""
-        free = [box for box in places if not any(overlap(box, other) for other in self._taken)]
+        free = [box for box in places if not any(overlap_area(box, other) for other in self._taken)]
         if not free:
             return None
         self._taken.append(box := min(free, key=self._cost))
@@ -43,12 +43,12 @@ class Labels:
         return 8 * hits + 100 * (low + high)
 
 
-def overlap(a: Box, b: Box) -> float:
+def overlap_area(a: Box, b: Box) -> float:
     """The overlapping area of two boxes."""
     return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
 
 
-def dense(line: Sequence[Spot], gap: float = 4.0) -> list[Spot]:
+def points_along(line: Sequence[Position], gap: float = 4.0) -> list[Position]:
     """Points along a line, close enough that no label fits between two of them."""
     points = list(line[:1])
     for (x0, y0), (x1, y1) in pairwise(line):
@@ -57,17 +57,17 @@ def dense(line: Sequence[Spot], gap: float = 4.0) -> list[Spot]:
     return points
 
 
-def is_inside(spot: Spot, box: Box, slack: float = 0.01) -> bool:
+def is_inside(point: Position, box: Box, slack: float = 0.01) -> bool:
     """Whether a point is in a box, including its edges."""
-    x, y = spot
+    x, y = point
     return box[0] - slack <= x <= box[2] + slack and box[1] - slack <= y <= box[3] + slack
 
 
-def clipped(line: Sequence[Spot], box: Box) -> list[list[Spot]]:
+def clip(line: Sequence[Position], box: Box) -> list[list[Position]]:
     """The parts of a line inside a box, each ending at the edge where it leaves; a single point is kept."""
     if len(line) == 1:
         return [list(line)] if is_inside(line[0], box) else []
-    parts: list[list[Spot]] = []
+    parts: list[list[Position]] = []
     for a, b in pairwise(line):
         piece = _piece(a, b, box)
         if piece is None:
@@ -79,7 +79,7 @@ def clipped(line: Sequence[Spot], box: Box) -> list[list[Spot]]:
     return parts
 
 
-def _piece(a: Spot, b: Spot, box: Box) -> tuple[Spot, Spot] | None:
+def _piece(a: Position, b: Position, box: Box) -> tuple[Position, Position] | None:
     """The part of a segment inside a box (Liang and Barsky 1984); ends inside the box are returned unchanged."""
     start, end = 0.0, 1.0
     dx, dy = b[0] - a[0], b[1] - a[1]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from afzal.report import svg
-from afzal.report.frontier import Spot, frontier_svg
+from afzal.report.frontier import PolicyPoint, frontier_svg
 from afzal.report.phone_layout import PHONE
 from afzal.report.svg import Rule, Series
 from afzal.runs import atomic_write
@@ -49,7 +49,7 @@ class LineChart:
 class FrontierChart:
     """Policies (KL, reward) under the curve of the optimum; ``paths`` are policies over training."""
 
-    points: tuple[Spot, ...]
+    points: tuple[PolicyPoint, ...]
     optimum: tuple[tuple[float, float], ...] = ()
     paths: tuple[Series, ...] = ()
     x_label: str = "KL to the reference, nats"
@@ -131,7 +131,7 @@ def to_json(section: Section) -> dict[str, Any]:
         chart = section.chart
         entry["chart"] = {
             "kind": "frontier",
-            "points": [{k: getattr(p, k) for k in Spot.__slots__} for p in chart.points],
+            "points": [{k: getattr(p, k) for k in PolicyPoint.__slots__} for p in chart.points],
             "optimum": [list(p) for p in chart.optimum],
             "series": [_series_to_json(s) for s in chart.paths],
             "x_label": chart.x_label,
@@ -181,9 +181,9 @@ def _chart(entry: Mapping[str, Any]) -> LineChart | FrontierChart:
     )
 
 
-def _spot(entry: Mapping[str, Any]) -> Spot:
+def _spot(entry: Mapping[str, Any]) -> PolicyPoint:
     errors = {k: _real(entry[k]) for k in ("x_se", "y_se") if k in entry}
-    return Spot(str(entry["label"]), _real(entry["x"]), _real(entry["y"]), colour=_colour(entry), **errors)
+    return PolicyPoint(str(entry["label"]), _real(entry["x"]), _real(entry["y"]), colour=_colour(entry), **errors)
 
 
 def _series(entry: Mapping[str, Any]) -> Series:

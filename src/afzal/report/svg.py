@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from afzal.report.axes import CHAR, Point, domain, fitting_ticks, nice_ticks, thin, tick_labels
-from afzal.report.geometry import LETTER, LINE, Box, Labels, clipped, dense, is_inside
+from afzal.report.geometry import LETTER, LINE, Box, LabelPlacer, clip, is_inside, points_along
 from afzal.report.value_range import shown_range
 from afzal.text import is_number, number, visible
 
@@ -55,7 +55,7 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class PlotArea:
     """The plot area in SVG units and the data ranges it shows."""
 
     left: float
@@ -107,7 +107,7 @@ def line_chart(
     labels = tick_labels(y_ticks)
     longest = int(_ENDING * width / LETTER)
     right = min(longest, max((len(s.label) for s in series), default=0))
-    frame = Frame(
+    area = PlotArea(
         left=10 + max(len(label) for label in labels) * CHAR,
         top=24,
         right=width - (12 if not right else 10 + right * LETTER),
@@ -115,18 +115,18 @@ def line_chart(
         x=x,
         y=y,
     )
-    named = x_ticks or fitting_ticks(*x, frame.right - frame.left, whole=x_label in ("step", "steps"))
-    places = Labels(frame.box, [spot for s in series for spot in _drawn(frame, s)])
+    named = x_ticks or fitting_ticks(*x, area.right - area.left, whole=x_label in ("step", "steps"))
+    placer = LabelPlacer(area.box, [point for s in series for point in _drawn(area, s)])
     body = [
-        _y_axis(frame, y_ticks, labels, y_label),
-        _x_axis(frame, named, x_label),
-        *(band(frame, s) for s in series if s.low),
-        *(_line(frame, s) for s in series),
-        _beyond(frame, series, places),
-        *(_rule(frame, rule, places) for rule in rules),
-        mark(frame, *marked, places) if marked else "",
-        _end_labels(frame, series, longest),
-        _columns(frame, series, xs, x_label, x_ticks or {}),
+        _y_axis(area, y_ticks, labels, y_label),
+        _x_axis(area, named, x_label),
+        *(band(area, s) for s in series if s.low),
+        *(_line(area, s) for s in series),
+        _beyond(area, series, placer),
+        *(_rule(area, rule, placer) for rule in rules),
+        mark(area, *marked, placer) if marked else "",
+        _end_labels(area, series, longest),
+        _columns(area, series, xs, x_label, x_ticks or {}),
     ]
     return wrap("".join(body), width, height, title)
 
@@ -171,63 +171,63 @@ def spread(wanted: Sequence[float], low: float, high: float, gap: float = _LABEL
     return placed
 
 
-def y_axis_and_grid(frame: Frame, label: str) -> str:
+def y_axis_and_grid(area: PlotArea, label: str) -> str:
     """Grid lines with round values on the left, the unit above."""
-    ticks = nice_ticks(*frame.y)
-    return _y_axis(frame, ticks, tick_labels(ticks), label)
+    ticks = nice_ticks(*area.y)
+    return _y_axis(area, ticks, tick_labels(ticks), label)
 
 
-def x_axis(frame: Frame, label: str) -> str:
+def x_axis(area: PlotArea, label: str) -> str:
     """Round values below the plot, the unit at the right end."""
-    return _x_axis(frame, fitting_ticks(*frame.x, frame.right - frame.left), label)
+    return _x_axis(area, fitting_ticks(*area.x, area.right - area.left), label)
 
 
-def mark(frame: Frame, x: float, label: str, places: Labels) -> str:
+def mark(area: PlotArea, x: float, label: str, placer: LabelPlacer) -> str:
     """A vertical line, with a label if there is room for it; empty if the line is out of range."""
-    if not frame.x[0] <= x <= frame.x[1]:
+    if not area.x[0] <= x <= area.x[1]:
         return ""
-    px, label = frame.px(x), cut(label, int((frame.right - frame.left) / LETTER))
+    px, label = area.px(x), cut(label, int((area.right - area.left) / LETTER))
     width = len(label) * LETTER
-    line = f'<path class="rule" d="M{px:.1f} {frame.top:.1f}V{frame.bottom:.1f}"/>'
-    lefts = (px - 4 - width, px + 4) if px > (frame.left + frame.right) / 2 else (px + 4, px - 4 - width)
-    tops = [frame.bottom - 4 - LINE, frame.top + 2, *(frame.bottom - 4 - LINE * k for k in range(2, 6))]
-    return line + _label(places, [(left, top) for top in tops for left in lefts], label, "note")
+    line = f'<path class="rule" d="M{px:.1f} {area.top:.1f}V{area.bottom:.1f}"/>'
+    lefts = (px - 4 - width, px + 4) if px > (area.left + area.right) / 2 else (px + 4, px - 4 - width)
+    tops = [area.bottom - 4 - LINE, area.top + 2, *(area.bottom - 4 - LINE * k for k in range(2, 6))]
+    return line + _label(placer, [(left, top) for top in tops for left in lefts], label, "note")
 
 
-def _label(places: Labels, corners: Sequence[tuple[float, float]], label: str, css: str) -> str:
+def _label(placer: LabelPlacer, corners: Sequence[tuple[float, float]], label: str, css: str) -> str:
     """A label at the best free one of several top-left corners; empty if each would cover another label."""
     width = len(label) * LETTER
-    box = places.free([(left, top, left + width, top + LINE) for left, top in corners]) if label else None
+    box = placer.place([(left, top, left + width, top + LINE) for left, top in corners]) if label else None
     return "" if box is None else text(box[0], box[3] - 2.5, label, css)
 
 
-def _drawn(frame: Frame, series: Series) -> list[tuple[float, float]]:
+def _drawn(area: PlotArea, series: Series) -> list[tuple[float, float]]:
     """Points along the visible parts of a series."""
-    runs = [[(frame.px(x), frame.py(y)) for x, y in run] for run in _runs(thin(series.points, 120))]
-    return [spot for run in runs for part in clipped(run, frame.box) for spot in dense(part, 6.0)]
+    runs = [[(area.px(x), area.py(y)) for x, y in run] for run in _runs(thin(series.points, 120))]
+    return [point for run in runs for part in clip(run, area.box) for point in points_along(part, 6.0)]
 
 
-def _beyond(frame: Frame, series: Sequence[Series], places: Labels) -> str:
+def _beyond(area: PlotArea, series: Sequence[Series], placer: LabelPlacer) -> str:
     """A triangle at the edge for each colour's furthest value above, and below, the axis range."""
     furthest: dict[tuple[int, bool], tuple[float, float, Series]] = {}
     for s in series:
         for x, y in s.points:
-            if not is_number(y) or frame.y[0] <= y <= frame.y[1]:
+            if not is_number(y) or area.y[0] <= y <= area.y[1]:
                 continue
-            is_above = y > frame.y[1]
+            is_above = y > area.y[1]
             known = furthest.get((s.colour, is_above))
             if known is None or (y > known[1] if is_above else y < known[1]):
                 furthest[s.colour, is_above] = x, y, s
     parts = []
     for (colour, is_above), (x, y, s) in furthest.items():
-        px, edge, tip = frame.px(x), *((frame.top, -6) if is_above else (frame.bottom, 6))
+        px, edge, tip = area.px(x), *((area.top, -6) if is_above else (area.bottom, 6))
         parts.append(f'<path class="beyond s{colour}" d="M{px - 4.5:.1f} {edge:.1f}h9l-4.5 {tip}Z"/>')
         words = f"{cut(s.name, 28)}: {number(y)}"
         width = len(words) * LETTER
         tops = [edge + 3 + LINE * k if is_above else edge - 3 - LINE * (k + 1) for k in range(6)]
-        lefts = (px - 7 - width, px + 7) if px > (frame.left + frame.right) / 2 else (px + 7, px - 7 - width)
-        inside = [min(max(left, frame.left), frame.right - width) for left in lefts]
-        parts.append(_label(places, [(left, top) for top in tops for left in inside], words, f"end s{colour}"))
+        lefts = (px - 7 - width, px + 7) if px > (area.left + area.right) / 2 else (px + 7, px - 7 - width)
+        inside = [min(max(left, area.left), area.right - width) for left in lefts]
+        parts.append(_label(placer, [(left, top) for top in tops for left in inside], words, f"end s{colour}"))
     return "".join(parts)
 
 
@@ -236,43 +236,43 @@ def cut(name: str, longest: int) -> str:
     return name if len(name) <= longest else f"{name[: max(1, longest - 1)]}…"
 
 
-def _y_axis(frame: Frame, ticks: Sequence[float], labels: Sequence[str], label: str) -> str:
+def _y_axis(area: PlotArea, ticks: Sequence[float], labels: Sequence[str], label: str) -> str:
     parts = []
     for tick, name in zip(ticks, labels, strict=True):
-        y = frame.py(tick)
-        parts.append(f'<path class="grid" d="M{frame.left:.1f} {y:.1f}H{frame.right:.1f}"/>')
-        parts.append(text(frame.left - 5, y + 3.5, name, "tick", "end"))
+        y = area.py(tick)
+        parts.append(f'<path class="grid" d="M{area.left:.1f} {y:.1f}H{area.right:.1f}"/>')
+        parts.append(text(area.left - 5, y + 3.5, name, "tick", "end"))
     if label:
         parts.append(text(2, 11, label, "unit"))
     return "".join(parts)
 
 
-def _x_axis(frame: Frame, ticks: Mapping[float, str], label: str) -> str:
-    y = frame.bottom
-    parts = [f'<path class="axis" d="M{frame.left:.1f} {y:.1f}H{frame.right:.1f}"/>']
+def _x_axis(area: PlotArea, ticks: Mapping[float, str], label: str) -> str:
+    y = area.bottom
+    parts = [f'<path class="axis" d="M{area.left:.1f} {y:.1f}H{area.right:.1f}"/>']
     in_row = len(label) <= _SHORT  # a short unit is in the row of values, a long one below it
-    end = frame.right - len(label) * 5.6 - 6 if label and in_row else math.inf
+    end = area.right - len(label) * 5.6 - 6 if label and in_row else math.inf
     last = -math.inf
     for tick, name in ticks.items():
-        x, half = frame.px(tick), len(name) * CHAR / 2
+        x, half = area.px(tick), len(name) * CHAR / 2
         parts.append(f'<path class="axis" d="M{x:.1f} {y:.1f}v4"/>')
-        if (x + half < end or x == frame.left) and x - half > last:
+        if (x + half < end or x == area.left) and x - half > last:
             parts.append(text(x, y + 16, name, "tick", "middle"))
             last = x + half + 2
     if label:
-        parts.append(text(frame.right, y + (16 if in_row else 31), label, "unit", "end"))
+        parts.append(text(area.right, y + (16 if in_row else 31), label, "unit", "end"))
     return "".join(parts)
 
 
-def _rule(frame: Frame, rule: Rule, places: Labels) -> str:
-    if not frame.y[0] <= rule.y <= frame.y[1]:
+def _rule(area: PlotArea, rule: Rule, placer: LabelPlacer) -> str:
+    if not area.y[0] <= rule.y <= area.y[1]:
         return ""
-    y, label = frame.py(rule.y), cut(rule.label, int((frame.right - frame.left) / LETTER))
+    y, label = area.py(rule.y), cut(rule.label, int((area.right - area.left) / LETTER))
     width = len(label) * LETTER
-    line = f'<path class="rule" d="M{frame.left:.1f} {y:.1f}H{frame.right:.1f}"/>'
-    lefts = (frame.right - 2 - width, frame.left + 3, (frame.left + frame.right - width) / 2)
+    line = f'<path class="rule" d="M{area.left:.1f} {y:.1f}H{area.right:.1f}"/>'
+    lefts = (area.right - 2 - width, area.left + 3, (area.left + area.right - width) / 2)
     corners = [(left, top) for left in lefts for top in (y - 1 - LINE, y + 1)]
-    return line + _label(places, corners, label, "note")
+    return line + _label(placer, corners, label, "note")
 
 
 def _runs(points: Sequence[Point]) -> list[list[tuple[float, float]]]:
@@ -286,21 +286,21 @@ def _runs(points: Sequence[Point]) -> list[list[tuple[float, float]]]:
     return [run for run in runs if run]
 
 
-def _line(frame: Frame, series: Series) -> str:
+def _line(area: PlotArea, series: Series) -> str:
     parts = []
     for run in _runs(thin(series.points)):
-        at = [(frame.px(x), frame.py(y)) for x, y in run]
-        for part in clipped(at, frame.box):
+        at = [(area.px(x), area.py(y)) for x, y in run]
+        for part in clip(at, area.box):
             if len(part) > 1:
                 path = "L".join(f"{x:.1f} {y:.1f}" for x, y in part)
                 parts.append(f'<path class="l {series.mark} s{series.colour}" d="M{path}"/>')
         if series.mark == "dots" or len(at) == 1:
-            seen = [spot for spot in at if is_inside(spot, frame.box)]
+            seen = [point for point in at if is_inside(point, area.box)]
             parts += [f'<circle class="d s{series.colour}" cx="{x:.1f}" cy="{y:.1f}" r="2.6"/>' for x, y in seen]
     return "".join(parts)
 
 
-def band(frame: Frame, series: Series) -> str:
+def band(area: PlotArea, series: Series) -> str:
     """The area between ``low`` and ``high``; a bar if only one point has both."""
     parts, run = [], []
     rows = [
@@ -309,8 +309,8 @@ def band(frame: Frame, series: Series) -> str:
         if is_number(low) and is_number(high)
     ]
     for x, low, high in rows:
-        inside = [min(max(end, frame.y[0]), frame.y[1]) for end in (low, high)]
-        run.append((frame.px(x), *map(frame.py, inside)))
+        inside = [min(max(end, area.y[0]), area.y[1]) for end in (low, high)]
+        run.append((area.px(x), *map(area.py, inside)))
     if len(run) > 1:
         forth = "L".join(f"{x:.1f} {high:.1f}" for x, _, high in run)
         back = "L".join(f"{x:.1f} {low:.1f}" for x, low, _ in reversed(run))
@@ -321,46 +321,46 @@ def band(frame: Frame, series: Series) -> str:
     return "".join(parts)
 
 
-def _end_labels(frame: Frame, series: Sequence[Series], longest: int) -> str:
+def _end_labels(area: PlotArea, series: Sequence[Series], longest: int) -> str:
     """Labels at the line ends; omitted if there are too many to stack (the legend lists them all)."""
     ends = []
     for s in series:
         runs = _runs(s.points)
         if s.label and runs:
-            y = min(max(runs[-1][-1][1], frame.y[0]), frame.y[1])
-            ends.append((s, frame.py(y)))
-    if (len(ends) - 1) * _LABEL_GAP > frame.bottom - frame.top:
+            y = min(max(runs[-1][-1][1], area.y[0]), area.y[1])
+            ends.append((s, area.py(y)))
+    if (len(ends) - 1) * _LABEL_GAP > area.bottom - area.top:
         return ""
-    places = spread([y for _, y in ends], frame.top, frame.bottom)
+    label_ys = spread([y for _, y in ends], area.top, area.bottom)
     return "".join(
-        text(frame.right + 6, y + 4, cut(s.label, longest), f"end s{s.colour}")
-        for (s, _), y in zip(ends, places, strict=True)
+        text(area.right + 6, y + 4, cut(s.label, longest), f"end s{s.colour}")
+        for (s, _), y in zip(ends, label_ys, strict=True)
     )
 
 
 def _columns(
-    frame: Frame, series: Sequence[Series], xs: Sequence[float], x_label: str, names: Mapping[float, str]
+    area: PlotArea, series: Sequence[Series], xs: Sequence[float], x_label: str, names: Mapping[float, str]
 ) -> str:
     """Invisible strips over the plot; the one under the pointer shows its values (CSS only; titles elsewhere)."""
     chosen = _chosen_columns(series, xs)
     lookup = [dict(s.points) for s in series]
     parts = []
     for k, x in enumerate(chosen):
-        left = frame.left if k == 0 else frame.px((chosen[k - 1] + x) / 2)
-        right = frame.right if k == len(chosen) - 1 else frame.px((x + chosen[k + 1]) / 2)
+        left = area.left if k == 0 else area.px((chosen[k - 1] + x) / 2)
+        right = area.right if k == len(chosen) - 1 else area.px((x + chosen[k + 1]) / 2)
         here = [(s, v) for s, at in zip(series, lookup, strict=True) if is_number(v := at.get(x))]
         if not here:
             continue
         place = f"{x_label} {names.get(x) or number(int(x) if x == int(x) else x)}"
         words = place + "".join(f" · {s.name} {number(v)}" for s, v in here)
         values = "".join(f'<tspan class="end s{s.colour}" dx="9">{number(v)}</tspan>' for s, v in here)
-        px = frame.px(x)
-        seen = [(s, frame.py(v)) for s, v in here if frame.y[0] <= v <= frame.y[1]]
+        px = area.px(x)
+        seen = [(s, area.py(v)) for s, v in here if area.y[0] <= v <= area.y[1]]
         dots = "".join(f'<circle class="d s{s.colour}" cx="{px:.1f}" cy="{y:.1f}" r="3.4"/>' for s, y in seen)
         parts.append(
-            f'<g class="col"><rect x="{left:.1f}" y="{frame.top:.0f}" width="{max(right - left, 0.1):.1f}" '
-            f'height="{frame.bottom - frame.top:.0f}"><title>{escape(visible(words))}</title></rect>'
-            f'<g class="at"><path d="M{px:.1f} {frame.top:.0f}V{frame.bottom:.0f}"/>{dots}'
+            f'<g class="col"><rect x="{left:.1f}" y="{area.top:.0f}" width="{max(right - left, 0.1):.1f}" '
+            f'height="{area.bottom - area.top:.0f}"><title>{escape(visible(words))}</title></rect>'
+            f'<g class="at"><path d="M{px:.1f} {area.top:.0f}V{area.bottom:.0f}"/>{dots}'
             f'<text class="read" x="2" y="11">{escape(visible(place))}{values}</text></g></g>'
         )
     return "".join(parts)

@@ -11,7 +11,7 @@ from typing import Any
 
 from afzal._version import __version__
 from afzal.report import sweep_views as views
-from afzal.report.frontier import Spot, frontier_svg
+from afzal.report.frontier import PolicyPoint, frontier_svg
 from afzal.report.phone_layout import PHONE
 from afzal.report.svg import Series
 from afzal.report.template import rendered
@@ -122,14 +122,14 @@ def _points(arms: Mapping[str, Any], places: Sequence[Mapping[str, Any]]) -> lis
     return [arms[p["arm"]]["candidates"][p["place"]] for p in places]
 
 
-def _spots(body: Mapping[str, Any], arms: Mapping[str, Any], most: float) -> list[Spot]:
+def _spots(body: Mapping[str, Any], arms: Mapping[str, Any], most: float) -> list[PolicyPoint]:
     """The knee, with the choice drawn on top."""
     spots = []
     for place, label, colour in ((body["front"]["knee"], "knee", _FRONT), (body["choice"], "choice", _CHOICE)):
         if place is not None and not (label == "knee" and place == body["choice"]):
             (point,) = _points(arms, [place])
             name = f"choice, {place['arm']}" if label == "choice" else label
-            spots.append(Spot(name, point["kl"]["value"], point["goal"]["value"], colour=colour))
+            spots.append(PolicyPoint(name, point["kl"]["value"], point["goal"]["value"], colour=colour))
     return [s for s in spots if s.x <= most]
 
 
