@@ -10,9 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers_ranks import run_ranks
 from helpers_rounds import lines
-from helpers_towers import made, picture
+from helpers_runs import finished, start_command
+from helpers_towers import FAMILIES, made, picture, tone
+from test_iterate_ranks import assert_same
 
+import afzal
 from afzal import api, data
 from afzal.errors import AfzalError
 from afzal.generate import Sample, prompt_ids, sample
@@ -31,22 +35,27 @@ def letters(prompt, answer):
 """
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that reads images, prompts of which every fourth shows none, and a reward."""
-    folder = tmp_path_factory.mktemp("media")
-    model, processor = made("llava")
+def written(folder: Path, family: str) -> Path:
+    """A model, prompts of which every fourth shows no medium, and a reward."""
+    kind = FAMILIES[family][0]
+    model, processor = made(family)
     model.save_pretrained(folder / "model")
     processor.save_pretrained(folder / "model")
-    (folder / "pictures").mkdir()
+    (folder / "media").mkdir()
     rows = []
     for k in range(12):
-        (folder / "pictures" / f"{k}.png").write_bytes(picture(k))
-        shown = [{"type": "image", "path": f"pictures/{k}.png"}, {"type": "text", "text": f"What is {k}?"}]
+        name = f"media/{k}.{'png' if kind == 'image' else 'wav'}"
+        (folder / name).write_bytes(picture(k) if kind == "image" else tone(200 + 50 * k))
+        shown = [{"type": kind, "path": name}, {"type": "text", "text": f"What is {k}?"}]
         rows.append({"prompt": [{"role": "user", "content": f"Say {k}." if k % 4 == 3 else shown}]})
     (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "rewards.py").write_text(REWARD)
     return folder
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return written(tmp_path_factory.mktemp("media"), "llava")
 
 
 def settings(place: Path, out: Path, **changes: Any) -> dict[str, Any]:
@@ -79,7 +88,7 @@ def run(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(place, folder / "all")
     out = folder / "run"
     api.iterate(**settings(folder / "all", out, accumulate=True))
-    shutil.rmtree(folder / "all" / "pictures")
+    shutil.rmtree(folder / "all" / "media")
     return out
 
 
@@ -187,3 +196,34 @@ def test_a_server_that_writes_answers_receives_no_images(key: str, place: Path, 
     ) as error:
         api.iterate(**given)
     assert error.value.why == "9 of 12 prompts have images or sounds"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["qwen2_audio", "qwen2_vl"])
+def test_other_families_and_a_reward_model_that_reads_media(family: str, tmp_path: Path) -> None:
+    pytest.importorskip("soundfile", reason="needs the extra audio")
+    place = written(tmp_path, family)
+    prompts = [json.loads(line) for line in (place / "prompts.jsonl").read_text().splitlines()]
+    answers = {name: [{"role": "assistant", "content": name}] for name in ("chosen", "rejected")}
+    (place / "pairs.jsonl").write_text("".join(json.dumps(row | answers) + "\n" for row in prompts))
+    short = {"max_tokens": 300, "max_steps": 2, "batch_size": 2, "eval_fraction": 0.0, "device": "cpu"}
+    reward = afzal.fit("reward", model=place / "model", data=place / "pairs.jsonl", out=tmp_path / "reward", **short)
+    api.iterate(**settings(place, tmp_path / "run", reward=str(reward.path), rounds=1))
+    items = data.read(str(tmp_path / "run" / "rounds" / "001" / "pairs.jsonl")).items
+    assert any(media_of(item) for item in items)
+    scores = {row["reward"] for row in lines(tmp_path / "run" / "rounds" / "001" / "scores.jsonl")}
+    assert len(scores) > 3
+    start = "<img src=" if FAMILIES[family][0] == "image" else "<audio controls"
+    assert start in (tmp_path / "run" / "report.html").read_text("utf-8")
+
+
+@pytest.mark.slow
+def test_two_ranks_are_one(place: Path, tmp_path: Path) -> None:
+    commands = []
+    for name in ("one", "two"):
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(json.dumps(settings(place, tmp_path / name, adam_eps=1e-4, max_steps=2, eval_fraction=0.0)))
+        commands.append(["iterate", str(file)])
+    assert finished(start_command(commands[0]), 300) == 0
+    assert run_ranks(commands[1], 2) == [0, 0]
+    assert_same(tmp_path / "one", tmp_path / "two")
