@@ -1,6 +1,6 @@
 """The relevant range of y: one stray run, or a few spikes, must not flatten all other curves.
 
-The live charts (``web/static/scale.js``) use the same rule.
+The live charts (``web/static/axes.js``) use the same rule.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ export function newId() {
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-export class Refused extends Error {
+export class RequestError extends Error {
   constructor(status, reply) {
     super(reply.message ?? `the server replied with status ${status}`);
     this.status = status;
@@ -19,22 +19,22 @@ export class Refused extends Error {
 }
 
 export async function get(path) {
-  return answered(await fetch(path, { headers: { "X-Afzal-Token": TOKEN } }));
+  return readReply(await fetch(path, { headers: { "X-Afzal-Token": TOKEN } }));
 }
 
-// The raw response, for a streamed reply; throws Refused.
+// The raw response, for a streamed reply; throws RequestError.
 export async function send(path, body, signal) {
   const headers = { "X-Afzal-Token": TOKEN, "Content-Type": "application/json" };
   const response = await fetch(path, { method: "POST", headers, body: JSON.stringify(body), signal });
-  if (!response.ok) await answered(response);
+  if (!response.ok) await readReply(response);
   return response;
 }
 
-export const post = async (path, body) => answered(await send(path, body));
+export const post = async (path, body) => readReply(await send(path, body));
 
 // If the reply's headers do not arrive in time, the server counts as unreachable: it hangs, or the network lost the
 // request. The reply's body may take as long as it needs.
-async function inTime(ask) {
+async function withTimeout(ask) {
   const control = new AbortController();
   const timer = setTimeout(() => control.abort(), PATIENCE);
   try {
@@ -48,15 +48,15 @@ async function inTime(ask) {
 export async function persist(path, body, onTrouble) {
   for (let attempt = 0; ; attempt++) {
     try {
-      const reply = await answered(await inTime((signal) => send(path, { ...body, tab }, signal)));
+      const reply = await readReply(await withTimeout((signal) => send(path, { ...body, tab }, signal)));
       onTrouble(null);
       return reply;
     } catch (error) {
-      if (error instanceof Refused && error.status < 500) {
+      if (error instanceof RequestError && error.status < 500) {
         onTrouble(null);
         throw error;
       }
-      onTrouble(error instanceof Refused ? error.message : "offline");
+      onTrouble(error instanceof RequestError ? error.message : "offline");
       await pause(WAITS[Math.min(attempt, WAITS.length - 1)]);
     }
   }
@@ -67,9 +67,9 @@ export function leave() {
   fetch("/api/leave", { method: "POST", keepalive: true, headers, body: JSON.stringify({ tab }) }).catch(() => {});
 }
 
-async function answered(response) {
+async function readReply(response) {
   const reply = response.headers.get("Content-Type")?.startsWith("application/json") ? await response.json() : {};
-  if (!response.ok) throw new Refused(response.status, reply);
+  if (!response.ok) throw new RequestError(response.status, reply);
   return reply;
 }
 

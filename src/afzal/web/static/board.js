@@ -4,7 +4,7 @@ import { get, TOKEN } from "/static/api.js";
 import { cursor, draw } from "/static/chart.js";
 import { byId, element, keyList, openDialog } from "/static/dom.js";
 import { isPlain, isQuestionMark, isTyping, letterOf } from "/static/keys.js";
-import { finite, number } from "/static/scale.js";
+import { finite, number } from "/static/axes.js";
 
 const FILES = `/f/${TOKEN}/`;
 const [LIST_EVERY, MOST, COLOURS] = [2000, 8, 8];
@@ -182,9 +182,9 @@ function showChosen() {
   put(byId("hint"), !state.runs.length ? "There are no runs in this folder yet. They appear here when they start."
     : isEmpty ? "No run is in the charts. Press Space to add the run in focus, or a to add the newest." : "");
   byId("chosen").replaceChildren(...chosen.map((run) => {
-    const one = element("li", "", run.name);
-    one.dataset.colour = state.colours.get(run.path);
-    return one;
+    const item = element("li", "", run.name);
+    item.dataset.colour = state.colours.get(run.path);
+    return item;
   }));
   showFigures(chosen);
   showCharts();
@@ -234,7 +234,7 @@ async function follow(path) {
   const names = (state.metrics ?? FIRST).join(",");
   let curve = curves.get(path);
   if (curve?.names !== names) curve = { since: "", names, known: new Set(curve?.known), points: {} };
-  const run = state.runs.find((one) => one.path === path);
+  const run = state.runs.find((other) => other.path === path);
   const stamp = `${run?.status} ${run?.step}`;
   if (curve.stamp === stamp && run?.status !== "running") return;
   for (let more = true; more; ) {
@@ -264,16 +264,16 @@ function linesOf(metric) {
 
 function showCharts() {
   const wanted = metricsShown().filter((metric) => linesOf(metric).length);
-  for (const [metric, one] of figures) if (!wanted.includes(metric)) figures.delete(metric), one.figure.remove();
+  for (const [metric, chart] of figures) if (!wanted.includes(metric)) figures.delete(metric), chart.figure.remove();
   wanted.forEach((metric, k) => {
-    const one = figures.get(metric) ?? newFigure(metric);
+    const chart = figures.get(metric) ?? newFigure(metric);
     const place = byId("charts").children[k];
-    if (place !== one.figure) byId("charts").insertBefore(one.figure, place ?? null);
+    if (place !== chart.figure) byId("charts").insertBefore(chart.figure, place ?? null);
     const lines = linesOf(metric);
-    one.lines = lines;
-    one.drawn = draw(one.svg, lines, Math.max(260, Math.round(one.figure.clientWidth - 28)));
-    one.svg.setAttribute("aria-label", `${metric} by step: ${lines.map((line) => line.name).join(", ")}`);
-    read(one);
+    chart.lines = lines;
+    chart.drawn = draw(chart.svg, lines, Math.max(260, Math.round(chart.figure.clientWidth - 28)));
+    chart.svg.setAttribute("aria-label", `${metric} by step: ${lines.map((line) => line.name).join(", ")}`);
+    read(chart);
   });
 }
 
@@ -282,36 +282,36 @@ function newFigure(metric) {
   const [caption, svg] = figure.children;
   figure.dataset.metric = metric;
   caption.querySelector("strong").textContent = metric;
-  const one = { figure, svg, caption, lines: [], drawn: null };
-  svg.addEventListener("pointermove", (event) => moveTo(stepAt(one, event)));
+  const chart = { figure, svg, caption, lines: [], drawn: null };
+  svg.addEventListener("pointermove", (event) => moveTo(stepAt(chart, event)));
   svg.addEventListener("pointerleave", () => moveTo(null));
-  figures.set(metric, one);
-  return one;
+  figures.set(metric, chart);
+  return chart;
 }
 
-function stepsOf(one) {
-  return [...new Set(one.lines.flatMap((line) => [...line.train, ...line.eval].map((p) => p[0])))].sort((a, b) => a - b);
+function stepsOf(chart) {
+  return [...new Set(chart.lines.flatMap((line) => [...line.train, ...line.eval].map((p) => p[0])))].sort((a, b) => a - b);
 }
 
-function stepAt(one, event) {
-  const { left, right, x } = one.drawn.frame;
+function stepAt(chart, event) {
+  const { left, right, x } = chart.drawn.frame;
   const at = x[0] + ((event.offsetX - left) / (right - left)) * (x[1] - x[0]);
-  return stepsOf(one).reduce((a, b) => (Math.abs(b - at) < Math.abs(a - at) ? b : a), Infinity);
+  return stepsOf(chart).reduce((a, b) => (Math.abs(b - at) < Math.abs(a - at) ? b : a), Infinity);
 }
 
 function moveTo(step) {
   state.at = finite(step) ? step : null;
-  for (const one of figures.values()) read(one);
+  for (const chart of figures.values()) read(chart);
 }
 
 // The values at the cursor, in the caption.
-function read(one) {
-  const target = one.caption.querySelector("span");
+function read(chart) {
+  const target = chart.caption.querySelector("span");
   target.replaceChildren();
-  if (one.drawn) cursor(one.svg, one.drawn, state.at);
+  if (chart.drawn) cursor(chart.svg, chart.drawn, state.at);
   if (state.at === null) return;
   target.append(`step ${number(state.at)}`);
-  for (const line of one.lines) {
+  for (const line of chart.lines) {
     const held = line.eval.find((p) => p[0] === state.at), train = line.train.find((p) => p[0] === state.at);
     for (const point of [train, held].filter(Boolean)) {
       const value = element("b", "", number(point[1]));
@@ -335,9 +335,9 @@ function focusBy(delta) {
 }
 
 function alongSteps(delta) {
-  const one = figures.get(document.activeElement?.dataset.metric);
-  if (!one) return false;
-  const steps = stepsOf(one), here = steps.findIndex((step) => step >= (state.at ?? Infinity));
+  const chart = figures.get(document.activeElement?.dataset.metric);
+  if (!chart) return false;
+  const steps = stepsOf(chart), here = steps.findIndex((step) => step >= (state.at ?? Infinity));
   moveTo(steps[state.at === null ? (delta > 0 ? 0 : steps.length - 1) : Math.min(steps.length - 1, Math.max(0, here + delta))]);
   return true;
 }
@@ -353,7 +353,7 @@ function showMetrics() {
     Object.assign(box, { type: "checkbox", checked: shown.has(name), name });
     box.addEventListener("change", () => {
       box.checked ? shown.add(name) : shown.delete(name);
-      state.metrics = known.filter((one) => shown.has(one)).slice(0, 12);
+      state.metrics = known.filter((metric) => shown.has(metric)).slice(0, 12);
       store("metrics", state.metrics);
       renewCurves();
     });

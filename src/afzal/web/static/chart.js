@@ -1,6 +1,6 @@
 // One metric of several runs: training values as a smoothed line, held-out values as dots.
 
-import { finite, focus, labels, number, padded, smooth, smoothingWindow, thin, ticks } from "/static/scale.js";
+import { finite, labels, number, padded, robustRange, smooth, smoothingWindow, thin, ticks } from "/static/axes.js";
 
 const [HEIGHT, TOP, BOTTOM, RIGHT] = [220, 12, 22, 10];
 
@@ -11,7 +11,7 @@ export function draw(svg, lines, width) {
     return { ...line, mean: window > 1 ? smooth(line.train, window) : line.train, raw: window > 1 && lines.length < 3 ? line.train : [] };
   });
   const xs = lines.flatMap((line) => [...line.train, ...line.eval].map((p) => p[0]));
-  const y = padded(...focus(shown.map((line) => [...line.train, ...line.eval].map((p) => p[1]))));
+  const y = padded(...robustRange(shown.map((line) => [...line.train, ...line.eval].map((p) => p[1]))));
   const low = xs.reduce((a, b) => Math.min(a, b), Infinity), high = xs.reduce((a, b) => Math.max(a, b), -Infinity);
   const x = low < high ? [low, high] : padded(low, high);
   const values = ticks(...y);

@@ -1,6 +1,6 @@
 // The chat: messages, answers as they are generated, and blind votes by key.
 
-import { get, post, Refused, send } from "/static/api.js";
+import { get, post, RequestError, send } from "/static/api.js";
 import * as clock from "/static/clock.js";
 import { byId, element, keyList, openDialog } from "/static/dom.js";
 import { digitOf, isPlain, isQuestionMark, isTyping, letterOf } from "/static/keys.js";
@@ -111,7 +111,7 @@ async function say() {
   if (document.body.dataset.phase === "busy") await refresh();
   if (failed) {
     byId("text").value = text;
-    throw new Refused(409, { message: failed });
+    throw new RequestError(409, { message: failed });
   }
 }
 

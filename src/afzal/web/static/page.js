@@ -48,11 +48,11 @@ async function load() {
     write("title", about.title);
     write("who", about.annotator);
     document.querySelector("[data-act=guideline]").hidden = !about.guideline;
-    trouble(null);
-    await take(await get(`/api/next?tab=${tab}`));
+    showTrouble(null);
+    await showReply(await get(`/api/next?tab=${tab}`));
   } catch (error) {
     if (error.status) return notice("This address is not valid", error.message);
-    trouble("offline");
+    showTrouble("offline");
     setTimeout(load, 2000);
   }
 }
@@ -65,17 +65,17 @@ function enter(next) {
 
 // --- replies from the server -----------------------------------------------------------------------------------
 
-async function take(reply) {
+async function showReply(reply) {
   showProgress(reply.progress);
-  if (reply.state === "ask") return ask(reply);
+  if (reply.state === "ask") return showQuestion(reply);
   question = null;
-  if (reply.state === "sign_in") return signIn();
-  if (reply.state === "wait") return waiting();
-  if (reply.state === "elsewhere") return elsewhere();
-  return done(reply);
+  if (reply.state === "sign_in") return showSignIn();
+  if (reply.state === "wait") return showWaiting();
+  if (reply.state === "elsewhere") return showElsewhere();
+  return showDone(reply);
 }
 
-async function ask(reply) {
+async function showQuestion(reply) {
   question = reply;
   note = "";
   flag = false;
@@ -113,7 +113,7 @@ function notice(title, text, ...more) {
   document.querySelector("footer").hidden = phase === "loading" || phase === "sign_in" || phase === "elsewhere";
 }
 
-function signIn() {
+function showSignIn() {
   enter("sign_in");
   const input = element("input", { id: "name", maxlength: "60", autocomplete: "off", "data-testid": "name" });
   const fault = element("p", { class: "fault", role: "alert", "data-testid": "fault" });
@@ -132,19 +132,19 @@ function signIn() {
   input.focus();
 }
 
-function waiting() {
+function showWaiting() {
   enter("wait");
   notice("One moment", "Other people are working on all the remaining questions. This page checks for new ones by itself.");
   timer = setTimeout(refresh, POLL);
 }
 
-function elsewhere() {
+function showElsewhere() {
   enter("elsewhere");
   const here = element("button", { type: "button", class: "primary", "data-act": "here", "data-testid": "here" }, "Continue here ", element("kbd", {}, "Enter"));
   notice("Open in another tab", "You can answer in one tab at a time.", here);
 }
 
-function done(reply) {
+function showDone(reply) {
   enter("done");
   const { votes, skips, repeats, consistent, seconds } = reply.summary;
   const took = seconds >= 60 ? `, ${Math.round(seconds / 60)} min of work` : "";
@@ -154,10 +154,10 @@ function done(reply) {
 
 async function refresh(query = "") {
   try {
-    await take(await get(`/api/next?tab=${tab}${query}`));
-    trouble(null);
+    await showReply(await get(`/api/next?tab=${tab}${query}`));
+    showTrouble(null);
   } catch {
-    trouble("offline");
+    showTrouble("offline");
     timer = setTimeout(refresh, POLL);
   }
 }
@@ -190,13 +190,13 @@ async function send(path, body) {
   media.pauseOthers();
   const slow = setTimeout(() => document.body.classList.add("slow"), SLOW);
   try {
-    const reply = await persist(path, { id: newId(), ...body }, trouble);
+    const reply = await persist(path, { id: newId(), ...body }, showTrouble);
     if (reply.undone) write("saved", "undone");
     if (reply.saved) write("saved", `saved ${reply.saved.number}: ${spoken(reply.saved)}`);
-    await (reply.feedback ? feedback(reply) : take(reply.next));
+    await (reply.feedback ? feedback(reply) : showReply(reply.next));
   } catch (error) {
     write("saved", `not saved: ${error.message}`);
-    if (error.code === "elsewhere") elsewhere();
+    if (error.code === "elsewhere") showElsewhere();
     else await refresh();
   } finally {
     clearTimeout(slow);
@@ -215,7 +215,7 @@ function feedback(reply) {
   goOn.focus();
 }
 
-function trouble(reason) {
+function showTrouble(reason) {
   document.body.classList.toggle("offline", reason !== null);
   $("online").lastElementChild.textContent = reason === null ? "online" : "offline";
   $("banner").hidden = reason === null;
@@ -256,7 +256,7 @@ const ACTS = {
   keys: () => dialogs.openKeys([...mode.keys, ...(document.querySelector("#task :is(audio, img)") ? media.keys : []), ...COMMON_KEYS]),
   fold: () => isFoldable() && fold(),
   diff: compare,
-  goOn: () => phase === "feedback" && take(afterFeedback),
+  goOn: () => phase === "feedback" && showReply(afterFeedback),
   here: () => refresh("&take=1"),
 };
 const LETTERS = { d: "diff", s: "skip", u: "undo", n: "note", f: "flag", g: "guideline", p: "fold" };

@@ -42,7 +42,7 @@ export function padded(low, high) {
 }
 
 // The range shared by the series, by the rule of afzal/report/value_range.py.
-export function focus(groups) {
+export function robustRange(groups) {
   const series = groups.map((values) => values.filter(finite).sort((a, b) => a - b)).filter((values) => values.length);
   if (!series.length) return [0, 1];
   const full = [Math.min(...series.map((s) => s[0])), Math.max(...series.map((s) => s.at(-1)))];
