@@ -72,13 +72,13 @@ def iterate(
 def _iterate(config: IterateConfig, resume: bool, command: str, date: str, callbacks: Callbacks) -> Path:
     recipe = recipe_of(training(config, 1, config.model, config.prompts, config.out))
     _refuse_reference(config, recipe)
-    speaker, asked, generator = _open_inputs(config)
+    speaker, questions, generator = _open_inputs(config)
     reward, watch, cost = (_open_reward(spec, config) for spec in (config.reward, config.watch_reward, config.cost))
-    ranks.same("prompts", asked.fingerprint)
+    ranks.same("prompts", questions.fingerprint)
     ranks.same("setting", config.model_dump(mode="json"))
-    ranks.led(lambda: _claim_run(config, asked, resume))
+    ranks.led(lambda: _claim_run(config, questions, resume))
     run = runs.Run(Path(config.out), writes=ranks.leads())
-    job = Job(config, run, asked, speaker, recipe, reward, watch, cost, generator, callbacks)
+    job = Job(config, run, questions, speaker, recipe, reward, watch, cost, generator, callbacks)
     if not ranks.leads():
         job.calls.answer(job)
         return run.path
@@ -124,7 +124,7 @@ def _open_inputs(config: IterateConfig) -> tuple[Speaker, Questions, ServerConfi
 
 
 def _all_rounds(job: Job) -> None:
-    for note in (*job.asked.notes, *_notes(job.config, job.recipe)):
+    for note in (*job.questions.notes, *_notes(job.config, job.recipe)):
         _say(f"note: {note}")
     first = measure(job, 0)
     rounds = [Round(0, measured=round_figures.figures(first, first))]
@@ -171,7 +171,7 @@ def _stop_reason(job: Job, rounds: Sequence[Round]) -> str:
         return reason
     if number > config.rounds:
         return "finished"
-    left = round_groups(job.asked.groups, number, job.asked.per_round, again=config.reuse_prompts)
+    left = round_groups(job.questions.groups, number, job.questions.per_round, again=config.reuse_prompts)
     return "" if left else "no_prompts"
 
 
@@ -194,13 +194,13 @@ def _refuse_reference(config: IterateConfig, recipe: Recipe) -> None:
         raise AfzalError(f"reference has no effect: {config.objective} has no reference", remedy="leave it out")
 
 
-def _claim_run(config: IterateConfig, asked: Questions, resume: bool) -> None:
+def _claim_run(config: IterateConfig, questions: Questions, resume: bool) -> None:
     """Create or resume the run's folder, and keep it claimed."""
     plain = config.model_dump(mode="json")
-    facts = {"source": config.prompts, "fingerprint": asked.fingerprint}
-    facts |= {"train": len(asked.groups), "eval": len(asked.held_out)}
-    facts["tokens"] = _token_hash(asked)
-    facts |= {"columns": asked.columns} if asked.columns else {}
+    facts = {"source": config.prompts, "fingerprint": questions.fingerprint}
+    facts |= {"train": len(questions.groups), "eval": len(questions.held_out)}
+    facts["tokens"] = _token_hash(questions)
+    facts |= {"columns": questions.columns} if questions.columns else {}
     files = input_hashes(config)
     if not resume:
         run = runs.create(config.out, plain)
@@ -212,9 +212,9 @@ def _claim_run(config: IterateConfig, asked: Questions, resume: bool) -> None:
         method = run.facts().get("method")
         other = [] if method in (None, "iterate") else [f"this is a run of {method}, not of iterate"]
         seen = {
-            "fingerprint": ("prompts: the content of the file", asked.fingerprint),
+            "fingerprint": ("prompts: the content of the file", questions.fingerprint),
             "tokens": ("tokens: what the prompts become (tokenizer, chat template, versions)", facts["tokens"]),
-            "columns": ("columns: the row fields that functions read", asked.columns),
+            "columns": ("columns: the row fields that functions read", questions.columns),
         }
         refuse_changes(run, plain, files, seen, other)
         run.update(status="running", method="iterate", config=plain, data=facts, files=files)
@@ -223,9 +223,9 @@ def _claim_run(config: IterateConfig, asked: Questions, resume: bool) -> None:
         raise
 
 
-def _token_hash(asked: Questions) -> str:
+def _token_hash(questions: Questions) -> str:
     """The hash of all prompts' tokens, in the order in which rounds use them."""
-    groups = [*asked.groups, asked.held_out]
+    groups = [*questions.groups, questions.held_out]
     return tokens_hash([[tree(q.demonstration, q.ids, ()) for q in group] for group in groups])
 
 

@@ -68,7 +68,7 @@ class Job:
 
     config: IterateConfig
     run: runs.Run
-    asked: Questions
+    questions: Questions
     speaker: Speaker
     recipe: Recipe
     reward: Rewarder | None
@@ -86,7 +86,7 @@ class Job:
 
     def load(self, policy: str) -> Policy:
         """Load a policy of the run. Answers end by the rule of the run's start model."""
-        return Policy.load(policy, self.config, self.speaker.ends(chat=self.asked.chat))
+        return Policy.load(policy, self.config, self.speaker.ends(chat=self.questions.chat))
 
     def folder(self, number: int) -> Path:
         """The folder of a round's files; round 0 is the policy that the run starts from."""
@@ -125,7 +125,7 @@ def run_round(job: Job, number: int, first: Sequence[Row]) -> Round:
 
 def _questions(job: Job, number: int) -> list[Question]:
     """The questions of a round, in order."""
-    groups = round_groups(job.asked.groups, number, job.asked.per_round, again=job.config.reuse_prompts)
+    groups = round_groups(job.questions.groups, number, job.questions.per_round, again=job.config.reuse_prompts)
     return [question for group in groups for question in group]
 
 
@@ -217,7 +217,7 @@ def _values_of_part(job: Job, source: str, rows: Sequence[Row], number: int | No
 
 
 def _answered(job: Job, number: int | None) -> Sequence[Question]:
-    return job.asked.held_out if number is None else _questions(job, number)
+    return job.questions.held_out if number is None else _questions(job, number)
 
 
 def _texts(rows: Sequence[Row], asked: Sequence[Question]) -> tuple[list[Turns], list[str]]:
@@ -377,7 +377,7 @@ def _measured(job: Job, number: int, draws: str) -> list[Row]:
 
 def _held_out(job: Job, number: int, draws: str) -> list[Row]:
     """This rank's part of a policy's answers to the held-out prompts, each with its KL to the first policy."""
-    config, asked = job.config, job.asked.held_out
+    config, asked = job.config, job.questions.held_out
     policy = job.load(job.policy(number))
     plain = Sampling(config.max_new_tokens)  # the policy itself without restrictions, so that its mean KL is unbiased
     seed = _seed(config.seed, draws)

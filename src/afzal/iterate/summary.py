@@ -40,7 +40,7 @@ def finish(job: Job, rounds: Sequence[Round], status: str, reason: str) -> list[
     stages = [("before", 0), *([("after", last.number)] if last.number else [])]
     write_rows(path / "samples.jsonl", [row for stage, k in stages for row in _page_samples(job, stage, k)])
     write_rows(path / drops.FILE, [row for r in rounds for row in _lost(job, r.number)])
-    runs.atomic_write(path / "data.json", json.dumps({"notes": job.asked.notes}, indent=2) + "\n")
+    runs.atomic_write(path / "data.json", json.dumps({"notes": job.questions.notes}, indent=2) + "\n")
     steps = sum(r.steps for r in rounds)
     trained = [runs.open_run(job.folder(r.number) / "run").facts() for r in rounds if r.steps]
     about = {key: trained[0].get(key) for key in ("objective", "chat")} if trained else {}
@@ -134,7 +134,7 @@ def _page_samples(job: Job, stage: str, number: int) -> list[Row]:
 
 def _previews(job: Job, question: int) -> Row:
     """Small copies of a held-out prompt's images and sounds, for the page; empty without any."""
-    tree = job.asked.held_out[question].tree
+    tree = job.questions.held_out[question].tree
     if tree is None:
         return {}
     previews = keep_previews([m.media for m in tree.media], job.run.path)

@@ -198,26 +198,27 @@ def _all_revisions(
         turn = [principle_at_step(principles.principles, config.seed, a.id, step) for a in asked]
         first = [row["answers"][0] for row in answers]
         tasks = [
-            _Task(a, p, text, step, origin) for a, p, text, origin in zip(asked, turn, current, first, strict=True)
+            _RevisionTask(a, p, text, step, origin)
+            for a, p, text, origin in zip(asked, turn, current, first, strict=True)
         ]
         critiques = staged_rows(
             out / f"critiques-{step + 1}.jsonl", lambda tasks=tasks: _critiques(principles, tasks, write, speaks)
         )
         rows = staged_rows(
             out / f"revisions-{step + 1}.jsonl",
-            lambda tasks=tasks, said=critiques: _revisions(config, principles, tasks, said, write, speaks),
+            lambda tasks=tasks, critiques=critiques: _revisions(config, principles, tasks, critiques, write, speaks),
         )
-        steps.append([{**row, **said} for row, said in zip(rows, critiques, strict=True)])
+        steps.append([{**row, **critique} for row, critique in zip(rows, critiques, strict=True)])
         current = [row["revision"] if not row["why"] else text for row, text in zip(rows, current, strict=True)]
         say(f"round {step + 1}: {sum(not row['why'] for row in rows)} of {len(rows)} answers were revised")
     return steps
 
 
 @dataclass(frozen=True, slots=True)
-class _Task:
+class _RevisionTask:
     """The current answer, the principle applied to it in a step, and the first answer."""
 
-    asked: PromptTask
+    prompt_task: PromptTask
     principle: PrincipleConfig
     answer: str
     step: int
@@ -225,17 +226,21 @@ class _Task:
 
     def request(self, template: str, system: str, default: str, own: str, **more: str) -> tuple[Mapping[str, str], ...]:
         """The messages of a critique or a revision."""
-        values = {"prompt": full_text(self.asked.item.prompt), "answer": self.answer, "principle": self.principle.text}
+        values = {
+            "prompt": full_text(self.prompt_task.item.prompt),
+            "answer": self.answer,
+            "principle": self.principle.text,
+        }
         return _prompt_builder(system, template).messages(**values, request=own or default, **more)
 
 
 def _critiques(
-    principles: PrinciplesConfig, tasks: Sequence[_Task], write: Write, speaks: Callable[[], bool]
+    principles: PrinciplesConfig, tasks: Sequence[_RevisionTask], write: Write, speaks: Callable[[], bool]
 ) -> list[Row]:
     if not principles.critique_prompt:
         return [
             {
-                "id": t.asked.id,
+                "id": t.prompt_task.id,
                 "principle": t.principle.id,
                 "critique_asked": "",
                 "critique": critique_by_words(t.principle, t.answer),
@@ -248,12 +253,17 @@ def _critiques(
         sent.append(t.request(principles.critique_prompt, principles.system, default, t.principle.critique))
     written = write(
         [
-            TextRequest(model_input(m, chat=speaks()), f"{t.asked.id} critique {t.step}")
+            TextRequest(model_input(m, chat=speaks()), f"{t.prompt_task.id} critique {t.step}")
             for t, m in zip(tasks, sent, strict=True)
         ]
     )
     return [
-        {"id": t.asked.id, "principle": t.principle.id, "critique_asked": m[-1]["content"], "critique": r.text.strip()}
+        {
+            "id": t.prompt_task.id,
+            "principle": t.principle.id,
+            "critique_asked": m[-1]["content"],
+            "critique": r.text.strip(),
+        }
         for t, m, r in zip(tasks, sent, written, strict=True)
     ]
 
@@ -261,7 +271,7 @@ def _critiques(
 def _revisions(
     config: ReviseConfig,
     principles: PrinciplesConfig,
-    tasks: Sequence[_Task],
+    tasks: Sequence[_RevisionTask],
     critiques: Sequence[Row],
     write: Write,
     speaks: Callable[[], bool],
@@ -273,14 +283,14 @@ def _revisions(
         sent.append(t.request(principles.revision_prompt, principles.system, default, t.principle.revision, **known))
     open_ = [k for k, critique in enumerate(critiques) if critique["critique"]]
     wanted = [
-        TextRequest(model_input(sent[k], chat=speaks()), f"{tasks[k].asked.id} revision {tasks[k].step} {c}")
+        TextRequest(model_input(sent[k], chat=speaks()), f"{tasks[k].prompt_task.id} revision {tasks[k].step} {c}")
         for k in open_
         for c in range(config.candidates)
     ]
     written = write(wanted)
     drawn = {k: written[n * config.candidates : (n + 1) * config.candidates] for n, k in enumerate(open_)}
     texts = {k: [reply.text for reply in replies] for k, replies in drawn.items()}
-    gaps = score_gaps(config, [(tasks[k].asked.item.prompt, tasks[k].first, texts[k]) for k in open_])
+    gaps = score_gaps(config, [(tasks[k].prompt_task.item.prompt, tasks[k].first, texts[k]) for k in open_])
     apart = dict(zip(open_, gaps, strict=True))
     rows = []
     for k, t in enumerate(tasks):
@@ -297,7 +307,7 @@ def _revisions(
         if why == "empty" and ends and set(ends) == {"no room"}:
             why = "no room in the model's context"
         sent_as = sent[k][-1]["content"] if k in texts else ""
-        row = {"id": t.asked.id, "principle": t.principle.id, "revision_asked": sent_as, "answer": t.answer}
+        row = {"id": t.prompt_task.id, "principle": t.principle.id, "revision_asked": sent_as, "answer": t.answer}
         row |= {"revision": best, "why": why, "ends": ends, **breaks}
         rows.append(row if config.match is None else row | {"score_gap": gap})
     return rows

@@ -22,10 +22,10 @@ NO_ROOM = "no room"
 
 @dataclass(frozen=True, slots=True)
 class TextRequest:
-    """A requested text: the model reads ``turns``, and the draws depend on ``about`` and the seed."""
+    """A requested text: the model reads ``turns``, and the draws depend on ``draw_key`` and the seed."""
 
     turns: Turns
-    about: str
+    draw_key: str
 
 
 Write = Callable[[Sequence[TextRequest]], list[Reply]]
@@ -98,7 +98,7 @@ def _local(config: ReviseConfig) -> Write:
                 sampling=sampling,
                 seed=config.seed,
                 rows_per_batch=config.batch_size,
-                numbers=[hash_number(wanted[k].about) for k in fits],
+                numbers=[hash_number(wanted[k].draw_key) for k in fits],
             )
             texts = speaker.continuations([(ids[fits[s.prompt_index]], s.answer.tolist()) for s in drawn])
             for s, text in zip(drawn, texts, strict=True):
@@ -125,6 +125,6 @@ def _request(config: ReviseConfig, wanted: TextRequest) -> Request:
     messages = tuple({"role": m.role, "content": full_text((m,))} for m in turns)
     sampling: dict[str, Any] = {"temperature": config.temperature, "max_tokens": config.max_new_tokens}
     if config.temperature > 0:
-        sampling["seed"] = hash_number(config.seed, wanted.about)
-    about = {"kind": "http", "model": config.model, "url": config.url, "writes": True}
-    return Request(messages, sampling, key_of({**about, "messages": list(messages), "sampling": sampling}))
+        sampling["seed"] = hash_number(config.seed, wanted.draw_key)
+    key_fields = {"kind": "http", "model": config.model, "url": config.url, "writes": True}
+    return Request(messages, sampling, key_of({**key_fields, "messages": list(messages), "sampling": sampling}))
