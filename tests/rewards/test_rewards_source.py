@@ -187,7 +187,7 @@ def test_rounds_and_comparisons_say_which_answers_ended():
     row = {"prompt_index": 0, "sample": 0, "prompt": "why", "text": "a", "stop": "eos"}
     asked = SimpleNamespace(groups=[[Question("why", ())]], per_round=1)
     settings = SimpleNamespace(reward="file.py:give", reuse_prompts=False)
-    job = SimpleNamespace(config=settings, sources={"reward": give}, cost=None, asked=asked)
+    job = SimpleNamespace(config=settings, sources={"reward": give}, cost=None, questions=asked)
     stages._scores(job, [row, row | {"text": "b", "stop": "length"}], 1)
     bench = SimpleNamespace(prompts=["why", "how"], columns=[{}, {}])
     unended = np.array([[False, True], [True, False]])
