@@ -16,7 +16,7 @@ from afzal.web.chat.session import Session
 from afzal.web.chat.votes import Votes
 
 
-class Said(NamedTuple):
+class ScriptedAnswer(NamedTuple):
     text: str
     tokens: int
     stop: Stop
@@ -29,18 +29,18 @@ class Words:
         self.name, self._pause, self._words = name, pause, words
         self.asked: list[tuple[list[str], int]] = []
 
-    def answer(self, turns: Sequence[Message], number: int, on_text: Any, stop: Event) -> Said:
+    def answer(self, turns: Sequence[Message], number: int, on_text: Any, stop: Event) -> ScriptedAnswer:
         self.asked.append(([str(turn.content) for turn in turns], number))
         whole = self._words or f"{self.name} says answer number {number + 1}"
         said = ""
         for word in whole.split(" "):
             if stop.is_set():
-                return Said(said, len(said.split()), "stopped")
+                return ScriptedAnswer(said, len(said.split()), "stopped")
             time.sleep(self._pause)
             added = f" {word}" if said else word
             on_text(len(said), added)
             said += added
-        return Said(said, len(said.split()), "eos")
+        return ScriptedAnswer(said, len(said.split()), "eos")
 
 
 def blind(out: Path, *partners: Words, seed: int = 0) -> Session:

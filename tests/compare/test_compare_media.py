@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers_towers import made, picture
+from helpers_multimodal import made, picture
 
 from afzal import api, config, data
 from afzal.compare.measure import read_prompts, set_up

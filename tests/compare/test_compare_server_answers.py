@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from helpers_model_server import serving
 from helpers_runs import model_folder, one_thread, pair_file
-from helpers_serve import serving
-from helpers_served import Scripted, scripted, server_file, wait_for_nothing
+from helpers_scripted_server import Scripted, scripted, server_file, wait_for_nothing
 from helpers_tokenizers import llama_tokenizer
 from transformers import AutoModelForCausalLM
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers_towers import VOXTRAL_SPECIALS, tone, voxtral_files
+from helpers_multimodal import VOXTRAL_SPECIALS, tone, voxtral_files
 
 from afzal.folders.load import load_processor
 from afzal.media import in_row, media_part

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers_multimodal import FAMILIES, made, picture, tone
 from helpers_ranks import run_ranks
 from helpers_rounds import lines
 from helpers_runs import finished, start_command
-from helpers_towers import FAMILIES, made, picture, tone
 from test_iterate_ranks import assert_same
 
 import afzal

@@ -5,8 +5,8 @@ import json
 
 import pytest
 from helpers_media import png, sound, wav
+from helpers_multimodal import made, picture
 from helpers_runs import model_folder
-from helpers_towers import made, picture
 
 from afzal import data
 from afzal.config.judging import JudgeConfig

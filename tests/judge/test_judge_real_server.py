@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers_model_server import serving
 from helpers_runs import model_folder
-from helpers_serve import serving
 
 from afzal import data
 from afzal.cli import main

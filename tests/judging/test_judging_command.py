@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers_runs import model_folder, one_thread
-from helpers_served import scripted
+from helpers_scripted_server import scripted
 
 from afzal import data, judging
 from afzal.cli import main

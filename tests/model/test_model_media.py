@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers_towers import FAMILIES, made, picture, tone
+from helpers_multimodal import FAMILIES, made, picture, tone
 
 from afzal.media import Media, in_row, media_part
 from afzal.model.adapters import Adapter, add_adapter

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers_towers import FAMILIES, made, picture, tone
+from helpers_multimodal import FAMILIES, made, picture, tone
 
 from afzal.errors import AfzalError
 from afzal.folders.kinds import is_reward_model

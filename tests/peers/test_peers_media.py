@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers_towers import made, picture
+from helpers_multimodal import made, picture
 from helpers_trl import in_order, trl_arguments
 
 from afzal import config, recipes, runs

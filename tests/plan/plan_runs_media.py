@@ -40,7 +40,7 @@ def make(folder: Path, case: Case) -> None:
     """The model with its processor, and pairs of long answers to images of noise."""
     import numpy as np
     import transformers as T
-    from helpers_towers import text_settings, tokenizer
+    from helpers_multimodal import text_settings, tokenizer
     from PIL import Image
 
     tok = tokenizer("image", "<image>", "<image>")

@@ -149,14 +149,14 @@ def test_a_damaged_configuration_is_refused(tmp_path: Path, text: str, said: str
 @pytest.mark.parametrize("family", ["llava", "idefics3", "qwen2_vl", "gemma3", "qwen2_audio", "voxtral"])
 def test_weights_beside_the_language_model_are_those_of_the_model(family: str, tmp_path: Path):
     """Of a folder, from the headers of its files: what `afzal train` keeps frozen, and what stands between."""
-    import helpers_towers
+    import helpers_multimodal
 
     from afzal.model.media import towers
     from afzal.plan import shape_from
 
-    if not hasattr(helpers_towers, family):
+    if not hasattr(helpers_multimodal, family):
         pytest.skip("no such family among the helpers")
-    model, _ = getattr(helpers_towers, family)()
+    model, _ = getattr(helpers_multimodal, family)()
     model.save_pretrained(tmp_path)
     shape = shape_from(str(tmp_path))
     frozen = sum(p.numel() for tower in towers(model).values() for p in tower.parameters())

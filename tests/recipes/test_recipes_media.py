@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers_multimodal import FAMILIES, made, picture, tone
 from helpers_runs import interrupt_after
-from helpers_towers import FAMILIES, made, picture, tone
 from safetensors.torch import load_file
 
 from afzal import config, data, recipes, runs

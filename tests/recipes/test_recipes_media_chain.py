@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers_towers import made
+from helpers_multimodal import made
 from helpers_web import first_text, raw, served, vote_all
 
 from afzal import cli, data, runs

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers_towers import made, picture, tone
+from helpers_multimodal import made, picture, tone
 from safetensors.torch import load_file
 
 from afzal import config, objectives, recipes, runs
