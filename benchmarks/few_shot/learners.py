@@ -18,10 +18,10 @@ from afzal.model.reference import AdapterOff, Remembered
 from afzal.objectives import REGISTRY, Scored
 from afzal.tokens.batch import Batch, collate
 from afzal.tokens.tree import Tree, tree
-from afzal.train.episodes import Episodes, Shape
+from afzal.train.episodes import Episodes, EpisodeShape
 from afzal.train.feed import Feed
 from afzal.train.loop import Hooks, Settings, State, fit
-from afzal.train.meta_learning import Adapting
+from afzal.train.meta_learning import MetaLearner
 from afzal.train.method import Method
 from afzal.train.optim import make_optimizer, trainable
 from afzal.train.prior import Prior
@@ -162,8 +162,8 @@ def meta_learned(
     policy.become(start)
     trees = [t for each in sources.values() for t in each]
     task_of = [name for name, each in sources.items() for _ in each]
-    feed = Episodes(trees, task_of, Shape(4, 16, 32, INNER_STEPS), seed, w.layout())
-    adapting = Adapting("fomaml", INNER_LR)
+    feed = Episodes(trees, task_of, EpisodeShape(4, 16, 32, INNER_STEPS), seed, w.layout())
+    adapting = MetaLearner("fomaml", INNER_LR)
     carriers = trainable(policy.model)
     gradient = partial(adapting.accumulate, carriers=carriers)
     method = Method.of(REGISTRY["dpo"], {"beta": policy.beta}, AdapterOff(policy.model))

@@ -18,7 +18,7 @@ from afzal.train.loop import Hooks, Settings, State, fit
 from afzal.train.method import Method
 from afzal.train.optim import make_optimizer, optimizer_slots, optimizer_tensors
 from afzal.train.precision import Weights
-from afzal.train.prefetch import Ahead, read_ahead
+from afzal.train.prefetch import PrefetchingFeed, with_prefetch
 
 pytestmark = pytest.mark.gpu
 
@@ -57,7 +57,7 @@ def test_a_run_begins_at_the_cpus_loss_and_follows_it(cuda):
 
 
 def test_a_gpu_run_reads_its_updates_ahead(cuda):
-    assert isinstance(read_ahead(Run(cuda).feed, 3), Ahead)
+    assert isinstance(with_prefetch(Run(cuda).feed, 3), PrefetchingFeed)
 
 
 @pytest.mark.parametrize("log_every", [1, 4])

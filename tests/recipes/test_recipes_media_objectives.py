@@ -26,7 +26,7 @@ from afzal.tokens.batch import Batch, collate
 from afzal.tokens.changes import with_changes
 from afzal.tokens.media import Change, decode_image, decode_sound
 from afzal.tokens.tree import Tree, tree
-from afzal.train.evaluate import judge, losses_of
+from afzal.train.evaluate import losses_of, score_batch
 from afzal.train.method import Method
 
 pytest.importorskip("PIL", reason="needs the extra vision")
@@ -52,7 +52,7 @@ def case() -> tuple[Any, Method, Batch]:
 
 def terms(method: Method, model: Any, batch: Batch) -> torch.Tensor:
     """The conditional term of each pair: mDPO's loss less the other two."""
-    scored = judge(model, method, batch)
+    scored = score_batch(model, method, batch)
     losses, _ = objectives.get("mdpo").fn(scored.policy, scored.reference, scored.pairs, beta=1.0)
     rho = scored.policy.logps - scored.reference.logps
     u = rho[scored.pairs.yw_idxs] - rho[scored.pairs.yl_idxs]
@@ -81,7 +81,7 @@ def test_the_conditional_term_sends_a_gradient_through_both_passes() -> None:
     method.reference.model.double()
 
     def loss() -> torch.Tensor:
-        scored = judge(model, method, batch)
+        scored = score_batch(model, method, batch)
         return losses_of(method, scored, {}, {}).sums[0]
 
     batch.__dict__["media"] = {k: v.double() if v.is_floating_point() else v for k, v in batch.media.items()}
@@ -187,7 +187,7 @@ def test_the_gradient_of_mpo_is_the_sum_of_its_parts() -> None:
 
     def gradient(of: Method) -> torch.Tensor:
         model.zero_grad()
-        losses = losses_of(of, judge(model, of, batch), of.start(), {})
+        losses = losses_of(of, score_batch(model, of, batch), of.start(), {})
         shares = zip(of.terms, losses.sums, losses.counts, strict=True)
         sum(term.weight * total / n for term, total, n in shares).backward()
         return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])

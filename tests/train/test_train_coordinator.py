@@ -13,7 +13,7 @@ from helpers_runs import finished
 
 from afzal.errors import AfzalError
 from afzal.train import ranks
-from afzal.train.coordinator import Calls
+from afzal.train.coordinator import Coordinator
 
 
 def squares(own: list[int], numbers: list[int]) -> list[int]:
@@ -34,27 +34,27 @@ WORKS = {"squares": squares, "failing": failing, "meeting": meeting}
 
 
 def test_in_one_process_calls_are_calls_of_functions():
-    calls, own = Calls(WORKS), []
-    assert calls.share("squares", own, numbers=[1, 2, 3]) == [[1, 4, 9]]
-    assert calls.meet("meeting", own, word="word") == ["word of 0"]
+    coordinator, own = Coordinator(WORKS), []
+    assert coordinator.run_parts("squares", own, numbers=[1, 2, 3]) == [[1, 4, 9]]
+    assert coordinator.run_collective("meeting", own, word="word") == ["word of 0"]
     with pytest.raises(RuntimeError, match="no memory"):
-        calls.share("failing", own, rank=0, kind="other")
-    calls.end()
+        coordinator.run_parts("failing", own, rank=0, kind="other")
+    coordinator.stop()
     assert own == [3]
 
 
 def _three(out: Path, environment: dict[str, str]) -> None:
     os.environ.update(environment)
     with ranks.joined(torch.device("cpu")):
-        calls, own = Calls(WORKS), []
+        coordinator, own = Coordinator(WORKS), []
         if ranks.leads():
-            said: list[Any] = [calls.share("squares", own, numbers=list(range(7)))]
-            said.append(calls.meet("meeting", own, word="word"))
-            said.append(calls.share("squares", own, numbers=[5]))
-            calls.end()
+            said: list[Any] = [coordinator.run_parts("squares", own, numbers=list(range(7)))]
+            said.append(coordinator.run_collective("meeting", own, word="word"))
+            said.append(coordinator.run_parts("squares", own, numbers=[5]))
+            coordinator.stop()
             (out / "said").write_text(repr(said))
         else:
-            calls.answer(own)
+            coordinator.serve(own)
         (out / f"own-{ranks.rank()}").write_text(repr(own))
 
 
@@ -69,15 +69,15 @@ def _fails(argument: tuple[Path, int, str], environment: dict[str, str]) -> None
     os.environ.update(environment)
     out, rank, kind = argument
     with ranks.joined(torch.device("cpu")):
-        calls = Calls(WORKS)
+        coordinator = Coordinator(WORKS)
         try:
             if ranks.leads():
                 try:
-                    calls.share("failing", [], rank=rank, kind=kind)
+                    coordinator.run_parts("failing", [], rank=rank, kind=kind)
                 finally:
-                    calls.end()  # sends nothing, since no rank listens any more
+                    coordinator.stop()  # sends nothing, since no rank listens any more
             else:
-                calls.answer([])
+                coordinator.serve([])
         except (AfzalError, RuntimeError) as error:
             (out / f"{ranks.rank()}").write_text(f"{type(error).__name__} {error}")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from afzal.train.dtensor import laid_down
+from afzal.train.dtensor import memory_mapped_copy
 
 
 def anonymous_bytes() -> int:
@@ -21,7 +21,7 @@ def anonymous_bytes() -> int:
 def test_it_has_its_numbers_and_nothing_of_the_original(tmp_path, shape, dtype):
     t = torch.randn(shape).to(dtype)
     before = t.clone()
-    down = laid_down(t, tmp_path)
+    down = memory_mapped_copy(t, tmp_path)
     t.zero_()
     assert (down.dtype, down.shape) == (dtype, before.shape)
     assert torch.equal(down, before)
@@ -29,7 +29,7 @@ def test_it_has_its_numbers_and_nothing_of_the_original(tmp_path, shape, dtype):
 
 
 def test_it_leaves_no_file(tmp_path):
-    down = laid_down(torch.ones(600, 1000), tmp_path)
+    down = memory_mapped_copy(torch.ones(600, 1000), tmp_path)
     assert list(tmp_path.iterdir()) == []
     assert float(down.sum()) == 600_000
 
@@ -38,7 +38,7 @@ def test_it_leaves_no_file(tmp_path):
 def test_it_takes_no_memory_that_the_system_could_not_take_back(tmp_path):
     t = torch.ones(1 << 24)  # 64 MiB
     before = anonymous_bytes()
-    down = laid_down(t, tmp_path)
+    down = memory_mapped_copy(t, tmp_path)
     assert anonymous_bytes() - before < 8 << 20
     copied = t.clone()  # the control
     assert anonymous_bytes() - before > 56 << 20

@@ -19,7 +19,7 @@ from afzal.stats.intervals import wilson
 from afzal.tokens import only_branch
 from afzal.tokens.batch import Batch, collate
 from afzal.tokens.tree import Tree
-from afzal.train.evaluate import evaluate, judge, losses_of
+from afzal.train.evaluate import evaluate, losses_of, score_batch
 from afzal.train.method import Method
 
 BETA = 0.1
@@ -124,7 +124,7 @@ def test_sums_and_counts_of_several_shares_add_up_to_the_same_metrics(models, tr
     for k in range(shares):
         for batch in cut(trees[:n][k::shares], 4):
             with torch.no_grad():
-                losses = losses_of(method, judge(model, method, batch), {}, {})
+                losses = losses_of(method, score_batch(model, method, batch), {}, {})
             add(together, {"loss": (losses.sums[0].double(), losses.counts[0].double()), **losses.metrics})
     agree(means(together), expected(examples[:n]))
 

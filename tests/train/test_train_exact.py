@@ -19,7 +19,7 @@ from afzal.tokens import only_branch
 from afzal.tokens.batch import collate
 from afzal.tokens.tree import tree
 from afzal.train.constraints import Constraint
-from afzal.train.evaluate import evaluate, opinions
+from afzal.train.evaluate import evaluate, host_pairs
 from afzal.train.feed import Feed, Layout, Update
 from afzal.train.loop import Hooks, Settings, State, fit, warmup_steps
 from afzal.train.method import Method, parameters_by_name, raw_parameter, state_of
@@ -303,7 +303,7 @@ def test_a_term_s_gradient_is_times_its_weight():
 def test_opinions_of_a_batch_are_those_of_its_trees():
     first = replace(random_trees(1)[0], preferences=(Preference(1, 0, 0.75, 2.0, -3.0),), scores=(1.0, None))
     second = replace(random_trees(2)[1], labels=(True, False))
-    said: Pairs = opinions(collate([first, second], "shared"))
+    said: Pairs = host_pairs(collate([first, second], "shared"))
     assert (said.yw_idxs.tolist(), said.yl_idxs.tolist()) == ([1, 2], [0, 3])
     assert (said.p.tolist(), said.weight.tolist(), said.margin.tolist()) == ([0.75, 1], [2.0, 1], [-3.0, 0])
     assert said.group_of.tolist() == [0, 0, 1, 1]

@@ -17,9 +17,9 @@ from afzal.model.reference import AdapterOff
 from afzal.objectives import REGISTRY
 from afzal.records import Preference
 from afzal.tokens.tree import Tree, tree
-from afzal.train.episodes import Episode, Episodes, Lesson, Shape, apart
+from afzal.train.episodes import Episode, Episodes, EpisodeShape, EpisodeUpdate, split_support_query
 from afzal.train.feed import Layout, Update
-from afzal.train.meta_learning import Adapting, Order, task_loss, twice_differentiable
+from afzal.train.meta_learning import MetaLearner, Order, task_loss, twice_differentiable
 from afzal.train.method import Method
 from afzal.train.optim import trainable
 from afzal.train.update import accumulate
@@ -37,8 +37,8 @@ def test_maml_and_fomaml_on_quadratics(a: float, steps: int):
     """L = (theta - c)^2 / 2: phi_k - c = (1 - a)^k (theta - c)."""
     centre, start = 0.5, {"w": THETA}
     losses = [quadratic(centre)] * steps
-    maml = Adapting("maml", a).gradient(start, losses, quadratic(centre))["w"]
-    first = Adapting("fomaml", a).gradient(start, losses, quadratic(centre))["w"]
+    maml = MetaLearner("maml", a).gradient(start, losses, quadratic(centre))["w"]
+    first = MetaLearner("fomaml", a).gradient(start, losses, quadratic(centre))["w"]
     assert torch.allclose(maml, (1 - a) ** (2 * steps) * (THETA - centre), atol=1e-12)
     assert torch.allclose(first, (1 - a) ** steps * (THETA - centre), atol=1e-12)
 
@@ -46,14 +46,14 @@ def test_maml_and_fomaml_on_quadratics(a: float, steps: int):
 def test_maml_with_other_support_than_query():
     """d/dtheta of (phi - q)^2 / 2 with phi = theta - a (theta - s): (1 - a) (theta - a (theta - s) - q)."""
     a, support, query = 0.3, 2.0, -1.0
-    gradient_of_w = Adapting("maml", a).gradient({"w": THETA}, [quadratic(support)], quadratic(query))["w"]
+    gradient_of_w = MetaLearner("maml", a).gradient({"w": THETA}, [quadratic(support)], quadratic(query))["w"]
     assert torch.allclose(gradient_of_w, (1 - a) * (THETA - a * (THETA - support) - query), atol=1e-12)
 
 
 def test_reptile_is_the_way_over_the_learning_rate():
     a, start = 0.2, {"w": THETA}
     losses = [quadratic(c) for c in (1.0, -2.0, 0.5)]
-    adapting = Adapting("reptile", a)
+    adapting = MetaLearner("reptile", a)
     way = THETA - adapting.adapted(start, losses)["w"]
     assert torch.allclose(adapting.gradient(start, losses, None)["w"], way / a, atol=1e-12)
 
@@ -74,12 +74,12 @@ def model(request: pytest.FixtureRequest) -> Any:
     return made.eval()
 
 
-def episodes(layout: Layout, steps: int) -> Lesson:
+def episodes(layout: Layout, steps: int) -> EpisodeUpdate:
     made = []
     for k in range(2):
         support, query = trees(3, seed=k, better=k), trees(4, seed=10 + k, better=k)
         made.append(Episode(f"task-{k}", (layout.batches(support),) * steps, layout.batches(query)))
-    return Lesson([b for e in made for b in e.query], [], 14, episodes=tuple(made))
+    return EpisodeUpdate([b for e in made for b in e.query], [], 14, episodes=tuple(made))
 
 
 def layout_of(model: Any) -> Layout:
@@ -90,11 +90,11 @@ def method_of(model: Any, name: str = "dpo") -> Method:
     return Method.of(REGISTRY[name], reference=AdapterOff(model))
 
 
-def gradient(model: Any, order: Order, lr: float, lesson: Lesson, name: str = "dpo") -> dict[str, Tensor]:
+def gradient(model: Any, order: Order, lr: float, lesson: EpisodeUpdate, name: str = "dpo") -> dict[str, Tensor]:
     carriers = trainable(model)
     for p in carriers.values():
         p.grad = None
-    Adapting(order, lr).accumulate(model, method_of(model, name), lesson, None, carriers)
+    MetaLearner(order, lr).accumulate(model, method_of(model, name), lesson, None, carriers)
     return {n: p.grad.clone() for n, p in carriers.items() if p.grad is not None}
 
 
@@ -126,7 +126,7 @@ def test_reptile_with_one_step_is_gradient_descent_on_the_mixture(model: Any):
     assert same(gradient(model, "reptile", 0.3, lesson), plain(model, mixture))
 
 
-def query_loss(model: Any, method: Method, weights: dict[str, Tensor], lesson: Lesson, lr: float) -> float:
+def query_loss(model: Any, method: Method, weights: dict[str, Tensor], lesson: EpisodeUpdate, lr: float) -> float:
     """The mean query loss after adapting from ``weights``, with the steps written out."""
     total = 0.0
     for episode in lesson.episodes:
@@ -186,7 +186,7 @@ def test_weights_that_act_are_put_back(model: Any):
 
 def test_the_figures_of_an_update_are_means_over_tasks(model: Any):
     lesson = episodes(layout_of(model), 2)
-    adapting, method = Adapting("fomaml", 0.5), method_of(model)
+    adapting, method = MetaLearner("fomaml", 0.5), method_of(model)
     result = adapting.accumulate(model, method, lesson, None, trainable(model))
     start = {n: p.detach() for n, p in trainable(model).items()}
     assert float(result.loss) == pytest.approx(query_loss(model, method, start, lesson, 0.5), rel=1e-5)
@@ -208,7 +208,7 @@ def many(prompts: int, per_prompt: int = 1) -> list[Tree]:
 
 def test_support_and_query_share_no_prompt():
     made = many(12, per_prompt=3)
-    feed = Episodes(made, ["a", "b"] * 18, Shape(2, 5, 7, 1), 0, Layout("unshared", 4096))
+    feed = Episodes(made, ["a", "b"] * 18, EpisodeShape(2, 5, 7, 1), 0, Layout("unshared", 4096))
     for step in range(30):
         for episode in feed.update(step).episodes:
             keys = [{t.prompt_key for b in part for t, _ in b.sources} for part in (episode.support[0], episode.query)]
@@ -219,7 +219,7 @@ def test_support_and_query_share_no_prompt():
 
 def test_an_update_is_a_function_of_its_step_and_seed():
     made = many(20)
-    feed = lambda seed: Episodes(made, ["a", "b", "c", "d"] * 5, Shape(2, 2, 2, 1), seed, Layout("unshared", 64))  # noqa: E731
+    feed = lambda seed: Episodes(made, ["a", "b", "c", "d"] * 5, EpisodeShape(2, 2, 2, 1), seed, Layout("unshared", 64))  # noqa: E731
     names = lambda seed, step: [(e.task, [b.item_ids for b in e.query]) for e in feed(seed).update(step).episodes]  # noqa: E731
     assert names(0, 7) == names(0, 7)
     assert len({str(names(0, s)) for s in range(8)}) == 8
@@ -228,13 +228,13 @@ def test_an_update_is_a_function_of_its_step_and_seed():
 
 def test_few_items_are_divided_in_proportion():
     made = many(6)
-    taken, left = apart(made, list(range(6)), 8, 16)
+    taken, left = split_support_query(made, list(range(6)), 8, 16)
     assert (taken, left) == ([0, 1], [2, 3, 4, 5])
-    assert apart(made[:2], [0, 1], 8, 1) == ([0], [1])
+    assert split_support_query(made[:2], [0, 1], 8, 1) == ([0], [1])
 
 
 def test_reptile_draws_its_support_sets_anew_for_every_step():
-    feed = Episodes(many(40), ["a"] * 40, Shape(1, 4, 0, 3, fresh=True), 0, Layout("unshared", 4096))
+    feed = Episodes(many(40), ["a"] * 40, EpisodeShape(1, 4, 0, 3, fresh=True), 0, Layout("unshared", 4096))
     (episode,) = feed.update(0).episodes
     assert len({tuple(i for b in part for i in b.item_ids) for part in episode.support}) == 3
     assert feed.update(0).n_trees == len({i for part in episode.support for b in part for i in b.item_ids})
@@ -242,12 +242,12 @@ def test_reptile_draws_its_support_sets_anew_for_every_step():
 
 def test_a_task_of_one_prompt_is_named():
     with pytest.raises(AfzalError, match="tasks with one prompt only: b"):
-        Episodes(many(3), ["a", "a", "b"], Shape(2, 1, 1, 1), 0, Layout("unshared", 64))
+        Episodes(many(3), ["a", "a", "b"], EpisodeShape(2, 1, 1, 1), 0, Layout("unshared", 64))
 
 
 def test_held_out_episodes_take_every_item_once():
     made = many(10)
-    feed = Episodes(made, ["a", "b"] * 5, Shape(2, 2, 3, 2), 0, Layout("unshared", 4096))
+    feed = Episodes(made, ["a", "b"] * 5, EpisodeShape(2, 2, 3, 2), 0, Layout("unshared", 4096))
     for episode in feed.each():
         ids = [i for part in (episode.support[0], episode.query) for b in part for i in b.item_ids]
         own = [t.item_id for t, task in zip(made, feed.task_of, strict=True) if task == episode.task]

@@ -17,7 +17,7 @@ from afzal.train.feed import Feed, Layout, Update
 from afzal.train.loop import Hooks, Settings, State, fit
 from afzal.train.method import Method
 from afzal.train.optim import make_optimizer, trainable
-from afzal.train.prefetch import Ahead, read_ahead
+from afzal.train.prefetch import PrefetchingFeed, with_prefetch
 
 LAYOUT = Layout("shared", 80)
 
@@ -47,7 +47,7 @@ class Watched:
 
 @pytest.mark.parametrize("start", [0, 3])
 def test_updates_made_ahead_are_the_updates(start: int):
-    plain, ahead = feed(), Ahead(Watched(), 7)
+    plain, ahead = feed(), PrefetchingFeed(Watched(), 7)
     for step in range(start, 7):
         assert same(ahead.update(step), plain.update(step))
     made = ahead.feed.made
@@ -55,20 +55,20 @@ def test_updates_made_ahead_are_the_updates(start: int):
 
 
 def test_an_update_asked_for_out_of_turn_is_made_on_the_spot():
-    plain, ahead = feed(), Ahead(Watched(), 100)
+    plain, ahead = feed(), PrefetchingFeed(Watched(), 100)
     for step in (0, 5, 5, 2, 3):
         assert same(ahead.update(step), plain.update(step))
 
 
 def test_nothing_is_made_beyond_the_last_update():
-    ahead = Ahead(Watched(), 2)
+    ahead = PrefetchingFeed(Watched(), 2)
     ahead.update(0)
     ahead.update(1)
     assert [step for step, _ in ahead.feed.made] == [0, 1]
 
 
 def test_an_error_comes_with_its_own_update():
-    ahead = Ahead(Watched(fails_at=2), 5)
+    ahead = PrefetchingFeed(Watched(fails_at=2), 5)
     ahead.update(0)
     ahead.update(1)
     with pytest.raises(AfzalError, match="cannot be made"):
@@ -76,11 +76,11 @@ def test_an_error_comes_with_its_own_update():
 
 
 def test_only_fixed_data_on_a_gpu_is_read_ahead():
-    assert read_ahead(plain := feed(), 5) is plain
+    assert with_prefetch(plain := feed(), 5) is plain
     on_gpu = Feed(random_trees(4), (), 4, 0, Layout("shared", 80, torch.device("cuda")))
-    assert isinstance(read_ahead(on_gpu, 5), Ahead)
+    assert isinstance(with_prefetch(on_gpu, 5), PrefetchingFeed)
     rollouts = type("Rollouts", (), {"layout": on_gpu.layout})()
-    assert read_ahead(rollouts, 5) is rollouts
+    assert with_prefetch(rollouts, 5) is rollouts
 
 
 @pytest.mark.parametrize("batch_size", [3, 4])
@@ -95,6 +95,6 @@ def test_a_run_with_updates_made_ahead_ends_with_the_same_bits(batch_size: int, 
         return model.state_dict()
 
     plain = run()
-    monkeypatch.setattr(loop, "read_ahead", Ahead)
+    monkeypatch.setattr(loop, "with_prefetch", PrefetchingFeed)
     ahead = run()
     assert all(torch.equal(ahead[name], plain[name]) for name in plain)

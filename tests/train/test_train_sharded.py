@@ -23,7 +23,7 @@ from afzal.errors import AfzalError
 from afzal.train import checkpoint, ranks
 from afzal.train.dtensor import local
 from afzal.train.manifest import digest
-from afzal.train.shard_layout import Box, needed, why_not_whole
+from afzal.train.shard_layout import Box, layout_fault, overlapping_reads
 
 CUTS = {
     "model": {
@@ -228,11 +228,11 @@ def test_needed_reads_cover_every_part_of_every_grid_exactly_once():
                 for i, (a, b) in enumerate(itertools.pairwise(axis))
             }
         entry = {"dtype": "F32", "shape": shape, "pieces": pieces}
-        assert why_not_whole(entry) == ""
+        assert layout_fault(entry) == ""
         first = [chance.randint(0, n - 1) for n in shape]
         wanted = Box(tuple(first), tuple(chance.randint(1, n - a) for a, n in zip(first, shape, strict=True)))
         assembled, times = torch.zeros(wanted.size), torch.zeros(wanted.size)
-        for file, read in needed("t", entry, wanted).items():
+        for file, read in overlapping_reads("t", entry, wanted).items():
             start, size = pieces[file]
             piece = tensor[tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))]
             assembled[read.target] += piece[read.source]
@@ -263,13 +263,13 @@ NOT_WHOLE = {
 
 
 def test_pieces_that_are_not_the_whole_are_told_from_those_that_are():
-    assert why_not_whole(WHOLE) == ""
-    assert why_not_whole({"dtype": "F32", "shape": [], "pieces": {"a": [[], []]}}) == ""
-    assert why_not_whole({"dtype": "F32", "shape": [3, 0], "pieces": {}}) == ""
+    assert layout_fault(WHOLE) == ""
+    assert layout_fault({"dtype": "F32", "shape": [], "pieces": {"a": [[], []]}}) == ""
+    assert layout_fault({"dtype": "F32", "shape": [3, 0], "pieces": {}}) == ""
     for name, change in NOT_WHOLE.items():
-        assert why_not_whole(WHOLE | change), name
-    assert why_not_whole([])
-    assert why_not_whole({"shape": [1]})
+        assert layout_fault(WHOLE | change), name
+    assert layout_fault([])
+    assert layout_fault({"shape": [1]})
 
 
 # --- damage -----------------------------------------------------------------------------------------------------------

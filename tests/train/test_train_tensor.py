@@ -24,7 +24,7 @@ from afzal.model.recompute import Recompute, set_recompute
 from afzal.tokens.batch import collate
 from afzal.tokens.tree import tree
 from afzal.train import ranks
-from afzal.train.dtensor import clip_gradients, full, local
+from afzal.train.dtensor import clip_gradients, gather_full, local
 from afzal.train.shard import Sharded
 from afzal.train.tensor import refuse_uncut
 
@@ -64,12 +64,12 @@ def compare(case: Case) -> None:
     (other / ranks.data_world()).backward()  # every share has the same items here, and gradients are summed
     expected = {name: p.grad for name, p in whole.named_parameters() if p.grad is not None}
     assert expected.keys() == cut.masters.keys(), case
-    for name, mine in full({name: p.grad for name, p in cut.masters.items() if p.grad is not None}):
+    for name, mine in gather_full({name: p.grad for name, p in cut.masters.items() if p.grad is not None}):
         gap = float((mine - expected[name]).abs().max())
         assert gap <= 1e-5 * max(1.0, float(expected[name].abs().max())), (case, name, gap)
     norm = float(torch.nn.utils.get_total_norm(expected.values()))
     assert float(clip_gradients(cut.masters.values(), 1e9)) == pytest.approx(norm, rel=1e-5), case
-    for name, mine in full(cut._all):
+    for name, mine in gather_full(cut._all):
         assert torch.equal(mine, whole.get_parameter(name)), (case, name)
     hidden_states(cut.model, collate([tree("x", [5, 6], [[7, 8]])], "unshared", CPU))
     assert _get_work_registry_size() == 0, case  # exchanges of logits that nobody reads

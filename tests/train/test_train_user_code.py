@@ -39,7 +39,7 @@ def out_of_memory(policy: Any, reference: Any, pairs: Any) -> Any:
 
 def losses(fn: Any) -> Any:
     objective = Objective(fn.__name__, fn, "pair", needs_reference=True, at_reference=lambda _: None)
-    return user_code.losses_from(objective, POLICY, REFERENCE, opinions(2), {})
+    return user_code.call_objective(objective, POLICY, REFERENCE, opinions(2), {})
 
 
 def test_a_mean_in_place_of_losses_is_refused() -> None:
@@ -65,8 +65,8 @@ def test_running_out_of_memory_stays_what_it_is() -> None:
 
 def test_a_fault_of_afzals_own_losses_stays_a_fault_of_afzal() -> None:
     with pytest.raises(TypeError):
-        user_code.losses_from(get("dpo"), POLICY, REFERENCE, opinions(2), {"no_such": 1})
-    losses_of_pairs, weights, _ = user_code.losses_from(get("dpo"), POLICY, REFERENCE, opinions(2), {"beta": 0.1})
+        user_code.call_objective(get("dpo"), POLICY, REFERENCE, opinions(2), {"no_such": 1})
+    losses_of_pairs, weights, _ = user_code.call_objective(get("dpo"), POLICY, REFERENCE, opinions(2), {"beta": 0.1})
     assert losses_of_pairs.tolist() == pytest.approx([-math.log(1 / (1 + math.exp(-0.2)))] * 2)
     assert weights.tolist() == [1, 1]
 
@@ -88,5 +88,5 @@ def test_what_fails_in_a_score_names_the_answer() -> None:
 
     with pytest.raises(AfzalError, match=r"(?s)prompt 'Why\?', answer 'So\.'.*cost failed: KeyError"):
         call_about(cost, data.column_request(cost), "Why?", "So.", {})
-    assert user_code.is_own(cost)
-    assert not user_code.is_own(score_function)
+    assert user_code.is_user_defined(cost)
+    assert not user_code.is_user_defined(score_function)

@@ -62,7 +62,7 @@ def fit(
         'finished'
     """
     from afzal import config, recipes, runs
-    from afzal.train.callbacks import Callbacks, call
+    from afzal.train.callbacks import Callbacks, call_callback
 
     in_memory = model if hasattr(model, "state_dict") else None
     path = (
@@ -77,7 +77,7 @@ def fit(
     callbacks = Callbacks(_several(on_step, "on_step"), _several(on_evaluation, "on_evaluation"))
     run = Run(recipes.train(built, resume=resume, model=in_memory, tokenizer=tokenizer, callbacks=callbacks))
     for fn in at_end:
-        call("on_end", fn, run, str(run.path))
+        call_callback("on_end", fn, run, str(run.path))
     return run
 
 

@@ -80,7 +80,7 @@ def _iterate(config: IterateConfig, resume: bool, command: str, date: str, callb
     run = runs.Run(Path(config.out), writes=ranks.leads())
     job = Job(config, run, questions, speaker, recipe, reward, watch, cost, generator, callbacks)
     if not ranks.leads():
-        job.calls.answer(job)
+        job.coordinator.serve(job)
         return run.path
     launch_facts = {"command": command, "launch": torchrun.launch()}
     with run:
@@ -99,7 +99,7 @@ def _iterate(config: IterateConfig, resume: bool, command: str, date: str, callb
                 run.update(status="failed", stop_reason=f"{type(error).__name__}: {error}", finished=now())
             raise
         finally:
-            job.calls.end()
+            job.coordinator.stop()
     return run.path
 
 

@@ -47,7 +47,7 @@ from afzal.servers.cache import REPLIES
 from afzal.tokens import Speaker
 from afzal.train import ranks
 from afzal.train.callbacks import Callbacks
-from afzal.train.coordinator import Calls
+from afzal.train.coordinator import Coordinator
 
 SAMPLES, SCORES, REJECTED, PAIRS = "samples.jsonl", "scores.jsonl", "rejected.jsonl", "pairs.jsonl"
 TRAIN, MEASURED, FRESH = "train.jsonl", "measured.jsonl", "measured-fresh.jsonl"
@@ -76,7 +76,7 @@ class Job:
     cost: Rewarder | None = None
     generator: ServerConfig | None = None
     callbacks: Callbacks = field(default_factory=Callbacks)
-    calls: Calls = field(default_factory=lambda: Calls(WORKS))
+    coordinator: Coordinator = field(default_factory=lambda: Coordinator(WORKS))
 
     @property
     def sources(self) -> dict[str, Rewarder]:
@@ -152,7 +152,7 @@ def _pairing_values(scores: Sequence[Row], multiplier: float | None) -> list[flo
 
 def _samples(job: Job, number: int, policy: str, asked: Sequence[Question]) -> list[Row]:
     if job.generator is None:
-        return list(chain(*job.calls.share("answers", job, number=number)))
+        return list(chain(*job.coordinator.run_parts("answers", job, number=number)))
     about = job.config.n, *_sampling(job.config, number)
     wanted = Asked([q.prompt for q in asked], *about, job.speaker, [q.ids for q in asked])
     folder = str(Path(policy).resolve()) if Path(policy).exists() else policy
@@ -205,7 +205,7 @@ def _values(job: Job, source: str, rows: Sequence[Row], number: int | None) -> l
     """
     if by_model(getattr(job.config, source)):
         facts = [{key: row[key] for key in ("prompt_index", "text", "stop")} for row in rows]
-        return list(chain(*job.calls.share("values", job, source=source, rows=facts, number=number)))
+        return list(chain(*job.coordinator.run_parts("values", job, source=source, rows=facts, number=number)))
     asked = _answered(job, number)
     return job.sources[source](*_texts(rows, asked), _ended_flags(rows), _columns(rows, asked))
 
@@ -301,7 +301,10 @@ def _train(job: Job, number: int, start: str) -> None:
         staged_rows(data, lambda: _pairs_so_far(job, number))
     several = len({json.dumps(row["prompt"]) for row in read_rows(data)}) > 1
     about: dict[str, Any] = {"number": number, "start": start, "data": str(data), "out": str(out)}
-    once(str(out), lambda resume: job.calls.meet("training", job, **about, held_out=several, resume=resume))
+    once(
+        str(out),
+        lambda resume: job.coordinator.run_collective("training", job, **about, held_out=several, resume=resume),
+    )
 
 
 def _train_part(job: Job, *, resume: bool, **about: Any) -> None:
@@ -366,7 +369,7 @@ def measure_fresh(job: Job, number: int) -> list[Row]:
 
 
 def _measured(job: Job, number: int, draws: str) -> list[Row]:
-    rows = list(chain(*job.calls.share("held-out", job, number=number, draws=draws)))
+    rows = list(chain(*job.coordinator.run_parts("held-out", job, number=number, draws=draws)))
     kl = [row.pop("kl") for row in rows]
     for name in ("reward", "watch_reward", *(["cost"] if job.cost else [])):
         values = _values(job, name, rows, None) if name in job.sources else [None] * len(rows)

@@ -13,7 +13,7 @@ from afzal.train.episodes import Episodes
 from afzal.train.evaluate import evaluate
 from afzal.train.feed import Feed
 from afzal.train.rollouts import Rollouts
-from afzal.train.user_code import is_own
+from afzal.train.user_code import is_user_defined
 
 _Measure = Callable[..., dict[str, float]]
 
@@ -78,7 +78,7 @@ def _compare(setup: Setup, loss: float, expected: float) -> None:
         return
     why = f"policy and reference ({method.reference.name}) do not agree before any training"
     remedy = "delete a stale reference cache, or report this as a bug with --debug output"
-    if own := [term.name for term in method.terms if is_own(term.objective.fn)]:
+    if own := [term.name for term in method.terms if is_user_defined(term.objective.fn)]:
         why = f"the at_reference of {own[0]} is not its loss where policy equals reference, or {why}"
         remedy = f"correct at_reference where {own[0]} is defined; None where it depends on the data"
     raise AfzalError(

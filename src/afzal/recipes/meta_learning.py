@@ -11,9 +11,9 @@ from afzal.config.adaptation import AdaptationSettings
 from afzal.errors import AfzalError
 from afzal.prepare import Prepared
 from afzal.text import plural
-from afzal.train.episodes import Episode, Episodes, Shape
+from afzal.train.episodes import Episode, Episodes, EpisodeShape
 from afzal.train.feed import Feed, Layout
-from afzal.train.meta_learning import Adapting, measured, remembering
+from afzal.train.meta_learning import MetaLearner, evaluate_adaptation, with_memoized_reference
 from afzal.train.method import Method
 from afzal.train.precision import Weights
 from afzal.train.shard import Sharded
@@ -37,13 +37,15 @@ def tasks(
         AfzalError: there is only one task, a task has too few prompts, or the objective keeps running numbers.
     """
     refuse_running(method)
-    adapting = Adapting(settings.order, settings.inner_lr)
+    adapting = MetaLearner(settings.order, settings.inner_lr)
     feed = episodes(config, settings, prepared, layout)
     gradient = partial(adapting.accumulate, carriers=weights.carriers)
     look = None
     if prepared.evaluation:
         held_out = _held_out(config, settings, prepared, layout)
-        look = partial(measured, model, remembering(method), adapting, held_out, list(weights.carriers))
+        look = partial(
+            evaluate_adaptation, model, with_memoized_reference(method), adapting, held_out, list(weights.carriers)
+        )
     return feed, gradient, look
 
 
@@ -66,7 +68,7 @@ def _held_out(
             remedy="a larger eval_fraction, eval_data, or eval_fraction=0",
         )
     task_names = [prepared.tasks[t.task] for t in kept]
-    shape = Shape(len(set(task_names)), settings.support_size, settings.query_size, settings.inner_steps)
+    shape = EpisodeShape(len(set(task_names)), settings.support_size, settings.query_size, settings.inner_steps)
     return Episodes(kept, task_names, shape, config.seed, layout).each()
 
 
@@ -85,7 +87,7 @@ def episodes(config: TrainConfig, settings: AdaptationSettings, prepared: Prepar
         )
     fresh = settings.order == "reptile"
     query = 0 if fresh else settings.query_size
-    shape = Shape(config.batch_size, settings.support_size, query, settings.inner_steps, fresh)
+    shape = EpisodeShape(config.batch_size, settings.support_size, query, settings.inner_steps, fresh)
     return Episodes(prepared.train, task_names, shape, config.seed, layout)
 
 

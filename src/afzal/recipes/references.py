@@ -35,7 +35,7 @@ from afzal.prepare import Prepared
 from afzal.recipes import memory, parallel
 from afzal.tokens import Tree
 from afzal.train import ranks
-from afzal.train.dtensor import full
+from afzal.train.dtensor import gather_full
 from afzal.train.feed import Layout
 from afzal.train.precision import Weights
 from afzal.train.shard import Sharded
@@ -94,7 +94,7 @@ def reference_of(
     if prepared.recipe.shows_pieces:
         trees += [t.in_pieces() for t in trees if t.media]
     about = {"sharing": layout.sharing, "dtype": dtype, "fresh_adapter": fresh}
-    key = ranks.agreed(cache_key(model, **about, whole=full))  # only rank 0 sees full tensors
+    key = ranks.agreed(cache_key(model, **about, whole=gather_full))  # only rank 0 sees full tensors
     live = AdapterOff(model) if fresh else Frozen(model)
     if ranks.world() > 1:
         table = _cached_together(live, trees, folder, key, layout)

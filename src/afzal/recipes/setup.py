@@ -31,7 +31,7 @@ from afzal.recipes.references import LEAVE, longest_row, reference_of, start_of,
 from afzal.tokens import Tree
 from afzal.tokens.batch import Sharing
 from afzal.train import ranks
-from afzal.train.dtensor import alike
+from afzal.train.dtensor import group_by_mesh
 from afzal.train.episodes import Episodes
 from afzal.train.feed import Feed, Layout, Updates
 from afzal.train.loop import Settings, warmup_steps
@@ -259,7 +259,7 @@ def _method(config: TrainConfig, model: Any, prepared: Prepared, layout: Layout,
 def _optimizer(config: TrainConfig, weights: Weights | Sharded, method: Method) -> torch.optim.Optimizer:
     """The optimiser of the model's weights, and, at separate rates, of learned scalars and the value model's
     weights."""
-    groups: list[dict[str, Any]] = [{"params": members} for members in alike(weights.masters.values())]
+    groups: list[dict[str, Any]] = [{"params": members} for members in group_by_mesh(weights.masters.values())]
     if method.learned:
         assert config.chosen is not None
         scale = config.chosen.learned_lr / config.lr if config.lr else 0.0
@@ -268,7 +268,9 @@ def _optimizer(config: TrainConfig, weights: Weights | Sharded, method: Method) 
         assert config.critic is not None
         value_lr = config.critic.value_lr
         scale = value_lr / config.lr if value_lr is not None and config.lr else 2.0
-        groups += [{"params": members, "lr_scale": scale} for members in alike(method.critic.parameters.values())]
+        groups += [
+            {"params": members, "lr_scale": scale} for members in group_by_mesh(method.critic.parameters.values())
+        ]
     return make_optimizer(
         groups,
         config.optimizer,

@@ -42,7 +42,7 @@ from afzal.recipes.tracking import catch_up, tracked
 from afzal.recipes.watch import Watch
 from afzal.runs import torchrun
 from afzal.train import ranks
-from afzal.train.callbacks import STOPPED, Audience, Callbacks
+from afzal.train.callbacks import STOPPED, Callbacks, RunListeners
 from afzal.train.evaluate import evaluate
 from afzal.train.loop import Hooks, State, due, evaluate_and_log, fit
 from afzal.train.method import Carried, Method, forget_gradient
@@ -120,7 +120,7 @@ def _joined(
     with run, restored, ExitStack() as ended:
         ended.callback(signals.leave)
         try:
-            return _train(config, run, prepared, model, Audience(signals, callbacks), resume)
+            return _train(config, run, prepared, model, RunListeners(signals, callbacks), resume)
         except Stopped:
             raise
         except (KeyboardInterrupt, Terminated) as stop:
@@ -134,7 +134,7 @@ def _joined(
 
 
 def _train(
-    config: TrainConfig, run: runs.Run, prepared: Prepared, model: Any, audience: Audience, resume: bool
+    config: TrainConfig, run: runs.Run, prepared: Prepared, model: Any, audience: RunListeners, resume: bool
 ) -> Path:
     torch.manual_seed(config.seed)
     device = pick_device(ranks.own_device(config.device))
@@ -167,7 +167,7 @@ def _starting_model(config: TrainConfig, device: torch.device) -> Any:
     return load_model(config.model, device=device, dtype=torch.bfloat16 if low else torch.float32, quantize=quantize)
 
 
-def _run(config: TrainConfig, run: runs.Run, setup: Setup, audience: Audience, resume: bool) -> Path:
+def _run(config: TrainConfig, run: runs.Run, setup: Setup, audience: RunListeners, resume: bool) -> Path:
     prepared = setup.prepared
     runtime = runtime_of(config, setup)
     if resume:
@@ -254,7 +254,7 @@ def _begin(config: TrainConfig, prepared: Prepared, model: Any, resume: bool) ->
 
 
 def _hooks(
-    config: TrainConfig, run: runs.Run, setup: Setup, watch: Watch, reporter: Reporter, audience: Audience
+    config: TrainConfig, run: runs.Run, setup: Setup, watch: Watch, reporter: Reporter, audience: RunListeners
 ) -> Hooks:
     # prompts alone are not batches: a policy that answers them is evaluated differently
     batches = [] if setup.look else setup.feed.layout.own(setup.prepared.evaluation)[0]

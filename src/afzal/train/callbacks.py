@@ -66,7 +66,7 @@ class Callbacks:
             return
         step = int(record["step"])
         for fn in functions:
-            call(name, fn, Progress(step, steps, record, path, self._stopper(fn)), f"step {step}")
+            call_callback(name, fn, Progress(step, steps, record, path, self._stopper(fn)), f"step {step}")
 
     def requested(self) -> str | None:
         """``callback`` once one has requested a stop, else None; the reasons are in ``asked``."""
@@ -74,13 +74,13 @@ class Callbacks:
 
     def _stopper(self, fn: Callback) -> Callable[[str], None]:
         def stop(why: str = "") -> None:
-            self.asked.append(f"{called(fn)}: {why}" if why else called(fn))
+            self.asked.append(f"{function_name(fn)}: {why}" if why else function_name(fn))
 
         return stop
 
 
 @dataclass(frozen=True, slots=True)
-class Audience:
+class RunListeners:
     """Receivers of a run's metrics (trackers and callbacks), and sources of stop requests (signals and callbacks)."""
 
     signals: StopSignals
@@ -98,7 +98,7 @@ class Audience:
         return self.signals.requested or self.callbacks.requested()
 
 
-def call(name: str, fn: Callable[[Any], object], argument: Any, where: str) -> None:
+def call_callback(name: str, fn: Callable[[Any], object], argument: Any, where: str) -> None:
     """Call ``fn(argument)``.
 
     Args:
@@ -113,12 +113,12 @@ def call(name: str, fn: Callable[[Any], object], argument: Any, where: str) -> N
         raise
     except Exception as error:
         raise AfzalError(
-            f"the {name} callback {called(fn)} failed: {type(error).__name__}: {error}",
+            f"the {name} callback {function_name(fn)} failed: {type(error).__name__}: {error}",
             where=where,
             remedy="fix the callback; continue a run that it ended with resume=True",
         ) from error
 
 
-def called(fn: Any) -> str:
+def function_name(fn: Any) -> str:
     """A function's name for messages."""
     return getattr(fn, "__qualname__", type(fn).__name__)

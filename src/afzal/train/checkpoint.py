@@ -44,7 +44,17 @@ from afzal.train.manifest import (
     step_of,
     write_manifest,
 )
-from afzal.train.shard_layout import Entry, Read, box_of, describe, is_cut, join, needed, shard_name, writes
+from afzal.train.shard_layout import (
+    Entry,
+    Read,
+    box_of,
+    describe,
+    is_writer,
+    join_layouts,
+    may_be_sharded,
+    overlapping_reads,
+    shard_name,
+)
 from afzal.train.tensorfile import DTYPES, write_tensors
 
 _TEMPORARY, _REPLACED = ".tmp-", ".replaced-"
@@ -73,7 +83,7 @@ def save(folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], s
     """
     _check(step, tensors, state)
     final, temporary = folder / f"step-{step:08d}", folder / f"{_TEMPORARY}step-{step:08d}"
-    mine = [local(t) for group in tensors.values() for t in group.values() if writes(t)]
+    mine = [local(t) for group in tensors.values() for t in group.values() if is_writer(t)]
     with_fault = partial(writing, final, sum(t.numel() * t.element_size() for t in mine))
     try:
         _by_first(partial(_begin, folder, temporary), with_fault)
@@ -208,8 +218,8 @@ def _write(temporary: Path, tensors: Mapping[str, Mapping[str, Tensor]]) -> dict
         raise AfzalError(f"cannot write {temporary}", why=why, remedy="choose a folder (--out) that all machines share")
     files, parts = {}, {}
     for group, members in tensors.items():
-        cut = is_cut(members)
-        mine = {name: local(t) for name, t in members.items() if writes(t)}
+        cut = may_be_sharded(members)
+        mine = {name: local(t) for name, t in members.items() if is_writer(t)}
         if cut:
             parts[group] = describe(members)
         if mine or (ranks.leads() and not cut):
@@ -229,7 +239,7 @@ def _complete(
     parts = {}
     for group in written[0]["parts"]:
         names = [shard_name(group, rank) for rank in range(ranks.world())]
-        parts[group] = join([theirs["parts"].get(group, {}) for theirs in written], names)
+        parts[group] = join_layouts([theirs["parts"].get(group, {}) for theirs in written], names)
     write_manifest(temporary, step, files, parts, state)
     fsync_folder(temporary)
     _commit(temporary, final)
@@ -280,7 +290,7 @@ def _fill(path: Path, entries: Mapping[str, Entry], targets: Mapping[str, Tensor
             had = "no such tensor" if entry is None else f"{entry['dtype']} {entry['shape']} there"
             why = f"{name} is {DTYPES.get(target.dtype)} {list(target.shape)} here, {had}"
             raise AfzalError(f"checkpoint {path} is not of this model", why=why, remedy="give the settings of run.yaml")
-        for file, read in needed(name, entry, box_of(target)).items():
+        for file, read in overlapping_reads(name, entry, box_of(target)).items():
             reads.setdefault(file, []).append((read, entry, local(target.detach())))
     for name, wanted in reads.items():
         try:

@@ -17,7 +17,7 @@ from torch import Tensor
 from afzal.errors import AfzalError
 from afzal.objectives import Pairs, Scored
 from afzal.tokens.batch import Batch
-from afzal.train.user_code import called
+from afzal.train.user_code import attribute_errors
 
 Cost = Callable[[Any, Tensor, Tensor | None, Tensor, Tensor, Batch], Tensor]
 """``(model, pi_logps [B], ref_logps [B], yw_idxs [T], yl_idxs [T], batch) -> scalar`` with a gradient: a mean
@@ -80,7 +80,9 @@ def cost_of(
         AfzalError: it fails, is not a scalar, or has no gradient and so cannot be enforced.
     """
     ref_logps = None if reference is None else reference.logps
-    with called(constraint.cost, f"constraint {constraint.name!r}", "it must return a scalar with a gradient"):
+    with attribute_errors(
+        constraint.cost, f"constraint {constraint.name!r}", "it must return a scalar with a gradient"
+    ):
         value = constraint.cost(model, policy.logps, ref_logps, pairs.yw_idxs, pairs.yl_idxs, batch)
     if not isinstance(value, Tensor) or value.dim() != 0:
         shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__

@@ -21,70 +21,70 @@ _FOREVER = timedelta(days=365)
 _END = ""
 
 
-class Calls:
-    """Calls of rank 0 to all ranks of a joined group; in one process, plain function calls.
+class Coordinator:
+    """Lets rank 0 call functions on all ranks of a joined group; in one process, it calls them directly.
 
     Args:
-        works: the callable functions, by name. Each is called with ``own``, a value of the local rank, and with
+        functions: the callable functions, by name. Each is called with ``local``, a value of the local rank, and with
             keyword arguments from rank 0, which must be JSON values.
     """
 
-    def __init__(self, works: Mapping[str, Callable[..., Any]]) -> None:
-        self._works = dict(works)
+    def __init__(self, functions: Mapping[str, Callable[..., Any]]) -> None:
+        self._functions = dict(functions)
         self._group: Any = dist.new_group(backend="gloo", timeout=_FOREVER) if ranks.world() > 1 else None
-        self._heard_by_others = self._group is not None
+        self._others_wait = self._group is not None
 
-    def share(self, name: str, own: Any, **arguments: Any) -> list[Any]:
+    def run_parts(self, name: str, local: Any, **arguments: Any) -> list[Any]:
         """Have every rank do its part of the work; return all results in rank order.
 
         Raises:
             AfzalError: on all ranks, if one failed.
         """
-        with self._called(name, arguments, meet=False):
-            return self._part(name, own, arguments)
+        with self._calling(name, arguments, collective=False):
+            return self._part(name, local, arguments)
 
-    def meet(self, name: str, own: Any, **arguments: Any) -> Any:
+    def run_collective(self, name: str, local: Any, **arguments: Any) -> Any:
         """Have all ranks do work in which they communicate with each other, such as training."""
-        with self._called(name, arguments, meet=True):
-            return self._works[name](own, **arguments)
+        with self._calling(name, arguments, collective=True):
+            return self._functions[name](local, **arguments)
 
-    def answer(self, own: Any) -> None:
+    def serve(self, local: Any) -> None:
         """On every other rank: do what rank 0 calls for, until it ends the calls."""
         while True:
-            name, arguments, meet = self._heard()
+            name, arguments, collective = self._receive()
             if name == _END:
                 return
-            if meet:
-                self._works[name](own, **arguments)
+            if collective:
+                self._functions[name](local, **arguments)
             else:
-                self._part(name, own, arguments)
+                self._part(name, local, arguments)
 
-    def end(self) -> None:
-        """End the wait of the other ranks in :meth:`answer`."""
-        self._tell(_END, {}, meet=False)
+    def stop(self) -> None:
+        """End the wait of the other ranks in :meth:`serve`."""
+        self._broadcast(_END, {}, collective=False)
 
-    def _part(self, name: str, own: Any, arguments: Mapping[str, Any]) -> list[Any]:
-        return ranks.by_all(lambda: self._works[name](own, **arguments))
+    def _part(self, name: str, local: Any, arguments: Mapping[str, Any]) -> list[Any]:
+        return ranks.by_all(lambda: self._functions[name](local, **arguments))
 
     @contextmanager
-    def _called(self, name: str, arguments: Mapping[str, Any], *, meet: bool) -> Iterator[None]:
-        self._tell(name, arguments, meet=meet)
+    def _calling(self, name: str, arguments: Mapping[str, Any], *, collective: bool) -> Iterator[None]:
+        self._broadcast(name, arguments, collective=collective)
         try:
             yield
         except BaseException:
-            self._heard_by_others = False  # a failure here is a failure there, so nobody waits for a call
+            self._others_wait = False  # a failure here is a failure there, so nobody waits for a call
             raise
 
-    def _tell(self, name: str, arguments: Mapping[str, Any], *, meet: bool) -> None:
-        if self._heard_by_others:
-            data = torch.frombuffer(bytearray(json.dumps([name, arguments, meet]).encode()), dtype=torch.uint8)
+    def _broadcast(self, name: str, arguments: Mapping[str, Any], *, collective: bool) -> None:
+        if self._others_wait:
+            data = torch.frombuffer(bytearray(json.dumps([name, arguments, collective]).encode()), dtype=torch.uint8)
             dist.broadcast(torch.tensor([len(data)]), 0, group=self._group)
             dist.broadcast(data, 0, group=self._group)
 
-    def _heard(self) -> tuple[str, dict[str, Any], bool]:
+    def _receive(self) -> tuple[str, dict[str, Any], bool]:
         length = torch.zeros(1, dtype=torch.int64)
         dist.broadcast(length, 0, group=self._group)
         data = torch.empty(int(length), dtype=torch.uint8)
         dist.broadcast(data, 0, group=self._group)
-        name, arguments, meet = json.loads(data.numpy().tobytes())
-        return name, arguments, meet
+        name, arguments, collective = json.loads(data.numpy().tobytes())
+        return name, arguments, collective

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from afzal.train import ranks
-from afzal.train.shard_layout import writes
+from afzal.train.shard_layout import is_writer
 
 _SMALL = 1 << 20  # bytes; smaller tensors stay in memory
 
 
-def full(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+def gather_full(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """Yield full tensors by name, one by one, on the CPU of rank 0; nothing on the other ranks.
 
     All ranks must iterate over all of them. Tensors that are not sharded pass unchanged.
@@ -29,7 +29,7 @@ def full(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
             yield name, value
 
 
-def laid_down(t: Tensor, folder: Path) -> Tensor:
+def memory_mapped_copy(t: Tensor, folder: Path) -> Tensor:
     """A copy of the tensor in a memory-mapped file in the folder, so that the system can page it out.
 
     The file has no name, so nothing remains of it when the tensor or the process is gone.
@@ -56,7 +56,7 @@ def local(t: Tensor) -> Tensor:
     return t.to_local() if hasattr(t, "to_local") else t  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def like(t: Any, number: Tensor) -> Tensor:
+def filled_like(t: Any, number: Tensor) -> Tensor:
     """A tensor sharded like ``t`` and filled with one number; it takes the memory of that number."""
     piece = number.expand(local(t.detach()).shape)
     if not hasattr(t, "device_mesh"):
@@ -66,7 +66,7 @@ def like(t: Any, number: Tensor) -> Tensor:
     return DTensor.from_local(piece, t.device_mesh, t.placements, run_check=False, shape=t.shape, stride=t.stride())
 
 
-def alike(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
+def group_by_mesh(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
     """Parameters in groups that one optimiser step can take together: all of a group are sharded over the same mesh
     axes, or none is."""
     groups: dict[Any, list[nn.Parameter]] = {}
@@ -91,6 +91,6 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
 
 def norm_of(tensors: Iterable[Tensor]) -> float:
     """The Euclidean norm of these tensors over all ranks."""
-    mine = [t for t in tensors if writes(t)]  # a part that several ranks hold counts once
+    mine = [t for t in tensors if is_writer(t)]  # a part that several ranks hold counts once
     squares = [torch.linalg.vector_norm(local(t)).double().square().to(mine[0].device) for t in mine]
     return sum(ranks.gather(float(torch.stack(squares).sum()) if squares else 0.0)) ** 0.5

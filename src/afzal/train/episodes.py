@@ -18,7 +18,7 @@ from afzal.train.feed import Layout, Update
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class EpisodeShape:
     """The size of an update.
 
     Attributes:
@@ -45,7 +45,7 @@ class Episode:
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson(Update):
+class EpisodeUpdate(Update):
     """An update of several episodes; its loss is taken on ``batches``."""
 
     episodes: tuple[Episode, ...] = ()
@@ -65,7 +65,7 @@ class Episodes:
 
     trees: Sequence[Tree]
     task_of: Sequence[str]
-    shape: Shape
+    shape: EpisodeShape
     seed: int
     layout: Layout
 
@@ -98,7 +98,7 @@ class Episodes:
         """Updates that together draw as many items as there are."""
         return math.ceil(len(self.trees) / self.items_per_update)
 
-    def update(self, step: int) -> Lesson:
+    def update(self, step: int) -> EpisodeUpdate:
         """Update number ``step`` (from 0)."""
         rng = np.random.default_rng([self.seed, step])
         tasks = self.by_task()
@@ -108,14 +108,14 @@ class Episodes:
         episodes = tuple(self._episode(task, *sets) for task, sets in members.items())
         judged = [b for e in episodes for b in (e.query or [b for part in e.support for b in part])]
         n = sum(len(query) + len({i for part in support for i in part}) for support, query in members.values())
-        return Lesson(judged, [], n, episodes=episodes)
+        return EpisodeUpdate(judged, [], n, episodes=episodes)
 
     def each(self) -> tuple[Episode, ...]:
         """One episode per task, the same at every call; all prompts outside the support set are its query set."""
         drawn = []
         for k, (task, members) in enumerate(self.by_task().items()):
             order = _shuffled(self.trees, members, np.random.default_rng([self.seed, k]))
-            support, query = apart(self.trees, order, self.shape.support, len(order))
+            support, query = split_support_query(self.trees, order, self.shape.support, len(order))
             drawn.append(self._episode(task, [support] * self.shape.steps, query))
         return tuple(drawn)
 
@@ -125,7 +125,7 @@ class Episodes:
         if shape.fresh:
             return [_shuffled(self.trees, members, rng)[: shape.support] for _ in range(shape.steps)], []
         order = _shuffled(self.trees, members, rng)
-        support, query = apart(self.trees, order, shape.support, shape.query)
+        support, query = split_support_query(self.trees, order, shape.support, shape.query)
         return [support] * shape.steps, query
 
     def _episode(self, task: str, support: Sequence[Sequence[int]], query: Sequence[int]) -> Episode:
@@ -136,7 +136,9 @@ class Episodes:
         return Episode(task, tuple(batches[tuple(part)] for part in support), batches.get(tuple(query), ()))
 
 
-def apart(trees: Sequence[Tree], order: Sequence[int], support: int, query: int) -> tuple[list[int], list[int]]:
+def split_support_query(
+    trees: Sequence[Tree], order: Sequence[int], support: int, query: int
+) -> tuple[list[int], list[int]]:
     """The first items as support, and the first items with other prompts as query.
 
     If there are too few items for both, both shrink in the same proportion, to at least one prompt.

@@ -22,10 +22,10 @@ from afzal.tokens.batch import Batch
 from afzal.tokens.upload import upload
 from afzal.train import ranks, task_metrics
 from afzal.train.method import Carried, Method
-from afzal.train.user_code import losses_from
+from afzal.train.user_code import call_objective
 
 
-def opinions(batch: Batch) -> Pairs:
+def host_pairs(batch: Batch) -> Pairs:
     """The opinions on the responses of a batch, on the host."""
     rows = batch.preferences
     index, real = rows[:, :2].long(), rows[:, 2:].float()
@@ -44,12 +44,12 @@ def opinions(batch: Batch) -> Pairs:
 
 def batch_pairs(batch: Batch) -> Pairs:
     """The opinions of a batch as objectives take them, on the device of its log-probs."""
-    said, device = opinions(batch), batch.ids.device
+    said, device = host_pairs(batch), batch.ids.device
     return Pairs(*(upload(getattr(said, field.name), device) for field in fields(said)))
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class ScoredBatch:
     """Responses scored by both models, and the opinions on them."""
 
     policy: Scored
@@ -57,7 +57,7 @@ class Judged:
     pairs: Pairs
 
 
-def judge(model: Any, method: Method, batch: Batch) -> Judged:
+def score_batch(model: Any, method: Method, batch: Batch) -> ScoredBatch:
     """Score one batch by policy and reference, with the statistics that the method needs and the batch's own
     numbers."""
     reference = method.reference
@@ -71,13 +71,13 @@ def judge(model: Any, method: Method, batch: Batch) -> Judged:
     if ref is None and reference is not None:
         ref = reference.score(batch)
     if method.shows_pieces:
-        policy = replace(policy, extras={**policy.extras, "piece_log_ratio": _of_pieces(model, method, batch)})
+        policy = replace(policy, extras={**policy.extras, "piece_log_ratio": _media_log_ratio(model, method, batch)})
     if batch.numbers:
         policy = replace(policy, extras={**policy.extras, **batch.numbers})
-    return Judged(policy, ref, batch_pairs(batch))
+    return ScoredBatch(policy, ref, batch_pairs(batch))
 
 
-def _of_pieces(model: Any, method: Method, batch: Batch) -> Tensor:
+def _media_log_ratio(model: Any, method: Method, batch: Batch) -> Tensor:
     """``[M]`` log-ratio of each scored token to the reference, both given pieces of the media; with gradient."""
     assert method.reference is not None
     shown = batch.in_pieces
@@ -91,25 +91,28 @@ def _with_values(model: Any, method: Method, critic: Critic, batch: Batch) -> Sc
     return Scored(logps, batch.response_of, batch.n_responses, {"value": critic.values(batch, hidden)})
 
 
-def judge_or_none(model: Any, method: Method, batch: Batch) -> Judged:
-    """Like :func:`judge`; for an idle batch, without any responses."""
-    judged = judge(model, method, batch)
-    return empty(judged) if batch.idle else judged
+def score_batch_or_empty(model: Any, method: Method, batch: Batch) -> ScoredBatch:
+    """Like :func:`score_batch`; for an idle batch, without any responses."""
+    scored = score_batch(model, method, batch)
+    return emptied(scored) if batch.idle else scored
 
 
-def empty(judged: Judged) -> Judged:
+def emptied(scored: ScoredBatch) -> ScoredBatch:
     """The same kinds of numbers for no responses."""
-    policy, reference = _nothing(judged.policy), None if judged.reference is None else _nothing(judged.reference)
-    return Judged(policy, reference, Pairs(*(getattr(judged.pairs, f.name)[:0] for f in fields(Pairs))))
+    policy, reference = (
+        _empty_scored(scored.policy),
+        None if scored.reference is None else _empty_scored(scored.reference),
+    )
+    return ScoredBatch(policy, reference, Pairs(*(getattr(scored.pairs, f.name)[:0] for f in fields(Pairs))))
 
 
-def _nothing(scored: Scored) -> Scored:
+def _empty_scored(scored: Scored) -> Scored:
     extras = {name: value[:0] for name, value in scored.extras.items()}
     return Scored(scored.token_logps[:0], scored.response_of[:0], 0, extras)
 
 
-def gathered(own: Judged) -> list[Judged]:
-    """The judged batches of all data ranks, in rank order, as constants."""
+def gather_batches(own: ScoredBatch) -> list[ScoredBatch]:
+    """The scored batches of all data ranks, in rank order, as constants."""
     if ranks.world() == 1:
         return [own]
     scored = {"policy": own.policy} | ({"reference": own.reference} if own.reference is not None else {})
@@ -121,20 +124,20 @@ def gathered(own: Judged) -> list[Judged]:
     return [_unflattened(part, n) for part, n in zip(ranks.gather_tensors(flat), counts, strict=True)]
 
 
-def _unflattened(flat: Mapping[str, Tensor], n_responses: int) -> Judged:
+def _unflattened(flat: Mapping[str, Tensor], n_responses: int) -> ScoredBatch:
     def scored(owner: str) -> Scored:
         start = f"{owner}/extras/"
         extras = {name.removeprefix(start): value for name, value in flat.items() if name.startswith(start)}
         return Scored(flat[f"{owner}/token_logps"], flat[f"{owner}/response_of"], n_responses, extras)
 
     reference = scored("reference") if "reference/token_logps" in flat else None
-    return Judged(scored("policy"), reference, Pairs(*(flat[f"pairs/{f.name}"] for f in fields(Pairs))))
+    return ScoredBatch(scored("policy"), reference, Pairs(*(flat[f"pairs/{f.name}"] for f in fields(Pairs))))
 
 
-def join(parts: Sequence[Judged]) -> Judged:
+def join_batches(parts: Sequence[ScoredBatch]) -> ScoredBatch:
     """Several batches as one."""
     references = [part.reference for part in parts if part.reference is not None]
-    return Judged(
+    return ScoredBatch(
         join_scored([part.policy for part in parts]),
         join_scored(references) if references else None,
         join_pairs([part.pairs for part in parts], [part.policy.n_responses for part in parts]),
@@ -153,14 +156,14 @@ class Losses:
     units: tuple[Tensor, Tensor]
 
 
-def losses_of(method: Method, judged: Judged, carried: Carried, pooled: Mapping[str, Tensor]) -> Losses:
+def losses_of(method: Method, scored: ScoredBatch, carried: Carried, pooled: Mapping[str, Tensor]) -> Losses:
     """Every term's losses of one batch (or of several, joined)."""
     sums, counts, metrics, main, units = [], [], {}, None, None
     for term in method.terms:
-        objective, policy, pairs = term.objective, judged.policy, judged.pairs
-        reference = judged.reference if objective.needs_reference else None
+        objective, policy, pairs = term.objective, scored.policy, scored.pairs
+        reference = scored.reference if objective.needs_reference else None
         keywords = method.keywords(term, carried, pooled)
-        losses, weights, rewards = losses_from(objective, policy, reference, pairs, keywords)
+        losses, weights, rewards = call_objective(objective, policy, reference, pairs, keywords)
         sums.append((losses * weights).sum())
         counts.append(weights.sum())
         main, units = (rewards, (losses, weights)) if term is method.main else (main, units)
@@ -203,7 +206,7 @@ def batch_counts(method: Method, batch: Batch, weight_per_item: float | None = N
     """
     if batch.idle:
         return [0.0] * len(method.terms)
-    said, of_token = opinions(batch), torch.arange(batch.n_responses).repeat_interleave(batch.scored)
+    said, of_token = host_pairs(batch), torch.arange(batch.n_responses).repeat_interleave(batch.scored)
     items = len(said.group_of[said.yw_idxs].unique())
     return [
         items * weight_per_item
@@ -308,17 +311,17 @@ def _pairs_of_all(answered: Sequence[_Answered]) -> _Answered:
     return _Answered(*zip(*rows, strict=True)) if rows else _Answered((), (), (), (), (), ())
 
 
-def _counted(model: Any, method: Method, batches: Sequence[Batch]) -> Iterator[tuple[Judged, _Responses]]:
+def _counted(model: Any, method: Method, batches: Sequence[Batch]) -> Iterator[tuple[ScoredBatch, _Responses]]:
     for batch in batches:
-        judged = judge(model, method, batch)
+        scored = score_batch(model, method, batch)
         if not batch.idle:
-            yield judged, _responses([batch])
+            yield scored, _responses([batch])
 
 
-def _whole(model: Any, method: Method, batches: Sequence[Batch]) -> list[tuple[Judged, _Responses]]:
+def _whole(model: Any, method: Method, batches: Sequence[Batch]) -> list[tuple[ScoredBatch, _Responses]]:
     """All batches of all ranks as one, on rank 0 only."""
-    own = join([judge_or_none(model, method, batch) for batch in batches])
-    joined = join(gathered(own))
+    own = join_batches([score_batch_or_empty(model, method, batch) for batch in batches])
+    joined = join_batches(gather_batches(own))
     mine = _responses([batch for batch in batches if not batch.idle])
     prompts, lengths = ranks.gather_data(list(mine.prompts)), ranks.gather_data(list(mine.lengths))
     everything = _Responses([key for part in prompts for key in part], [n for part in lengths for n in part])
@@ -331,7 +334,7 @@ def _responses(batches: Sequence[Batch]) -> _Responses:
 
 
 def _figures(method: Method, tallies: Tally, answered: _Answered, pooled: Mapping[str, Tensor]) -> dict[str, float]:
-    result = task_metrics.without_a_single(means(tallies))
+    result = task_metrics.drop_single_task(means(tallies))
     parts = {term.name: result.pop(f"loss/{term.name}", None) for term in method.terms}
     known = [term.weight * value for term in method.terms if (value := parts[term.name]) is not None]
     if known:

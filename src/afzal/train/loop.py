@@ -23,7 +23,7 @@ from afzal.train.evaluate import Evaluator
 from afzal.train.feed import Update, Updates
 from afzal.train.method import Carried, Method, forget_gradient, parameters_by_name, publish
 from afzal.train.precision import Weights
-from afzal.train.prefetch import read_ahead
+from afzal.train.prefetch import with_prefetch
 from afzal.train.retry import steps_made, within_memory
 from afzal.train.shard import Sharded
 from afzal.train.update import Accumulate, accumulate
@@ -125,7 +125,7 @@ def fit(
     parameters = list(parameters_by_name(weights.carriers, method).values())
     state.carried = state.carried or method.start()
     began = time.perf_counter() - state.seconds
-    feed = read_ahead(feed, settings.steps)
+    feed = with_prefetch(feed, settings.steps)
 
     def work(update: Update) -> tuple[dict[str, float], Carried]:
         _, metrics, carried = gradient(model, method, update, state.carried)

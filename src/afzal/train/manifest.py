@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from afzal.errors import AfzalError
 from afzal.runs import new_file, read_json, sha256, write_all
-from afzal.train.shard_layout import Entry, size_of, why_not_whole
+from afzal.train.shard_layout import Entry, layout_fault, size_of
 
 WHOLE, IN_PARTS = 1, 2  # formats; versions that read only unsharded tensors refuse the second
 MANIFEST = "manifest.json"
@@ -125,7 +125,7 @@ def entries_of(path: Path, manifest: Mapping[str, Any], group: str) -> dict[str,
                 shape = part.get_shape()
                 pieces = {} if 0 in shape else {name: [[0] * len(shape), shape]}
                 entries[key] = {"dtype": part.get_dtype(), "shape": shape, "pieces": pieces}
-                if why := why_not_whole(entries[key]):
+                if why := layout_fault(entries[key]):
                     raise damaged(path, name, f"{key}: {why}")
     except (OSError, SafetensorError) as error:
         raise damaged(path, name, str(error)) from error
@@ -147,7 +147,7 @@ def _fault(entries: Any, files: Mapping[str, Any]) -> str:
     if not isinstance(entries, dict):
         return f"{entries!r}"
     for name, entry in entries.items():
-        if why := why_not_whole(entry):
+        if why := layout_fault(entry):
             return f"{name}: {why}"
         if strange := entry["pieces"].keys() - files.keys():
             return f"{name}: a piece is in {min(strange)!r}"

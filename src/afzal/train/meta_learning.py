@@ -29,8 +29,8 @@ from afzal.model.logprobs import output_head
 from afzal.model.reference import Remembered
 from afzal.objectives.metrics import Tally, add, means
 from afzal.tokens.batch import Batch
-from afzal.train.episodes import Episode, Lesson
-from afzal.train.evaluate import Losses, by_term, evaluate, join, judge, losses_of, weighted_mean
+from afzal.train.episodes import Episode, EpisodeUpdate
+from afzal.train.evaluate import Losses, by_term, evaluate, join_batches, losses_of, score_batch, weighted_mean
 from afzal.train.feed import Update
 from afzal.train.method import Carried, Method
 from afzal.train.update import Outcome
@@ -41,7 +41,7 @@ Loss = Callable[[Weights], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class Adapting:
+class MetaLearner:
     """How to adapt to a task: the meta-gradient, and the learning rate of the inner steps."""
 
     order: Order
@@ -58,14 +58,14 @@ class Adapting:
         Args:
             carriers: the trainable weights, by name.
         """
-        assert isinstance(update, Lesson)
+        assert isinstance(update, EpisodeUpdate)
         running = carried if carried is not None else method.start()
-        method = remembering(method)
+        method = with_memoized_reference(method)
         start = {name: p.detach() for name, p in model.named_parameters() if name in carriers}
         total = {name: torch.zeros_like(p) for name, p in start.items()}
         metrics: Tally = {}
         for episode in update.episodes:
-            gradient, figures = self._of_task(model, method, episode, start, running)
+            gradient, figures = self._task_gradient(model, method, episode, start, running)
             add(metrics, figures)
             for name, part in gradient.items():
                 total[name].add_(part, alpha=1 / len(update.episodes))
@@ -79,25 +79,25 @@ class Adapting:
         if query is None:
             total, weights = {name: torch.zeros_like(w) for name, w in start.items()}, start
             for loss in support:
-                slope = _slope(loss, weights)
+                slope = _gradient(loss, weights)
                 total = {name: value + slope[name] for name, value in total.items()}
-                weights = self._moved(weights, slope)
+                weights = self._step(weights, slope)
             return total
         if self.order == "maml":
-            return self._through(start, support, query)
-        return _slope(query, self.adapted(start, support))
+            return self._maml_gradient(start, support, query)
+        return _gradient(query, self.adapted(start, support))
 
     def adapted(self, start: Weights, support: Sequence[Loss]) -> Weights:
         """The weights after one inner step on each support loss, as constants."""
         weights = start
         for loss in support:
-            weights = self._moved(weights, _slope(loss, weights))
+            weights = self._step(weights, _gradient(loss, weights))
         return weights
 
-    def _moved(self, weights: Weights, slope: Weights) -> Weights:
+    def _step(self, weights: Weights, slope: Weights) -> Weights:
         return {name: w.detach() - self.lr * slope[name] for name, w in weights.items()}
 
-    def _through(self, start: Weights, support: Sequence[Loss], query: Loss) -> Weights:
+    def _maml_gradient(self, start: Weights, support: Sequence[Loss], query: Loss) -> Weights:
         leaves = {name: w.detach().requires_grad_() for name, w in start.items()}
         weights: Weights = leaves
         for loss in support:
@@ -108,7 +108,7 @@ class Adapting:
         parts = torch.autograd.grad(query(weights), list(leaves.values()), materialize_grads=True)
         return dict(zip(leaves, parts, strict=True))
 
-    def _of_task(
+    def _task_gradient(
         self, model: Any, method: Method, episode: Episode, start: Weights, carried: Carried
     ) -> tuple[Weights, Tally]:
         seen: list[Losses] = []
@@ -122,7 +122,7 @@ class Adapting:
         return gradient, {**metrics, "support_loss": _mean(method, seen[0])} if support else metrics
 
 
-def _slope(loss: Loss, weights: Weights) -> Weights:
+def _gradient(loss: Loss, weights: Weights) -> Weights:
     leaves = {name: w.detach().requires_grad_() for name, w in weights.items()}
     parts = torch.autograd.grad(loss(leaves), list(leaves.values()), materialize_grads=True)
     return dict(zip(leaves, parts, strict=True))
@@ -149,19 +149,19 @@ def task_loss(
 ) -> tuple[Losses, Tensor]:
     """The weighted mean loss over all batches, with a graph to ``weights``, which replace the model's."""
     with acting_with(model, weights):
-        judged = [judge(model, method, batch) for batch in batches]
-    losses = losses_of(method, join(judged) if len(judged) > 1 else judged[0], carried, {})
+        scored = [score_batch(model, method, batch) for batch in batches]
+    losses = losses_of(method, join_batches(scored) if len(scored) > 1 else scored[0], carried, {})
     parts = zip(method.terms, losses.sums, losses.counts, strict=True)
     return losses, torch.stack([term.weight * s / torch.where(n > 0, n, 1.0) for term, s, n in parts]).sum()
 
 
-def remembering(method: Method) -> Method:
+def with_memoized_reference(method: Method) -> Method:
     """The method with a reference that scores each batch once, however many inner steps see it."""
     return method if method.reference is None else replace(method, reference=Remembered(method.reference))
 
 
-def measured(
-    model: Any, method: Method, adapting: Adapting, episodes: Sequence[Episode], names: Sequence[str]
+def evaluate_adaptation(
+    model: Any, method: Method, adapting: MetaLearner, episodes: Sequence[Episode], names: Sequence[str]
 ) -> dict[str, float]:
     """Metrics on the query sets of held-out episodes, as means over tasks: after adapting, and ``before/`` it.
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from afzal.train.feed import Feed, Layout, Update, Updates
 
 
-def read_ahead(feed: Updates, steps: int) -> Updates:
+def with_prefetch(feed: Updates, steps: int) -> Updates:
     """The feed, with the next update made in the background if it runs on a GPU."""
-    return Ahead(feed, steps) if isinstance(feed, Feed) and feed.layout.device.type == "cuda" else feed
+    return PrefetchingFeed(feed, steps) if isinstance(feed, Feed) and feed.layout.device.type == "cuda" else feed
 
 
 @dataclass(slots=True)
-class Ahead:
+class PrefetchingFeed:
     """A feed of ``steps`` updates that starts making the next update when one is requested.
 
     An error in the background is raised when that update is requested.

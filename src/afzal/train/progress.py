@@ -18,7 +18,7 @@ from afzal.text import time_left as remaining
 _SECONDS_BETWEEN_LINES = 10.0
 
 
-class LastingStream:
+class ClosableStream:
     """A stream that may go away: a run continues when its terminal or the reader of its pipe is closed."""
 
     def __init__(self, stream: Any) -> None:
@@ -44,7 +44,7 @@ class Reporter:
 
     def __init__(self, steps: int, start: int = 0, console: Console | None = None) -> None:
         beneath = getattr(sys.stderr, "rich_proxied_file", sys.stderr)
-        self.console = console or VisibleConsole(file=cast("TextIO", LastingStream(beneath)))
+        self.console = console or VisibleConsole(file=cast("TextIO", ClosableStream(beneath)))
         self.steps, self.start, self.last_line = steps, start, 0.0
         self.first: dict[str, Any] | None = None
         self.latest: dict[str, Any] = {}  # metrics of the last rollout

@@ -23,12 +23,12 @@ from afzal.model.load import cast_parameters
 from afzal.model.media import towers
 from afzal.model.reward import is_reward_model
 from afzal.train import ranks
-from afzal.train.dtensor import full, laid_down, like, local
+from afzal.train.dtensor import filled_like, gather_full, local, memory_mapped_copy
 from afzal.train.optim import trainable
 from afzal.train.precision import Dtype
 from afzal.train.shard_layout import box_of
 from afzal.train.tensor import into_slices
-from afzal.train.unused_parameters import Touched
+from afzal.train.unused_parameters import UnusedParameters
 
 
 class Sharded:
@@ -91,8 +91,8 @@ class Sharded:
         cast(model)
         adapter_alone = self._read_in_pieces and is_adapted(self.model) and not is_reward_model(self.model)
         formats = {name: p.dtype for name, p in model.named_parameters()}
-        wholes = full(self._saved_with_adapter() if adapter_alone else self._all)
-        _replace(model, {name: laid_down(value.to(formats[name]), folder) for name, value in wholes})
+        wholes = gather_full(self._saved_with_adapter() if adapter_alone else self._all)
+        _replace(model, {name: memory_mapped_copy(value.to(formats[name]), folder) for name, value in wholes})
         return model if ranks.leads() else None
 
     def _saved_with_adapter(self) -> dict[str, nn.Parameter]:
@@ -144,7 +144,7 @@ class Sharded:
         one = torch.zeros((), dtype=number, device=self._device)
         stacked = {name: p for name, p in empty.named_parameters() if p.ndim > 2}
         layer = torch.zeros(max((p.numel() for p in stacked.values()), default=0), dtype=number, device=self._device)
-        values = {name: like(p, one.clone()) for name, p in empty.named_parameters() if name not in stacked}
+        values = {name: filled_like(p, one.clone()) for name, p in empty.named_parameters() if name not in stacked}
         _replace(empty, values | {name: layer[: p.numel()].view(p.shape) for name, p in stacked.items()})
         return empty
 
@@ -228,7 +228,7 @@ def gathered(*models: Any) -> Iterator[None]:
 
 def _into_pieces(
     model: Any, dtype: Dtype, policy: Dtype, device: torch.device, unread: LazyWeights | None
-) -> Touched | None:
+) -> UnusedParameters | None:
     """Shard a model, and read this rank's shards of unread weights."""
     places = {} if unread is None else _places(model, unread)
     _forget(model, places.keys())
@@ -251,7 +251,7 @@ def _places(model: nn.Module, unread: LazyWeights) -> dict[str, Place]:
     return places
 
 
-def _cut(model: Any, dtype: Dtype, device: torch.device) -> Touched | None:
+def _cut(model: Any, dtype: Dtype, device: torch.device) -> UnusedParameters | None:
     """Shard each block separately, and the rest with the root: embeddings and head, which stay gathered from a forward
     pass to its backward pass, since log-probs are taken outside the model's own forward; and towers, which rows without
     images or sounds do not run (:mod:`.unused_parameters`).
@@ -269,7 +269,7 @@ def _cut(model: Any, dtype: Dtype, device: torch.device) -> Touched | None:
         into_slices(model, mesh["tensor"])
     inside = {m for tower in towers(model).values() for m in tower.modules()}
     blocks = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer) and m not in inside]
-    touched = Touched(model) if inside else None
+    touched = UnusedParameters(model) if inside else None
     for module in [*blocks, model]:
         fully_shard(module, mesh=mesh["shard"], mp_policy=policy)
     model._apply(lambda t: torch.empty_like(t, device=device) if t.is_meta else t)

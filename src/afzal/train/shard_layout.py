@@ -41,7 +41,7 @@ class Read(NamedTuple):
     target: tuple[slice, ...]
 
 
-def is_cut(tensors: Mapping[str, Tensor]) -> bool:
+def may_be_sharded(tensors: Mapping[str, Tensor]) -> bool:
     """Whether any of the tensors may be sharded over several ranks."""
     return ranks.world() > 1 and any(map(_is_dtensor, tensors.values()))
 
@@ -58,7 +58,7 @@ def box_of(tensor: Any) -> Box:
     return Box(tuple(start), tuple(size))
 
 
-def writes(tensor: Any) -> bool:
+def is_writer(tensor: Any) -> bool:
     """Whether this rank writes its part: the first of the ranks that hold the same part does."""
     if not _is_dtensor(tensor):
         return ranks.leads()
@@ -72,13 +72,13 @@ def describe(tensors: Mapping[str, Tensor]) -> dict[str, Entry]:
     """What this rank writes of each tensor, without file names: dtype, full shape, and [offsets, sizes]."""
     entries = {}
     for name, tensor in tensors.items():
-        box = box_of(tensor) if writes(tensor) else None
+        box = box_of(tensor) if is_writer(tensor) else None
         part = None if box is None else [list(box.start), list(box.size)]
         entries[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "piece": part}
     return entries
 
 
-def join(parts: Sequence[Mapping[str, Entry]], files: Sequence[str]) -> dict[str, Entry]:
+def join_layouts(parts: Sequence[Mapping[str, Entry]], files: Sequence[str]) -> dict[str, Entry]:
     """Join the descriptions of all ranks, in rank order, to the layouts of all tensors.
 
     Raises:
@@ -91,13 +91,13 @@ def join(parts: Sequence[Mapping[str, Entry]], files: Sequence[str]) -> dict[str
     for name, first in parts[0].items():
         pieces = {file: part[name]["piece"] for file, part in zip(files, parts, strict=True) if part[name]["piece"]}
         layout = {"dtype": first["dtype"], "shape": first["shape"], "pieces": pieces}
-        if fault := why_not_whole(layout):
+        if fault := layout_fault(layout):
             raise ValueError(f"{name}: {fault}")
         layouts[name] = layout
     return layouts
 
 
-def why_not_whole(layout: Any) -> str:
+def layout_fault(layout: Any) -> str:
     """Why the pieces of a layout are not the boxes of a grid that fills the tensor; empty if they are."""
     if not isinstance(layout, dict) or layout.keys() != {"dtype", "shape", "pieces"}:
         return "no dtype, shape and pieces"
@@ -126,7 +126,7 @@ def size_of(entry: Entry, size: Sequence[int]) -> int:
     return prod(size) * ITEM_BYTES[entry["dtype"]]
 
 
-def needed(name: str, layout: Entry, wanted: Box) -> dict[str, Read]:
+def overlapping_reads(name: str, layout: Entry, wanted: Box) -> dict[str, Read]:
     """The reads that fill the part ``wanted`` of a tensor, by file."""
     reads = {}
     for file, (start, size) in layout["pieces"].items():

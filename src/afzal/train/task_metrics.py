@@ -44,7 +44,7 @@ def _task_of_units(unit: Unit, pairs: Pairs, response_of: Tensor) -> Tensor:
     return pairs.task_of[response_of]
 
 
-def without_a_single(figures: Mapping[str, float]) -> dict[str, float]:
+def drop_single_task(figures: Mapping[str, float]) -> dict[str, float]:
     """The metrics without the loss by task if there is only one task, whose loss is the total loss."""
     single = sum(name.startswith(TASK_LOSS) for name in figures) == 1
     return {name: value for name, value in figures.items() if not (single and name.startswith(TASK_LOSS))}

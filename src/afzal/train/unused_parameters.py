@@ -19,40 +19,40 @@ from afzal.model.reward import is_reward_model, reward_head
 from afzal.train import ranks
 
 
-class Touched:
+class UnusedParameters:
     """Makes trainable weights outside a model's text part, embeddings and head take part in every pass."""
 
     def __init__(self, model: Any) -> None:
         embeddings = model.get_input_embeddings()
         head = reward_head(model) if is_reward_model(model) else model.get_output_embeddings()
-        always = {id(p) for module in (_text(model), embeddings, head) for p in module.parameters()}
-        self._places = {
+        always = {id(p) for module in (_text_module(model), embeddings, head) for p in module.parameters()}
+        self._owners = {
             f"{name}.{leaf}" if name else leaf: (module, leaf)
             for name, module in model.named_modules()
             for leaf, p in module._parameters.items()
             if p is not None and p.requires_grad and id(p) not in always
         }
-        self._seen = False
-        embeddings.register_forward_hook(self._touch)
-        model.register_forward_hook(_cut_off)
+        self._read_media = False
+        embeddings.register_forward_hook(self._add_zero_terms)
+        model.register_forward_hook(_detach_other_outputs)
         for tower in towers(model).values():
-            tower.register_forward_pre_hook(self._see)
+            tower.register_forward_pre_hook(self._record_media)
 
     def unseen(self) -> Collection[str]:
         """At the end of an update: the weights without a gradient because no rank saw media."""
-        seen, self._seen = any(ranks.gather(self._seen)), False
-        return () if seen else self._places.keys()
+        seen, self._read_media = any(ranks.gather(self._read_media)), False
+        return () if seen else self._owners.keys()
 
-    def _touch(self, module: nn.Module, args: Any, embedded: Tensor) -> Tensor:
-        if not torch.is_grad_enabled() or not self._places:
+    def _add_zero_terms(self, module: nn.Module, args: Any, embedded: Tensor) -> Tensor:
+        if not torch.is_grad_enabled() or not self._owners:
             return embedded
-        return embedded + sum(getattr(owner, leaf).flatten()[0] * 0.0 for owner, leaf in self._places.values())
+        return embedded + sum(getattr(owner, leaf).flatten()[0] * 0.0 for owner, leaf in self._owners.values())
 
-    def _see(self, module: nn.Module, args: Any) -> None:
-        self._seen = self._seen or torch.is_grad_enabled()
+    def _record_media(self, module: nn.Module, args: Any) -> None:
+        self._read_media = self._read_media or torch.is_grad_enabled()
 
 
-def _text(model: Any) -> nn.Module:
+def _text_module(model: Any) -> nn.Module:
     """The module that holds the text blocks; every pass runs everything else in it."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -61,8 +61,8 @@ def _text(model: Any) -> nn.Module:
     return model.get_submodule(next(blocks).rsplit(".", 2)[0])
 
 
-def _cut_off(module: nn.Module, args: Any, made: Any) -> None:
+def _detach_other_outputs(module: nn.Module, args: Any, outputs: Any) -> None:
     """Detach a model's outputs other than its logits: their gradients are not used."""
-    for name, value in made.items():
+    for name, value in outputs.items():
         if name != "logits" and isinstance(value, Tensor):
-            made[name] = value.detach()
+            outputs[name] = value.detach()

@@ -29,17 +29,17 @@ from afzal.tokens.batch import Batch
 from afzal.train import ranks
 from afzal.train.constraints import Constraint, cost_of
 from afzal.train.evaluate import (
-    Judged,
     Losses,
+    ScoredBatch,
     batch_counts,
     by_term,
-    empty,
-    gathered,
-    join,
-    judge,
-    judge_or_none,
+    emptied,
+    gather_batches,
+    join_batches,
     losses_of,
     pooled_statistics,
+    score_batch,
+    score_batch_or_empty,
     weighted_mean,
 )
 from afzal.train.feed import Update
@@ -115,27 +115,27 @@ class _Results(NamedTuple):
     costs: dict[str, float]
 
 
-def _separate(work: _Work, batches: Sequence[Batch], before: Mapping[str, float]) -> tuple[_Results, list[Judged]]:
+def _separate(work: _Work, batches: Sequence[Batch], before: Mapping[str, float]) -> tuple[_Results, list[ScoredBatch]]:
     results, seen = _Results([], {}), []
     for batch in batches:
         if batch.idle:
             seen.append(_idle(work, batch))
             continue
-        judged = judge(work.model, work.method, batch)
-        losses = losses_of(work.method, judged, work.carried, work.pooled)
-        _backward(work, work.share(losses), judged, batch, before, results.costs)
+        scored = score_batch(work.model, work.method, batch)
+        losses = losses_of(work.method, scored, work.carried, work.pooled)
+        _backward(work, work.share(losses), scored, batch, before, results.costs)
         results.losses.append(_detached(losses))
-        seen.append(_constant(judged))
+        seen.append(_constant(scored))
     return results, seen
 
 
-def _joint(work: _Work, batches: Sequence[Batch], before: Mapping[str, float]) -> tuple[_Results, list[Judged]]:
+def _joint(work: _Work, batches: Sequence[Batch], before: Mapping[str, float]) -> tuple[_Results, list[ScoredBatch]]:
     with torch.no_grad():
-        first = [judge_or_none(work.model, work.method, batch) for batch in batches]
-    leaves = [replace(judged, policy=_leaves(judged.policy)) for judged in first]
-    everybody = gathered(join(first))
-    everybody[ranks.data_rank()] = join(leaves)
-    losses = losses_of(work.method, join(everybody), work.carried, work.pooled)
+        first = [score_batch_or_empty(work.model, work.method, batch) for batch in batches]
+    leaves = [replace(scored, policy=_leaves(scored.policy)) for scored in first]
+    everybody = gather_batches(join_batches(first))
+    everybody[ranks.data_rank()] = join_batches(leaves)
+    losses = losses_of(work.method, join_batches(everybody), work.carried, work.pooled)
     work.share(losses).backward()
     if not ranks.leads():  # all ranks have computed this loss; it counts once
         for raw in work.method.learned.values():
@@ -145,33 +145,33 @@ def _joint(work: _Work, batches: Sequence[Batch], before: Mapping[str, float]) -
         if batch.idle:
             _idle(work, batch)
             continue
-        judged = judge(work.model, work.method, batch)
-        pulled = [(value * grad).sum() for value, grad in _with_gradients(judged.policy, leaf.policy)]
-        _backward(work, torch.stack(pulled).sum(), judged, batch, before, results.costs)
+        scored = score_batch(work.model, work.method, batch)
+        pulled = [(value * grad).sum() for value, grad in _with_gradients(scored.policy, leaf.policy)]
+        _backward(work, torch.stack(pulled).sum(), scored, batch, before, results.costs)
     return results, first
 
 
-def _idle(work: _Work, batch: Batch) -> Judged:
+def _idle(work: _Work, batch: Batch) -> ScoredBatch:
     """Take part in a forward and a backward pass of the other ranks, with a gradient of exactly 0."""
-    judged = judge(work.model, work.method, batch)
+    scored = score_batch(work.model, work.method, batch)
     # the other ranks also wait for the passes of a value model and of costs
-    numbers = [judged.policy.token_logps, *judged.policy.extras.values()]
-    numbers += [_cost(work, c, judged, batch) for c in work.method.constraints]
+    numbers = [scored.policy.token_logps, *scored.policy.extras.values()]
+    numbers += [_cost(work, c, scored, batch) for c in work.method.constraints]
     (0.0 * torch.stack([n.float().sum() for n in numbers if n.requires_grad]).sum()).backward()
-    return _constant(empty(judged))
+    return _constant(emptied(scored))
 
 
 def _backward(
     work: _Work,
     share: Tensor,
-    judged: Judged,
+    scored: ScoredBatch,
     batch: Batch,
     before: Mapping[str, float],
     costs: dict[str, float],
 ) -> None:
     """Add a micro-batch's gradient, constraints included; ``costs`` collects their costs."""
     for constraint in work.method.constraints:
-        value = work.part(constraint, batch) * _cost(work, constraint, judged, batch)
+        value = work.part(constraint, batch) * _cost(work, constraint, scored, batch)
         costs[constraint.name] = costs.get(constraint.name, 0.0) + float(value.detach())
         share = share + constraint.slope(before.get(constraint.name, costs[constraint.name]), work.carried) * value
     if share.requires_grad:
@@ -187,15 +187,15 @@ def _costs_before(work: _Work, batches: Sequence[Batch]) -> dict[str, float]:
     costs = dict.fromkeys((c.name for c in penalties), 0.0)
     with torch.no_grad():
         for batch in batches:
-            judged = judge(work.model, work.method, batch)
+            scored = score_batch(work.model, work.method, batch)
             for c in penalties:
-                cost = _cost(work, c, judged, batch)
+                cost = _cost(work, c, scored, batch)
                 costs[c.name] += 0.0 if batch.idle else work.part(c, batch) * float(cost)
     return _over_ranks(work.method, costs)
 
 
-def _cost(work: _Work, constraint: Constraint, judged: Judged, batch: Batch) -> Tensor:
-    return cost_of(constraint, work.model, judged.policy, judged.reference, judged.pairs, batch)
+def _cost(work: _Work, constraint: Constraint, scored: ScoredBatch, batch: Batch) -> Tensor:
+    return cost_of(constraint, work.model, scored.policy, scored.reference, scored.pairs, batch)
 
 
 def _over_ranks(method: Method, numbers: Mapping[str, float]) -> dict[str, float]:
@@ -204,7 +204,7 @@ def _over_ranks(method: Method, numbers: Mapping[str, float]) -> dict[str, float
     return dict(zip(names, ranks.total([numbers.get(name, 0.0) for name in names]), strict=True)) if names else {}
 
 
-def _outcome(work: _Work, results: _Results, seen: Sequence[Judged]) -> Outcome:
+def _outcome(work: _Work, results: _Results, seen: Sequence[ScoredBatch]) -> Outcome:
     metrics: Tally = {}
     for losses in results.losses:
         add(metrics, losses.metrics | by_term(work.method, losses))
@@ -222,11 +222,11 @@ def _outcome(work: _Work, results: _Results, seen: Sequence[Judged]) -> Outcome:
     return Outcome(total, metrics, _carry_on(work, seen, results.costs))
 
 
-def _carry_on(work: _Work, seen: Sequence[Judged], costs: Mapping[str, float]) -> Carried:
+def _carry_on(work: _Work, seen: Sequence[ScoredBatch], costs: Mapping[str, float]) -> Carried:
     """The running numbers after the update."""
     after = dict(work.carried)
     stateful = [term for term in work.method.terms if term.objective.next_state is not None]
-    joined = join(gathered(join(seen))) if stateful else None
+    joined = join_batches(gather_batches(join_batches(seen))) if stateful else None
     for term in stateful:
         assert joined is not None
         assert term.objective.next_state is not None
@@ -255,8 +255,8 @@ def _with_gradients(scored: Scored, leaves: Scored) -> list[tuple[Tensor, Tensor
     return [(value, grad) for value, grad in pairs if grad is not None]
 
 
-def _constant(judged: Judged) -> Judged:
-    return replace(judged, policy=judged.policy.detach())
+def _constant(scored: ScoredBatch) -> ScoredBatch:
+    return replace(scored, policy=scored.policy.detach())
 
 
 def _detached(losses: Losses) -> Losses:

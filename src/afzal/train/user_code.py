@@ -17,13 +17,13 @@ from afzal.objectives import Objective, Pairs, Scored, unit_weights
 _LOSSES = "it must return a tuple: the losses [n], one for each {unit}, and the rewards [B], one for each response"
 
 
-def is_own(fn: Callable[..., Any]) -> bool:
+def is_user_defined(fn: Callable[..., Any]) -> bool:
     """Whether a function is user-defined, not part of Afzal."""
     return not str(getattr(inspect.unwrap(fn), "__module__", "")).startswith("afzal.")
 
 
 @contextmanager
-def called(fn: Callable[..., Any], name: str, remedy: str) -> Iterator[None]:
+def attribute_errors(fn: Callable[..., Any], name: str, remedy: str) -> Iterator[None]:
     """Turn exceptions inside the block into an error that names ``fn`` and its line, if ``fn`` is user-defined.
 
     Args:
@@ -35,13 +35,13 @@ def called(fn: Callable[..., Any], name: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not is_own(fn) or isinstance(error, AfzalError) or is_out_of_memory(error):
+        if not is_user_defined(fn) or isinstance(error, AfzalError) or is_out_of_memory(error):
             raise
         what = f"{name} failed: {type(error).__name__}: {error}"
         raise AfzalError(what, where=_line(fn, error), remedy=remedy) from error
 
 
-def losses_from(
+def call_objective(
     objective: Objective, policy: Scored, reference: Scored | None, pairs: Pairs, given: Mapping[str, Any]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Call an objective: losses ``[n]``, one per unit; their weights ``[n]``; and rewards ``[B]``.
@@ -55,7 +55,7 @@ def losses_from(
     """
     name = f"objective {objective.name!r}"
     contract = _LOSSES.format(unit=objective.unit)
-    with called(objective.fn, name, contract):
+    with attribute_errors(objective.fn, name, contract):
         result = objective.fn(policy, reference, pairs, **given)
     if not isinstance(result, tuple) or len(result) != 2:
         raise AfzalError(f"{name} gave a {type(result).__name__}, not two tensors", remedy=contract)
