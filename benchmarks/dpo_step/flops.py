@@ -10,13 +10,13 @@ import torch
 
 from afzal import plan
 from afzal.plan import Shape, flops, shape_of
-from afzal.plan.flops import looked_at
+from afzal.plan.flops import attended_pairs
 from benchmarks.machine import card
 
 __all__ = [
+    "attended_pairs",
     "body_weights",
     "head_width",
-    "looked_at",
     "matmul_peak",
     "matmul_rates",
     "minimum",

@@ -151,7 +151,7 @@ def executed(work: Work, layout: Any, trees: Sequence[Any], first: int = 0, last
             assert batch.layout is not None
             made += batch.ids.numel()
             computed += batch.layout.plan(width, dtype=torch.bfloat16 if work.in_bf16 else torch.float32).attended
-    more = flops.per_product(config) * (computed - flops.looked_at(counts))
+    more = flops.per_product(config) * (computed - flops.attended_pairs(counts))
     more += 2 * flops.body_weights(config) * (made - int(counts.sum()))
     return 1 + more / (flops.minimum(counts, config, reference_online=False) / 3)
 

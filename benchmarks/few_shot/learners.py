@@ -14,7 +14,7 @@ from torch import Tensor
 from afzal.lab import language, tasks
 from afzal.model.adapters import Adapter, add_adapter
 from afzal.model.logprobs import score
-from afzal.model.reference import AdapterOff, Remembered
+from afzal.model.reference import AdapterOff, MemoizedReference
 from afzal.objectives import REGISTRY, Scored
 from afzal.tokens.batch import Batch, collate
 from afzal.tokens.tree import Tree, tree
@@ -110,7 +110,7 @@ class Policy:
 
     @property
     def method(self) -> Method:
-        return Method.of(REGISTRY["dpo"], {"beta": self.beta}, Remembered(AdapterOff(self.model)))
+        return Method.of(REGISTRY["dpo"], {"beta": self.beta}, MemoizedReference(AdapterOff(self.model)))
 
     def learn(self, trees: Sequence[Tree], how: Steps, seed: int, gradient: Accumulate = accumulate) -> None:
         """Run the loop of `afzal train dpo` on these trees, from the current weights."""

@@ -17,7 +17,7 @@ from afzal import data, runs
 from afzal.cli import main
 from afzal.config import ChatConfig
 from afzal.generate import Sampling, sample
-from afzal.generate.chat import Growing, Partner, names_of, start_of
+from afzal.generate.chat import ChatModel, StreamedText, names_of, start_of
 from afzal.records import Message
 from afzal.tokens import Speaker
 
@@ -64,7 +64,7 @@ def test_a_character_is_held_back_until_all_its_bytes_are_there():
     tokenizer = byte_tokenizer()
     ids = tokenizer("so ʻé", add_special_tokens=False)["input_ids"]
     told, shown = [], ""
-    text = Growing(Speaker(tokenizer), [5], lambda keep, more: told.append((keep, more)))
+    text = StreamedText(Speaker(tokenizer), [5], lambda keep, more: told.append((keep, more)))
     for k, token in enumerate(ids):
         text.add(token)
         shown = "".join(more for _, more in told)
@@ -89,7 +89,7 @@ def chatting(tmp_path):
 
 def test_a_partner_answers_the_same_however_often_and_stops_when_told(chatting):
     config = ChatConfig(model=str(chatting), max_new_tokens=24)
-    one = Partner(str(chatting), "one", config)
+    one = ChatModel(str(chatting), "one", config)
     assert not one.continues_text
     turns = (Message("user", "hello"), Message("assistant", "hi"), Message("user", "and?"))
     grown = ""

@@ -14,7 +14,7 @@ from afzal.cli import main
 from afzal.compare import compare
 from afzal.errors import AfzalError
 from afzal.generate import Sampling, answer_limits, sample
-from afzal.generate.token_sampling import draw
+from afzal.generate.token_sampling import draw_tokens
 
 POSITIONS = 16
 PROMPTS = [[5] * 12, [6] * 3, [7] * 15, [8] * 12, [9] * 9]
@@ -87,7 +87,7 @@ def test_logits_that_are_no_numbers_are_the_models_fault(learned, way, temperatu
 
 def test_a_row_of_nan_disturbs_no_other_row():
     logits = torch.stack([torch.full((300,), math.nan), torch.zeros(300)])
-    tokens, logps = draw(logits, torch.tensor([0.5, 0.502], dtype=torch.float64), Sampling())
+    tokens, logps = draw_tokens(logits, torch.tensor([0.5, 0.502], dtype=torch.float64), Sampling())
     assert tokens[1] == 150
     assert logps[1] == pytest.approx(-math.log(300))
     assert logps[0].isnan()

@@ -9,7 +9,7 @@ from scipy import stats
 
 from afzal.errors import AfzalError
 from afzal.generate import Sampling, as_trees, choose_decoding, sample
-from afzal.generate.rows import Row, Written, batches
+from afzal.generate.rows import Row, TokenBuffer, batches
 from afzal.lab import exact, language
 from afzal.model.attention import use_tree_attention
 from afzal.model.decoding import DecodeCache, decode_attention, read_prompts
@@ -277,7 +277,7 @@ def test_batches_keep_a_prompts_rows_together_and_sort_by_length():
 
 def test_an_answer_loses_the_token_that_ended_it_and_no_other():
     """Two rows of 3 tokens: the first writes the end (2) immediately, the second never does."""
-    written = Written([Row(0, 0, 0), Row(1, 0, 1)], [2], Sampling(max_new_tokens=3), 0, torch.device("cpu"))
+    written = TokenBuffer([Row(0, 0, 0), Row(1, 0, 1)], [2], Sampling(max_new_tokens=3), 0, torch.device("cpu"))
     written.ids[:] = torch.tensor([[4, 2, 0], [5, 6, 7]])
     ended, cut = written.samples()
     assert (ended.stop, ended.ids.tolist(), ended.answer.tolist()) == ("eos", [4, 2], [4])

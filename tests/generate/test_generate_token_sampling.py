@@ -6,7 +6,15 @@ import torch
 from scipy import stats
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from afzal.generate.token_sampling import Sampling, block_sums, draw, invert, kept, row_keys, uniforms
+from afzal.generate.token_sampling import (
+    Sampling,
+    block_sums,
+    draw_tokens,
+    filter_scores,
+    invert_cdf,
+    row_keys,
+    uniforms,
+)
 
 
 def grid(prompts, samples):
@@ -46,14 +54,14 @@ def test_inversion_is_that_of_the_cumulative_sum(size):
     uniform = torch.rand(64, generator=generator, dtype=torch.float64)
     edges = probabilities.double().cumsum(1)
     expected = torch.searchsorted(edges, uniform[:, None] * edges[:, -1:], right=True)[:, 0]
-    assert torch.equal(invert(probabilities, block_sums(probabilities), uniform), expected)
+    assert torch.equal(invert_cdf(probabilities, block_sums(probabilities), uniform), expected)
 
 
 def test_inversion_never_draws_what_is_impossible_even_at_the_ends():
     probabilities = torch.zeros(3, 700)
     probabilities[:, [3, 299, 511]] = torch.tensor([1e-30, 0.25, 0.75])
     ends = torch.tensor([2.0**-41, 1 - 2.0**-41, 0.25], dtype=torch.float64)
-    assert invert(probabilities, block_sums(probabilities), ends).tolist() == [299, 511, 511]
+    assert invert_cdf(probabilities, block_sums(probabilities), ends).tolist() == [299, 511, 511]
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 1.6])
@@ -67,7 +75,7 @@ def test_limits_are_those_of_transformers(temperature, top_k, top_p):
         expected = TopKLogitsWarper(top_k)(None, expected)
     if top_p < 1:
         expected = TopPLogitsWarper(top_p)(None, expected)
-    actual = kept(scores, Sampling(temperature=temperature, top_p=top_p, top_k=top_k))
+    actual = filter_scores(scores, Sampling(temperature=temperature, top_p=top_p, top_k=top_k))
     assert torch.equal(actual, expected)
 
 
@@ -75,7 +83,7 @@ def test_limits_are_those_of_transformers(temperature, top_k, top_p):
 def test_log_probs_are_those_of_the_full_distribution_at_temperature_1(sampling):
     logits = 3 * torch.randn(200, 50, generator=torch.Generator().manual_seed(1))
     uniform = torch.from_numpy(uniforms(row_keys(0, np.arange(200), np.zeros(200, int)), 0))
-    tokens, logps = draw(logits, uniform, sampling)
+    tokens, logps = draw_tokens(logits, uniform, sampling)
     torch.testing.assert_close(logps, logits.log_softmax(-1)[torch.arange(200), tokens], atol=2e-6, rtol=0)
     if sampling.temperature == 0:
         assert torch.equal(tokens, logits.argmax(-1))
@@ -85,22 +93,22 @@ def test_barred_ids_are_not_drawn_and_leave_log_probs_as_they_are():
     logits = torch.zeros(500, 4)
     logits[:, 2] = 5.0
     uniform = torch.from_numpy(uniforms(row_keys(0, np.arange(500), np.zeros(500, int)), 0))
-    tokens, logps = draw(logits, uniform, Sampling(), torch.tensor([2]))
+    tokens, logps = draw_tokens(logits, uniform, Sampling(), torch.tensor([2]))
     assert set(tokens.tolist()) == {0, 1, 3}
     torch.testing.assert_close(logps, logits.log_softmax(-1)[:, 0])
-    assert 2 not in draw(logits, uniform, Sampling(temperature=0), torch.tensor([2]))[0]
+    assert 2 not in draw_tokens(logits, uniform, Sampling(temperature=0), torch.tensor([2]))[0]
 
 
 @pytest.mark.parametrize("top_p", [1e-3, 1e-9, 1e-30])
 def test_the_likeliest_token_stays_however_small_top_p_is(top_p):
     """In float32, 1 - 1e-9 is 1: without a rule for the last token, nothing would be left to draw."""
     scores = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, -1.0]])
-    left = kept(scores, Sampling(top_p=top_p))
+    left = filter_scores(scores, Sampling(top_p=top_p))
     assert left.isfinite().tolist() == [[False, True, False], [True, False, False]]
 
 
 def test_draws_have_the_frequencies_of_the_softmax():
     logits = torch.tensor([0.0, 1.0, -1.0, 2.0]).expand(40_000, 4)
     uniform = torch.from_numpy(uniforms(row_keys(0, np.arange(40_000), np.zeros(40_000, int)), 5))
-    counts = torch.bincount(draw(logits, uniform, Sampling(temperature=2.0))[0], minlength=4).numpy()
+    counts = torch.bincount(draw_tokens(logits, uniform, Sampling(temperature=2.0))[0], minlength=4).numpy()
     assert stats.chisquare(counts, (logits[0] / 2).softmax(-1).double().numpy() * 40_000).pvalue > 0.01

@@ -12,7 +12,7 @@ from afzal.plan import (
     Assumptions,
     Job,
     Layout,
-    Wish,
+    LayoutRequest,
     executed_flops,
     layouts,
     lengths,
@@ -62,7 +62,7 @@ def test_the_state_of_full_fine_tuning_at_405b_is_six_and_a_half_terabytes():
 
 def least_peak(job: Job, device: str) -> float:
     """Bytes per device of an update on the best layout of one node of eight with tensor 4 or 8, a row at a time."""
-    candidates = [layout for n in (4, 8) for layout in layouts(job, Wish(tensor=n, tokens=4096), 1, 8)]
+    candidates = [layout for n in (4, 8) for layout in layouts(job, LayoutRequest(tensor=n, tokens=4096), 1, 8)]
     return min(peak(job, layout, DEVICES[device]).total for layout in candidates)
 
 

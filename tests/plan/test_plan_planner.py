@@ -16,7 +16,7 @@ from afzal.plan import (
     Assumptions,
     Job,
     Layout,
-    Wish,
+    LayoutRequest,
     device_named,
     does_not_fit,
     fits,
@@ -48,13 +48,13 @@ def job(shape: str, method: str = "dpo", **changed) -> Job:
 @pytest.mark.parametrize("rank", [0, 16])
 @pytest.mark.parametrize("shape", ["qwen2.5-0.5b", "llama-3.2-1b", "llama-3.2-3b"])
 def test_the_suggested_layout_fits_and_half_of_it_does_not(shape: str, rank: int):
-    result = plan(job(shape, rank=rank), H100, Wish(), ASSUMED)
+    result = plan(job(shape, rank=rank), H100, LayoutRequest(), ASSUMED)
     assert result.fits
     assert result.largest >= 512
     assert result.layout.devices % (result.layout.shards * result.layout.tensor) == 0
     if result.layout.devices > 1:
         nodes, gpus = (result.layout.nodes // 2, 8) if result.layout.nodes > 1 else (1, result.layout.gpus // 2)
-        assert not any(fits(result.job, layout, H100) for layout in layouts(result.job, Wish(), nodes, gpus))
+        assert not any(fits(result.job, layout, H100) for layout in layouts(result.job, LayoutRequest(), nodes, gpus))
 
 
 def test_the_largest_pass_fits_and_a_larger_one_does_not():
@@ -67,7 +67,7 @@ def test_the_largest_pass_fits_and_a_larger_one_does_not():
 
 
 def test_a_fixed_layout_is_planned_even_when_it_does_not_fit():
-    result = plan(job("llama-3.1-70b"), H100, Wish(1, 8, 8, 1, recompute="full"), ASSUMED)
+    result = plan(job("llama-3.1-70b"), H100, LayoutRequest(1, 8, 8, 1, recompute="full"), ASSUMED)
     assert not result.fits
     assert result.largest == 0
     assert result.chosen == ()
@@ -98,12 +98,12 @@ def test_what_does_not_fit_names_the_largest_term_and_a_flag(shape: str, changed
 
 def test_what_fits_on_no_machine_is_an_error():
     with pytest.raises(AfzalError, match="GB per device are needed"):
-        plan(job("llama-3.1-8b"), DEVICES["cpu"], Wish(), ASSUMED)
+        plan(job("llama-3.1-8b"), DEVICES["cpu"], LayoutRequest(), ASSUMED)
 
 
 def test_parts_that_contradict_each_other_are_an_error():
     with pytest.raises(AfzalError, match="no layout of nodes 1, gpus 8, shards 3"):
-        plan(job("llama-3.1-8b"), H100, Wish(nodes=1, gpus=8, shards=3), ASSUMED)
+        plan(job("llama-3.1-8b"), H100, LayoutRequest(nodes=1, gpus=8, shards=3), ASSUMED)
     with pytest.raises(AfzalError, match="did you mean h100"):
         device_named("h10")
 
@@ -146,23 +146,23 @@ def test_time_adds_up():
 
 
 def test_cost_is_price_times_device_hours():
-    result = plan(job("llama-3.1-8b"), H100, Wish(gpus=8, nodes=1), ASSUMED, price=2.5)
+    result = plan(job("llama-3.1-8b"), H100, LayoutRequest(gpus=8, nodes=1), ASSUMED, price=2.5)
     assert result.updates == updates(result.job) == 16
     assert result.hours == pytest.approx(result.times.update * 16 / 3600)
     assert result.cost == pytest.approx(2.5 * 8 * result.hours)
 
 
 def test_layouts_divide_what_they_divide():
-    for layout in islice(layouts(job("llama-3.1-8b"), Wish(), 2, 8), 100):
+    for layout in islice(layouts(job("llama-3.1-8b"), LayoutRequest(), 2, 8), 100):
         assert layout.replicas % layout.shards == 0
         assert 8 % layout.tensor == 0
 
 
 @pytest.mark.parametrize("shape", ["llama-3.2-3b", "llama-3.1-8b"])
 def test_tensor_parallelism_which_the_trainer_has_not_is_chosen_by_nobody(shape: str):
-    assert plan(job(shape, rank=16), H100, Wish(), ASSUMED).layout.tensor == 1
-    assert {layout.tensor for layout in layouts(job(shape), Wish(), 2, 8)} == {1}
-    assert {layout.tensor for layout in layouts(job(shape), Wish(tensor=4), 2, 8)} == {4}
+    assert plan(job(shape, rank=16), H100, LayoutRequest(), ASSUMED).layout.tensor == 1
+    assert {layout.tensor for layout in layouts(job(shape), LayoutRequest(), 2, 8)} == {1}
+    assert {layout.tensor for layout in layouts(job(shape), LayoutRequest(tensor=4), 2, 8)} == {4}
 
 
 def test_a_rank_loads_its_share():
@@ -173,7 +173,7 @@ def test_a_rank_loads_its_share():
     eight = Layout(gpus=8, shards=8)
     start = loading(job("llama-3.1-8b"), eight, H100).total - H100.reserve
     assert start == pytest.approx((4 + 2) * n / 8 + 2 * (block_parameters(shape) + ends))
-    assert plan(job("llama-3.1-70b"), H100, Wish(), ASSUMED).fits
+    assert plan(job("llama-3.1-70b"), H100, LayoutRequest(), ASSUMED).fits
     mixture = SHAPES["mixtral-8x7b"]
     weights = loading(job("mixtral-8x7b"), eight, H100).total - H100.reserve
     assert weights == pytest.approx(6 * parameters(mixture) / 8 + 2 * (block_parameters(mixture) + 2 * 32000 * 4096))
@@ -192,10 +192,10 @@ def test_a_rank_loads_its_share():
 
 
 def test_what_every_rank_holds_whole_fits_nowhere_when_it_is_too_large():
-    assert plan(job("llama-3.1-70b", "reward"), H100, Wish(), ASSUMED).fits
-    assert plan(job("llama-3.1-70b", reference="cached"), H100, Wish(), ASSUMED).fits
+    assert plan(job("llama-3.1-70b", "reward"), H100, LayoutRequest(), ASSUMED).fits
+    assert plan(job("llama-3.1-70b", reference="cached"), H100, LayoutRequest(), ASSUMED).fits
     with pytest.raises(AfzalError, match="GB per device are needed"):
-        plan(job("llama-3.1-70b", "rloo"), H100, Wish(), ASSUMED)
+        plan(job("llama-3.1-70b", "rloo"), H100, LayoutRequest(), ASSUMED)
 
 
 def test_loading_names_itself_where_an_update_would_fit():
@@ -208,18 +208,18 @@ def test_loading_names_itself_where_an_update_would_fit():
 
 @pytest.mark.parametrize("method", ["ppo", "rloo", "grpo", "reinforce"])
 def test_learning_from_rewards_is_planned_for_one_device_or_several(method: str):
-    result = plan(job("qwen2.5-0.5b", method), H100, Wish(), ASSUMED)
+    result = plan(job("qwen2.5-0.5b", method), H100, LayoutRequest(), ASSUMED)
     assert result.layout.devices == 1
-    result = plan(job("qwen2.5-0.5b", method), H100, Wish(nodes=1, gpus=8), ASSUMED)
+    result = plan(job("qwen2.5-0.5b", method), H100, LayoutRequest(nodes=1, gpus=8), ASSUMED)
     assert result.layout.devices == 8
     said = any("policy, reference and value model unsharded" in line for line in assumptions(result))
     assert said == (result.layout.shards > 1)
 
 
 def test_a_quantised_model_is_planned_for_one_device():
-    assert plan(job("llama-3.1-8b", rank=16, frozen="nf4"), H100, Wish(), ASSUMED).layout.devices == 1
+    assert plan(job("llama-3.1-8b", rank=16, frozen="nf4"), H100, LayoutRequest(), ASSUMED).layout.devices == 1
     with pytest.raises(AfzalError, match="a quantised model cannot be trained over several devices"):
-        plan(job("llama-3.1-8b", rank=16, frozen="nf4"), H100, Wish(nodes=2), ASSUMED)
+        plan(job("llama-3.1-8b", rank=16, frozen="nf4"), H100, LayoutRequest(nodes=2), ASSUMED)
 
 
 def test_weights_in_pieces_are_gathered_once_for_an_iteration():
@@ -250,7 +250,7 @@ def test_an_iteration_is_its_answers_their_scores_and_its_updates():
     assert once.compute == pytest.approx(2 * whole.compute)
     assert once.sampling == whole.sampling
     assert updates(work) == 8 * 16 - 3  # 1000 prompts are 15.6 iterations of 64
-    planned = plan(work, H100, Wish(nodes=1, gpus=1), ASSUMED)
+    planned = plan(work, H100, LayoutRequest(nodes=1, gpus=1), ASSUMED)
     assert planned.hours == pytest.approx(planned.times.iteration * 125 / 8 / 3600)
 
 
@@ -278,7 +278,7 @@ def test_what_is_planned_is_what_the_trainer_does(method: str, monkeypatch):
     from afzal import config
     from afzal.recipes import parallel
 
-    monkeypatch.setattr(parallel, "processes", lambda: 8)
+    monkeypatch.setattr(parallel, "world_size", lambda: 8)
     given = {"reward": "r.py:f"} if METHODS[method].online else {}
     given |= {"objective": "simpo"} if method == "prefer" else {"samples": "s"} if method == "irl" else {}
     for adapter in ({}, {"lora_rank": 16}):
@@ -287,8 +287,8 @@ def test_what_is_planned_is_what_the_trainer_does(method: str, monkeypatch):
         try:
             parallel.refuse(settings, None)
         except AfzalError:
-            assert plan(work, H100, Wish(), ASSUMED).layout.devices == 1
+            assert plan(work, H100, LayoutRequest(), ASSUMED).layout.devices == 1
             with pytest.raises(AfzalError):
-                plan(work, H100, Wish(nodes=1, gpus=8), ASSUMED)
+                plan(work, H100, LayoutRequest(nodes=1, gpus=8), ASSUMED)
         else:
-            assert plan(work, H100, Wish(nodes=1, gpus=8), ASSUMED).layout.tensor == 1
+            assert plan(work, H100, LayoutRequest(nodes=1, gpus=8), ASSUMED).layout.tensor == 1

@@ -14,7 +14,7 @@ from afzal.errors import AfzalError
 from afzal.prepare.demonstrations import beside, length_note, read_samples, unanswered
 from afzal.records import Comparison, Item, Rating, Response, labels, preferences, scores
 from afzal.rewards.assess import ScoredItem
-from afzal.rewards.identifiability import identified
+from afzal.rewards.identifiability import identifiability
 from afzal.rewards.source import reward_source
 
 SHOWN, DRAWN = (" please", " please see"), (" no", " no way", " why")
@@ -162,9 +162,9 @@ def test_what_cannot_be_is_refused(folder):
 def test_the_effective_share_by_hand():
     item = beside([Item("a", "Q:", (Response("x"),))], {'"Q:"': [Response("w"), Response("v")]})[0][0]
     one = ScoredItem(item, np.array([3.0, 0.0, np.log(3)]), np.zeros(3), np.ones(3))
-    result = identified([one, one], 1.0)
+    result = identifiability([one, one], 1.0)
     # w = 1/4, 3/4: 1 / (2 * 10/16)
     assert result.effective.value == pytest.approx(0.8)
     assert result.beyond.value == result.unseen.value == 1.0
     # at beta = 1/2 the weights are 1/10 and 9/10
-    assert identified([one, one], 0.5).effective.value == pytest.approx(1 / (2 * 0.82))
+    assert identifiability([one, one], 0.5).effective.value == pytest.approx(1 / (2 * 0.82))

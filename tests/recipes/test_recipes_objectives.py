@@ -342,14 +342,14 @@ def test_a_half_way_reference_lies_half_way(folder):
     import torch
     from helpers_models import make
 
-    from afzal.model.reference import follow, live_reference
+    from afzal.model.reference import live_reference, move_towards_policy
 
     model = make("llama")
     reference = live_reference(model)
     before = model.lm_head.weight.detach().clone()
     with torch.no_grad():
         model.lm_head.weight.add_(2.0)
-    follow(reference, model, 0.25)
+    move_towards_policy(reference, model, 0.25)
     torch.testing.assert_close(reference.model.lm_head.weight, before + 0.5)
 
 

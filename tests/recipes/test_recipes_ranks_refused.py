@@ -94,10 +94,10 @@ def test_factors_and_norms_that_would_be_rounded_are_refused(monkeypatch, kind):
 
 
 def test_verbs_that_write_alone_say_so(monkeypatch):
-    torchrun.alone("afzal iterate")
+    torchrun.require_one_process("afzal iterate")
     as_one_of(monkeypatch, 2)
     with pytest.raises(AfzalError, match="afzal iterate cannot run on 2 ranks") as caught:
-        torchrun.alone("afzal iterate")
+        torchrun.require_one_process("afzal iterate")
     assert "split across ranks" in caught.value.why
     assert "torchrun -m afzal train" in caught.value.remedy
 

@@ -84,7 +84,7 @@ def test_an_idle_batch_is_scored_and_not_kept(tmp_path, passes):
     choose_sharing(model)
     trees = random_trees(4)
     mine, others = (collate(part, "shared", "cpu") for part in (trees[:3], trees[3:]))
-    table = reference.store(Frozen(model), [mine, replace(others, idle=True)], tmp_path, "k" * 24)
+    table = reference.fill_cache(Frozen(model), [mine, replace(others, idle=True)], tmp_path, "k" * 24)
     assert len(passes) == 2, "the other ranks wait for it"
     assert set(table) == {t.key(k) for t in trees[:3] for k in range(len(t.branches))} - {
         t.key(k) for t in trees[3:] for k in range(len(t.branches))
@@ -97,7 +97,7 @@ def test_a_rank_that_does_not_see_what_the_others_have_written_says_so(tmp_path,
     live, trees, layout = Frozen(model), random_trees(4), Layout("shared", 100)
     table = references._cached_together(live, trees, tmp_path, "k" * 24, layout).table
     assert set(table) == {t.key(k) for t in trees for k in range(len(t.branches))}
-    monkeypatch.setattr(references, "stored", lambda folder, key: {})
+    monkeypatch.setattr(references, "read_cache", lambda folder, key: {})
     with pytest.raises(AfzalError, match="rank 0 does not see all reference log-probs") as error:
         references._cached_together(live, trees, tmp_path, "k" * 24, layout)
     assert "file system that all machines share" in error.value.remedy

@@ -14,7 +14,7 @@ from afzal import objectives
 from afzal.model.load import add_lora
 from afzal.model.probe import choose_sharing
 from afzal.model.recompute import set_recompute
-from afzal.model.reference import Frozen, Remembered, cache_key, cached, live_reference
+from afzal.model.reference import Frozen, MemoizedReference, cache_key, cached, live_reference
 from afzal.records import Preference
 from afzal.tokens import mismatched, only_branch
 from afzal.tokens.tree import tree
@@ -255,7 +255,7 @@ def test_remembered_reference_asks_once_per_batch():
             asked.append(batch)
             return method.reference.score(batch)
 
-    remembered = Remembered(Counting())
+    remembered = MemoizedReference(Counting())
     first, second = feed.update(0).batches[0], feed.update(1).batches[0]
     for batch in (first, second, first, first):
         torch.testing.assert_close(

@@ -12,7 +12,7 @@ from afzal import objectives
 from afzal.model import offload
 from afzal.model.adapters import Adapter, add_adapter, start_norms
 from afzal.model.probe import choose_sharing
-from afzal.model.reference import Frozen, Offloaded, follow, live_reference, offloaded
+from afzal.model.reference import Frozen, Offloaded, live_reference, move_towards_policy, offloaded
 from afzal.train.feed import Feed, Layout
 from afzal.train.loop import Hooks, Settings, State, fit
 from afzal.train.method import Method
@@ -40,7 +40,7 @@ def run(*, weights_away=False, reference_away=False, dtype="fp32", kind=None, na
     def stepped(step: int) -> None:
         if sync and step % sync == 0:
             assert isinstance(reference, Frozen)
-            follow(reference, model, 0.5)
+            move_towards_policy(reference, model, 0.5)
 
     for steps in (3, 6):
         optimizer = make_optimizer(weights.masters.values())

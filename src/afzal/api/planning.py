@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from afzal.config import PlanConfig
-    from afzal.plan import Assumptions, Device, Job, Method, Plan, Shape, Wish
+    from afzal.plan import Assumptions, Device, Job, LayoutRequest, Method, Plan, Shape
 
 
 def plan(method: str = "dpo", /, **settings: Any) -> Result:
@@ -117,13 +117,13 @@ def device_of(settings: PlanConfig) -> Device:
     return replace(named, **changed)
 
 
-def wish_of(settings: PlanConfig) -> Wish:
+def wish_of(settings: PlanConfig) -> LayoutRequest:
     """The parts of the layout that the settings fix."""
     from afzal import plan
 
     recompute = None if settings.checkpointing == "auto" else settings.checkpointing
     parts = (settings.nodes, settings.gpus, settings.shards, settings.tensor)
-    return plan.Wish(*parts, recompute, settings.tokens_per_forward)
+    return plan.LayoutRequest(*parts, recompute, settings.tokens_per_forward)
 
 
 def assumptions_of(settings: PlanConfig) -> Assumptions:

@@ -148,7 +148,7 @@ def _refuse_ranks(args: list[str]) -> None:
     from afzal.runs import torchrun
 
     if args and args[0] in VERBS and args[0] not in ("train", "iterate"):
-        torchrun.alone(f"afzal {args[0]}")
+        torchrun.require_one_process(f"afzal {args[0]}")
 
 
 def _app() -> typer.Typer:
@@ -214,7 +214,7 @@ def _guarded(run: Callable[[], int], args: list[str], interrupts: list[int], deb
             return _interrupted(args, interrupts)
         message, code = _message_and_code(error)
         # an error that rank 0 has reported, or a signal that every rank got, is reported once
-        rank = torchrun.number()
+        rank = torchrun.global_rank()
         reported = getattr(error, "told", False) or (rank and hasattr(error, "signal"))
         return code if reported else _print_error(f"rank {rank}: {message}" if rank else message, code)
 
@@ -228,7 +228,7 @@ def _interrupted(args: list[str], interrupts: list[int]) -> int:
         if (number := getattr(signal, name, None)) in interrupts:
             signal.signal(number, signal.SIG_IGN)
     number = interrupts[0] if interrupts else signal.SIGINT
-    return 128 + number if torchrun.number() else _print_error(interruption_line(args, number), 128 + number)
+    return 128 + number if torchrun.global_rank() else _print_error(interruption_line(args, number), 128 + number)
 
 
 def _message_and_code(error: Exception) -> tuple[str, int]:

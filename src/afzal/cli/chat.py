@@ -21,7 +21,7 @@ from afzal.terminal.conclusion import step
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from afzal.generate.chat import Partner
+    from afzal.generate.chat import ChatModel
     from afzal.web.chat.session import Session
 
 
@@ -40,11 +40,11 @@ def _chat(
     startup.begin(settings, f"chat with {settings.model}")
     if settings.blind:
         announce(f"chat with {settings.model}", _folder(settings))
-    from afzal.generate.chat import partners
+    from afzal.generate.chat import load_chat_models
     from afzal.web.chat.conversation import Conversation
     from afzal.web.chat.session import Session
 
-    talkers = partners(settings, _note)
+    talkers = load_chat_models(settings, _note)
     if plain := [one.name for one in talkers if one.continues_text]:
         has = "have" if len(plain) > 1 else "has"
         _note(f"{' and '.join(plain)} {has} no chat template: your text is continued as it is")
@@ -61,7 +61,7 @@ def _chat(
             _tell(session, settings)
 
 
-def _votes(settings: config.ChatConfig, talkers: Sequence[Partner]) -> Any:
+def _votes(settings: config.ChatConfig, talkers: Sequence[ChatModel]) -> Any:
     from afzal.web.chat.votes import Votes
 
     about = {"models": [one.name for one in talkers], "annotator": settings.annotator, "sampling": _sampling(settings)}

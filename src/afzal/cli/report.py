@@ -42,7 +42,7 @@ def ended(folder: Path) -> None:
     """Print where the page of a finished run is, and how the run went; on the first rank only."""
     from afzal.runs import torchrun
 
-    if torchrun.number():
+    if torchrun.global_rank():
         return
     page = folder / "report.html"
     typer.echo(f"report: {page}")

@@ -33,7 +33,7 @@ def begin(settings: Settings, what: str) -> None:
 
     announce(what, getattr(settings, "out", None))
 
-    if torchrun.number() == 0:
+    if torchrun.global_rank() == 0:
         with suppress(OSError):  # the terminal may be closed
             print(f"{what}: loading", file=sys.stderr, flush=True)
 

@@ -13,7 +13,7 @@ from afzal.compare.trainings import Stage, check_given_run
 from afzal.config import PEOPLE, REFERENCES, CompareConfig, entries, variables
 from afzal.errors import AfzalError
 from afzal.generate import Sampling
-from afzal.generate.with_server import Asked, refuse_unsupported
+from afzal.generate.with_server import ServerQuery, refuse_unsupported
 from afzal.judging.judges import resolve_judge
 from afzal.model.load import context_tokens
 from afzal.model.reward import refuse_language_model
@@ -40,7 +40,9 @@ def open_inputs(config: CompareConfig, stages: Sequence[Stage]) -> None:
     items, ids, _ = read_prompts(config, speaker)
     if (generator := generator_of(config)) is not None:
         sampling = Sampling(config.sample_tokens, config.temperature)
-        refuse_unsupported(generator, Asked([item.prompt for item in items], config.samples, sampling, 0, speaker, ids))
+        refuse_unsupported(
+            generator, ServerQuery([item.prompt for item in items], config.samples, sampling, 0, speaker, ids)
+        )
     for stage in stages:
         if stage.config is None:
             check_given_run(stage)

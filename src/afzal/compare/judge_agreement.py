@@ -22,7 +22,7 @@ from afzal.judge.summary import outcome_codes, points_of
 from afzal.judging.judges import ResolvedJudge, card_facts, resolve_judge
 from afzal.judging.run import judge_items
 from afzal.records import Item, Response, Turns, turns_to_json
-from afzal.runs.stage import keep, kept, key_of
+from afzal.runs.stage import key_of, read_stage, write_stage
 from afzal.servers.cache import REPLIES
 from afzal.stats.intervals import clustered, share
 from afzal.stats.policy_comparison import same_draws, share_of_verdicts
@@ -118,13 +118,13 @@ def _verdicts(
         None if people is None else resolve_judge(f"people:{people}").fingerprint,
     )
     path = folder / f"{name}.json"
-    body = kept(path, key)
+    body = read_stage(path, key)
     if body is None:
         voted = None if people is None else votes_on(items, people, say)
         judging = judge_items(spec, items, cache=folder / REPLIES, voted=voted, say=say)
         together = outcome_codes(judging.pairs, judging.games, judging.rulings)[1]
         body = {"outcomes": together.tolist(), "summary": judging.summary}
-        keep(path, key, body)
+        write_stage(path, key, body)
     return np.asarray(body["outcomes"]), body["summary"]
 
 

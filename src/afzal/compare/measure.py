@@ -20,7 +20,7 @@ from afzal.errors import AfzalError
 from afzal.folders.compatibility import refuse_other_size
 from afzal.folders.load import refuse_another_tokenizer
 from afzal.generate import Prompt, Sampling, prompt_ids, sample
-from afzal.generate.with_server import Asked
+from afzal.generate.with_server import ServerQuery
 from afzal.hashes import content_hash
 from afzal.iterate.answers import sequence_kl
 from afzal.model.adapters import is_adapted
@@ -29,7 +29,7 @@ from afzal.model.speakers import open_speaker
 from afzal.prepare.columns import requested_columns, requests_of_rewards
 from afzal.records import Item, Turns
 from afzal.rewards.source import Rewarder
-from afzal.runs.stage import keep, kept, key_of
+from afzal.runs.stage import key_of, read_stage, write_stage
 from afzal.stats.policy_comparison import best_of, best_of_kl
 from afzal.tokens import Speaker, Tree, any_chat, distinct_prompts
 from afzal.tokens.media import refuse_media
@@ -329,7 +329,7 @@ def _draw(
         flat = setup.speaker.continuations([(ids[s.prompt_index], s.answer.tolist()) for s in drawn])
     else:
         drawn, flat = server_answers.request_answers(
-            source, Asked(setup.prompts, n, setup.sampling, seed, setup.speaker, ids)
+            source, ServerQuery(setup.prompts, n, setup.sampling, seed, setup.speaker, ids)
         )
     shape = (len(setup.prompts), n)
     texts = [flat[k * n : (k + 1) * n] for k in range(len(setup.prompts))]
@@ -388,7 +388,7 @@ def _copy_weights(model: Any, path: Path) -> None:
 
 
 def _read(path: Path, key: str) -> Answers | None:
-    body = kept(path, key)
+    body = read_stage(path, key)
     if body is None:
         return None
     rewards = {name: np.asarray(values) for name, values in body["rewards"].items()}
@@ -399,6 +399,6 @@ def _read(path: Path, key: str) -> Answers | None:
 def _write(path: Path, key: str, answers: Answers, source: server_answers.Source | None) -> None:
     arrays = {name: getattr(answers, name).tolist() for name in ("tokens", "unended", "kl")}
     rewards = {name: values.tolist() for name, values in answers.rewards.items()}
-    keep(path, key, {"drawn": answers.drawn, **arrays, "rewards": rewards, "texts": answers.texts})
+    write_stage(path, key, {"drawn": answers.drawn, **arrays, "rewards": rewards, "texts": answers.texts})
     if source is not None:
         server_answers.delete_replies(source)

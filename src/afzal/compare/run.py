@@ -39,7 +39,7 @@ def compare(config: CompareConfig, *, say: Say = print) -> Path:
     Raises:
         AfzalError: a fault of the input; :class:`~afzal.recipes.train.Stopped` when a signal ended a training.
     """
-    torchrun.alone("afzal compare")
+    torchrun.require_one_process("afzal compare")
     with study_date(config.out) as date:
         return _compare(config, say, date)
 

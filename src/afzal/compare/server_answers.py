@@ -20,7 +20,7 @@ from afzal.config import CompareConfig, entries
 from afzal.config.serving import ServerConfig
 from afzal.errors import AfzalError
 from afzal.generate import Sample
-from afzal.generate.with_server import Answer, Asked, answers_from, follower, reload
+from afzal.generate.with_server import Answer, ServerQuery, answers_from, policy_server_settings, reload
 from afzal.model.load import save_model
 from afzal.records import Item, Response
 from afzal.servers.client import key_from
@@ -45,7 +45,7 @@ def generator_of(config: CompareConfig) -> ServerConfig | None:
     if config.generator is None:
         return None
     several = any(e.is_policy and e.kind != "best_of" for e in entries(config))
-    server = follower(
+    server = policy_server_settings(
         config.generator,
         "the answers of all policies" if several else "",
         why="the start and each method are compared by the answers of their own weights",
@@ -70,7 +70,7 @@ def temporary_model_folder(model: Any, speaker: Speaker, path: Path) -> Iterator
         shutil.rmtree(path, ignore_errors=True)
 
 
-def request_answers(source: Source, asked: Asked) -> tuple[list[Sample], list[str]]:
+def request_answers(source: Source, asked: ServerQuery) -> tuple[list[Sample], list[str]]:
     """The answers as tokens (with EOS if the model emitted it) and as texts, in order of their prompts.
 
     Raises:
@@ -95,7 +95,7 @@ def delete_replies(source: Source) -> None:
     source.replies.unlink(missing_ok=True)
 
 
-def _samples(answers: Sequence[Answer], asked: Asked, speaker: Speaker) -> list[Sample]:
+def _samples(answers: Sequence[Answer], asked: ServerQuery, speaker: Speaker) -> list[Sample]:
     items = [Item(str(k), asked.prompts[a.prompt_index], (Response(a.text),)) for k, a in enumerate(answers)]
     ids = {t.item_id: t.branches[0].ids for t in speaker.encode(items, max_tokens=ENDLESS).trees}
     samples = []

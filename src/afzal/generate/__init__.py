@@ -1,16 +1,16 @@
 """Sampling continuations from a model."""
 
 from .choose import choose_decoding
-from .rows import Heard, Sample, answer_limits
+from .rows import Sample, TokenCallback, answer_limits
 from .sample import Prompt, as_trees, prompt_ids, sample
 from .token_sampling import Sampling
 from .with_vllm import sample_with_vllm
 
 __all__ = [
-    "Heard",
     "Prompt",
     "Sample",
     "Sampling",
+    "TokenCallback",
     "answer_limits",
     "as_trees",
     "choose_decoding",

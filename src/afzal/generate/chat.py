@@ -23,7 +23,7 @@ from afzal.tokens import Speaker
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # result of decoding an incomplete character
 
 
-class Said(NamedTuple):
+class ChatReply(NamedTuple):
     """A model's answer: text, number of tokens, and why it ended (``stopped``: by the user)."""
 
     text: str
@@ -35,7 +35,7 @@ class _Stopped(Exception):  # noqa: N818
     """The user stopped the answer."""
 
 
-class Partner:
+class ChatModel:
     """A model that answers a conversation, one answer at a time.
 
     Args:
@@ -55,7 +55,9 @@ class Partner:
         """Whether the model has no chat template and so continues the conversation as plain text."""
         return not self.speaker.tokenizer.chat_template
 
-    def answer(self, turns: Sequence[Message], number: int, on_text: Callable[[int, str], None], stop: Event) -> Said:
+    def answer(
+        self, turns: Sequence[Message], number: int, on_text: Callable[[int, str], None], stop: Event
+    ) -> ChatReply:
         """Continue a conversation that ends with the user's turn.
 
         The same model, conversation, settings and number give the same answer, with or without another model alongside.
@@ -69,7 +71,7 @@ class Partner:
             AfzalError: the conversation leaves no position for an answer, or cannot be rendered.
         """
         ids = self._ids(turns)
-        text, ends = Growing(self.speaker, ids, on_text), self.speaker.ends(chat=not self.continues_text)
+        text, ends = StreamedText(self.speaker, ids, on_text), self.speaker.ends(chat=not self.continues_text)
 
         def token(row: Row, drawn: int) -> None:
             if drawn not in ends:
@@ -89,16 +91,16 @@ class Partner:
                     heard=token,
                 )
             except (_Stopped, KeyboardInterrupt):
-                return Said(text.whole(), len(text.ids), "stopped")
+                return ChatReply(text.whole(), len(text.ids), "stopped")
         text.replace(drawn_answer.answer.tolist())
-        return Said(text.whole(), len(drawn_answer.ids), drawn_answer.stop)
+        return ChatReply(text.whole(), len(drawn_answer.ids), drawn_answer.stop)
 
     def _ids(self, turns: Sequence[Message]) -> list[int]:
         asked: Turns = as_text(turns) if self.continues_text else tuple(turns)
         return self.speaker.encode_prompts([Item("chat", asked, ())])[0].tolist()
 
 
-class Growing:
+class StreamedText:
     """The text of an answer as its tokens arrive; a character with missing bytes is held back."""
 
     def __init__(self, speaker: Speaker, before: Sequence[int], on_text: Callable[[int, str], None]) -> None:
@@ -129,7 +131,7 @@ class Growing:
         self._shown = text
 
 
-def partners(config: ChatConfig, say: Callable[[str], None]) -> list[Partner]:
+def load_chat_models(config: ChatConfig, say: Callable[[str], None]) -> list[ChatModel]:
     """The models of a chat: the named one and, unless ``alone`` is set, the other one.
 
     Args:
@@ -142,7 +144,7 @@ def partners(config: ChatConfig, say: Callable[[str], None]) -> list[Partner]:
     if other is None and not config.alone:
         say(f"{config.model} names no starting model that still exists, so it answers alone (--against OTHER)")
     paths = [config.model, *([other] if other is not None else [])]
-    return [Partner(path, name, config) for path, name in zip(paths, names_of(paths), strict=True)]
+    return [ChatModel(path, name, config) for path, name in zip(paths, names_of(paths), strict=True)]
 
 
 def names_of(paths: Sequence[str]) -> list[str]:

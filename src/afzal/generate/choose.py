@@ -30,7 +30,7 @@ def choose_decoding(model: Any, longest: int | None = None) -> tuple[Literal["sh
     """
     if reason := rotary.why_not_share(model, longest):
         return "stock", reason
-    about = (model.dtype, next(model.parameters()).device, virtual.acts(model))
+    about = (model.dtype, next(model.parameters()).device, virtual.is_active(model))
     if model not in _known or _known[model][0] != about:
         _known[model] = (about, may_share(model.config) or _trial(model))
     reason = _known[model][1]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from afzal.errors import AfzalError
-from afzal.generate.token_sampling import Sampling, draw, row_keys, uniforms
+from afzal.generate.token_sampling import Sampling, draw_tokens, row_keys, uniforms
 
 Stop = Literal["eos", "length"]
 
@@ -44,7 +44,7 @@ class Row:
     number: int
 
 
-Heard = Callable[[Row, int], None]
+TokenCallback = Callable[[Row, int], None]
 """Called with each token of each row as soon as it is drawn, including EOS; an exception ends the decoding."""
 
 
@@ -90,7 +90,7 @@ def batches(
     return [rows[first : first + size] for first in range(0, len(rows), size)]
 
 
-class Written:
+class TokenBuffer:
     """Collects the drawn tokens of a batch of rows, in buffers for the longest answers."""
 
     def __init__(
@@ -100,7 +100,7 @@ class Written:
         sampling: Sampling,
         seed: int,
         device: torch.device,
-        heard: Heard | None = None,
+        heard: TokenCallback | None = None,
     ):
         self.rows, self.sampling, self._heard = rows, sampling, heard
         self._ended: set[int] = set()
@@ -121,14 +121,14 @@ class Written:
         barred = self.never_or_early if early else self.never if len(self.never) else None
         if self._room is None:
             self._room = torch.empty_like(logits, dtype=torch.float32)
-        tokens, logps = draw(logits, uniform, self.sampling, barred, self._room[: len(logits)])
+        tokens, logps = draw_tokens(logits, uniform, self.sampling, barred, self._room[: len(logits)])
         self.ids[live, step] = tokens.to(torch.int32)
         self.logps[live, step] = logps
         if self._heard is not None:
             self._report(self._heard, tokens.tolist(), live_host.tolist())
         return tokens
 
-    def _report(self, heard: Heard, tokens: Sequence[int], live: Sequence[int]) -> None:
+    def _report(self, heard: TokenCallback, tokens: Sequence[int], live: Sequence[int]) -> None:
         """Report tokens, except those still drawn for rows that have ended."""
         for row, token in zip(live, tokens, strict=True):
             if row not in self._ended:

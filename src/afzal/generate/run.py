@@ -17,7 +17,7 @@ from afzal.config import GenerateConfig
 from afzal.config.serving import is_server
 from afzal.errors import AfzalError
 from afzal.generate import Sample, Sampling, answer_limits, choose_decoding, sample, sample_with_vllm
-from afzal.generate.with_server import Asked, answers_from, read_server
+from afzal.generate.with_server import ServerQuery, answers_from, read_server
 from afzal.model.load import load_model, pick_device
 from afzal.model.speakers import open_speaker
 from afzal.records import TEMPLATE_FIELDS, Item, Message, template_fields, turns_to_json, turns_to_row
@@ -87,7 +87,7 @@ def _served(config: GenerateConfig) -> list[dict[str, Any]]:
         print("note: no folder is named, so the server's own end marks and template apply", file=sys.stderr)
     else:
         _note_short_answers(config, speaker, ids)
-    asked = Asked(turns, config.n, _sampling(config), config.seed, speaker, ids)
+    asked = ServerQuery(turns, config.n, _sampling(config), config.seed, speaker, ids)
     with TemporaryDirectory() as spare:
         cache = _replies(config) if config.out is not None else Path(spare) / REPLIES
         drawn = answers_from(settings, asked, settings.folder or "", cache)

@@ -11,10 +11,10 @@ import torch
 
 from afzal.errors import AfzalError
 from afzal.generate.choose import choose_decoding
-from afzal.generate.rows import Heard, Row, Sample, answer_limits, batches
+from afzal.generate.rows import Row, Sample, TokenCallback, answer_limits, batches
 from afzal.generate.shared_prompts import decode_shared
 from afzal.generate.token_sampling import PLAIN, Sampling
-from afzal.generate.with_transformers import decode_stock
+from afzal.generate.with_transformers import decode_with_transformers
 from afzal.model.decoding import shared_decoding
 from afzal.model.experts import experts_added_once
 from afzal.model.load import context_of_model
@@ -44,7 +44,7 @@ def sample(
     rows_per_batch: int = 128,
     decoding: Decoding = "auto",
     numbers: Sequence[int] | None = None,
-    heard: Heard | None = None,
+    heard: TokenCallback | None = None,
 ) -> list[Sample]:
     """``n`` continuations of every prompt, ordered by prompt and then by sample number.
 
@@ -100,7 +100,7 @@ def _decode(
     way: str, model: Any, rows: Sequence[Row], ids: Sequence[Sequence[int]], shown: Sequence[Tree | None], **how: Any
 ) -> list[Sample]:
     if way == "stock":
-        return decode_stock(model, rows, ids, shown=shown, **how)
+        return decode_with_transformers(model, rows, ids, shown=shown, **how)
     with shared_decoding(model):
         return decode_shared(model, rows, ids, **how)
 

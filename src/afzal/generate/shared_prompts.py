@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from afzal.generate.rows import Heard, Row, Sample, Written
+from afzal.generate.rows import Row, Sample, TokenBuffer, TokenCallback
 from afzal.generate.token_sampling import Sampling
 from afzal.model.decoding import next_logits, read_prompts
 
@@ -23,14 +23,14 @@ def decode_shared(
     eos: Sequence[int],
     sampling: Sampling,
     seed: int,
-    heard: Heard | None = None,
+    heard: TokenCallback | None = None,
 ) -> list[Sample]:
     """Samples for ``rows``, in the same order; must run inside :func:`afzal.model.decoding.shared_decoding`."""
     used = list(dict.fromkeys(r.prompt for r in rows))
     place = {p: i for i, p in enumerate(used)}
     logits, cache = read_prompts(model, [prompts[p] for p in used], [place[r.prompt] for r in rows])
     device = logits.device
-    written = Written(rows, eos, sampling, seed, device, heard)
+    written = TokenBuffer(rows, eos, sampling, seed, device, heard)
     live_host = np.arange(len(rows))
     live = torch.arange(len(rows), device=device)
     going = np.ones(len(rows), dtype=bool)  # of the live rows, those without an EOS

@@ -52,7 +52,7 @@ def uniforms(keys: np.ndarray, step: int) -> np.ndarray:
     return ((bits >> np.uint64(24)).astype(np.float64) + 0.5) * 2.0**-40
 
 
-def draw(
+def draw_tokens(
     logits: Tensor, uniform: Tensor, sampling: Sampling, barred: Tensor | None = None, room: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """A token per row and its log-prob under the model itself.
@@ -76,7 +76,7 @@ def draw(
     weights = torch.empty(logits.shape, dtype=torch.float32, device=logits.device) if room is None else room
     pieces = zip(logits.split(_rows(logits)), weights.split(_rows(logits)), strict=True)
     sums = torch.cat([_weigh(some, place, sampling, barred) for some, place in pieces])
-    tokens = invert(weights, sums, uniform)
+    tokens = invert_cdf(weights, sums, uniform)
     if barred is None and sampling.temperature == 1 and sampling.top_p == 1 and not sampling.top_k:
         return tokens, (weights.gather(1, tokens[:, None])[:, 0] / sums.double().sum(1)).log().float()
     return tokens, _logps(logits, tokens)
@@ -92,12 +92,12 @@ def _weigh(logits: Tensor, weights: Tensor, sampling: Sampling, barred: Tensor |
     scores = weights.copy_(logits)
     if barred is not None:
         scores.index_fill_(1, barred, -torch.inf)
-    scores = kept(scores, sampling)
+    scores = filter_scores(scores, sampling)
     torch.sub(scores, scores.amax(-1, keepdim=True), out=weights).exp_()
     return block_sums(weights)
 
 
-def kept(scores: Tensor, sampling: Sampling) -> Tensor:
+def filter_scores(scores: Tensor, sampling: Sampling) -> Tensor:
     """Scores ``[R, V]`` divided by the temperature; -inf for tokens removed by top-k, then top-p (ties with the k-th
     stay).
 
@@ -116,7 +116,7 @@ def kept(scores: Tensor, sampling: Sampling) -> Tensor:
     return scores
 
 
-def invert(weights: Tensor, sums: Tensor, uniform: Tensor) -> Tensor:
+def invert_cdf(weights: Tensor, sums: Tensor, uniform: Tensor) -> Tensor:
     """``[R]`` int64: for each row the token at which the cumulative sum of its weights passes ``uniform`` of the total.
 
     It works in two steps, blocks (``sums``, from :func:`block_sums`) and then tokens of one block, both summed in

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from afzal.generate.rows import Heard, Row, Sample, Written
+from afzal.generate.rows import Row, Sample, TokenBuffer, TokenCallback
 from afzal.generate.token_sampling import Sampling
 from afzal.model import rotary, virtual
 from afzal.model.attention import stock_attention
@@ -26,7 +26,7 @@ from afzal.model.decoding import evaluating
 from afzal.model.logprobs import output_head
 
 
-def decode_plain(
+def decode_unpadded(
     model: Any,
     rows: Sequence[Row],
     prompts: Sequence[Sequence[int]],
@@ -34,20 +34,20 @@ def decode_plain(
     eos: Sequence[int],
     sampling: Sampling,
     seed: int,
-    heard: Heard | None = None,
+    heard: TokenCallback | None = None,
 ) -> list[Sample]:
     """Samples for ``rows``, in the same order."""
     samples: dict[Row, Sample] = {}
     with stock_attention(model), evaluating(model):
         for length in sorted({len(prompts[r.prompt]) for r in rows}):
             some = [r for r in rows if len(prompts[r.prompt]) == length]
-            written = Written(some, eos, sampling, seed, next(model.parameters()).device, heard)
+            written = TokenBuffer(some, eos, sampling, seed, next(model.parameters()).device, heard)
             _write(model, written, [prompts[r.prompt] for r in some])
             samples |= dict(zip(some, written.samples(), strict=True))
     return [samples[r] for r in rows]
 
 
-def _write(model: Any, written: Written, prompts: Sequence[Sequence[int]]) -> None:
+def _write(model: Any, written: TokenBuffer, prompts: Sequence[Sequence[int]]) -> None:
     device = written.ids.device
     ids = torch.from_numpy(np.asarray(prompts, dtype=np.int64)).to(device)
     everyone = np.arange(len(prompts))
@@ -75,7 +75,7 @@ class _Reader:
 
     def logits(self, ids: Tensor) -> Tensor:
         """``[R, V]`` logits after ``ids`` ``[R, L]``, whose first L - 1 columns may have been read before."""
-        before, keys = virtual.count(self.model), virtual.gives_keys(self.model)
+        before, keys = virtual.count(self.model), virtual.has_prefix_keys(self.model)
         wanted = rotary.frequencies(self.base.config, before + ids.shape[1])
         afresh = self._cache is None or wanted != self._frequencies
         if afresh:

@@ -64,7 +64,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ServerQuery:
     """The task for a server: the prompts, how answers are drawn, and the prompts' tokens by the model's folder.
 
     Attributes:
@@ -89,7 +89,7 @@ def read_server(path: str) -> ServerConfig:
     return config.build(ServerConfig, config.read_file(Path(path)))
 
 
-def follower(path: str, several: str = "", *, why: str, instead: str) -> ServerConfig:
+def policy_server_settings(path: str, several: str = "", *, why: str, instead: str) -> ServerConfig:
     """The settings of a server that answers for policies named by the command.
 
     Args:
@@ -103,7 +103,7 @@ def follower(path: str, several: str = "", *, why: str, instead: str) -> ServerC
     if server_settings.folder is not None:
         what = "folder has no effect: the server answers for the policies named in the requests"
         raise AfzalError(what, where=path, remedy="leave it out")
-    if several and not follows(server_settings):
+    if several and not serves_named_policies(server_settings):
         raise AfzalError(
             f"the server would write {several} with the same weights",
             where=path,
@@ -113,7 +113,7 @@ def follower(path: str, several: str = "", *, why: str, instead: str) -> ServerC
     return server_settings
 
 
-def answers_from(settings: ServerConfig, asked: Asked, policy: str, cache: Path) -> list[Answer]:
+def answers_from(settings: ServerConfig, asked: ServerQuery, policy: str, cache: Path) -> list[Answer]:
     """``n`` answers to every prompt, ordered by prompt and then by sample number; progress goes to stderr.
 
     Args:
@@ -149,7 +149,7 @@ def answers_from(settings: ServerConfig, asked: Asked, policy: str, cache: Path)
         )
     reply_to = {place: known[request.key] for place, request in made.items()}
     _refuse_other_tokens(reply_to, asked, settings)
-    if _all_alike(reply_to, asked):
+    if _all_identical(reply_to, asked):
         print(
             f"note: all {asked.n} answers to each prompt are the same at temperature {asked.sampling.temperature:g}: "
             "the server may not sample (transformers serve does so only for kind: transformers)",
@@ -184,12 +184,12 @@ def reload(settings: ServerConfig, policy: str) -> None:
         )
 
 
-def follows(settings: ServerConfig) -> bool:
+def serves_named_policies(settings: ServerConfig) -> bool:
     """Whether the server can answer for more than one folder, named in each request or loaded by a program."""
     return settings.reload is not None or POLICY in settings.model
 
 
-def refuse_unsupported(settings: ServerConfig, asked: Asked) -> None:
+def refuse_unsupported(settings: ServerConfig, asked: ServerQuery) -> None:
     """Refuse requests that the server cannot express or answer; sends nothing.
 
     Raises:
@@ -219,7 +219,7 @@ def refuse_unsupported(settings: ServerConfig, asked: Asked) -> None:
         )
 
 
-def _requests(settings: ServerConfig, asked: Asked, about: Mapping[str, Any]) -> dict[tuple[int, int], Request]:
+def _requests(settings: ServerConfig, asked: ServerQuery, about: Mapping[str, Any]) -> dict[tuple[int, int], Request]:
     """The request for each (prompt, sample)."""
     limits = [asked.sampling.max_new_tokens] * len(asked.prompts)
     if asked.speaker is not None and asked.ids is not None:
@@ -238,7 +238,7 @@ def _requests(settings: ServerConfig, asked: Asked, about: Mapping[str, Any]) ->
 
 
 def _request(
-    kind: str, asked: Asked, index: int, prompt: Turns, limit: int
+    kind: str, asked: ServerQuery, index: int, prompt: Turns, limit: int
 ) -> tuple[tuple[Mapping[str, str], ...], dict[str, Any]]:
     """The messages (empty if the prompt is among the fields) and the fields, without a seed."""
     how, chat = asked.sampling, not isinstance(prompt, str)
@@ -271,7 +271,7 @@ def _request(
     return tuple(written), fields
 
 
-def _all_alike(reply_to: Mapping[tuple[int, int], Reply], asked: Asked) -> bool:
+def _all_identical(reply_to: Mapping[tuple[int, int], Reply], asked: ServerQuery) -> bool:
     """Whether sampled answers are identical for each of at least two prompts."""
     if asked.sampling.temperature == 0 or asked.n < 2 or len(asked.prompts) < 2:
         return False
@@ -279,7 +279,7 @@ def _all_alike(reply_to: Mapping[tuple[int, int], Reply], asked: Asked) -> bool:
     return all(len(of) == 1 for of in texts)
 
 
-def _refuse_other_tokens(reply_to: Mapping[tuple[int, int], Reply], asked: Asked, settings: ServerConfig) -> None:
+def _refuse_other_tokens(reply_to: Mapping[tuple[int, int], Reply], asked: ServerQuery, settings: ServerConfig) -> None:
     """Check by token counts that the server's template and tokenizer are those of the folder."""
     if asked.ids is None:
         return

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from afzal.errors import AfzalError
-from afzal.generate.rows import Heard, Row, Sample, Written
+from afzal.generate.rows import Row, Sample, TokenBuffer, TokenCallback
 from afzal.generate.token_sampling import Sampling
-from afzal.generate.unpadded import decode_plain
+from afzal.generate.unpadded import decode_unpadded
 from afzal.model import rotary, virtual
 from afzal.model.adapters import is_adapted
 from afzal.model.attention import stock_attention
@@ -25,7 +25,7 @@ from afzal.tokens.media import model_inputs
 from afzal.tokens.tree import Tree
 
 
-def decode_stock(
+def decode_with_transformers(
     model: Any,
     rows: Sequence[Row],
     prompts: Sequence[Sequence[int]],
@@ -33,10 +33,10 @@ def decode_stock(
     eos: Sequence[int],
     sampling: Sampling,
     seed: int,
-    heard: Heard | None = None,
+    heard: TokenCallback | None = None,
     shown: Sequence[Tree | None] = (),
 ) -> list[Sample]:
-    """Samples for ``rows``, in the same order; by :func:`.unpadded.decode_plain` if padding would change the model's
+    """Samples for ``rows``, in the same order; by :func:`.unpadded.decode_unpadded` if padding would change the model's
     output.
 
     Args:
@@ -47,10 +47,10 @@ def decode_stock(
     """
     longest = max(len(prompts[r.prompt]) for r in rows) + sampling.max_new_tokens
     trees = [shown[r.prompt] for r in rows] if any(shown) else []
-    if virtual.acts(model) or rotary.why_not_share(model, longest):
+    if virtual.is_active(model) or rotary.why_not_share(model, longest):
         if trees:
             raise AfzalError("prompts with images or sounds cannot follow virtual tokens", remedy="adapter=lora")
-        return decode_plain(model, rows, prompts, eos=eos, sampling=sampling, seed=seed, heard=heard)
+        return decode_unpadded(model, rows, prompts, eos=eos, sampling=sampling, seed=seed, heard=heard)
     return _decode(model, rows, prompts, trees, eos=eos, sampling=sampling, seed=seed, heard=heard)
 
 
@@ -63,10 +63,10 @@ def _decode(
     eos: Sequence[int],
     sampling: Sampling,
     seed: int,
-    heard: Heard | None = None,
+    heard: TokenCallback | None = None,
 ) -> list[Sample]:
     device = next(model.parameters()).device
-    written = Written(rows, eos, sampling, seed, device, heard)
+    written = TokenBuffer(rows, eos, sampling, seed, device, heard)
     pad = eos[0] if eos else 0
     ids, mask = _left_padded([prompts[r.prompt] for r in rows], pad, device)
     with stock_attention(model), _plain_settings(model):
@@ -96,7 +96,7 @@ def _shown(trees: Sequence[Tree | None], width: int, device: torch.device) -> di
     return {name: torch.from_numpy(array).to(device) for name, array in made.items()}
 
 
-def _drawing(written: Written, width: int) -> Any:
+def _drawing(written: TokenBuffer, width: int) -> Any:
     """A logits processor that draws the token itself and masks all others."""
     everyone = np.arange(len(written.rows))
     live = torch.arange(len(written.rows), device=written.ids.device)

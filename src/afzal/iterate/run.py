@@ -16,7 +16,7 @@ from afzal import runs, trackers
 from afzal.config import PEOPLE, IterateConfig
 from afzal.config.serving import ServerConfig
 from afzal.errors import AfzalError, Terminated, signal_of
-from afzal.generate.with_server import follower
+from afzal.generate.with_server import policy_server_settings
 from afzal.hashes import tokens_hash
 from afzal.iterate import round_figures
 from afzal.iterate.parting import detect_parting
@@ -82,7 +82,7 @@ def _iterate(config: IterateConfig, resume: bool, command: str, date: str, callb
     if not ranks.leads():
         job.coordinator.serve(job)
         return run.path
-    launch_facts = {"command": command, "launch": torchrun.launch()}
+    launch_facts = {"command": command, "launch": torchrun.run_id()}
     with run:
         try:
             run.update(template_date=date, **{name: fact for name, fact in launch_facts.items() if fact})
@@ -250,7 +250,7 @@ def _generator(config: IterateConfig) -> ServerConfig | None:
     """
     if config.generator is None:
         return None
-    return follower(
+    return policy_server_settings(
         config.generator,
         f"the answers of all {config.rounds} rounds" if config.rounds > 1 else "",
         why="each round trains a new policy, and learns from its answers",

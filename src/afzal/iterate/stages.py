@@ -20,7 +20,7 @@ from afzal.config import CONFIGS, PEOPLE, IterateConfig, TrainConfig, make
 from afzal.config.serving import ServerConfig
 from afzal.data.native import from_row, to_row
 from afzal.generate import Sampling
-from afzal.generate.with_server import Asked, answers_from, refuse_unsupported, reload
+from afzal.generate.with_server import ServerQuery, answers_from, refuse_unsupported, reload
 from afzal.iterate import round_figures
 from afzal.iterate.answers import Policy, rows_of, sequence_kl, served_rows
 from afzal.iterate.pairing import (
@@ -42,7 +42,7 @@ from afzal.recipes.train import train
 from afzal.recipes.training_stage import once
 from afzal.records import Item, Turns, preferences
 from afzal.rewards.source import Rewarder
-from afzal.runs.stage import Row, read_rows, staged_rows, write_rows
+from afzal.runs.stage import Row, read_rows, run_stage, write_rows
 from afzal.servers.cache import REPLIES
 from afzal.tokens import Speaker
 from afzal.train import ranks
@@ -108,10 +108,10 @@ def run_round(job: Job, number: int, first: Sequence[Row]) -> Round:
     """
     config, folder, start = job.config, job.folder(number), job.policy(number - 1)
     asked = _questions(job, number)
-    samples = staged_rows(folder / SAMPLES, lambda: _samples(job, number, start, asked))
+    samples = run_stage(folder / SAMPLES, lambda: _samples(job, number, start, asked))
     scores: Sequence[Row] = ()
     if job.reward is not None and config.pairing != "spin":
-        scores = staged_rows(folder / SCORES, lambda: _scores(job, samples, number))
+        scores = run_stage(folder / SCORES, lambda: _scores(job, samples, number))
     if not (folder / PAIRS).exists():
         items, lost = _pairs(job, number, asked, samples, _pairing_values(scores, multiplier(job, number)))
         write_rows(folder / REJECTED, lost)
@@ -154,7 +154,7 @@ def _samples(job: Job, number: int, policy: str, asked: Sequence[Question]) -> l
     if job.generator is None:
         return list(chain(*job.coordinator.run_parts("answers", job, number=number)))
     about = job.config.n, *_sampling(job.config, number)
-    wanted = Asked([q.prompt for q in asked], *about, job.speaker, [q.ids for q in asked])
+    wanted = ServerQuery([q.prompt for q in asked], *about, job.speaker, [q.ids for q in asked])
     folder = str(Path(policy).resolve()) if Path(policy).exists() else policy
     reload(job.generator, folder)
     answers = answers_from(job.generator, wanted, folder, job.folder(number) / REPLIES)
@@ -168,7 +168,7 @@ def refuse_generator(generator: ServerConfig, config: IterateConfig, questions: 
         AfzalError: names what the server does not support.
     """
     prompts = [question.prompt for group in questions.groups for question in group]
-    refuse_unsupported(generator, Asked(prompts, config.n, *_sampling(config, 1), speaker))
+    refuse_unsupported(generator, ServerQuery(prompts, config.n, *_sampling(config, 1), speaker))
 
 
 def _answers(job: Job, number: int) -> list[Row]:
@@ -286,7 +286,7 @@ def _by_people(
         items += [replace(item, extra=asked[index].stated)] if item else []
         lost += [_rejection_row(item_id, rejection) for rejection in why]
     folder = job.folder(number)
-    staged_rows(folder / TO_LABEL, lambda: _data_rows(items, folder))
+    run_stage(folder / TO_LABEL, lambda: _data_rows(items, folder))
     if not items:
         return [], lost
     labelled, undecided = labelled_items(folder, items, resume_command(job.run))
@@ -298,7 +298,7 @@ def _train(job: Job, number: int, start: str) -> None:
     out, data = job.folder(number) / "run", job.folder(number) / PAIRS
     if job.config.accumulate and number > 1:
         data = job.folder(number) / TRAIN
-        staged_rows(data, lambda: _pairs_so_far(job, number))
+        run_stage(data, lambda: _pairs_so_far(job, number))
     several = len({json.dumps(row["prompt"]) for row in read_rows(data)}) > 1
     about: dict[str, Any] = {"number": number, "start": start, "data": str(data), "out": str(out)}
     once(
@@ -360,12 +360,12 @@ def measure(job: Job, number: int) -> list[Row]:
 
     Every policy draws with the same random numbers.
     """
-    return staged_rows(job.folder(number) / MEASURED, lambda: _measured(job, number, "held-out"))
+    return run_stage(job.folder(number) / MEASURED, lambda: _measured(job, number, "held-out"))
 
 
 def measure_fresh(job: Job, number: int) -> list[Row]:
     """As :func:`measure` with other random numbers, so that the policy's report is independent of its selection."""
-    return staged_rows(job.folder(number) / FRESH, lambda: _measured(job, number, "held-out-fresh"))
+    return run_stage(job.folder(number) / FRESH, lambda: _measured(job, number, "held-out-fresh"))
 
 
 def _measured(job: Job, number: int, draws: str) -> list[Row]:

@@ -26,7 +26,7 @@ from afzal.recipes.training_stage import train_once
 from afzal.records import Item, comparisons, prompt_key
 from afzal.report import write_board
 from afzal.runs import torchrun
-from afzal.runs.stage import keep, kept, key_of
+from afzal.runs.stage import key_of, read_stage, write_stage
 from afzal.servers.cache import REPLIES
 from afzal.text import plural
 
@@ -56,7 +56,7 @@ def ladder(config: LadderConfig, *, say: Say = print) -> Path:
         AfzalError: a fault of the input, or the folder holds a ladder with other settings;
             :class:`~afzal.recipes.train.Stopped` when a signal ended a training.
     """
-    torchrun.alone("afzal ladder")
+    torchrun.require_one_process("afzal ladder")
     with study_date(config.out) as date:
         job, out = _job(config, say), Path(config.out)
         with claimed(out, "ladder.yaml", dump(config), date):
@@ -123,7 +123,7 @@ def _refuse_other(config: LadderConfig, out: Path) -> None:
     decides = [] if inside is None or inside.kind == "http" else [inside.model or inside.function or ""]
     sources = [config.model, config.data, config.eval_data, *decides]
     key, path = key_of(what, [content_hash(source) for source in sources]), out / SETTINGS
-    if kept(path, key) is not None:
+    if read_stage(path, key) is not None:
         return
     if path.exists():
         raise AfzalError(
@@ -131,7 +131,7 @@ def _refuse_other(config: LadderConfig, out: Path) -> None:
             where=str(out),
             remedy="another out=, or the same settings as before to resume or to add levels",
         )
-    keep(path, key, {"settings": what})
+    write_stage(path, key, {"settings": what})
 
 
 def _run_level(job: Job, level: int) -> None:

@@ -62,7 +62,7 @@ def hidden_states(model: Any, batch: Batch) -> Tensor:
 
     hook = output_head(model).register_forward_pre_hook(take, prepend=True)
     try:
-        if batch.layout is None or not virtual.acts(model):
+        if batch.layout is None or not virtual.is_active(model):
             return rotary.run_rows(model, batch, run)
         kept = virtual.run_shared(model, batch)
         return _once(seen, model)[:, kept]

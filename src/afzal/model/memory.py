@@ -82,7 +82,7 @@ def measure(model: Any, sharing: Sharing, probe: Tree | None = None, modes: Sequ
             the square of the length, so a longer tree has more per token.
         modes: the first is ``none``, which gives what one block keeps.
     """
-    measured: dict[Recompute, Kept] = {}
+    measured: dict[Recompute, KeptBytes] = {}
     for mode in modes:
         set_recompute(model, mode)
         measured[mode] = kept_bytes(model, sharing, probe)
@@ -95,7 +95,7 @@ def measure(model: Any, sharing: Sharing, probe: Tree | None = None, modes: Sequ
     return PerToken(kept["none"] / blocks, kept, logit, element, called, fixed, fixed["none"] / blocks)
 
 
-class Kept(NamedTuple):
+class KeptBytes(NamedTuple):
     """Bytes that a forward pass keeps for its backward pass: per token, and independent of the tokens."""
 
     per_token: float
@@ -107,22 +107,22 @@ def kept_bytes_per_token(model: Any, sharing: Sharing, probe: Tree | None = None
     return kept_bytes(model, sharing, probe).per_token
 
 
-def kept_bytes(model: Any, sharing: Sharing, probe: Tree | None = None) -> Kept:
+def kept_bytes(model: Any, sharing: Sharing, probe: Tree | None = None) -> KeptBytes:
     """Bytes that one forward pass keeps for its backward pass, without weights and the head."""
     device = next(model.parameters()).device
     batch = collate([probe or tree("memory", [0] * 40, [[0] * 12] * 2)], sharing, device)
     own = {storage._cdata for t in (*model.parameters(), *model.buffers()) for storage in _storages(t)}
-    with torch.enable_grad(), _Made(own) as made:
+    with torch.enable_grad(), _StorageRecorder(own) as made:
         output = head_scores(model, batch) if is_reward_model(model) else hidden_states(model, batch)
     # apart from the result, whatever is still alive is held by the graph
     alive = {at: size for at, (held, size) in made.storages.items() if at not in own and not held.expired()}
     for storage in _storages(output):
         alive.pop(storage._cdata, None)
     fixed = sum(size for at, size in alive.items() if at in made.fixed)
-    return Kept((sum(alive.values()) - fixed) / batch.ids.numel(), float(fixed))
+    return KeptBytes((sum(alive.values()) - fixed) / batch.ids.numel(), float(fixed))
 
 
-class _Made(TorchDispatchMode):
+class _StorageRecorder(TorchDispatchMode):
     """Records every storage that an operation creates, without keeping it alive.
 
     Attributes:

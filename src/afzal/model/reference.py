@@ -87,7 +87,7 @@ class Frozen(_Live):
 class Offloaded(Frozen):
     """A frozen model in host memory whose weights are copied to ``device`` for its forward passes.
 
-    The copy is made once per update with :func:`ahead`, else once per forward pass.
+    The copy is made once per update with :func:`score_ahead`, else once per forward pass.
     """
 
     device: torch.device = field(kw_only=True)
@@ -118,7 +118,7 @@ class Offloaded(Frozen):
             return output_head(self.model)(hidden)
 
 
-def ahead(reference: Reference | None, batches: Sequence[Batch]) -> None:
+def score_ahead(reference: Reference | None, batches: Sequence[Batch]) -> None:
     """Score the batches of an update before the policy's first forward pass, if the reference is offloaded.
 
     It is then copied to the device once, and is gone before there are activations.
@@ -171,7 +171,7 @@ class Cached:
         return Scored(logps, batch.response_of, batch.n_responses)
 
 
-class Remembered:
+class MemoizedReference:
     """Caches another reference's log-probs per batch object, for batches that are scored repeatedly, such as held-out
     ones.
 
@@ -194,7 +194,7 @@ class Remembered:
         return self._seen[id(batch)][1]
 
 
-def follow(reference: Frozen, model: Any, mixup: float) -> None:
+def move_towards_policy(reference: Frozen, model: Any, mixup: float) -> None:
     """Move a frozen copy towards the model in parameter space: ref <- mixup model + (1 - mixup) ref; 1 copies it.
 
     The reference of TR-DPO (Gorbatovski et al. 2024, arXiv 2404.09656).
@@ -233,14 +233,14 @@ def cached(
         key: hash of everything except the tokens that changes the numbers, see :func:`cache_key`.
         budget: tokens per forward pass.
     """
-    table = stored(folder, key)
-    lacking = [trees[i] for i in absent(trees, table)]
+    table = read_cache(folder, key)
+    lacking = [trees[i] for i in missing_trees(trees, table)]
     bins = pack([t.n_tokens for t in lacking], budget)
     batches = (collate([lacking[i] for i in members], sharing, device) for members in bins)
-    return Cached(table | store(live, batches, folder, key))
+    return Cached(table | fill_cache(live, batches, folder, key))
 
 
-def stored(folder: Path, key: str) -> dict[str, np.ndarray]:
+def read_cache(folder: Path, key: str) -> dict[str, np.ndarray]:
     """The log-probs that a folder of :func:`cached` holds for ``key``, by content of prompt and response.
 
     Raises:
@@ -252,12 +252,12 @@ def stored(folder: Path, key: str) -> dict[str, np.ndarray]:
     return table
 
 
-def absent(trees: Sequence[Tree], table: Mapping[str, np.ndarray]) -> list[int]:
+def missing_trees(trees: Sequence[Tree], table: Mapping[str, np.ndarray]) -> list[int]:
     """Indices of the trees with a response that the table lacks."""
     return [i for i, t in enumerate(trees) if any(t.key(k) not in table for k in range(len(t.branches)))]
 
 
-def store(live: Reference, batches: Iterable[Batch], folder: Path, key: str) -> dict[str, np.ndarray]:
+def fill_cache(live: Reference, batches: Iterable[Batch], folder: Path, key: str) -> dict[str, np.ndarray]:
     """Score batches one by one and write the reference's log-probs to the folder on the way.
 
     An idle batch is scored but not stored.

@@ -25,7 +25,7 @@ _TILE_ELEMENTS = 2**25  # float32 logits of each model held at a time: 128 MiB
 _TILE_BYTES_UNTRAINED = 2**24  # of each model's raw logits
 _CACHED_ELEMENTS = 2**18  # float32 logits that a core works on at a time: a dozen operations find them in its cache
 
-Wanted = Sequence[tuple[Statistic, Mapping[str, Any]]]
+StatisticRequests = Sequence[tuple[Statistic, Mapping[str, Any]]]
 """Statistics with the values of their parameters."""
 
 
@@ -41,7 +41,7 @@ class LiveReference(Protocol):
 
 
 def score_with(
-    model: Any, reference: Any, batch: Batch, wanted: Wanted, temperature: float = 1.0
+    model: Any, reference: Any, batch: Batch, wanted: StatisticRequests, temperature: float = 1.0
 ) -> tuple[Scored, Scored | None]:
     """The policy's log-probs with ``extras``, and the reference's log-probs if a statistic compares the two.
 

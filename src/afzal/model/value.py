@@ -24,7 +24,7 @@ from afzal.model.reward import (
 from afzal.tokens.batch import Batch
 
 
-class Moved(Protocol):
+class MasterWeights(Protocol):
     """A model's float32 master weights by name, which an optimiser updates."""
 
     masters: dict[str, nn.Parameter]
@@ -44,7 +44,7 @@ class Critic:
 
     head: nn.Linear
     trunk: Any = None
-    weights: Moved | None = None
+    weights: MasterWeights | None = None
 
     def values(self, batch: Batch, policy_hidden: Tensor | None = None) -> Tensor:
         """``[M]`` float32: the expected reward just before each scored token, in the reward's unit.

@@ -24,7 +24,7 @@ from afzal.tokens.batch import Batch
 
 
 @dataclass(frozen=True, slots=True)
-class _Lengthened:
+class _ExtendedRow:
     """A row with room for virtual tokens.
 
     Attributes:
@@ -38,24 +38,24 @@ class _Lengthened:
     segments: tuple[Segment, ...]
 
 
-def acts(model: Any) -> bool:
+def is_active(model: Any) -> bool:
     """Whether the model has virtual tokens that are not switched off."""
     return bool(virtual_kind(model)) and not getattr(model, "_adapters_disabled", False)
 
 
 def count(model: Any) -> int:
     """Number of active virtual tokens before every row of the model."""
-    return virtual_tokens(model) if acts(model) else 0
+    return virtual_tokens(model) if is_active(model) else 0
 
 
 def base_of(model: Any) -> Any:
     """The model without its active virtual tokens; a model without any is returned unchanged."""
-    return model.get_base_model() if acts(model) else model
+    return model.get_base_model() if is_active(model) else model
 
 
-def gives_keys(model: Any) -> bool:
+def has_prefix_keys(model: Any) -> bool:
     """Whether the active virtual tokens have keys and values (prefix tuning) instead of embeddings."""
-    return acts(model) and virtual_kind(model) == "prefix"
+    return is_active(model) and virtual_kind(model) == "prefix"
 
 
 def call(model: Any, inputs: Callable[[], Mapping[str, Any]]) -> Any:
@@ -64,7 +64,7 @@ def call(model: Any, inputs: Callable[[], Mapping[str, Any]]) -> Any:
     With sharded weights, calling the outer model gathers them, those of virtual tokens too. So the inner model and
     ``inputs`` run inside that call.
     """
-    if not acts(model):
+    if not is_active(model):
         return model(**inputs())
     base, forward = model.get_base_model(), model.forward
     model.forward = lambda: base(**inputs())
@@ -76,7 +76,7 @@ def call(model: Any, inputs: Callable[[], Mapping[str, Any]]) -> Any:
 
 def prefix(model: Any) -> list[tuple[Tensor, Tensor]]:
     """Keys and values ``[1, kv heads, n, D]`` of every layer under prefix tuning; else empty."""
-    if not gives_keys(model):
+    if not has_prefix_keys(model):
         return []
     return [(layer.keys, layer.values) for layer in model.get_prompt(1).layers]
 
@@ -95,7 +95,7 @@ def run_shared(model: Any, batch: Batch) -> Tensor:
     """
     assert batch.layout is not None
     n, base = virtual_tokens(model), model.get_base_model()
-    row, device = _lengthened(batch.layout, n, batch.ids.device), batch.layout.device
+    row, device = _extended(batch.layout, n, batch.ids.device), batch.layout.device
     trees, total = len(row.places) // n, batch.ids.numel() + len(row.places)
     ids = batch.ids.new_zeros(1, total).index_copy(1, row.kept, batch.ids)
     at = torch.arange(n, device=batch.ids.device).repeat(trees)[None]
@@ -104,7 +104,7 @@ def run_shared(model: Any, batch: Batch) -> Tensor:
     common: dict[str, Any] = {"position_ids": positions, "use_cache": False}
 
     def inputs() -> dict[str, Any]:
-        if gives_keys(model):
+        if has_prefix_keys(model):
             layout = PrefixedLayout(row.segments, total, device, row.places, prefix(model))
             return {"input_ids": ids, "tree": layout, **common}
         words = base.get_input_embeddings()(ids)
@@ -116,7 +116,7 @@ def run_shared(model: Any, batch: Batch) -> Tensor:
     return row.kept
 
 
-def _lengthened(layout: TreeLayout, n: int, device: torch.device) -> _Lengthened:
+def _extended(layout: TreeLayout, n: int, device: torch.device) -> _ExtendedRow:
     prompts = sorted(s.start for s in layout.segments if s.prompt_length == 0)
     before = np.searchsorted(prompts, np.arange(layout.n_tokens), side="right") * n  # virtual tokens up to a position
     segments = [
@@ -132,4 +132,4 @@ def _lengthened(layout: TreeLayout, n: int, device: torch.device) -> _Lengthened
     ]
     places = np.concatenate([start + int(before[start]) - n + np.arange(n) for start in prompts])
     kept = np.arange(layout.n_tokens) + before
-    return _Lengthened(torch.from_numpy(kept).to(device), torch.from_numpy(places).to(device), tuple(segments))
+    return _ExtendedRow(torch.from_numpy(kept).to(device), torch.from_numpy(places).to(device), tuple(segments))

@@ -4,7 +4,7 @@ from afzal.plan.flops import Lengths, lengths
 from afzal.plan.hardware import DEVICES, Device, device_named
 from afzal.plan.job import METHODS, Job, Layout, Method, trained_parameters
 from afzal.plan.memory import Moment, fits, moments, peak
-from afzal.plan.planner import Plan, Wish, does_not_fit, largest_tokens, layouts, plan
+from afzal.plan.planner import LayoutRequest, Plan, does_not_fit, largest_tokens, layouts, plan
 from afzal.plan.shapes import SHAPES, Shape, named, parameters, shape_of
 from afzal.plan.source import shape_from
 from afzal.plan.speed import Assumptions, Times, Traffic, executed_flops, times, traffic, updates, useful_flops
@@ -18,6 +18,7 @@ __all__ = [
     "Device",
     "Job",
     "Layout",
+    "LayoutRequest",
     "Lengths",
     "Method",
     "Moment",
@@ -25,7 +26,6 @@ __all__ = [
     "Shape",
     "Times",
     "Traffic",
-    "Wish",
     "as_data",
     "device_named",
     "does_not_fit",

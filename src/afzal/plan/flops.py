@@ -47,7 +47,7 @@ def lengths(counts: np.ndarray, *, shared: bool = True) -> Lengths:
     scored = float(responses.sum())
     repeated = float((prompts * branches).sum())
     if shared:
-        tokens, keys, products = float(counts.sum()), float(prompts.sum()) + repeated + scored, looked_at(counts)
+        tokens, keys, products = float(counts.sum()), float(prompts.sum()) + repeated + scored, attended_pairs(counts)
         longest, squares = counts.sum(1).max(), float((counts.astype(float) * (counts - 1) / 2).sum())
     else:
         sequences = np.where(responses > 0, prompts + responses, 0)
@@ -58,14 +58,14 @@ def lengths(counts: np.ndarray, *, shared: bool = True) -> Lengths:
     return Lengths(len(counts), tokens, scored, keys, products, products + squares, *most)
 
 
-def part(lengths: Lengths, items: float) -> Lengths:
+def scaled(lengths: Lengths, items: float) -> Lengths:
     """The sums scaled to ``items`` items."""
     share = items / lengths.items
     sums = {name: getattr(lengths, name) * share for name in ("tokens", "scored", "keys", "products", "dense")}
     return replace(lengths, items=round(items), **sums)
 
 
-def looked_at(counts: np.ndarray) -> float:
+def attended_pairs(counts: np.ndarray) -> float:
     """Query-key pairs in which the query may attend to the key; prompts count once."""
     prompts, responses = counts[:, :1].astype(float), counts[:, 1:].astype(float)
     return float((prompts * (prompts + 1) / 2).sum() + (responses * (prompts + (responses + 1) / 2)).sum())

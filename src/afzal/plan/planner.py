@@ -17,7 +17,7 @@ _MOST_NODES = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class LayoutRequest:
     """The fixed parts of a layout; None leaves a part open. ``gpus`` is per node, ``tokens`` per forward pass."""
 
     nodes: int | None = None
@@ -61,7 +61,7 @@ class Plan:
     cost: float | None
 
 
-def plan(job: Job, device: Device, wish: Wish, assumed: Assumptions, *, price: float | None = None) -> Plan:
+def plan(job: Job, device: Device, wish: LayoutRequest, assumed: Assumptions, *, price: float | None = None) -> Plan:
     """The plan for a job on this kind of device.
 
     Fixed parts of the layout are kept even if the job does not fit. The others are chosen for the fewest devices, then
@@ -120,7 +120,7 @@ def _repeated(job: Job, layout: Layout) -> Lengths:
     return replace(lengths, **sums)
 
 
-def _choose(job: Job, device: Device, wish: Wish, assumed: Assumptions) -> Layout:
+def _choose(job: Job, device: Device, wish: LayoutRequest, assumed: Assumptions) -> Layout:
     tried: Layout | None = None
     if alone := one_device_only(job):
         if (wish.nodes or 1) * (wish.gpus or 1) > 1:
@@ -136,7 +136,7 @@ def _choose(job: Job, device: Device, wish: Wish, assumed: Assumptions) -> Layou
             return min(fitting, key=lambda layout: _order(job, layout, device, assumed))
     if tried is None:
         raise AfzalError(
-            f"no layout of {_said(wish)} exists",
+            f"no layout of {_fixed_parts(wish)} exists",
             why="gpus must be a multiple of tensor, and nodes x gpus a multiple of shards x tensor; "
             "tensor divides the heads of the model",
             remedy="leave --shards and --tensor out to have them chosen",
@@ -153,7 +153,7 @@ def one_device_only(job: Job) -> str:
     return "a quantised model" if job.frozen != "dtype" else ""
 
 
-def layouts(job: Job, wish: Wish, nodes: int, gpus: int) -> Iterator[Layout]:
+def layouts(job: Job, wish: LayoutRequest, nodes: int, gpus: int) -> Iterator[Layout]:
     """All layouts of these machines that the wish allows, from the least to the most sharded."""
     for tensor in [wish.tensor] if wish.tensor else [1]:
         if gpus % tensor or job.shape.heads % tensor or job.shape.kv_heads % tensor:
@@ -219,7 +219,7 @@ def _order(job: Job, layout: Layout, device: Device, assumed: Assumptions) -> tu
     return (float(f"{seconds:.3g}"), layout.tensor, layout.shards)
 
 
-def _machines(device: Device, wish: Wish) -> Iterator[tuple[int, int]]:
+def _machines(device: Device, wish: LayoutRequest) -> Iterator[tuple[int, int]]:
     """Pairs of nodes and devices per node, from few devices to many."""
     if wish.nodes is not None:
         yield from ((wish.nodes, g) for g in ([wish.gpus] if wish.gpus else [device.per_node]))
@@ -237,6 +237,6 @@ def _powers(n: int) -> list[int]:
     return powers if powers[-1] == n else [*powers, n]
 
 
-def _said(wish: Wish) -> str:
+def _fixed_parts(wish: LayoutRequest) -> str:
     fixed = {name: getattr(wish, name) for name in ("nodes", "gpus", "shards", "tensor")}
     return ", ".join(f"{name} {value}" for name, value in fixed.items() if value is not None) or "these machines"

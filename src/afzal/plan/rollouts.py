@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from afzal.plan.activations import block_working_bytes, merged_bytes
-from afzal.plan.flops import Lengths, body_flops, head_flops, part
+from afzal.plan.flops import Lengths, body_flops, head_flops, scaled
 from afzal.plan.hardware import Device
 from afzal.plan.job import Job, Layout, at_most, compute_bytes, frozen_bytes, policy_parameters, value_parameters
 from afzal.plan.shapes import Shape, adapter_parameters, block_matrices, embedding_parameters, parameters, reward_bytes
@@ -29,7 +29,7 @@ _FLOAT32 = 4
 
 def iteration(job: Job) -> Lengths:
     """The length sums of one iteration."""
-    return part(job.lengths, min(job.batch_size, job.lengths.items))
+    return scaled(job.lengths, min(job.batch_size, job.lengths.items))
 
 
 def prompts_of_a_replica(job: Job, layout: Layout) -> int:

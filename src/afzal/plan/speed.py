@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from afzal.plan.flops import Lengths, Passes, part, update_flops
+from afzal.plan.flops import Lengths, Passes, scaled, update_flops
 from afzal.plan.hardware import Device
 from afzal.plan.job import (
     Job,
@@ -96,7 +96,7 @@ class Times:
 
 def update_lengths(job: Job) -> Lengths:
     """The length sums of one update."""
-    return part(job.lengths, items_per_update(job))
+    return scaled(job.lengths, items_per_update(job))
 
 
 def executed_flops(job: Job, layout: Layout) -> float:

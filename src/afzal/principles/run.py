@@ -27,7 +27,7 @@ from afzal.principles.writer import TextRequest, Write, model_input, writer
 from afzal.records import Comparison, Item, Message, Response, Turns, turns_to_row
 from afzal.report import write_board
 from afzal.runs import lock
-from afzal.runs.stage import Row, keep, kept, key_of, staged_rows
+from afzal.runs.stage import Row, key_of, read_stage, run_stage, write_stage
 from afzal.servers.cache import REPLIES, Reply
 from afzal.tokens import distinct_prompts
 
@@ -65,10 +65,10 @@ def _revise(config: ReviseConfig, say: Callable[[str], None]) -> dict[str, Any]:
     _claim(config, out)
     write, speaks = writer(config, out / REPLIES)
     say(f"{sum(not a.twin for a in asked)} prompts, {sum(a.twin for a in asked)} twins")
-    answers = staged_rows(out / "answers.jsonl", lambda: _answers(config, asked, write))
+    answers = run_stage(out / "answers.jsonl", lambda: _answers(config, asked, write))
     if config.mode == "label":
         labelling = Labelling(config, principles, out, say)
-        steps = [staged_rows(out / "labels.jsonl", lambda: label_rows(labelling, [a.item for a in asked], answers))]
+        steps = [run_stage(out / "labels.jsonl", lambda: label_rows(labelling, [a.item for a in asked], answers))]
         items = [
             item
             for a, row, label in zip(asked, answers, steps[0], strict=True)
@@ -149,7 +149,7 @@ def _claim(config: ReviseConfig, out: Path) -> None:
     sources += sources_of(config.match)
     judge = [resolve_judge(config.judge).fingerprint] if config.judge is not None else []
     key, path = key_of(what, [content_hash(s) for s in sources], judge), out / "revise-settings.json"
-    if kept(path, key) is not None:
+    if read_stage(path, key) is not None:
         return
     if any(path.name != lock.NAME for path in out.iterdir()):
         raise AfzalError(
@@ -159,7 +159,7 @@ def _claim(config: ReviseConfig, out: Path) -> None:
             where=str(out),
             remedy="another --out, or the same command as before to resume",
         )
-    keep(path, key, {"settings": what})
+    write_stage(path, key, {"settings": what})
 
 
 def _answers(config: ReviseConfig, asked: Sequence[PromptTask], write: Write) -> list[Row]:
@@ -201,10 +201,10 @@ def _all_revisions(
             _RevisionTask(a, p, text, step, origin)
             for a, p, text, origin in zip(asked, turn, current, first, strict=True)
         ]
-        critiques = staged_rows(
+        critiques = run_stage(
             out / f"critiques-{step + 1}.jsonl", lambda tasks=tasks: _critiques(principles, tasks, write, speaks)
         )
-        rows = staged_rows(
+        rows = run_stage(
             out / f"revisions-{step + 1}.jsonl",
             lambda tasks=tasks, critiques=critiques: _revisions(config, principles, tasks, critiques, write, speaks),
         )

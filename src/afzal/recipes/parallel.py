@@ -22,7 +22,7 @@ from afzal.model.reward import blank_reward_model, load_reward_model
 from afzal.model.sanity import not_finite, refuse_fault, refuse_silent
 from afzal.model.value import Critic
 from afzal.runs import torchrun
-from afzal.runs.torchrun import processes
+from afzal.runs.torchrun import world_size
 from afzal.terminal.console import VisibleConsole
 from afzal.tokens.batch import Sharing
 from afzal.train import ranks
@@ -42,16 +42,16 @@ def refuse(config: TrainConfig, model: Any) -> None:
         AfzalError: that is not known to hold for a setting.
     """
     members = config.tensor_parallel
-    if processes() % members:
+    if world_size() % members:
         raise AfzalError(
-            f"tensor_parallel={members} does not divide the number of ranks, {processes()}",
+            f"tensor_parallel={members} does not divide the number of ranks, {world_size()}",
             remedy=f"start it with torchrun --nproc-per-node {members}, or leave it out",
         )
-    if processes() < 2:
+    if world_size() < 2:
         return
     for what, (wanted, why, remedy) in _refused(config, model).items():
         if wanted:
-            what = f"{what} cannot be trained over {processes()} ranks"
+            what = f"{what} cannot be trained over {world_size()} ranks"
             raise AfzalError(what, why=why, remedy=remedy or "run it without torchrun")
 
 
@@ -95,10 +95,10 @@ def refuse_rounded(model: Any, dtype: Dtype) -> None:
     Raises:
         AfzalError: they would be rounded when gathered.
     """
-    if processes() < 2 or dtype != "bf16" or not any(map(is_factor, trainable(model))):
+    if world_size() < 2 or dtype != "bf16" or not any(map(is_factor, trainable(model))):
         return
     raise AfzalError(
-        f"an adapter of IA3 or DoRA cannot be trained over {processes()} ranks in bf16",
+        f"an adapter of IA3 or DoRA cannot be trained over {world_size()} ranks in bf16",
         why="its factors and norms stay in float32, and a sharded layer is gathered in a single number format",
         remedy="dtype=fp32, or run it without torchrun",
     )
@@ -109,7 +109,7 @@ def is_restart(out: str) -> bool:
     facts = Path(out) / "run.json"
     if not facts.is_file():
         return False
-    return torchrun.restarts() > 0 or torchrun.launch() == runs.read_json(facts).get("launch")
+    return torchrun.restarts() > 0 or torchrun.run_id() == runs.read_json(facts).get("launch")
 
 
 _SMALLER = "memory.json"

@@ -23,13 +23,13 @@ from afzal.model.reference import (
     Frozen,
     Offloaded,
     Reference,
-    absent,
     cache_key,
     cached,
+    fill_cache,
     live_reference,
+    missing_trees,
     offloaded,
-    store,
-    stored,
+    read_cache,
 )
 from afzal.prepare import Prepared
 from afzal.recipes import memory, parallel
@@ -112,11 +112,13 @@ def _cached_together(live: Reference, trees: Sequence[Tree], folder: Path, key: 
     Raises:
         AfzalError: on all ranks, if one does not see what the others have written.
     """
-    lacking = ranks.agreed(absent(trees, stored(folder, key)))  # the same on all ranks: passes are made together
-    store(live, layout.passes([trees[i] for i in lacking]), folder, key)
+    lacking = ranks.agreed(
+        missing_trees(trees, read_cache(folder, key))
+    )  # the same on all ranks: passes are made together
+    fill_cache(live, layout.passes([trees[i] for i in lacking]), folder, key)
     ranks.wait()
-    table = stored(folder, key)
-    blind = [r for r, missing in enumerate(ranks.gather(bool(absent(trees, table)))) if missing]
+    table = read_cache(folder, key)
+    blind = [r for r, missing in enumerate(ranks.gather(bool(missing_trees(trees, table)))) if missing]
     if blind:
         raise AfzalError(
             f"rank {blind[0]} does not see all reference log-probs that the ranks have written",

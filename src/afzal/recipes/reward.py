@@ -28,7 +28,7 @@ from afzal.prepare import Prepared
 from afzal.recipes import parallel
 from afzal.report import Section
 from afzal.rewards.assess import assess, lines, score_items, sections
-from afzal.rewards.identifiability import identified, section
+from afzal.rewards.identifiability import identifiability, section
 from afzal.tokens import Tree
 from afzal.tokens.batch import Batch
 from afzal.train import ranks
@@ -88,7 +88,7 @@ def judged(
         assessment = assess(scored)
         run.update(reward={**about, **assessment.facts()})
         extra = [_summary(lines(assessment)), *sections(assessment)]
-        if settings.inferred_at is not None and (known := identified(scored, settings.inferred_at)) is not None:
+        if settings.inferred_at is not None and (known := identifiability(scored, settings.inferred_at)) is not None:
             run.update(identified=known.facts())
             extra[1:1] = [section(known)]
     else:

@@ -28,7 +28,7 @@ from afzal.model.load import (
 )
 from afzal.model.memory import is_out_of_memory
 from afzal.model.norms import fuse_norms
-from afzal.model.reference import Frozen, Remembered, follow
+from afzal.model.reference import Frozen, MemoizedReference, move_towards_policy
 from afzal.model.reward import save_reward_model
 from afzal.prepare import Prepared, prepare
 from afzal.recipes import banner, checkpoints, online, outputs, parallel, reward
@@ -111,7 +111,7 @@ def _joined(
             catch_up(config, run, parallel.reporter(0, 0).say)
         parallel.reporter(0, 0).say(f"{run.path} has finished: there is nothing left to do")
         return run.path
-    facts = {"command": command, "launch": torchrun.launch()}
+    facts = {"command": command, "launch": torchrun.run_id()}
     run.update(template_date=date, **{name: said for name, said in facts.items() if said})
     restored = nullcontext() if model is None else attention_restored(model)
     signals = stop_on_signals()
@@ -265,7 +265,7 @@ def _hooks(
         # against a reference that follows it, a policy seems unmoved after every move: compare it with the start
         judge = setup.start if follows and batches else method.reference
         # logits of the reference are not remembered
-        method = replace(method, reference=judge if method.statistics else Remembered(judge))
+        method = replace(method, reference=judge if method.statistics else MemoizedReference(judge))
 
     def look(step: int, carried: Carried) -> dict[str, float]:
         if setup.look is not None:
@@ -296,7 +296,7 @@ def _hooks(
             assert config.referenced is not None
             assert isinstance(reference, Frozen)
             parallel.let_go(setup.model, reference.model)
-            follow(reference, setup.model, config.referenced.reference_mixup)
+            move_towards_policy(reference, setup.model, config.referenced.reference_mixup)
 
     def stopped() -> str | None:
         # a signal reaches ranks at different steps, and must stop all of them at the same step

@@ -22,7 +22,7 @@ _FEW = 0.1  # effective share below which a handful of samples determines the pa
 
 
 @dataclass(frozen=True, slots=True)
-class Identified:
+class Identifiability:
     """Figures over the prompts with scored demonstrations and samples.
 
     Attributes:
@@ -46,7 +46,7 @@ class Identified:
         return {**parts, "prompts": self.prompts}
 
 
-def identified(scored: Sequence[ScoredItem], beta: float) -> Identified | None:
+def identifiability(scored: Sequence[ScoredItem], beta: float) -> Identifiability | None:
     """The figures of items made by :func:`afzal.prepare.demonstrations.beside`; None without any.
 
     Args:
@@ -69,16 +69,16 @@ def identified(scored: Sequence[ScoredItem], beta: float) -> Identified | None:
         beyond.append(float((ours > theirs.max()).mean()))
     if not effective:
         return None
-    return Identified(_over(effective), _over(unseen), _over(beyond), len(effective))
+    return Identifiability(_mean_interval(effective), _mean_interval(unseen), _mean_interval(beyond), len(effective))
 
 
-def _over(values: Sequence[float]) -> Interval:
+def _mean_interval(values: Sequence[float]) -> Interval:
     known = mean(clustered(range(len(values)), values))
     low, high = known.ends
     return Interval(known.mean, max(0.0, low), min(1.0, high), len(values))
 
 
-def line(figures: Identified) -> str:
+def line(figures: Identifiability) -> str:
     """The figures in a sentence."""
     sentence = (
         f"the samples' effective share is {figures.effective.value:.2f}; {figures.unseen.value:.0%} of the "
@@ -88,7 +88,7 @@ def line(figures: Identified) -> str:
     return sentence + (few if figures.effective.value < _FEW else "")
 
 
-def section(figures: Identified) -> Section:
+def section(figures: Identifiability) -> Section:
     """The figures as a section of the report."""
     text = (
         "A reward is inferred from the differences between demonstrations and samples of the reference. It is known up "

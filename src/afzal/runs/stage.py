@@ -21,21 +21,21 @@ def key_of(*about: Any) -> str:
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
-def kept(path: Path, key: str) -> Row | None:
-    """The content that :func:`keep` wrote under this key; None if there is no file, or it has another key."""
+def read_stage(path: Path, key: str) -> Row | None:
+    """The content that :func:`write_stage` wrote under this key; None if there is no file, or it has another key."""
     if not path.exists():
         return None
     body = read_json(path)
     return body if body.get("key") == key else None
 
 
-def keep(path: Path, key: str, body: Mapping[str, Any]) -> None:
+def write_stage(path: Path, key: str, body: Mapping[str, Any]) -> None:
     """Replace the file of a stage atomically."""
     make_folder(path.parent)
     atomic_write(path, json.dumps({"key": key, **body}) + "\n")
 
 
-def staged_rows(path: Path, make: Callable[[], Sequence[Row]]) -> list[Row]:
+def run_stage(path: Path, make: Callable[[], Sequence[Row]]) -> list[Row]:
     """The rows of a stage, always read from its file; if there is none, they are made and written first.
 
     There is no key. Use it in folders that refuse other settings when they are resumed.

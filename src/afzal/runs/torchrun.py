@@ -6,17 +6,17 @@ import os
 
 from afzal.errors import AfzalError
 
-_GIVEN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
-def processes() -> int:
+def world_size() -> int:
     """The number of processes launched together; 1 without ``torchrun``."""
-    return int(os.environ["WORLD_SIZE"]) if all(name in os.environ for name in _GIVEN) else 1
+    return int(os.environ["WORLD_SIZE"]) if all(name in os.environ for name in _VARIABLES) else 1
 
 
-def number() -> int:
+def global_rank() -> int:
     """The rank of this process, from 0."""
-    return int(os.environ["RANK"]) if processes() > 1 else 0
+    return int(os.environ["RANK"]) if world_size() > 1 else 0
 
 
 def restarts() -> int:
@@ -24,7 +24,7 @@ def restarts() -> int:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
-def keeps_store() -> bool:
+def reuses_store() -> bool:
     """Whether the store through which ranks find each other survives a restart.
 
     ``torchrun`` keeps it, unless ``TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1`` asks for a new one at every start. Only with
@@ -33,22 +33,22 @@ def keeps_store() -> bool:
     return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
-def launch() -> str:
+def run_id() -> str:
     """The name of the launch (``--rdzv-id``), which stays the same when a machine rejoins or a job is requeued; empty
     if there is none."""
     name = os.environ.get("TORCHELASTIC_RUN_ID", "none")
     return "" if name == "none" else name
 
 
-def alone(what: str) -> None:
+def require_one_process(what: str) -> None:
     """Require that this is the only process.
 
     Raises:
         AfzalError: it is one of several.
     """
-    if processes() > 1:
+    if world_size() > 1:
         raise AfzalError(
-            f"{what} cannot run on {processes()} ranks",
+            f"{what} cannot run on {world_size()} ranks",
             why="only training and rounds are split across ranks; each would do all the work and write the same files",
             remedy="run it without torchrun; afzal train and afzal iterate can run under it: torchrun -m afzal train",
         )

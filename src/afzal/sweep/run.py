@@ -46,7 +46,7 @@ def sweep(config: SweepConfig, *, more: int = 0, jobs: int = 1, say: Say = print
     Raises:
         AfzalError: a fault of the input; :class:`~afzal.recipes.train.Stopped` when a signal ended it.
     """
-    torchrun.alone("afzal sweep")
+    torchrun.require_one_process("afzal sweep")
     with study_date(config.out) as date:
         try:
             return _sweep(config, more, jobs, say, date)

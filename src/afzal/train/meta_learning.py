@@ -26,7 +26,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from afzal.model import kernels
 from afzal.model.adapters import acting_with
 from afzal.model.logprobs import output_head
-from afzal.model.reference import Remembered
+from afzal.model.reference import MemoizedReference
 from afzal.objectives.metrics import Tally, add, means
 from afzal.tokens.batch import Batch
 from afzal.train.episodes import Episode, EpisodeUpdate
@@ -157,7 +157,7 @@ def task_loss(
 
 def with_memoized_reference(method: Method) -> Method:
     """The method with a reference that scores each batch once, however many inner steps see it."""
-    return method if method.reference is None else replace(method, reference=Remembered(method.reference))
+    return method if method.reference is None else replace(method, reference=MemoizedReference(method.reference))
 
 
 def evaluate_adaptation(

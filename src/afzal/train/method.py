@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from afzal.model.reference import Reference
-from afzal.model.statistics import Wanted
+from afzal.model.statistics import StatisticRequests
 from afzal.model.value import Critic
 from afzal.objectives import Objective, Term
 from afzal.objectives.statistics import parameters_of
@@ -69,7 +69,7 @@ class Method:
         return any(term.objective.couples_batch for term in self.terms)
 
     @property
-    def statistics(self) -> Wanted:
+    def statistics(self) -> StatisticRequests:
         """Every logit statistic that a term needs, with the values of its parameters."""
         statistics = {fn: parameters_of(fn, term.parameters) for term in self.terms for fn in term.objective.statistics}
         return tuple(statistics.items())

@@ -27,7 +27,7 @@ from torch.distributed.rendezvous import rendezvous
 from afzal.errors import AfzalError
 from afzal.objectives.metrics import Tally
 from afzal.runs import torchrun
-from afzal.runs.torchrun import number, processes
+from afzal.runs.torchrun import global_rank, world_size
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -100,10 +100,10 @@ def joined(device: torch.device, tensor_parallel: int = 1) -> Iterator[None]:
         tensor_parallel: number of successive ranks that compute the same items together; divides the number of ranks.
     """
     global _tensor
-    if processes() < 2 or world() > 1:
+    if world_size() < 2 or world() > 1:
         yield
         return
-    assert processes() % tensor_parallel == 0
+    assert world_size() % tensor_parallel == 0
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     store, rank, size = _meeting()
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
@@ -131,7 +131,7 @@ def _meeting() -> tuple[Store, int, int]:
     global _meetings
     _meetings += 1
     store, rank, size = _store(os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"])
-    start = torchrun.restarts() if torchrun.keeps_store() else 0
+    start = torchrun.restarts() if torchrun.reuses_store() else 0
     return PrefixStore(f"afzal/{start}/{_meetings}", store), rank, size
 
 
@@ -157,16 +157,16 @@ def own_device(name: str) -> str:
     Raises:
         AfzalError: a single GPU is named, which not all ranks can use, or the machine has too few.
     """
-    if processes() < 2 or name == "cpu":
+    if world_size() < 2 or name == "cpu":
         return name
     if name not in ("auto", "cuda"):
-        raise AfzalError(f"device={name} cannot be the device of {processes()} ranks", remedy="device=auto")
+        raise AfzalError(f"device={name} cannot be the device of {world_size()} ranks", remedy="device=auto")
     local = int(os.environ.get("LOCAL_RANK", "0"))
     count = torch.cuda.device_count()
     if not count and name == "auto":
         return "cpu"
     if local >= count:
-        what = f"rank {number()} would need GPU {local}, and this machine has {count}"
+        what = f"rank {global_rank()} would need GPU {local}, and this machine has {count}"
         raise AfzalError(what, remedy=f"torchrun --nproc-per-node {count or 1}, or device=cpu")
     torch.cuda.set_device(local)
     return f"cuda:{local}"

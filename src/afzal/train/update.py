@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from afzal.model.reference import ahead
+from afzal.model.reference import score_ahead
 from afzal.objectives import Scored
 from afzal.objectives.metrics import Tally, add
 from afzal.tokens.batch import Batch
@@ -98,7 +98,7 @@ def accumulate(model: Any, method: Method, update: Update, carried: Carried | No
     carried = method.start() if carried is None else carried
     each = [batch_counts(method, b, update.weight_per_item) for b in update.batches]
     counts = ranks.total([sum(n) for n in zip(*each, strict=True)])
-    ahead(method.reference, [*update.batches, *update.mismatched])
+    score_ahead(method.reference, [*update.batches, *update.mismatched])
     pooled = pooled_statistics(model, method, update.mismatched)
     counted = {c.name: sum(c.counts(b) for b in update.batches if not b.idle) for c in method.constraints}
     counted = _over_ranks(method, counted)
