@@ -140,7 +140,7 @@ class AnnotationSession:
         """Take an answer. An answer with the same id is acknowledged again but never counted twice.
 
         Raises:
-            Refused: the answer is malformed, or the question is no longer this person's.
+            RequestError: the answer is malformed, or the question is no longer this person's.
         """
         turn, repeated = self._turn(name, body)
         if turn is None:

@@ -76,7 +76,7 @@ async def read_json_body(request: Request) -> Mapping[str, Any]:
     """The JSON object in a request's body.
 
     Raises:
-        Refused: it is too large, or not a JSON object.
+        RequestError: it is too large, or not a JSON object.
     """
     try:
         body = json.loads(await request.body())
