@@ -8,6 +8,10 @@ import sys
 
 import pytest
 
+from afzal import config, runs
+from afzal.cli import startup
+from afzal.errors import AfzalError
+
 SCRIPT = """
 import json, sys
 for name in ("torch", "transformers", "afzal.recipes"):
@@ -76,3 +80,31 @@ def test_the_first_line_comes_before_heavy_imports(said_by, arguments, line):
     code, error = said_by[arguments]
     assert error.startswith(line)
     assert code == 70  # the import that is made impossible here
+
+
+@pytest.mark.parametrize("key", ["data", "model"])
+def test_a_moved_run_says_where_it_looked_and_where_it_was_started(tmp_path, monkeypatch, key):
+    work, elsewhere = tmp_path / "work", tmp_path / "elsewhere"
+    (work / "model").mkdir(parents=True)
+    elsewhere.mkdir()
+    (work / "data.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
+    named = {"data": "data.jsonl", "model": "./model"}
+    whole = {other: str(work / value) for other, value in named.items() if other != key}
+    settings = config.make("dpo", **named | whole, out="run")
+    monkeypatch.chdir(work)
+    with runs.create("run", {}):
+        pass
+    startup.refuse_missing(settings)
+    (work / "run").rename(elsewhere / "run")
+    monkeypatch.chdir(elsewhere)
+    with pytest.raises(AfzalError) as caught:
+        startup.refuse_missing(settings)
+    assert named[key] in caught.value.what
+    assert caught.value.why == f"{key} of run is a relative path, and was looked for in {elsewhere}"
+    remedy = f"repeat the command in {work}, where the run was started; or add {key}=PATH"
+    assert caught.value.remedy.startswith(remedy)
+    (elsewhere / "run" / "run.json").write_text('{"afzal": "0"}')  # of a version that did not record the folder
+    with pytest.raises(AfzalError, match="in the folder where the run was started"):
+        startup.refuse_missing(settings)
+    monkeypatch.chdir(work)
+    startup.refuse_missing(settings)

@@ -49,26 +49,65 @@ def importing() -> Iterator[None]:
 
 
 def refuse_missing(settings: Settings) -> None:
-    """Raise AfzalError for the first path in the settings that does not exist; contents are not read."""
-    for value in _named(settings, _FUNCTIONS):
-        for term in value.split("+"):
-            path = term.rpartition("*")[2].strip().rpartition(":")[0]
-            if path.endswith(".py") and not Path(path).is_file():
-                raise AfzalError(f"there is no file {path!r}", where=value, remedy="check the path before the colon")
+    """Raise AfzalError for the first path in the settings that does not exist; contents are not read.
+
+    If the settings are those of a run, the error also names the folder in which a relative path was looked for, and
+    where the run was started.
+    """
+    for check, keys in ((_refuse_function, _FUNCTIONS), (_refuse_data, _DATA), (_refuse_model, _MODELS)):
+        for key, value in _named(settings, keys):
+            try:
+                check(value)
+            except AfzalError as error:
+                raise _moved(error, key, value, settings) from None
+
+
+def _refuse_function(value: str) -> None:
+    for term in value.split("+"):
+        path = term.rpartition("*")[2].strip().rpartition(":")[0]
+        if path.endswith(".py") and not Path(path).is_file():
+            raise AfzalError(f"there is no file {path!r}", where=value, remedy="check the path before the colon")
+
+
+def _refuse_data(value: str) -> None:
     from afzal import data
 
-    for value in _named(settings, _DATA):
-        data.refuse_missing(value)
-    for value in _named(settings, _MODELS):
-        if not Path(value).exists() and ":" not in value:
-            from afzal.folders.load import find_folder
-
-            find_folder(value)
+    data.refuse_missing(value)
 
 
-def _named(settings: Settings, keys: tuple[str, ...]) -> Iterator[str]:
-    """The values of these settings, without words that have a special meaning."""
+def _refuse_model(value: str) -> None:
+    if not Path(value).exists() and ":" not in value:
+        from afzal.folders.load import find_folder
+
+        find_folder(value)
+
+
+def _moved(error: AfzalError, key: str, value: str, settings: Settings) -> AfzalError:
+    """The error for a missing path of a run that was moved, or that is named from another folder; other errors are
+    returned unchanged."""
+    out = getattr(settings, "out", None)
+    if Path(value).is_absolute() or not out or not Path(out, "run.json").is_file():
+        return error
+    from afzal import runs
+
+    started = ""
+    with suppress(AfzalError):
+        started = str(runs.open_run(out).facts().get("folder", ""))
+    here = str(Path.cwd())
+    if started == here:
+        return error
+    place = f"in {started}, where the run was started" if started else "in the folder where the run was started"
+    return AfzalError(
+        error.what,
+        where=error.where,
+        why=f"{key} of {out} is a relative path, and was looked for in {here}",
+        remedy=f"repeat the command {place}; or add {key}=PATH: the same content may have moved",
+    )
+
+
+def _named(settings: Settings, keys: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """The settings among these and their values, without words that have a special meaning."""
     for key in keys:
         value = getattr(settings, key, None)
         values = value if isinstance(value, list) else [value]
-        yield from (value for value in values if isinstance(value, str) and value not in _WORDS)
+        yield from ((key, value) for value in values if isinstance(value, str) and value not in _WORDS)

@@ -356,6 +356,7 @@ def _first_facts() -> dict[str, Any]:
         "status": "running",
         "command": redact_arguments([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "folder": str(Path.cwd()),  # to which relative paths in the settings refer
         "step": 0,
         "latest": {},
         **environment(),
