@@ -185,9 +185,7 @@ def test_people_label_answers_to_images(place: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["prompts", "held_out_prompts"])
 def test_a_server_that_writes_answers_receives_no_images(key: str, place: Path, tmp_path: Path) -> None:
     (tmp_path / "plain.jsonl").write_text('{"prompt": "One."}\n{"prompt": "Two."}\n')
-    (tmp_path / "server.yaml").write_text(
-        f'kind: vllm\nurl: http://127.0.0.1:9/v1\nmodel: "{{policy}}"\nfolder: {place / "model"}\n'
-    )
+    (tmp_path / "server.yaml").write_text('kind: vllm\nurl: http://127.0.0.1:9/v1\nmodel: "{policy}"\n')
     given = settings(place, tmp_path / "out", generator=str(tmp_path / "server.yaml"))
     given |= {"held_out_prompts": str(tmp_path / "plain.jsonl"), "held_out": None}
     given |= {"prompts": str(tmp_path / "plain.jsonl"), key: str(place / "prompts.jsonl")}

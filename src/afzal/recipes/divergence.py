@@ -45,5 +45,6 @@ def kl_along(
             scored, _ = score_with(policy, other, batch, [(kl_policy_ref, {})], temperature)
             sums = torch.zeros(batch.n_responses, dtype=torch.float64, device=batch.response_of.device)
             sums.index_add_(0, batch.response_of, scored.extras[kl_policy_ref.__name__].double())
-            values |= {(id(t), k): value for (t, k), value in zip(batch.sources, sums.tolist(), strict=True)}
+            # rounding can leave a sum of zeros below 0
+            values |= {(id(t), k): max(value, 0.0) for (t, k), value in zip(batch.sources, sums.tolist(), strict=True)}
     return [values[id(t), k] for t in trees for k in range(len(t.branches))]

@@ -13,6 +13,7 @@ from afzal.compare.inputs import open_inputs
 from afzal.compare.trainings import Stage, stages_of, with_snapshots
 from afzal.config import CompareConfig, SweepConfig, TrainConfig, advice, dump
 from afzal.recipes import Stopped
+from afzal.records import prompt_key
 from afzal.runs import torchrun
 from afzal.sweep.arms import BASE_NAME, Arm, arms_of, is_finished, load, plan_of, resolved, wanted_arms
 from afzal.sweep.search import Search, explore, run
@@ -98,9 +99,11 @@ def count_training_prompts(search: Search) -> dict[str, int]:
     """The number of distinct held-out prompts that are in base's training data, by the setting that names them."""
     config, base = search.config, search.plan.base
     read = data.read(base.data, columns=base.columns or None, format=base.data_format, on_error="drop")
-    trained = {item.prompt for item in read.items}
+    trained = {prompt_key(item) for item in read.items}
     named = {"prompts": search.evaluator.config.prompts, "confirm_prompts": config.confirm_prompts}
-    asked = {name: {item.prompt for item in data.read(path).items} for name, path in named.items() if path is not None}
+    asked = {
+        name: {prompt_key(item) for item in data.read(path).items} for name, path in named.items() if path is not None
+    }
     return {name: len(prompts & trained) for name, prompts in asked.items()}
 
 
