@@ -12,7 +12,7 @@ from afzal.compare.server_answers import generator_of
 from afzal.compare.trainings import Stage, check_given_run
 from afzal.config import PEOPLE, REFERENCES, CompareConfig, entries, variables
 from afzal.errors import AfzalError
-from afzal.generate import Sampling
+from afzal.generate import Sampling, prompt_ids
 from afzal.generate.with_server import ServerQuery, refuse_unsupported
 from afzal.judging.judges import resolve_judge
 from afzal.model.load import context_tokens
@@ -37,12 +37,11 @@ def open_inputs(config: CompareConfig, stages: Sequence[Stage]) -> None:
         AfzalError: an input cannot be read; the error names it.
     """
     speaker = open_speaker(config.model, eos_token=config.eos_token)
-    items, ids, _ = read_prompts(config, speaker)
+    items, trees, _ = read_prompts(config, speaker)
     if (generator := generator_of(config)) is not None:
         sampling = Sampling(config.sample_tokens, config.temperature)
-        refuse_unsupported(
-            generator, ServerQuery([item.prompt for item in items], config.samples, sampling, 0, speaker, ids)
-        )
+        prompts, ids = [item.prompt for item in items], [prompt_ids(tree) for tree in trees]
+        refuse_unsupported(generator, ServerQuery(prompts, config.samples, sampling, 0, speaker, ids))
     for stage in stages:
         if stage.config is None:
             check_given_run(stage)
