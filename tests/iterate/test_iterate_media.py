@@ -24,6 +24,7 @@ from afzal.iterate.answers import sequence_kl
 from afzal.media import in_row
 from afzal.model.speakers import speaker_of
 from afzal.records import Item, Message, media_of
+from afzal.report.next_steps import next_steps
 from afzal.tokens.media import model_inputs
 
 pytest.importorskip("PIL", reason="needs the extra vision")
@@ -131,6 +132,17 @@ def test_rounds_measure_reward_and_kl(run: Path) -> None:
     kl = [r["kl"]["mean"] for r in rounds]
     assert kl[0] == 0
     assert all(0 < value < 100 for value in kl[1:])
+    evaluations = [row for row in lines(run / "metrics.jsonl") if row["kind"] == "eval"]
+    assert {row["n"] for row in evaluations} == {3}  # prompts, with two answers each
+
+
+def test_the_next_step_is_one_that_shows_images(place: Path, run: Path) -> None:
+    facts = json.loads((run / "run.json").read_text())
+    assert facts["data"]["media"] == 9
+    facts |= {"status": "finished", "best": "runs/x/rounds/001/run"}
+    assert [s.words[0] for s in next_steps("runs/x", facts, [])] == ["report"]
+    facts["config"]["held_out_prompts"] = "held-out.jsonl"
+    assert [s.words[0] for s in next_steps("runs/x", facts, [])] == ["judge"]
 
 
 def test_the_same_command_gives_the_same_bytes(place: Path, run: Path, tmp_path: Path) -> None:

@@ -201,6 +201,7 @@ def _claim_run(config: IterateConfig, questions: Questions, resume: bool) -> Non
     facts |= {"train": len(questions.groups), "eval": len(questions.held_out)}
     facts["tokens"] = _token_hash(questions)
     facts |= {"columns": questions.columns} if questions.columns else {}
+    facts |= {"media": n_media} if (n_media := _prompts_with_media(questions)) else {}
     files = input_hashes(config)
     if not resume:
         run = runs.create(config.out, plain)
@@ -221,6 +222,11 @@ def _claim_run(config: IterateConfig, questions: Questions, resume: bool) -> Non
     except BaseException:
         run.release()
         raise
+
+
+def _prompts_with_media(questions: Questions) -> int:
+    groups = [*questions.groups, questions.held_out]
+    return sum(q.tree is not None for group in groups for q in group)
 
 
 def _token_hash(questions: Questions) -> str:

@@ -99,15 +99,15 @@ def _metrics(job: Job, rounds: Sequence[Round]) -> list[Row]:
             rows += [{**line, "step": step + line["step"], "round": r.number} for line in trained]
             step += r.steps
         if r.measured:
-            rows.append(_evaluation(r, step))
+            rows.append(_evaluation(r, step, len(job.questions.held_out)))
     return rows
 
 
 _NAMES = {"length": "samples/length", "ended": "samples/eos_rate"}
 
 
-def _evaluation(r: Round, step: int) -> Row:
-    row: Row = {"kind": "eval", "step": step, "round": r.number, "n": r.measured["length"].count}
+def _evaluation(r: Round, step: int, n_prompts: int) -> Row:
+    row: Row = {"kind": "eval", "step": step, "round": r.number, "n": n_prompts}
     for name, e in r.measured.items():
         key = _NAMES.get(name, name)
         row |= {key: e.mean, **({f"{key}_se": e.se} if math.isfinite(e.se) else {})}

@@ -43,7 +43,11 @@ def _after_rounds(path: str, facts: Mapping[str, Any]) -> list[Step]:
     best, start = str(facts.get("best") or ""), start_in(facts)
     if not best or best == start:
         return [step("report", path, "--open", why="why no round is better")]
-    held_out = str(_config(facts).get("held_out_prompts") or "")
+    held_out, data = str(_config(facts).get("held_out_prompts") or ""), facts.get("data")
+    if isinstance(data, Mapping) and data.get("media"):
+        if not held_out:
+            return [step("report", path, "--open", why="answers before and after")]
+        return _is_it_better_with_media(best, start, held_out, sampled=False)
     return _is_it_better(best, start, held_out, named=True)
 
 
