@@ -216,7 +216,7 @@ def test_the_baseline_is_the_mean_of_the_prompt_s_other_answers():
 
 
 def test_an_inactive_constraint_leaves_the_gradient_bit_for_bit():
-    plain, free = method_with(Constraint("never", lambda m, pi, *_: pi.mean(), bind_socket=1e9, weight=1.0))
+    plain, free = method_with(Constraint("never", lambda m, pi, *_: pi.mean(), bound=1e9, weight=1.0))
     update = Feed(random_trees(8), (), 8, 0, Layout("shared", 10_000)).update(0)
     accumulate(plain, free, update)
     other, _ = method_with(Constraint("unused", lambda m, pi, *_: pi.mean(), weight=1.0))
@@ -225,7 +225,7 @@ def test_an_inactive_constraint_leaves_the_gradient_bit_for_bit():
 
 
 def test_the_multiplier_climbs_while_the_bound_is_broken_and_never_falls_below_zero():
-    constraint = Constraint("c", lambda *a: a[1].mean(), bind_socket=1.0, dual_lr=0.5)
+    constraint = Constraint("c", lambda *a: a[1].mean(), bound=1.0, dual_lr=0.5)
     carried = {constraint.multiplier_key: 0.0}
     course = []
     for value in (3.0, 2.0, 1.0, -1.0, -5.0, 2.0):

@@ -136,7 +136,7 @@ def _multipliers(folder: str, environment: dict[str, str]) -> None:
         layout = Layout("shared", 60, rank=ranks.rank(), world=ranks.world())
         model = make("llama")
         choose_sharing(model)
-        held = Constraint("c", lambda m, pi, *_: pi.mean(), bind_socket=-70.0, dual_lr=0.1)
+        held = Constraint("c", lambda m, pi, *_: pi.mean(), bound=-70.0, dual_lr=0.1)
         method = Method.of(objectives.get("dpo"), {"beta": 0.1}, live_reference(model))
         method = Method(method.terms, method.reference, constraints=(held,))
         update = Feed(random_trees(7), (), 7, 0, layout).update(0)

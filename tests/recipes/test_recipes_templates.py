@@ -16,6 +16,7 @@ from afzal.cli import main
 from afzal.compare.measure import set_up
 from afzal.config import CompareConfig, GenerateConfig, IterateConfig, Setting
 from afzal.errors import AfzalError
+from afzal.generate import prompt_ids
 from afzal.generate.run import generate
 from afzal.iterate import iterate
 from afzal.iterate.prompts import read_questions
@@ -118,9 +119,9 @@ def test_what_rows_say_reaches_comparisons(place: Path) -> None:
         "sample_tokens": 4,
         "device": "cpu",
     }
-    bench = set_up(config.build(CompareConfig, [Setting(k, v) for k, v in given.items()]))
-    assert [_decoded(ids) for ids in bench.ids] == PROMPTS
-    assert bench.eos == [258, 260]
+    setup = set_up(config.build(CompareConfig, [Setting(k, v) for k, v in given.items()]))
+    assert [_decoded(prompt_ids(prompt)) for prompt in setup.inputs] == PROMPTS
+    assert setup.eos == [258, 260]
 
 
 def _rounds(place: Path, out: Path, **more: Any) -> IterateConfig:

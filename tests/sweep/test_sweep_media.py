@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from helpers_towers import picture
+from helpers_multimodal import picture
 
 from afzal.sweep.run import count_training_prompts
 

@@ -9,6 +9,7 @@ from afzal.data.column_proposals import columns_hint
 from afzal.data.fields import Row, RowError, UnusableError, has, name_of
 from afzal.data.format import Format
 from afzal.data.formats import FORMATS
+from afzal.data.parse_tools import PROMPTS
 from afzal.data.parse_votes import unknown_winner
 from afzal.data.unread_fields import UnreadFields
 from afzal.errors import AfzalError
@@ -129,6 +130,8 @@ def no_format_error(
     row = sample[at] if sample else {}
     fields = ", ".join(f"{name} ({columns[name]})" if name in columns else str(name) for name in row) or "none"
     able = [e for e in FORMATS if e.parse and e.family != "votes" and not (at in with_opinions and e.family == "plain")]
+    # a tool's records whose other columns have free names require only a prompt, which any row may have
+    able = [e for e in able if e.family == "plain" or e.requires != (PROMPTS,)]
     nearest = max(able, key=lambda entry: (_share(entry, row), len(entry.requires)))
     missing = [field.replace("|", " or ") for field in nearest.requires if not has(row, field)]
     lack = f"also needs {', '.join(missing)}" if missing else f"but {_complaint(nearest, row)}"
