@@ -17,6 +17,10 @@ Ask = Callable[[Sequence[Mapping[str, Any]], Mapping[str, Any]], Reply]
 """``(messages, sampling) -> reply``."""
 
 
+_POLL = 0.5
+"""Seconds between two checks for an interrupt: a signal that arrives just before a wait does not end the wait."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """A request and the key under which its reply is kept. Without messages, the prompt is in ``sampling``."""
@@ -79,7 +83,8 @@ def answered(
         for worker in workers:
             worker.start()
         for worker in workers:
-            worker.join()
+            while worker.is_alive():
+                worker.join(_POLL)
     finally:
         stop.set()
     if failed:
