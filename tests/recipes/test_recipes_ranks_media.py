@@ -11,6 +11,8 @@ from helpers_runs import command_line, finished, start_command
 from test_recipes_media import place
 from test_recipes_ranks import assert_same, metrics
 
+from afzal.train import checkpoint
+
 pytest.importorskip("PIL", reason="needs the extra vision")
 pytest.importorskip("soundfile", reason="needs the extra audio")
 
@@ -49,3 +51,32 @@ def test_two_ranks_are_one_where_only_some_rows_have_media(family: str, name: st
     assert run_ranks(two, 2) == [0, 0]
     assert len(metrics(tmp_path / "one")) > 8
     assert_same(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.slow
+def test_ppo_of_two_ranks_is_one(tmp_path: Path) -> None:
+    """Ranks write different numbers of answers, by `generate`, which must not wait for the other rank."""
+    given = place(tmp_path, "llava", rows=12, every=2) | {"adam_eps": 1e-4, "lr": 3e-4, "sample_tokens": 4}
+    (tmp_path / "rewards.py").write_text("def letters(prompt, answer):\n    return sum(c.isalpha() for c in answer)\n")
+    given |= {
+        "reward": f"{tmp_path / 'rewards.py'}:letters",
+        "iterations": 4,
+        "n": 1,
+        "sample_prompts": 0,
+        "save_every_steps": 1,
+        "keep_checkpoints": 20,
+    }
+    one, two = (command_line("ppo", given | {"out": str(tmp_path / out)}) for out in ("one", "two"))
+    assert finished(start_command(one)) == 0
+    assert run_ranks(two, 2) == [0, 0]
+    assert_same(tmp_path / "one", tmp_path / "two")
+    one, two = (values_of(tmp_path / name) for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    assert any("projector" in name for name in one)
+    assert all((one[name] - two[name]).abs().max() <= 1e-6 for name in one)
+
+
+def values_of(run: Path) -> dict[str, Any]:
+    """The value model's weights in the run's last checkpoint."""
+    _, newest = checkpoint.listed(run / "checkpoints")[-1]
+    return {name: t for name, t in checkpoint.read(newest, "model").items() if name.startswith("value/")}

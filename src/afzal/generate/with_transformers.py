@@ -79,6 +79,7 @@ def _decode(
             eos_token_id=list(eos) or None,
             pad_token_id=pad,
             logits_processor=[_drawing(written, ids.shape[1])],
+            synced_gpus=False,  # layers are gathered, and ranks may write different numbers of answers
         )
     return written.samples()
 

@@ -29,6 +29,8 @@ class MasterWeights(Protocol):
 
     masters: dict[str, nn.Parameter]
 
+    def hand_over(self) -> None: ...
+
     def publish(self) -> None: ...
 
     def forget_gradient(self) -> None: ...
@@ -72,6 +74,11 @@ class Critic:
         if self.trunk is not None:
             parameters |= {f"trunk.{name}": p for name, p in self.trunk.named_parameters() if p.requires_grad}
         return parameters
+
+    def hand_over(self) -> None:
+        """Give the trunk's gradients to the optimiser, without those of weights that no row of the update used."""
+        if self.weights is not None:
+            self.weights.hand_over()
 
     def publish(self) -> None:
         """Copy the optimiser's weights into the trunk."""

@@ -21,7 +21,7 @@ from afzal.objectives.metrics import Tally, means
 from afzal.train.dtensor import clip_gradients
 from afzal.train.evaluate import Evaluator
 from afzal.train.feed import Update, Updates
-from afzal.train.method import Carried, Method, forget_gradient, parameters_by_name, publish
+from afzal.train.method import Carried, Method, forget_gradient, hand_over, parameters_by_name, publish
 from afzal.train.precision import Weights
 from afzal.train.prefetch import with_prefetch
 from afzal.train.retry import steps_made, within_memory
@@ -131,7 +131,7 @@ def fit(
         _, metrics, carried = gradient(model, method, update, state.carried)
         grad_norm = clip_gradients(parameters, settings.max_grad_norm or math.inf)
         figures = _checked(grad_norm, metrics, update, state.step)
-        weights.hand_over()
+        hand_over(weights, method)
         optimizer.step()
         return figures, carried
 

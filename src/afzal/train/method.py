@@ -123,6 +123,13 @@ def raw_parameter(term: Term, name: str) -> nn.Parameter:
     return nn.Parameter(torch.log(torch.expm1(above)).float())
 
 
+def hand_over(weights: Weights | Sharded, method: Method) -> None:
+    """Give an update's gradients to the optimiser, in all models that train."""
+    weights.hand_over()
+    if method.critic is not None:
+        method.critic.hand_over()
+
+
 def publish(weights: Weights | Sharded, method: Method) -> None:
     """Copy the optimiser's weights into the models that train."""
     weights.publish()
