@@ -114,10 +114,10 @@ def test_the_ordering_runs_and_makes_nothing_twice(ordering, tmp_path):
     assert str(ROOT) in sys.path
     which = ordering.chosen(plan)
     assert [ordering.TRIALS[k].method for k in which] == list(ordering.METHODS)
-    first = [ordering.course(tmp_path, plan, k, 0) for k in which]
+    first = [ordering.trajectory(tmp_path, plan, k, 0) for k in which]
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("metrics.jsonl")}
     assert len(before) > 5
-    assert [ordering.course(tmp_path, plan, k, 0) for k in which] == first
+    assert [ordering.trajectory(tmp_path, plan, k, 0) for k in which] == first
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("metrics.jsonl")} == before
     edge = exact.frontier(ordering.world_of(tmp_path, plan).log_ref, ordering.REWARDS)
     made = ordering.claims(first, plan.seeds, edge)

@@ -20,14 +20,14 @@ def _short_of_memory(arguments: list[str], environment: dict[str, str]) -> None:
     os.environ.update(environment)
     from afzal.train import update
 
-    judge = update.judge
+    score_batch = update.score_batch
 
-    def judged(model: Any, method: Any, batch: Any) -> Any:
+    def limited(model: Any, method: Any, batch: Any) -> Any:
         if environment["RANK"] == "1" and batch.update >= 3 and batch.ids.numel() > ROOM:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-        return judge(model, method, batch)
+        return score_batch(model, method, batch)
 
-    update.judge = judged
+    update.score_batch = limited
     _run(arguments)
 
 
