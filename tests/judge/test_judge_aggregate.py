@@ -478,4 +478,4 @@ def test_aggregate_shows_what_was_not_counted(tmp_path):
     row |= {"preference.responses": ["response_1", "tie"], "preference.responses.status": ["submitted", "draft"]}
     (tmp_path / "records.jsonl").write_text(json.dumps(row) + "\n")
     result = api.aggregate(str(tmp_path / "records.jsonl"), resamples=5)
-    assert "Not counted, since they are no votes or cannot be used: draft (part) 1." in result["findings"]
+    assert "Not counted, since they are not votes or cannot be used: draft (part) 1." in result["findings"]

@@ -172,7 +172,7 @@ def _on_rows(dataset: Dataset, truths: Sequence[Item], options: _Options) -> tup
     notes = [note for note in dataset.notes if note.startswith("votes.jsonl")]
     if dataset.drop_counts:
         lost = ", ".join(f"{reason} {n:,}" for reason, n in dataset.drop_counts.items())
-        notes.append(f"Not counted, since they are no votes or cannot be used: {lost}.")
+        notes.append(f"Not counted, since they are not votes or cannot be used: {lost}.")
     by_people = without_verdicts(dataset.items)
     if by_people.verdicts:
         of = sum(len(item.votes) for item in dataset.items)
