@@ -56,8 +56,8 @@ class AfzalError(Exception):
 
 
 class Terminated(BaseException):
-    """SIGTERM or SIGHUP asked this process to end. Like ``KeyboardInterrupt`` it is no error, and unlike that it never
-    asks for less than the end.
+    """SIGTERM or SIGHUP asked this process to end. Like ``KeyboardInterrupt`` it is not an error; it
+    always ends the process.
 
     Args:
         signal: the signal's name.
