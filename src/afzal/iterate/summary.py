@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import chain
 
 from afzal import drops, report, runs
 from afzal.data.turns import content_text
@@ -38,7 +39,8 @@ def finish(job: Job, rounds: Sequence[Round], status: str, reason: str) -> list[
     write_rows(path / "metrics.jsonl", _metrics(job, rounds))
     last = next(r for r in reversed(rounds) if r.measured)
     stages = [("before", 0), *([("after", last.number)] if last.number else [])]
-    write_rows(path / "samples.jsonl", [row for stage, k in stages for row in _page_samples(job, stage, k)])
+    previews = _previews(job)
+    write_rows(path / "samples.jsonl", [row for stage, k in stages for row in _page_samples(job, stage, k, previews)])
     write_rows(path / drops.FILE, [row for r in rounds for row in _lost(job, r.number)])
     runs.atomic_write(path / "data.json", json.dumps({"notes": job.questions.notes}, indent=2) + "\n")
     steps = sum(r.steps for r in rounds)
@@ -114,7 +116,7 @@ def _evaluation(r: Round, step: int, n_prompts: int) -> Row:
     return row
 
 
-def _page_samples(job: Job, stage: str, number: int) -> list[Row]:
+def _page_samples(job: Job, stage: str, number: int, previews: Sequence[Row]) -> list[Row]:
     """One answer per held-out prompt, in the page's format."""
     rows = [row for row in read_rows(job.folder(number) / MEASURED) if row["sample"] == 0]
     return [
@@ -126,19 +128,17 @@ def _page_samples(job: Job, stage: str, number: int) -> list[Row]:
             "stop": row["stop"],
             "prompt_id": str(row["prompt_index"]),
             "rendered": row["prompt"] if isinstance(row["prompt"], str) else content_text(row["prompt"][-1]["content"]),
-            **_previews(job, row["prompt_index"]),
+            **previews[row["prompt_index"]],
         }
         for row in rows
     ]
 
 
-def _previews(job: Job, question: int) -> Row:
-    """Small copies of a held-out prompt's images and sounds, for the page; empty without any."""
-    tree = job.questions.held_out[question].tree
-    if tree is None:
-        return {}
-    previews = keep_previews([m.media for m in tree.media], job.run.path)
-    return {"media": [previews[m.media.sha256] for m in tree.media]}
+def _previews(job: Job) -> list[Row]:
+    """For each held-out prompt, small copies of its images and sounds for the page; empty without any."""
+    media = [[m.media for m in q.tree.media] if q.tree is not None else [] for q in job.questions.held_out]
+    previews = keep_previews(chain.from_iterable(media), job.run.path)
+    return [{"media": [previews[one.sha256] for one in shown]} if shown else {} for shown in media]
 
 
 def now() -> str:
