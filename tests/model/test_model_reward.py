@@ -17,7 +17,6 @@ from afzal.model.logprobs import score
 from afzal.model.probe import choose_sharing
 from afzal.model.reward import (
     HEADS_FILE,
-    adds_row,
     blank_reward_model,
     choose_pad,
     ensemble,
@@ -212,18 +211,36 @@ def test_a_large_head_in_the_file_is_read_with_the_model(folder, monkeypatch):
 
 def test_a_padding_token_that_ends_no_response(folder):
     model, tokenizer = load_reward_model(str(folder / "trunk")), byte_tokenizer()
-    assert not adds_row(model, tokenizer, {2})
+    rows = model.get_input_embeddings().num_embeddings
     choose_pad(model, tokenizer, {2})
     assert model.config.pad_token_id == tokenizer.pad_token_id not in (None, tokenizer.eos_token_id)
     everything = {tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id}
     before = len(tokenizer)
-    assert adds_row(model, tokenizer, everything)
+    assert model.get_input_embeddings().num_embeddings == rows
     choose_pad(model, tokenizer, everything)
     assert tokenizer.pad_token_id == before
     assert model.config.pad_token_id == before
-    assert model.get_input_embeddings().num_embeddings > before
-    assert not adds_row(model, tokenizer, everything)  # which now has a padding token of its own
-    assert not adds_row(model, byte_tokenizer(), everything)  # whose new token has a row already
+    assert model.get_input_embeddings().num_embeddings == before + 1
+    choose_pad(model, tokenizer, everything)  # which now has a padding token of its own
+    choose_pad(model, byte_tokenizer(), everything)  # whose new token has a row already
+    assert model.get_input_embeddings().num_embeddings == before + 1
+
+
+def test_a_row_is_added_to_a_model_that_is_not_read(folder):
+    """Only the embedding is read; its new row is the mean of the others, and draws no random numbers."""
+    tokenizers = byte_tokenizer(), byte_tokenizer()
+    everything = set(range(len(tokenizers[0])))
+    model, (blank, of) = load_reward_model(str(folder / "trunk")), blank_reward_model(str(folder / "trunk"))
+    choose_pad(model, tokenizers[0], everything)
+    torch.manual_seed(7)
+    choose_pad(blank, tokenizers[1], everything, of)
+    table, expected = blank.get_input_embeddings().weight, model.get_input_embeddings().weight
+    assert torch.equal(table, expected)
+    torch.testing.assert_close(table[-1], table[:-1].mean(0))
+    assert blank.config.to_dict() == model.config.to_dict()
+    assert [name for name, p in blank.named_parameters() if p.numel() >= 1024 and not of.is_unread(p)] == [
+        "model.embed_tokens.weight"
+    ]
 
 
 def test_an_ensemble_is_one_batch_whose_loss_is_the_sum_over_heads(folder):

@@ -36,6 +36,8 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "reward": ("reward", {}),
     "ensemble": ("reward", {"heads": 3}),
     "reward-lora": ("reward", {"lora_rank": 4, "heads": 2}),
+    "reward-padded": ("reward", {}),  # its tokenizer gets a padding token, and the embedding a row for it
+    "reward-padded-lora": ("reward", {"lora_rank": 4, "dtype": "fp32"}),
     "coupled": ("prefer", {"objective": "aot"}),
     "stateful": ("prefer", {"objective": "bco"}),
     "learned": ("prefer", {"objective": "rao_kupper", "learn": "nu"}),
@@ -142,11 +144,21 @@ def assert_same(one: Path, other: Path, loss: float = 1e-6) -> None:
     assert gap(one, other) <= 1e-6
 
 
+def prepare_model(tmp_path: Path, name: str) -> None:
+    """The model of a case that does not use the usual one."""
+    if name in MODELS:
+        model_folder(tmp_path / "model", **MODELS[name])
+    if name.startswith("reward-padded"):
+        tokenizer = byte_tokenizer(bos=None, pad="<eos>")
+        ends = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), tokenizer.eos_token_id)
+        model_folder(tmp_path / "model", vocab_size=len(tokenizer), **ends)
+        tokenizer.save_pretrained(tmp_path / "model")
+
+
 def both(tmp_path: Path, name: str, n: int, **more_settings: Any) -> tuple[Path, Path]:
     method, overrides = METHODS[name]
     overrides = overrides | more_settings
-    if name in MODELS:
-        model_folder(tmp_path / "model", **MODELS[name])
+    prepare_model(tmp_path, name)
     one = given(tmp_path, "one", method, **overrides)
     several = given(tmp_path, "several", method, **overrides)
     more = FLAGS.get(name, [])
@@ -211,8 +223,7 @@ def from_rewards(
         more: settings of the run by several.
     """
     method, _ = FROM_REWARDS[name]
-    if name in MODELS:
-        model_folder(tmp_path / "model", **MODELS[name])
+    prepare_model(tmp_path, name)
     one, several = (
         rewarded(tmp_path, out, name, **(always or {}), **own) for out, own in (("one", {}), ("several", more))
     )
@@ -262,6 +273,8 @@ def _without_whole_models(arguments: list[str], environment: dict[str, str]) -> 
         pytest.param("ppo", 0, marks=pytest.mark.slow),
         pytest.param("ppo-lora", 0, marks=pytest.mark.slow),
         pytest.param("reward-lora", 0, marks=pytest.mark.slow),
+        pytest.param("reward-padded", 0, marks=pytest.mark.slow),
+        pytest.param("reward-padded-lora", 0, marks=pytest.mark.slow),
         pytest.param("experts", 0, marks=pytest.mark.slow),
         pytest.param("begun", 0, marks=pytest.mark.slow),
         pytest.param("dora", 0, marks=pytest.mark.slow),
@@ -272,8 +285,7 @@ def _without_whole_models(arguments: list[str], environment: dict[str, str]) -> 
 )
 def test_no_rank_loads_a_whole_model(tmp_path, name, code):
     method, asked = METHODS.get(name) or FROM_REWARDS[name]
-    if name in MODELS:
-        model_folder(tmp_path / "model", **MODELS[name])
+    prepare_model(tmp_path, name)
     if name in METHODS:
         values = given(tmp_path, "out", method, **asked)
     else:

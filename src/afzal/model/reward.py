@@ -248,27 +248,35 @@ def _poisson(seed: int, item: str, head: int) -> int:
     return count
 
 
-def choose_pad(model: Any, tokenizer: Any, ends: Collection[int]) -> None:
+def choose_pad(model: Any, tokenizer: Any, ends: Collection[int], unread: LazyWeights | None = None) -> None:
     """Give model and tokenizer a padding token that ends no response, so that it differs from every last token.
 
     `transformers` reads a sequence classifier at the last token that is not padding. If every known candidate (the
     padding, unknown and start tokens) can end a response, a new token is added.
+
+    Args:
+        unread: the weights of a blank model; if the new token has no row, the embedding is read to add one.
     """
     pad = _known_pad(tokenizer, ends)
     if pad is None:
         tokenizer.add_special_tokens({"pad_token": _PAD})
         if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-            model.resize_token_embeddings(len(tokenizer))
+            _add_rows(model, len(tokenizer), unread)
         pad = tokenizer.pad_token_id
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
     model.config.get_text_config().pad_token_id = model.config.pad_token_id = pad
 
 
-def adds_row(model: Any, tokenizer: Any, ends: Collection[int]) -> bool:
-    """Whether :func:`choose_pad` will add an embedding for a new token, which is computed from all others."""
-    if _known_pad(tokenizer, ends) is not None or _PAD in tokenizer.get_vocab():
-        return False
-    return len(tokenizer) >= model.get_input_embeddings().num_embeddings
+@torch.no_grad()
+def _add_rows(model: Any, rows: int, unread: LazyWeights | None) -> None:
+    """Enlarge the embedding. The new rows are the mean of the others, so that all ranks give them the same values."""
+    table = model.get_input_embeddings()
+    known = table.num_embeddings
+    if unread is not None:
+        table.weight = nn.Parameter(unread.read(table.weight.detach()), table.weight.requires_grad)
+    model.resize_token_embeddings(rows, mean_resizing=False)
+    weight = model.get_input_embeddings().weight
+    weight[known:] = weight[:known].mean(0)
 
 
 def _known_pad(tokenizer: Any, ends: Collection[int]) -> int | None:

@@ -15,7 +15,6 @@ from afzal.config.sections import ScorerSettings
 from afzal.errors import AfzalError
 from afzal.folders.classifiers import has_classifier
 from afzal.model.reward import (
-    adds_row,
     blank_reward_model,
     choose_pad,
     ensemble,
@@ -52,8 +51,6 @@ def start(
         options = {"heads": settings.heads, "seed": config.seed}
         if ranks.world() > 1:
             opened = parallel.opened(partial(blank_reward_model, config.model, **options), parallel.why_whole(config))
-        if opened.model is not None and adds_row(opened.model, tokenizer, ends):
-            opened = parallel.Opened(None, why_whole="its embedding gets a row for a padding token")
         if opened.model is None:
             opened = replace(opened, model=load_reward_model(config.model, device=device, **options))
     elif not is_reward_model(given) or n_heads(given) != settings.heads:
@@ -61,7 +58,7 @@ def start(
             f"a {type(given).__name__} is not a reward model of {settings.heads} heads",
             remedy="pass a folder, or a model of AutoModelForSequenceClassification with num_labels=heads",
         )
-    choose_pad(opened.model, tokenizer, ends)
+    choose_pad(opened.model, tokenizer, ends, opened.unread)
     return opened
 
 
