@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any, NamedTuple
 
+from afzal.media import MediaKind
 from afzal.records import Message
 from afzal.web.chat.conversation import Conversation, Stop
 from afzal.web.chat.session import Session
@@ -25,8 +26,8 @@ class ScriptedAnswer(NamedTuple):
 class Words:
     """A model that answers with its name and the number of turns, and takes ``pause`` seconds per word."""
 
-    def __init__(self, name: str, pause: float = 0.0, words: str = "") -> None:
-        self.name, self._pause, self._words = name, pause, words
+    def __init__(self, name: str, pause: float = 0.0, words: str = "", reads: Sequence[MediaKind] = ()) -> None:
+        self.name, self._pause, self._words, self.reads = name, pause, words, frozenset(reads)
         self.asked: list[tuple[list[str], int]] = []
 
     def answer(self, turns: Sequence[Message], number: int, on_text: Any, stop: Event) -> ScriptedAnswer:
@@ -53,7 +54,7 @@ if __name__ == "__main__":
     from afzal.web.chat.serve import serve
     from afzal.web.serve import ServerOptions
 
-    session = blind(Path(sys.argv[1]), Words("left", 0.02), Words("right", 0.02))
+    session = blind(Path(sys.argv[1]), *(Words(name, 0.02, reads=("image", "audio")) for name in ("left", "right")))
     serve(
         session,
         {"system": "", "sampling": {"temperature": 1.0}},

@@ -30,7 +30,7 @@ from afzal.web.chat.session import Session
 def answered(session: Session, text: str) -> list[str]:
     """Say something; return the answers in the order on the screen."""
     conversation = session.conversation
-    round_ = conversation.say(text)
+    round_ = session.say(text)
     told = [conversation.answer(place, lambda keep, text: None, Event()).text for place in range(len(round_.shown))]
     conversation.close()
     return told

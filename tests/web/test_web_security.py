@@ -61,6 +61,23 @@ def test_others_do_not(method, path, headers, status):
     assert refusal_reason(method, path, headers, HOSTS)[0] == status
 
 
+UPLOADS = {"/api/attach": 10 * LARGEST_BODY}
+FILE = {**FINE, "content-type": "application/octet-stream"}
+
+
+def test_only_a_route_for_files_takes_bytes_and_large_bodies():
+    large = {"content-length": str(2 * LARGEST_BODY)}
+    assert refusal_reason("POST", "/api/attach", {**FILE, **large}, HOSTS, UPLOADS) is None
+    assert refusal_reason("POST", "/api/attach", {**FILE, **large}, HOSTS)[0] == 415
+    assert refusal_reason("POST", "/api/vote", FILE, HOSTS, UPLOADS)[0] == 415
+    assert refusal_reason("POST", "/api/vote", {**WRITE, **large}, HOSTS, UPLOADS)[0] == 413
+    assert refusal_reason("POST", "/api/attach", WRITE, HOSTS, UPLOADS)[0] == 415
+    assert refusal_reason("POST", "/api/attach", {**FINE, "content-type": "image/png"}, HOSTS, UPLOADS)[0] == 415
+    assert refusal_reason("POST", "/api/attach", {**FILE, "origin": "http://evil.example"}, HOSTS, UPLOADS)[0] == 403
+    beyond = {"content-length": str(10 * LARGEST_BODY + 1)}
+    assert refusal_reason("POST", "/api/attach", {**FILE, **beyond}, HOSTS, UPLOADS)[0] == 413
+
+
 def run(app, scope, chunks=()):
     """Status, headers and body of an ASGI request."""
     sent, waiting = [], [*chunks]
@@ -111,6 +128,9 @@ def test_a_body_without_a_stated_length_is_bounded():
     sent = scope("POST", "/api/vote", host="localhost:8000", content_type="application/json")
     assert run(guard, sent, [chunk] * 100)[2] == f"{LARGEST_BODY // 1000 * 1000} cut".encode()
     assert run(guard, sent, [chunk, {"type": "http.request", "body": b"y"}])[2] == b"1001 whole"
+    upload = scope("POST", "/api/attach", host="localhost:8000", content_type="application/octet-stream")
+    cut = f"{10 * LARGEST_BODY // 1000 * 1000} cut".encode()
+    assert run(Guard(echo, HOSTS, UPLOADS), upload, [chunk] * 1000)[2] == cut
 
 
 def test_a_refused_request_reaches_nothing():

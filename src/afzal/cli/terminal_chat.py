@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 HELP = """/new    start a new conversation
 /undo   undo the last vote
 /tally  show how often each model was better (with names)
+/attach FILE   send an image or a sound with your next message
+/detach        send nothing with it
 /quit   end the chat, like Ctrl-D and Ctrl-C; during an answer, Ctrl-C stops the answer
 Votes: 1 the first is better, 2 the second, 0 equal, 9 both bad, s skip"""
 KEYS: dict[str, Verdict] = {"1": "first", "2": "second", "0": "tie", "9": "both_bad", "s": "skip"}
@@ -69,7 +73,9 @@ def converse(session: Session, terminal: Terminal) -> None:
 def _greet(session: Session, terminal: Terminal) -> None:
     names = [partner.name for partner in session.conversation.partners]
     who = "Two models, blind, in random order" if session.conversation.is_blind else " and ".join(names)
-    terminal.write(f"{who}. /help lists the commands, Ctrl-D ends the chat.\n")
+    kinds = sorted("images" if kind == "image" else "sounds" for kind in session.conversation.reads)
+    attach = f" /attach sends {' and '.join(kinds)}." if kinds else ""
+    terminal.write(f"{who}. /help lists the commands, Ctrl-D ends the chat.{attach}\n")
 
 
 def _step(session: Session, terminal: Terminal, line: str) -> bool:
@@ -86,6 +92,11 @@ def _step(session: Session, terminal: Terminal, line: str) -> bool:
             return _undo(session, terminal)
         case "/tally":
             _tally(session, terminal)
+        case "/detach":
+            session.attached.clear()
+            terminal.write("nothing is attached\n")
+        case command if command.split()[0] == "/attach":
+            _attach(session, terminal, command.removeprefix("/attach").strip())
         case command if command.startswith("/") and " " not in command:
             raise AfzalError(f"there is no command {command}", remedy="/help")
         case _:
@@ -93,15 +104,30 @@ def _step(session: Session, terminal: Terminal, line: str) -> bool:
     return True
 
 
+def _attach(session: Session, terminal: Terminal, typed: str) -> None:
+    from afzal.web.chat.attachments import read_attachment
+
+    if not typed:
+        raise AfzalError("/attach needs a file", remedy="/attach picture.png")
+    try:
+        paths = [typed] if Path(typed).is_file() else shlex.split(typed)  # a terminal quotes a file dropped onto it
+    except ValueError:
+        paths = [typed]
+    for path in paths:
+        attached = read_attachment(path)
+        session.attach(attached)
+        terminal.write(f"{visible(attached.summary)} goes with your next message\n")
+
+
 def _exchange(session: Session, terminal: Terminal, text: str) -> bool:
     conversation = session.conversation
-    round_ = conversation.say(text)
+    round_ = session.say(text)
     try:
         for place, number in enumerate(round_.shown):
             head = f"[{place + 1}]" if conversation.is_blind else f"[{conversation.partners[number].name}]"
             _show(terminal, head, lambda on_text, place=place: conversation.answer(place, on_text, Event()))
     except BaseException:
-        conversation.drop_round()
+        session.drop_round()
         raise
     conversation.close()
     if conversation.is_blind and conversation.waits == "say":

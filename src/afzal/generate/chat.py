@@ -13,12 +13,13 @@ import torch
 from afzal import runs
 from afzal.config import ChatConfig
 from afzal.generate.rows import Row
-from afzal.generate.sample import sample
+from afzal.generate.sample import prompt_ids, sample
 from afzal.generate.token_sampling import Sampling
+from afzal.media import MediaKind
 from afzal.model.load import load_model, pick_device
 from afzal.model.speakers import open_speaker
 from afzal.records import Item, Message, Turns, as_text
-from afzal.tokens import Speaker
+from afzal.tokens import Speaker, Tree
 
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # result of decoding an incomplete character
 
@@ -55,6 +56,12 @@ class ChatModel:
         """Whether the model has no chat template and so continues the conversation as plain text."""
         return not self.speaker.tokenizer.chat_template
 
+    @property
+    def reads(self) -> frozenset[MediaKind]:
+        """The kinds of media that the model reads; none if it continues plain text."""
+        reader = None if self.continues_text else self.speaker.reader
+        return frozenset(reader.markers() if reader else ())
+
     def answer(
         self, turns: Sequence[Message], number: int, on_text: Callable[[int, str], None], stop: Event
     ) -> ChatReply:
@@ -70,7 +77,8 @@ class ChatModel:
         Raises:
             AfzalError: the conversation leaves no position for an answer, or cannot be rendered.
         """
-        ids = self._ids(turns)
+        prompt = self._prompt(turns)
+        ids = prompt_ids(prompt)
         text, ends = StreamedText(self.speaker, ids, on_text), self.speaker.ends(chat=not self.continues_text)
 
         def token(row: Row, drawn: int) -> None:
@@ -83,7 +91,7 @@ class ChatModel:
             try:
                 (drawn_answer,) = sample(
                     self._model,
-                    [ids],
+                    [prompt],
                     eos=ends,
                     sampling=self._sampling,
                     seed=self._seed,
@@ -95,9 +103,9 @@ class ChatModel:
         text.replace(drawn_answer.answer.tolist())
         return ChatReply(text.whole(), len(drawn_answer.ids), drawn_answer.stop)
 
-    def _ids(self, turns: Sequence[Message]) -> list[int]:
-        asked: Turns = as_text(turns) if self.continues_text else tuple(turns)
-        return self.speaker.encode_prompts([Item("chat", asked, ())])[0].tolist()
+    def _prompt(self, turns: Sequence[Message]) -> Tree:
+        conversation: Turns = as_text(turns) if self.continues_text else tuple(turns)
+        return self.speaker.prompt_trees([Item("chat", conversation, ())])[0]
 
 
 class StreamedText:

@@ -72,6 +72,18 @@ def page_file(name: str) -> Response:
 _FILES = {path.name: path.read_bytes() for path in sorted(STATIC.iterdir()) if path.suffix in TYPES}
 
 
+async def read_body(request: Request) -> bytes:
+    """The bytes of a request's body.
+
+    Raises:
+        RequestError: there are too many.
+    """
+    try:
+        return await request.body()
+    except ClientDisconnect:
+        raise RequestError(413, "too_large", "the body is too large") from None
+
+
 async def read_json_body(request: Request) -> Mapping[str, Any]:
     """The JSON object in a request's body.
 
@@ -79,9 +91,7 @@ async def read_json_body(request: Request) -> Mapping[str, Any]:
         RequestError: it is too large, or not a JSON object.
     """
     try:
-        body = json.loads(await request.body())
-    except ClientDisconnect:
-        raise RequestError(413, "too_large", "the body is too large") from None
+        body = json.loads(await read_body(request))
     except (ValueError, RecursionError):
         raise RequestError(400, "not_json", "the body is not JSON") from None
     if not isinstance(body, dict):

@@ -7,7 +7,7 @@ origin"), writes and the API must come from the page itself, and bodies are smal
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -31,12 +31,18 @@ HEADERS = {
 }
 
 
-def refusal_reason(method: str, path: str, headers: dict[str, str], hosts: Collection[str]) -> tuple[int, str] | None:
+NO_UPLOADS: Mapping[str, int] = {}
+
+
+def refusal_reason(
+    method: str, path: str, headers: dict[str, str], hosts: Collection[str], uploads: Mapping[str, int] = NO_UPLOADS
+) -> tuple[int, str] | None:
     """Why a request is refused, as status and sentence; None if it passes.
 
     Args:
         headers: by lower-case name.
         hosts: allowed values of the Host header, in lower case.
+        uploads: paths that take the bytes of a file instead of JSON, and its largest size.
     """
     if len(path) > LONGEST_PATH:
         return 414, "the address is too long"
@@ -51,20 +57,26 @@ def refusal_reason(method: str, path: str, headers: dict[str, str], hosts: Colle
     opens_page = method in ("GET", "HEAD") and not path.startswith(("/api/", "/media/"))
     if site not in ("same-origin", "none") and not (opens_page and headers.get("sec-fetch-mode") == "navigate"):
         return 403, "requests from other sites are refused"
-    if method == "POST" and not headers.get("content-type", "").startswith("application/json"):
-        return 415, "a body must be application/json"
-    length = headers.get("content-length", "0")
-    if not length.isdecimal() or int(length) > LARGEST_BODY:
-        return 413, f"a body may have at most {LARGEST_BODY} bytes"
+    # Browsers send either type to another site only after asking it.
+    expected = "application/octet-stream" if path in uploads else "application/json"
+    if method == "POST" and not headers.get("content-type", "").startswith(expected):
+        return 415, f"a body must be {expected}"
+    length, most = headers.get("content-length", "0"), uploads.get(path, LARGEST_BODY)
+    if not length.isdecimal() or int(length) > most:
+        return 413, f"a body may have at most {most} bytes"
     return None
 
 
 class Guard:
     """An ASGI application that refuses requests with a :func:`refusal_reason`, limits bodies, and adds missing
-    :data:`HEADERS` to replies."""
+    :data:`HEADERS` to replies.
 
-    def __init__(self, app: App, hosts: Collection[str]) -> None:
-        self._app, self._hosts = app, hosts
+    Args:
+        uploads: paths that take the bytes of a file instead of JSON, and its largest size.
+    """
+
+    def __init__(self, app: App, hosts: Collection[str], uploads: Mapping[str, int] = NO_UPLOADS) -> None:
+        self._app, self._hosts, self._uploads = app, hosts, uploads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI entry point."""
@@ -72,14 +84,15 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        refused = refusal_reason(scope["method"], scope["path"], headers, self._hosts)
+        refused = refusal_reason(scope["method"], scope["path"], headers, self._hosts, self._uploads)
         if refused is not None:
             await _refuse(send, *refused)
             return
-        await self._app(scope, _bounded(receive), _with_headers(send))
+        most = self._uploads.get(scope["path"], LARGEST_BODY)
+        await self._app(scope, _bounded(receive, most), _with_headers(send))
 
 
-def _bounded(receive: Receive) -> Receive:
+def _bounded(receive: Receive, most: int) -> Receive:
     """Disconnect once a body without a content length is too long."""
     read = 0
 
@@ -87,7 +100,7 @@ def _bounded(receive: Receive) -> Receive:
         nonlocal read
         message = await receive()
         read += len(message.get("body", b""))
-        return message if read <= LARGEST_BODY else {"type": "http.disconnect"}
+        return message if read <= most else {"type": "http.disconnect"}
 
     return bounded
 

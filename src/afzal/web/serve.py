@@ -6,13 +6,13 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from afzal.errors import AfzalError
 from afzal.web.folder import AnnotationFolder, AnnotationJob
-from afzal.web.security import App, Guard
+from afzal.web.security import NO_UPLOADS, App, Guard
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +122,18 @@ def serve(
 
 
 def serve_secret(
-    letter: str, application_of: Callable[[str], App], options: ServerOptions, ready: Callable[[str], None]
+    letter: str,
+    application_of: Callable[[str], App],
+    options: ServerOptions,
+    ready: Callable[[str], None],
+    uploads: Mapping[str, int] = NO_UPLOADS,
 ) -> None:
     """Serve an application under a fresh secret address, ``/LETTER/TOKEN/``, until SIGINT or SIGTERM.
 
     Args:
         application_of: makes the application for a token.
         ready: called with the address once the page can be reached.
+        uploads: as for :class:`afzal.web.security.Guard`.
 
     Raises:
         AfzalError: the address cannot be bound.
@@ -136,21 +141,26 @@ def serve_secret(
     token = secrets.token_urlsafe(18)
     with bind_socket(options) as sock:
         address = f"{origin(options.host, sock.getsockname()[1])}/{letter}/{token}/"
-        run_server(application_of(token), options, sock, lambda end: ready(address))
+        run_server(application_of(token), options, sock, lambda end: ready(address), uploads)
 
 
 def run_server(
-    app: App, options: ServerOptions, sock: socket.socket, ready: Callable[[Callable[[], None]], None]
+    app: App,
+    options: ServerOptions,
+    sock: socket.socket,
+    ready: Callable[[Callable[[], None]], None],
+    uploads: Mapping[str, int] = NO_UPLOADS,
 ) -> None:
     """Serve an application behind the :class:`afzal.web.security.Guard` until SIGINT or SIGTERM.
 
     Args:
         ready: called with a function that stops the server, once the page can be reached.
+        uploads: as for :class:`afzal.web.security.Guard`.
     """
     import uvicorn
 
     settings = uvicorn.Config(
-        Guard(app, allowed_hosts(options, sock.getsockname()[1])),
+        Guard(app, allowed_hosts(options, sock.getsockname()[1]), uploads),
         log_level="error",
         access_log=False,
         server_header=False,

@@ -5,30 +5,56 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from threading import Event
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from afzal.data.media_copies import copy_medium
+from afzal.media import Media, media_in
+from afzal.web.chat.attachments import attachment
 from afzal.web.chat.conversation import Answer, Round
 from afzal.web.chat.session import Session
-from afzal.web.replies import Handle, is_same_token, json_reply, page_file, read_json_body, static, with_token
+from afzal.web.media import media_type
+from afzal.web.replies import (
+    Handle,
+    is_same_token,
+    json_reply,
+    page_file,
+    read_body,
+    read_json_body,
+    static,
+    with_token,
+)
 from afzal.web.validation import OUTCOMES, RequestError, parse_timing
 
+ATTACH = "/api/attach"
+"""The route that takes the bytes of a file."""
+
+LONGEST_FILE_NAME = 200
 _VERDICTS = (*OUTCOMES, "skip")
 
 
 class Page:
-    """The routes over a session. The page gets ``about`` as it is; ``token`` is the secret part of its address."""
+    """The routes over a session.
 
-    def __init__(self, session: Session, token: str, about: Mapping[str, Any]) -> None:
+    Args:
+        token: the secret part of the page's address.
+        about: given to the page as it is.
+        folder: for the files of attached images and sounds.
+    """
+
+    def __init__(self, session: Session, token: str, about: Mapping[str, Any], folder: Path) -> None:
         self._session, self._token, self._about = session, token, dict(about)
         self._stop = Event()
         self._work: asyncio.Task[None] | None = None
+        self._folder = folder
+        self._files: dict[str, Path] = {}  # by SHA-256
 
     def routes(self) -> list[Route]:
         """The page and its data."""
@@ -36,8 +62,11 @@ class Page:
         return [
             Route("/c/{token}/", self.page, methods=get),
             Route("/static/{name}", static, methods=get),
+            Route("/media/{token}/{key}", self.media, methods=get),
             Route("/api/state", self._api(self.state), methods=get),
             Route("/api/tally", self._api(self.tally), methods=get),
+            Route(ATTACH, self._api(self.attach), methods=post),
+            Route("/api/detach", self._api(self.detach), methods=post),
             Route("/api/say", self._api(self.say), methods=post),
             Route("/api/stop", self._api(self.stop), methods=post),
             Route("/api/vote", self._api(self._when_idle(self.vote)), methods=post),
@@ -55,6 +84,27 @@ class Page:
         """The conversation so far."""
         return json_reply(self._state())
 
+    async def media(self, request: Request) -> Response:
+        """An attached image or sound, in full or a byte range of it."""
+        path = self._files.get(request.path_params["key"])
+        if path is None or not is_same_token(request.path_params["token"], self._token):
+            raise HTTPException(404)
+        return FileResponse(path, media_type=media_type(path))
+
+    async def attach(self, request: Request) -> Response:
+        """Attach the image or sound in the body to the next message; ``name`` in the query is the file's name."""
+        name = request.query_params.get("name", "")[:LONGEST_FILE_NAME] or "the file"
+        content = await read_body(request)
+        attached = await asyncio.to_thread(attachment, content, name)
+        self._session.attach(attached)
+        self._files[attached.media.sha256] = await asyncio.to_thread(copy_medium, attached.media, self._folder)
+        return json_reply(self._state())
+
+    async def detach(self, request: Request) -> Response:
+        """Remove an image or a sound from the next message."""
+        self._session.detach(str((await read_json_body(request)).get("media")))
+        return json_reply(self._state())
+
     async def tally(self, request: Request) -> Response:
         """How often each model was better, with their names."""
         if self._session.votes is None:
@@ -69,7 +119,7 @@ class Page:
         if self._is_busy():
             raise RequestError(409, "busy", "the models are still answering")
         conversation = self._session.conversation
-        conversation.say(text.encode("utf-8", "replace").decode())
+        self._session.say(text.encode("utf-8", "replace").decode())
         self._stop = Event()
         lines: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         self._work = asyncio.create_task(self._answers(len(conversation.partners), lines, self._stop))
@@ -116,7 +166,7 @@ class Page:
         work = [asyncio.to_thread(answer_place, place) for place in range(places)]
         failed = [f for f in await asyncio.gather(*work, return_exceptions=True) if isinstance(f, BaseException)]
         if failed:
-            conversation.drop_round()
+            self._session.drop_round()
             lines.put_nowait({"error": str(failed[0])})
         else:
             conversation.close()
@@ -142,6 +192,8 @@ class Page:
             "places": len(conversation.partners),
             "waits": conversation.waits,
             "saved": saved,
+            "reads": sorted(conversation.reads),
+            "attached": [_medium(one.media) | {"summary": one.summary} for one in self._session.attached],
         }
         return {**self._about, **known, **about, "rounds": rounds, "busy": self._is_busy()}
 
@@ -164,13 +216,20 @@ def _round(round_: Round) -> dict[str, Any]:
     """A round as the page shows it: answers by their place on the screen."""
     by_place = [round_.answers[number] for number in round_.shown]
     answers = [None if answer is None else _answer(answer) for answer in by_place]
-    return {"said": str(round_.prompts[0][-1].content), "answers": answers, "judged": round_.judged}
+    content = round_.prompts[0][-1].content
+    media = [_medium(medium) for medium in media_in(content)]
+    text = content if isinstance(content, str) else "".join(str(part.get("text", "")) for part in content)
+    return {"said": text, "media": media, "answers": answers, "judged": round_.judged}
+
+
+def _medium(media: Media) -> dict[str, Any]:
+    return {"type": media.kind, "media": media.sha256, "name": media.name}
 
 
 def _answer(answer: Answer) -> dict[str, Any]:
     return {"text": answer.text, "tokens": answer.tokens, "stop": answer.stop}
 
 
-def application(session: Session, token: str, about: Mapping[str, Any]) -> Starlette:
+def application(session: Session, token: str, about: Mapping[str, Any], folder: Path) -> Starlette:
     """The page as an ASGI application, without the :class:`afzal.web.security.Guard` around it."""
-    return Starlette(routes=Page(session, token, about).routes())
+    return Starlette(routes=Page(session, token, about, folder).routes())

@@ -14,6 +14,7 @@ from threading import Event
 from typing import Literal, Protocol
 
 from afzal.errors import AfzalError
+from afzal.media import Media, MediaKind, media_part
 from afzal.records import Message, Outcome
 
 Stop = Literal["eos", "length", "stopped"]
@@ -43,6 +44,11 @@ class Partner(Protocol):
     @property
     def name(self) -> str:
         """The name shown to people."""
+        ...
+
+    @property
+    def reads(self) -> frozenset[MediaKind]:
+        """The kinds of media that a message to the model can have."""
         ...
 
     def answer(self, turns: Sequence[Message], number: int, on_text: TextListener, stop: Event) -> Answer:
@@ -105,6 +111,11 @@ class Conversation:
         return self._rng is not None
 
     @property
+    def reads(self) -> frozenset[MediaKind]:
+        """The kinds of media that all models read."""
+        return frozenset.intersection(*(partner.reads for partner in self.partners))
+
+    @property
     def waits(self) -> Literal["say", "vote"]:
         """What the person should do next, once no model is answering."""
         last = self.rounds[-1] if self.rounds else None
@@ -115,13 +126,33 @@ class Conversation:
         self.rounds: list[Round] = []
         self._turns: list[tuple[Message, ...]] = [self._opening for _ in self.partners]
 
-    def say(self, text: str) -> Round:
-        """Add the person's turn; the models then answer it through :meth:`answer`.
+    def check_readable(self, kind: MediaKind) -> None:
+        """Check that all models read such media.
 
         Raises:
-            AfzalError: the text is empty, or a vote is due first.
+            AfzalError: one does not. A blind comparison does not tell which one.
         """
-        if not text.strip():
+        if kind in self.reads:
+            return
+        names = [partner.name for partner in self.partners if kind not in partner.reads]
+        who = " and ".join(names)
+        if self.is_blind:
+            who = "one of the models" if len(names) == 1 else "the models"
+        what = "images" if kind == "image" else "sounds"
+        raise AfzalError(f"{who} cannot read {what}", remedy="send text only")
+
+    def say(self, text: str, media: Sequence[Media] = ()) -> Round:
+        """Add the person's turn; the models then answer it through :meth:`answer`.
+
+        Args:
+            media: images and sounds, which come before the text in the message.
+
+        Raises:
+            AfzalError: the message is empty, a model cannot read it, or a vote is due first.
+        """
+        for medium in media:
+            self.check_readable(medium.kind)
+        if not text.strip() and not media:
             raise AfzalError("there is nothing to answer", remedy="type a message")
         if self.waits == "vote":
             raise AfzalError(
@@ -130,7 +161,7 @@ class Conversation:
         shown = list(range(len(self.partners)))
         if self._rng is not None:
             self._rng.shuffle(shown)
-        prompts = [(*turns, Message("user", text)) for turns in self._turns]
+        prompts = [(*turns, _message(text, media)) for turns in self._turns]
         round_ = Round(prompts, tuple(shown), [None] * len(shown))
         self.rounds.append(round_)
         self._turn_count += 1
@@ -184,3 +215,10 @@ class Conversation:
         for k, prompts in enumerate(round_.prompts):
             answer = round_.answers[k if number is None else number]
             self._turns[k] = (*prompts, Message("assistant", answer.text if answer else ""))
+
+
+def _message(text: str, media: Sequence[Media]) -> Message:
+    if not media:
+        return Message("user", text)
+    texts = [{"type": "text", "text": text}] if text.strip() else []
+    return Message("user", (*map(media_part, media), *texts))

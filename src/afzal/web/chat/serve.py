@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from afzal.web.chat.app import application
+from afzal.web.chat.app import ATTACH, application
+from afzal.web.chat.attachments import LARGEST_FILE
 from afzal.web.chat.session import Session
 from afzal.web.serve import ServerOptions, serve_secret
 
@@ -20,4 +23,11 @@ def serve(session: Session, about: Mapping[str, Any], options: ServerOptions, re
     Raises:
         AfzalError: the address cannot be bound.
     """
-    serve_secret("c", lambda token: application(session, token, about), options, ready)
+    with TemporaryDirectory(prefix="afzal-chat-") as folder:
+        serve_secret(
+            "c",
+            lambda token: application(session, token, about, Path(folder)),
+            options,
+            ready,
+            uploads={ATTACH: LARGEST_FILE},
+        )

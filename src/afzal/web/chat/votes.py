@@ -22,6 +22,7 @@ from afzal.runs import atomic_write, lock, read_json, take, writing
 from afzal.stats.intervals import clustered, share
 from afzal.web.chat.conversation import Round
 from afzal.web.journal import Journal
+from afzal.web.media import MediaLibrary
 from afzal.web.questions import content_sha256
 from afzal.web.validation import OUTCOMES
 
@@ -132,7 +133,10 @@ class Votes:
         about = {key: value for key, value in self._about.items() if key not in ("models", "annotator")}
         extra = {**about, "tokens": [a.tokens for a in answers], "stop": [a.stop for a in answers]}
         responses = tuple(Response(t, name) for t, name in zip(turns, self._about["models"], strict=True))
-        return Item(uuid.uuid4().hex, prompt, responses, group=self.conversation, extra=extra)
+        item = Item(uuid.uuid4().hex, prompt, responses, group=self.conversation, extra=extra)
+        library = MediaLibrary([item])
+        library.copy_to(self.path)
+        return library.with_copies(item)
 
     def _check(self) -> None:
         path = self.path / ABOUT

@@ -30,6 +30,12 @@ export async function send(path, body, signal) {
   return response;
 }
 
+// The bytes of a file.
+export async function upload(path, file) {
+  const headers = { "X-Afzal-Token": TOKEN, "Content-Type": "application/octet-stream" };
+  return readReply(await fetch(path, { method: "POST", headers, body: file }));
+}
+
 export const post = async (path, body) => readReply(await send(path, body));
 
 // If the reply's headers do not arrive in time, the server counts as unreachable: it hangs, or the network lost the

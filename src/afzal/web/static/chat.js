@@ -1,6 +1,6 @@
 // The chat: messages, answers as they are generated, and blind votes by key.
 
-import { get, post, RequestError, send } from "/static/api.js";
+import { get, post, RequestError, send, TOKEN, upload } from "/static/api.js";
 import * as clock from "/static/clock.js";
 import { byId, element, keyList, openDialog } from "/static/dom.js";
 import { digitOf, isPlain, isQuestionMark, isTyping, letterOf } from "/static/keys.js";
@@ -10,6 +10,7 @@ const KEYS = [
   ["1 2", "the first or second answer is better"], ["0", "they are equal"], ["9", "both are bad"], ["s", "skip: no vote"],
   ["u", "undo the last vote"], ["n", "new conversation"], ["t", "tally, with names"], ["/", "back to the message box"],
 ];
+const ATTACHING = ["a", "attach an image or a sound; you can also paste or drop one"];
 const BY_DIGIT = { 1: "first", 2: "second", 0: "tie", 9: "both_bad" };
 const WORDS = { first: "first is better", second: "second is better", tie: "equal", both_bad: "both bad", skip: "skipped" };
 const ENDINGS = { length: "cut at the length limit", stopped: "stopped", eos: "" };
@@ -22,6 +23,7 @@ function show(next) {
   byId("who").textContent = title;
   byId("how").textContent = Object.entries(state.sampling).map(([name, value]) => `${name.replaceAll("_", " ")} ${value}`).join(" · ");
   document.querySelector("[data-act=tally]").hidden = !state.blind;
+  showAttached();
   const main = byId("main");
   main.replaceChildren(...state.rounds.map(section));
   if (!state.rounds.length) main.append(element("p", "intro", intro()));
@@ -30,16 +32,52 @@ function show(next) {
   if (state.busy) setTimeout(() => refresh(), 1000); // another page is using the chat
 }
 
+function showAttached() {
+  byId("attach").hidden = !state.reads.length;
+  byId("file").accept = state.reads.map((kind) => `${kind}/*`).join(",");
+  byId("attached").hidden = !state.attached.length;
+  byId("attached").replaceChildren(...state.attached.map(chip));
+}
+
+function chip(medium) {
+  const node = element("li"), remove = element("button", "", "Remove");
+  remove.type = "button";
+  remove.setAttribute("aria-label", `Remove ${medium.name}`);
+  remove.addEventListener("click", () => attempt(async () => {
+    show(await post("/api/detach", { media: medium.media }));
+    byId("text").focus();
+  }));
+  if (medium.type === "image") node.append(player(medium));
+  node.append(element("span", "", medium.summary), remove);
+  return node;
+}
+
+function player({ type, media, name }) {
+  const node = element(type === "image" ? "img" : "audio");
+  node.src = `/media/${TOKEN}/${media}`;
+  if (type === "image") node.alt = name;
+  else node.controls = true, node.setAttribute("aria-label", name);
+  return node;
+}
+
 function intro() {
-  if (!state.blind) return "Type a message. Each model continues its own conversation.";
-  return "Type a message. Two models answer in random order; choose the better answer, and the conversation continues with it.";
+  const kinds = state.reads.map((kind) => (kind === "image" ? "images" : "sounds")).sort().join(" and ");
+  const first = kinds ? `Type a message. You can attach ${kinds}.` : "Type a message.";
+  if (!state.blind) return `${first} Each model continues its own conversation.`;
+  return `${first} Two models answer in random order; choose the better answer, and the conversation continues with it.`;
 }
 
 function section(round) {
   const node = element("section");
   const answers = element("div", "answers");
   for (let place = 0; place < state.places; place++) answers.append(article(round, place));
-  node.append(element("p", "said", round.said), answers);
+  if (round.media.length) {
+    const media = element("div", "media");
+    media.append(...round.media.map(player));
+    node.append(media);
+  }
+  if (round.said) node.append(element("p", "said", round.said));
+  node.append(answers);
   return node;
 }
 
@@ -65,7 +103,7 @@ function note(node, answer, isHidden) {
 function setPhase(phase) {
   document.body.dataset.phase = phase;
   byId("choices").hidden = phase !== "vote";
-  byId("text").disabled = byId("send").disabled = phase !== "say";
+  byId("text").disabled = byId("send").disabled = byId("attach").disabled = phase !== "say";
   byId("stop").hidden = phase !== "busy";
   if (phase === "vote") {
     clock.restart();
@@ -92,12 +130,13 @@ const refresh = () => attempt(async () => show(await get("/api/state")));
 
 async function say() {
   const text = byId("text").value;
-  if (!text.trim() || document.body.dataset.phase !== "say") return;
+  if ((!text.trim() && !state.attached.length) || document.body.dataset.phase !== "say") return;
   const response = await send("/api/say", { text });
   byId("text").value = "";
   byId("saved").textContent = "";
   document.querySelector(".intro")?.remove();
-  const node = section({ said: text, answers: [], judged: null });
+  const node = section({ said: text, media: state.attached, answers: [], judged: null });
+  byId("attached").hidden = true;
   byId("main").append(node);
   setPhase("busy");
   for (const one of node.querySelectorAll("article")) one.setAttribute("aria-busy", "true");
@@ -138,6 +177,19 @@ async function* linesOf(response) {
   }
 }
 
+const attach = (files) => attempt(async () => {
+  for (const file of files) {
+    byId("saved").textContent = `attaching ${file.name}`;
+    try {
+      show(await upload(`/api/attach?name=${encodeURIComponent(file.name)}`, file));
+    } finally {
+      byId("saved").textContent = "";
+    }
+  }
+});
+
+const canAttach = () => document.body.dataset.phase === "say" && state.reads.length > 0;
+
 const judge = (outcome) => attempt(async () => {
   if (document.body.dataset.phase !== "vote") return;
   setPhase("saving");
@@ -154,9 +206,10 @@ const acts = {
     show(await post("/api/new", {}));
     byId("saved").textContent = "";
   }),
+  attach: () => byId("file").click(),
   stop: () => attempt(() => post("/api/stop", {})),
   tally: () => attempt(async () => openDialog("Tally", tally(await get("/api/tally")))),
-  keys: () => openDialog("Keys", keyList(KEYS)),
+  keys: () => openDialog("Keys", keyList(state.reads.length ? [...KEYS, ATTACHING] : KEYS)),
 };
 
 function tally({ models, counts, win_rate: rate }) {
@@ -189,12 +242,31 @@ function onKey(event) {
   if (phase === "vote" && letter === "s") return judge("skip");
   const act = { u: acts.undo, n: acts.new, t: state.blind ? acts.tally : null }[letter];
   if (isQuestionMark(event)) acts.keys();
+  else if (letter === "a" && canAttach()) event.preventDefault(), acts.attach();
   else if (event.key === "/" && phase === "say") event.preventDefault(), byId("text").focus();
   else if (act && (phase === "say" || phase === "vote")) event.preventDefault(), act();
 }
 
 addEventListener("keydown", onKey);
 byId("form").addEventListener("submit", (event) => (event.preventDefault(), attempt(say)));
+byId("file").addEventListener("change", async () => {
+  await attach([...byId("file").files]);
+  byId("file").value = ""; // so that the same file can be chosen again
+});
+addEventListener("paste", (event) => {
+  const { files, types } = event.clipboardData;
+  if (!canAttach() || !files.length || types.includes("text/plain")) return; // word processors copy text as an image too
+  event.preventDefault();
+  attach([...files]);
+});
+for (const kind of ["dragover", "dragleave", "drop"]) {
+  addEventListener(kind, (event) => {
+    if (!event.dataTransfer.types.includes("Files")) return;
+    event.preventDefault(); // the browser would open the file
+    document.body.classList.toggle("dropping", kind === "dragover" && canAttach());
+    if (kind === "drop" && canAttach()) attach([...event.dataTransfer.files]);
+  });
+}
 for (const button of document.querySelectorAll("[data-act]")) button.addEventListener("click", () => acts[button.dataset.act]());
 for (const button of document.querySelectorAll("[data-judge]")) button.addEventListener("click", () => judge(button.dataset.judge));
 clock.watch();
