@@ -11,7 +11,10 @@ import pytest
 
 from afzal import api, data
 from afzal.errors import AfzalError
+from afzal.quality.ask import pool
 from afzal.records import Comparison, Item, Response
+from afzal.web.folder import AnnotationJob
+from afzal.web.folder import read_items as web_items
 
 
 def pairs(folder: Path, people: tuple[str, ...]) -> str:
@@ -161,3 +164,53 @@ def test_a_judges_leaderboard_is_not_compared_with_itself(tmp_path):
     data.write([replace(item, votes=item.votes[1:]) for item in items], rows, "afzal")
     with pytest.raises(AfzalError, match="holds only verdicts of gpt"):
         api.leaderboard(rows, judge="gpt", beside=rows, resamples=5)
+
+
+JOINED = (Response("yes"), Response("no"))
+
+
+def one_vote(name: str, judges: list[str]) -> Item:
+    return Item(
+        name, "q", JOINED, (Comparison(0, 1, "first", annotator=name),), extra={"judged_by": judges} if judges else {}
+    )
+
+
+def test_joined_rows_keep_the_judges_of_all(tmp_path):
+    rows = [one_vote("ann", []), one_vote("gpt", ["gpt"]), one_vote("rule", ["rule"])]
+    (joined,) = data.together(rows)
+    assert joined.extra["judged_by"] == ["gpt", "rule"]
+    people = data.without_verdicts([joined])
+    assert [vote.annotator for vote in people.items[0].votes] == ["ann"]
+    assert (people.verdicts, people.judges) == (2, ("gpt", "rule"))
+    assert "judged_by" not in data.together([one_vote("ann", []), one_vote("bob", [])])[0].extra
+    answers = [replace(row, responses=row.responses[:1], votes=()) for row in rows]
+    assert pool.together(answers)[0].extra["judged_by"] == ["gpt", "rule"]
+
+
+def test_an_aggregate_of_joined_rows_is_not_people(tmp_path):
+    """Ann's row comes first and names no judge."""
+    both, rows = tmp_path / "both.jsonl", tmp_path / "rows.jsonl"
+    data.write([one_vote("ann", []), one_vote("gpt", ["gpt"])], rows, "afzal")
+    api.aggregate(str(rows), out=str(both), resamples=5)
+    (item,) = data.read(str(both)).items
+    assert data.without_verdicts([item]).verdicts == 1
+
+
+def test_verdicts_are_not_known_truth(tmp_path):
+    rows, known = judged_rows(tmp_path, ()), tmp_path / "known.jsonl"
+    for refuse in (
+        lambda: api.aggregate(str(tmp_path / "pairs.jsonl"), gold=rows, resamples=5),
+        lambda: web_items(AnnotationJob(str(tmp_path / "pairs.jsonl"), tmp_path / "page", gold=rows)),
+    ):
+        with pytest.raises(AfzalError, match=r"rows\.jsonl holds no known truth") as refused:
+            refuse()
+        assert refused.value.why == "it holds 4 verdicts of rule:longest"
+    judged = judged_rows(tmp_path, ("ann", "bob"))
+    first, *others = data.read(judged).items
+    data.write([first, *(replace(item, votes=item.votes[-1:]) for item in others)], known, "afzal")
+    result = api.aggregate(str(tmp_path / "pairs.jsonl"), gold=str(known), resamples=5)
+    said = "4 verdicts of rule:longest in known.jsonl are left out: they are not known truth."
+    assert said in result["findings"]
+    items, left_out = web_items(AnnotationJob(str(tmp_path / "pairs.jsonl"), tmp_path / "page", gold=str(known)))
+    assert left_out == {"verdicts of rule:longest in known.jsonl": 4}
+    assert [[vote.annotator for vote in item.gold] for item in items if item.gold] == [["ann", "bob"]]

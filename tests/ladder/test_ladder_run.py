@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import yaml
 from helpers_runs import fingerprint as of_run
 from helpers_runs import finished, kill_at, model_folder, pair_file, start_command
 
-from afzal import config, judging
+from afzal import config, data, judging
 from afzal.cli import main
 from afzal.config import LadderConfig, Setting
 from afzal.config.judging import JudgeConfig
@@ -318,3 +319,23 @@ def test_a_folder_takes_one_ladder(tmp_path, monkeypatch):
     run._refuse_other(settings(levels=3), tmp_path)  # more levels are no other ladder
     with pytest.raises(AfzalError, match="a ladder with other settings"):
         run._refuse_other(settings(seed=1), tmp_path)
+
+
+def test_verdicts_of_a_judge_are_not_the_truth(place):
+    """Half of the pairs have a person's vote next to the judge's, and one has nothing but a known truth."""
+    rule = Comparison(0, 1, "first", annotator="gpt")
+    rows = [
+        replace(item, votes=(*item.votes[k % 2 :], rule), extra={"judged_by": ["gpt"]})
+        for k, item in enumerate(items())
+    ]
+    rows[3] = replace(rows[3], votes=(rule,), gold=(Comparison(0, 1, "tie"),))
+    data.write(rows, "known.jsonl", "afzal")
+    data.write([Item("new", "another", (Response("a"), Response("b")))], "pairs.jsonl", "afzal")
+    lines: list[str] = []
+    job = run._job(settings(), lines.append)
+    assert [[vote.annotator for vote in item.votes] for item in job.truth] == [["p"], ["p"], [None]]
+    assert lines == ["note: 4 verdicts of gpt in known.jsonl are not people's votes"]
+    data.write([replace(row, votes=(rule,), gold=()) for row in rows], "known.jsonl", "afzal")
+    with pytest.raises(AfzalError, match="no vote says") as refused:
+        run._job(settings(), lines.append)
+    assert "4 verdicts of gpt are not taken for the truth" in refused.value.why

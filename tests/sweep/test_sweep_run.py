@@ -148,6 +148,21 @@ def test_every_arm_sees_the_same_examples(settings, tmp_path):
     assert not (tmp_path / "o").exists()  # a dry run writes nothing
 
 
+def test_a_dry_run_says_where_the_arms_end(settings, tmp_path):
+    """Base has as many updates per epoch as batches of 128."""
+    base = {"batch_size": 128, "epochs": 1, "max_steps": 1000}
+    lines = plan(settings(tmp_path / "o", base=base, space={"beta": [0.1, 0.2]}, examples=None))
+    updates = int(lines[0].split("; ")[1].split()[0])
+    said = (
+        f"max_steps 1,000 is not reached: epochs=1 ends after {updates} updates; epochs={-(-1000 // updates)} does not"
+    )
+    assert f"note: base: {said}" in lines
+    reached = plan(settings(tmp_path / "o", base=base | {"max_steps": 1}, space={"beta": [0.1, 0.2]}, examples=None))
+    assert not any("max_steps" in line for line in reached)
+    stated = plan(settings(tmp_path / "o", base=base, space={"beta": [0.1, 0.2]}, examples=256))
+    assert "note: no effect: max_steps of base, since examples=256 decides" in stated
+
+
 def test_the_confirmation_is_of_fresh_seeds_and_stands_beside_the_figure_of_the_choice(made):
     out = Path(made[0].out)
     body = read(out)

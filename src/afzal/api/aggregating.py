@@ -93,8 +93,9 @@ def aggregate(
         dataset = reading.read(source, columns=columns, format=format, on_error=on_error)
         if columns is None and format is None:
             _refuse_other_votes(source, dataset)
-        truths = reading.read(as_path(gold, "gold")).items if gold is not None else []
+        truths, notes = _truths(as_path(gold, "gold")) if gold is not None else ([], [])
         body, rows, refused = _on_rows(dataset, truths, options)
+        body["findings"] += notes
         body["unread"] = [name for name in dataset.unread if name not in (*CATEGORIES, group_by)]
     written_page = None
     if page is not None:
@@ -108,6 +109,27 @@ def aggregate(
         count = reading.write(rows, Path(out), "afzal")
         lines.append(f"{out}: {count} rows by {by}")
     return Result(body, lines, written_page, rows=rows, ok=force or not refused)
+
+
+def _truths(source: str) -> tuple[list[Item], list[str]]:
+    """The rows of known truth, and a finding if verdicts of judges among their votes were left out.
+
+    Raises:
+        AfzalError: it holds nothing but such verdicts.
+    """
+    from afzal import data
+
+    trusted = data.without_verdicts(data.read(source).items)
+    if not trusted.verdicts:
+        return trusted.items, []
+    if not any(item.gold or item.votes for item in trusted.items):
+        raise AfzalError(
+            f"{Path(source).name} holds no known truth",
+            where="gold",
+            why=f"it holds {trusted.in_words}",
+            remedy="name a file in which people or the field gold say which answer is better",
+        )
+    return trusted.items, [f"{trusted.in_words} in {Path(source).name} are left out: they are not known truth."]
 
 
 def _verdicts(source: str) -> Verdicts | None:
@@ -165,7 +187,6 @@ def _on_rows(dataset: Dataset, truths: Sequence[Item], options: _Options) -> tup
     """The report, the rows with one opinion each, and whether they are refused."""
     from afzal import data
     from afzal.judge import labels, ratings, tallies
-    from afzal.judge.verdict_votes import without_verdicts
     from afzal.records import comparisons
 
     items = data.together(dataset.items)
@@ -173,7 +194,7 @@ def _on_rows(dataset: Dataset, truths: Sequence[Item], options: _Options) -> tup
     if dataset.drop_counts:
         lost = ", ".join(f"{reason} {n:,}" for reason, n in dataset.drop_counts.items())
         notes.append(f"Not counted, since they are not votes or cannot be used: {lost}.")
-    by_people = without_verdicts(dataset.items)
+    by_people = data.without_verdicts(dataset.items)
     if by_people.verdicts:
         of = sum(len(item.votes) for item in dataset.items)
         notes.append(f"{by_people.in_words} are among the {of:,} votes; they count like people's.")

@@ -61,16 +61,15 @@ def asked(settings: config.AskConfig, force: bool = False) -> Result:
 
     out = Path(settings.out)
     runs.refuse_existing(out, force)
-    from afzal.judge.verdict_votes import without_verdicts
     from afzal.quality import ask
 
     dataset = data.read(settings.data, columns=settings.columns or None, format=settings.data_format)
-    pool_rows = without_verdicts(dataset.items)
+    pool_rows = data.without_verdicts(dataset.items)
     pool, voted, notes = _scored(settings, ask.together(pool_rows.items)), None, []
     if settings.votes == NOBODY:
         voted = ask.ScoredItems(())
     elif settings.votes is not None:
-        vote_rows = without_verdicts(data.read(settings.votes).items)
+        vote_rows = data.without_verdicts(data.read(settings.votes).items)
         if vote_rows.verdicts and not any(item.votes for item in vote_rows.items):
             raise AfzalError(
                 f"{Path(settings.votes).name} holds no votes of people",

@@ -79,9 +79,9 @@ def judge(
             remedy="add prompts=FILE (--prompts) and the runs that answer them, or omit it",
         )
     from afzal import judging
+    from afzal.data import without_verdicts
     from afzal.judge import summary_text
     from afzal.judge.people import votes_on
-    from afzal.judge.verdict_votes import without_verdicts
     from afzal.judge.win_rates import lines as board_lines
     from afzal.judging.win_rates import judge_against
     from afzal.runs import refuse_unwritable, sole_folder

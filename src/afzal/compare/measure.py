@@ -20,7 +20,7 @@ from afzal.errors import AfzalError
 from afzal.folders.compatibility import refuse_other_size
 from afzal.folders.load import refuse_another_tokenizer
 from afzal.generate import Prompt, Sampling, prompt_ids, sample
-from afzal.generate.with_server import ServerQuery
+from afzal.generate.with_server import POLICIES_INSTEAD, ServerQuery
 from afzal.hashes import content_hash
 from afzal.iterate.answers import sequence_kl
 from afzal.model.adapters import is_adapted
@@ -34,8 +34,6 @@ from afzal.stats.policy_comparison import best_of, best_of_kl
 from afzal.tokens import Speaker, Tree, any_chat, distinct_prompts
 from afzal.tokens.media import refuse_media
 from afzal.train import checkpoint
-
-_INSTEAD = "leave generator out, so that the policies answer here; or leave such prompts out"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,7 +134,7 @@ def read_prompts(config: CompareConfig, speaker: Speaker) -> tuple[list[Item], l
     names = requested_columns(asks, items, config.prompts)
     asked = distinct_prompts(items, names)[: config.max_prompts]
     if config.generator is not None:
-        refuse_media(asked, config.prompts, _INSTEAD)
+        refuse_media(asked, config.prompts, POLICIES_INSTEAD)
     if len(asked) < 2:
         raise AfzalError(f"{len(asked)} prompts are too few to compare on", where=config.prompts, remedy="at least 2")
     room = speaker.room(config.max_tokens) - config.sample_tokens

@@ -14,6 +14,7 @@ from afzal.data.files import refuse_missing
 from afzal.data.format import Format
 from afzal.data.formats import FORMATS
 from afzal.data.joining import together
+from afzal.data.judged_by import JUDGED_BY, judges_of, naming, naming_all, without_verdicts
 from afzal.data.media_copies import share_media, with_copied_media
 from afzal.data.mediafiles import MediaRules
 from afzal.data.mixture import TASK, epoch, is_mixture
@@ -25,6 +26,7 @@ from afzal.data.writing import Plan, plan, write, write_rows
 
 __all__ = [
     "FORMATS",
+    "JUDGED_BY",
     "TASK",
     "ColumnRequest",
     "Dataset",
@@ -39,7 +41,10 @@ __all__ = [
     "fingerprint",
     "ignorable_columns",
     "is_mixture",
+    "judges_of",
     "merged_request",
+    "naming",
+    "naming_all",
     "plan",
     "read",
     "refuse_missing",
@@ -51,6 +56,7 @@ __all__ = [
     "together",
     "with_copied_media",
     "without",
+    "without_verdicts",
     "write",
     "write_rows",
 ]

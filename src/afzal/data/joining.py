@@ -6,13 +6,15 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 from itertools import chain
 
+from afzal.data.judged_by import naming_all
 from afzal.data.remap import renumbered_votes
 from afzal.data.turns import exact_key
 from afzal.records import Comparison, Item, Vote
 
 
 def joined(items: Iterable[Item]) -> list[Item]:
-    """Join items with the same prompt and answers into one, with all votes and the first one's place and id.
+    """Join items with the same prompt and answers into one, with all votes and judges, and the first one's place, id
+    and other fields.
 
     If rows have the same two answers in different orders, each row's order is taken as the order shown. Items of one
     answer each are joined by their prompt.
@@ -50,7 +52,7 @@ def together(items: Iterable[Item]) -> list[Item]:
 
 
 def _as_one(same: Sequence[Item]) -> Item:
-    first = same[0]
+    first = replace(same[0], extra=naming_all(same))
     if len({exact_key(r.turns) for r in first.responses}) < len(first.responses):
         return replace(first, votes=tuple(v for item in same for v in item.votes))
     responses = {exact_key(r.turns): r for item in reversed(same) for r in reversed(item.responses)}

@@ -17,7 +17,7 @@ from afzal.config import GenerateConfig
 from afzal.config.serving import is_server
 from afzal.errors import AfzalError
 from afzal.generate import Sample, Sampling, answer_limits, choose_decoding, sample, sample_with_vllm
-from afzal.generate.with_server import ServerQuery, answers_from, read_server
+from afzal.generate.with_server import MODEL_INSTEAD, ServerQuery, answers_from, read_server
 from afzal.model.load import load_model, pick_device
 from afzal.model.speakers import open_speaker
 from afzal.records import TEMPLATE_FIELDS, Item, Message, template_fields, turns_to_json, turns_to_row
@@ -80,7 +80,7 @@ def _served(config: GenerateConfig) -> list[dict[str, Any]]:
     settings = read_server(config.model)
     speaker = open_speaker(settings.folder) if settings.folder is not None else None
     prompts = _prompts(config, chat=speaker is None or bool(speaker.tokenizer.chat_template))
-    refuse_media(prompts, config.prompts or "", "the folder of a model that reads them")
+    refuse_media(prompts, config.prompts or "", MODEL_INSTEAD)
     turns = [item.prompt for item in prompts]
     ids = [p.tolist() for p in speaker.encode_prompts(prompts)] if speaker is not None else None
     if speaker is None or ids is None:

@@ -21,11 +21,17 @@ from afzal.config.serving import POLICY, ServerConfig
 from afzal.errors import AfzalError
 from afzal.generate import Sampling, answer_limits
 from afzal.generate.token_sampling import row_keys
-from afzal.records import Turns, media_of, turns_to_json
+from afzal.records import Turns, turns_to_json
 from afzal.servers.cache import Cache, Reply, key_of
 from afzal.servers.client import Server, key_from
 from afzal.servers.requests import Request, answered, counter
 from afzal.tokens import Speaker
+from afzal.tokens.media import refuse_media
+
+MODEL_INSTEAD = "the folder of a model that reads them"
+"""What answers prompts with images or sounds instead of a server; ``POLICIES_INSTEAD`` in rounds and comparisons."""
+
+POLICIES_INSTEAD = "leave generator out, so that the policies answer here; or leave such prompts out"
 
 _MOST_STOPS = 4  # maximum number of ``stop`` texts for a server of kind openai
 _STOPS = {"stop": "eos", "length": "length"}
@@ -195,8 +201,7 @@ def refuse_unsupported(settings: ServerConfig, asked: ServerQuery) -> None:
     Raises:
         AfzalError: names what the server does not support.
     """
-    if any(media_of(prompt) for prompt in asked.prompts):
-        raise AfzalError("a server receives only text, and a prompt shows images or sounds", remedy="a model folder")
+    refuse_media(asked.prompts, settings.url, MODEL_INSTEAD)
     unknown = {"top_k": asked.sampling.top_k, "min_new_tokens": asked.sampling.min_new_tokens}
     if settings.kind == "openai" and (unsupported := [name for name, value in unknown.items() if value]):
         raise AfzalError(

@@ -14,6 +14,7 @@ from afzal.config import IterateConfig
 from afzal.data.turns import answer_text
 from afzal.errors import AfzalError
 from afzal.generate import Prompt
+from afzal.generate.with_server import POLICIES_INSTEAD
 from afzal.prepare.columns import requested_columns, requests_of_rewards
 from afzal.records import Item, Turns, labels, prompt_key, template_fields
 from afzal.tokens import Speaker, Tree, any_chat
@@ -23,7 +24,6 @@ from afzal.tokens.media import refuse_media
 T = TypeVar("T")
 
 _MOST_HELD_OUT = 64
-_INSTEAD = "leave generator out, so that the policies answer here; or leave such prompts out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +78,8 @@ def read_questions(config: IterateConfig, speaker: Speaker) -> Questions:
     others = data.read(config.held_out_prompts, asked=wanted).items if config.held_out_prompts else []
     names = requested_columns(asks, [*dataset.items, *others], config.prompts)
     if config.generator is not None:
-        refuse_media(dataset.items, config.prompts, _INSTEAD)
-        refuse_media(others, config.held_out_prompts or "", _INSTEAD)
+        refuse_media(dataset.items, config.prompts, POLICIES_INSTEAD)
+        refuse_media(others, config.held_out_prompts or "", POLICIES_INSTEAD)
     chat = any_chat([*dataset.items, *others])
     notes = [speaker.notice] if chat and speaker.notice else []
     remarks: Counter[str] = Counter()

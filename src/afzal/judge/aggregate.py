@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from afzal.data import judges_of, naming
 from afzal.errors import AfzalError
 from afzal.judge.labels import BOTH_BAD, CLASSES, FIRST, SECOND, TIE, Labels, Place
-from afzal.judge.verdict_votes import judges_of, naming
 from afzal.records import Comparison, Item, Rating, comparisons
 from afzal.stats import annotators
 from afzal.stats.agreement import counts

@@ -10,7 +10,6 @@ from typing import Any
 
 from afzal import data
 from afzal.judge.games import Game, Ruling
-from afzal.judge.verdict_votes import naming
 from afzal.records import Comparison, Item
 
 VERDICTS, ROWS, SUMMARY, TRANSCRIPTS = "verdicts.jsonl", "rows.jsonl", "summary.json", "transcripts.jsonl"
@@ -77,7 +76,7 @@ def _question_text(game: Game) -> str:
 def with_votes(items: Sequence[Item], judge: str, games: Sequence[Game], rulings: Sequence[Ruling]) -> list[Item]:
     """The rows with each verdict added as a vote under the judge's name; a game without a verdict adds none.
 
-    :data:`~afzal.judge.verdict_votes.JUDGED_BY` lists these judges, so that nobody takes their votes for people's.
+    :data:`~afzal.data.judged_by.JUDGED_BY` lists these judges, so that nobody takes their votes for people's.
     """
     votes: dict[int, list[Comparison]] = {}
     for game, ruling in zip(games, rulings, strict=True):
@@ -92,7 +91,7 @@ def with_votes(items: Sequence[Item], judge: str, games: Sequence[Game], rulings
     rows = []
     for k, item in enumerate(items):
         if verdicts := votes.get(k):
-            item = replace(item, votes=(*item.votes, *verdicts), extra=naming(item, [judge]))
+            item = replace(item, votes=(*item.votes, *verdicts), extra=data.naming(item, [judge]))
         rows.append(item)
     return rows
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from afzal import data
+from afzal.data import without_verdicts
 from afzal.errors import AfzalError
 from afzal.judge.aggregate import aggregate
 from afzal.judge.games import Game, Judge, Pair, Ruling
 from afzal.judge.labels import Labels, of_items
-from afzal.judge.verdict_votes import without_verdicts
 from afzal.judge.verdicts import from_probability
 from afzal.records import Comparison, Item, comparisons, pooled_axes, prompt_key, turns_to_json
 

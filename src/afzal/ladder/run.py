@@ -17,6 +17,7 @@ from afzal import runs
 from afzal.compare.folder import claimed, study_date
 from afzal.config import CONFIGS, LadderConfig, TrainConfig, dump, make
 from afzal.config.judging import JudgeConfig
+from afzal.data import without_verdicts
 from afzal.errors import AfzalError
 from afzal.hashes import content_hash
 from afzal.judge.outputs import ROWS, SUMMARY
@@ -87,15 +88,7 @@ def _job(config: LadderConfig, say: Say) -> Job:
     Raises:
         AfzalError: a file holds no pairs, no vote says which answer is better, or all prompts are held out.
     """
-    truth = [replace(item, votes=item.gold or item.votes) for item in read_items(config.eval_data)]
-    truth = [item for item in truth if any(True for _ in comparisons(item.votes))]
-    if not truth:
-        raise AfzalError(
-            "no vote says which answer of a pair is better",
-            where=config.eval_data,
-            why="every level is measured by how often it names the better answer",
-            remedy="rows with trusted votes, such as prompt, chosen, rejected",
-        )
+    truth = _truth(config, say)
     apart, every = {prompt_key(item) for item in truth}, read_items(config.data)
     pairs = [replace(item, votes=()) for item in every if prompt_key(item) not in apart]
     if not pairs:
@@ -110,6 +103,28 @@ def _job(config: LadderConfig, say: Say) -> Job:
     if voted:
         say(f"note: the votes in {config.data} are not used: the judge labels its pairs")
     return Job(config, pairs, truth, say)
+
+
+def _truth(config: LadderConfig, say: Say) -> list[Item]:
+    """The pairs of ``eval_data`` whose better answer is known, or was named by people; verdicts of judges are neither.
+
+    Raises:
+        AfzalError: there is none.
+    """
+    trusted = without_verdicts(read_items(config.eval_data))
+    for note in trusted.notes(config.eval_data):
+        say(note)
+    known = [replace(item, votes=item.gold or item.votes) for item in trusted.items]
+    truth = [item for item in known if any(True for _ in comparisons(item.votes))]
+    if not truth:
+        verdicts = f"; {trusted.in_words} are not taken for the truth" if trusted.verdicts else ""
+        raise AfzalError(
+            "no vote says which answer of a pair is better",
+            where=config.eval_data,
+            why=f"every level is measured by how often it names the better answer{verdicts}",
+            remedy="rows with trusted votes, such as prompt, chosen, rejected",
+        )
+    return truth
 
 
 def _refuse_other(config: LadderConfig, out: Path) -> None:

@@ -76,8 +76,15 @@ def _data_lines(config: TrainConfig, prepared: Prepared, steps: int) -> list[str
 
 
 def _ends_before(config: TrainConfig, feed: Updates) -> str:
-    """A note if the epochs or iterations end before ``max_steps``, which only limits updates and never adds any."""
-    steps = steps_of(config, feed)
+    return max_steps_note(config, steps_of(config, feed), feed.updates_per_epoch)
+
+
+def max_steps_note(config: TrainConfig, steps: int, updates_per_epoch: float) -> str:
+    """A note if the epochs or iterations end before ``max_steps``, which only limits updates and never adds any.
+
+    Args:
+        steps: number of updates of the run.
+    """
     if config.max_steps is None or steps >= config.max_steps:
         return ""
     online_settings = config.rollouts
@@ -89,6 +96,6 @@ def _ends_before(config: TrainConfig, feed: Updates) -> str:
         remedy = f"iterations={math.ceil(config.max_steps / each)}"
     else:
         passes = f"epochs={config.epochs:g}"
-        remedy = f"epochs={math.ceil(config.max_steps / feed.updates_per_epoch)}"
+        remedy = f"epochs={math.ceil(config.max_steps / updates_per_epoch)}"
     reason = f"{passes} ends after {plural(steps, 'update')}; {remedy} does not"
     return f"max_steps {config.max_steps:,} is not reached: {reason}"

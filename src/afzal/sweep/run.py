@@ -20,7 +20,7 @@ from afzal.sweep.search import Search, explore, run
 from afzal.sweep.selection import Candidate, best, candidates
 from afzal.sweep.summary import Confirmation, summary
 from afzal.sweep.training import Evaluator, state_of
-from afzal.sweep.training_length import comparison_config, training_lengths
+from afzal.sweep.training_length import comparison_config, end_notes, training_lengths
 from afzal.text import duration, plural
 
 Say = Callable[[str], None]
@@ -171,8 +171,8 @@ def plan(config: SweepConfig, *, more: int = 0) -> list[str]:
     proposed = max(0, (wanted_arms(config, arms, more) or 0) + 1 - len(arms)) if adaptive else 0
     if proposed:
         lines.append(f"and {plural(proposed, 'arm')} that tpe proposes from what it has seen")
-    notes = dict.fromkeys(note for arm in arms for note in advice(resolved(sweep_plan, arm)))
-    return [*lines, *_cost(config, trainings, stages, by_arm, proposed), *(f"note: {n}" for n in notes)]
+    notes = [*end_notes(config, sweep_plan), *(note for arm in arms for note in advice(resolved(sweep_plan, arm)))]
+    return [*lines, *_cost(config, trainings, stages, by_arm, proposed), *(f"note: {n}" for n in dict.fromkeys(notes))]
 
 
 def _line(config: CompareConfig, arm: Arm, steps: int, stages: Sequence[Stage]) -> str:

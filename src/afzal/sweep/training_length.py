@@ -20,6 +20,7 @@ from afzal.config import (
     build,
 )
 from afzal.prepare import prepare, recipe_of
+from afzal.recipes import max_steps_note
 from afzal.sweep.arms import BASE_NAME, Arm, Plan, resolved, settings_of
 
 CHARACTERS = "characters"
@@ -69,8 +70,24 @@ def examples_in(steps: int, items: int, batch_size: int) -> int:
 
 def _examples_of(base: TrainConfig, items: int) -> int:
     """The number of examples that base alone would see."""
+    return examples_in(_steps_of(base, items), items, base.batch_size)
+
+
+def _steps_of(base: TrainConfig, items: int) -> int:
+    """The number of updates of base alone."""
     steps = max(1, round(base.epochs * math.ceil(items / base.batch_size)))
-    return examples_in(min(steps, base.max_steps or steps), items, base.batch_size)
+    return min(steps, base.max_steps or steps)
+
+
+def end_notes(config: SweepConfig, plan: Plan) -> list[str]:
+    """What does not decide where the arms end, although base states it: ``max_steps`` beyond its epochs, or next to
+    ``examples``."""
+    base = plan.base
+    if config.examples is not None:
+        return [f"no effect: max_steps of base, since examples={config.examples} decides"] if base.max_steps else []
+    items, _ = _size_of(plan, Arm(BASE_NAME, {}), config.seeds[0])
+    note = max_steps_note(base, _steps_of(base, items), math.ceil(items / base.batch_size))
+    return [f"base: {note}"] if note else []
 
 
 def _reads_differently(arm: Arm) -> bool:

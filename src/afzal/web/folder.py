@@ -78,13 +78,34 @@ def read_items(job: AnnotationJob) -> tuple[list[Item], dict[str, int]]:
     items = [replace(item, votes=()) if item.votes else item for item in dataset.items]
     if job.gold is None:
         return with_unique_ids(items), dataset.drop_counts
-    truths = {_content(item): item for item in data.read(job.gold).items}
+    known, left_out = _known(job.gold)
+    truths = {_content(item): item for item in known}
     marked = []
     for item in items:
         truth = truths.pop(_content(item), None)
         marked.append(item if truth is None else _with_gold(item, truth))
     marked += [replace(item, gold=item.gold or item.votes, votes=()) for item in truths.values()]
-    return with_unique_ids(marked), dataset.drop_counts
+    return with_unique_ids(marked), {**dataset.drop_counts, **left_out}
+
+
+def _known(path: str) -> tuple[list[Item], dict[str, int]]:
+    """The gold rows, and the number of votes that are verdicts of judges, which are not known truth.
+
+    Raises:
+        AfzalError: the file cannot be read, or holds nothing but such verdicts.
+    """
+    trusted = data.without_verdicts(data.read(path).items)
+    if not trusted.verdicts:
+        return trusted.items, {}
+    known = [item for item in trusted.items if item.gold or item.votes]
+    if not known:
+        raise AfzalError(
+            f"{Path(path).name} holds no known truth",
+            where="--gold",
+            why=f"it holds {trusted.in_words}",
+            remedy="name a file in which people or the field gold say which answer is better",
+        )
+    return known, {f"verdicts of {', '.join(trusted.judges)} in {Path(path).name}": trusted.verdicts}
 
 
 def _content(item: Item) -> str:

@@ -13,7 +13,7 @@ from itertools import combinations
 
 import numpy as np
 
-from afzal.data import remap
+from afzal.data import naming_all, remap
 from afzal.data.remap import renumbered_votes
 from afzal.data.turns import stripped_key
 from afzal.errors import AfzalError
@@ -111,7 +111,7 @@ def together(items: Sequence[Item]) -> list[Item]:
     """Join rows with a single answer to the same prompt into one row, in the place of the first; keep other rows.
 
     This makes answers that ``afzal generate`` writes one per row comparable. Votes stay with their answers; ``extra``
-    is that of the first row, except for the features, which come from all rows.
+    is that of the first row, except for the features and the judges, which come from all rows.
     """
     of_prompt: dict[str, list[Item]] = {}
     for item in items:
@@ -131,7 +131,7 @@ def _joined(rows: Sequence[Item]) -> Item:
     votes = tuple(v for k, row in enumerate(rows) for v in renumbered_votes(row.votes, [k]))
     features = [row.extra.get(FIELD) for row in rows]
     complete = all(isinstance(f, list) and len(f) == 1 for f in features)
-    extra = {**rows[0].extra, **({FIELD: [f[0] for f in features if f]} if complete else {})}
+    extra = {**naming_all(rows), **({FIELD: [f[0] for f in features if f]} if complete else {})}
     responses = tuple(row.responses[0] for row in rows)
     return replace(rows[0], responses=responses, votes=votes, extra=extra, gold=())
 

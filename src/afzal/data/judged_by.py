@@ -1,13 +1,15 @@
-"""Verdicts that earlier judges left among the votes of rows: they are not people's votes."""
+"""Verdicts that judges left among the votes of rows: they are not people's votes.
+
+``afzal judge`` writes verdicts as votes under the judge's name and records that name in the row.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from afzal.records import Item
-from afzal.text import plural
 
 JUDGED_BY = "judged_by"
 """Field of ``Item.extra`` that names the judges whose verdicts are among an item's votes."""
@@ -25,7 +27,7 @@ class PeopleOnly:
     @property
     def in_words(self) -> str:
         """``"4 verdicts of gpt"``."""
-        return f"{plural(self.verdicts, 'verdict')} of {', '.join(self.judges)}"
+        return f"{self.verdicts:,} verdict{'' if self.verdicts == 1 else 's'} of {', '.join(self.judges)}"
 
     def notes(self, place: str) -> list[str]:
         """The line that says what was taken out; empty if nothing was."""
@@ -39,11 +41,7 @@ def judges_of(item: Item) -> list[str]:
 
 
 def without_verdicts(items: Sequence[Item]) -> PeopleOnly:
-    """The rows without the verdicts of judges.
-
-    ``afzal judge`` writes verdicts as votes under the judge's name and records that name in the row. Compared with
-    another judge, these votes would count as people's.
-    """
+    """The rows without the verdicts of judges, which would count as people's votes or as the truth."""
     rows, verdicts, names = [], 0, set[str]()
     for item in items:
         if judges := judges_of(item):
@@ -55,6 +53,12 @@ def without_verdicts(items: Sequence[Item]) -> PeopleOnly:
     return PeopleOnly(rows, verdicts, tuple(sorted(names)))
 
 
-def naming(item: Item, judges: Sequence[str]) -> Mapping[str, Any]:
+def naming(item: Item, judges: Iterable[str]) -> Mapping[str, Any]:
     """The item's ``extra`` with these names added to the judges."""
     return {**item.extra, JUDGED_BY: sorted({*judges_of(item), *judges})}
+
+
+def naming_all(items: Sequence[Item]) -> Mapping[str, Any]:
+    """The first item's ``extra`` with the judges of all items, whose votes are joined into one item."""
+    judges = {name for item in items for name in judges_of(item)}
+    return naming(items[0], judges) if judges else items[0].extra
