@@ -18,7 +18,7 @@ from afzal import config, data, judging
 from afzal.cli import main
 from afzal.config.judging import JudgeConfig
 from afzal.errors import AfzalError
-from afzal.judge.debate import Position, mark_quotes, play_debates
+from afzal.judge.debate import Position, count_quotes, mark_quotes, play_debates
 from afzal.judge.games import Game, Pair, games_of
 from afzal.judging.rewards import scoring_judge
 from afzal.records import Comparison, Item, Response
@@ -100,6 +100,61 @@ def test_a_consultant_defends_the_same_answer_in_both_orders():
 )
 def test_quotes_are_compared_with_the_texts(text, expected):
     assert mark_quotes(text, ("Where is the cat?", "'It's here'")) == expected
+
+
+def test_a_quote_may_span_lines_and_come_from_any_of_the_texts():
+    words = "".join(f"<quote>{text}</quote>" for text in ("QUESTION", "12", "39", "1\n2", "\uff13\uff19", "4"))
+    games = play_debates(games_of([PAIR], "both"), "debate", lambda ps: [words] * len(ps))
+    # in both games of two sides: the prompt and both answers, one of them also in full-width digits
+    assert count_quotes(games) == {"verified": 4 * 4, "unverified": 4 * 2}
+    assert mark_quotes("<quote>the\n cat</quote>", ("a", "The Cat")) == "<quote verified>the\n cat</quote>"
+
+
+def test_only_debates_have_rounds():
+    asked: list[list[Position]] = []
+
+    def speak(positions):
+        asked.append(list(positions))
+        return [f"round {p.round}" for p in positions]
+
+    said = {}
+    for protocol in ("debate", "consultant", "assisted", "alone"):
+        asked.clear()
+        (said[protocol],) = play_debates([Game(PAIR, False)], protocol, speak, rounds=2)
+        assert [p.round for positions in asked for p in positions] == {
+            "debate": [1, 1, 2, 2], "consultant": [1], "assisted": [1], "alone": [],
+        }[protocol]  # fmt: skip
+    assert said["assisted"].transcript == "[Criticism]\n  round 1"
+    assert said["alone"] == Game(PAIR, False)
+
+
+def test_an_assistant_sees_the_answers_as_shown():
+    seen: list[Position] = []
+    pair = Pair(7, 0, 1, "question", ("12", "39"))
+    play_debates(games_of([pair], "both"), "assisted", lambda ps: seen.extend(ps) or [""] * len(ps))
+    assert seen == [
+        Position("question", "12", "39", "", 1, "", 7),
+        Position("question", "39", "12", "", 1, "", 7),
+    ]
+    assert seen[0].values() == {"prompt": "question", "own": "12", "other": "39", "side": "", "transcript": ""}
+
+
+def test_what_a_consultant_defends_is_drawn_by_seed_sample_prompt_and_answers():
+    def defended(seed: int = 0, sample: int = 0, prompt: str = "q", more: str = "") -> list[str]:
+        games = [Game(Pair(0, 0, 1, f"{prompt}{k}", (f"x{more}", f"y{more}")), False, sample) for k in range(40)]
+        own: list[str] = []
+        play_debates(games, "consultant", lambda ps: own.extend(p.own[0] for p in ps) or [""] * len(ps), seed=seed)
+        return own
+
+    assert defended() == defended()
+    draws = [defended(), defended(seed=1), defended(sample=1), defended(prompt="r"), defended(more="!")]
+    assert len({tuple(d) for d in draws}) == len(draws)
+    assert len(defended(prompt="\udcff")) == 40  # half a surrogate pair, as damaged text may hold
+
+
+def test_an_argument_without_a_word_keeps_its_heading():
+    (game,) = play_debates([Game(PAIR, False, transcript="before")], "debate", lambda ps: [""] * len(ps))
+    assert game.transcript == "before\n\n[For answer A, round 1]\n  \n\n[For answer B, round 1]\n  "
 
 
 def test_no_line_of_an_argument_passes_for_a_heading():

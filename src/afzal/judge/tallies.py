@@ -41,25 +41,8 @@ def of_voters(items: Sequence[Item], source: str, *, resamples: int = 1000, seed
     voted = table.sum(1) > 0
     right = np.array([_right(item) for item in items])
     prompts = [item.id for item, some in zip(items, voted, strict=True) if some]
-    shares = table[voted] / table[voted].sum(1, keepdims=True)
-    top = shares == shares.max(1, keepdims=True)
     how = {"resamples": resamples, "seed": seed}
-    alpha = resampling.sums(agreement.alpha_sums(table[voted]), prompts, **how).interval(agreement.alpha_of)
-    entropy = -(shares * np.log(np.where(shares > 0, shares, 1.0))).sum(1)
-    named = {
-        "Krippendorff's alpha of the votes": alpha,
-        "entropy of a row's votes, nats": _mean(entropy, prompts, **how),
-    }
-    known = right[voted] >= 0
-    if known.any():
-        at = np.flatnonzero(known)
-        hits = (top[at, right[voted][at]] & (top[at].sum(1) == 1)).astype(float)
-        on_right = shares[at, right[voted][at]]
-        some = [prompts[k] for k in at]
-        named |= {
-            "most people are right": _mean(hits, some, **how),
-            "share of votes on the right option": _mean(on_right, some, **how),
-        }
+    named = _voter_figures(table[voted], right[voted], prompts, **how) if voted.any() else {}
     lengths = Counter(len(counts) for counts in counted)
     facts = [
         ("rows", f"{len(items):,}"),
@@ -72,6 +55,27 @@ def of_voters(items: Sequence[Item], source: str, *, resamples: int = 1000, seed
     findings = ["An option without a count in a row is missing; it does not count as chosen by nobody."]
     figures = [{"name": name, **interval(figure)} for name, figure in named.items()]
     return _body("Voters", source, "voters", facts, findings, figures)
+
+
+def _voter_figures(table: np.ndarray, right: np.ndarray, prompts: Sequence[str], **how: int) -> dict[str, Interval]:
+    """The figures of rows with votes: ``[N, options]`` counts and the right options, -1 where none is named."""
+    shares = table / table.sum(1, keepdims=True)
+    top = shares == shares.max(1, keepdims=True)
+    alpha = resampling.sums(agreement.alpha_sums(table), prompts, **how).interval(agreement.alpha_of)
+    entropy = -(shares * np.log(np.where(shares > 0, shares, 1.0))).sum(1)
+    named = {
+        "Krippendorff's alpha of the votes": alpha,
+        "entropy of a row's votes, nats": _mean(entropy, prompts, **how),
+    }
+    at = np.flatnonzero(right >= 0)
+    if len(at):
+        hits = (top[at, right[at]] & (top[at].sum(1) == 1)).astype(float)
+        some = [prompts[k] for k in at.tolist()]
+        named |= {
+            "most people are right": _mean(hits, some, **how),
+            "share of votes on the right option": _mean(shares[at, right[at]], some, **how),
+        }
+    return named
 
 
 def _spread(votes: np.ndarray) -> str:
