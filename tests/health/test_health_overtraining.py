@@ -41,6 +41,9 @@ def losses(*values: float) -> list[Record]:
         ((1.0, 0.5, 0.52, 0.9), "held_out_loss"),  # one evaluation may be above by chance
         ((1.0, 0.5, 0.9, 0.52), "held_out_loss"),
         ((1.0, 0.9, 0.5, 0.9), "held_out_loss_rises"),  # unless it is the only one after the minimum
+        ((2.0, 1.9, 1.95, 1.95), "held_out_loss"),
+        ((2.0, 1.9, 1.97, 1.97), "held_out_loss_rises"),
+        ((0.5, 0.8, 0.8), "held_out_loss_rises"),  # from the start on
         ((-1.0, -1.5, -1.4, -1.4), "held_out_loss_rises"),  # a loss may be negative
         ((-1.0, -1.5, -1.46, -1.46), "held_out_loss"),
     ],
@@ -79,12 +82,28 @@ def test_a_training_loss_that_rose_too_explains_the_held_out_loss():
     # the level around the minimum is what the last values are compared with, not the start
     dips = losses(*[2.0 - k / 10 for k in range(10)], *[1.0] * 15, *[1.5] * 15)
     assert code(dips) == "held_out_loss"
-    # by more than chance: two standard errors of the mean of four values
-    noisy = [{"loss": 1.0 + (0.1 if k % 2 else -0.1)} for k in range(40)]
-    sure = 2 * 0.2 / (0.67449 * 2**0.5) / 4**0.5
+    assert code(losses(*[1.0] * 40)) == "held_out_loss_rises"  # it stayed the same
+
+
+@pytest.mark.parametrize(("n", "size"), [(40, 4), (28, 3)])
+def test_a_training_loss_rose_if_its_end_is_above_by_more_than_chance(n, size):
+    """Two standard errors of the mean of the last tenth, and of at least three values."""
+    noisy = [1.0 + (0.1 if k % 2 else -0.1) for k in range(n)]
+    sure = 2 * 0.2 / (0.67449 * 2**0.5) / size**0.5
+    level = sum(noisy[10 - size : 10]) / size - sum(noisy[-size:]) / size  # the minimum is at step 10
     for extra, expected in ((0.99, "held_out_loss_rises"), (1.01, "held_out_loss")):
-        above = [{"loss": r["loss"] + sure * extra * (k >= 36)} for k, r in enumerate(noisy)]
-        assert code(above) == expected
+        train = losses(*noisy[:-size], *(v + level + sure * extra for v in noisy[-size:]))
+        diagnosis = rules.held_out_loss(curves(losses(1.0, 0.5, 0.8, 0.8), train))
+        assert diagnosis
+        assert diagnosis.code == expected
+
+
+def test_a_minimum_before_the_first_training_step_is_compared_with_that_step():
+    rises = losses(0.5, 0.8, 0.8)
+    codes = [
+        d.code for d in (rules.held_out_loss(curves(rises, losses(*v))) for v in ([1, 2, 3, 9, 9, 9], [9] * 6)) if d
+    ]
+    assert codes == ["held_out_loss", "held_out_loss_rises"]
 
 
 # ---------------------------------------------------------------- the log-probs of the chosen
@@ -92,10 +111,10 @@ def test_a_training_loss_that_rose_too_explains_the_held_out_loss():
 
 def moved(chosen: float, rejected: float, *, tokens: float | None = 10.0, margin: float = 1.0) -> Curves:
     """Log-probs of both responses that change by so many nats; a reward margin that changes from 0.5."""
-    lengths = {} if tokens is None else {"lengths/chosen": tokens}
+    lengths, later = ({}, {}) if tokens is None else ({"lengths/chosen": tokens}, {"lengths/chosen": 99.0})
     first = {"logps/chosen": -50.0, "logps/rejected": -60.0, "rewards/margins": 0.5, **lengths}
     last = {"logps/chosen": -50.0 + chosen, "logps/rejected": -60.0 + rejected, "rewards/margins": 0.5 + margin}
-    return curves([first, last | lengths], config={"lr": 3e-4, "beta": 0.1})
+    return curves([first, last | later], config={"lr": 3e-4, "beta": 0.1})
 
 
 @pytest.mark.parametrize(
@@ -118,6 +137,7 @@ def moved(chosen: float, rejected: float, *, tokens: float | None = 10.0, margin
         (-2.0, -2.1, {}, "displacement"),  # two nats at least
         (-1.9, -2.0, {}, "log_probs"),
         (2.0, -3.0, {}, "log_probs"),
+        (-0.5, -0.5, {"tokens": 1.0}, "displacement"),
     ],
 )
 def test_how_far_chosen_responses_may_fall(chosen, rejected, more, code):
@@ -138,9 +158,20 @@ def test_what_is_said_about_chosen_responses_that_fell():
     assert "7.4 times" in bad.title
     watch = rules.log_probs(moved(-6.0, -9.0))
     assert watch
+    assert watch.evidence == {
+        "chosen_fall": 6.0,
+        "rejected_fall": 9.0,
+        "perplexity_ratio": pytest.approx(math.exp(0.6)),
+    }
     assert (watch.severity, watch.step) == ("watch", None)
     assert "lost 6.00 nats, rejected ones 9.00" in watch.title
     assert "per token" not in rules.log_probs(moved(-6.0, -9.0, tokens=None)).explanation  # pyright: ignore[reportOptionalMemberAccess]
+    good = rules.log_probs(moved(-1.0, -9.0))
+    assert good
+    assert good.evidence["perplexity_ratio"] == pytest.approx(math.exp(0.1))
+    far = rules.log_probs(moved(-600.0, -900.0))
+    assert far
+    assert far.evidence["perplexity_ratio"] == pytest.approx(math.exp(50))  # no larger
     titles = [d.title for d in (rules.log_probs(moved(fall, -9.0)) for fall in (1.0, 0.0, -1.0)) if d]
     assert titles == ["chosen responses kept their likelihood"] * 2 + ["chosen responses kept most of their likelihood"]
 
@@ -167,12 +198,21 @@ def test_the_step_is_the_first_evaluation_past_the_limit():
 
 
 def fit(
-    train: float, held_out: float, *, first: float = 1.0, share: float = 1.0, high: float = 0.8, n: int = 20
+    train: float,
+    held_out: float,
+    *,
+    first: float = 1.0,
+    share: float = 1.0,
+    high: float = 0.8,
+    n: int = 20,
+    start: float = 1.0,
 ) -> Curves:
-    """Training losses that fall at once from 1 to ``train`` without noise, and two evaluations."""
-    records = [{"loss": 1.0 if k == 0 else train, "rewards/accuracies": share} for k in range(n)]
+    """Training losses that fall at once from ``start`` to ``train`` without noise, and three evaluations."""
+    records = [{"loss": start if k == 0 else train, "rewards/accuracies": share} for k in range(n)]
     last = {"loss": held_out, "rewards/accuracies": high - 0.1, "rewards/accuracies_low": high - 0.2}
-    return curves([{"loss": first}, last | {"rewards/accuracies_high": high}], records, config={"lr": 3e-4})
+    return curves(
+        [{"loss": first}, {"loss": 9.0}, last | {"rewards/accuracies_high": high}], records, config={"lr": 3e-4}
+    )
 
 
 @pytest.mark.parametrize(
@@ -189,6 +229,8 @@ def fit(
         (fit(0.1, 0.251), "rows_fitted"),  # lower by 15% of the first held-out loss
         (fit(0.1, 0.249), "fit"),
         (fit(0.1, 0.4, first=-2.1), "fit"),
+        (fit(0.099, 0.8, start=2.0), "overfit"),
+        (fit(0.101, 0.8, start=2.0), "rows_fitted"),
         (fit(0.1, 0.4, n=9), None),
         (fit(0.1, 0.4, n=10), "rows_fitted"),
     ],
@@ -196,6 +238,27 @@ def fit(
 def test_when_rows_count_as_memorised(told, code):
     diagnosis = rules.overfit(told)
     assert (diagnosis.code if diagnosis else None) == code
+
+
+def test_what_is_said_about_memorised_rows():
+    bad = rules.overfit(fit(0.025, 0.75))
+    assert bad
+    assert bad.evidence == {
+        "train_loss": pytest.approx(0.025),
+        "held_out_loss": 0.75,
+        "train_accuracy": 1.0,
+        "held_out_high": 0.8,
+    }
+    assert (bad.severity, bad.change) == ("bad", {"lr": 1e-4})
+    watch = rules.overfit(fit(0.25, 0.75))
+    assert watch
+    assert (watch.severity, watch.evidence["held_out_loss"]) == ("watch", 0.75)
+    assert watch.explanation.startswith(
+        "Training loss ends at 0.2500, held-out loss at 0.7500; training accuracy at 1.00, held out at most 0.800."
+    )
+    good = rules.overfit(fit(0.5, 0.75))
+    assert good
+    assert (good.severity, good.evidence["train_loss"]) == ("good", 0.5)
 
 
 def test_without_accuracies_no_row_is_called_memorised():
@@ -206,19 +269,26 @@ def test_without_accuracies_no_row_is_called_memorised():
     assert diagnosis.code == "rows_fitted"
     assert "accuracy" not in diagnosis.explanation
     assert diagnosis.evidence["train_accuracy"] == 0.0
+    one_sided = rules.overfit(Curves(told.train, [{"step": 0, "loss": 1.0}, {"step": 10, "loss": 0.8}], told.facts))
+    assert one_sided
+    assert one_sided.code == "rows_fitted"
+    assert "accuracy" not in one_sided.explanation
     assert rules.overfit(Curves(told.train, [], told.facts)) is None
     assert rules.overfit(Curves(told.train, told.held_out, {"reference_moves": True})) is None
 
 
-def test_a_gap_within_the_noise_of_the_training_loss_is_none():
+@pytest.mark.parametrize(("n", "size"), [(40, 4), (28, 3)])
+def test_a_gap_within_the_noise_of_the_training_loss_is_none(n, size):
+    """Four standard errors of the mean of the last tenth, and of at least three values; the gap is 0.4."""
+
     def code(spread: float) -> str:
-        records = [{"loss": 0.2 + (spread if k % 2 else -spread)} for k in range(40)]
-        diagnosis = rules.overfit(curves(losses(1.0, 0.6), records))
+        values = [spread if k % 2 else -spread for k in range(n)]
+        level = 0.2 - sum(values[-size:]) / size
+        diagnosis = rules.overfit(curves(losses(1.0, 0.6), losses(*(level + v for v in values))))
         assert diagnosis
         return diagnosis.code
 
-    # four standard errors of the mean of the last four values; the gap is 0.4
-    limit = 0.4 / 4 * 4**0.5 * 0.67449 * 2**0.5 / 2
+    limit = 0.4 / 4 * size**0.5 * 0.67449 * 2**0.5 / 2
     assert (code(0.99 * limit), code(1.01 * limit)) == ("rows_fitted", "fit")
 
 
@@ -230,6 +300,10 @@ def test_a_gap_within_the_noise_of_the_training_loss_is_none():
     [
         ({"kl": 10.1, "kl_tokens": 10}, "kl_large", "watch"),
         ({"kl": 9.9, "kl_tokens": 10}, "kl", "good"),
+        ({"kl": 10.0, "kl_tokens": 10}, "kl", "good"),
+        ({"kl": 20.0, "kl_tokens": 40}, "kl", "good"),
+        ({"kl": 50.0, "kl_tokens": 25}, "kl_large", "watch"),
+        ({"kl": 60.0, "kl_tokens": 60}, "kl_large", "watch"),
         ({"kl": 10.1, "kl_tokens": 20}, "kl_large", "watch"),
         ({"kl": 10.1, "kl_tokens": 21}, "kl", "good"),  # fewer than 0.5 nats a token
         ({"kl": 10.1, "kl_tokens": 10, "samples/length": 40}, "kl_large", "watch"),  # the KL's own tokens
