@@ -192,6 +192,9 @@ def test_the_step_is_the_first_evaluation_past_the_limit():
     diagnosis = rules.log_probs(curves(told))
     assert diagnosis
     assert diagnosis.step == 20
+    untested = rules.log_probs(curves([], [r for r in told for _ in range(3)]))
+    assert untested
+    assert (untested.code, untested.step) == ("over_optimised", None)  # it shows in the training curve only
 
 
 # ---------------------------------------------------------------- memorised rows
@@ -355,6 +358,7 @@ def test_what_is_said_about_a_kl():
     good = rules.distance(curves([{"kl": 5.0, "kl_tokens": 10}]))
     assert good
     assert good.explanation == "Per answer, 0.50 per token."
-    plain = rules.distance(curves([{"kl": 5.0}]))
-    assert plain
-    assert plain.explanation == "Per answer."
+    for record in ({"kl": 5.0}, {"kl": 5.0, "kl_tokens": 0}):
+        plain = rules.distance(curves([record]))
+        assert plain
+        assert plain.explanation == "Per answer."
