@@ -375,6 +375,11 @@ def turns_to_row(turns: Turns) -> str | list[dict[str, Any]]:
     return turns if isinstance(turns, str) else [_message_to_json(m, part_to_row) for m in turns]
 
 
+def messages_of(turns: Sequence[Message]) -> list[dict[str, Any]]:
+    """Messages as dicts, for requests to servers; images and sounds stay :class:`afzal.media.Media`."""
+    return [_message_to_json(m, dict) for m in turns]
+
+
 def _message_to_json(m: Message, written: Callable[[Mapping[str, Any]], dict[str, Any]]) -> dict[str, Any]:
     content = m.content if isinstance(m.content, str) else [written(part) for part in m.content]
     return {"role": m.role, "content": content} | ({"reasoning_content": m.reasoning} if m.reasoning else {})

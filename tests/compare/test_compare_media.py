@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 from helpers_multimodal import made, picture
+from helpers_scripted_server import scripted, server_file
 
 from afzal import api, config, data
-from afzal.compare.measure import read_prompts, set_up
-from afzal.errors import AfzalError
-from afzal.model.speakers import speaker_of
+from afzal.compare.measure import set_up
 from afzal.records import media_of
 
 pytest.importorskip("PIL", reason="needs the extra vision")
@@ -95,12 +94,18 @@ def test_another_image_under_the_same_name_is_measured_again(place: Path, tmp_pa
     assert after != before
 
 
-def test_a_server_that_writes_answers_receives_no_images(place: Path, tmp_path: Path) -> None:
-    speaker = speaker_of(*made("llava"))
-    with pytest.raises(AfzalError) as error:
-        read_prompts(built(place, tmp_path, generator="server.yaml"), speaker)
-    assert error.value.what.endswith(
-        "pairs.jsonl:1 shows an image, and a server that writes answers receives only text"
-    )
-    assert error.value.why == "4 of 6 prompts have images or sounds"
-    assert "leave generator out" in error.value.remedy
+def test_a_server_answers_prompts_with_images(place: Path, tmp_path: Path) -> None:
+    """The texts are the server's; their KL to the start is zero for the start's own weights, whatever it sees."""
+    with scripted() as script:
+        given = {"methods": [{"name": "best", "best_of": [2]}], "judges": None, "data": None}
+        server = server_file(tmp_path / "server.yaml", script)
+        api.compare(
+            {k: v for k, v in settings(place, tmp_path / "out", generator=server, **given).items() if v is not None}
+        )
+    shown = [body for body in script.bodies if not isinstance(body["messages"][0]["content"], str)]
+    assert len({body["messages"][0]["content"][0]["image_url"]["url"] for body in shown}) == 4
+    assert all(body["messages"][0]["content"][0]["type"] == "image_url" for body in shown)
+    measured = tmp_path / "out/measured/start-0.json"
+    measurement = json.loads(measured.read_text())
+    assert all(text.startswith("said ") for row in measurement["texts"] for text in row)
+    assert measurement["kl"] == [[0.0] * 2] * 6

@@ -22,14 +22,11 @@ from afzal.cli import main
 from afzal.config import GenerateConfig, IterateConfig, Setting
 from afzal.config.serving import ServerConfig
 from afzal.errors import AfzalError
-from afzal.generate import Sampling
 from afzal.generate.run import generate as generate_answers
-from afzal.generate.with_server import _PLAIN, ServerQuery, refuse_unsupported
-from afzal.media import in_row, media_part
+from afzal.generate.with_server import _PLAIN
 from afzal.model.speakers import open_speaker
-from afzal.records import Item, Message
+from afzal.records import Message
 from afzal.runs import files
-from afzal.tokens.media import refuse_media
 
 KEY = "sk-served-0123456789abcdef"
 
@@ -315,22 +312,6 @@ def test_settings_that_a_server_cannot_take_are_refused(script, folder, tmp_path
     with pytest.raises(AfzalError, match=said):
         generate(server_file(tmp_path / "s.yaml", script, **server), folder, **asked)
     assert not script.seen
-
-
-def test_one_function_refuses_media_before_the_work_and_before_sending():
-    """It names the row if it has one, and the number of a prompt alone."""
-    red = in_row("image", (Path(__file__).parents[1] / "fixtures" / "formats" / "sky.png").read_bytes())
-    prompts = [(Message("user", "q"),), (Message("user", (media_part(red),)),)]
-    rows = [Item(str(k), prompt, (), where=f"talks.jsonl:{k + 6}") for k, prompt in enumerate(prompts)]
-    settings, said = (
-        config.build(ServerConfig, [Setting("url", "http://localhost:1"), Setting("model", "m")]),
-        "server .* receives only text",
-    )
-    with pytest.raises(AfzalError, match=rf"talks\.jsonl:7 shows an image, and a {said}") as early:
-        refuse_media(rows, "talks.jsonl", "another file")
-    with pytest.raises(AfzalError, match=f"prompt 2 shows an image, and a {said}") as late:
-        refuse_unsupported(settings, ServerQuery(prompts, 1, Sampling(5), 0))
-    assert early.value.why == late.value.why == "1 of 2 prompts have images or sounds"
 
 
 def test_settings_of_our_engine_are_refused_with_a_server(script, folder, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -14,6 +16,7 @@ from helpers_multimodal import FAMILIES, made, picture, tone
 from helpers_ranks import run_ranks
 from helpers_rounds import lines
 from helpers_runs import finished, start_command
+from helpers_scripted_server import scripted, server_file
 from test_iterate_ranks import assert_same
 
 import afzal
@@ -194,18 +197,31 @@ def test_people_label_answers_to_images(place: Path, tmp_path: Path) -> None:
     assert any(media_of(item) for item in items)
 
 
-@pytest.mark.parametrize("key", ["prompts", "held_out_prompts"])
-def test_a_server_that_writes_answers_receives_no_images(key: str, place: Path, tmp_path: Path) -> None:
-    (tmp_path / "plain.jsonl").write_text('{"prompt": "One."}\n{"prompt": "Two."}\n')
-    (tmp_path / "server.yaml").write_text('kind: vllm\nurl: http://127.0.0.1:9/v1\nmodel: "{policy}"\n')
-    given = settings(place, tmp_path / "out", generator=str(tmp_path / "server.yaml"))
-    given |= {"held_out_prompts": str(tmp_path / "plain.jsonl"), "held_out": None}
-    given |= {"prompts": str(tmp_path / "plain.jsonl"), key: str(place / "prompts.jsonl")}
-    with pytest.raises(
-        AfzalError, match="shows an image, and a server that writes answers receives only text"
-    ) as error:
-        api.iterate(**given)
-    assert error.value.why == "9 of 12 prompts have images or sounds"
+def test_a_server_of_kind_vllm_receives_no_images(place: Path, tmp_path: Path) -> None:
+    server = server_file(tmp_path / "server.yaml", "http://127.0.0.1:9/v1", kind="vllm", model="{policy}")
+    with pytest.raises(AfzalError, match=r"is sent token ids, and prompt \d+ has images or sounds"):
+        api.iterate(**settings(place, tmp_path / "out", generator=server))
+
+
+def test_a_server_that_writes_the_answers_sees_the_images(place: Path, tmp_path: Path) -> None:
+    with scripted() as script:
+        script.says = lambda body: f"said {body['seed'] % 97} {'x' * (body['seed'] % 5)}"
+        server = server_file(tmp_path / "server.yaml", script, model="{policy}")
+        api.iterate(**settings(place, tmp_path / "out", generator=server))
+    asked = [body["messages"][0]["content"] for body in script.bodies]
+    urls = {
+        part["image_url"]["url"]
+        for content in asked
+        for part in content
+        if isinstance(part, dict) and "image_url" in part
+    }
+    sent = {hashlib.sha256(base64.b64decode(url.partition(",")[2])).hexdigest() for url in urls}
+    assert sent
+    assert sent <= originals(place)
+    assert any(isinstance(content, str) for content in asked)
+    items = [item for n in ("001", "002") for item in data.read(str(tmp_path / f"out/rounds/{n}/pairs.jsonl")).items]
+    assert {m.sha256 for item in items for m in media_of(item)} <= sent
+    assert any(media_of(item) for item in items)
 
 
 @pytest.mark.slow

@@ -12,7 +12,6 @@ from afzal import data
 from afzal.config.judging import JudgeConfig
 from afzal.errors import AfzalError
 from afzal.judge.games import Game, pairs_of
-from afzal.judge.message_parts import for_server
 from afzal.judge.prompting import PromptBuilder, PromptSettings, by_choices
 from afzal.judging import judge_items, run_judges
 from afzal.judging.judges import server_rewards
@@ -20,6 +19,7 @@ from afzal.media import in_row, media_part
 from afzal.records import Item, Message, Response, media_of
 from afzal.servers.cache import Reply
 from afzal.servers.client import Server
+from afzal.servers.messages import for_server
 
 pytest.importorskip("PIL", reason="needs the extra vision")
 

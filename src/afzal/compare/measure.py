@@ -20,7 +20,7 @@ from afzal.errors import AfzalError
 from afzal.folders.compatibility import refuse_other_size
 from afzal.folders.load import refuse_another_tokenizer
 from afzal.generate import Prompt, Sampling, prompt_ids, sample
-from afzal.generate.with_server import POLICIES_INSTEAD, ServerQuery
+from afzal.generate.with_server import ServerQuery
 from afzal.hashes import content_hash
 from afzal.iterate.answers import sequence_kl
 from afzal.model.adapters import is_adapted
@@ -32,7 +32,6 @@ from afzal.rewards.source import Rewarder
 from afzal.runs.stage import key_of, read_stage, write_stage
 from afzal.stats.policy_comparison import best_of, best_of_kl
 from afzal.tokens import Speaker, Tree, any_chat, distinct_prompts
-from afzal.tokens.media import refuse_media
 from afzal.train import checkpoint
 
 
@@ -125,16 +124,14 @@ def read_prompts(config: CompareConfig, speaker: Speaker) -> tuple[list[Item], l
     """The items of the held-out prompts, their trees, and the columns of their rows that rewards ask for.
 
     Raises:
-        AfzalError: they cannot be read, there are fewer than two, one of them leaves no room for an answer or has
-            images or sounds that a server would not receive, or a reward asks for a column that no row has.
+        AfzalError: they cannot be read, there are fewer than two, one of them leaves no room for an answer, or
+            a reward asks for a column that no row has.
     """
     best_of = [e.settings["reward"] for e in entries(config) if e.kind == "best_of" and "reward" in e.settings]
     asks = requests_of_rewards(*config.rewards.values(), *best_of, *config.judges.values())
     items = data.read(config.prompts, asked=data.merged_request(asks)).items
     names = requested_columns(asks, items, config.prompts)
     asked = distinct_prompts(items, names)[: config.max_prompts]
-    if config.generator is not None:
-        refuse_media(asked, config.prompts, POLICIES_INSTEAD)
     if len(asked) < 2:
         raise AfzalError(f"{len(asked)} prompts are too few to compare on", where=config.prompts, remedy="at least 2")
     room = speaker.room(config.max_tokens) - config.sample_tokens

@@ -17,13 +17,12 @@ from afzal.config import GenerateConfig
 from afzal.config.serving import is_server
 from afzal.errors import AfzalError
 from afzal.generate import Sample, Sampling, answer_limits, choose_decoding, sample, sample_with_vllm
-from afzal.generate.with_server import MODEL_INSTEAD, ServerQuery, answers_from, read_server
+from afzal.generate.with_server import ServerQuery, answers_from, read_server
 from afzal.model.load import load_model, pick_device
 from afzal.model.speakers import open_speaker
 from afzal.records import TEMPLATE_FIELDS, Item, Message, template_fields, turns_to_json, turns_to_row
 from afzal.servers.cache import REPLIES
 from afzal.tokens import Speaker, Tree, any_chat, distinct_prompts
-from afzal.tokens.media import refuse_media
 
 
 def generate(config: GenerateConfig) -> Path | None:
@@ -65,8 +64,7 @@ def _sampled(config: GenerateConfig) -> list[dict[str, Any]]:
     ids = [t.prompt.tolist() for t in asked]
     _note_short_answers(config, speaker, ids)
     drawn = _draw(config, speaker.ends(chat=any_chat(prompts)), asked)
-    if config.out is not None:
-        prompts = data.with_copied_media(prompts, Path(config.out).parent)
+    prompts = _with_media_to_name(config, prompts)
     return [
         _record(
             prompts[s.prompt_index], speaker.continuation(ids[s.prompt_index], s.answer.tolist()), len(s.ids), s.stop
@@ -80,9 +78,8 @@ def _served(config: GenerateConfig) -> list[dict[str, Any]]:
     settings = read_server(config.model)
     speaker = open_speaker(settings.folder) if settings.folder is not None else None
     prompts = _prompts(config, chat=speaker is None or bool(speaker.tokenizer.chat_template))
-    refuse_media(prompts, config.prompts or "", MODEL_INSTEAD)
     turns = [item.prompt for item in prompts]
-    ids = [p.tolist() for p in speaker.encode_prompts(prompts)] if speaker is not None else None
+    ids = [t.prompt.tolist() for t in speaker.prompt_trees(prompts)] if speaker is not None else None
     if speaker is None or ids is None:
         print("note: no folder is named, so the server's own end marks and template apply", file=sys.stderr)
     else:
@@ -91,7 +88,13 @@ def _served(config: GenerateConfig) -> list[dict[str, Any]]:
     with TemporaryDirectory() as spare:
         cache = _replies(config) if config.out is not None else Path(spare) / REPLIES
         drawn = answers_from(settings, asked, settings.folder or "", cache)
+    prompts = _with_media_to_name(config, prompts)
     return [_record(prompts[a.prompt_index], a.text, a.tokens, a.stop) for a in drawn]
+
+
+def _with_media_to_name(config: GenerateConfig, prompts: list[Item]) -> list[Item]:
+    """The prompts with media that ``config.out`` can name, which are copied next to it if necessary."""
+    return prompts if config.out is None else data.with_copied_media(prompts, Path(config.out).parent)
 
 
 def _replies(config: GenerateConfig) -> Path:

@@ -21,17 +21,12 @@ from afzal.config.serving import POLICY, ServerConfig
 from afzal.errors import AfzalError
 from afzal.generate import Sampling, answer_limits
 from afzal.generate.token_sampling import row_keys
-from afzal.records import Turns, turns_to_json
+from afzal.records import Turns, media_of, messages_of
 from afzal.servers.cache import Cache, Reply, key_of
 from afzal.servers.client import Server, key_from
+from afzal.servers.messages import cache_key_parts, for_server
 from afzal.servers.requests import Request, answered, counter
 from afzal.tokens import Speaker
-from afzal.tokens.media import refuse_media
-
-MODEL_INSTEAD = "the folder of a model that reads them"
-"""What answers prompts with images or sounds instead of a server; ``POLICIES_INSTEAD`` in rounds and comparisons."""
-
-POLICIES_INSTEAD = "leave generator out, so that the policies answer here; or leave such prompts out"
 
 _MOST_STOPS = 4  # maximum number of ``stop`` texts for a server of kind openai
 _STOPS = {"stop": "eos", "length": "length"}
@@ -143,9 +138,9 @@ def answers_from(settings: ServerConfig, asked: ServerQuery, policy: str, cache:
     about = {"kind": settings.kind, "url": settings.url, "model": server.model, "answers": True}
     made = _requests(settings, asked, about)
 
-    def ask(messages: Sequence[Mapping[str, str]], fields: Mapping[str, Any]) -> Reply:
+    def ask(messages: Sequence[Mapping[str, Any]], fields: Mapping[str, Any]) -> Reply:
         if messages:
-            return server.ask(messages, fields)
+            return server.ask(for_server(messages), fields)
         return server.complete(fields["prompt"], {key: value for key, value in fields.items() if key != "prompt"})
 
     with Cache(cache) as replies:
@@ -201,7 +196,14 @@ def refuse_unsupported(settings: ServerConfig, asked: ServerQuery) -> None:
     Raises:
         AfzalError: names what the server does not support.
     """
-    refuse_media(asked.prompts, settings.url, MODEL_INSTEAD)
+    shows = [index for index, prompt in enumerate(asked.prompts) if media_of(prompt)]
+    if settings.kind == "vllm" and shows:
+        raise AfzalError(
+            f"a server of kind vllm is sent token ids, and prompt {shows[0]} has images or sounds",
+            where=settings.url,
+            why=f"{len(shows)} of {len(asked.prompts)} prompts have some",
+            remedy="kind: openai sends prompts as messages; or name a model's folder instead of the server",
+        )
     unknown = {"top_k": asked.sampling.top_k, "min_new_tokens": asked.sampling.min_new_tokens}
     if settings.kind == "openai" and (unsupported := [name for name, value in unknown.items() if value]):
         raise AfzalError(
@@ -237,14 +239,15 @@ def _requests(settings: ServerConfig, asked: ServerQuery, about: Mapping[str, An
             messages, fields = _request(settings.kind, asked, index, prompt, limit)
             fields |= {"seed": seed} if asked.sampling.temperature > 0 else {}
             # two equal prompts are separate requests
-            key = key_of({**about, "messages": list(messages), "fields": fields, "place": [index, number]})
+            sent = cache_key_parts(messages)
+            key = key_of({**about, "messages": sent, "fields": fields, "place": [index, number]})
             made[index, number] = Request(messages, fields, key)
     return made
 
 
 def _request(
     kind: str, asked: ServerQuery, index: int, prompt: Turns, limit: int
-) -> tuple[tuple[Mapping[str, str], ...], dict[str, Any]]:
+) -> tuple[tuple[Mapping[str, Any], ...], dict[str, Any]]:
     """The messages (empty if the prompt is among the fields) and the fields, without a seed."""
     how, chat = asked.sampling, not isinstance(prompt, str)
     ends = asked.speaker.ends(chat=chat) if asked.speaker is not None else []
@@ -271,9 +274,7 @@ def _request(
         fields |= {"stop": asked.speaker.end_texts(chat=chat)[:_MOST_STOPS]}
     if isinstance(prompt, str):
         return (), {"prompt": prompt, **fields}
-    written = turns_to_json(prompt)
-    assert not isinstance(written, str)
-    return tuple(written), fields
+    return tuple(messages_of(prompt)), fields
 
 
 def _all_identical(reply_to: Mapping[tuple[int, int], Reply], asked: ServerQuery) -> bool:

@@ -14,12 +14,10 @@ from afzal.config import IterateConfig
 from afzal.data.turns import answer_text
 from afzal.errors import AfzalError
 from afzal.generate import Prompt
-from afzal.generate.with_server import POLICIES_INSTEAD
 from afzal.prepare.columns import requested_columns, requests_of_rewards
 from afzal.records import Item, Turns, labels, prompt_key, template_fields
 from afzal.tokens import Speaker, Tree, any_chat
 from afzal.tokens.assistant_turns import remark_texts
-from afzal.tokens.media import refuse_media
 
 T = TypeVar("T")
 
@@ -77,9 +75,6 @@ def read_questions(config: IterateConfig, speaker: Speaker) -> Questions:
     dataset = data.read(config.prompts, columns=config.columns or None, format=config.data_format, asked=wanted)
     others = data.read(config.held_out_prompts, asked=wanted).items if config.held_out_prompts else []
     names = requested_columns(asks, [*dataset.items, *others], config.prompts)
-    if config.generator is not None:
-        refuse_media(dataset.items, config.prompts, POLICIES_INSTEAD)
-        refuse_media(others, config.held_out_prompts or "", POLICIES_INSTEAD)
     chat = any_chat([*dataset.items, *others])
     notes = [speaker.notice] if chat and speaker.notice else []
     remarks: Counter[str] = Counter()

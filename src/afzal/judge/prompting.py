@@ -10,11 +10,12 @@ from afzal.data.turns import full_text
 from afzal.errors import AfzalError
 from afzal.judge import replies
 from afzal.judge.games import Game, Ruling, in_pair_order
-from afzal.judge.message_parts import cache_key_parts, content
+from afzal.judge.message_parts import content
 from afzal.judge.replies import Reading
 from afzal.judge.verdicts import Outcome
 from afzal.records import Turns
 from afzal.servers.cache import Cache, Reply, key_of
+from afzal.servers.messages import cache_key_parts
 from afzal.servers.requests import Ask, Request, answered
 
 

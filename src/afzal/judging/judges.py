@@ -19,7 +19,6 @@ from afzal.hashes import content_hash
 from afzal.judge import people, pointwise, prompting, recorded
 from afzal.judge.debate import CONTROLS, PROTOCOL_NAMES, Protocol
 from afzal.judge.games import Game, Judge, Pair, Ruling, games_of
-from afzal.judge.message_parts import for_server
 from afzal.judging import debates
 from afzal.model.load import pick_device
 from afzal.objectives import names_function
@@ -28,6 +27,7 @@ from afzal.rewards.functions import CONTRACT, own_function
 from afzal.rewards.source import Columns, Rewarder, implicit_rewards, reward_source
 from afzal.servers.cache import Cache
 from afzal.servers.client import opened
+from afzal.servers.messages import for_server
 from afzal.servers.requests import Ask, counter
 
 BETA = 0.1

@@ -21,7 +21,6 @@ import numpy as np
 
 from afzal.errors import AfzalError
 from afzal.media import KINDS, Media, MediaKind
-from afzal.records import Item, Turns, media_of
 from afzal.tokens.template import TurnError
 
 _KEPT = 64
@@ -155,32 +154,6 @@ class MediaReader:
         output = self.processor(**arguments)
         ((offset,),) = output["text_replacement_offsets"]
         return offset["replacement"], {name: np.asarray(v) for name, v in output.items() if name not in _TEXT}
-
-
-def refuse_media(prompts: Sequence[Item | Turns], source: str, remedy: str) -> None:
-    """Refuse prompts with images or sounds, if a server writes the answers.
-
-    Args:
-        prompts: rows, which are named by their places, or prompts alone, which are named by their numbers.
-        source: the file of the prompts.
-        remedy: what to do with such prompts.
-
-    Raises:
-        AfzalError: there is one; names the first.
-    """
-    shown = [item.prompt if isinstance(item, Item) else item for item in prompts]
-    with_media = [k for k, prompt in enumerate(shown) if media_of(prompt)]
-    if not with_media:
-        return
-    first = with_media[0]
-    item = prompts[first]
-    name = (item.where or item.id) if isinstance(item, Item) else f"prompt {first + 1}"
-    raise AfzalError(
-        f"{name} shows an {media_of(shown[first])[0].kind}, and a server that writes answers receives only text",
-        where=source,
-        why=f"{len(with_media)} of {len(prompts)} prompts have images or sounds",
-        remedy=remedy,
-    )
 
 
 def reader_of(processor: Any) -> MediaReader | None:
