@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers_ranks import run_ranks, start_ranks
+from helpers_ranks import assert_read_once, run_in_shards, run_ranks, start_ranks
 from helpers_rounds import lines
 from helpers_runs import finished, model_folder, pair_file, start_command
 from safetensors.numpy import load_file
@@ -37,6 +38,14 @@ def folder(tmp_path_factory) -> Path:
     AutoTokenizer.from_pretrained(path / "model").save_pretrained(path / "scorer")
     pair_file(path / "pairs.jsonl", 24)
     (path / "rewards.py").write_text(REWARD)
+    shutil.copytree(path / "scorer", path / "judge-scorer")
+    for width, name in ((16, "judge-policy"), (48, "judge-reference")):
+        model_folder(path / name, hidden_size=width)
+    named = {"policy": path / "judge-policy", "reference": path / "judge-reference"}
+    (path / "judge.yaml").write_text(f"kind: reward\nmodel: {path / 'judge-scorer'}\n")
+    (path / "policy.yaml").write_text(
+        "kind: policy\nmodel: {policy}\nreference: {reference}\nbeta: 2.0\n".format(**named)
+    )
     return path
 
 
@@ -111,6 +120,7 @@ def test_rounds_of_two_ranks_are_those_of_one_process(folder, tmp_path):
     "way",
     [
         {"reward": "scorer", "cost": "letters", "cost_bound": 1.0, "accumulate": True},
+        {"reward": "judge.yaml", "watch_reward": "policy.yaml", "rounds": 1},
         {"reference": "previous", "pairing": "rso", "rso_accepted": 3},
         {"lora_rank": 4},
         {"pairing": "spin", "reward": None},
@@ -122,9 +132,24 @@ def test_three_ranks_are_one_in_other_ways(folder, tmp_path, way):
     way = dict(way)
     if way.get("reward") == "scorer":
         way |= {"reward": folder / "scorer", "cost": f"{folder / 'rewards.py'}:letters"}
+    if way.get("reward") == "judge.yaml":
+        way |= {name: folder / way[name] for name in ("reward", "watch_reward")}
     assert alone(command(folder, tmp_path / "one", **way)) == 0
     assert run_ranks(command(folder, tmp_path / "three", **way), 3) == [0, 0, 0]
     assert_same(tmp_path / "one", tmp_path / "three", way.get("rounds", 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tensor_parallel", [1, 2])
+def test_each_rank_reads_its_shards_of_what_judges_the_answers(folder, tmp_path, tensor_parallel):
+    """A reward model named directly, and one and a policy with its reference named by judges."""
+    judges = {"reward": folder / "scorer", "watch_reward": folder / "policy.yaml", "cost": folder / "judge.yaml"}
+    more = {"cost_bound": 1.0, "rounds": 1, "tensor_parallel": tensor_parallel}
+    models = [folder / name for name in ("scorer", "judge-scorer", "judge-policy", "judge-reference")]
+    codes, read = run_in_shards(command(folder, tmp_path / "two", **judges, **more), 2, *models)
+    assert codes == [0, 0]
+    for model in models:
+        assert_read_once(model, read)
 
 
 def test_ranks_wait_for_people_and_continue(folder, tmp_path):

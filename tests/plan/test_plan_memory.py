@@ -87,7 +87,7 @@ def test_online_methods_hold_more_models():
     cut = states(ppo, Layout(shards=8, gpus=8))
     assert cut["value model"] == (2 * (N - trunk) + 4 * (trunk + head)) / 8  # whose masters are what is gathered
     assert cut["reward model"] == 4 * (trunk + head) / 8
-    assert states(ppo, Layout(shards=4, tensor=2, gpus=8))["reward model"] == 4 * (trunk + head)
+    assert states(ppo, Layout(shards=4, tensor=2, gpus=8))["reward model"] == 4 * (trunk + head) / 8
     assert adapted["optimiser"] == 8 * (2 * small + head)
     shared = states(replace(ppo, value="shared"), Layout())
     assert shared["optimiser"] == 8 * (N + head)
@@ -108,6 +108,8 @@ def test_of_models_in_shards_those_that_write_or_the_one_that_rewards_are_whole(
         gathered = moments(job, eight, device)[-1].terms["gathered"]
         trunk = parameters(reward) - (0 if reward.tied else embedding_parameters(reward))
         assert gathered == max(2 * 2 * parameters(policy), 4 * (trunk + reward.width))
+        split = moments(job, Layout(gpus=8, shards=4, tensor=2), device)[-1].terms["gathered"]
+        assert split == max(2 * parameters(policy), 4 * (trunk + reward.width))
 
 
 def test_writing_answers_keeps_keys_and_values_by_hand():

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers_ranks import run_ranks, start_group, start_ranks
-from helpers_runs import _run, command_line, finished, model_folder, pair_file, settings, start_command
+from helpers_ranks import assert_read_once, run_in_shards, run_ranks, start_ranks
+from helpers_runs import command_line, finished, model_folder, pair_file, settings, start_command
 from helpers_tokenizers import byte_tokenizer
 from safetensors.torch import load_file
 
@@ -208,6 +208,8 @@ FROM_REWARDS: dict[str, tuple[str, dict[str, Any]]] = {
     "grpo-lora": ("grpo", {"n": 3, "lora_rank": 4}),
     "grpo-experts": ("grpo", {"n": 3, "lora_rank": 4}),
     "rloo-scored": ("rloo", {"n": 3, "reward": "scorer"}),
+    "rloo-judged": ("rloo", {"n": 3, "reward": "judge.yaml"}),
+    "grpo-by-policy": ("grpo", {"n": 3, "reward": "policy.yaml"}),
     "grpo-elsewhere": ("grpo", {"n": 3, "reference": "other"}),
     "two-prompts": ("rloo", {"n": 2, "batch_size": 2, "minibatches": 2}),
 }
@@ -240,7 +242,23 @@ def rewarded(tmp_path: Path, out: str, name: str, **more: Any) -> dict[str, Any]
     for setting in {"value_model", "reward"} & {name for name, value in values.items() if value == "scorer"}:
         values[setting] = str(tmp_path / "scorer")
         reward_model(tmp_path / "model", tmp_path / "scorer")
+    if values["reward"] in ("judge.yaml", "policy.yaml"):
+        values["reward"] = str(judge_file(tmp_path, values["reward"]))
     return values
+
+
+def judge_file(folder: Path, name: str) -> Path:
+    """A judge that scores each answer alone: a reward model, or a policy and its reference."""
+    if name == "judge.yaml":
+        reward_model(folder / "model", folder / "scorer")
+        named = f"kind: reward\nmodel: {folder / 'scorer'}\n"
+    else:
+        vocabulary = json.loads((folder / "model" / "config.json").read_text())["vocab_size"]
+        for seed, model in enumerate(("judge-policy", "judge-reference")):
+            model_folder(folder / model, vocab_size=vocabulary, hidden_size=16 * (1 + seed))
+        named = f"kind: policy\nmodel: {folder / 'judge-policy'}\nreference: {folder / 'judge-reference'}\nbeta: 2.0\n"
+    (folder / name).write_text(named)
+    return folder / name
 
 
 def reward_model(model: Path, out: Path) -> None:
@@ -250,18 +268,6 @@ def reward_model(model: Path, out: Path) -> None:
     made, tokenizer = load_reward_model(str(model), seed=3), byte_tokenizer()
     choose_pad(made, tokenizer, set())
     save_reward_model(made, tokenizer, out, shift=0.25)
-
-
-def _without_whole_models(arguments: list[str], environment: dict[str, str]) -> None:
-    os.environ.update(environment)
-    import afzal.model.load
-    import afzal.model.reward
-
-    def refuse(folder: str, **settings: Any) -> Any:
-        raise AssertionError(f"{folder} is loaded whole")
-
-    afzal.model.load.load_causal_model = afzal.model.reward.load_classifier = refuse
-    _run(arguments)
 
 
 @pytest.mark.parametrize(
@@ -290,8 +296,21 @@ def test_no_rank_loads_a_whole_model(tmp_path, name, code):
         values = given(tmp_path, "out", method, **asked)
     else:
         values = rewarded(tmp_path, "out", name, iterations=1)
-    started = start_group(_without_whole_models, 2, command_line(method, values))
-    assert [finished(process) for process in started] == [code, code]
+    codes, _ = run_in_shards(command_line(method, values), 2)
+    assert codes == [code, code]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["rloo-scored", "rloo-judged", "grpo-by-policy"])
+@pytest.mark.parametrize("tensor_parallel", [1, 2])
+def test_each_rank_reads_its_shards_of_what_judges_the_answers(tmp_path, name, tensor_parallel):
+    model_folder(tmp_path / "model", vocab_size=264)
+    more = {"iterations": 1, "eval_prompts": 1, "tensor_parallel": tensor_parallel}
+    method, values = FROM_REWARDS[name][0], rewarded(tmp_path, "out", name, **more)
+    codes, read = run_in_shards(command_line(method, values), 2)
+    assert codes == [0, 0]
+    for judge in ("judge-policy", "judge-reference") if name == "grpo-by-policy" else ("scorer",):
+        assert_read_once(tmp_path / judge, read)
 
 
 @pytest.mark.slow

@@ -159,18 +159,11 @@ def test_a_frozen_model_that_every_rank_loads_whole_is_told_of(world, said, monk
     for name in ("load_model", "load_reward_model"):
         monkeypatch.setattr(parallel, name, lambda path, device: torch.nn.Linear(2, 2))
     cpu = torch.device("cpu")
+    judges = parallel.Scorers().loaders
     for load in (
         lambda: parallel.frozen_model("other", "fp32", cpu),
-        lambda: parallel.frozen_reward_model("other", cpu),
+        lambda: judges.reward("other", cpu),
+        lambda: judges.language("other", cpu),
     ):
         load()
         assert capsys.readouterr().err == said
-
-
-def test_a_reward_model_under_tensor_parallelism_is_told_of_as_whole(monkeypatch, capsys):
-    monkeypatch.setattr(ranks, "world", lambda: 2)
-    monkeypatch.setattr(ranks, "data_world", lambda: 1)
-    monkeypatch.setattr(ranks, "rank", lambda: 0)
-    monkeypatch.setattr(parallel, "load_reward_model", lambda path, device: torch.nn.Linear(2, 2))
-    parallel.frozen_reward_model("judge", torch.device("cpu"))
-    assert capsys.readouterr().err.startswith("note: every rank loads all of judge: under tensor_parallel")

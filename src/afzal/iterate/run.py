@@ -238,14 +238,18 @@ def _token_hash(questions: Questions) -> str:
 def _open_reward(spec: str | None, config: IterateConfig) -> Rewarder | None:
     if spec is None or spec == PEOPLE:
         return None
-    return reward_or_judge(
+    scorers = parallel.Scorers()
+    rewarder = reward_or_judge(
         spec,
         device=pick_device(ranks.own_device(config.device)),
         max_tokens=config.max_tokens,
         tokens_per_forward=config.pass_tokens,
         eos_token=config.eos_token,
         replies=Path(config.out) / REPLIES,
+        loaders=scorers.loaders,
     )
+    scorers.let_go()
+    return scorers.together(rewarder)
 
 
 def _generator(config: IterateConfig) -> ServerConfig | None:

@@ -24,7 +24,7 @@ from afzal.model.load import pick_device
 from afzal.objectives import names_function
 from afzal.records import Item, Turns, media_of
 from afzal.rewards.functions import CONTRACT, own_function
-from afzal.rewards.source import Columns, Rewarder, implicit_rewards, reward_source
+from afzal.rewards.source import Columns, Loaders, Rewarder, implicit_rewards, reward_source
 from afzal.servers.cache import Cache
 from afzal.servers.client import opened
 from afzal.servers.messages import for_server
@@ -351,6 +351,7 @@ def rewarder_of(
     max_tokens: int = 1024,
     tokens_per_forward: int = 8192,
     eos_token: str | None = None,
+    loaders: Loaders | None = None,
 ) -> Rewarder:
     """Rewards from a judge that scores each answer alone: a rule, a function, a reward model or a policy.
 
@@ -376,11 +377,17 @@ def rewarder_of(
             device=device,
             max_tokens=max_tokens,
             tokens_per_forward=tokens_per_forward,
+            loaders=loaders,
         )
     source = settings.function if settings.kind == "function" else settings.model
     assert source is not None
     return reward_source(
-        source, device=device, max_tokens=max_tokens, tokens_per_forward=tokens_per_forward, eos_token=eos_token
+        source,
+        device=device,
+        max_tokens=max_tokens,
+        tokens_per_forward=tokens_per_forward,
+        eos_token=eos_token,
+        loaders=loaders,
     )
 
 

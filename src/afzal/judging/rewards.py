@@ -10,7 +10,7 @@ from afzal.config.judging import JudgeConfig
 from afzal.errors import AfzalError
 from afzal.judging.judges import resolve_judge, rewarder_of, server_rewards
 from afzal.objectives import names_function
-from afzal.rewards.source import LoadModel, Rewarder, reward_source
+from afzal.rewards.source import Loaders, Rewarder, reward_source
 
 
 def names_judge(spec: str) -> bool:
@@ -72,13 +72,12 @@ def reward_or_judge(
     tokens_per_forward: int = 8192,
     eos_token: str | None = None,
     replies: Path,
-    load: LoadModel | None = None,
+    loaders: Loaders | None = None,
 ) -> Rewarder:
     """As :func:`afzal.rewards.source.reward_source`, but ``spec`` may also be the YAML file of a judge.
 
     Args:
         replies: file for a server's replies; the server is asked about each answer only once.
-        load: opens a reward model that ``spec`` names directly; one named by a judge is loaded unsharded.
 
     Raises:
         AfzalError: as for :func:`scoring_judge` and :func:`afzal.rewards.source.reward_source`.
@@ -90,7 +89,7 @@ def reward_or_judge(
             max_tokens=max_tokens,
             tokens_per_forward=tokens_per_forward,
             eos_token=eos_token,
-            load=load,
+            loaders=loaders,
         )
     settings = scoring_judge(spec)
     if settings.kind == "http":
@@ -101,4 +100,5 @@ def reward_or_judge(
         max_tokens=max_tokens,
         tokens_per_forward=tokens_per_forward,
         eos_token=eos_token,
+        loaders=loaders,
     )

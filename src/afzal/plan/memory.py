@@ -156,8 +156,8 @@ def states(job: Job, layout: Layout) -> dict[str, float]:
         moved = trained_value(job)
         each = (e + 4 if e == 2 else e) if unsharded else 4  # a working copy and a master, or a single copy
         terms["value model"] = float(e * (value_parameters(job) - moved) + each * moved) / split
-    if job.reward is not None:  # in float32 too; unsharded under tensor parallelism
-        terms["reward model"] = reward_bytes(job.reward) / (layout.shards if layout.tensor == 1 else 1)
+    if job.reward is not None:  # in float32 too; its layers are sharded over all devices, and its matrices not cut
+        terms["reward model"] = reward_bytes(job.reward) / split
     return terms
 
 

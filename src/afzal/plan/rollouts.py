@@ -112,7 +112,7 @@ def scoring_bytes(job: Job, layout: Layout, device: Device) -> dict[str, float]:
     if device.name == "cpu":
         logits = 2 * min(e * compared, SCORED_BYTES_CPU) + _COMPARED * _FLOAT32 * min(compared, SCORED_CACHED_CPU)
     of_reward = block_working_bytes(job.reward, _FLOAT32) if job.reward is not None else 0.0
-    apart = job.reward is not None and layout.shards > 1 and layout.tensor == 1
+    apart = job.reward is not None and layout.shards * layout.tensor > 1
     working = max(block_working_bytes(shape, e, layout.tensor), 0.0 if apart else of_reward)
     block = tokens * working + merged_bytes(job)
     at_head = states + logits >= block

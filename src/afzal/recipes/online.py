@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from afzal.config import OnlineConfig, TrainConfig
 from afzal.errors import AfzalError
 from afzal.folders.compatibility import refuse_other_size
@@ -30,7 +28,7 @@ from afzal.text import plural
 from afzal.train import ranks
 from afzal.train.feed import Layout
 from afzal.train.rollouts import Controller, Rollouts
-from afzal.train.shard import Sharded, is_in_pieces
+from afzal.train.shard import Sharded
 
 _MANY_CUT = 0.1  # share of a rollout's answers
 
@@ -100,13 +98,7 @@ def rollouts(
     Raises:
         AfzalError: the reward cannot be opened, or nothing ends an answer.
     """
-    scorers: list[Any] = []
-
-    def opened(path: str, device: torch.device) -> Any:
-        scorer = parallel.frozen_reward_model(path, device)
-        scorers.extend([scorer] if is_in_pieces(scorer) else ())
-        return scorer
-
+    scorers = parallel.Scorers()
     rewarder = reward_or_judge(
         config.reward,
         device=layout.device,
@@ -114,9 +106,9 @@ def rollouts(
         tokens_per_forward=layout.tokens_per_forward,
         eos_token=config.eos_token,
         replies=Path(config.out) / REPLIES,
-        load=opened,
+        loaders=scorers.loaders,
     )
-    parallel.let_go(*scorers)
+    scorers.let_go()
     writer = Writer(
         config=config,
         model=model,
@@ -129,7 +121,7 @@ def rollouts(
         turns=prepared.prompts,
         eos=prepared.ends,
         starts_at_reference=reference.is_start,
-        scorers=scorers,
+        scorers=scorers.sharded,
     )
     feed = _feed(config, prepared, writer.write, layout)
     look = held_out(writer, prepared.evaluation, prepared.evaluation_prompts)

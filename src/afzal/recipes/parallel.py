@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,8 @@ from afzal.model.reference import Frozen, Reference
 from afzal.model.reward import blank_reward_model, load_reward_model
 from afzal.model.sanity import not_finite, refuse_fault, refuse_silent
 from afzal.model.value import Critic
+from afzal.records import Turns
+from afzal.rewards.source import Columns, Loaders, Rewarder
 from afzal.runs import torchrun
 from afzal.runs.torchrun import world_size
 from afzal.terminal.console import VisibleConsole
@@ -32,7 +34,7 @@ from afzal.train.loop import State
 from afzal.train.optim import trainable
 from afzal.train.precision import Dtype, Weights
 from afzal.train.progress import Reporter
-from afzal.train.shard import Sharded, is_in_pieces, read_frozen, reshard, shard, start_norms_in_pieces
+from afzal.train.shard import Sharded, gathered, is_in_pieces, read_frozen, reshard, shard, start_norms_in_pieces
 
 
 def refuse(config: TrainConfig, model: Any) -> None:
@@ -216,25 +218,77 @@ def frozen_model(path: str, dtype: Dtype, device: torch.device) -> Any:
     return load_model(path, device=device).requires_grad_(False) if pieces is None else pieces
 
 
-def frozen_reward_model(path: str, device: torch.device) -> Any:
-    """Load a reward model that never trains, in float32: sharded as in :func:`frozen_model`, except under tensor
-    parallelism, where the first rank of a group scores alone."""
-    cut = ranks.data_world() == ranks.world() > 1
-    pieces = _frozen_pieces(partial(blank_reward_model, path), "fp32", device, path) if cut else None
-    if ranks.world() > 1 and not cut:
-        tell_whole(path, "under tensor_parallel one rank of a group scores alone")
-    return load_reward_model(path, device=device) if pieces is None else pieces
+class Scorers:
+    """The models that reward answers. They never train; with several ranks they are sharded, if they can be read so,
+    and gathered while they score.
+
+    Tensor parallelism does not cut them, since each rank scores its own answers: their layers are sharded over all
+    ranks.
+    """
+
+    def __init__(self) -> None:
+        self.sharded: list[Any] = []
+
+    @property
+    def loaders(self) -> Loaders:
+        """Open models in float32, and remember those that are sharded."""
+        return Loaders(
+            reward=lambda path, device: self._open(blank_reward_model, load_reward_model, path, device),
+            language=lambda path, device: self._open(blank_model, load_model, path, device),
+        )
+
+    def _open(
+        self,
+        blank: Callable[[str], tuple[Any, LazyWeights]],
+        load: Callable[..., Any],
+        path: str,
+        device: torch.device,
+    ) -> Any:
+        pieces = None
+        if ranks.world() > 1:
+            pieces = _frozen_pieces(partial(blank, path), "fp32", device, path, layers_only=True)
+        if pieces is None:
+            return load(path, device=device)
+        self.sharded.append(pieces)
+        return pieces
+
+    def let_go(self) -> None:
+        """Release layers that a trial has gathered."""
+        let_go(*self.sharded)
+
+    def together(self, rewarder: Rewarder) -> Rewarder:
+        """The rewarder of these models for calls that all ranks make together, each with answers of its own."""
+
+        def rewards(
+            prompts: Sequence[Turns],
+            answers: Sequence[str],
+            ended: Sequence[bool] | None = None,
+            columns: Columns | None = None,
+        ) -> list[float]:
+            with gathered(*self.sharded):
+                return rewarder(prompts, answers, ended, columns)
+
+        return rewards if self.sharded else rewarder
 
 
 def _frozen_pieces(
-    blank: Callable[[], tuple[Any, LazyWeights]], dtype: Dtype, device: torch.device, path: str
+    blank: Callable[[], tuple[Any, LazyWeights]],
+    dtype: Dtype,
+    device: torch.device,
+    path: str,
+    *,
+    layers_only: bool = False,
 ) -> Any | None:
-    """A sharded model that never trains, checked to be sound; None if it cannot be read in shards."""
+    """A sharded model that never trains, checked to be sound; None if it cannot be read in shards.
+
+    Args:
+        layers_only: as for :func:`afzal.train.shard.read_frozen`.
+    """
     candidate = opened(blank)
     if candidate.unread is None:
         tell_whole(path, candidate.why_whole)
         return None
-    model = read_frozen(candidate.model, dtype, device, candidate.unread)
+    model = read_frozen(candidate.model, dtype, device, candidate.unread, layers_only=layers_only)
     refuse_unsound_pieces(model, path)
     return model
 

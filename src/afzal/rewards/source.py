@@ -51,6 +51,18 @@ Columns = Sequence[Mapping[str, Any]]
 LoadModel = Callable[[str, torch.device], Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Loaders:
+    """How models that score answers are opened on a device; by default unsharded.
+
+    Attributes:
+        language: for implicit rewards.
+    """
+
+    reward: LoadModel = lambda path, device: load_reward_model(path, device=device)
+    language: LoadModel = lambda path, device: load_model(path, device=device)
+
+
 def reward_source(
     spec: str,
     *,
@@ -58,7 +70,7 @@ def reward_source(
     max_tokens: int = 1024,
     tokens_per_forward: int = 8192,
     eos_token: str | None = None,
-    load: LoadModel | None = None,
+    loaders: Loaders | None = None,
 ) -> Rewarder:
     """The rewarder that ``spec`` names.
 
@@ -68,7 +80,6 @@ def reward_source(
         max_tokens: longest prompt + answer that a reward model reads; longer ones are truncated.
         eos_token: the end of an answer for the reward model; default: the end it was trained with, if its folder is a
             run that names one, else its tokenizer's EOS.
-        load: opens a reward model on a device; None loads it unsharded.
 
     Returns:
         A rewarder that raises an error for a reward that is not finite, naming the prompt and the answer.
@@ -79,7 +90,7 @@ def reward_source(
     if names_function(spec):
         return _checked(by_text(own_function(spec, "reward", CONTRACT), spec), spec)
     on = torch.device(device)
-    scores, sharing, context = reward_scorer(spec, "reward", max_tokens, on, load)
+    scores, sharing, context = reward_scorer(spec, "reward", max_tokens, on, loaders)
     layout = Layout(sharing, tokens_per_forward, on)
     speaker = replace(speaker_as_trained(spec, eos_token), context=context)
     return _checked(_Reader(scores, speaker, layout, max_tokens).rewards, spec)
@@ -93,6 +104,7 @@ def implicit_rewards(
     device: torch.device | str = "cpu",
     max_tokens: int = 1024,
     tokens_per_forward: int = 8192,
+    loaders: Loaders | None = None,
 ) -> Rewarder:
     """A policy's implicit rewards beta (log pi - log pi_ref) of complete answers, in nats (Rafailov et al. 2023, arXiv
     2305.18290, eq. 5, up to a constant per prompt).
@@ -105,7 +117,7 @@ def implicit_rewards(
         AfzalError: a model cannot be loaded, or the two do not belong together.
     """
     place, speaker = torch.device(device), speaker_as_trained(policy)
-    scores, sharing, context = implicit_scorer(policy, reference, beta, max_tokens, place, speaker.tokenizer)
+    scores, sharing, context = implicit_scorer(policy, reference, beta, max_tokens, place, speaker.tokenizer, loaders)
     layout = Layout(sharing, tokens_per_forward, place)
     reader = _Reader(scores, replace(speaker, context=context), layout, max_tokens)
     return _checked(reader.rewards, f"{policy} against {reference}")
@@ -126,18 +138,16 @@ def speaker_as_trained(path: str, eos_token: str | None = None) -> Speaker:
 
 
 def reward_scorer(
-    spec: str, setting: str, max_tokens: int, device: torch.device, load: LoadModel | None = None
+    spec: str, setting: str, max_tokens: int, device: torch.device, loaders: Loaders | None = None
 ) -> tuple[ScoreBatch, Sharing, int | None]:
     """A reward model as a scorer ``[B, heads]`` of batches (less its stated shift), how it shares prompts, and its
     context.
 
     Args:
         setting: the setting that names the model, for messages.
-        load: opens the model on the device; None loads it unsharded.
     """
     refuse_language_model(spec, setting)
-    made = load_reward_model(spec, device=device) if load is None else load(spec, device)
-    model = made.requires_grad_(False)
+    model = (loaders or Loaders()).reward(spec, device).requires_grad_(False)
     shift = shift_of(model)
     return (
         lambda batch: head_scores(model, batch) - shift,
@@ -147,12 +157,19 @@ def reward_scorer(
 
 
 def implicit_scorer(
-    policy: str, reference: str, beta: float, max_tokens: int, device: torch.device, tokenizer: Any
+    policy: str,
+    reference: str,
+    beta: float,
+    max_tokens: int,
+    device: torch.device,
+    tokenizer: Any,
+    loaders: Loaders | None = None,
 ) -> tuple[ScoreBatch, Sharing, int | None]:
     """A scorer of implicit rewards ``[B, 1]``, how both models share prompts, and the smaller of their contexts."""
     what = f"the reference {reference}"
     refuse_another_tokenizer(tokenizer, reference, what)
-    models = [load_model(path, device=device).requires_grad_(False) for path in (policy, reference)]
+    load = (loaders or Loaders()).language
+    models = [load(path, device).requires_grad_(False) for path in (policy, reference)]
     refuse_other_size(vocabulary_of(models[0]), vocabulary_of(models[1]), what)
     sharing = choose_common_sharing(models, max_tokens)
 

@@ -77,8 +77,16 @@ def mesh(device: str) -> DeviceMesh:
     from torch.distributed.device_mesh import init_device_mesh
 
     if tensor() == 1:
-        return init_device_mesh(device, (world(),), mesh_dim_names=("shard",))
+        return flat_mesh(device)
     return init_device_mesh(device, (data_world(), tensor()), mesh_dim_names=("shard", "tensor"))
+
+
+@cache
+def flat_mesh(device: str) -> DeviceMesh:
+    """All ranks along the axis ``shard``."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    return init_device_mesh(device, (world(),), mesh_dim_names=("shard",))
 
 
 def leads() -> bool:
@@ -117,6 +125,7 @@ def joined(device: torch.device, tensor_parallel: int = 1) -> Iterator[None]:
     finally:
         _tensor = 1
         mesh.cache_clear()
+        flat_mesh.cache_clear()
         _part(store, size, wait)
         dist.destroy_process_group()
 

@@ -155,10 +155,16 @@ def shard(model: Any, device: torch.device) -> Any:
     return model
 
 
-def read_frozen(model: Any, dtype: Dtype, device: torch.device, unread: LazyWeights) -> Any:
-    """Shard a model that never trains and read its unread weights, in the compute dtype."""
+def read_frozen(
+    model: Any, dtype: Dtype, device: torch.device, unread: LazyWeights, *, layers_only: bool = False
+) -> Any:
+    """Shard a model that never trains and read its unread weights, in the compute dtype.
+
+    Args:
+        layers_only: under tensor parallelism, shard the layers over all ranks and do not cut the matrices.
+    """
     model.requires_grad_(False)
-    _into_pieces(model, dtype, "fp32", device, unread)
+    _into_pieces(model, dtype, "fp32", device, unread, layers_only=layers_only)
     return model
 
 
@@ -227,7 +233,13 @@ def gathered(*models: Any) -> Iterator[None]:
 
 
 def _into_pieces(
-    model: Any, dtype: Dtype, policy: Dtype, device: torch.device, unread: LazyWeights | None
+    model: Any,
+    dtype: Dtype,
+    policy: Dtype,
+    device: torch.device,
+    unread: LazyWeights | None,
+    *,
+    layers_only: bool = False,
 ) -> UnusedParameters | None:
     """Shard a model, and read this rank's shards of unread weights."""
     places = {} if unread is None else _places(model, unread)
@@ -235,7 +247,7 @@ def _into_pieces(
     if dtype == "bf16":
         trains = trainable(model)  # what never trains needs no float32 master
         cast_parameters(model, torch.bfloat16, keep=lambda name: name in trains)
-    touched = _cut(model, policy, device)
+    touched = _cut(model, policy, device, layers_only=layers_only)
     pieces = {name: p for name, p in model.named_parameters() if name in places}
     fill({name: (places[name], _slices(p), local(p.detach())) for name, p in pieces.items()})
     return touched
@@ -251,21 +263,21 @@ def _places(model: nn.Module, unread: LazyWeights) -> dict[str, Place]:
     return places
 
 
-def _cut(model: Any, dtype: Dtype, device: torch.device) -> UnusedParameters | None:
+def _cut(model: Any, dtype: Dtype, device: torch.device, *, layers_only: bool = False) -> UnusedParameters | None:
     """Shard each block separately, and the rest with the root: embeddings and head, which stay gathered from a forward
     pass to its backward pass, since log-probs are taken outside the model's own forward; and towers, which rows without
     images or sounds do not run (:mod:`.unused_parameters`).
 
-    Under tensor parallelism the model's matrices are first cut by its plan. Weights on the meta device become empty
-    shards.
+    Under tensor parallelism the model's matrices are first cut by its plan, unless ``layers_only``. Weights on the meta
+    device become empty shards.
     """
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     model._apply(lambda t: t if t.is_meta else t.to(device))
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if dtype == "bf16" else MixedPrecisionPolicy()
-    mesh = ranks.mesh(device.type)
-    if ranks.tensor() > 1:
+    mesh = ranks.flat_mesh(device.type) if layers_only else ranks.mesh(device.type)
+    if ranks.tensor() > 1 and not layers_only:
         into_slices(model, mesh["tensor"])
     inside = {m for tower in towers(model).values() for m in tower.modules()}
     blocks = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer) and m not in inside]
