@@ -146,10 +146,27 @@ def test_each_rank_reads_its_shards_of_what_judges_the_answers(folder, tmp_path,
     judges = {"reward": folder / "scorer", "watch_reward": folder / "policy.yaml", "cost": folder / "judge.yaml"}
     more = {"cost_bound": 1.0, "rounds": 1, "tensor_parallel": tensor_parallel}
     models = [folder / name for name in ("scorer", "judge-scorer", "judge-policy", "judge-reference")]
-    codes, read = run_in_shards(command(folder, tmp_path / "two", **judges, **more), 2, *models)
+    codes, read = run_in_shards(command(folder, tmp_path / "two", **judges, **more), 2)
     assert codes == [0, 0]
     for model in models:
         assert_read_once(model, read)
+    start = [counts[str(folder / "model")] for counts in read]
+    assert max(start) <= 0.6 * sum(start)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "way", [{}, {"lora_rank": 4}, {"held_out": 1, "held_out_samples": 1, "prompts_per_round": 1}], ids=str
+)
+@pytest.mark.parametrize("n", [2, 4])
+def test_groups_of_ranks_that_share_every_matrix_are_one_process(folder, tmp_path, way, n):
+    """With one held-out prompt, one of two groups has no answer whose KL it would measure."""
+    if not (folder / "even").exists():  # the vocabulary is cut too
+        model_folder(folder / "even", vocab_size=264)
+    way = way | {"model": folder / "even"}
+    assert alone(command(folder, tmp_path / "one", **way)) == 0
+    assert run_ranks(command(folder, tmp_path / "several", **way, tensor_parallel=2), n) == [0] * n
+    assert_same(tmp_path / "one", tmp_path / "several")
 
 
 def test_ranks_wait_for_people_and_continue(folder, tmp_path):

@@ -91,3 +91,28 @@ def test_what_fails_on_one_rank_fails_on_all(tmp_path, rank, kind):
     what = "no more\n  why: it is over\n  try: stop" if kind == "afzal" else "RuntimeError: no memory"
     assert said[rank] == own
     assert said[1 - rank] == f"AfzalError rank {rank}: {what}"
+
+
+def _fails_in_a_group(argument: tuple[Path, str], environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    out, kind = argument
+    try:
+        with ranks.joined(torch.device("cpu"), tensor_parallel=2):
+            coordinator = Coordinator(WORKS)
+            if ranks.leads():
+                coordinator.run_parts("failing", [], rank=1, kind=kind)
+            else:
+                coordinator.serve([])
+    except (AfzalError, RuntimeError) as error:
+        (out / f"{ranks.global_rank()}").write_text(f"{type(error).__name__} {error}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["afzal", "other"])
+def test_a_rank_of_a_group_that_runs_out_of_memory_ends_itself_and_the_wait_of_the_others(tmp_path, kind):
+    """Its group could wait for its tensors. A fault of the data is the same on all members, and is exchanged."""
+    assert [finished(p) for p in start_group(_fails_in_a_group, 2, (tmp_path, kind))] == [0, 0]
+    said = [(tmp_path / f"{r}").read_text() for r in range(2)]
+    assert said[1].startswith("AfzalError no more" if kind == "afzal" else "RuntimeError no memory")
+    assert said[0].startswith("AfzalError rank 1: no more" if kind == "afzal" else "RuntimeError ")
+    assert "no memory" not in said[0]

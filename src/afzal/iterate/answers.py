@@ -7,22 +7,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from afzal.config import IterateConfig
 from afzal.errors import AfzalError
 from afzal.generate import Prompt, Sample, Sampling, prompt_ids, sample
 from afzal.generate.with_server import Answer
 from afzal.iterate.prompts import Question
-from afzal.model.load import load_model, pick_device
+from afzal.model.load import pick_device
 from afzal.model.probe import choose_common_sharing
 from afzal.model.reference import Frozen
+from afzal.recipes import parallel
 from afzal.recipes.divergence import kl_along
 from afzal.recipes.setup import dtype_of
 from afzal.records import turns_to_json
 from afzal.tokens import Speaker
 from afzal.train import ranks
 from afzal.train.feed import Layout
+from afzal.train.shard import gathered
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,32 +35,31 @@ class Policy:
 
     @classmethod
     def load(cls, path: str, config: IterateConfig, ends: Sequence[int]) -> Policy:
-        """Load the policy saved at ``path``, on the device and in the dtype of the settings."""
+        """Load the policy saved at ``path``, on the device and in the dtype of the settings; all ranks together."""
         device = pick_device(ranks.own_device(config.device))
-        dtype = torch.bfloat16 if dtype_of(config, device) == "bf16" else torch.float32
-        model = load_model(path, device=device, dtype=dtype)
-        return cls(model.requires_grad_(False), ends)
+        return cls(parallel.frozen_policy(path, dtype_of(config, device), device), ends)
 
     def draw(
         self, questions: Sequence[Question], n: int, sampling: Sampling, seed: int, part: range | None = None
     ) -> list[Sample]:
-        """``n`` answers to every question, in order.
+        """``n`` answers to every question, in order. All ranks must call this together.
 
         Args:
             part: the numbers of the questions to answer; default: all. A question's answer is the same in any part,
                 except for the last bit of the logits.
         """
         numbers = range(len(questions)) if part is None else part
-        drawn = sample(
-            self.model,
-            [questions[k].input for k in numbers],
-            eos=self.ends,
-            n=n,
-            sampling=sampling,
-            seed=seed,
-            rows_per_batch=self.rows_per_batch,
-            numbers=numbers,
-        )
+        with gathered(self.model):
+            drawn = sample(
+                self.model,
+                [questions[k].input for k in numbers],
+                eos=self.ends,
+                n=n,
+                sampling=sampling,
+                seed=seed,
+                rows_per_batch=self.rows_per_batch,
+                numbers=numbers,
+            )
         return [replace(s, prompt_index=numbers[s.prompt_index]) for s in drawn]
 
 
@@ -100,6 +99,8 @@ def sequence_kl(
 ) -> list[float]:
     """KL(policy || first) along each answer, in nats, by :func:`~afzal.recipes.divergence.kl_along`.
 
+    All ranks must call this together, with or without answers.
+
     Args:
         drawn: the policy's answers, in order of their prompts; every token counts, including the end marker.
         prompts: the prompts that the samples index, with their images and sounds.
@@ -109,9 +110,13 @@ def sequence_kl(
     Raises:
         AfzalError: the KL is infinite: the policy gives probability to a token that ``first`` never writes.
     """
-    longest = max((len(prompt_ids(prompts[s.prompt_index])) + len(s.ids) for s in drawn), default=0)
-    layout = Layout(choose_common_sharing((policy, first), longest), budget, next(policy.parameters()).device)
-    values = kl_along(policy, Frozen(first), drawn, prompts, layout, temperature)
+    device = next(policy.parameters()).device
+    with gathered(policy, first):
+        if not drawn:
+            return []
+        longest = max(len(prompt_ids(prompts[s.prompt_index])) + len(s.ids) for s in drawn)
+        layout = Layout(choose_common_sharing((policy, first), longest), budget, device)
+        values = kl_along(policy, Frozen(first), drawn, prompts, layout, temperature)
     if not all(map(math.isfinite, values)):
         raise AfzalError(
             "the KL of a policy to its start is not finite",

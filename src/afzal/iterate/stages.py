@@ -172,11 +172,12 @@ def refuse_generator(generator: ServerConfig, config: IterateConfig, questions: 
 
 
 def _answers(job: Job, number: int) -> list[Row]:
-    """This rank's part of a round's answers."""
+    """This rank's part of a round's answers. A tensor-parallel group draws its part together; its first rank returns
+    it."""
     asked, config = _questions(job, number), job.config
     policy = job.load(job.policy(number - 1))
-    drawn = policy.draw(asked, config.n, *_sampling(config, number), ranks.portion(len(asked)))
-    return rows_of(drawn, asked, job.speaker)
+    drawn = policy.draw(asked, config.n, *_sampling(config, number), ranks.data_portion(len(asked)))
+    return rows_of(drawn, asked, job.speaker) if ranks.speaks() else []
 
 
 def _sampling(config: IterateConfig, number: int) -> tuple[Sampling, int]:
@@ -384,11 +385,13 @@ def _held_out(job: Job, number: int, draws: str) -> list[Row]:
     policy = job.load(job.policy(number))
     plain = Sampling(config.max_new_tokens)  # the policy itself without restrictions, so that its mean KL is unbiased
     seed = _seed(config.seed, draws)
-    drawn = policy.draw(asked, config.held_out_samples, plain, seed, ranks.portion(len(asked)))
+    drawn = policy.draw(asked, config.held_out_samples, plain, seed, ranks.data_portion(len(asked)))
     kl = [0.0] * len(drawn)
-    if number and drawn:
+    if number:
         first = job.load(config.model).model
         kl = sequence_kl(policy.model, first, drawn, [q.input for q in asked], config.pass_tokens)
+    if not ranks.speaks():
+        return []
     return [{**row, "kl": value} for row, value in zip(rows_of(drawn, asked, job.speaker), kl, strict=True)]
 
 

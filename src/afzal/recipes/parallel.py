@@ -218,6 +218,18 @@ def frozen_model(path: str, dtype: Dtype, device: torch.device) -> Any:
     return load_model(path, device=device).requires_grad_(False) if pieces is None else pieces
 
 
+def frozen_policy(path: str, dtype: Dtype, device: torch.device) -> Any:
+    """Load a policy that draws answers: sharded as in :func:`frozen_model`, with an adapter in float32.
+
+    Training, which comes next, prints why a model is not sharded.
+    """
+    candidate = opened(partial(blank_model, path)) if ranks.world() > 1 else Opened(None)
+    if candidate.unread is not None:
+        return _read_frozen(candidate, dtype, device, path, keep=lambda name: "lora_" in name)
+    as_loaded = torch.bfloat16 if dtype == "bf16" else torch.float32
+    return load_model(path, device=device, dtype=as_loaded).requires_grad_(False)
+
+
 class Scorers:
     """The models that reward answers. They never train; with several ranks they are sharded, if they can be read so,
     and gathered while they score.
@@ -276,19 +288,23 @@ def _frozen_pieces(
     dtype: Dtype,
     device: torch.device,
     path: str,
-    *,
-    layers_only: bool = False,
+    **how: Any,
 ) -> Any | None:
     """A sharded model that never trains, checked to be sound; None if it cannot be read in shards.
 
     Args:
-        layers_only: as for :func:`afzal.train.shard.read_frozen`.
+        how: as for :func:`afzal.train.shard.read_frozen`.
     """
     candidate = opened(blank)
     if candidate.unread is None:
         tell_whole(path, candidate.why_whole)
         return None
-    model = read_frozen(candidate.model, dtype, device, candidate.unread, layers_only=layers_only)
+    return _read_frozen(candidate, dtype, device, path, **how)
+
+
+def _read_frozen(candidate: Opened, dtype: Dtype, device: torch.device, path: str, **how: Any) -> Any:
+    assert candidate.unread is not None
+    model = read_frozen(candidate.model, dtype, device, candidate.unread, **how)
     refuse_unsound_pieces(model, path)
     return model
 

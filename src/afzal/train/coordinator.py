@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from afzal.errors import AfzalError
 from afzal.train import ranks
 
 # between two calls rank 0 may wait for a server or a slow function; if it dies, its connections close and end the wait
@@ -64,7 +65,10 @@ class Coordinator:
         self._broadcast(_END, {}, collective=False)
 
     def _part(self, name: str, local: Any, arguments: Mapping[str, Any]) -> list[Any]:
-        return ranks.by_all(lambda: self._functions[name](local, **arguments))
+        # the ranks of a tensor-parallel group may wait for each other inside: if one alone fails, for example because
+        # its memory is full, it must end so that the wait does
+        caught = AfzalError if ranks.tensor() > 1 else Exception
+        return ranks.by_all(lambda: self._functions[name](local, **arguments), caught)
 
     @contextmanager
     def _calling(self, name: str, arguments: Mapping[str, Any], *, collective: bool) -> Iterator[None]:

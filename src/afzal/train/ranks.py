@@ -285,8 +285,11 @@ def led(work: Callable[[], None]) -> None:
         raise ElsewhereError(f"rank 0 failed: {message}")
 
 
-def by_all(work: Callable[[], T]) -> list[T]:
+def by_all(work: Callable[[], T], caught: type[Exception] = Exception) -> list[T]:
     """The results of ``work`` on all ranks, which must be JSON values. A failure on one rank is raised on all.
+
+    Args:
+        caught: failures to exchange; another one ends its own rank, and the others as they wait for it.
 
     Raises:
         AfzalError: the error of this rank, or else of the first rank that failed.
@@ -297,7 +300,7 @@ def by_all(work: Callable[[], T]) -> list[T]:
     value: Any = None
     try:
         value = work()
-    except Exception as error:
+    except caught as error:
         fault = error
     answers: list[Any] = gather([value, fault and _fields(fault)])
     if fault is not None:
@@ -318,6 +321,11 @@ def _fields(error: Exception) -> list[str]:
 def portion(n: int) -> range:
     """This rank's contiguous share of ``n`` things; shares differ by at most one."""
     return range(n * rank() // world(), n * (rank() + 1) // world())
+
+
+def data_portion(n: int) -> range:
+    """The contiguous share of ``n`` things of this rank's group, which computes them together."""
+    return range(n * data_rank() // data_world(), n * (data_rank() + 1) // data_world())
 
 
 def add_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:

@@ -156,15 +156,22 @@ def shard(model: Any, device: torch.device) -> Any:
 
 
 def read_frozen(
-    model: Any, dtype: Dtype, device: torch.device, unread: LazyWeights, *, layers_only: bool = False
+    model: Any,
+    dtype: Dtype,
+    device: torch.device,
+    unread: LazyWeights,
+    *,
+    layers_only: bool = False,
+    keep: Callable[[str], bool] = lambda name: False,
 ) -> Any:
     """Shard a model that never trains and read its unread weights, in the compute dtype.
 
     Args:
         layers_only: under tensor parallelism, shard the layers over all ranks and do not cut the matrices.
+        keep: whether the weight of this name stays in float32.
     """
     model.requires_grad_(False)
-    _into_pieces(model, dtype, "fp32", device, unread, layers_only=layers_only)
+    _into_pieces(model, dtype, "fp32", device, unread, layers_only=layers_only, keep=keep)
     return model
 
 
@@ -215,6 +222,9 @@ def gathered(*models: Any) -> Iterator[None]:
     Ranks may then run unequal numbers of passes, for example to write their own answers. Models that are not sharded
     are unaffected. All ranks must enter the block together.
     """
+    if ranks.world() == 1:
+        yield
+        return
     from torch.distributed.fsdp import FSDPModule
 
     pieces = [m for model in models for m in model.modules() if isinstance(m, FSDPModule)]
@@ -240,13 +250,14 @@ def _into_pieces(
     unread: LazyWeights | None,
     *,
     layers_only: bool = False,
+    keep: Callable[[str], bool] = lambda name: False,
 ) -> UnusedParameters | None:
     """Shard a model, and read this rank's shards of unread weights."""
     places = {} if unread is None else _places(model, unread)
     _forget(model, places.keys())
     if dtype == "bf16":
         trains = trainable(model)  # what never trains needs no float32 master
-        cast_parameters(model, torch.bfloat16, keep=lambda name: name in trains)
+        cast_parameters(model, torch.bfloat16, keep=lambda name: name in trains or keep(name))
     touched = _cut(model, policy, device, layers_only=layers_only)
     pieces = {name: p for name, p in model.named_parameters() if name in places}
     fill({name: (places[name], _slices(p), local(p.detach())) for name, p in pieces.items()})
