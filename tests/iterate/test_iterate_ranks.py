@@ -144,7 +144,7 @@ def test_three_ranks_are_one_in_other_ways(folder, tmp_path, way):
 def test_each_rank_reads_its_shards_of_what_judges_the_answers(folder, tmp_path, tensor_parallel):
     """A reward model named directly, and one and a policy with its reference named by judges."""
     judges = {"reward": folder / "scorer", "watch_reward": folder / "policy.yaml", "cost": folder / "judge.yaml"}
-    more = {"cost_bound": 1.0, "rounds": 1, "tensor_parallel": tensor_parallel}
+    more = {"cost_bound": 1.0, "rounds": 1, "n": 2, "max_steps": 1, "held_out": 2, "tensor_parallel": tensor_parallel}
     models = [folder / name for name in ("scorer", "judge-scorer", "judge-policy", "judge-reference")]
     codes, read = run_in_shards(command(folder, tmp_path / "two", **judges, **more), 2)
     assert codes == [0, 0]
@@ -156,17 +156,22 @@ def test_each_rank_reads_its_shards_of_what_judges_the_answers(folder, tmp_path,
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "way", [{}, {"lora_rank": 4}, {"held_out": 1, "held_out_samples": 1, "prompts_per_round": 1}], ids=str
+    ("n", "way"),
+    [
+        (2, {"lora_rank": 4}),
+        (4, {"rounds": 1}),
+        (4, {"rounds": 1, "held_out": 1, "held_out_samples": 1, "prompts_per_round": 1}),
+    ],
+    ids=str,
 )
-@pytest.mark.parametrize("n", [2, 4])
-def test_groups_of_ranks_that_share_every_matrix_are_one_process(folder, tmp_path, way, n):
+def test_groups_of_ranks_that_share_every_matrix_are_one_process(folder, tmp_path, n, way):
     """With one held-out prompt, one of two groups has no answer whose KL it would measure."""
     if not (folder / "even").exists():  # the vocabulary is cut too
         model_folder(folder / "even", vocab_size=264)
     way = way | {"model": folder / "even"}
     assert alone(command(folder, tmp_path / "one", **way)) == 0
     assert run_ranks(command(folder, tmp_path / "several", **way, tensor_parallel=2), n) == [0] * n
-    assert_same(tmp_path / "one", tmp_path / "several")
+    assert_same(tmp_path / "one", tmp_path / "several", way.get("rounds", 2))
 
 
 def test_ranks_wait_for_people_and_continue(folder, tmp_path):
