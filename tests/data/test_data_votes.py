@@ -323,10 +323,45 @@ def test_next_to_winner_another_vote_must_agree(tmp_path):
 
 def test_a_label_next_to_annotators_is_nobodys_vote(tmp_path):
     rows = [BASE | {"annotator1": a, "annotator2": b, "label": b} for a, b in ("AB", "BB")]
-    with pytest.raises(AfzalError, match="'label' may change what the rows mean, and the format votes_wide"):
+    with pytest.raises(
+        AfzalError, match="fields annotator1 and annotator2 look like votes of several annotators, next"
+    ):
         read_rows(tmp_path, rows)
     two = [("annotator1", "first"), ("annotator2", "second"), ("annotator1", "second"), ("annotator2", "second")]
     assert said(read(tmp_path / "votes.jsonl", format="votes_wide")) == two
+
+
+NAMED = [BASE | {"prompt": f"P{k}", "ann": a, "ben": "B", "carl": "tie", "label": "A"} for k, a in enumerate("AB")]
+
+
+@pytest.mark.parametrize(
+    ("rows", "fields"),
+    [
+        (NAMED, "the fields ann, ben and carl look"),
+        ([BASE | {"votes": {"ann": "A", "ben": "B"}, "label": "A"}], "the field votes looks"),
+        ([{**row, "winner": row["label"]} for row in NAMED], "the fields ann, ben and carl look"),
+    ],
+)
+def test_names_of_annotators_next_to_a_label_need_a_decision(tmp_path, rows, fields):
+    with pytest.raises(
+        AfzalError, match=f"{fields} like votes of several annotators, next to another vote in"
+    ) as error:
+        read_rows(tmp_path, rows)
+    assert "--format votes_wide reads the votes in" in error.value.remedy
+    people = read(tmp_path / "votes.jsonl", format="votes_wide")
+    assert {name for name, _ in said(people)} >= {"ann", "ben"}
+    alone = read(tmp_path / "votes.jsonl", format="votes")
+    assert said(alone) == [(None, "first")] * len(rows)
+    assert any(note.startswith("vote: ") and "label" in note for note in alone.notes)
+    if "label" in rows[0] and "winner" not in rows[0] and "ann" in rows[0]:
+        assert said(read(tmp_path / "votes.jsonl", columns={"winner": "label"})) == said(alone)
+
+
+def test_one_column_of_side_words_or_numbers_next_to_a_label_are_no_annotators(tmp_path):
+    for columns in ({"style": "A"}, {"ann": 1, "ben": 2}, {"model": "a", "comment": "b"}):
+        dataset = read_rows(tmp_path, [BASE | {"prompt": f"P{k}", "label": "A"} | columns for k in range(3)])
+        assert said(dataset) == [(None, "first")] * 3
+        assert set(columns) <= set(dataset.unread)
 
 
 def test_votes_in_a_list_state_one_vote_each(tmp_path):

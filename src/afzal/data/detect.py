@@ -10,7 +10,7 @@ from afzal.data.fields import Row, RowError, UnusableError, has, name_of
 from afzal.data.format import Format
 from afzal.data.formats import FORMATS
 from afzal.data.parse_tools import PROMPTS
-from afzal.data.parse_votes import unknown_winner
+from afzal.data.parse_votes import WINNER, competing_votes, unknown_winner
 from afzal.data.unread_fields import UnreadFields
 from afzal.errors import AfzalError
 
@@ -82,7 +82,34 @@ def detect(
         best = best[:1]
     if len(best) > 1:
         raise _ambiguous(best, row, source)
+    _refuse_competing_votes(best[0], sample, source, columns)
     return best[0]
+
+
+def _refuse_competing_votes(entry: Format, sample: Sequence[Row], source: str, columns: Mapping[str, str]) -> None:
+    """Refuse one vote of a row next to the votes of several annotators, unless ``--columns`` names the one vote.
+
+    Raises:
+        AfzalError: the rows have both; proposes the format that reads each.
+    """
+    if entry.name not in ("votes", "votes_wide") or (entry.name == "votes" and WINNER in columns):
+        return
+    several, one = competing_votes(sample)
+    if not several:
+        return
+    people, vote = (_listed([columns.get(name, name) for name in names]) for names in (several, one))
+    fields = "field {} looks" if len(several) == 1 else "fields {} look"
+    raise AfzalError(
+        f"the {fields.format(people)} like votes of several annotators, next to another vote in {vote}",
+        where=source,
+        why=f"{vote} may be their majority, the known truth or one more opinion",
+        remedy=f"--format votes_wide reads the votes in {people}; --format votes reads {vote} alone",
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    """``"a, b and c"``."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _fitting(entries: Sequence[Format], sample: Sequence[Row]) -> dict[Format, int]:

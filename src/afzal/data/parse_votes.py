@@ -91,6 +91,22 @@ def fits_wide(row: Row) -> bool:
     return sum(_known(row[name], name, loose, row) is True for name in _others(keys)) > 1
 
 
+def competing_votes(sample: Sequence[Row]) -> tuple[list[str], list[str]]:
+    """(fields with the votes of several annotators, fields that state one vote of the row); empty unless rows have
+    both."""
+    pairs = [(row, replace(pair, counts=True)) for row in sample if (pair := pair_of(tuple(row)))]
+    names = list(dict.fromkeys(name for row, _ in pairs for name in row))
+    lists = {_votes_field(tuple(row)) for row, _ in pairs} - {""}
+    of_all = sorted(lists) or [name for name in names if _is_column(name, pairs)]
+
+    def states_votes(name: str) -> bool:
+        known = [_known(row[name], name, pair, row) for row, pair in pairs if name in row]
+        return known.count(True) > 4 * known.count(False)
+
+    of_row = [name for name in names if plain(name) in WINNERS and name not in lists and states_votes(name)]
+    return (of_all, of_row) if of_row and (lists or len(of_all) > 1) else ([], [])
+
+
 def fields_read(keys: tuple[str, ...]) -> tuple[str, ...]:
     """Those of these fields that every format of votes reads: two answers and their models, an annotator and facts
     about the vote."""
@@ -105,7 +121,7 @@ def settled(entry: Format, sample: Sequence[Row]) -> Format:
     field states the vote only if it agrees with it in all first rows.
     """
     votes = _stating(sample)
-    first = next((row for row in sample if fits(row)), {})
+    first = next((row for row in sample if fits(row)), next((row for row in sample if pair_of(tuple(row))), {}))
     pair = pair_of(tuple(first))
 
     def also(keys: tuple[str, ...]) -> Iterable[str]:
