@@ -143,6 +143,17 @@ GOLDEN = [
         ],
     ),
     (
+        "argilla_version_1",
+        "argilla_flat",
+        [
+            (
+                SKY,
+                (GREEN, BLUE, RED),
+                (Ranking(((1,), (0,), (2,)), annotator="u1"), Ranking(((1,), (0, 2)), annotator="u2")),
+            )
+        ],
+    ),
+    (
         "label_studio_flat",
         "label_studio_flat",
         [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from afzal.data import parse_exports as exports
+from afzal.data import parse_label_studio as label_studio
 from afzal.data import parse_others as others
 from afzal.data import parse_pairs as pairs
 from afzal.data import parse_tools as tools
@@ -145,18 +146,20 @@ DATASETS: tuple[Format, ...] = (
     Format(
         "label_studio",
         ("data", "annotations|completions"),
-        tools.label_studio,
+        label_studio.label_studio,
         {"prompt": "data.prompt", "A": "data.answer1", "B": "data.answer2", "votes": "annotations (left: A better)"},
         accepts=lambda row: isinstance(row["data"], Mapping) and pair_of(tuple(row["data"])) is not None,
+        settle=label_studio.settled,
         keeps_empty=True,
         beside="none",
     ),
     Format(
         "label_studio",
         ("data", "annotations|completions"),
-        tools.label_studio,
+        label_studio.label_studio,
         {"prompt": "data.prompt", "answers": "data.items", "votes": "annotations (the Ranker's order, best first)"},
         accepts=lambda row: isinstance(row["data"], Mapping) and has(row["data"], "items"),
+        settle=label_studio.settled,
         keeps_empty=True,
         beside="none",
     ),

@@ -5,30 +5,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from afzal.data.cells import structure
 from afzal.data.fields import Row, RowError, UnusableError, array, has, name_of, text, value
 from afzal.data.format import Format
+from afzal.data.parse_label_studio import SIDES, list_items, ranked
 from afzal.data.parse_tools import (
     PROMPTS,
-    SIDES,
     SUBMITTED,
     Given,
     answer_fields,
-    list_items,
     opinions,
     pair_in,
     placed,
-    ranked,
     row_id,
+    status_of,
     unsubmitted,
     with_others,
 )
 from afzal.data.parse_votes import fields_read, recorded
 from afzal.data.turns import assistant_turn, chat_prompt, messages
-from afzal.data.vote_values import pair_of
-from afzal.records import Comparison, Item, Ranking, Response, Turns, Vote
+from afzal.data.vote_values import pair_of, plain
+from afzal.records import Comparison, Item, Ranking, Rating, Response, Turns, Vote
 
 # --- Label Studio: one row per annotation
 
@@ -44,9 +44,13 @@ def is_label_studio(row: Row) -> bool:
     return bool(_tags(row))
 
 
-def label_studio(row: Row) -> Item:
+def label_studio(row: Row, asked: Sequence[str] | None = None) -> Item:
     """One annotation: ``left`` means the first answer, and a Ranker's list is a ranking of ``items``. If there are
-    several such tags, their names are axes."""
+    several such tags, their names are axes.
+
+    Args:
+        asked: the tags of the source; None for those of this row.
+    """
     tags = _tags(row)
     if not tags:
         raise UnusableError("no_votes", "no column holds the answer of a Pairwise or Ranker tag")
@@ -59,7 +63,7 @@ def label_studio(row: Row) -> Item:
         pair = pair_in(row)
         names, turns = [pair.a, pair.b], [assistant_turn(text(row, field)) for field in (pair.a, pair.b)]
     votes = [(tag, _vote(answer, names, row, tag)) for tag, answer in tags.items()]
-    return Item("", chat_prompt(text(row, PROMPTS)), tuple(map(Response, turns)), placed(votes))
+    return Item("", chat_prompt(text(row, PROMPTS)), tuple(map(Response, turns)), placed(votes, asked))
 
 
 def settled_label_studio(entry: Format, sample: Sequence[Row]) -> Format:
@@ -72,11 +76,12 @@ def settled_label_studio(entry: Format, sample: Sequence[Row]) -> Format:
 
     if first is None:
         return replace(entry, also=also)
+    parse = partial(label_studio, asked=tags)
     pair = pair_of(tuple(first))
     answers = {"answers": "items"} if has(first, "items") or pair is None else {"A": pair.a, "B": pair.b}
     words = f"{' and '.join(tags)} (left: A better; a Ranker's order, best first) of annotator"
     reads = {"prompt": name_of(first, PROMPTS), **answers, "votes": words}
-    return replace(entry, reads=reads, also=also)
+    return replace(entry, reads=reads, also=also, parse=parse)
 
 
 def _tags(row: Row) -> dict[str, list[Any]]:
@@ -115,7 +120,9 @@ def _vote(answers: Sequence[Mapping[str, Any]], names: Sequence[str], row: Row, 
 
 RESPONSES, SUGGESTION = ".responses", ".suggestion"
 _OF_RESPONSES = ("", ".users", ".status")
-_OF_SUGGESTION = ("", ".score", ".agent")
+_OF_SUGGESTION = tuple(f"{SUGGESTION}{part}" for part in ("", ".score", ".agent"))
+_OF_VERSION_1 = ("-suggestion", "-suggestion-metadata")
+_RESPONSE = frozenset({"user_id", "value", "status"})
 
 
 def is_argilla(row: Row) -> bool:
@@ -127,8 +134,12 @@ def is_argilla(row: Row) -> bool:
 
 
 def argilla(row: Row, voting: Sequence[str] | None = None) -> Item | Iterator[Item | UnusableError]:
-    """``question.responses`` with ``.users`` and ``.status``: a vote per user who submitted. A ranking question's
-    value lists the answers from the best; a label names the better one. Suggestions are models' and not votes.
+    """A vote per question and user who submitted. A ranking question's value lists the answers from the best; a label
+    names the better one; the number of a question about one answer, such as ``rating_1``, is its score. Suggestions are
+    models' and not votes.
+
+    Version 2 writes ``question.responses`` with ``.users`` and ``.status``; version 1 writes a list of ``user_id``,
+    ``value`` and ``status`` in a column with the question's name.
 
     Args:
         voting: the questions that are about the order of the answers; each submitted response to them must state one.
@@ -142,34 +153,44 @@ def argilla(row: Row, voting: Sequence[str] | None = None) -> Item | Iterator[It
     votes = []
     for each in given:
         if each.counts:
-            stated = [(each.question, vote) for vote in opinions(each, data, names)]
+            stated = _stated(each, data, names)
             if not stated and voting is not None:
                 problem = f"holds {str(each.value)[:40]!r}, which does not order {', '.join(names)}"
-                raise RowError("bad_value", f"{each.question}{RESPONSES}", problem)
+                raise RowError("bad_value", _column_of(row, each.question), problem)
             votes += stated
     turns = (_turns(row[name], name) for name in names)
     raw = value(row, PROMPTS)
     prompt = chat_prompt(raw) if isinstance(raw, str) else messages(raw, name_of(row, PROMPTS))
-    item = Item(row_id(row), prompt, tuple(map(Response, turns)), placed(votes))
+    asked = None if voting is None else {_axis(question, names) for question in voting}
+    ident = row_id(row) or (str(row["external_id"]) if has(row, "external_id") else "")
+    item = Item(ident, prompt, tuple(map(Response, turns)), placed(votes, asked))
     return with_others(item, unsubmitted(given), "no submitted response orders the answers")
 
 
 def settled_argilla(entry: Format, sample: Sequence[Row]) -> Format:
-    """The format for the questions of this source that are about the order of the answers."""
+    """The format for the questions of this source that are about the order of the answers. Other questions are counted
+    and named."""
     rows = [row for row in sample if is_argilla(row)]
-    voting = tuple(dict.fromkeys(question for row in rows for question in _questions(row) if _orders(row, question)))
+    asked = {question: [r for r in rows if question in _questions(r)] for r in rows for question in _questions(r)}
+    voting = tuple(question for question, of in asked.items() if any(_orders(row, question) for row in of))
     if not voting:
         return entry
 
     def also(keys: tuple[str, ...]) -> Iterable[str]:
         answers = answer_fields(dict.fromkeys(keys))
-        beside = [f"{question}{RESPONSES}{part}" for question in voting for part in _OF_RESPONSES]
-        return (*answers, *beside, *(key for key in keys if _is_suggestion(key)))
+        beside = [f"{question}{part}" for question in asked for part in _PARTS]
+        return (*answers, *beside, *(key for key in keys if key.endswith(_OF_SUGGESTION)), "external_id")
 
-    votes = " and ".join(f"{question}{RESPONSES}" for question in voting)
+    votes = " and ".join(_column_of(rows[0], question) for question in voting)
     answers = ", ".join(answer_fields(rows[0]))
     reads = {"prompt": name_of(rows[0], PROMPTS), "answers": answers, "votes": f"{votes} of each user who submitted"}
+    counts = {question: sum(_count(row, question) for row in of) for question, of in asked.items()}
+    if others := ", ".join(f"{question} {n}" for question, n in counts.items() if question not in voting):
+        reads["questions that are not votes, with their responses in the first rows"] = others
     return replace(entry, reads=reads, also=also, parse=lambda row: argilla(row, voting))
+
+
+_PARTS = ("", *_OF_VERSION_1, *(f"{RESPONSES}{part}" for part in _OF_RESPONSES))
 
 
 def _turns(got: Any, name: str) -> Turns:
@@ -178,7 +199,11 @@ def _turns(got: Any, name: str) -> Turns:
 
 def _questions(row: Row) -> list[str]:
     """The questions to which the row has a column of responses; empty for a record without any."""
-    return [name.removesuffix(RESPONSES) for name, got in row.items() if _holds_responses(name, got)]
+    named = [name.removesuffix(RESPONSES) for name, got in row.items() if _holds_responses(name, got)]
+    if "external_id" not in row:
+        return named
+    stated = {name for name in row if f"{name}{_OF_VERSION_1[0]}" in row}
+    return named + [name for name, got in row.items() if name in stated or _is_of_version_1(got)]
 
 
 def _holds_responses(name: str, got: Any) -> bool:
@@ -186,9 +211,24 @@ def _holds_responses(name: str, got: Any) -> bool:
     return name.endswith(RESPONSES) and name != RESPONSES and listed
 
 
+def _is_of_version_1(got: Any) -> bool:
+    """Whether a value is a list of responses, or, as old versions of ``datasets`` store it, an object of lists."""
+    parsed = structure(got) if isinstance(got, str) and got.lstrip()[:1] in ("[", "{") else got
+    entries = parsed if isinstance(parsed, list | tuple) else [parsed]
+    return bool(entries) and all(isinstance(entry, Mapping) and entry.keys() == _RESPONSE for entry in entries)
+
+
+def _column_of(row: Row, question: str) -> str:
+    """The name of the column with the responses to a question."""
+    name = f"{question}{RESPONSES}"
+    return name if name in row else question
+
+
 def _given(row: Row, question: str) -> list[Given]:
     """Every user's response to a question; without a column of statuses, all count as submitted."""
     name = f"{question}{RESPONSES}"
+    if name not in row:
+        return [_given_in_1(question, entry) for entry in _entries(row.get(question), question)]
     values = _column(row, name)
     users = _column(row, f"{name}.users") if has(row, f"{name}.users") else [None] * len(values)
     states = _column(row, f"{name}.status") if has(row, f"{name}.status") else [SUBMITTED] * len(values)
@@ -201,6 +241,39 @@ def _given(row: Row, question: str) -> list[Given]:
     ]
 
 
+def _count(row: Row, question: str) -> int:
+    """The number of responses to a question; 0 if they are damaged."""
+    try:
+        return len(_given(row, question))
+    except RowError:
+        return 0
+
+
+def _given_in_1(question: str, entry: Any) -> Given:
+    if not isinstance(entry, Mapping) or entry.keys() != _RESPONSE:
+        raise RowError("bad_value", question, "holds something other than responses of user_id, value and status")
+    got, user = entry["value"], entry["user_id"]
+    if isinstance(got, Mapping) or (isinstance(got, list) and got and isinstance(got[0], Mapping)):
+        got = list(_entries(got, question))  # a ranking: the value of each answer with its rank
+    return Given(question, got, None if user is None else str(user), status_of(entry))
+
+
+def _entries(got: Any, name: str) -> Sequence[Any]:
+    """The objects of a list, which ``datasets`` may also store as an object of lists; none for null."""
+    parsed = structure(got) if isinstance(got, str) else got
+    if parsed is None:
+        return []
+    if isinstance(parsed, Mapping):
+        if not all(isinstance(part, list | tuple) for part in parsed.values()):
+            raise RowError("wrong_type", name, "is an object that holds something other than lists")
+        if len({len(part) for part in parsed.values()}) != 1:
+            raise RowError("bad_value", name, "is an object whose lists differ in length")
+        return [dict(zip(parsed, parts, strict=True)) for parts in zip(*parsed.values(), strict=True)]
+    if not isinstance(parsed, list | tuple):
+        raise RowError("wrong_type", name, "is not a list; export the records as JSON or parquet")
+    return parsed
+
+
 def _column(row: Row, name: str) -> Sequence[Any]:
     """A list, also as JSON or as Python's ``repr`` in a table's cell."""
     got = row[name]
@@ -210,14 +283,30 @@ def _column(row: Row, name: str) -> Sequence[Any]:
     return parsed
 
 
+def _stated(given: Given, data: Row, names: Sequence[str]) -> list[tuple[str, Vote]]:
+    """(axis, vote) for every vote that a response expresses."""
+    axis, place = _axis(given.question, names), _answer_of(given.question, names)
+    if place is not None and isinstance(given.value, int | float) and not isinstance(given.value, bool):
+        return [(axis, Rating(place, float(given.value), "score", annotator=given.user))]
+    return [(axis, vote) for vote in opinions(given, data, names)]
+
+
+def _answer_of(question: str, names: Sequence[str]) -> int | None:
+    """The answer that a question is about, by the end of its name: ``rating_1`` is about ``response_1``."""
+    stem, _, side = plain(question).rpartition("_")
+    sides = [plain(name).rpartition("_")[2] for name in names]
+    return sides.index(side) if stem and side in sides else None
+
+
+def _axis(question: str, names: Sequence[str]) -> str:
+    """A question's name, without the answer that it is about."""
+    return question if _answer_of(question, names) is None else plain(question).rpartition("_")[0]
+
+
 def _orders(row: Row, question: str) -> bool:
     names = answer_fields(row)
     data = {name: row[name] for name in names}
     try:
-        return any(each.counts and list(opinions(each, data, names)) for each in _given(row, question))
+        return any(each.counts and _stated(each, data, names) for each in _given(row, question))
     except RowError:
         return False
-
-
-def _is_suggestion(name: str) -> bool:
-    return any(name.endswith(f"{SUGGESTION}{part}") for part in _OF_SUGGESTION)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,13 +16,12 @@ from afzal.data.fields import (
     mapping,
     name_of,
     number,
-    optional_number,
     text,
     value,
 )
 from afzal.data.turns import assistant_turn, chat_prompt, messages
 from afzal.data.vote_values import STEMS, Pair, pair_of, plain, read_vote
-from afzal.records import Comparison, Item, Outcome, Ranking, Response, Turns, Vote
+from afzal.records import Comparison, Item, Ranking, Response, Vote
 
 PROMPTS = "prompt|instruction|question|query|context|input"
 SUBMITTED = "submitted"
@@ -31,32 +30,6 @@ _LISTS = "responses|candidates|options|items|translations|texts"
 _KINDS = frozenset({"selection", "scale_value", "rank_order", "best"})
 _MARKED = re.compile(r"(?:^|<br\s*/?>|\n)\s*([A-Z])\.\s+")
 _SPENT = re.compile(r"(\d+)d (\d+)h (\d+)m (\d+)s")
-
-
-def label_studio(row: Row) -> Item | Iterator[Item | UnusableError]:
-    """``data`` with a prompt and two answers or a list of items; every annotation is one vote.
-
-    ``left`` means the first answer. A Ranker's list is a ranking. An annotation marked ``ground_truth`` becomes a gold
-    vote; one that was cancelled is no vote, and is counted as such.
-    """
-    data = mapping(row, "data")
-    if has(data, "items"):
-        names, turns = list_items(array(data, "items"))
-    else:
-        pair = pair_in(data)
-        names, turns = [pair.a, pair.b], [assistant_turn(text(data, field)) for field in (pair.a, pair.b)]
-    votes: list[Vote] = []
-    gold: list[Vote] = []
-    lost: list[UnusableError] = []
-    for entry in array(row, "annotations|completions"):
-        if isinstance(entry, dict) and entry.get("was_cancelled"):
-            lost.append(UnusableError("cancelled", f"annotation {entry.get('id', '')} was cancelled"))
-        elif isinstance(entry, dict):
-            (gold if entry.get("ground_truth") else votes).extend(_label_studio_votes(entry, data, names))
-    item = Item(
-        row_id(row), chat_prompt(text(data, PROMPTS)), tuple(map(Response, turns)), tuple(votes), gold=tuple(gold)
-    )
-    return with_others(item, lost, "no annotation says which answer is better")
 
 
 def with_others(item: Item, others: Sequence[UnusableError], nothing: str) -> Item | Iterator[Item | UnusableError]:
@@ -76,65 +49,12 @@ def row_id(row: Row) -> str:
     return str(row["id"]) if has(row, "id") else ""
 
 
-def list_items(items: Sequence[Any]) -> tuple[list[str], list[Turns]]:
-    """The names and the texts of the entries of Label Studio's List."""
-    names, turns = [], []
-    for k, item in enumerate(items):
-        if isinstance(item, Mapping):
-            names.append(str(item.get("id", k)))
-            turns.append(assistant_turn(text(item, "body|text|html|content|title")))
-        else:
-            names.append(str(item))
-            turns.append(assistant_turn(str(item)))
-    return names, turns
-
-
 def pair_in(data: Row) -> Pair:
     """The two answers among the fields of a task."""
     pair = pair_of(tuple(data))
     if pair is None:
         raise RowError("missing_field", "answer1", "is missing in the data, or answer2 is")
     return pair
-
-
-def _label_studio_votes(entry: Row, data: Row, names: Sequence[str]) -> Iterator[Vote]:
-    who = entry.get("completed_by")
-    who = who.get("email", who.get("id")) if isinstance(who, dict) else who
-    about = {"annotator": None if who is None else str(who), "seconds": optional_number(entry, "lead_time")}
-    about |= {key: None if entry.get(name) is None else str(entry[name]) for key, name in _LABEL_STUDIO.items()}
-    for result in array(entry, "result") if has(entry, "result") else []:
-        answer = result.get("value") if isinstance(result, dict) else None
-        if not isinstance(answer, dict):
-            continue
-        if "ranker" in answer:
-            yield Ranking(tuple((k,) for k in ranked(answer["ranker"], names)), **about)
-            return
-        if answer.get("selected") in SIDES:
-            yield Comparison(0, 1, SIDES[answer["selected"]], **about)
-            return
-        selected = next(iter(answer.get("choices") or ()), None)
-        if isinstance(selected, str):
-            outcome, strength = read_vote(selected, pair_in(data), data, "choices")
-            yield Comparison(0, 1, outcome, strength, **about)
-            return
-
-
-_LABEL_STUDIO = {"id": "id", "at": "created_at"}
-SIDES: dict[str, Outcome] = {"left": "first", "right": "second"}
-
-
-def ranked(ranker: Any, names: Sequence[str]) -> list[int]:
-    """The responses of a Ranker's result, best first; several buckets have no order (``_`` holds the unsorted ones)."""
-    if isinstance(ranker, Mapping):
-        filled = {name: ids for name, ids in ranker.items() if name != "_" and ids}
-        if len(filled) > 1:
-            raise UnusableError("buckets", f"the buckets {', '.join(map(str, filled))} have no order")
-        ranker = next(iter(filled.values()), ranker.get("_", []))
-    known = {name: k for k, name in enumerate(names)}
-    places = [known.get(str(name)) for name in ranker] if isinstance(ranker, list | tuple) else []
-    if None in places or len(set(places)) != len(places) or len(places) < 2:
-        raise RowError("bad_value", "ranker", "does not name two or more of the items, each once")
-    return [k for k in places if k is not None]
 
 
 def argilla_records(row: Row) -> Item | Iterator[Item | UnusableError]:
@@ -178,9 +98,13 @@ def unsubmitted(given: Iterable[Given]) -> list[UnusableError]:
     ]
 
 
-def placed(votes: Sequence[tuple[str, Vote]]) -> tuple[Vote, ...]:
-    """The votes; if there are several questions, the question's name is a vote's axis."""
-    one = len({name for name, _ in votes}) == 1
+def placed(votes: Sequence[tuple[str, Vote]], asked: Collection[str] | None = None) -> tuple[Vote, ...]:
+    """The votes; if there are several questions, the question's name is a vote's axis.
+
+    Args:
+        asked: the questions of the source; None for those of these votes.
+    """
+    one = len({name for name, _ in votes} if asked is None else asked) == 1
     return tuple(vote if one else replace(vote, axis=name) for name, vote in votes)
 
 
