@@ -336,6 +336,28 @@ GOLDEN = [
     ),
     ("argilla", "argilla", [(SKY, (BLUE, GREEN), (Comparison(0, 1, "first", strength=2.5),))]),
     (
+        "distilabel_dpo",
+        "ratings",
+        [(SKY, (GREEN, BLUE, AZURE), tuple(Rating(k, v, "score") for k, v in enumerate((1.0, 5.0, 4.0))))],
+    ),
+    (
+        "distilabel_orca",
+        "ratings",
+        [
+            (BRIEF, (GREEN, BLUE), (Rating(0, 1.0, "score"), Rating(1, 9.0, "score"))),
+            (BRIEF, (GREEN, BLUE), (Rating(0, 9.0, "score"), Rating(1, 9.0, "score"))),
+            (BRIEF, (BLUE, GREEN), (FIRST,)),
+        ],
+    ),
+    (
+        "distilabel_chat",
+        "ratings",
+        [
+            ((user("Hi"), bot("Hello"), *SKY), (GREEN, BLUE), (Rating(0, 1.0, "score"), Rating(1, 5.0, "score"))),
+            ((user("Hi"), bot("Hello"), *SKY), (GREEN, BLUE), (Rating(0, 1.0, "score"),)),
+        ],
+    ),
+    (
         "ratings",
         "ratings",
         [(SKY, (GREEN, BLUE, AZURE), tuple(Rating(k, v, "score") for k, v in enumerate((1.0, 5.0, 5.0))))],
@@ -583,6 +605,9 @@ def test_polarity_traps_reach_the_preferences_the_right_way_round():
     assert winners("nectar") == [[("Blue.", 1.0), ("Blue.", 1.0), ("Green.", 1.0)]]
     assert winners("ultrafeedback") == [[("Blue.", 1.0)], [("Blue.", 1.0)]]
     assert winners("ratings") == [[("Blue.", 1.0), ("Azure.", 1.0), ("Blue.", 0.5)]]
+    orca = [[("Blue.", 1.0)], [("Green.", 0.5)], [("Blue.", 1.0)]]
+    assert winners("distilabel_orca") == orca
+    assert winners("distilabel_dpo") == [[("Blue.", 1.0), ("Azure.", 1.0), ("Blue.", 1.0)]]
     assert winners("oasst") == [[("Blue.", 1.0)], [("Scattering.", 1.0)]]
     assert winners("pku_saferlhf") == [[("Blue.", 0.5)]]
     sky = read(FIXTURES / "pku_saferlhf.jsonl").items[0]

@@ -29,7 +29,7 @@ _LAYOUTS = (
     ("winner",),
     ("chosen", "rejected"),
 )
-_GENERAL_HINT = (
+GENERAL_HINT = (
     "say which field is which with --columns, such as prompt=q,chosen=good,rejected=bad (names: docs/formats.md)"
 )
 
@@ -50,7 +50,7 @@ def columns_hint(
         entry = detect_format([renamed(row, columns) for row in rows])
         if entry is not None and entry.family not in ("plain", "refused"):
             return f"say which field is which: --columns {quote(','.join(f'{k}={v}' for k, v in columns.items()))}"
-    return _GENERAL_HINT
+    return GENERAL_HINT
 
 
 def _candidates(row: Row) -> Iterator[Mapping[str, str]]:

@@ -227,8 +227,8 @@ def opinion(row: Row) -> dict[str, Any]:
 
 _PROBABILITY, _ANNOTATOR = "|".join(PROBABILITY), "|".join(ANNOTATOR)
 _MARGIN = "margin|strength"
-_BETTER = "score_chosen|chosen_score|chosen_rating|chosen_avg_rating"
-_WORSE = "score_rejected|rejected_score|rejected_rating|rejected_avg_rating"
+_BETTER = "score_chosen|chosen_score|chosen_rating|chosen_avg_rating|chosen-rating|rating_chosen"
+_WORSE = "score_rejected|rejected_score|rejected_rating|rejected_avg_rating|rejected-rating|rating_rejected"
 _STATED = frozenset("|".join((_PROBABILITY, _ANNOTATOR, _MARGIN, _BETTER, _WORSE, "weight")).split("|"))
 
 

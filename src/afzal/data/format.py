@@ -73,7 +73,8 @@ _BESIDE = {
     "all": _ALWAYS
     | {*PROBABILITY, *ANNOTATOR, "weight", "margin", "strength"}
     | {f"{side}_{what}" for side in ("chosen", "rejected") for what in ("score", "rating", "avg_rating", "model")}
-    | {"score_chosen", "score_rejected", "chosen-model", "rejected-model"},
+    | {f"{what}_{side}" for side in ("chosen", "rejected") for what in ("score", "rating")}
+    | {f"{side}-{what}" for side in ("chosen", "rejected") for what in ("rating", "model")},
 }
 
 

@@ -21,6 +21,15 @@ from afzal.data.format import (
 
 QUESTIONS = "question|query|problem|input|context"
 
+_ASKED = "instruction|input|messages"
+_RATINGS = {
+    "prompt": "instruction (or input, messages)",
+    "answers": "generations",
+    "scores": "ratings (larger is better, equal is a tie)",
+}
+_OF_RATINGS = ("instruction", "input", "messages", others.SOURCES)
+_OF_PAIR = tuple(f"{side}_{what}" for side in ("chosen", "rejected") for what in ("model", "rating", "score"))
+
 LAYOUTS: tuple[Format, ...] = (
     Format(
         "afzal",
@@ -112,11 +121,29 @@ LAYOUTS: tuple[Format, ...] = (
     ),
     Format(
         "ratings",
-        ("instruction|input", "generations", "ratings"),
+        (_ASKED, "generations", "ratings|rating"),
         others.rated_generations,
-        {"prompt": "instruction", "answers": "generations", "scores": "ratings (larger is better, equal is a tie)"},
-        accepts=is_list("generations"),
-        optional=("instruction", "input", "generation_models", "models"),
+        _RATINGS,
+        accepts=lambda row: is_list("generations")(row) and not (has(row, "chosen") and has(row, "rejected")),
+        optional=_OF_RATINGS,
+        beside="none",
+    ),
+    Format(
+        "ratings",
+        (_ASKED, "generations", "chosen", "rejected"),
+        others.rated_pair,
+        _RATINGS | {"better, worse": "chosen and rejected of rows without ratings"},
+        accepts=others.fits_rated_pair,
+        optional=(*_OF_RATINGS, "ratings|rating", *_OF_PAIR),
+        beside="none",
+    ),
+    Format(
+        "ratings",
+        ("prompt", _ASKED, "generations", "chosen", "rejected"),
+        others.rated_pair,
+        _RATINGS | {"better, worse": "chosen and rejected of rows without ratings"},
+        accepts=others.fits_rated_pair,
+        optional=(*_OF_RATINGS, "ratings|rating", *_OF_PAIR),
         beside="none",
     ),
     Format(

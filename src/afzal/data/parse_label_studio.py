@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from afzal.data.fields import Row, RowError, UnusableError, array, has, mapping, name_of, optional_number, text
+from afzal.data.fields import Row, RowError, UnusableError, array, has, mapping, optional_number, text
 from afzal.data.format import Format
 from afzal.data.parse_tools import PROMPTS, pair_in, placed, row_id, with_others
 from afzal.data.turns import assistant_turn, chat_prompt
-from afzal.data.vote_values import pair_of, read_vote
+from afzal.data.vote_values import read_vote
 from afzal.records import Comparison, Item, Outcome, Ranking, Response, Turns, Vote
 
 SIDES: dict[str, Outcome] = {"left": "first", "right": "second"}
@@ -153,13 +153,14 @@ def _vote(tag: str, answer: Row, data: Row, names: Sequence[str], about: Mapping
 
 
 def _tags_of(row: Row) -> Iterator[tuple[str, bool]]:
-    """(tag, whether it states a vote) for every answer in a row."""
-    data = row.get("data")
-    field = name_of(row, "annotations|completions")
-    if not isinstance(data, Mapping) or not field or not isinstance(row[field], list | tuple):
+    """(tag, whether it states a vote) for every answer in a row; none for a damaged row."""
+    try:
+        data = mapping(row, "data")
+        names, _ = _answers(data)
+        entries = array(row, "annotations|completions")
+    except RowError:
         return
-    names, _ = _answers(data) if has(data, "items") or pair_of(tuple(data)) else ([], [])
-    for entry in row[field]:
+    for entry in entries:
         if isinstance(entry, dict) and isinstance(entry.get("result"), list):
             for tag, answer in _results(entry):
                 yield tag, _states_vote(tag, answer, data, names)

@@ -15,6 +15,7 @@ from afzal.data.fields import (
     index,
     label,
     mapping,
+    name_of,
     number,
     optional_number,
     optional_text,
@@ -23,7 +24,7 @@ from afzal.data.fields import (
     weight,
 )
 from afzal.data.parse_pairs import history, instruction
-from afzal.data.turns import Messages, WeightedMessage, assistant_turn, chat_prompt, messages, transcript
+from afzal.data.turns import Messages, WeightedMessage, answer_text, assistant_turn, chat_prompt, messages, transcript
 from afzal.records import Comparison, Item, Message, Rating, Response, Turns
 
 ANSWERS = "completion|response|output|answer|target"
@@ -55,20 +56,72 @@ def nectar(row: Row) -> Item:
     return Item("", prompt, responses, votes)
 
 
+SOURCES = "generation_models|models|model_names|generation_model"
+"""Fields of distilabel with the models of ``generations``."""
+
+_RATINGS = "ratings|scores|rewards|rating"
+
+
 def rated_generations(row: Row) -> Item:
     """K generations with one rating each; larger is better, equal ratings are a tie, null is not a rating."""
-    texts = array(row, "generations|responses")
-    ratings = array(row, "ratings|scores|rewards")
+    if not has(row, _RATINGS) and any(name in row for name in _RATINGS.split("|")):
+        raise UnusableError("no_ratings", "the ratings are null")
+    field = name_of(row, _RATINGS) or "ratings"
+    texts, ratings = array(row, "generations|responses"), array(row, _RATINGS)
     if len(texts) != len(ratings):
-        raise RowError("bad_value", "ratings", f"has {len(ratings)} values for {len(texts)} responses")
-    chat = not has(row, "prompt")
+        raise RowError("bad_value", field, f"has {len(ratings)} values for {len(texts)} responses")
+    chat = has(row, "generations")
     wrap = assistant_turn if chat else str
-    votes = tuple(Rating(k, number({"ratings": v}, "ratings"), "score") for k, v in enumerate(ratings) if v is not None)
+    given = [(k, v) for k, v in enumerate(ratings) if v is not None and str(v).strip().upper() != "N/A"]
+    votes = tuple(Rating(k, number({field: v}, field), "score") for k, v in given)
     if not all(isinstance(t, str) for t in texts):
         raise RowError("wrong_type", "generations" if chat else "responses", "holds something other than text")
-    sources = array(row, "generation_models|models") if has(row, "generation_models|models") else [None] * len(texts)
-    responses = tuple(Response(wrap(t), s) for t, s in zip(texts, sources, strict=False))
-    return Item("", chat_prompt(instruction(row)) if chat else text(row, "prompt"), responses, votes)
+    named = name_of(row, SOURCES)
+    sources = row[named] if named and isinstance(row[named], list) and len(row[named]) == len(texts) else None
+    responses = tuple(Response(wrap(t), s) for t, s in zip(texts, sources or [None] * len(texts), strict=True))
+    return Item("", _asked(row) if chat else text(row, "prompt"), responses, votes)
+
+
+def fits_rated_pair(row: Row) -> bool:
+    """Whether the row has generations and a field for their ratings, which may be null."""
+    return isinstance(row["generations"], list | tuple) and not row.keys().isdisjoint(("ratings", "rating"))
+
+
+def rated_pair(row: Row) -> Item:
+    """As :func:`rated_generations`, next to the pair that was made from the ratings; ratings that are equal are a tie,
+    whatever the pair says. Without ratings, ``chosen`` is better.
+
+    Raises:
+        RowError: ``rejected`` is rated above ``chosen``.
+    """
+    pair = [_answer(row, name) for name in ("chosen", "rejected")]
+    if not has(row, "ratings|rating"):
+        return Item("", _asked(row), tuple(map(Response, pair)), (Comparison(0, 1, "first"),))
+    item = rated_generations(row)
+    rating_of = {answer_text(item.responses[v.response].turns).strip(): v for v in item.votes if isinstance(v, Rating)}
+    chosen, rejected = (rating_of.get(answer_text(turns).strip()) for turns in pair)
+    if chosen is not None and rejected is not None and chosen.value < rejected.value:
+        problem = f"is rated {chosen.value:g}, below rejected, {rejected.value:g}"
+        raise RowError("bad_value", "chosen", problem)
+    return item
+
+
+def _answer(row: Row, name: str) -> Turns:
+    """The answer at the end of a text or a conversation."""
+    raw = value(row, name)
+    if isinstance(raw, str):
+        return assistant_turn(raw)
+    turns = messages(raw, name)
+    if not turns or turns[-1].role != "assistant":
+        raise UnusableError("no_answer", f"'{name}' does not end with an answer")
+    return turns[-1:]
+
+
+def _asked(row: Row) -> Turns:
+    """The prompt of ``generations``: a dialogue, or an instruction."""
+    if has(row, "messages") and not has(row, "instruction|input"):
+        return messages(row["messages"], "messages")
+    return chat_prompt(instruction(row))
 
 
 def prometheus(row: Row) -> Item:

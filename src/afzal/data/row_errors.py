@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
+from afzal.data.column_proposals import GENERAL_HINT
 from afzal.data.dataset import Losses
 from afzal.data.detect import no_format_error, opinion_hint, unknown_votes_error
 from afzal.data.fields import Row, ScaleError
@@ -33,10 +34,11 @@ def unknown_field_error(
             remedy=f"{votes.remedy}; or, if the votes do not matter, --format {entry.name}",
         )
     field = columns.get(name, name)
+    hint, ignore = opinion_hint(sample, name), f"ignore it, if it means nothing, with --format {entry.name}"
     return AfzalError(
         f"field '{field}' may change what the rows mean, and the format {entry.name} does not read it",
         where=where,
-        remedy=f"{opinion_hint(sample, name)}; or ignore it, if it means nothing, with --format {entry.name}",
+        remedy=f"{ignore}; or {hint}" if hint == GENERAL_HINT else f"{hint}; or {ignore}",
     )
 
 

@@ -57,6 +57,8 @@ _METADATA = _words(
 )
 _COUNT_PREFIXES = _words("expected gold judge labeling labelling len length n num number reference")
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+# distilabel's records of how texts were made, which repeat the prompt in the form that a model was sent
+_RECORDS = _words("generation_prompt labelling_prompt distilabel_metadata")
 _MIN_LENGTH = 20  # characters; a shorter text may occur inside another by chance
 _LABEL_WORDS = frozenset(LABELS) - frozenset(WORDS)
 
@@ -147,6 +149,8 @@ def suspicious(name: str, entry: Format) -> bool:
     """Whether a field of this name may change what rows of a format mean."""
     row = words_of(name)
     words = set(row)
+    if name in _RECORDS:
+        return False
     if words & _ORDER and words <= _ORDER | _QUALIFIERS:
         return True
     if not row or row[-1] in _METADATA or row[0] in _COUNT_PREFIXES:
