@@ -150,6 +150,9 @@ def test_what_a_consultant_defends_is_drawn_by_seed_sample_prompt_and_answers():
     draws = [defended(), defended(seed=1), defended(sample=1), defended(prompt="r"), defended(more="!")]
     assert len({tuple(d) for d in draws}) == len(draws)
     assert len(defended(prompt="\udcff")) == 40  # half a surrogate pair, as damaged text may hold
+    # the draw is part of what a debate writes: another version draws the same
+    assert "".join(defended()[:16]) == "xyxxxxxxyxxyyxyy"
+    assert "".join(defended(prompt="\u00e9")[:16]) == "xxyyyyyxyyxyyyxy"
 
 
 def test_an_argument_without_a_word_keeps_its_heading():

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from helpers_tokenizers import CHATML, GEMMA, byte_tokenizer, llama_tokenizer
+from helpers_tokenizers import CHATML, GEMMA, byte_tokenizer, llama_tokenizer, word_tokenizer
 
 from afzal.errors import AfzalError
 from afzal.records import Item, Message
@@ -63,6 +64,8 @@ def test_what_begins_a_document_is_the_tokenizers_prefix_or_bos_or_the_end():
     without = Speaker(byte_tokenizer(bos=None))
     assert without.bos is None
     assert without.empty_prompt() == [without.tokenizer.eos_token_id]
+    chat = Speaker(byte_tokenizer(bos=None, template=CHATML))
+    assert chat.empty_prompt() == [chat.tokenizer.eos_token_id]  # and not the end of a turn
     zero = byte_tokenizer()
     zero.bos_token = zero.convert_ids_to_tokens(0)
     assert Speaker(zero).empty_prompt() == [0]  # an id, not a missing value
@@ -70,6 +73,7 @@ def test_what_begins_a_document_is_the_tokenizers_prefix_or_bos_or_the_end():
 
 def test_which_tokenizers_lose_the_space_before_an_answer():
     assert not chatml().drops_blank()
+    assert not Speaker(word_tokenizer(["b"])).drops_blank()  # it cannot spell the word at all
     speaker = Speaker(llama_tokenizer())
     assert speaker.drops_blank()
     before, ids = speaker.tokenizer("ab")["input_ids"], speaker.codec.continuations([" cd"], markers=False)[0]
@@ -107,6 +111,12 @@ def test_prompts_are_cut_to_the_limit_and_never_without_one(monkeypatch):
     (tree,) = speaker.prompt_trees([text], max_tokens=100)
     assert (len(tree.prompt), tree.branches) == (100, ())
     assert [len(p) for p in speaker.encode_prompts([text], max_tokens=100)] == [100]
+    remarks: Counter[str] = Counter()
+    before = Item("x", (Message("user", "Q"), Message("assistant", "<think>why</think>A"), Message("user", "R")), ())
+    dropping = CHATML.replace("m['content']", "m['content'].split('</think>')[-1]")
+    chat = Speaker(byte_tokenizer(template=CHATML), dropping)
+    assert len(chat.encode_prompts([before], remarks=remarks)) == 1
+    assert sum(remarks.values()) == 1
     picture = SimpleNamespace(media=("picture",), prompt=whole)
     monkeypatch.setattr(module, "prompt_trees", lambda *_: [tree, picture])
     with pytest.raises(AfzalError, match="images or sounds"):
