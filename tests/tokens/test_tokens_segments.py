@@ -93,6 +93,45 @@ def test_a_joint_is_found_at_some_distance_from_its_guess():
     assert [s.scored for s in answer.segments] == [True, False, True]
 
 
+def test_a_joint_is_found_after_a_long_prompt_and_a_long_answer():
+    answer = encoded(merging_tokenizer([("\n", "d")]), "p" * 12, said("c" * 9), said("x\n", False), said("d"))
+    assert spelled(answer) == [("c" * 9, True), ("x", False), ("\nd", True)]
+    assert answer.parts == [[99] * 9, [120], [256]]
+
+
+def test_an_answer_that_merges_with_its_prompt_is_encoded_by_itself():
+    tokenizer = merging_tokenizer([("a", "b"), ("b", "c")])
+    assert encoded(tokenizer, "a", said("b")).parts == [[98]]
+    assert encoded(tokenizer, "a", said("bc"), said("\n", False)).parts == [[257], [10]]
+
+
+def test_an_answer_of_which_a_part_cannot_be_said_is_none():
+    tokenizer = word_tokenizer(["a", "world"])
+    plain = [said(text, k != 1, markers=False) for k, text in enumerate((" world", " zebra", " world"))]
+    assert encoded(tokenizer, "a", plain[0], plain[2]).parts == [[3], [3]]
+    assert encoded(tokenizer, "a", *plain).parts is None
+
+
+@pytest.mark.parametrize(
+    ("segments", "parts", "kept", "exact"),
+    [
+        ([said("ab")], [[97, 98]], True, True),
+        ([said("ab")], [[97, 99]], False, True),
+        ([said("a"), said("x", False), said("b")], [[97], [120], [99]], False, True),
+        ([said("a"), said("x", False), said("b")], [[97], [121], [98]], True, True),  # it is not learned
+        ([said("<eos>", markers=False)], [[EOS]], False, True),
+        ([said("<eos>")], [[EOS]], True, True),
+        ([said("e\u0301")], [list("\u00e9".encode())], True, False),  # another normal form of the same text
+    ],
+)
+def test_ids_that_do_not_say_the_text_are_cleared(segments, parts, kept, exact):
+    answer, good = EncodedAnswer(0, tuple(segments), parts), EncodedAnswer(1, (said("z"),), [[122]])
+    module._clear_inexact([([112], answer), ([112], good)], Codec(byte_tokenizer()))
+    assert answer.parts == (parts if kept else None)
+    assert answer.exact is exact
+    assert good.parts == [[122]]
+
+
 def test_which_white_space_may_move():
     move = module._move_space
     before, after = said("x \n", False), said("d")
