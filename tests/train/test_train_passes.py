@@ -1,4 +1,5 @@
-"""Idle batches, with which a rank accompanies the others' passes: every pass is made, and nothing else changes."""
+"""The passes of an update: a loss that couples the batch sees all of them, a penalty is decided by all of them, and
+idle ones, with which a rank accompanies the others, change nothing."""
 
 from __future__ import annotations
 
@@ -87,6 +88,16 @@ def test_an_idle_batch_has_a_gradient_of_zero_and_not_none():
     assert all(g is not None and float(g.abs().max()) == 0.0 for g in gradient.values())
     assert (scored.policy.n_responses, scored.policy.token_logps.numel(), len(scored.pairs.p)) == (0, 0, 0)
     assert not scored.policy.token_logps.requires_grad
+
+
+@pytest.mark.parametrize("name", ["dpo", "beta_dpo"])
+def test_several_passes_are_one_update(name):
+    """A loss that couples the batch is taken on all passes together; it differs from the sum of those of each."""
+    (made, gradient), (whole, expected) = outcome(name, OWN), outcome(name, [collate(TREES[:5], "shared")])
+    torch.testing.assert_close(made.loss, whole.loss, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-6)
+    apart = [outcome(name, [b])[0].loss * len(b.preferences) / 5 for b in OWN]
+    assert torch.isclose(sum(apart), whole.loss, rtol=1e-5) == (name == "dpo")  # pyright: ignore[reportArgumentType]
 
 
 def test_an_idle_batch_is_in_no_held_out_figure():
