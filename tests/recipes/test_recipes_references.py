@@ -160,6 +160,19 @@ def test_the_reference_is_a_copy_or_a_state_of_the_policy():
     assert type(moving) is Frozen  # which can be moved
 
 
+def test_on_several_ranks_the_reference_and_the_start_are_copies_as_shards_cannot_be_swapped(monkeypatch):
+    monkeypatch.setattr(references.ranks, "world", lambda: 2)
+    assert type(reference(given(), make("llama"))) is Frozen
+    assert type(reference(given(), adapted())) is Frozen
+    assert isinstance(reference(given(lora_rank=2), adapted()), AdapterOff)
+    start = lambda c: references.start_of(c, Weights(adapted(), "fp32"), prepared(), None, CPU)  # noqa: E731
+    assert type(start(given())) is Frozen
+    assert isinstance(start(given(lora_rank=2)), AdapterOff)
+    monkeypatch.setattr(memory, "shares_memory", lambda device: False)
+    full = references.start_of(given(), Weights(make("llama"), "fp32"), prepared(), None, CPU)
+    assert type(full) is Frozen  # not in host memory
+
+
 def test_a_reference_without_weights_of_its_own_cannot_be_offloaded(monkeypatch):
     monkeypatch.setattr(memory, "shares_memory", lambda device: False)
     for c, model in ((given(lora_rank=2, offload="reference"), adapted()), (given(offload="reference"), adapted())):
