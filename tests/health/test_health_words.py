@@ -280,6 +280,61 @@ def test_scores_that_ranked_pairs_before_training_prove_nothing():
     assert learning.title == "the margin did not grow: 0.4000 to 0.3000"
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "shift", "code", "severity"),
+    [
+        (0.30, 0.36, 0.5, "little_learned", "watch"),  # rises, still below chance: nobody swapped labels
+        (0.36, 0.30, -0.5, "backwards", "bad"),
+        (0.45, 0.50, 0.5, "little_learned", "watch"),
+        (0.50, 0.45, -0.5, "not_learning", "bad"),
+        (0.90, 0.75, 0.5, "not_learning", "bad"),  # above chance, but clearly worse than the start
+        (0.56, 0.75, -0.1, "learning", "good"),  # the head of a new reward model has any scale
+        (0.56, 0.75, 0.5, "learning", "good"),
+    ],
+)
+def test_scores_that_rank_before_training_are_compared_with_that(
+    before: float, after: float, shift: float, code: str, severity: str
+):
+    """Reward models start with a random head, and methods without a reference with the order of log-probs."""
+    metrics = rr.dpo_metrics(
+        noise=0.0, margin=lambda t: 0.2 + shift * t, accuracy=lambda t: before + (after - before) * t
+    )
+    learning = by_check(metrics)["learning"]
+    assert (learning.code, learning.severity) == (code, severity)
+    assert f"accuracy {before:.3f} before training" in learning.title
+    assert learning.evidence["before"] == before
+
+
+@pytest.mark.parametrize(("on_training_rows", "named"), [(0.3, "the objective"), (0.8, "the labels")])
+def test_training_rows_ranked_backwards_too_are_not_mislabelled(on_training_rows: float, named: str):
+    """DiscoPOP lowers the margin near 0, and so does a loss of one's own with the wrong sign."""
+    metrics = rr.dpo_metrics(
+        noise=0.0,
+        margin=lambda t: -t,
+        accuracy=lambda t: 0.5 - 0.2 * t,
+        train_accuracy=lambda t: 0.5 + (on_training_rows - 0.5) * min(1.0, 2 * t),
+    )
+    learning = by_check(metrics)["learning"]
+    assert learning.code == "backwards"
+    assert ("the objective itself lowers" in learning.explanation) is (named == "the objective")
+    assert ("afzal check" in learning.remedy) is (named == "the labels")
+
+
+@pytest.mark.parametrize(("rows", "severity"), [(19, "open"), (20, "bad")])
+def test_a_loss_that_rises_on_a_few_held_out_rows_proves_nothing(rows: int, severity: str):
+    """One held-out pair once made a run of three updates over-optimised."""
+    metrics = rr.dpo_metrics(noise=0.0, n=rows, held_out_loss=lambda t: LN2 + 0.1 * t, loss=lambda t: LN2 - 0.2 * t)
+    assert by_check(metrics)["held-out loss"].severity == severity
+
+
+def test_a_margin_of_rounding_before_training_is_no_order_of_the_start():
+    """An objective that reads logits computes the policy differently from the reference: margins of 1e-8."""
+    metrics = rr.dpo_metrics(noise=0.0, margin=lambda t: 1e-8 + t, accuracy=lambda t: 0.55 + 0.3 * t)
+    learning = by_check(metrics)["learning"]
+    assert learning.title.startswith("held-out accuracy 0.85")
+    assert "before" not in learning.evidence
+
+
 def test_a_reward_models_page_speaks_of_no_policy_and_misses_no_samples(tmp_path):
     metrics = [
         {k: v for k, v in m.items() if not k.startswith(("logps", "kl", "samples", "lengths"))}

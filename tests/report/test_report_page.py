@@ -357,6 +357,35 @@ def test_the_page_has_every_curve(tmp_path):
     assert HTML == "report.html"
 
 
+def test_rewards_are_called_what_they_are(tmp_path):
+    """Only with a reference are they β (log π − log π_ref); SimPO has none, and a reward model has no β."""
+    told = {
+        "dpo": rr.facts("dpo"),
+        "simpo": rr.facts("dpo") | {"method": "prefer", "reference": "none", "starts_at_reference": False},
+        "reward": rr.facts("dpo") | {"method": "reward", "reference": "none", "starts_at_reference": False},
+    }
+    text = {name: words(parse(built(rr.write_run(tmp_path / name, facts=facts)))) for name, facts in told.items()}
+    shown = {
+        name: [part for part in ("Implicit reward", "π_ref", "β × nats", "β (beta)") if part in text[name]]
+        for name in told
+    }
+    assert shown == {"dpo": ["Implicit reward", "π_ref", "β × nats", "β (beta)"], "simpo": [], "reward": []}
+    assert "without a reference: chosen and rejected" in text["simpo"]
+    assert "The reward model's score of chosen and rejected responses" in text["reward"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({}, "The policy before training; it stays fixed"),
+        ({"reference_is_start": False}, "A model other than the policy before training"),
+        ({"reference_is_start": True, "reference_moves": True}, "it moves towards the policy"),
+    ],
+)
+def test_the_terms_say_what_the_reference_is(facts, said):
+    assert said in dict(views.glossary(rr.facts("dpo", **facts)))["reference"]
+
+
 def test_commands_in_advice_are_set_as_code(tmp_path):
     metrics = rr.dpo_metrics(accuracy=lambda t: 0.5)  # at chance, so that the page advises `afzal check`
     html = built(rr.write_run(tmp_path / "run", metrics=metrics))

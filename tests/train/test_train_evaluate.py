@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -161,6 +162,23 @@ def test_a_tie_in_reward_is_half_right_and_a_tie_in_opinion_does_not_count():
     )
     right, weight = correct(torch.tensor([1.0, 1.0, 2.0]), said)
     assert (right.tolist(), weight.tolist()) == ([0.5, 0.0, 1.0], [3.0, 1.0, 0.0])
+
+
+@pytest.mark.parametrize(("off", "accuracy"), [(2e-7, 0.5), (1e-3, None)])
+def test_an_equal_policy_ranks_no_pair_by_the_last_bits_of_its_log_probs(models, trees, off, accuracy):
+    """A cached reference rounds differently from the policy that it equals; a real difference does count."""
+    model, _ = models
+
+    class Rounded:
+        def score(self, batch):
+            scored = score(model, batch)
+            sign = torch.where(scored.response_of % 2 == 0, 1.0, -1.0)
+            return replace(scored, token_logps=scored.token_logps * (1 + off * sign))
+
+    pairs = [t.__class__(t.item_id, t.prompt, t.branches, (Preference(0, 1),)) for t in trees]
+    figures = evaluate(model, dpo(Rounded()), cut(pairs, 17))
+    assert figures["rewards/margins"] != 0
+    assert (figures["rewards/accuracies"] == 0.5) is (accuracy == 0.5)
 
 
 @pytest.mark.parametrize("size", BATCH_SIZES)

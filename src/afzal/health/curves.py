@@ -13,6 +13,8 @@ from afzal.stats.intervals import half_width, wilson
 from afzal.text import is_number, setting
 
 _VIRTUAL = ("prefix", "prompt", "p_tuning")
+FEW_ROWS = 20  # held-out rows below which their figures allow no conclusion
+NO_MARGIN = 1e-5  # mean reward margin of a policy equal to its reference, up to rounding
 Severity = Literal["good", "open", "watch", "bad"]
 
 
@@ -73,6 +75,16 @@ class Curves:
         last = next((r for r in reversed(self.held_out) if is_number(r.get("rewards/accuracies"))), None)
         bounds = accuracy_interval(last) if last else None
         return (last, bounds) if last and bounds else None
+
+    def accuracy_before(self) -> float | None:
+        """The accuracy before training, for scores that do not start at 0; None if all margins did.
+
+        A policy equal to its reference has margins of 0 up to rounding. Without a reference, and with a reward model's
+        random head, the start ranks the pairs in some order.
+        """
+        first = next((r for r in self.held_out if r.get("step") == 0), {})
+        share, margin = first.get("rewards/accuracies"), first.get("rewards/margins")
+        return share if is_number(share) and is_number(margin) and abs(margin) > NO_MARGIN else None
 
     def setting(self, name: str) -> Any:
         """Value of a setting, from the objective's parameters or the configuration; None if unknown."""

@@ -14,6 +14,12 @@ def writes(facts: Mapping[str, Any]) -> bool:
     return method is None or method.writes
 
 
+def referenced(facts: Mapping[str, Any]) -> bool:
+    """Whether the run's rewards are log-ratios to a reference: not those of a reward model, nor of a method without
+    one."""
+    return writes(facts) and facts.get("reference") != "none"
+
+
 def unit_of(facts: Mapping[str, Any]) -> str:
     """The unit of a run's objective: ``pair``, ``group``, ``response`` or ``token``."""
     objective, method = facts.get("objective"), method_in(facts)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from afzal.health.curves import Curves, Diagnosis, whole
+from afzal.health.curves import FEW_ROWS, Curves, Diagnosis, tail_mean, whole
 from afzal.health.pace import lr_factor, pace
 from afzal.text import interval, is_number, number, plural, setting, signed
 
 CHANCE = 0.5
 WIDE_INTERVAL = 0.10  # half width of the accuracy's 95% interval
-FEW_ROWS = 20
 LEAST_STEPS = 6  # logged updates needed to distinguish start and end
 MOVED_MARGIN = 0.02  # reward units (beta times nats)
 MOVED_LOGP = 0.1  # nats per sequence
@@ -98,8 +97,12 @@ def _pace(c: Curves) -> float:
 def _accuracy(c: Curves, last: Mapping[str, Any], bounds: tuple[float, float]) -> Diagnosis:
     share, n, (low, high) = float(last["rewards/accuracies"]), last.get("n"), bounds
     rows = f" of {plural(int(n), 'held-out pair')}" if is_number(n) else " of held-out pairs"
+    before, margin = c.accuracy_before(), c.margin()
     value = f"{number(share, 3)} {interval(low, high)}"
-    where = {"step": whole(last.get("step")), "evidence": {"accuracy": share, "low": low, "high": high}}
+    if before is not None:
+        value = f"{number(before, 3)} before training, {value} after"
+    evidence = {"accuracy": share, "low": low, "high": high} | ({} if before is None else {"before": before})
+    where = {"step": whole(last.get("step")), "evidence": evidence}
     rule = f"the 95% interval of the last held-out reward accuracy lies above {CHANCE}"
     if (low <= CHANCE <= high and (high - low) / 2 > WIDE_INTERVAL) or (is_number(n) and n < FEW_ROWS):
         return Diagnosis(
@@ -112,16 +115,14 @@ def _accuracy(c: Curves, last: Mapping[str, Any], bounds: tuple[float, float]) -
             "hold out more rows (about 400 give ±0.05): raise eval_fraction or give --eval-data",
             **where,
         )
+    rise = f"; the margin went from {number(margin[0])} to {number(margin[1])}" if margin else ""
+    words = f"The {c.subject} ranks {share:.1%}{rows} as people did, 95% interval {interval(low, high)}{rise}."
+    grew = margin is None or margin[1] > margin[0] or (before is not None and share > before)
+    if low <= CHANCE and before is not None and share >= before and grew:
+        return _still_low(c, f"accuracy {value}", f"{words} Before training it ranked {before:.1%} so.", where)
     if high < CHANCE:
-        return Diagnosis(
-            "backwards",
-            "bad",
-            f"the {c.subject} ranks held-out pairs backwards: accuracy {value}",
-            "Reward accuracy is below chance: the labels of the training or the evaluation rows are probably swapped.",
-            rule,
-            "look at a few rows with `afzal check`, and set the fields with --columns chosen=…,rejected=…",
-            **where,
-        )
+        title = f"the {c.subject} ranks held-out pairs backwards: accuracy {value}"
+        return Diagnosis("backwards", "bad", title, *_why_backwards(c, rule), **where)
     if low <= CHANCE:
         return Diagnosis(
             "not_learning",
@@ -133,16 +134,39 @@ def _accuracy(c: Curves, last: Mapping[str, Any], bounds: tuple[float, float]) -
             f"check that the labels mean something (`afzal check`), train longer, or change {c.named('beta')}",
             **where,
         )
-    margin = c.margin()
-    rise = f"; the margin went from {number(margin[0])} to {number(margin[1])}" if margin else ""
-    words = f"The {c.subject} ranks {share:.1%}{rows} as people did, 95% interval {interval(low, high)}{rise}."
-    if margin and margin[1] <= margin[0]:
+    remedy = f"check that the labels mean something (`afzal check`), or change {c.named('lr')}"
+    rule = f"{rule}, does not lie below the accuracy before training, and accuracy or margin grew"
+    if before is not None and high < before:
+        title = f"fewer held-out pairs are ranked as people did than before training: accuracy {value}"
+        return Diagnosis("not_learning", "bad", title, words, rule, remedy, **where)
+    if not grew and margin:
         title = f"the margin did not grow: {number(margin[0])} to {number(margin[1])}"
         also = f"{words} Pairs were already ranked this way before training."
-        remedy = f"check that the labels mean something (`afzal check`), or change {c.named('lr')}"
-        grew = f"{rule}, and the margin grew"
-        return Diagnosis("not_learning", "bad", title, also, grew, remedy, **where)
+        return Diagnosis("not_learning", "bad", title, also, rule, remedy, **where)
     return Diagnosis("learning", "good", f"held-out accuracy {value}, above chance", words, rule, **where)
+
+
+def _why_backwards(c: Curves, rule: str) -> tuple[str, str, str]:
+    """Explanation, rule and remedy: swapped labels would leave one of the two parts ranked right."""
+    trained = [v for _, v in c.points("train", "rewards/accuracies")]
+    own = tail_mean(trained) if trained else CHANCE
+    if own < CHANCE:
+        why = f"It ranks the training rows so too (accuracy {number(own, 3)}): the objective itself lowers the margin."
+        return why, rule, "check the sign of the objective, or use another (discopop does so near a margin of 0)"
+    why = "Reward accuracy is below chance: the labels of the training or the evaluation rows are probably swapped."
+    return why, rule, "look at a few rows with `afzal check`, and set the fields with --columns chosen=…,rejected=…"
+
+
+def _still_low(c: Curves, accuracy: str, words: str, where: Mapping[str, Any]) -> Diagnosis:
+    """More pairs are ranked as people did than before training, but not more than by chance: without a reference, the
+    start has an order of its own, such as short answers first."""
+    title = f"held-out pairs are not yet ranked above chance: {accuracy}"
+    remedy = f"train longer or raise {c.named('lr')}"
+    if not c.is_reward_model:
+        words += " Without a reference, an answer's own log-prob is its reward, so the start has an order of its own."
+        remedy += ", or use an objective with a reference, such as dpo"
+    rule = f"the 95% interval of the last held-out reward accuracy includes {CHANCE} or lies below it, but rose"
+    return Diagnosis("little_learned", "watch", title, words, rule, remedy, change=c.times_lr(3), **where)
 
 
 def _falling_loss(c: Curves) -> Diagnosis | None:

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from afzal.health.curves import Curves, Diagnosis, interval_of, noise, tail_mean
+from afzal.health.curves import FEW_ROWS, Curves, Diagnosis, interval_of, noise, tail_mean
 from afzal.health.facts import kl_of
-from afzal.text import interval, is_number, number, signed
+from afzal.text import interval, is_number, number, plural, signed
 
 RISE_OF_FIRST = 0.03  # share of the first held-out loss
 RISE_OF_DROP = 0.10  # share of the fall of the held-out loss
@@ -44,6 +44,19 @@ def held_out_loss(c: Curves) -> Diagnosis | None:
     if not lasting or min(lasting) - best <= limit or _training_rose(train, at):
         words = f"Its minimum, {number(best)}, is at step {at}; the last value is {number(last)}."
         return Diagnosis("held_out_loss", "good", "held-out loss did not turn upwards", words, rule, "", at, evidence)
+    rows = c.held_out[-1].get("n")
+    if is_number(rows) and rows < FEW_ROWS:
+        few = plural(int(rows), "held-out row")
+        return Diagnosis(
+            "held_out_loss_few_rows",
+            "open",
+            f"the held-out loss rose on {few}, too few for a conclusion",
+            f"It was {number(best)} at step {at} and is {number(last)} at the end.",
+            f"{rule}; at least {FEW_ROWS} held-out rows",
+            "hold out more rows: raise eval_fraction or give --eval-data",
+            at,
+            evidence,
+        )
     return Diagnosis(
         "held_out_loss_rises",
         "bad" if last > first else "watch",

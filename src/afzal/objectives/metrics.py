@@ -10,9 +10,10 @@ from torch import Tensor
 from .inputs import Pairs, Scored
 
 Tally = dict[str, tuple[Tensor, Tensor]]
+_ROUNDING = 1e-6  # share of a log-prob by which two computations of it in float32 may differ
 
 
-def tally(unit: str, policy: Scored, rewards: Tensor, pairs: Pairs) -> Tally:
+def tally(unit: str, policy: Scored, rewards: Tensor, pairs: Pairs, reference: Scored | None = None) -> Tally:
     """Sums and counts of the shared metrics of one batch, detached, in float64.
 
     Pairs give rewards, margins, accuracies (ties count one half), log-probs in nats and lengths in tokens of the chosen
@@ -29,7 +30,7 @@ def tally(unit: str, policy: Scored, rewards: Tensor, pairs: Pairs) -> Tally:
         known = (logps, lengths, rewards)
         if unit == "response":
             return _sides(known, pairs.desirable == 1, known, pairs.desirable == 0)
-        right, weight = correct(rewards, pairs)
+        right, weight = correct(rewards, pairs, None if reference is None else unmoved(policy, reference))
         chosen, rejected = ([values[idxs] for values in known] for idxs in (pairs.yw_idxs, pairs.yl_idxs))
         margin = chosen[2] - rejected[2]
         return {
@@ -39,15 +40,28 @@ def tally(unit: str, policy: Scored, rewards: Tensor, pairs: Pairs) -> Tally:
         }
 
 
-def correct(rewards: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
+def unmoved(policy: Scored, reference: Scored) -> Tensor:
+    """``[B]`` bool, whether policy and reference give a response the same log-prob up to rounding.
+
+    A cached reference, and one computed in other batches, differ from an equal policy in the last bits.
+    """
+    with torch.no_grad():
+        logps, start = policy.logps, reference.logps
+        return (logps - start).abs() <= _ROUNDING * start.abs()
+
+
+def correct(rewards: Tensor, pairs: Pairs, still: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """``[T]`` float64 each: whether the preferred response has the larger reward (1, 0, or one half if equal), and the
     pair's weight: that in the loss, or 0 for a tie (p = 0.5), where nothing is preferred.
 
     Args:
         rewards: ``[B]``.
+        still: ``[B]`` bool, the responses that are :func:`unmoved`; two of them have equal rewards, whose last bits
+            would otherwise rank them.
     """
     margin = rewards[pairs.yw_idxs] - rewards[pairs.yl_idxs]
-    right = (margin > 0).double() + 0.5 * (margin == 0).double()
+    equal = margin == 0 if still is None else (margin == 0) | (still[pairs.yw_idxs] & still[pairs.yl_idxs])
+    right = torch.where(equal, 0.5, (margin > 0).double())
     return right, torch.where(pairs.p != 0.5, pairs.weight.double(), 0.0)
 
 

@@ -310,7 +310,7 @@ def _without_effect(items: Sequence[Item], method: str, recipe: Recipe) -> list[
     votes = [v for item in items for v in item.votes]
     unused = []
     if "margin" not in recipe.uses and (n := sum(bool(getattr(v, "strength", None)) for v in votes)):
-        unused.append(f"margins (strengths) of {n} opinions")
+        unused.append(f"margins (strengths) of {n} opinion{'s' * (n != 1)}")
     if "weight" not in recipe.uses and len({v.weight for v in votes}) > 1:
         unused.append("weights of opinions")
     unsure = any(0 < p < 1 and p != 0.5 for v in votes if (p := getattr(v, "probability", None)) is not None)

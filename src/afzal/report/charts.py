@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from afzal.health import interval_of
-from afzal.health.facts import kl_of, unit_of
+from afzal.health.facts import kl_of, referenced, unit_of, writes
 from afzal.report import svg
 from afzal.report.svg import CHOSEN, HELD_OUT, OTHER, REJECTED, TRAIN, Rule, Series
 from afzal.report.value_range import robust_range
@@ -62,6 +62,7 @@ def figures(metrics: Records, facts: Mapping[str, Any]) -> list[Figure]:
     if _is_sft(train, held_out):
         names, both = ("data", "data"), "the data's responses"
     at_reference = _in(facts, "objective", "at_reference")
+    unit = " (β × nats)" if referenced(facts) else ""
     clip = _in(facts, "config", "max_grad_norm")
     wanted = [
         _one("reward", "Reward", "Mean over the policy's own answers; larger is better.", written, held_out),
@@ -88,14 +89,14 @@ def figures(metrics: Records, facts: Mapping[str, Any]) -> list[Figure]:
         _one(
             "rewards/margins",
             "Reward margin",
-            "Reward of the chosen minus that of the rejected (β × nats); larger is better.",
+            f"Reward of the chosen minus that of the rejected{unit}; larger is better.",
             train,
             held_out,
             rules=[Rule(0.0, "")],
         ),
         _one("perplexity", "Perplexity", "exp of the held-out loss; smaller is better.", train, held_out),
         _two("logps", "Log-probability", f"Of {both}, nats per response.", train, held_out, names),
-        _two("rewards", "Implicit reward", f"β (log π − log π_ref), {good} and {bad}.", train, held_out, names),
+        _two("rewards", *_reward_words(facts, f"{good} and {bad}"), train, held_out, names),
         _one("kl", kl_of(facts), "Nats per answer; larger is further away.", written, held_out)
         if written
         else _kl(held_out, kl_of(facts)),
@@ -127,6 +128,15 @@ def figures(metrics: Records, facts: Mapping[str, Any]) -> list[Figure]:
     kept = facts.get("kept_step")
     marked = (kept, "weights kept") if is_number(kept) else None
     return [plot.draw(marked) for plot in wanted if plot.has_values]
+
+
+def _reward_words(facts: Mapping[str, Any], sides: str) -> tuple[str, str]:
+    """Title and caption of the rewards, by what they are."""
+    if referenced(facts):
+        return "Implicit reward", f"β (log π − log π_ref), {sides}."
+    if writes(facts):
+        return "Reward", f"What the objective makes of log π alone, without a reference: {sides}."
+    return "Reward", f"The reward model's score of {sides} responses."
 
 
 _WRITTEN = {

@@ -8,7 +8,7 @@ from typing import Any
 
 from afzal.config import method_in
 from afzal.health import upto
-from afzal.health.facts import unit_of, writes
+from afzal.health.facts import referenced, unit_of, writes
 from afzal.report.headline import Measure
 from afzal.report.previews import previews
 from afzal.report.run_files import RunFiles, lost_rows
@@ -48,6 +48,9 @@ _GLOSSARY = (
         "KTO's labels of single responses; they take the place of chosen and rejected in the curves.",
     ),
 )
+
+_OF_REFERENCE = {"β (beta)", "reference"}
+_FREE_REWARD = ("reward", "What the objective makes of the log-prob of a response alone; there is no reference.")
 
 
 def subtitle(facts: Mapping[str, Any]) -> str:
@@ -231,7 +234,19 @@ def glossary(facts: Mapping[str, Any]) -> Rows:
     unseen = hidden.get(unit_of(facts), kto_terms | {"perplexity"})
     if not writes(facts):
         unseen = policy_terms | kto_terms | {"perplexity", "nat"}
-    return [row for row in _GLOSSARY if row[0] not in unseen]
+    rows = [row for row in _GLOSSARY if row[0] not in unseen]
+    if writes(facts) and not referenced(facts):
+        rows = [(n, w) if n != "reward (implicit)" else _FREE_REWARD for n, w in rows if n not in _OF_REFERENCE]
+    return [(name, _reference(facts) if name == "reference" else words) for name, words in rows]
+
+
+def _reference(facts: Mapping[str, Any]) -> str:
+    """What the run's reference is; older runs, which do not say, are described as most are."""
+    if facts.get("reference_moves"):
+        return "The policy before training at first; during training it moves towards the policy."
+    if facts.get("reference_is_start") is False:
+        return "A model other than the policy before training; it stays fixed."
+    return dict(_GLOSSARY)["reference"]
 
 
 def _part(facts: Mapping[str, Any], key: str) -> Mapping[str, Any]:

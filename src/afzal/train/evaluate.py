@@ -15,7 +15,7 @@ from afzal.model.logprobs import head_logps, predicting, score
 from afzal.model.statistics import score_with
 from afzal.model.value import Critic
 from afzal.objectives import Pairs, Scored, Term, join_pairs, join_scored, unit_weights
-from afzal.objectives.metrics import Tally, add, correct, means, tally
+from afzal.objectives.metrics import Tally, add, correct, means, tally, unmoved
 from afzal.stats.correlation import paired_correlation
 from afzal.stats.intervals import clustered, share
 from afzal.tokens.batch import Batch
@@ -170,7 +170,7 @@ def losses_of(method: Method, scored: ScoredBatch, carried: Carried, pooled: Map
         if objective.metrics is not None:
             metrics |= objective.metrics(policy, pairs, **term.parameters)
         elif term is method.main:
-            metrics |= tally(objective.unit, policy, rewards, pairs)
+            metrics |= tally(objective.unit, policy, rewards, pairs, reference)
             if objective.scores == "reward":  # there are no log-probs, and a score is not a length
                 metrics = {name: value for name, value in metrics.items() if name.startswith("rewards/")}
     assert units is not None
@@ -268,7 +268,7 @@ def evaluate(
             )
             add(tallies, by_term(method, losses) | losses.metrics | of_tasks)
             if losses.rewards is not None and "rewards/accuracies" in losses.metrics:
-                answered.append(_answered(prompts, losses.rewards, part.pairs))
+                answered.append(_answered(prompts, losses.rewards, part, method.main.objective.needs_reference))
     return _figures(method, ranks.summed(tallies), _pairs_of_all(answered), pooled)
 
 
@@ -294,8 +294,9 @@ class _Responses(NamedTuple):
     lengths: Sequence[int]
 
 
-def _answered(responses: _Responses, rewards: Tensor, pairs: Pairs) -> _Answered:
-    right, weight = correct(rewards, pairs)
+def _answered(responses: _Responses, rewards: Tensor, scored: ScoredBatch, referenced: bool) -> _Answered:
+    pairs, reference = scored.pairs, scored.reference if referenced else None
+    right, weight = correct(rewards, pairs, None if reference is None else unmoved(scored.policy, reference))
     margin = rewards.double()[pairs.yw_idxs] - rewards.double()[pairs.yl_idxs]
     both: list[tuple[int, int]] = list(zip(pairs.yw_idxs.tolist(), pairs.yl_idxs.tolist(), strict=True))
     longer = [float(responses.lengths[w] - responses.lengths[k]) for w, k in both]
