@@ -348,6 +348,58 @@ def test_rows_with_one_preference_per_pair():
     assert kept[1].votes == ()
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_the_mean_is_what_training_makes_of_the_same_votes(seed):
+    """Stated probabilities and weights count, whichever answer a vote names first."""
+    generator, rows = np.random.default_rng(seed), []
+    for k in range(20):
+        votes = []
+        for who in "abcd"[: generator.integers(1, 5)]:
+            outcome = str(generator.choice(["first", "second", "tie", "both_bad"]))
+            stated = float(generator.random()) if outcome != "both_bad" and generator.random() < 0.5 else None
+            weight = float(generator.choice([0.0, 0.5, 1.0, 3.0]))
+            votes.append(vote(outcome, who, *generator.permutation(2).tolist(), probability=stated, weight=weight))
+        rows.append(item(k, *votes))
+    said = labels.of_items(rows)
+    made = aggregate.aggregate(said)
+    for before, after, p in zip(rows, aggregate.as_items(rows, said, made, "mean"), made.p_first, strict=True):
+        if math.isnan(p):
+            assert after.votes == ()  # most say that both are bad
+            continue
+        (was,), (kept,) = preferences(before) or [None], preferences(after) or [None]
+        assert (was is None) == (kept is None)  # weight 0 trains nothing, before and after
+        if was is not None and kept is not None and was.p != 0.5:
+            assert (kept.i, kept.j) == (was.i, was.j)
+            assert (kept.p, kept.weight) == (pytest.approx(was.p), pytest.approx(was.weight))
+
+
+def test_a_judge_counts_with_the_mean_probability_of_its_two_orders():
+    stated = [
+        vote("first", "j", probability=0.9, shown_first=0),
+        vote("second", "j", 1, 0, probability=0.3, shown_first=1),
+    ]
+    said = labels.of_items([item(0, *stated)])
+    assert aggregate.aggregate(said).p_first == pytest.approx([0.8])
+    assert aggregate.aggregate(said, "jeffreys").p_first == pytest.approx([(0.8 + 0.5) / 2])
+    assert aggregate.aggregate(said, "majority").p_first.tolist() == [1.0]
+    verdicts = [
+        judge.Verdict("q", "q", "x", "y", "first", "j", 0, 0.9),
+        judge.Verdict("q", "q", "y", "x", "second", "j", 1, 0.3),
+    ]
+    assert aggregate.aggregate(labels.of_verdicts(judge.Verdicts(verdicts))).p_first == pytest.approx([0.8])
+
+
+def test_many_people_with_few_votes_each_do_not_share_errors():
+    """Dawid-Skene has too little to go by, and the report does not blame the people."""
+    generator, rows = np.random.default_rng(1), []
+    for k in range(200):
+        who = generator.choice(400, 5, replace=False)
+        rows.append(item(k, *(vote("first" if generator.random() < 0.7 else "second", f"p{n}") for n in who)))
+    (warning,) = aggregate.aggregate(labels.of_items(rows)).warnings
+    assert "with a median of" in warning
+    assert "share errors" not in warning
+
+
 def test_weighted_labels_name_the_likelier_answer_and_weigh_by_its_certainty():
     rows = [
         item(0, vote("first", "a"), vote("second", "b"), vote("second", "c")),

@@ -64,6 +64,19 @@ def test_votes_of_an_arena(tmp_path):
     assert {v.judge for v in said.verdicts} == {"people"}
 
 
+def test_votes_of_newer_arenas_say_both_bad_and_hold_the_answers(tmp_path):
+    talks = {
+        f"conversation_{side}": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": answer}]
+        for side, answer in (("a", "four"), ("b", "eleven char"))
+    }
+    row = {"question_id": 1, "model_a": "a", "model_b": "b", **talks}
+    said = read(tmp_path, [row | {"winner": word} for word in ("both_bad", "bothbad", "tie")])
+    assert outcomes(said) == ["both_bad", "both_bad", "tie"]
+    assert {v.lengths for v in said.verdicts} == {(4, 11)}
+    told = read(tmp_path, [alpaca(1), alpaca(None), {k: v for k, v in alpaca(2).items() if k != "output_1"}])
+    assert [v.lengths for v in told.verdicts] == [(2, 2), (2, 2), None]
+
+
 def test_arena_hard(tmp_path):
     """The first game has the baseline as A, the second the model."""
     row = {"uid": "q1", "model": "ours", "judge": "gpt-4.1", "category": "hard"}
@@ -95,6 +108,19 @@ def test_pandalm(tmp_path):
     said = read(tmp_path, [{**row, "annotator1": 1, "annotator2": 2, "annotator3": 0}])
     assert outcomes(said) == ["first", "second", "tie"]  # an empty answer is judged like any other
     assert [v.judge for v in said.verdicts] == ["annotator1", "annotator2", "annotator3"]
+
+
+@pytest.mark.parametrize("nothing", [None, "", " "])
+def test_a_missing_vote_of_pandalm_is_no_vote(tmp_path, nothing):
+    """A column with missing values holds 1.0 for 1, or "1.0" in a CSV file."""
+    row = {"idx": 1, "instruction": "Do.", "input": "", "cmp_key": "llama_opt", "response1": "a", "response2": "b"}
+    made = [{**row, "annotator1": 1.0, "annotator2": nothing, "annotator3": "2.0"}]
+    said = read(tmp_path, made)
+    assert [(v.judge, v.outcome) for v in said.verdicts] == [("annotator1", "first"), ("annotator3", "second")]
+    from afzal import data
+
+    (one,) = data.read(str(tmp_path / "verdicts.jsonl")).items
+    assert [(v.annotator, v.outcome) for v in one.votes] == [("annotator1", "first"), ("annotator3", "second")]
 
 
 def test_rows_of_afzal_whose_responses_name_their_model(tmp_path):

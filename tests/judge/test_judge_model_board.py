@@ -6,6 +6,7 @@ import csv
 import json
 from dataclasses import replace
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from afzal.judge import (
     rank_correlation,
     rank_models,
     read,
+    weighed_as_plain,
 )
 from afzal.judge.judge_board import order_consistency
 from afzal.judge.verdicts import MIRRORED
@@ -174,6 +176,52 @@ def test_models_with_ties_rank_by_wins(tmp_path, ties):
     said = verdicts(("a", "b", "win"), ("b", "a", "win"), ("a", "b", "tie"), ("a", "b", "win"))
     board = judge.rank_models(said, ties, resamples=10)
     assert board.board.theta[0] > board.board.theta[1]
+
+
+def arena(path: Path, games: list[tuple[str, str, str]]) -> str:
+    rows = [{"question_id": k, "model_a": a, "model_b": b, "winner": w} for k, (a, b, w) in enumerate(games)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.mark.parametrize("ties", ["davidson", "rao_kupper"])
+def test_ties_that_do_not_occur_cannot_be_fitted(tmp_path, capsys, ties):
+    source = arena(tmp_path / "votes.jsonl", [("x", "y", "model_a"), ("x", "y", "model_b")])
+    assert main(["leaderboard", source, "--ties", ties]) == 2
+    assert "there are no ties to fit" in capsys.readouterr().err
+    # nor must they occur in the leaderboard beside
+    other = arena(tmp_path / "tied.jsonl", [("x", "y", w) for w in ("model_a", "model_b", "tie")])
+    assert main(["leaderboard", other, "--ties", ties, "--beside", source]) == 0
+
+
+def test_a_model_compared_with_itself_is_left_out_and_counted(tmp_path, capsys):
+    games = [("x", "y", "model_a"), ("x", "y", "model_b"), ("x", "x", "model_a")]
+    assert main(["leaderboard", arena(tmp_path / "votes.jsonl", games), "--json"]) == 0
+    body = json.loads(capsys.readouterr().out)
+    assert dict(body["facts"])["verdicts"] == "2"
+    assert "Left out: 1 verdict on answers that do not name two models." in body["findings"]
+
+
+def test_judges_have_no_ties_to_fit(tmp_path, capsys):
+    source = arena(tmp_path / "votes.jsonl", [("x", "y", "tie")])
+    assert main(["leaderboard", source, "--of", "judges", "--ties", "davidson"]) == 2
+    assert "--ties davidson needs models" in capsys.readouterr().err
+
+
+def test_models_that_always_tie_share_a_rank_and_have_no_width():
+    board = judge.rank_models(verdicts(*[(a, b, "tie") for a, b in combinations("abc", 2)] * 5), resamples=20)
+    body = judge.models_as_plain(board, "half", "x")
+    assert [(x["rank"], x["value"], x["low"], x["high"]) for x in body["lines"]] == [(1, 0.0, None, None)] * 3
+    assert body["findings"][0] == "a, b and c share the first place. 0 of 3 differences between two models exclude 0."
+
+
+def test_a_few_verdicts_against_the_others_do_not_show_a_reversed_judge():
+    many = [Verdict(f"p{k}", f"p{k}", "a", "b", "first", "most") for k in range(40)]
+    few = [Verdict(f"p{k}", f"p{k}", "a", "b", "second", "few") for k in range(3)]
+    lots = [Verdict(f"p{k}", f"p{k}", "a", "b", "second", "turned") for k in range(15)]
+    assert weighed_as_plain(Verdicts([*many, *few]))["findings"] == []
+    (finding,) = weighed_as_plain(Verdicts([*many, *few, *lots]))["findings"]
+    assert finding == "turned names the weaker model more often than the stronger one."
 
 
 def test_24_judges_of_llmbar(shared, capsys):

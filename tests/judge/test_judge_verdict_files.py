@@ -110,7 +110,7 @@ def test_judges_that_say_the_opposite_cannot_be_weighed(tmp_path, capsys):
     said(capsys, "judge", ours, "--against", theirs, *flags)
     board = said(capsys, "leaderboard", tmp_path / "out/verdicts.jsonl")
     assert "weighed" not in board
-    assert "not told apart" in board["findings"][0]
+    assert "a and b share the first place. 0 of 1" in board["findings"][0]
     assert any("cannot be weighed" in line for line in board["findings"])
 
 

@@ -305,3 +305,14 @@ def test_shares_of_columns_are_score_intervals_over_prompts():
     assert (full.value, full.high, full.n) == (1.0, 1.0, 2)
     assert full.low == pytest.approx(2 / (2 + 1.959964**2))
     assert half.value == 0.5
+
+
+@pytest.mark.parametrize(("won", "low", "high"), [(1.0, 0.839, 1.0), (0.5, 0.299, 0.701)])
+def test_pairs_that_all_end_alike_have_a_width_at_equal_lengths_too(won, low, high):
+    """20 prompts won, or tied, whichever answer is longer: resamples are all the same."""
+    control = judging.length_controlled(
+        np.full(20, won), np.tile([3.0, -2.0], 10), [str(k) for k in range(20)], resamples=9
+    )
+    assert control is not None
+    for rate in (control.raw, control.controlled):
+        assert (rate.value, rate.low, rate.high) == (won, pytest.approx(low, abs=1e-3), pytest.approx(high, abs=1e-3))

@@ -55,6 +55,9 @@ def leaderboard(
 
     if of == "judges" and (length_control or beside is not None):
         raise AfzalError("lengths and correlations need models", where="--of judges", remedy="omit one of them")
+    if of == "judges" and ties != "half":
+        why = "judges are ranked by accuracy, and have no strengths"
+        raise AfzalError(f"--ties {ties} needs models", where="--of judges", why=why, remedy="omit one of them")
     several = list(files) if isinstance(files, list | tuple) and all(map(is_source, files)) else [files]
     named = [as_path(one, "files") for one in several]
     verdicts = judging.read_gold_verdicts(named) if of == "judges" else judging.read_model_verdicts(named)
@@ -66,7 +69,7 @@ def leaderboard(
         body, is_complete = judging.judges_as_plain(ranked, source), True
     else:
         board = judging.rank_models(verdicts, ties, resamples=resamples or 500, seed=seed)
-        body, is_complete = judging.models_as_plain(board, ties, source), board.board is not None
+        body, is_complete = judging.models_as_plain(board, ties, source, verdicts.notes), board.board is not None
         more = [judging.weighed_as_plain(verdicts)]
         if length_control:
             at_equal = judging.length_controlled_rates(verdicts, resamples=resamples or 500, seed=seed)
@@ -76,7 +79,8 @@ def leaderboard(
             body |= part | joined
         if beside is not None:
             others, own = _without(judging.read_model_verdicts([str(beside)]), judge, str(beside))
-            other = judging.rank_models(others, ties, resamples=2)
+            tied = any(v.outcome in ("tie", "both_bad") for v in others.verdicts)  # without ties, half gives the same
+            other = judging.rank_models(others, ties if tied else "half", resamples=2)
             body["beside"] = judging.rank_correlation(board, other)
             body["findings"].append(_correlation(body["beside"], Path(beside).name))
             if own:

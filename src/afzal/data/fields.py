@@ -190,6 +190,11 @@ def is_numeral(text: str) -> bool:
     return _NUMERAL.fullmatch(text.strip()) is not None
 
 
+def is_missing(got: Any) -> bool:
+    """Whether a value of a table is not there: null, an empty cell, or NaN, as pandas writes it."""
+    return got is None or (isinstance(got, str) and not got.strip()) or (isinstance(got, float) and got != got)
+
+
 def looks_like_label(got: Any) -> bool:
     """Whether :func:`label` accepts this value."""
     try:

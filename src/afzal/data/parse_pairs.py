@@ -17,6 +17,7 @@ from afzal.data.fields import (
     flag,
     has,
     index,
+    is_missing,
     kind,
     mapping,
     name_of,
@@ -235,7 +236,7 @@ def shp(row: Row) -> Item:
     )
 
 
-_ARENA: dict[str, Outcome] = {
+ARENA: dict[str, Outcome] = {
     "model_a": "first",
     "model_b": "second",
     "tie": "tie",
@@ -248,11 +249,11 @@ _ARENA: dict[str, Outcome] = {
 def arena(row: Row) -> Item:
     """Two dialogues and a winner; "tie (bothbad)" says nothing about the order and is not a tie."""
     winner = text(row, "winner").strip().lower()
-    if winner not in _ARENA:
-        raise RowError("bad_value", "winner", f"is {winner[:40]!r}, not one of {', '.join(_ARENA)}")
+    if winner not in ARENA:
+        raise RowError("bad_value", "winner", f"is {winner[:40]!r}, not one of {', '.join(ARENA)}")
     a, b = (messages(value(row, f"conversation_{side}"), f"conversation_{side}") for side in "ab")
     who = name_of(row, "judge|annotator")
-    vote = Comparison(0, 1, _ARENA[winner], annotator=str(row[who]) if who else None, weight=weight(row))
+    vote = Comparison(0, 1, ARENA[winner], annotator=str(row[who]) if who else None, weight=weight(row))
     return versus(*split_dialogues(a, b), vote, sources=(row.get("model_a"), row.get("model_b")))
 
 
@@ -317,9 +318,10 @@ def alpaca_farm(row: Row) -> Item:
 
 
 def pandalm(row: Row) -> Item:
-    """One vote per annotator: 1 or 2 is the better response, 0 a tie. ``cmp_key`` names the models, as a_b."""
+    """One vote per annotator: 1 or 2 is the better response, 0 a tie; null, an empty cell or NaN is no vote.
+    ``cmp_key`` names the models, as a_b."""
     votes = []
-    for name in sorted(key for key in row if key.startswith("annotator") and row[key] is not None):
+    for name in sorted(key for key in row if key.startswith("annotator") and not is_missing(row[key])):
         outcome: Outcome = ("tie", "first", "second")[index(row, name, 3)]  # pyright: ignore[reportAssignmentType]
         votes.append(Comparison(0, 1, outcome, annotator=name, weight=weight(row)))
     models = str(row.get("cmp_key", "")).split("_")

@@ -11,7 +11,7 @@ import numpy as np
 from afzal.data import judges_of, naming
 from afzal.errors import AfzalError
 from afzal.judge.labels import BOTH_BAD, CLASSES, FIRST, SECOND, TIE, Labels, Place
-from afzal.records import Comparison, Item, Rating, comparisons
+from afzal.records import Comparison, Item, Rating
 from afzal.stats import annotators
 from afzal.stats.agreement import counts
 
@@ -19,6 +19,7 @@ By = Literal["mean", "jeffreys", "majority", "dawid_skene", "crowd_bt", "gold"]
 LabelKind = Literal["soft", "weighted"]
 UNSUPERVISED = ("dawid_skene", "crowd_bt")
 CROWD_RIDGE = 0.1  # on strengths in nats: the prior of a pair's difference has standard deviation 3.2
+FEW = 20  # labels per annotator below which a confusion matrix is mostly noise
 HELD_OUT = 20  # pairs of known truth needed to believe an anchored answer against the majority
 SURE = 0.9  # a pair is unsure if the posterior of its likeliest class is below this
 PARTS_AT = 0.05  # Dawid-Skene is not believed if it differs from the majority on a larger share of decided pairs
@@ -113,6 +114,8 @@ def aggregate(labels: Labels, by: By = "mean", *, anchored: bool = True) -> Aggr
         if anchored and _is_anchored(table, known):
             fit, checked = _dawid_skene(table, known), _held_out(table, known, majority)
         answer = _points(fit.posterior)
+    elif by in ("mean", "jeffreys"):
+        answer = _mean(labels, heard, by)
     else:
         answer = _answer(table, known, by)
     answer = np.where((heard > 0) & (bad <= heard), answer, np.nan)
@@ -224,17 +227,20 @@ def _require_fit(fit: annotators.DawidSkene | None) -> annotators.DawidSkene:
 def _answer(table: np.ndarray, known: np.ndarray, by: By) -> np.ndarray:
     if by == "majority":
         return _majority(table)
-    if by == "gold":
-        if not _is_anchored(table, known):
-            raise AfzalError(
-                "no labelled pair has a known truth",
-                where="--by gold",
-                remedy="give rows of known truth with --gold FILE: the same prompts and responses",
-            )
-        return _points(annotators.log_odds_vote(table, known, classes_of(table, known)))
-    shares = _points(annotators.vote_shares(table, 3))
-    n = (table >= 0).sum(1)
-    return (n * shares + 0.5) / (n + 1) if by == "jeffreys" else shares
+    if not _is_anchored(table, known):
+        raise AfzalError(
+            "no labelled pair has a known truth",
+            where="--by gold",
+            remedy="give rows of known truth with --gold FILE: the same prompts and responses",
+        )
+    return _points(annotators.log_odds_vote(table, known, classes_of(table, known)))
+
+
+def _mean(labels: Labels, heard: np.ndarray, by: By) -> np.ndarray:
+    """``[N]`` the mean of the probabilities that ``heard`` ``[N]`` votes state; for ``jeffreys`` with half a vote added
+    for each response."""
+    share = labels.means[0]
+    return (heard * share + 0.5) / (heard + 1) if by == "jeffreys" else share
 
 
 def _count_overturned(answer: np.ndarray, majority: np.ndarray) -> int:
@@ -247,11 +253,19 @@ def _warnings(result: Aggregation, labels: Labels, by: By) -> list[str]:
     warnings = []
     known = int((labels.gold >= 0).sum())
     if result.doubtful:
-        warnings.append(
-            f"Dawid-Skene contradicts the majority on {result.dawid_skene_overturned} of {result.decided} "
-            "pairs: the annotators share errors, so agreement does not show who is right. "
-            + ("The answer by gold items is the one to use." if by == "gold" else _advice(known))
+        contradicts = (
+            f"Dawid-Skene contradicts the majority on {result.dawid_skene_overturned} of {result.decided} pairs"
         )
+        each = float(np.median((labels.table >= 0).sum(0)))
+        if each < FEW:
+            warnings.append(
+                f"{contradicts}: with a median of {each:g} labels per annotator it cannot tell who errs. Use --by mean "
+                "or majority."
+            )
+        else:
+            advice = "The answer by gold items is the one to use." if by == "gold" else _advice(known)
+            why = "the annotators share errors, so agreement does not show who is right"
+            warnings.append(f"{contradicts}: {why}. {advice}")
     elif result.dawid_skene_overturned is not None:
         warnings.append(f"Dawid-Skene moves {result.dawid_skene_overturned} of {result.decided} decided pairs.")
     if by == "crowd_bt":
@@ -305,33 +319,28 @@ def as_items(
     """The rows with one vote per pair and axis in place of their comparisons and rankings.
 
 
-    The vote states a probability, or is certain if all agree. A pair without an order has no vote. If all votes on a
-    pair have weight 0, as on a page's rows of known truth, so does the new one, and it trains nothing either. Other
-    kinds of votes stay as they are. If a judge's verdicts are among a row's votes, ``extra`` names its new votes like
-    the judge's own, so that they do not count as people's.
+    The vote states a probability, or is certain if all agree. A pair without an order has no vote. The weight is the
+    mean of the votes' weights, as in training; if all are 0, as on a page's rows of known truth, the new one trains
+    nothing either. Other kinds of votes stay as they are. If a judge's verdicts are among a row's votes, ``extra``
+    names its new votes like the judge's own, so that they do not count as people's.
 
     Args:
-        kind: ``soft`` states the probability p. ``weighted`` names the likelier response with weight abs(2 p - 1): a
-            doubtful pair counts little, instead of asking for a small margin, and a tie has no vote.
+        kind: ``soft`` states the probability p. ``weighted`` names the likelier response, with the weight times
+            abs(2 p - 1): a doubtful pair counts little, instead of asking for a small margin, and a tie has no vote.
     """
     votes: dict[int, list[Comparison]] = {}
-    weighed = {
-        (number, *sorted((v.first, v.second)), v.axis)
-        for number, item in enumerate(items)
-        for v in comparisons(item.votes)
-        if v.weight > 0
-    }
     counted = (labels.table >= 0).sum(1)
-    for (number, i, j, axis), p, n in zip(labels.pairs, result.p_first.tolist(), counted.tolist(), strict=True):
+    columns = (labels.pairs, result.p_first.tolist(), counted.tolist(), labels.means[1].tolist())
+    for (number, i, j, axis), p, n, weight in zip(*columns, strict=True):
         if p != p or (kind == "weighted" and p == 0.5):
             continue
         outcome = "first" if p > 0.5 else "second" if p < 0.5 else "tie"
-        vote = Comparison(i, j, outcome, annotator=f"{by} of {n}", axis=axis)
+        vote = Comparison(i, j, outcome, weight=weight, annotator=f"{by} of {n}", axis=axis)
         if kind == "weighted":
-            vote = replace(vote, weight=abs(2 * p - 1))
+            vote = replace(vote, weight=weight * abs(2 * p - 1))
         elif p not in (0.0, 0.5, 1.0):
             vote = replace(vote, probability=p)
-        votes.setdefault(number, []).append(vote if (number, i, j, axis) in weighed else replace(vote, weight=0.0))
+        votes.setdefault(number, []).append(vote)
     rows = []
     for number, item in enumerate(items):
         others = tuple(v for v in item.votes if isinstance(v, Rating))

@@ -9,6 +9,9 @@ from typing import Any
 from afzal.stats.intervals import Interval
 from afzal.text import sign
 
+EQUAL = 1e-6
+"""Differences below this are rounding."""
+
 
 def finite(value: Any) -> Any:
     """The value itself; None for a number that is not finite."""
@@ -38,10 +41,14 @@ def leader(gaps: Sequence[Mapping[str, Any]]) -> str:
         gaps: differences with ``first``, ``second``, ``low`` and ``high``; those of the first place come first.
     """
     first = gaps[0]["first"]
-    level = [gap["second"] for gap in gaps if gap["first"] == first and not sign(gap)]
+    equal = [gap["second"] for gap in gaps if gap["first"] == first and abs(gap["value"]) < EQUAL]
+    level = [gap["second"] for gap in gaps if gap["first"] == first and not sign(gap) and gap["second"] not in equal]
+    leads = f"{_listed([first, *equal])} share the first place" if equal else f"{first} is first"
     if not level:
-        return f"{first} leads."
-    if len(level) > 3:
-        level = [*level[:2], f"{len(level) - 2} others"]
-    others = f"{', '.join(level[:-1])} and {level[-1]}" if len(level) > 1 else level[0]
-    return f"{first} is first, but not told apart from {others}."
+        return f"{leads}." if equal else f"{first} leads."
+    return f"{leads}, but {'are ' if equal else ''}not told apart from {_listed(level)}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = names if len(names) <= 3 else [*names[:2], f"{len(names) - 2} others"]
+    return f"{', '.join(shown[:-1])} and {shown[-1]}" if len(shown) > 1 else shown[0]

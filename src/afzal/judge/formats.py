@@ -16,12 +16,15 @@ from typing import Any
 from afzal import data
 from afzal.data import files
 from afzal.data.annotation_folder import is_annotation_folder
+from afzal.data.fields import RowError, UnusableError, is_missing, is_numeral
 from afzal.data.json_reader import RawRow
-from afzal.data.turns import answer_text
+from afzal.data.parse_pairs import ARENA
+from afzal.data.turns import answer_text, messages, split_dialogues
 from afzal.errors import AfzalError
 from afzal.judge.games import category_of
 from afzal.judge.verdicts import MIRRORED, Outcome, Verdict, Verdicts, from_probability, outcome_of
 from afzal.records import comparisons, turns_to_json
+from afzal.text import plural
 
 Row = Mapping[str, Any]
 ParsedRow = tuple[list[Verdict], Outcome | None]
@@ -50,22 +53,17 @@ def _alpaca_eval(row: Row) -> ParsedRow:
     stated = row["preference"]
     names, prompt = (_text(row["generator_1"]), _text(row["generator_2"])), _text(row["instruction"])
     judge, item = _text(row.get("annotator", "")), _key(prompt, *names)
-    if stated is None or stated != stated:
-        return [Verdict(prompt, item, *names, "none", judge)], None
+    lengths = _lengths(row["output_1"], row["output_2"]) if {"output_1", "output_2"} <= row.keys() else None
+    if is_missing(stated):
+        return [Verdict(prompt, item, *names, "none", judge, lengths=lengths)], None
     value = float(stated)
     if not (value == 0 or 1 <= value <= 2):
         raise ValueError(f"preference {stated!r} is not 1, 2, 1.5, 0 (a draw) or between 1 and 2")
     p = 0.5 if value == 0 else 2 - value
-    return [Verdict(prompt, item, *names, from_probability(p), judge, probability=p)], None
+    return [Verdict(prompt, item, *names, from_probability(p), judge, probability=p, lengths=lengths)], None
 
 
 _FASTCHAT: dict[str, Outcome] = {"model_1": "first", "model_2": "second", "tie": "tie", "error": "none"}
-_ARENA: dict[str, Outcome] = {
-    "model_a": "first",
-    "model_b": "second",
-    "tie": "tie",
-    "tie (bothbad)": "both_bad",
-}
 
 
 def _fastchat_judge(row: Row) -> ParsedRow:
@@ -82,9 +80,18 @@ def _fastchat_people(row: Row) -> ParsedRow:
     names = _text(row["model_a"]), _text(row["model_b"])
     prompt = _text(row["question_id"]) if "question_id" in row else json.dumps(row.get("conversation_a", ""))
     prompt = f"{prompt}/{row['turn']}" if "turn" in row else prompt
-    return [
-        Verdict(prompt, _key(prompt, *names), *names, _outcome(_ARENA, row["winner"]), _name(row.get("judge")), 0)
-    ], None
+    judge, lengths = _name(row.get("judge")), _answer_lengths(row.get("conversation_a"), row.get("conversation_b"))
+    outcome = _outcome(ARENA, row["winner"])
+    return [Verdict(prompt, _key(prompt, *names), *names, outcome, judge, 0, lengths=lengths)], None
+
+
+def _answer_lengths(first: Any, second: Any) -> tuple[int, int] | None:
+    """The lengths of the answers of two dialogues after their common beginning; None if they are not there."""
+    try:
+        _, one, two = split_dialogues(messages(first, "conversation_a"), messages(second, "conversation_b"))
+    except (RowError, UnusableError):
+        return None
+    return len(answer_text(one)), len(answer_text(two))
 
 
 _SCORES: dict[str, Outcome] = {
@@ -142,14 +149,15 @@ _NUMBERS: dict[str, Outcome] = {"1": "first", "2": "second", "0": "tie", "Tie": 
 
 
 def _pandalm(row: Row) -> ParsedRow:
-    """``annotator1`` to ``annotator3``: 1 the first response, 2 the second, 0 a tie; ``cmp_key`` names the models."""
+    """``annotator1`` to ``annotator3``: 1 the first response, 2 the second, 0 a tie; null, an empty cell or NaN is no
+    vote. ``cmp_key`` names the models."""
     first, _, second = _text(row["cmp_key"]).partition("_")
     prompt = _text(row["instruction"]) + "\0" + _text(row.get("input", ""))
     item = _key(prompt, first, second)
-    people = sorted(name for name in row if name.startswith("annotator"))
+    people = sorted(name for name in row if name.startswith("annotator") and not is_missing(row[name]))
     lengths = _lengths(row.get("response1", ""), row.get("response2", ""))
     made = [
-        Verdict(prompt, item, first, second, _outcome(_NUMBERS, str(row[p])), p, 0, lengths=lengths) for p in people
+        Verdict(prompt, item, first, second, _outcome(_NUMBERS, _digits(row[p])), p, 0, lengths=lengths) for p in people
     ]
     return made, None
 
@@ -164,6 +172,12 @@ def _prometheus(row: Row) -> ParsedRow:
             outcome: Outcome = "none" if a is None or b is None else "first" if a > b else "second" if a < b else "tie"
             made.append(Verdict(prompt, _key(prompt, first, second), first, second, outcome, f"gpt4_score {k}"))
     return made, None
+
+
+def _digits(value: Any) -> str:
+    """A whole number without its point, since a column with missing values holds ``1.0`` for 1; else the value."""
+    number = isinstance(value, float) or (isinstance(value, str) and is_numeral(value))
+    return f"{float(value):g}" if number else str(value)
 
 
 def _lengths(first: Any, second: Any) -> tuple[int, int]:
@@ -298,7 +312,7 @@ def _read_rows(source: str) -> Verdicts:
             why=f"read as {dataset.format}: {without} comparisons, but their responses name no models",
             remedy="Afzal rows with a source for each response, or one of: " + ", ".join(f.name for f in FORMATS),
         )
-    notes = [f"{without} comparisons whose responses do not name two models were left out"] if without else []
+    notes = [f"Left out: {plural(without, 'comparison')} of answers that do not name two models."] if without else []
     return Verdicts(verdicts, {}, dataset.format, dataset.rows, notes)
 
 

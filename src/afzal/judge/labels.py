@@ -23,6 +23,7 @@ from afzal.stats.agreement import MISSING
 
 CLASSES: tuple[Outcome, ...] = ("first", "second", "tie", "both_bad")
 FIRST, SECOND, TIE, BOTH_BAD = range(4)
+_BY_LABEL = (1.0, 0.0, 0.5, np.nan)
 VALUES = (1.0, -1.0, 0.0)
 """The values of first, second and tie on the scale from the second to the first."""
 Place: TypeAlias = tuple[int, int, int, str | None]
@@ -32,8 +33,8 @@ Place: TypeAlias = tuple[int, int, int, str | None]
 @dataclass(frozen=True, slots=True)
 class Label:
     """One label: pair and annotator (numbers), class, whether the pair's first was shown first (None if not recorded),
-    the seconds it took, and whether the person had answered the same question before (asked again to test
-    consistency)."""
+    the seconds it took, whether the person had answered the same question before (asked again to test
+    consistency), the probability that the pair's first is better (None if it is not stated), and the vote's weight."""
 
     pair: int
     annotator: int
@@ -41,6 +42,8 @@ class Label:
     first_shown_first: bool | None = None
     seconds: float | None = None
     is_repeat: bool = False
+    p_first: float | None = None
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -66,19 +69,49 @@ class Labels:
     categories: tuple[str, ...] = ()
 
     @cached_property
-    def table(self) -> np.ndarray:
-        """``[N, R]`` the label that counts; -1 if an annotator's labels differ between the two orders of a pair."""
-        table = np.full((len(self.pairs), len(self.annotators)), MISSING, np.int8)
-        in_order: dict[tuple[int, int, bool], int] = {}
+    def counted(self) -> dict[tuple[int, int], tuple[Label, ...]]:
+        """The labels that count, by pair and annotator: the last one, or the last one in either order of the pair; none
+        if those differ."""
+        last: dict[tuple[int, int], dict[bool | None, Label]] = {}
         for s in self.entries:
             if s.is_repeat:
                 continue
-            table[s.pair, s.annotator] = s.label
-            if s.first_shown_first is not None:
-                in_order[s.pair, s.annotator, s.first_shown_first] = s.label
-                if in_order.get((s.pair, s.annotator, not s.first_shown_first), s.label) != s.label:
-                    table[s.pair, s.annotator] = MISSING
+            in_order = last.setdefault((s.pair, s.annotator), {})
+            if s.first_shown_first is None:
+                in_order.clear()
+            else:
+                in_order.pop(None, None)
+            in_order[s.first_shown_first] = s
+        return {at: tuple(of.values()) for at, of in last.items() if len({s.label for s in of.values()}) == 1}
+
+    @cached_property
+    def table(self) -> np.ndarray:
+        """``[N, R]`` the label that counts; -1 if an annotator's labels differ between the two orders of a pair."""
+        table = np.full((len(self.pairs), len(self.annotators)), MISSING, np.int8)
+        for at, labels in self.counted.items():
+            table[at] = labels[0].label
         return table
+
+    @cached_property
+    def means(self) -> tuple[np.ndarray, np.ndarray]:
+        """``[N]`` the weighted mean of the probabilities that the first is better, as stated or by the label that
+        counts, and ``[N]`` the mean weight, as in training (:func:`afzal.records.preferences`).
+
+        Labels of weight 0 count only where there are no others; the mean weight is then 0. NaN without a label that
+        orders the pair. A label in both orders counts with the means of the two.
+        """
+        sums = np.zeros((3, len(self.pairs)))  # weighted probabilities, weights, and number of labels
+        plain = np.zeros((2, len(self.pairs)))  # probabilities and number of labels of weight 0
+        for (pair, _), labels in self.counted.items():
+            stated = [_BY_LABEL[s.label] if s.p_first is None else s.p_first for s in labels]
+            p, weight = sum(stated) / len(stated), sum(s.weight for s in labels) / len(labels)
+            if p == p and weight > 0:
+                sums[:, pair] += (weight * p, weight, 1)
+            elif p == p:
+                plain[:, pair] += (p, 1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            weighted, unweighted = sums[0] / sums[1], plain[0] / plain[1]
+        return np.where(sums[2] > 0, weighted, unweighted), sums[1] / np.maximum(sums[2], 1)
 
 
 def of_items(items: Sequence[Item], gold: Iterable[Item] = ()) -> Labels:
@@ -114,12 +147,14 @@ def of_items(items: Sequence[Item], gold: Iterable[Item] = ()) -> Labels:
                 prompts.append(keys[number])
                 categories.append(category_of(item) or "")
                 known.append(_true(truth.get((prompt, answers[low], answers[high]), {}), vote.axis))
-            label = _label(vote if vote.first == low else vote.swap())
+            vote = vote if vote.first == low else vote.swap()
             shown = None if vote.shown_first is None else vote.shown_first == low
             person = people.setdefault(vote.annotator or "votes", len(people))
             again = vote.weight == 0 and (pairs[place], person) in heard
             heard.add((pairs[place], person))
-            labels.append(Label(pairs[place], person, label, shown, seconds, again))
+            labels.append(
+                Label(pairs[place], person, _label(vote), shown, seconds, again, vote.probability, vote.weight)
+            )
     if not labels:
         raise AfzalError(
             "there are no comparisons to aggregate",
@@ -157,18 +192,23 @@ def _true(known: Mapping[str | None, int], axis: str | None) -> int:
 
 def of_verdicts(verdicts: Verdicts) -> Labels:
     """Judges as annotators: a judge's label on a pair counts if all of its games have the same outcome."""
-    games: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
+    games: dict[tuple[str, str], list[tuple[Outcome, float | None]]] = defaultdict(list)
     names: dict[str, tuple[str, str, str]] = {}
     for v in verdicts.verdicts:
         names.setdefault(v.item, (v.prompt, v.first, v.category))
-        mirrored = v.first != names[v.item][1]
-        games[v.item, v.judge].append(MIRRORED[v.outcome] if mirrored else v.outcome)
+        if v.first != names[v.item][1]:
+            p = None if v.probability is None else 1 - v.probability
+            games[v.item, v.judge].append((MIRRORED[v.outcome], p))
+        else:
+            games[v.item, v.judge].append((v.outcome, v.probability))
     items = {item: k for k, item in enumerate(names)}
     judges = {judge: k for k, judge in enumerate(dict.fromkeys(judge for _, judge in games))}
     labels = []
-    for (item, judge), outcomes in games.items():
-        if len(set(outcomes)) == 1 and outcomes[0] != "none":
-            labels.append(Label(items[item], judges[judge], CLASSES.index(outcomes[0])))
+    for (item, judge), played in games.items():
+        outcome, stated = played[0][0], [p for _, p in played if p is not None]
+        if outcome != "none" and all(other == outcome for other, _ in played):
+            p = sum(stated) / len(stated) if len(stated) == len(played) else None
+            labels.append(Label(items[item], judges[judge], CLASSES.index(outcome), p_first=p))
     truth = [CLASSES.index(verdicts.gold[item]) if item in verdicts.gold else MISSING for item in items]
     pairs = tuple((k, 0, 1, None) for k in range(len(items)))
     prompts, _, categories = zip(*names.values(), strict=True) if names else ((), (), ())

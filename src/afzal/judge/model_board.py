@@ -50,7 +50,7 @@ def rank_models(verdicts: Verdicts, ties: bt.Ties = "half", *, resamples: int = 
     """Strengths of the compared models, with intervals over prompts.
 
     Raises:
-        AfzalError: fewer than two models, or no verdict with a winner or a tie.
+        AfzalError: fewer than two models, no verdict with a winner or a tie, or ``ties`` cannot be fitted.
     """
     counted = [v for v in verdicts.verdicts if v.outcome != "none"]
     names = sorted({name for v in counted for name in (v.first, v.second)})
@@ -62,7 +62,7 @@ def rank_models(verdicts: Verdicts, ties: bt.Ties = "half", *, resamples: int = 
     points = [POINTS[v.outcome] for v in counted]
     played = bt.games(first, second, points, [v.prompt for v in counted], len(names))
     connected = bt.connection(played)
-    board = bt.leaderboard(played, ties, resamples=resamples, seed=seed) if connected.whole else None
+    board = _fitted(played, ties, resamples, seed) if connected.whole else None
     tally = {p: Counter[int]() for p in (1.0, 0.5, 0.0)}
     met: Counter[tuple[int, int, float]] = Counter()
     for i, j, p in zip(first, second, points, strict=True):
@@ -86,6 +86,21 @@ def rank_models(verdicts: Verdicts, ties: bt.Ties = "half", *, resamples: int = 
         verdicts=len(counted),
         no_verdict=len(verdicts.verdicts) - len(counted),
     )
+
+
+def _fitted(played: bt.Games, ties: bt.Ties, resamples: int, seed: int) -> bt.Board:
+    if ties != "half" and not (played.outcome == 0.5).any():
+        raise AfzalError(
+            "there are no ties to fit",
+            where=f"--ties {ties}",
+            why="every verdict names a winner, so half ties give the same strengths",
+            remedy="omit the option",
+        )
+    try:
+        return bt.leaderboard(played, ties, resamples=resamples, seed=seed)
+    except ValueError as error:
+        remedy = "--ties half" if ties != "half" else "more verdicts between models of similar strength"
+        raise AfzalError("there are no strengths", where=f"--ties {ties}", why=str(error), remedy=remedy) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +191,12 @@ def rank_correlation(board: ModelBoard, other: ModelBoard) -> dict[str, Any]:
     return {"models": len(shared), **{name: finite(float(value)) for name, value in figures.items()}}
 
 
-def models_as_plain(board: ModelBoard, ties: bt.Ties, source: str) -> dict[str, Any]:
-    """A leaderboard of models as plain values, for pages and files; ``findings`` explain missing strengths."""
+def models_as_plain(board: ModelBoard, ties: bt.Ties, source: str, notes: Sequence[str] = ()) -> dict[str, Any]:
+    """A leaderboard of models as plain values, for pages and files; ``findings`` explain missing strengths.
+
+    Args:
+        notes: remarks on how the verdicts were read, which become findings.
+    """
     names, lines, gaps = board.names, [], []
     record = lambda m: {"won": board.wins[m], "tied": board.ties[m], "lost": board.losses[m]}  # noqa: E731
     if board.board is None:
@@ -204,6 +223,7 @@ def models_as_plain(board: ModelBoard, ties: bt.Ties, source: str) -> dict[str, 
             findings.append(f"{lost}: the intervals are too narrow at the far ends.")
     if board.no_verdict:
         findings.append(f"{board.no_verdict} verdicts name neither a winner nor a tie and are not counted.")
+    findings += notes
     facts = {
         "models": _count(len(names)),
         "verdicts": _count(board.verdicts),

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from afzal.judge.verdicts import POINTS, Verdicts
+from afzal.judge.verdicts import POINTS, Verdict, Verdicts
 from afzal.stats.annotators import crowd_bt
 from afzal.text import number
 
 RIDGE = 1.0
 LEVEL = 0.02  # nats between the strongest and the weakest model, below which judges cannot be weighed
+CERTAIN = 0.05  # p-value, divided by the number of judges, below which a judge is called reversed
 COIN = 0.5
 """A reliability of 1/2 is a coin; below it, verdicts are reversed."""
 
@@ -38,7 +41,8 @@ def weighed_as_plain(verdicts: Verdicts) -> dict[str, Any]:
         return {"findings": ["Over all verdicts the models are level, so judges cannot be weighed."]}
     eta = dict(zip(judges, map(float, fit.eta), strict=True))
     theta = {models[k]: float(fit.theta[k]) for k in np.argsort(-fit.theta)}
-    reversed_ = [name for name, value in eta.items() if value < COIN]
+    reversed_ = [name for name, value in eta.items() if value < COIN and _is_reversed(counted, name, theta, judges)]
+    given = Counter(v.judge for v in counted)
     words = (
         "How often each judge names the stronger model, with strengths and reliabilities fitted jointly (Crowd-BT, "
         "with a ridge of 1). 0.5 is a coin; below it verdicts are reversed. It compares judges; it is not an accuracy."
@@ -46,9 +50,19 @@ def weighed_as_plain(verdicts: Verdicts) -> dict[str, Any]:
     table = {
         "title": "Reliability",
         "words": words,
-        "columns": ["judge", "reliability"],
-        "rows": [[name, number(eta[name], 3)] for name in sorted(eta, key=lambda name: -eta[name])],
+        "columns": ["judge", "reliability", "verdicts"],
+        "rows": [[name, number(eta[name], 3), f"{given[name]:,}"] for name in sorted(eta, key=lambda name: -eta[name])],
     }
     plain = {"ridge": RIDGE, "strengths": theta, "reliability": eta, "log_likelihood": fit.log_likelihood}
     findings = [f"{name} names the weaker model more often than the stronger one." for name in reversed_]
     return {"weighed": plain, "tables": [table], "findings": findings}
+
+
+def _is_reversed(verdicts: Sequence[Verdict], judge: str, theta: Mapping[str, float], judges: Sequence[str]) -> bool:
+    """Whether a judge names the weaker model more often than chance explains; a few verdicts never show that."""
+    from scipy.stats import binomtest
+
+    decided = [v for v in verdicts if v.judge == judge and v.outcome in ("first", "second")]
+    gaps = [(theta[v.first] - theta[v.second]) * (1 if v.outcome == "first" else -1) for v in decided]
+    right, n = sum(gap > 0 for gap in gaps), sum(gap != 0 for gap in gaps)
+    return n > 0 and bool(binomtest(right, n, alternative="less").pvalue < CERTAIN / len(judges))

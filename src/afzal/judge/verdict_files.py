@@ -19,6 +19,7 @@ from afzal.judge.outputs import ROWS
 from afzal.judge.recorded import OWN, parse_row
 from afzal.judge.verdicts import Outcome, Verdict, Verdicts
 from afzal.records import Item, prompt_key
+from afzal.text import plural
 
 FORMAT = "verdicts of afzal judge"
 
@@ -92,19 +93,18 @@ def read_model_verdicts(sources: Sequence[str]) -> Verdicts:
     Raises:
         AfzalError: as for :func:`afzal.judge.formats.read` and :func:`read_afzal_file`, or the answers name no models.
     """
-    if not _all_afzal_files(sources):
-        return formats.read(sources)
-    together = _merged([read_afzal_file(source) for source in sources])
+    ours = _all_afzal_files(sources)
+    together = _merged([read_afzal_file(source) for source in sources]) if ours else formats.read(sources)
     verdicts = [v for v in together.verdicts if v.first and v.second and v.first != v.second]
     if not verdicts:
         raise AfzalError(
             f"{', '.join(sources)} holds no verdicts on models",
-            why=f"{len(together.verdicts)} verdicts, but the responses of their rows name no models",
+            why=f"{len(together.verdicts)} verdicts, but the answers of their rows name no models",
             remedy="afzal judge FILE --against FILE, which names them; or --of judges, if the rows have a label",
         )
     left = len(together.verdicts) - len(verdicts)
-    notes = [f"{left} verdicts whose responses do not name two models were left out"] if left else []
-    return replace(together, verdicts=verdicts, gold={}, notes=notes)
+    notes = [f"Left out: {plural(left, 'verdict')} on answers that do not name two models."] if left else []
+    return replace(together, verdicts=verdicts, gold={} if ours else together.gold, notes=[*together.notes, *notes])
 
 
 def read_gold_verdicts(sources: Sequence[str]) -> Verdicts:

@@ -193,6 +193,7 @@ def crowd_bt(
         ValueError: the ridge is not above 0, or the fit did not converge.
     """
     from scipy.optimize import minimize
+    from scipy.special import expit
 
     if not ridge > 0:
         raise ValueError("Crowd-BT needs a ridge above 0: without one its strengths diverge")
@@ -203,8 +204,8 @@ def crowd_bt(
 
     def value(x: np.ndarray) -> tuple[float, np.ndarray]:
         theta = np.append(x[: n_models - 1], -x[: n_models - 1].sum())
-        eta = 1 / (1 + np.exp(-x[n_models - 1 :]))
-        s = 1 / (1 + np.exp(-(theta[first] - theta[second])))
+        eta = expit(x[n_models - 1 :])
+        s = expit(theta[first] - theta[second])
         e = eta[annotator]
         p = np.clip(e * s + (1 - e) * (1 - s), 1e-12, 1 - 1e-12)
         loss = -times @ (outcome * np.log(p) + (1 - outcome) * np.log1p(-p)) + ridge * (theta**2).sum()
@@ -219,4 +220,4 @@ def crowd_bt(
     if not fit.success and np.abs(fit.jac).max() > 1e-3 * times.sum():
         raise ValueError(f"the fit of Crowd-BT did not converge: {fit.message}")
     theta = np.append(fit.x[: n_models - 1], -fit.x[: n_models - 1].sum())
-    return CrowdBT(theta, 1 / (1 + np.exp(-fit.x[n_models - 1 :])), -float(fit.fun))
+    return CrowdBT(theta, expit(fit.x[n_models - 1 :]), -float(fit.fun))

@@ -22,6 +22,7 @@ from afzal.stats.resampling import draws, numbered, percentiles
 
 Ties = Literal["half", "davidson", "rao_kupper"]
 ELO_PER_NAT = 400 / math.log(10)
+_DIGITS = 6  # of a strength; the fits with ties are exact to about as many
 _ROUNDING = 1e-12  # relative rounding error of a sum over all comparisons; a smaller decrease is ignored
 
 
@@ -174,7 +175,7 @@ def _newton(wins: np.ndarray, ridge: float) -> np.ndarray:
             scale /= 2
         theta = theta + scale * step
         if np.abs(step).max() < 1e-10:
-            return theta - theta.mean()
+            return np.round(theta - theta.mean(), 12) + 0.0  # equal strengths stay equal; 0 is not -1e-17
     raise ValueError("the fit of Bradley and Terry's model did not converge")
 
 
@@ -263,7 +264,7 @@ class Board:
         """One model's theta less another's, with a paired interval over the same resamples."""
         gaps = self.drawn[:, first] - self.drawn[:, second]
         value = float(self.theta[first] - self.theta[second])
-        return percentiles(value, gaps, self.places[0].theta.n)
+        return _with_width(percentiles(value, gaps, self.places[0].theta.n))
 
 
 def leaderboard(played: Games, ties: Ties = "half", *, resamples: int = 500, seed: int = 0) -> Board:
@@ -279,18 +280,36 @@ def leaderboard(played: Games, ties: Ties = "half", *, resamples: int = 500, see
     theta = fit.theta
     drawn, unconnected = _resampled(played, ties, resamples, seed)
     table = _table(played, played.weight)
-    order = np.argsort(-theta, kind="stable")
-    ranks = np.argsort(np.argsort(-drawn, 1, kind="stable"), 1, kind="stable") + 1 if len(drawn) else drawn
     places = []
-    for rank, model in enumerate(order.tolist(), start=1):
+    ranks, best_ranks, worst_ranks = _ranks(theta, drawn)
+    for model in np.argsort(ranks, kind="stable").tolist():
         played_by = float(table[model].sum() + table[:, model].sum())
-        best, worst = None, None
+        rank, best, worst = int(ranks[model]), None, None
         if len(drawn) > 1:
-            best, worst = (int(x) for x in np.quantile(ranks[:, model], [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
-        interval = percentiles(float(theta[model]), drawn[:, model], played.n_prompts)
+            best = int(np.quantile(best_ranks[:, model], (1 - LEVEL) / 2))
+            worst = int(np.quantile(worst_ranks[:, model], (1 + LEVEL) / 2))
+        interval = _with_width(percentiles(float(theta[model]), drawn[:, model], played.n_prompts))
         share = float(table[model].sum()) / played_by
         places.append(Place(model, interval, rank, best or rank, worst or rank, share, round(played_by)))
     return Board(tuple(places), drawn, fit, unconnected)
+
+
+def _ranks(theta: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ranks ``[M]`` (1 is best), and in the resamples ``[R, M]`` as the best and as the worst of equal models.
+
+    Equal models share a rank. Strengths are equal if they differ by less than the fit's precision.
+    """
+    from scipy.stats import rankdata
+
+    alike = -np.round(drawn, _DIGITS)
+    best, worst = (rankdata(alike, how, axis=1) if len(drawn) else drawn for how in ("min", "max"))
+    return rankdata(-np.round(theta, _DIGITS), "min"), best, worst
+
+
+def _with_width(known: Interval) -> Interval:
+    """No interval if all resamples are the same, as when every game is a tie: they do not show its width."""
+    alike = known.low is not None and known.high is not None and known.high - known.low < 10**-_DIGITS
+    return replace(known, low=None, high=None) if alike else known
 
 
 def _resampled(played: Games, ties: Ties, resamples: int, seed: int) -> tuple[np.ndarray, int]:

@@ -366,20 +366,16 @@ def length_controlled(
         return None
     from scipy.special import expit  # exact at log-odds of any size, which separated resamples reach
 
+    raw, n, ahead, behind = share(clustered(prompts, y.tolist())), len(set(prompts)), (d > 0).mean(), (d < 0).mean()
+    overlap = {"overlap": 2 * float(min(ahead, behind)), "extrapolated": bool(max(ahead, behind) > 0.9)}
+    if not np.ptp(y) > 0 and not ridge > 0:  # the fit is this share at every difference, and so is every resample's
+        return LengthControl(raw, raw, Interval(0.0, None, None, n), deviation, **overlap)
     x = np.stack([np.ones(len(d)), np.tanh(d / deviation)], 1)
     fit = _logistic(x, y, np.ones(len(y)), ridge, expected_slope)
     weights = list(prompt_resamples(prompts, resamples=resamples, seed=seed))
     drawn = np.array([_logistic(x, y, w, ridge, expected_slope) for w in weights])
-    means = np.array([(w * y).sum() / w.sum() for w in weights])
-    n, ahead, behind = len(set(prompts)), float((d > 0).mean()), float((d < 0).mean())
-    return LengthControl(
-        raw=percentiles(float(y.mean()), means, n),
-        controlled=percentiles(float(expit(fit[0])), expit(drawn[:, 0]), n),
-        slope=percentiles(float(fit[1]), drawn[:, 1], n),
-        deviation=deviation,
-        overlap=2 * min(ahead, behind),
-        extrapolated=max(ahead, behind) > 0.9,
-    )
+    controlled = percentiles(float(expit(fit[0])), expit(drawn[:, 0]), n)
+    return LengthControl(raw, controlled, percentiles(float(fit[1]), drawn[:, 1], n), deviation, **overlap)
 
 
 def _logistic(x: np.ndarray, y: np.ndarray, w: np.ndarray, ridge: float, towards: float) -> np.ndarray:
