@@ -6,11 +6,12 @@ import json
 from itertools import count
 
 import pytest
-from helpers_web import answer, first_text, job, opened, pairs
+from helpers_web import Clock, answer, first_text, job, opened, pairs
 
 from afzal import data
 from afzal.cli import main
 from afzal.web.export import export
+from afzal.web.queue import LEASE_SECONDS
 from afzal.web.validation import RequestError
 
 ids = (f"request{n:06d}" for n in count())
@@ -59,7 +60,9 @@ def test_the_same_id_is_the_same_answer(tmp_path):
         assert folder.session.counts() == {"votes": 1, "gold": 0, "skips": 0}
         undo = {"id": next(ids)}
         assert len(folder.session.undo("ann", undo).lines) == 1
-        assert folder.session.undo("ann", undo).lines == []
+        again = folder.session.undo("ann", undo)
+        assert (again.lines, again.reply["undone"]) == ([], {"outcome": "first", "strength": 1})
+        assert "saved" not in again.reply  # the page would call it a vote
         assert folder.session.counts() == {"votes": 0, "gold": 0, "skips": 0}
 
 
@@ -152,6 +155,16 @@ def test_undo_with_nothing_to_undo_is_refused(tmp_path):
         folder.session.undo("ann", {"id": next(ids)})
 
 
+def test_a_clock_that_is_set_back_makes_nobody_wait(tmp_path):
+    clock = Clock()
+    with opened(job(tmp_path, pairs(1), ("ann", "bob")), clock) as folder:
+        assert folder.session.next("ann")["state"] == "ask"
+        clock.now -= 86_400
+        assert folder.session.next("bob")["state"] == "wait"
+        clock.now += LEASE_SECONDS
+        assert folder.session.next("bob")["state"] == "ask"
+
+
 def test_undo_says_what_was_taken_back_and_shows_it_again(tmp_path):
     with opened(job(tmp_path, pairs(3))) as folder:
         asked = folder.session.next("ann")
@@ -217,7 +230,9 @@ def test_practice_says_which_is_better_and_why(tmp_path):
         asked = folder.session.next("ann")
         assert asked["practice"]
         better = "first" if first_text(asked).startswith("good") else "second"
-        reply = folder.session.vote("ann", body(asked, outcome=better)).reply
+        said = body(asked, outcome=better)
+        reply = folder.session.vote("ann", said).reply
+        assert folder.session.vote("ann", said).reply == reply  # the first reply was lost on the way
         assert reply["feedback"] == {"right": True, "better": better, "why": "Because."}
         assert not reply["next"]["practice"]
         folder.session.undo("ann", {"id": next(ids)})

@@ -267,7 +267,41 @@ def test_a_lost_connection_keeps_the_answer_and_sends_it_once(chromium, tmp_path
         assert one.page.is_hidden("#banner")
         one.phase("ask")
         assert [line["outcome"] for line in lines_of(tmp_path / "out")] == ["first"]
+        lost = []
+
+        def lose_the_first_reply(route):
+            if not lost:
+                lost.append(route.fetch().json())
+                route.abort()
+            else:
+                route.continue_()
+
+        one.page.route("**/api/undo", lose_the_first_reply)
+        one.press("u")
+        one.says("undone")
+        one.phase("ask")
+        assert [line["kind"] for line in lines_of(tmp_path / "out")] == ["pair", "undo"]
         opened.close()
+
+
+@pytest.mark.slow
+def test_paragraphs_have_their_own_direction(chromium, tmp_path):
+    """An Arabic paragraph after an English one begins at the right, and its full stop is at the left."""
+    mixed = "Sure, here it is:\n" + "\u0645\u0631\u062d\u0628\u0627 \u0628\u0643."
+    write_rows(tmp_path / "rows.jsonl", [{"prompt": "Hi", "chosen": mixed, "rejected": mixed + " 2"}])
+    with (
+        served("rows.jsonl", "--annotators", "ann", "--out", "out", cwd=tmp_path) as ((address,), _),
+        person(chromium, address) as one,
+    ):
+        one.phase("ask")
+        left, right = one.page.evaluate("""() => {
+          const part = document.querySelector("[data-testid=response-0] .part"), range = document.createRange();
+          const text = part.firstChild, start = text.data.indexOf("\\n") + 1, box = part.getBoundingClientRect();
+          range.setStart(text, start); range.setEnd(text, start + 1);
+          const first = range.getBoundingClientRect();
+          return [first.left - box.left, box.right - first.right];
+        }""")
+        assert right < 2 < left
 
 
 @pytest.mark.slow

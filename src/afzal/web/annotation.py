@@ -88,6 +88,7 @@ class AnnotationSession:
         self.task, self.clock = task, clock
         self.queue = Queue(task.questions, task.rules, people)
         self._tabs: dict[str, str] = {}
+        self._passed, self._read_at = 0.0, clock()
         for line in lines:
             self.queue.apply(line)
         self._selector: QuestionSelector | None = None
@@ -122,7 +123,7 @@ class AnnotationSession:
             self._tabs[name] = tab
         if self._selector is not None:
             self._prefer(self._selector.refresh(self._answers(), len(self.queue.ids)))
-        turn = self.queue.next(name, self.clock())
+        turn = self.queue.next(name, self._elapsed())
         if isinstance(turn, Turn):
             return self._question_reply(name, turn)
         if turn == "wait":
@@ -177,9 +178,8 @@ class AnnotationSession:
             raise RequestError(409, "nothing_to_undo", "there is nothing to undo")
         line = {"id": ident, "at": self._now(), "annotator": name, "kind": "undo", "retracts": last.id}
         line["page"] = __version__
-        self.queue.apply(line, self.clock())
-        previous = {key: last.line[key] for key in _VERDICT if key in last.line}
-        return PendingReply({"undone": previous, "next": self.next(name)}, [line])
+        self.queue.apply(line, self._elapsed())
+        return PendingReply({"undone": _verdict_of(last.line), "next": self.next(name)}, [line])
 
     def counts(self) -> dict[str, int]:
         """Number of votes and skips of all people, without retracted ones; ``gold`` votes never train."""
@@ -211,7 +211,7 @@ class AnnotationSession:
         position = body.get("position")
         if not isinstance(body.get("question"), str) or type(position) is not int:
             raise RequestError(400, "bad_question", "question and position must be those of the question that was sent")
-        turn = self.queue.turn_for(name, body["question"], position, self.clock())
+        turn = self.queue.turn_for(name, body["question"], position, self._elapsed())
         if turn is None:
             raise RequestError(409, "stale", "this question was answered in the meantime, or given to somebody else")
         return turn, {}
@@ -250,23 +250,28 @@ class AnnotationSession:
         return line if self._selector is None else line | {"asked": self._selection.get(turn.question)}
 
     def _record(self, name: str, turn: Turn, line: Line) -> PendingReply:
-        self.queue.apply(line, self.clock())
+        self.queue.apply(line, self._elapsed())
         reply: Reply = {"saved": self._confirmation(name, line)}
         if turn.is_practice and line["kind"] != "skip":
-            reply["feedback"] = self._feedback(turn, line)
+            reply["feedback"] = self._feedback(line)
         return PendingReply(reply | {"next": self.next(name)}, [line])
 
     def _repeat_reply(self, name: str, line: Mapping[str, Any]) -> PendingReply:
-        """The reply to a request that was already carried out."""
-        return PendingReply({"saved": self._confirmation(name, line), "next": self.next(name)})
+        """The reply to a request that was already carried out: its first reply was lost on the way."""
+        if line["kind"] == "undo":
+            retracted = self.queue.ids.get(line["retracts"], {})
+            return PendingReply({"undone": _verdict_of(retracted), "next": self.next(name)})
+        reply: Reply = {"saved": self._confirmation(name, line)}
+        if line.get("practice") and line["kind"] != "skip":
+            reply["feedback"] = self._feedback(line)
+        return PendingReply(reply | {"next": self.next(name)})
 
     def _confirmation(self, name: str, line: Mapping[str, Any]) -> Reply:
-        verdict = {key: line[key] for key in ("kind", *_VERDICT) if key in line}
-        return {"id": line["id"], "number": len(self.queue.answers(name))} | verdict
+        return {"id": line["id"], "number": len(self.queue.answers(name)), "kind": line["kind"]} | _verdict_of(line)
 
-    def _feedback(self, turn: Turn, line: Line) -> Reply:
-        question = self.task.questions[turn.question]
-        better = "first" if turn.shown[0] == question.truth else "second"
+    def _feedback(self, line: Mapping[str, Any]) -> Reply:
+        question = self.task.questions[self.queue.question_of(line)]
+        better = "first" if line["shown"][0] == question.truth else "second"
         why = self.task.items[question.item].extra.get("feedback")
         reply: Reply = {"right": line.get("outcome") == better, "better": better}
         return reply | ({"why": why} if isinstance(why, str) else {})
@@ -309,11 +314,22 @@ class AnnotationSession:
         by_id = {a.id: a for a in answers}
         return [(by_id[a.repeat_of], a) for a in answers if a.repeat_of in by_id and not a.is_skip]
 
+    def _elapsed(self) -> float:
+        """Seconds since the session began, for leases: setting the clock back makes nobody wait longer."""
+        now = self.clock()
+        self._passed += max(0.0, now - self._read_at)
+        self._read_at = now
+        return self._passed
+
     def _now(self) -> str:
         return datetime.fromtimestamp(self.clock(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 _VERDICT = ("outcome", "strength", "groups", "values", "reason")
+
+
+def _verdict_of(line: Mapping[str, Any]) -> Reply:
+    return {key: line[key] for key in _VERDICT if key in line}
 
 
 def same_verdict(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:

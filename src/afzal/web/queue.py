@@ -296,9 +296,12 @@ class Queue:
         else:
             self._add(person, line)
 
+    def question_of(self, line: Mapping[str, Any]) -> int:
+        """The number of the question that a vote or a skip answers."""
+        return self._by_question_key[_question_key(line["item"], line["shown"], line["axis"])]
+
     def _add(self, person: _Person, line: Mapping[str, Any]) -> None:
-        shown = tuple(line["shown"])
-        question = self._by_question_key[_question_key(line["item"], shown, line["axis"])]
+        shown, question = tuple(line["shown"]), self.question_of(line)
         answer = Answer(line["id"], question, shown, line["kind"] == "skip", line.get("repeat_of"), line)
         person.stack.append(answer)
         if self._is_repeated(person, answer):

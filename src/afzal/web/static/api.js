@@ -19,7 +19,7 @@ export class RequestError extends Error {
 }
 
 export async function get(path) {
-  return readReply(await fetch(path, { headers: { "X-Afzal-Token": TOKEN } }));
+  return readReply(await withTimeout((signal) => fetch(path, { headers: { "X-Afzal-Token": TOKEN }, signal })));
 }
 
 // The raw response, for a streamed reply; throws RequestError.

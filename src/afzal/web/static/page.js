@@ -33,6 +33,7 @@ async function begin() {
   document.addEventListener("keydown", onKey);
   document.addEventListener("click", onClick);
   addEventListener("pagehide", leave);
+  addEventListener("beforeunload", (event) => { if (phase === "saving") event.preventDefault(); });
   media.onChange(() => {
     const isOpening = document.body.classList.contains("locked") && media.allHeard();
     if (phase === "ask" && (isOpening || media.isBroken())) showLock();
@@ -51,7 +52,7 @@ async function load() {
     showTrouble(null);
     await showReply(await get(`/api/next?tab=${tab}`));
   } catch (error) {
-    if (error.status) return notice("This address is not valid", error.message);
+    if (error.status < 500) return notice("This address is not valid", error.message);
     showTrouble("offline");
     setTimeout(load, 2000);
   }
