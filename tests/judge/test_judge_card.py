@@ -273,6 +273,22 @@ def test_a_card_of_nothing_but_silence():
     assert validation.self_preference(np.array([1]), np.array([np.nan]), {}, ["q"], resamples=5, seed=0) is None
 
 
+def test_pairs_without_a_verdict_are_in_no_win_rate():
+    """The judge is silent on the only pair whose first answer is longer."""
+    items = [
+        replace(item(k, "fff"), responses=(Response("long" if k == 0 else "s", "a"), Response("two", "b")))
+        for k in range(4)
+    ]
+    pairs, games, rulings = said_by(items, "nffs")
+    known = summary.JudgeContext(labels_on(items, pairs))
+    body = summary.summary("j", items, pairs, games, rulings, known, resamples=20)
+    assert (body["models"]["win_rate"]["n"], body["models"]["win_rate_of_the_longer"]) == (3, 0.0)
+    assert summary_text.verdict(body).endswith("on 3 prompts by j")
+    said = card(body, {"kind": "rule"}, pairs_to_read(pairs, games, rulings, None))["findings"]
+    assert "1 of 4 games have no verdict: their pairs count as neither wins nor losses, and agree with nobody." in said
+    assert said[-1] == "It agrees with people 50.0 points less often than one of them does, which may be chance."
+
+
 def seated(swapped: bool) -> dict:
     """Eight pairs of a and b on eight prompts; with ``swapped``, b is named first in some of them.
 

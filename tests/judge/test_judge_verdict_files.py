@@ -72,6 +72,8 @@ def test_judges_compared_with_the_label_of_rows(tmp_path, capsys):
     voted = said(capsys, "aggregate", tmp_path / "out/verdicts.jsonl")
     assert dict(voted["facts"])["annotators"] == "2"
     assert dict(voted["facts"])["pairs of known truth"] == "4"
+    assert main(["aggregate", str(tmp_path / "out/verdicts.jsonl"), "--out", str(tmp_path / "x.jsonl")]) == 2
+    assert f"afzal aggregate {tmp_path / 'out/rows.jsonl'}" in capsys.readouterr().err
     assert main(["leaderboard", str(tmp_path / "out/verdicts.jsonl")]) == 2
     assert "name no models" in capsys.readouterr().err
 

@@ -67,9 +67,10 @@ def aggregate(
         1
     """
     from afzal import data as reading
-    from afzal import runs
+    from afzal import judge, runs
     from afzal.judge import labels as judged
     from afzal.judge.games import CATEGORIES
+    from afzal.judge.outputs import ROWS
 
     one_of(by, "by", By)
     one_of(labels, "labels", LabelKind)
@@ -84,6 +85,12 @@ def aggregate(
         runs.refuse_existing(Path(path_of(out, "out")), force)
     source = as_path(data, "data")
     plain = out is None and gold is None and columns is None and format is None
+    if not plain and judge.is_afzal_file(source):
+        raise AfzalError(
+            "the verdicts of afzal judge can be measured, but not written as rows or joined with others",
+            where=source,
+            remedy=f"afzal aggregate {Path(source).with_name(ROWS)}: the rows with the same verdicts as votes",
+        )
     options = _Options(by, labels, tuple(gold_sizes), group_by, Path(source).name, resamples)
     if plain and (verdicts := _verdicts(source)) is not None:
         dataset = None

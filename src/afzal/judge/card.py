@@ -105,11 +105,14 @@ def _findings(summary: Mapping[str, Any]) -> list[str]:
             side = "first" if orders["slot_bias"] > 0 else "second"
             findings.append(f"It prefers the {side} slot regardless of the answer (p = {orders['slot_p']:.2g}).")
     if summary["no_verdict"]:
-        findings.append(f"{summary['no_verdict']} of {summary['games']} games have no verdict and are not counted.")
+        none = f"{summary['no_verdict']} of {summary['games']} games have no verdict"
+        findings.append(f"{none}: their pairs count as neither wins nor losses, and agree with nobody.")
     people = summary.get("people", {})
     if "minus_ceiling" in people:
-        gap = people["minus_ceiling"]["value"]
-        findings.append(f"It agrees with people {abs(gap):.1%} {'less' if gap < 0 else 'more'} than one of them does.")
+        gap = people["minus_ceiling"]
+        often = f"{abs(100 * gap['value']):.1f} points {'less' if gap['value'] < 0 else 'more'} often"
+        unsure = "" if sign(gap) else ", which may be chance"
+        findings.append(f"It agrees with people {often} than one of them does{unsure}.")
     for name, other in (summary.get("own_answers") or {}).get("beside", {}).items():
         gap = other["difference"]
         if sign(gap):

@@ -225,7 +225,7 @@ def _models(
         return figures
     longer_by = (gap * side)[spoke]
     longest = np.where(gap * side > 0, 1.0, np.where(gap * side < 0, 0.0, 0.5))
-    figures |= {"win_rate": share_of(points, spoke, prompts), "win_rate_of_the_longer": float(longest.mean())}
+    figures |= {"win_rate": share_of(points, spoke, prompts), "win_rate_of_the_longer": float(longest[spoke].mean())}
     if np.ptp(longer_by) > 0:
         judged_prompts = [p for p, s in zip(prompts, spoke, strict=True) if s]
         drawn = {"resamples": min(resamples, 500), "seed": seed}

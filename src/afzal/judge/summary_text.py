@@ -41,7 +41,7 @@ def verdict(summary: Plain) -> str:
     if rate is None:
         return ""
     word = ("not told apart", "better", "worse")[side(rate)]
-    by = f"on {plural(summary['prompts'], 'prompt')} by {summary['judge']}"
+    by = f"on {plural(rate.get('n') or summary['prompts'], 'prompt')} by {summary['judge']}"
     return f"{word}: {m['ours']} wins {percent(rate)} against {m['theirs']} {by}"
 
 

@@ -156,7 +156,9 @@ class Cycles:
             return None
         prompts = self._edges.prompts
         message = f"{len(circles)} of {prompts} prompts order their answers in a circle"
-        remedy = "separate votes on pairs can be circular, a ranking cannot: check how rows made of rankings were joined"
+        remedy = (
+            "separate votes on pairs can be circular, a ranking cannot: check how rows made of rankings were joined"
+        )
         ids = table.ids.first(at for items in circles for at in items)
         return finding("cycles", "major" if circles else "ok", len(circles), prompts, message, remedy, ids)
 
