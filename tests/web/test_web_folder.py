@@ -9,6 +9,7 @@ import sys
 import pytest
 from helpers_web import SOURCE, answer, job, opened, pairs, write_rows
 
+from afzal import data
 from afzal.errors import AfzalError
 from afzal.records import Item, Response
 from afzal.web.questions import content_sha256, with_unique_ids
@@ -191,3 +192,31 @@ def test_items_are_written_without_votes(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "out" / "items.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == ["rows.jsonl:1", "rows.jsonl:2"]
     assert all("votes" not in row for row in rows)
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_votes_on_a_row_that_changed_since_are_refused(tmp_path, chat):
+    rows = [{key: f"{text} \u00e9\u2028" for key, text in row.items()} for row in pairs(3)]
+    if chat:
+        role = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
+        rows = [{key: [{"role": role[key], "content": text}] for key, text in row.items()} for row in rows]
+    with opened(job(tmp_path, rows)) as folder:
+        for _ in range(3):
+            answer(folder.session, "ann", folder)
+    out = tmp_path / "out"
+    assert data.read(str(out)).items[0].votes
+    lines = (out / "items.jsonl").read_text(encoding="utf-8", errors="surrogateescape")
+    (out / "items.jsonl").write_text(lines.replace("bad 1", "worse 1"), encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(AfzalError, match="has changed since this vote"):
+        data.read(str(out))
+
+
+def test_a_vote_that_is_cut_off_is_counted(tmp_path):
+    with opened(job(tmp_path, pairs(2))) as folder:
+        for _ in range(2):
+            answer(folder.session, "ann", folder)
+    votes = tmp_path / "out" / "votes.jsonl"
+    votes.write_bytes(votes.read_bytes()[:-9])
+    read = data.read(str(tmp_path / "out"))
+    assert sum(len(item.votes) for item in read.items) == 1
+    assert "votes.jsonl: 1 at the end is cut off in the middle and left out" in read.notes

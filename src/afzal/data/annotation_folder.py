@@ -7,6 +7,8 @@ practice.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -34,8 +36,8 @@ class PageVotes:
     Attributes:
         votes: each item's votes, as in Afzal rows.
         skips: each item's reasons for skipping it.
-        counts: lines by kind: votes (to train on), repeats, gold (votes on rows of known truth), skips, retracted; and
-            how many unretracted lines have notes and flags.
+        counts: lines by kind: votes (to train on), repeats, gold (votes on rows of known truth), skips, retracted, torn
+            (a last line that was cut off); and how many unretracted lines have notes and flags.
     """
 
     votes: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -52,6 +54,7 @@ class PageVotes:
             "retracted": "retracted and left out",
             "notes": "with a note",
             "flags": "flagged",
+            "torn": "at the end is cut off in the middle and left out",
         }
         return [f"{VOTES}: {self.counts[what]} {words}" for what, words in labels.items() if self.counts[what]]
 
@@ -60,15 +63,16 @@ def annotation_rows(source: str | Path, page_votes: PageVotes) -> Iterator[RawRo
     """The rows of a page's folder with their votes, as Afzal rows; fills ``page_votes``.
 
     Raises:
-        AfzalError: a line is not an action of the page, or its item is not among the rows.
+        AfzalError: a line is not an action of the page, or its item is not among the rows, or has changed since.
     """
     path = Path(source).expanduser()
     rows = list(_lines(path / ITEMS))
     gold = {str(raw.value.get("id")) for raw in rows if isinstance(raw.value, Mapping) and _is_gold(raw.value)}
-    known = {str(raw.value.get("id")) for raw in rows if isinstance(raw.value, Mapping)}
+    known = {str(raw.value.get("id")): raw.value for raw in rows if isinstance(raw.value, Mapping)}
     acts = list(_lines(path / VOTES))
     if acts and isinstance(acts[-1].value, Fault) and not _ends_with_newline(path / VOTES):
         acts.pop()  # a page killed in the middle of a line had not confirmed the vote
+        page_votes.counts["torn"] = 1
     _collect(acts, known, gold, page_votes)
     for raw in rows:
         if isinstance(raw.value, Mapping):
@@ -103,7 +107,7 @@ def _with_votes(row: Row, page_votes: PageVotes) -> dict[str, Any]:
     return full
 
 
-def _collect(acts: list[RawRow], known: set[str], gold: set[str], page_votes: PageVotes) -> None:
+def _collect(acts: list[RawRow], known: Mapping[str, Row], gold: set[str], page_votes: PageVotes) -> None:
     lines: dict[str, tuple[str, Row]] = {}
     for raw in acts:
         if isinstance(raw.value, Fault):
@@ -112,11 +116,21 @@ def _collect(acts: list[RawRow], known: set[str], gold: set[str], page_votes: Pa
             page_votes.counts["retracted"] += lines.pop(str(raw.value["retracts"]), None) is not None
         if raw.value.get("kind") != "undo":
             lines[str(raw.value.get("id"))] = raw.where, raw.value
+    hashes: dict[str, str | None] = {}
     for where, line in lines.values():
         ident = str(line.get("item"))
         if ident not in known:
             raise AfzalError(
                 f"the item {ident!r} is not in {ITEMS}", where=where, remedy="keep both files of the page together"
+            )
+        if ident not in hashes:
+            hashes[ident] = _content_sha256(known[ident])
+        if line.get("item_sha256", hashes[ident]) != hashes[ident] is not None:
+            raise AfzalError(
+                f"the item {ident!r} has changed since this vote",
+                where=where,
+                why=f"its prompt or its responses in {ITEMS} are not those that were shown",
+                remedy=f"restore {ITEMS}, or remove the vote",
             )
         page_votes.counts["notes"] += bool(line.get("note"))
         page_votes.counts["flags"] += bool(line.get("flag"))
@@ -129,6 +143,20 @@ def _collect(acts: list[RawRow], known: set[str], gold: set[str], page_votes: Pa
             page_votes.votes.setdefault(ident, []).extend({**vote, **weighting} for vote in _votes(line))
         except (KeyError, TypeError, ValueError, IndexError):
             raise AfzalError(f"is not a vote of kind {line.get('kind')!r}", where=where) from None
+
+
+def _content_sha256(row: Row) -> str | None:
+    """The hash of a row's prompt and responses that the page writes with each vote; None for rows with images or
+    sounds, which rows name and the hash holds."""
+    try:
+        content = [row["prompt"], [response["turns"] for response in row["responses"]]]
+    except (KeyError, TypeError):
+        return None
+    turns = [content[0], *content[1]]
+    parts = (m.get("content") for one in turns if isinstance(one, list) for m in one if isinstance(m, Mapping))
+    if any(not isinstance(part, str) for part in parts):
+        return None
+    return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()
 
 
 def _weighting(line: Row, on_gold: bool, counts: Counter[str]) -> dict[str, Any]:
