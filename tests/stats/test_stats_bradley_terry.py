@@ -71,7 +71,7 @@ def test_models_that_never_met_are_named():
     played = bt.games([0, 1, 2, 3], [1, 0, 3, 2], [1, 1, 1, 1], "abcd", 4)
     links = bt.connection(played)
     assert links.groups == ((0, 1), (2, 3))
-    assert not links.whole
+    assert not links.connected
     with pytest.raises(ValueError, match="no finite maximum"):
         bt.strengths(played)
 
@@ -94,7 +94,7 @@ def test_a_model_that_never_won_is_named_too():
 
 
 def test_one_tie_connects_both_ways():
-    assert bt.connection(bt.games([0, 1, 0], [1, 2, 2], [1, 1, 0.5], "abc", 3)).whole
+    assert bt.connection(bt.games([0, 1, 0], [1, 2, 2], [1, 1, 0.5], "abc", 3)).connected
 
 
 def test_outcomes_are_checked():
@@ -123,7 +123,7 @@ def test_the_range_of_a_rank_is_that_of_95_percent_of_the_draws():
     outcome = [float(rng.random() < 0.6) for _ in sides]
     board = bt.leaderboard(bt.games(*zip(*sides, strict=True), outcome, list(range(len(sides))), 7), resamples=400)
     for place in board.places:
-        ranks = 1 + (board.drawn > board.drawn[:, [place.model]]).sum(1)
+        ranks = 1 + (board.samples > board.samples[:, [place.model]]).sum(1)
         low, high = np.percentile(ranks, [2.5, 97.5]).astype(int)
         assert (place.best_rank, place.worst_rank) == (low, high)
     # the draws are not all alike

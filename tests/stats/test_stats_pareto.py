@@ -51,7 +51,7 @@ def test_the_order_of_the_points_does_not_matter(seed):
     cost, value = random_points(seed)
     order = np.random.default_rng(seed).permutation(len(cost))
     assert on_front(cost[order], value[order]).tolist() == on_front(cost, value)[order].tolist()
-    assert hypervolume(cost[order], value[order], at=(3, 0)) == hypervolume(cost, value, at=(3, 0))
+    assert hypervolume(cost[order], value[order], reference=(3, 0)) == hypervolume(cost, value, reference=(3, 0))
 
 
 def test_hypervolume_counts_the_cells_of_the_grid_that_a_point_dominates():
@@ -62,14 +62,16 @@ def test_hypervolume_counts_the_cells_of_the_grid_that_a_point_dominates():
             (c, v) for c, v in zip(cost.tolist(), value.tolist(), strict=True) if math.isfinite(c) and math.isfinite(v)
         ]
         cells = sum(any(c <= x / 2 and v >= (y + 1) / 2 for c, v in points) for x in range(6) for y in range(10))
-        assert hypervolume(cost, value, at=(3.0, 0.0)) == pytest.approx(cells / 4), seed
+        assert hypervolume(cost, value, reference=(3.0, 0.0)) == pytest.approx(cells / 4), seed
 
 
 def test_hypervolume_by_hand():
     cost, value = np.array([1.0, 2.0, 2.5, math.nan, 9.0]), np.array([1.0, 3.0, 2.0, 9.0, 9.0])
-    assert hypervolume(cost, value, at=(4.0, 0.5)) == 1 * 0.5 + 2 * 2.5  # 1 to 2 at height .5, 2 to 4 at height 2.5
-    assert hypervolume(cost, value, at=(1.0, 0.0)) == 0.0
-    assert hypervolume(np.array([]), np.array([]), at=(1.0, 0.0)) == 0.0
+    assert (
+        hypervolume(cost, value, reference=(4.0, 0.5)) == 1 * 0.5 + 2 * 2.5
+    )  # 1 to 2 at height .5, 2 to 4 at height 2.5
+    assert hypervolume(cost, value, reference=(1.0, 0.0)) == 0.0
+    assert hypervolume(np.array([]), np.array([]), reference=(1.0, 0.0)) == 0.0
 
 
 def test_the_knee_is_the_largest_distance_to_the_chord():

@@ -159,7 +159,7 @@ def _ranks(means: judging.Means) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rank; in a resample they count as the best of them for the lower end and as the worst for the upper."""
     from scipy.stats import rankdata
 
-    drawn = -np.nan_to_num(means.drawn, nan=-np.inf)
+    drawn = -np.nan_to_num(means.samples, nan=-np.inf)
     ranks = rankdata(-means.values, "min")
     best = np.quantile(rankdata(drawn, "min", axis=1), 0.025, axis=0)
     return ranks, best, np.quantile(rankdata(drawn, "max", axis=1), 0.975, axis=0)

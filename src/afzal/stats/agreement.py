@@ -69,11 +69,11 @@ def cohen(first: np.ndarray, second: np.ndarray, repeats: np.ndarray | None = No
         ValueError: there is no such item.
     """
     first, second = np.asarray(first), np.asarray(second)
-    both = (first >= 0) & (second >= 0)
-    if not both.any():
+    shared = (first >= 0) & (second >= 0)
+    if not shared.any():
         raise ValueError("kappa needs an item that both annotators labelled")
     weights = np.ones(len(first)) if repeats is None else np.asarray(repeats, np.float64)
-    a, b, w = first[both], second[both], weights[both]
+    a, b, w = first[shared], second[shared], weights[shared]
     size, n = int(max(a.max(), b.max())) + 1, float(w.sum())
     observed = float(w[a == b].sum())
     # from counts, not shares: shares whose sum is rounded would give a kappa even if both use only one class
@@ -167,11 +167,11 @@ def _distances(level: Level, totals: np.ndarray, values: Sequence[float]) -> np.
     if level == "interval":
         if len(values) != size:
             raise ValueError(f"alpha on an interval scale needs the value of each of {size} classes")
-        at = np.asarray(values, np.float64)
-        return (at[:, None] - at[None]) ** 2
+        points = np.asarray(values, np.float64)
+        return (points[:, None] - points[None]) ** 2
     # the number of labels between two classes, with half of the labels at both ends
-    upto = totals.cumsum(-1) - totals / 2
-    return (upto[..., :, None] - upto[..., None, :]) ** 2
+    midpoints = totals.cumsum(-1) - totals / 2
+    return (midpoints[..., :, None] - midpoints[..., None, :]) ** 2
 
 
 def agreement_with_rest(labels: np.ndarray, n_classes: int) -> np.ndarray:
@@ -181,9 +181,9 @@ def agreement_with_rest(labels: np.ndarray, n_classes: int) -> np.ndarray:
     label is missing or the only one of its item.
     """
     labels = np.asarray(labels)
-    at = np.nonzero(labels >= 0)
+    index = np.nonzero(labels >= 0)
     credit = np.full(labels.shape, np.nan)
-    credit[at] = credit_with_rest(labels, n_classes)
+    credit[index] = credit_with_rest(labels, n_classes)
     return credit
 
 
@@ -192,30 +192,30 @@ def credit_with_rest(labels: np.ndarray, n_classes: int) -> np.ndarray:
     annotators are mostly empty."""
     labels = np.asarray(labels)
     rows, columns = np.nonzero(labels >= 0)
-    own = labels[rows, columns]
-    others = counts(labels, n_classes)[rows] - (own[:, None] == np.arange(n_classes))
-    return _credit(others[:, None], own[:, None], np.ones((len(own), 1), bool))[:, 0]
+    classes = labels[rows, columns]
+    others = counts(labels, n_classes)[rows] - (classes[:, None] == np.arange(n_classes))
+    return _credit(others[:, None], classes[:, None], np.ones((len(classes), 1), bool))[:, 0]
 
 
-def judge_with_rest(judged: np.ndarray, labels: np.ndarray, n_classes: int) -> np.ndarray:
+def judge_with_rest(verdicts: np.ndarray, labels: np.ndarray, n_classes: int) -> np.ndarray:
     """``[N, R]``: the same for a judge ``[N]`` in place of each annotator; a missing verdict agrees with nobody.
 
     NaN without a label of the annotator, so that judge and people are measured on the same references.
     """
-    judged, labels = np.asarray(judged), np.asarray(labels)
-    own = (labels[:, :, None] == np.arange(n_classes)).astype(np.float64)
-    others = counts(labels, n_classes)[:, None, :] - own
-    verdicts = np.broadcast_to(judged[:, None], labels.shape)
-    credit = _credit(others, np.where(verdicts >= 0, verdicts, 0), labels >= 0)
-    return np.where(np.isnan(credit) | (verdicts >= 0), credit, 0.0)
+    verdicts, labels = np.asarray(verdicts), np.asarray(labels)
+    indicators = (labels[:, :, None] == np.arange(n_classes)).astype(np.float64)
+    others = counts(labels, n_classes)[:, None, :] - indicators
+    repeated = np.broadcast_to(verdicts[:, None], labels.shape)
+    credit = _credit(others, np.where(repeated >= 0, repeated, 0), labels >= 0)
+    return np.where(np.isnan(credit) | (repeated >= 0), credit, 0.0)
 
 
-def _credit(others: np.ndarray, labels: np.ndarray, given: np.ndarray) -> np.ndarray:
+def _credit(others: np.ndarray, labels: np.ndarray, labelled: np.ndarray) -> np.ndarray:
     """1 / (number of modes) if a label is among the modes of the others ``[N, R, K]``, else 0."""
     modes = others == others.max(-1, keepdims=True)
     hit = np.take_along_axis(modes, labels[:, :, None], -1)[:, :, 0]
     credit = hit / modes.sum(-1)
-    return np.where(given & (others.sum(-1) > 0), credit, np.nan)
+    return np.where(labelled & (others.sum(-1) > 0), credit, np.nan)
 
 
 def _usable(table: np.ndarray, repeats: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

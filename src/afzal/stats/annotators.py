@@ -52,9 +52,9 @@ def vote_shares(labels: np.ndarray, n_classes: int) -> np.ndarray:
 def majority(labels: np.ndarray, n_classes: int) -> np.ndarray:
     """``[N]`` the most frequent class of each item; -1 for a draw or without labels."""
     table = counts(labels, n_classes)
-    top = table.max(1)
-    alone = ((table == top[:, None]).sum(1) == 1) & (top > 0)
-    return np.where(alone, table.argmax(1), -1)
+    highest = table.max(1)
+    unique = ((table == highest[:, None]).sum(1) == 1) & (highest > 0)
+    return np.where(unique, table.argmax(1), -1)
 
 
 def dawid_skene(
@@ -80,27 +80,27 @@ def dawid_skene(
     truths = np.full(len(labels), -1) if gold is None else np.asarray(gold)
     # items with the same labels and truth are pooled: few annotators give many items few distinct rows
     rows = np.column_stack([labels, truths.astype(labels.dtype)])
-    kinds, place, times = np.unique(rows, axis=0, return_inverse=True, return_counts=True)
-    known = np.flatnonzero(kinds[:, -1] >= 0)
-    truth = np.eye(n_classes)[kinds[known, -1]]
-    flat = _indicators(kinds[:, :-1], n_classes)
-    posterior = counts(kinds[:, :-1], n_classes) + 1e-12
+    patterns, place, times = np.unique(rows, axis=0, return_inverse=True, return_counts=True)
+    known = np.flatnonzero(patterns[:, -1] >= 0)
+    truth = np.eye(n_classes)[patterns[known, -1]]
+    flat = _indicators(patterns[:, :-1], n_classes)
+    posterior = counts(patterns[:, :-1], n_classes) + 1e-12
     posterior /= posterior.sum(1, keepdims=True)
     posterior[known] = truth
-    before = -np.inf
+    previous = -np.inf
     for step in range(1, iterations + 1):
         prior = times @ posterior / len(labels)
         expected = ((times[:, None] * posterior).T @ flat).reshape(n_classes, -1, n_classes) + smoothing
         confusion = expected / expected.sum(-1, keepdims=True)
         scores = np.log(np.maximum(prior, 1e-300)) + flat @ np.log(confusion).reshape(n_classes, -1).T
-        top = scores.max(1, keepdims=True)
-        shares = np.exp(scores - top)
-        log_likelihood = float(times @ (top[:, 0] + np.log(shares.sum(1))))
-        posterior = shares / shares.sum(1, keepdims=True)
+        peak = scores.max(1, keepdims=True)
+        likelihoods = np.exp(scores - peak)
+        log_likelihood = float(times @ (peak[:, 0] + np.log(likelihoods.sum(1))))
+        posterior = likelihoods / likelihoods.sum(1, keepdims=True)
         posterior[known] = truth
-        if abs(log_likelihood - before) < tolerance * max(1.0, abs(log_likelihood)):
+        if abs(log_likelihood - previous) < tolerance * max(1.0, abs(log_likelihood)):
             return DawidSkene(posterior[place.ravel()], confusion.transpose(1, 0, 2), prior, log_likelihood, step)
-        before = log_likelihood
+        previous = log_likelihood
     raise ValueError(f"Dawid and Skene's model did not converge within {iterations} iterations")
 
 
@@ -126,12 +126,12 @@ def log_odds_weights(labels: np.ndarray, gold: np.ndarray, n_classes: int) -> np
         ValueError: no item of known truth was labelled by anybody.
     """
     labels, gold = np.asarray(labels), np.asarray(gold)
-    known = (gold >= 0)[:, None] & (labels >= 0)
-    if not known.any():
+    on_gold = (gold >= 0)[:, None] & (labels >= 0)
+    if not on_gold.any():
         raise ValueError("weights from gold items need a labelled item of known truth")
-    right = (known & (labels == gold[:, None])).sum(0) + 1.0
-    share = right / (known.sum(0) + float(n_classes))
-    return np.log((n_classes - 1) * share / (1 - share))
+    correct = (on_gold & (labels == gold[:, None])).sum(0) + 1.0
+    accuracy = correct / (on_gold.sum(0) + float(n_classes))
+    return np.log((n_classes - 1) * accuracy / (1 - accuracy))
 
 
 def weighted_vote(labels: np.ndarray, weights: np.ndarray, n_classes: int) -> np.ndarray:

@@ -64,13 +64,15 @@ def games(
         raise ValueError("outcomes are 1 (the first won), 0 (the second) or 0.5 (a tie)")
     if (i == j).any():
         raise ValueError("a model cannot be compared with itself")
-    turned = i > j
-    i, j, y = np.where(turned, j, i), np.where(turned, i, j), np.where(turned, 1 - y, y)
+    swapped = i > j
+    i, j, y = np.where(swapped, j, i), np.where(swapped, i, j), np.where(swapped, 1 - y, y)
     key = ((numbered(prompts) * n_models + i) * n_models + j) * 3 + (2 * y).astype(np.int64)
-    kinds, place = np.unique(key, return_inverse=True)
+    distinct, place = np.unique(key, return_inverse=True)
     weight = np.bincount(place).astype(np.float64)
-    pair = kinds // 3
-    return Games(pair // n_models % n_models, pair % n_models, (kinds % 3) / 2, weight, pair // n_models**2, n_models)
+    pair = distinct // 3
+    return Games(
+        pair // n_models % n_models, pair % n_models, (distinct % 3) / 2, weight, pair // n_models**2, n_models
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ class Connection:
     winless: tuple[int, ...]
 
     @property
-    def whole(self) -> bool:
+    def connected(self) -> bool:
         """Whether strengths are finite and can be compared."""
         return len(self.parts) == 1
 
@@ -107,16 +109,16 @@ def connection(played: Games) -> Connection:
 def _components(beats: np.ndarray, kind: Literal["weak", "strong"]) -> tuple[tuple[int, ...], ...]:
     from scipy.sparse.csgraph import connected_components
 
-    n, of = connected_components(beats, directed=True, connection=kind)
-    return tuple(sorted(tuple(np.flatnonzero(of == k).tolist()) for k in range(n)))
+    n, component = connected_components(beats, directed=True, connection=kind)
+    return tuple(sorted(tuple(np.flatnonzero(component == k).tolist()) for k in range(n)))
 
 
 def _table(played: Games, weight: np.ndarray) -> np.ndarray:
     """``[M, M]`` wins of the row model over the column model; a tie is half a win each way."""
     size = played.n_models
-    at = played.first * size + played.second
-    won = np.bincount(at, weight * played.outcome, size * size).reshape(size, size)
-    lost = np.bincount(at, weight * (1 - played.outcome), size * size).reshape(size, size)
+    index = played.first * size + played.second
+    won = np.bincount(index, weight * played.outcome, size * size).reshape(size, size)
+    lost = np.bincount(index, weight * (1 - played.outcome), size * size).reshape(size, size)
     return won + lost.T
 
 
@@ -141,7 +143,7 @@ def strengths(played: Games, ties: Ties = "half", *, ridge: float = 0.0) -> Stre
     Raises:
         ValueError: there is no finite maximum (see :func:`connection`) and no ridge, or the fit did not converge.
     """
-    if not ridge and not connection(played).whole:
+    if not ridge and not connection(played).connected:
         raise ValueError("there is no finite maximum: the comparisons do not connect all models both ways")
     if ties == "half":
         theta = _newton(_table(played, played.weight), ridge)
@@ -151,14 +153,14 @@ def strengths(played: Games, ties: Ties = "half", *, ridge: float = 0.0) -> Stre
 
 def _half_likelihood(played: Games, theta: np.ndarray) -> float:
     d = theta[played.first] - theta[played.second]
-    each = played.outcome * np.logaddexp(0, -d) + (1 - played.outcome) * np.logaddexp(0, d)
-    return -float((played.weight * each).sum())
+    losses = played.outcome * np.logaddexp(0, -d) + (1 - played.outcome) * np.logaddexp(0, d)
+    return -float((played.weight * losses).sum())
 
 
 def _newton(wins: np.ndarray, ridge: float) -> np.ndarray:
     """Strengths from ``[M, M]`` wins by Newton's method with step halving."""
     size = len(wins)
-    both = wins + wins.T
+    meetings = wins + wins.T
 
     def height(theta: np.ndarray) -> float:
         d = theta[:, None] - theta[None]
@@ -167,11 +169,11 @@ def _newton(wins: np.ndarray, ridge: float) -> np.ndarray:
     theta = np.zeros(size)
     for _ in range(100):
         p = 1 / (1 + np.exp(-(theta[:, None] - theta[None])))
-        slope = (wins - both * p).sum(1) - 2 * ridge * theta
-        bend = both * p * (1 - p)
+        slope = (wins - meetings * p).sum(1) - 2 * ridge * theta
+        bend = meetings * p * (1 - p)
         bend = np.diag(bend.sum(1)) - bend + (1 / size + 2 * ridge * np.eye(size) if ridge else 1 / size)
-        step, scale, here = np.linalg.solve(bend, slope), 1.0, height(theta)
-        while scale > 1e-6 and height(theta + scale * step) < here - _ROUNDING * abs(here):
+        step, scale, current = np.linalg.solve(bend, slope), 1.0, height(theta)
+        while scale > 1e-6 and height(theta + scale * step) < current - _ROUNDING * abs(current):
             scale /= 2
         theta = theta + scale * step
         if np.abs(step).max() < 1e-10:
@@ -189,10 +191,10 @@ def _with_ties(played: Games, ties: Ties, ridge: float) -> Strengths:
     def value(x: np.ndarray) -> tuple[float, np.ndarray]:
         theta = np.append(x[: size - 1], -x[: size - 1].sum())
         d = theta[played.first] - theta[played.second]
-        each, to_d, to_tie = (_davidson if ties == "davidson" else _rao_kupper)(d, x[-1], y)
+        terms, to_d, to_tie = (_davidson if ties == "davidson" else _rao_kupper)(d, x[-1], y)
         to_theta = np.bincount(played.first, w * to_d, size) - np.bincount(played.second, w * to_d, size)
         to_theta = to_theta - 2 * ridge * theta
-        loss = -(w * each).sum() + ridge * (theta**2).sum()
+        loss = -(w * terms).sum() + ridge * (theta**2).sum()
         return float(loss), -np.append(to_theta[:-1] - to_theta[-1], (w * to_tie).sum())
 
     start = np.append(np.zeros(size - 1), -1.0)
@@ -208,22 +210,22 @@ def _davidson(d: np.ndarray, log_tie: float, y: np.ndarray) -> tuple[np.ndarray,
     """Log-likelihood of each outcome, and its derivatives in d and in log 2 nu."""
     log_z = np.logaddexp(np.logaddexp(d / 2, -d / 2), log_tie)
     first, second, tied = (np.exp(part - log_z) for part in (d / 2, -d / 2, np.full_like(d, log_tie)))
-    each = np.where(y == 0.5, log_tie, np.where(y == 1, d / 2, -d / 2)) - log_z
+    terms = np.where(y == 0.5, log_tie, np.where(y == 1, d / 2, -d / 2)) - log_z
     to_d = np.where(y == 0.5, 0.0, np.where(y == 1, 0.5, -0.5)) - (first - second) / 2
-    return each, to_d, (y == 0.5) - tied
+    return terms, to_d, (y == 0.5) - tied
 
 
 def _rao_kupper(d: np.ndarray, log_a: float, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The same for a = ln nu = e^log_a, with derivatives in d and in log_a."""
     a = np.exp(log_a)
     won, lost = -np.logaddexp(0, a - d), -np.logaddexp(0, a + d)
-    short, far = 1 - np.exp(won), 1 - np.exp(lost)  # sigma(a - d) and sigma(a + d)
+    p_not_won, p_not_lost = 1 - np.exp(won), 1 - np.exp(lost)  # sigma(a - d) and sigma(a + d)
     tied = np.log(np.maximum(np.expm1(2 * a), 1e-300)) + won + lost
-    each = np.where(y == 0.5, tied, np.where(y == 1, won, lost))
-    to_d = np.where(y == 0.5, short - far, np.where(y == 1, short, -far))
+    terms = np.where(y == 0.5, tied, np.where(y == 1, won, lost))
+    to_d = np.where(y == 0.5, p_not_won - p_not_lost, np.where(y == 1, p_not_won, -p_not_lost))
     width = 2 / -np.expm1(-2 * a)
-    to_a = np.where(y == 0.5, width - short - far, np.where(y == 1, -short, -far))
-    return each, to_d, to_a * a
+    to_a = np.where(y == 0.5, width - p_not_won - p_not_lost, np.where(y == 1, -p_not_won, -p_not_lost))
+    return terms, to_d, to_a * a
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +253,7 @@ class Board:
     two models. ``unconnected`` resamples had no finite strengths and are left out."""
 
     places: tuple[Place, ...]
-    drawn: np.ndarray
+    samples: np.ndarray
     fit: Strengths
     unconnected: int
 
@@ -262,7 +264,7 @@ class Board:
 
     def difference(self, first: int, second: int) -> Interval:
         """One model's theta less another's, with a paired interval over the same resamples."""
-        gaps = self.drawn[:, first] - self.drawn[:, second]
+        gaps = self.samples[:, first] - self.samples[:, second]
         value = float(self.theta[first] - self.theta[second])
         return _with_width(percentiles(value, gaps, self.places[0].theta.n))
 
@@ -278,50 +280,50 @@ def leaderboard(played: Games, ties: Ties = "half", *, resamples: int = 500, see
     """
     fit = strengths(played, ties)
     theta = fit.theta
-    drawn, unconnected = _resampled(played, ties, resamples, seed)
+    samples, unconnected = _resampled(played, ties, resamples, seed)
     table = _table(played, played.weight)
     places = []
-    ranks, best_ranks, worst_ranks = _ranks(theta, drawn)
+    ranks, best_ranks, worst_ranks = _ranks(theta, samples)
     for model in np.argsort(ranks, kind="stable").tolist():
         played_by = float(table[model].sum() + table[:, model].sum())
         rank, best, worst = int(ranks[model]), None, None
-        if len(drawn) > 1:
+        if len(samples) > 1:
             best = int(np.quantile(best_ranks[:, model], (1 - LEVEL) / 2))
             worst = int(np.quantile(worst_ranks[:, model], (1 + LEVEL) / 2))
-        interval = _with_width(percentiles(float(theta[model]), drawn[:, model], played.n_prompts))
-        share = float(table[model].sum()) / played_by
-        places.append(Place(model, interval, rank, best or rank, worst or rank, share, round(played_by)))
-    return Board(tuple(places), drawn, fit, unconnected)
+        interval = _with_width(percentiles(float(theta[model]), samples[:, model], played.n_prompts))
+        points_share = float(table[model].sum()) / played_by
+        places.append(Place(model, interval, rank, best or rank, worst or rank, points_share, round(played_by)))
+    return Board(tuple(places), samples, fit, unconnected)
 
 
-def _ranks(theta: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _ranks(theta: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Ranks ``[M]`` (1 is best), and in the resamples ``[R, M]`` as the best and as the worst of equal models.
 
     Equal models share a rank. Strengths are equal if they differ by less than the fit's precision.
     """
     from scipy.stats import rankdata
 
-    alike = -np.round(drawn, _DIGITS)
-    best, worst = (rankdata(alike, how, axis=1) if len(drawn) else drawn for how in ("min", "max"))
+    rounded = -np.round(samples, _DIGITS)
+    best, worst = (rankdata(rounded, method, axis=1) if len(samples) else samples for method in ("min", "max"))
     return rankdata(-np.round(theta, _DIGITS), "min"), best, worst
 
 
-def _with_width(known: Interval) -> Interval:
+def _with_width(interval: Interval) -> Interval:
     """No interval if all resamples are the same, as when every game is a tie: they do not show its width."""
-    alike = known.low is not None and known.high is not None and known.high - known.low < 10**-_DIGITS
-    return replace(known, low=None, high=None) if alike else known
+    no_width = interval.low is not None and interval.high is not None and interval.high - interval.low < 10**-_DIGITS
+    return replace(interval, low=None, high=None) if no_width else interval
 
 
 def _resampled(played: Games, ties: Ties, resamples: int, seed: int) -> tuple[np.ndarray, int]:
     """Strengths ``[R, M]`` of resamples of whole prompts, and the number of resamples without finite strengths."""
-    size, rows, without = played.n_prompts, [], 0
+    size, rows, unconnected = played.n_prompts, [], 0
     for times in draws(size, resamples=resamples if size > 1 else 0, seed=seed):
         theta = _finite_strengths(replace(played, weight=played.weight * times[played.prompt]), ties)
         if theta is None:
-            without += 1
+            unconnected += 1
         else:
             rows.append(theta)
-    return np.array(rows).reshape(len(rows), played.n_models), without
+    return np.array(rows).reshape(len(rows), played.n_models), unconnected
 
 
 def _finite_strengths(played: Games, ties: Ties) -> np.ndarray | None:

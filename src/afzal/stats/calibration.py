@@ -85,9 +85,11 @@ def calibration(
     for k in np.unique(pairs.bin).tolist():
         inside = pairs.bin == k
         w = pairs.weight[inside]
-        known = share(clustered(pairs.prompt[inside].tolist(), pairs.right[inside].tolist(), w.tolist()))
+        accuracy = share(clustered(pairs.prompt[inside].tolist(), pairs.right[inside].tolist(), w.tolist()))
         confidence = float(w @ pairs.confidence[inside] / w.sum())
-        bins.append(Bin(float(edges[k]), float(edges[k + 1]), int(inside.sum()), confidence, known.value, *known.ends))
+        bins.append(
+            Bin(float(edges[k]), float(edges[k + 1]), int(inside.sum()), confidence, accuracy.value, *accuracy.ends)
+        )
     rng = np.random.default_rng(_SEED)
     ece, chance = _ece(pairs, n_bins), _chance(pairs, n_bins, rng)
     null, null_high = float(chance.mean()), float(np.quantile(chance, (1 + LEVEL) / 2))
@@ -124,10 +126,10 @@ def _pairs(
     prompts = range(len(gaps)) if prompts is None else prompts
     if not len(gaps) or not weight.sum() > 0:
         raise ValueError("calibration needs at least one pair")
-    counted = weight > 0
+    weighted = weight > 0
     numbers: dict[Hashable, int] = {}
-    prompt = np.array([numbers.setdefault(x, len(numbers)) for x, ok in zip(prompts, counted, strict=True) if ok])
-    gaps, p, weight = gaps[counted], p[counted], weight[counted]
+    prompt = np.array([numbers.setdefault(x, len(numbers)) for x, ok in zip(prompts, weighted, strict=True) if ok])
+    gaps, p, weight = gaps[weighted], p[weighted], weight[weighted]
     confidence = 1 / (1 + np.exp(-np.abs(gaps)))
     right = np.where(gaps > 0, p, np.where(gaps < 0, 1 - p, 0.5))
     # not from confidence and right: a pair predicted as even is half right, but 1/2 away from its label
@@ -170,15 +172,15 @@ def _chance(pairs: _Pairs, n_bins: int, rng: np.random.Generator) -> np.ndarray:
     They are drawn with independent, certain labels. If prompts repeat or labels are soft, they are scaled by the
     observed variance over prompts.
     """
-    drawn = np.zeros((_DRAWS, n_bins))
+    errors = np.zeros((_DRAWS, n_bins))
     for k in np.unique(pairs.bin).tolist():
         inside = pairs.bin == k
         w, c = pairs.weight[inside], pairs.confidence[inside]
         if len(c) > _MANY:  # the normal distribution is close enough and cheap to draw
-            drawn[:, k] = math.sqrt(w * w @ (c * (1 - c))) * rng.normal(size=_DRAWS)
+            errors[:, k] = math.sqrt(w * w @ (c * (1 - c))) * rng.normal(size=_DRAWS)
         else:
-            drawn[:, k] = (c - (rng.random((_DRAWS, len(c))) < c)) @ w
-    return math.sqrt(_effect(pairs, n_bins)) * np.abs(drawn).sum(1) / pairs.weight.sum()
+            errors[:, k] = (c - (rng.random((_DRAWS, len(c))) < c)) @ w
+    return math.sqrt(_effect(pairs, n_bins)) * np.abs(errors).sum(1) / pairs.weight.sum()
 
 
 def _effect(pairs: _Pairs, n_bins: int) -> float:
@@ -186,7 +188,7 @@ def _effect(pairs: _Pairs, n_bins: int) -> float:
     certain = np.isin(pairs.right, (0.0, 1.0)).all()
     if certain and len(np.unique(pairs.prompt)) == len(pairs.prompt):
         return 1.0
-    seen = independent = 0.0
+    observed = independent = 0.0
     for k in range(n_bins):
         inside = pairs.bin == k
         _, prompt = np.unique(pairs.prompt[inside], return_inverse=True)
@@ -196,9 +198,9 @@ def _effect(pairs: _Pairs, n_bins: int) -> float:
         w, c = pairs.weight[inside], pairs.confidence[inside]
         off = w * (c - pairs.right[inside])
         by_prompt = np.bincount(prompt, off) - off.sum() / w.sum() * np.bincount(prompt, w)
-        seen += float(by_prompt @ by_prompt) * n / (n - 1)
+        observed += float(by_prompt @ by_prompt) * n / (n - 1)
         independent += float((w * w) @ (c * (1 - c)))
-    return seen / independent if seen and independent else 1.0
+    return observed / independent if observed and independent else 1.0
 
 
 def _interval(
@@ -213,12 +215,12 @@ def _interval(
     n = int(pairs.prompt.max()) + 1
     if n < 2:
         return None, None
-    wrong = pairs.weight * (pairs.confidence - pairs.right)
-    columns = [np.where(pairs.bin == k, wrong, 0.0) for k in range(n_bins)]
+    errors = pairs.weight * (pairs.confidence - pairs.right)
+    columns = [np.where(pairs.bin == k, errors, 0.0) for k in range(n_bins)]
     off = np.stack([np.bincount(pairs.prompt, column, n) for column in [*columns, pairs.weight]], 1)
-    drawn = np.stack([np.bincount(rng.integers(n, size=n), minlength=n) @ off for _ in range(_RESAMPLES)])
-    errors = np.abs(drawn[:, :n_bins]).sum(1) / drawn[:, n_bins]
-    return max(0.0, ece - null_high), min(1.0, ece + half_width(float(errors.std())))
+    resampled = np.stack([np.bincount(rng.integers(n, size=n), minlength=n) @ off for _ in range(_RESAMPLES)])
+    eces = np.abs(resampled[:, :n_bins]).sum(1) / resampled[:, n_bins]
+    return max(0.0, ece - null_high), min(1.0, ece + half_width(float(eces.std())))
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,13 +252,13 @@ def trend(x: np.ndarray, y: np.ndarray, prompts: Sequence[Hashable] | None = Non
         residual = dy - slope * dx
         df, error = len(x) - 2, math.sqrt(float(residual @ residual) / (len(x) - 2) / float(dx @ dx))
     else:
-        without = _slopes_without(dx, dy, prompts)
-        if without is None:
+        jackknife = _slopes_without(dx, dy, prompts)
+        if jackknife is None:
             return None
-        df = len(without) - 1
-        error = math.sqrt(df / len(without) * float(((without - slope) ** 2).sum()))
-    half, correlation = t95(df) * error, float(dx @ dy / math.sqrt((dx @ dx) * (dy @ dy)))
-    return Trend(slope, error, slope - half, slope + half, correlation, len(x))
+        df = len(jackknife) - 1
+        error = math.sqrt(df / len(jackknife) * float(((jackknife - slope) ** 2).sum()))
+    margin, correlation = t95(df) * error, float(dx @ dy / math.sqrt((dx @ dx) * (dy @ dy)))
+    return Trend(slope, error, slope - margin, slope + margin, correlation, len(x))
 
 
 def _slopes_without(x: np.ndarray, y: np.ndarray, prompts: Sequence[Hashable]) -> np.ndarray | None:

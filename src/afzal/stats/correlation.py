@@ -31,15 +31,15 @@ def paired_correlation(
         if w:
             p, q, r = sums.get(key, (0.0, 0.0, 0.0))
             sums[key] = (p + w * a * b, q + w * a * a, r + w * b * b)
-    both, first, second = (math.fsum(part[k] for part in sums.values()) for k in range(3))
+    product, first, second = (math.fsum(part[k] for part in sums.values()) for k in range(3))
     n, scale = len(sums), math.sqrt(first * second)
     if n < 3 or scale == 0:
         return None
-    value = both / scale
+    value = product / scale
     pull = [p / scale - value / 2 * (q / first + r / second) for p, q, r in sums.values()]
     se = math.sqrt(n / (n - 1) * math.fsum(u * u for u in pull))
-    left = 1 - value * value
-    if left <= 1e-12:
+    unexplained = 1 - value * value
+    if unexplained <= 1e-12:
         return Interval(value, value, value, n)
-    centre, half = math.atanh(value), t95(n - 1) * se / left
-    return Interval(value, math.tanh(centre - half), math.tanh(centre + half), n)
+    centre, margin = math.atanh(value), t95(n - 1) * se / unexplained
+    return Interval(value, math.tanh(centre - margin), math.tanh(centre + margin), n)

@@ -79,8 +79,8 @@ class Estimate:
             return self.stated
         if not math.isfinite(self.se):
             return self.mean, self.mean
-        half = self.se * (t95(self.prompts - 1) if self.prompts > 1 else Z95)
-        return self.mean - half, self.mean + half
+        margin = self.se * (t95(self.prompts - 1) if self.prompts > 1 else Z95)
+        return self.mean - margin, self.mean + margin
 
 
 def half_width(se: float) -> float:
@@ -101,9 +101,9 @@ def wilson(hits: float, n: float, z: float = Z95) -> tuple[float, float]:
         return 0.0, 1.0
     p, z2 = hits / n, z * z
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = z * math.sqrt(max(0.0, p * (1 - p)) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    margin = z * math.sqrt(max(0.0, p * (1 - p)) / n + z2 / (4 * n * n)) / (1 + z2 / n)
     # exact at the ends, where rounding would give 5e-17
-    return 0.0 if p <= 0 else max(0.0, centre - half), 1.0 if p >= 1 else min(1.0, centre + half)
+    return 0.0 if p <= 0 else max(0.0, centre - margin), 1.0 if p >= 1 else min(1.0, centre + margin)
 
 
 def clustered(keys: Iterable[Hashable], values: Iterable[float], weights: Iterable[float] = ()) -> list[Cluster]:
@@ -125,10 +125,10 @@ def clustered(keys: Iterable[Hashable], values: Iterable[float], weights: Iterab
 def mean(clusters: Sequence[Cluster]) -> Estimate:
     """The weighted mean of all rows, with the standard error of a ratio of sums over prompts (Cochran 1977, ch. 6)."""
     total, weight = math.fsum(c.total for c in clusters), math.fsum(c.weight for c in clusters)
-    value, known = total / weight, [c for c in clusters if c.weight]
-    square = math.fsum((c.total - c.weight * value) ** 2 for c in known)
-    se = math.sqrt(square * len(known) / (len(known) - 1)) / weight if len(known) > 1 else math.nan
-    return Estimate(total, weight, se, len(known))
+    value, counted = total / weight, [c for c in clusters if c.weight]
+    square = math.fsum((c.total - c.weight * value) ** 2 for c in counted)
+    se = math.sqrt(square * len(counted) / (len(counted) - 1)) / weight if len(counted) > 1 else math.nan
+    return Estimate(total, weight, se, len(counted))
 
 
 def share(clusters: Sequence[Cluster]) -> Interval:
@@ -152,32 +152,35 @@ def share(clusters: Sequence[Cluster]) -> Interval:
     Raises:
         ValueError: no row has a positive weight.
     """
-    known = [c for c in clusters if c.weight]
-    if not known:
+    counted = [c for c in clusters if c.weight]
+    if not counted:
         raise ValueError("a share needs at least one row")
     # a million prompts of one row each are often only a few distinct objects, so figures are computed once for each
-    each, times = list({id(c): c for c in known}.values()), list(Counter(map(id, known)).values())
-    weight, square = _sum((c.weight for c in each), times), _sum((c.square for c in each), times)
-    rows, prompts = weight**2 / square, weight**2 / _sum((c.weight**2 for c in each), times)
-    value = min(1.0, max(0.0, _sum((c.total for c in each), times) / weight))
-    if len(known) == 1:  # its rows may be all alike
+    distinct, times = list({id(c): c for c in counted}.values()), list(Counter(map(id, counted)).values())
+    weight, square = _sum((c.weight for c in distinct), times), _sum((c.square for c in distinct), times)
+    rows, prompts = weight**2 / square, weight**2 / _sum((c.weight**2 for c in distinct), times)
+    value = min(1.0, max(0.0, _sum((c.total for c in distinct), times) / weight))
+    if len(counted) == 1:  # its rows may be all alike
         return Interval(value, *wilson(value, 1), 1)
-    rest = [(c.total - c.weight * value) / weight for c in each]
-    squared_rest = _sum((r * r for r in rest), times)
-    both = _sum((r * c.weight for r, c in zip(rest, each, strict=True)), times) / weight
-    quantile = _squared_quantile(rest, times, prompts)
+    deviations = [(c.total - c.weight * value) / weight for c in distinct]
+    squared_deviations = _sum((r * r for r in deviations), times)
+    weighted_deviation = _sum((r * c.weight for r, c in zip(deviations, distinct, strict=True)), times) / weight
+    quantile = _squared_quantile(deviations, times, prompts)
 
-    def holds(p: float) -> bool:
+    def contains(p: float) -> bool:
         off = value - p
-        spread, free = squared_rest + 2 * off * both + off * off / prompts, value * (1 - value) + off * off
-        alike = min(1.0, prompts * spread / free) if free else 1.0
-        squared = quantile + max(0.0, Z95**2 - quantile) * alike**2
-        seen = min(Z95**2 / prompts * free, max(Z95**2 / rows * free, squared * spread))
-        return off * off * free <= p * (1 - p) * seen
+        spread, free = (
+            squared_deviations + 2 * off * weighted_deviation + off * off / prompts,
+            value * (1 - value) + off * off,
+        )
+        dependence = min(1.0, prompts * spread / free) if free else 1.0
+        squared = quantile + max(0.0, Z95**2 - quantile) * dependence**2
+        variance = min(Z95**2 / prompts * free, max(Z95**2 / rows * free, squared * spread))
+        return off * off * free <= p * (1 - p) * variance
 
-    few, many = wilson(value * prompts, prompts), wilson(value * rows, rows)
-    low, high = (_edge(holds, near, far) for near, far in zip(many, few, strict=True))
-    return Interval(value, low, high, len(known))
+    by_prompts, by_rows = wilson(value * prompts, prompts), wilson(value * rows, rows)
+    low, high = (_edge(contains, inner, outer) for inner, outer in zip(by_rows, by_prompts, strict=True))
+    return Interval(value, low, high, len(counted))
 
 
 def _sum(values: Iterable[float], times: Iterable[int]) -> float:
@@ -185,7 +188,7 @@ def _sum(values: Iterable[float], times: Iterable[int]) -> float:
     return math.fsum(chain.from_iterable(map(repeat, values, times)))
 
 
-def _squared_quantile(rest: Sequence[float], times: Sequence[int], prompts: float) -> float:
+def _squared_quantile(deviations: Sequence[float], times: Sequence[int], prompts: float) -> float:
     """The squared 97.5% quantile for a score whose variance is taken around the tested share.
 
     It is P t^2 / (P - 1 + t^2) with Student's t, since a variance around the tested share contains the tested
@@ -194,23 +197,23 @@ def _squared_quantile(rest: Sequence[float], times: Sequence[int], prompts: floa
     most prompts less one.
 
     Args:
-        rest: each prompt's deviation from its part of the share, summing to 0; each represents ``times`` prompts.
+        deviations: each prompt's deviation from its part of the share, summing to 0; each represents ``times`` prompts.
         prompts: P; Kish's effective number if weights differ.
     """
-    squares, most = [r * r for r in rest], sum(times) - 1.0
+    squares, most = [r * r for r in deviations], sum(times) - 1.0
     fourth = _sum((s * s for s in squares), times)
     df = min(most, 3 * _sum(squares, times) ** 2 / fourth) if fourth > 0 else most
     t2 = t95(df) ** 2
     return prompts * t2 / (prompts - 1 + t2)
 
 
-def _edge(holds: Callable[[float], bool], inside: float, outside: float) -> float:
-    """The last number, going from ``inside`` to ``outside``, at which ``holds`` is true."""
-    if holds(outside):
+def _edge(contains: Callable[[float], bool], inside: float, outside: float) -> float:
+    """The last number, going from ``inside`` to ``outside``, at which ``contains`` is true."""
+    if contains(outside):
         return outside
     for _ in range(_BISECTIONS):
         middle = (inside + outside) / 2
-        inside, outside = (middle, outside) if holds(middle) else (inside, middle)
+        inside, outside = (middle, outside) if contains(middle) else (inside, middle)
     return inside
 
 
@@ -227,8 +230,8 @@ def over_seeds(values: Sequence[float]) -> Interval:
     if n < 2:
         return Interval(centre, None, None, n)
     spread = math.sqrt(math.fsum((v - centre) ** 2 for v in values) / (n - 1))
-    half = t95(n - 1) * spread / math.sqrt(n)
-    return Interval(centre, centre - half, centre + half, n)
+    margin = t95(n - 1) * spread / math.sqrt(n)
+    return Interval(centre, centre - margin, centre + margin, n)
 
 
 def t95(df: float) -> float:

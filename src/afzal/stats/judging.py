@@ -61,33 +61,33 @@ def both_orders(first_game: np.ndarray, second_game: np.ndarray) -> Orders:
     """
     from scipy.stats import binomtest
 
-    one, two = np.asarray(first_game), np.asarray(second_game)
-    if not len(one):
+    first, second = np.asarray(first_game), np.asarray(second_game)
+    if not len(first):
         raise ValueError("a judge needs at least one pair")
-    spoke = (one >= 0) & (two >= 0)
-    always_first = int(((one == FIRST) & (two == SECOND)).sum())
-    always_second = int(((one == SECOND) & (two == FIRST)).sum())
-    slots = np.concatenate([one[one > 0] == FIRST, two[two > 0] == SECOND])
+    answered = (first >= 0) & (second >= 0)
+    always_first = int(((first == FIRST) & (second == SECOND)).sum())
+    always_second = int(((first == SECOND) & (second == FIRST)).sum())
+    slots = np.concatenate([first[first > 0] == FIRST, second[second > 0] == SECOND])
     decided = always_first + always_second
     return Orders(
-        pairs=len(one),
-        no_verdict=int((one < 0).sum() + (two < 0).sum()),
+        pairs=len(first),
+        no_verdict=int((first < 0).sum() + (second < 0).sum()),
         contradictions=decided,
-        consistent=float((spoke & (one == two)).mean()),
+        consistent=float((answered & (first == second)).mean()),
         first_slot=float(slots.mean()) if len(slots) else math.nan,
-        slot_bias=(always_first - always_second) / int(spoke.sum()) if spoke.any() else math.nan,
+        slot_bias=(always_first - always_second) / int(answered.sum()) if answered.any() else math.nan,
         slot_p=float(binomtest(always_first, decided).pvalue) if decided else None,
         always_first=always_first,
         always_second=always_second,
-        kappa=cohen(one[spoke], two[spoke]) if spoke.any() else math.nan,
+        kappa=cohen(first[answered], second[answered]) if answered.any() else math.nan,
     )
 
 
 def agreed(first_game: np.ndarray, second_game: np.ndarray) -> np.ndarray:
     """``[N]`` the verdict of both games together: their common verdict, a tie if they differ, -1 if a game has no
     verdict."""
-    one, two = np.asarray(first_game), np.asarray(second_game)
-    return np.where((one < 0) | (two < 0), MISSING, np.where(one == two, one, TIE))
+    first, second = np.asarray(first_game), np.asarray(second_game)
+    return np.where((first < 0) | (second < 0), MISSING, np.where(first == second, first, TIE))
 
 
 def accuracy(verdicts: np.ndarray, gold: np.ndarray) -> np.ndarray:
@@ -101,17 +101,17 @@ class Means:
     resamples, so that any two are compared on the same prompts."""
 
     values: np.ndarray
-    drawn: np.ndarray
+    samples: np.ndarray
     n_prompts: int
 
     def interval(self, column: int) -> Interval:
         """The mean of a column with its interval."""
-        return percentiles(float(self.values[column]), self.drawn[:, column], self.n_prompts)
+        return percentiles(float(self.values[column]), self.samples[:, column], self.n_prompts)
 
     def difference(self, first: int, second: int) -> Interval:
         """The mean of one column less that of another, with a paired interval."""
         gap = float(self.values[first] - self.values[second])
-        return _paired(gap, self.drawn[:, first] - self.drawn[:, second], self.n_prompts)
+        return _paired(gap, self.samples[:, first] - self.samples[:, second], self.n_prompts)
 
     def separable(self) -> int:
         """The number of the J (J - 1) / 2 paired differences whose interval excludes 0."""
@@ -123,24 +123,24 @@ class Means:
         return clear
 
 
-def _paired(gap: float, drawn: np.ndarray, n: int) -> Interval:
+def _paired(gap: float, samples: np.ndarray, n: int) -> Interval:
     """A paired difference with the percentile interval of its resamples ``[S]`` over ``n`` prompts.
 
     If all prompts have the same difference, so do all resamples. The number of prompts that would differ the other way
     is then still unknown; Wilson's interval of a share of 1 bounds it, so that two prompts alone separate nobody.
     """
-    known = percentiles(gap, drawn, n)
-    if known.low is None or known.high is None or known.high - known.low > _ROUNDING:
-        return known
-    other = gap * (2 * wilson(n, n)[0] - 1)
-    return Interval(gap, min(gap, other), max(gap, other), n)
+    interval = percentiles(gap, samples, n)
+    if interval.low is None or interval.high is None or interval.high - interval.low > _ROUNDING:
+        return interval
+    opposite = gap * (2 * wilson(n, n)[0] - 1)
+    return Interval(gap, min(gap, opposite), max(gap, opposite), n)
 
 
 def mean_difference(gaps: np.ndarray, prompts: Sequence[Hashable], *, resamples: int, seed: int) -> Interval:
     """The mean of paired differences ``[N]`` over prompts; rows with NaN do not count."""
     use = np.flatnonzero(np.isfinite(gaps)).tolist()
     means = column_means(gaps[use][:, None], [prompts[k] for k in use], resamples=resamples, seed=seed)
-    return _paired(float(means.values[0]), means.drawn[:, 0], means.n_prompts)
+    return _paired(float(means.values[0]), means.samples[:, 0], means.n_prompts)
 
 
 def column_shares(values: np.ndarray, prompts: Sequence[Hashable]) -> list[Interval]:
@@ -160,18 +160,18 @@ def column_shares(values: np.ndarray, prompts: Sequence[Hashable]) -> list[Inter
 def column_means(values: np.ndarray, prompts: Sequence[Hashable], *, resamples: int = 2000, seed: int = 0) -> Means:
     """Means of the columns of ``[N, J]``; NaN entries do not count."""
     table = np.asarray(values, np.float64)
-    known = np.isfinite(table)
-    filled = np.where(known, table, 0.0)
+    finite = np.isfinite(table)
+    filled = np.where(finite, table, 0.0)
     place, columns = numbered(prompts), range(table.shape[1])
     n = int(place.max()) + 1 if len(place) else 0
     # rows of a prompt are drawn together, so only their sums are needed
     totals = np.stack([np.bincount(place, filled[:, c], n) for c in columns], 1)
-    counts = np.stack([np.bincount(place, known[:, c], n) for c in columns], 1)
+    counts = np.stack([np.bincount(place, finite[:, c], n) for c in columns], 1)
     weights = np.array(list(draws(n, resamples=resamples, seed=seed)))
     with np.errstate(invalid="ignore"):
-        drawn = (weights @ totals) / (weights @ counts)
-        means = filled.sum(0) / known.sum(0)
-    return Means(means, drawn, n)
+        samples = (weights @ totals) / (weights @ counts)
+        means = filled.sum(0) / finite.sum(0)
+    return Means(means, samples, n)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +194,7 @@ class AltTest:
         return self.winning_rate >= 0.5
 
 
-def alt_test(judged: np.ndarray, labels: np.ndarray, *, epsilon: float = 0.2, level: float = 0.05) -> AltTest:
+def alt_test(verdicts: np.ndarray, labels: np.ndarray, *, epsilon: float = 0.2, level: float = 0.05) -> AltTest:
     """The alternative-annotator test (Calderon, Reichart and Dror 2025, arXiv 2501.10970).
 
     On each item, judge and annotator are scored by their agreement with the remaining annotators. A one-sided t-test
@@ -202,7 +202,7 @@ def alt_test(judged: np.ndarray, labels: np.ndarray, *, epsilon: float = 0.2, le
     correction.
 
     Args:
-        judged: ``[N]`` verdicts.
+        verdicts: ``[N]``.
         labels: ``[N, R]``.
         epsilon: margin by which a judge may be worse, since it is cheaper: 0.2 for experts, 0.1 for crowds.
 
@@ -211,19 +211,19 @@ def alt_test(judged: np.ndarray, labels: np.ndarray, *, epsilon: float = 0.2, le
     """
     from scipy.stats import ttest_1samp
 
-    judged, labels = np.asarray(judged), np.asarray(labels)
+    verdicts, labels = np.asarray(verdicts), np.asarray(labels)
     p_values, advantages = [], []
     for a in range(labels.shape[1]):
-        rest = np.delete(labels, a, 1)
-        voted = rest >= 0
-        use = (labels[:, a] >= 0) & (judged >= 0) & voted.any(1)
+        others = np.delete(labels, a, 1)
+        voted = others >= 0
+        use = (labels[:, a] >= 0) & (verdicts >= 0) & voted.any(1)
         if use.sum() < 2:
             raise ValueError(f"annotator {a} has fewer than two items in common with the judge and another annotator")
-        rest, voted = rest[use], voted[use]
-        ours = ((rest == judged[use][:, None]) & voted).sum(1) / voted.sum(1)
-        theirs = ((rest == labels[use, a][:, None]) & voted).sum(1) / voted.sum(1)
-        gap = (theirs >= ours).astype(float) - (ours >= theirs)
-        advantages.append(float((ours >= theirs).mean()))
+        others, voted = others[use], voted[use]
+        judge_score = ((others == verdicts[use][:, None]) & voted).sum(1) / voted.sum(1)
+        annotator_score = ((others == labels[use, a][:, None]) & voted).sum(1) / voted.sum(1)
+        gap = (annotator_score >= judge_score).astype(float) - (judge_score >= annotator_score)
+        advantages.append(float((judge_score >= annotator_score).mean()))
         p_values.append(_one_sided(gap, epsilon, ttest_1samp))
     rejected = _benjamini_yekutieli(p_values, level)
     return AltTest(sum(rejected) / len(rejected), tuple(advantages), tuple(p_values))
@@ -257,7 +257,7 @@ class PredictionPoweredMean:
     power: float
 
 
-def prediction_powered(labelled: np.ndarray, judged: np.ndarray, everything: np.ndarray) -> PredictionPoweredMean:
+def prediction_powered(labelled: np.ndarray, predicted: np.ndarray, all_predicted: np.ndarray) -> PredictionPoweredMean:
     """PPI++ (Angelopoulos et al. 2023, arXiv 2311.01453): the judge's mean on all rows, corrected by its error on the
     labelled ones. It is unbiased for any judge if the labelled rows were drawn at random.
 
@@ -267,30 +267,30 @@ def prediction_powered(labelled: np.ndarray, judged: np.ndarray, everything: np.
 
     Args:
         labelled: ``[n]`` people's scores of the labelled rows, one row per prompt (1 first better, 0.5 tie, 0).
-        judged: ``[n]`` the judge's scores of the same rows.
-        everything: ``[N]`` the judge's scores of all rows, including the labelled ones.
+        predicted: ``[n]`` the judge's scores of the same rows.
+        all_predicted: ``[N]`` the judge's scores of all rows, including the labelled ones.
 
     Raises:
         ValueError: fewer than three rows are labelled.
     """
-    y, f, every = (np.asarray(a, np.float64) for a in (labelled, judged, everything))
-    n, total = len(y), len(every)
+    y, f, f_all = (np.asarray(a, np.float64) for a in (labelled, predicted, all_predicted))
+    n, total = len(y), len(f_all)
     if n < 3:
         raise ValueError(f"{n} labelled rows are too few for a corrected mean; at least 3")
     spread = float(f.var(ddof=1))
     power = min(max(float(np.cov(y, f)[0, 1]) / spread, 0.0), 1.0) if spread > 0 else 0.0
     residual = y - power * f
-    value = power * every.mean() + residual.mean()
+    value = power * f_all.mean() + residual.mean()
     shared = 2 * power * float(np.cov(f, residual)[0, 1]) / total
-    error = math.sqrt(max(power**2 * every.var(ddof=1) / total + residual.var(ddof=1) / n + shared, 0.0))
+    error = math.sqrt(max(power**2 * f_all.var(ddof=1) / total + residual.var(ddof=1) / n + shared, 0.0))
     alone = float(y.std(ddof=1)) / math.sqrt(n)
     return PredictionPoweredMean(_by_t(float(value), error, n), _by_t(float(y.mean()), alone, n), power)
 
 
 def _by_t(value: float, error: float, n: int) -> Interval:
     """An interval by Student's t over the labelled rows, since a few of them do not determine their spread well."""
-    half = t95(n - 1) * error
-    return Interval(value, value - half, value + half, n)
+    margin = t95(n - 1) * error
+    return Interval(value, value - margin, value + margin, n)
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,8 +325,8 @@ def separated_by_length(score: np.ndarray, longer_by: np.ndarray) -> bool:
         longer_by: ``[N]`` length of ours less that of theirs.
     """
     y, d = np.asarray(score, np.float64), np.asarray(longer_by, np.float64)
-    both = lambda rows: (rows < 0.5).any() and (rows > 0.5).any()  # noqa: E731
-    if not both(y) or both(y[d == 0]) or not np.ptp(d) > 0:
+    both_won = lambda rows: (rows < 0.5).any() and (rows > 0.5).any()  # noqa: E731
+    if not both_won(y) or both_won(y[d == 0]) or not np.ptp(d) > 0:
         return False
     return any((s * d)[y < 1].max() <= (s * d)[y > 0].min() for s in (1, -1))
 
@@ -373,9 +373,9 @@ def length_controlled(
     x = np.stack([np.ones(len(d)), np.tanh(d / deviation)], 1)
     fit = _logistic(x, y, np.ones(len(y)), ridge, expected_slope)
     weights = list(prompt_resamples(prompts, resamples=resamples, seed=seed))
-    drawn = np.array([_logistic(x, y, w, ridge, expected_slope) for w in weights])
-    controlled = percentiles(float(expit(fit[0])), expit(drawn[:, 0]), n)
-    return LengthControl(raw, controlled, percentiles(float(fit[1]), drawn[:, 1], n), deviation, **overlap)
+    fits = np.array([_logistic(x, y, w, ridge, expected_slope) for w in weights])
+    controlled = percentiles(float(expit(fit[0])), expit(fits[:, 0]), n)
+    return LengthControl(raw, controlled, percentiles(float(fit[1]), fits[:, 1], n), deviation, **overlap)
 
 
 def _logistic(x: np.ndarray, y: np.ndarray, w: np.ndarray, ridge: float, towards: float) -> np.ndarray:
@@ -398,8 +398,8 @@ def _logistic(x: np.ndarray, y: np.ndarray, w: np.ndarray, ridge: float, towards
         p = expit(x @ b)
         slope = x.T @ (w * (y - p)) - pull * (b - centre)
         bend = (x * (w * p * (1 - p))[:, None]).T @ x + np.diag(pull) + 1e-12 * np.eye(len(b))
-        step, scale, here = np.linalg.solve(bend, slope), 1.0, height(b)
-        while scale > 1e-6 and height(b + scale * step) < here - _ROUNDING * abs(here):
+        step, scale, current = np.linalg.solve(bend, slope), 1.0, height(b)
+        while scale > 1e-6 and height(b + scale * step) < current - _ROUNDING * abs(current):
             scale /= 2
         b = b + scale * step
         if np.abs(step).max() < 1e-10:

@@ -18,7 +18,7 @@ def on_front(cost: np.ndarray, value: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: the arrays differ in length.
     """
-    costs, values, known = _known(cost, value)
+    costs, values, known = _points(cost, value)
     front = np.zeros(len(costs), bool)
     places = np.flatnonzero(known)
     newest, best = None, -np.inf
@@ -29,19 +29,19 @@ def on_front(cost: np.ndarray, value: np.ndarray) -> np.ndarray:
     return front
 
 
-def hypervolume(cost: np.ndarray, value: np.ndarray, *, at: tuple[float, float]) -> float:
+def hypervolume(cost: np.ndarray, value: np.ndarray, *, reference: tuple[float, float]) -> float:
     """The area between the front and a reference point, in units of cost times value; larger is better.
 
     It is the part of the plane that some point dominates, up to the reference point (Zitzler and Thiele 1999, IEEE
     Trans. Evol. Comput. 3); 0 if no point is better than the reference in both.
 
     Args:
-        at: cost and value of the reference point, such as the largest allowed cost and the value at no cost.
+        reference: cost and value of the reference point, such as the largest allowed cost and the value at no cost.
     """
-    costs, values, _ = _known(cost, value)
-    most, least = at
-    counted = on_front(costs, values) & (costs < most) & (values > least)
-    steps = sorted(set(zip(costs[counted].tolist(), values[counted].tolist(), strict=True)))
+    costs, values, _ = _points(cost, value)
+    most, least = reference
+    inside = on_front(costs, values) & (costs < most) & (values > least)
+    steps = sorted(set(zip(costs[inside].tolist(), values[inside].tolist(), strict=True)))
     ends = [*(c for c, _ in steps[1:]), most][: len(steps)]
     return float(sum((end - c) * (v - least) for (c, v), end in zip(steps, ends, strict=True)))
 
@@ -52,7 +52,7 @@ def knee(cost: np.ndarray, value: np.ndarray) -> int | None:
     Beyond it, additional cost buys less value than on average (Das 1999, Structural Optimization 18). Of equal points
     the cheapest is taken. None if no point of the front is above the chord, as with fewer than three points.
     """
-    costs, values, _ = _known(cost, value)
+    costs, values, _ = _points(cost, value)
     places = np.flatnonzero(on_front(costs, values))
     places = places[np.argsort(costs[places], kind="stable")]
     if len(places) < 3 or costs[places[0]] == costs[places[-1]]:
@@ -62,7 +62,7 @@ def knee(cost: np.ndarray, value: np.ndarray) -> int | None:
     return int(places[above.argmax()]) if above.max() > 1e-12 else None
 
 
-def _known(cost: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _points(cost: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     costs, values = (np.asarray(a, np.float64).reshape(-1) for a in (cost, value))
     if len(costs) != len(values):
         raise ValueError(f"{len(costs)} costs and {len(values)} values do not make points")

@@ -65,8 +65,8 @@ def bootstrap(values: np.ndarray, *, resamples: int, seed: int) -> Interval:
     if n < 2:
         return Interval(centre, None, None, 1)
     tail = float(ndtr(-math.sqrt(n / (n - 1)) * t95(n - 1)))
-    drawn = np.random.default_rng(seed).integers(n, size=(resamples, n))
-    low, high = np.quantile(means[drawn].mean(1), [tail, 1 - tail])
+    index = np.random.default_rng(seed).integers(n, size=(resamples, n))
+    low, high = np.quantile(means[index].mean(1), [tail, 1 - tail])
     return Interval(centre, float(low), float(high), n)
 
 
@@ -87,12 +87,12 @@ def over_seeds_and_prompts(values: np.ndarray) -> Interval:
     if prompts > 1:
         square += t95(prompts - 1) ** 2 * float(gains.mean(0).var(ddof=1)) / prompts
     if seeds > 1:
-        rest = gains - gains.mean(1, keepdims=True) - gains.mean(0, keepdims=True) + centre
-        noise = float((rest**2).sum()) / ((seeds - 1) * max(1, prompts - 1)) / gains.size
-        between = float(gains.mean(1).var(ddof=1)) / seeds
-        square += t95(seeds - 1) ** 2 * max(0.0, between - noise)
-    half = math.sqrt(square)
-    return Interval(centre, centre - half, centre + half, seeds if seeds > 1 else prompts)
+        interaction = gains - gains.mean(1, keepdims=True) - gains.mean(0, keepdims=True) + centre
+        noise = float((interaction**2).sum()) / ((seeds - 1) * max(1, prompts - 1)) / gains.size
+        between_seeds = float(gains.mean(1).var(ddof=1)) / seeds
+        square += t95(seeds - 1) ** 2 * max(0.0, between_seeds - noise)
+    margin = math.sqrt(square)
+    return Interval(centre, centre - margin, centre + margin, seeds if seeds > 1 else prompts)
 
 
 def differences(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
@@ -149,20 +149,20 @@ def share_of_verdicts(points: np.ndarray) -> Interval | None:
     only the second accounts for other trainings winning on other prompts. None without any verdict.
     """
     table = np.asarray(points, np.float64)
-    known = np.isfinite(table)
-    if not known.any():
+    has_verdict = np.isfinite(table)
+    if not has_verdict.any():
         return None
-    over_prompts = share(clustered(np.nonzero(known)[1].tolist(), table[known].tolist()))
-    complete = table[:, known.all(0)]
+    over_prompts = share(clustered(np.nonzero(has_verdict)[1].tolist(), table[has_verdict].tolist()))
+    complete = table[:, has_verdict.all(0)]
     if len(table) < 2 or not complete.size:
         return over_prompts
     low, high = over_seeds_and_prompts(complete).ends
-    half, value = (high - low) / 2, over_prompts.value
+    margin, value = (high - low) / 2, over_prompts.value
     low, high = over_prompts.ends
-    return Interval(value, max(0.0, min(low, value - half)), min(1.0, max(high, value + half)), over_prompts.n)
+    return Interval(value, max(0.0, min(low, value - margin)), min(1.0, max(high, value + margin)), over_prompts.n)
 
 
-def at_kl(kl: Sequence[float], at: float) -> np.ndarray | None:
+def at_kl(kl: Sequence[float], level: float) -> np.ndarray | None:
     """``[C]`` weights of a training's points whose weighted mean represents the policy at a KL; None if that KL is not
     reached (nothing is extrapolated).
 
@@ -177,10 +177,10 @@ def at_kl(kl: Sequence[float], at: float) -> np.ndarray | None:
     pools, weights, end = _rising(kl), np.zeros(len(kl)), 0
     for (k0, n0), (k1, n1) in pairwise(pools):
         end += n0
-        if k0 <= at <= k1:
-            part = (at - k0) / (k1 - k0)
-            weights[end - n0 : end] = (1 - part) / n0
-            weights[end : end + n1] = part / n1
+        if k0 <= level <= k1:
+            fraction = (level - k0) / (k1 - k0)
+            weights[end - n0 : end] = (1 - fraction) / n0
+            weights[end : end + n1] = fraction / n1
             return weights
     return None
 

@@ -31,12 +31,12 @@ def class_counts(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def alpha_sums(values: np.ndarray) -> np.ndarray:
     """``[N, 4]`` for units with two scores or more: number of scores, sum, sum of squares, and squared differences."""
-    known = np.isfinite(values)
-    n = known.sum(1).astype(np.float64)
-    first = np.where(known, values, 0.0).sum(1)
-    second = np.where(known, values**2, 0.0).sum(1)
-    within = 2 * (n * second - first**2) / np.maximum(n - 1, 1)
-    return np.stack([n, first, second, within], 1) * (n >= 2)[:, None]
+    scored = np.isfinite(values)
+    n = scored.sum(1).astype(np.float64)
+    first = np.where(scored, values, 0.0).sum(1)
+    second = np.where(scored, values**2, 0.0).sum(1)
+    differences = 2 * (n * second - first**2) / np.maximum(n - 1, 1)
+    return np.stack([n, first, second, differences], 1) * (n >= 2)[:, None]
 
 
 def alpha_of(sums: np.ndarray) -> np.ndarray:
@@ -44,8 +44,8 @@ def alpha_of(sums: np.ndarray) -> np.ndarray:
 
     Equal to :func:`afzal.stats.agreement.krippendorff` on the counts of each value, without computing the counts.
     """
-    n, first, second, within = np.moveaxis(sums, -1, 0)
-    return 1 - (n - 1) * within / (2 * (n * second - first**2))
+    n, first, second, differences = np.moveaxis(sums, -1, 0)
+    return 1 - (n - 1) * differences / (2 * (n * second - first**2))
 
 
 def rest_sums(values: np.ndarray) -> np.ndarray:
@@ -53,13 +53,13 @@ def rest_sums(values: np.ndarray) -> np.ndarray:
 
     They are: 1, own, theirs, own squared, theirs squared, own times theirs, and whether both have the same sign.
     """
-    known = np.isfinite(values)
-    total, n = np.where(known, values, 0.0).sum(1, keepdims=True), known.sum(1, keepdims=True)
-    both = known & (n > 1)
-    x = np.where(both, values, 0.0)
-    y = np.where(both, (total - x) / np.maximum(n - 1, 1), 0.0)
-    same = both & (np.sign(x) == np.sign(y))
-    return np.stack([both, x, y, x * x, y * y, x * y, same], -1).astype(np.float64)
+    scored = np.isfinite(values)
+    total, n = np.where(scored, values, 0.0).sum(1, keepdims=True), scored.sum(1, keepdims=True)
+    shared = scored & (n > 1)
+    x = np.where(shared, values, 0.0)
+    y = np.where(shared, (total - x) / np.maximum(n - 1, 1), 0.0)
+    same_sign = shared & (np.sign(x) == np.sign(y))
+    return np.stack([shared, x, y, x * x, y * y, x * y, same_sign], -1).astype(np.float64)
 
 
 def correlation_of(sums: np.ndarray) -> np.ndarray:
@@ -78,9 +78,9 @@ def above_of(sums: np.ndarray) -> np.ndarray:
     return (sums[..., 1] - sums[..., 2]) / sums[..., 0]
 
 
-def reliability(one: float, raters: float) -> float:
-    """Reliability of the mean of ``raters`` raters with reliability ``one`` each (Spearman 1910, Brown 1910)."""
-    return raters * one / (1 + (raters - 1) * one)
+def reliability(single: float, raters: float) -> float:
+    """Reliability of the mean of ``raters`` raters with reliability ``single`` each (Spearman 1910, Brown 1910)."""
+    return raters * single / (1 + (raters - 1) * single)
 
 
 def spread(values: np.ndarray) -> float:
@@ -114,6 +114,6 @@ def pairwise(values: np.ndarray) -> Pairwise:
     pairs = (n * (n - 1)).sum()
     if pairs == 0:
         raise ValueError("agreement needs a unit with two scores")
-    near = np.abs(used[:, None] - used[None]) <= 1
-    both = np.einsum("nk,nl,kl->", counts, counts, near) - counts.sum()
-    return Pairwise(float((counts * (counts - 1)).sum() / pairs), float(both / pairs))
+    close = np.abs(used[:, None] - used[None]) <= 1
+    close_pairs = np.einsum("nk,nl,kl->", counts, counts, close) - counts.sum()
+    return Pairwise(float((counts * (counts - 1)).sum() / pairs), float(close_pairs / pairs))

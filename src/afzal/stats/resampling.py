@@ -33,16 +33,16 @@ def prompt_resamples(prompts: Sequence[Hashable], *, resamples: int, seed: int) 
         yield times[place]
 
 
-def percentiles(value: float, drawn: np.ndarray, n: int) -> Interval:
+def percentiles(value: float, samples: np.ndarray, n: int) -> Interval:
     """A figure with the percentile interval of its finite resamples among ``[S]``.
 
     Args:
         n: prompts. With fewer than two, or fewer than two finite resamples, the ends are None.
     """
-    drawn = drawn[np.isfinite(drawn)]
-    if n < 2 or len(drawn) < 2:
+    samples = samples[np.isfinite(samples)]
+    if n < 2 or len(samples) < 2:
         return Interval(value, None, None, n)
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(value, float(low), float(high), n)
 
 
@@ -56,23 +56,23 @@ def resampled(
         prompts: of each row.
     """
     weights = prompt_resamples(prompts, resamples=resamples, seed=seed)
-    drawn = np.array([figure(w) for w in weights])
-    return percentiles(figure(np.ones(len(prompts))), drawn, len(set(prompts)))
+    samples = np.array([figure(w) for w in weights])
+    return percentiles(figure(np.ones(len(prompts))), samples, len(set(prompts)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sums:
-    """Sums over rows of F quantities: ``total`` ``[F]``, and ``drawn`` ``[S, F]`` over resamples of whole prompts."""
+    """Sums over rows of F quantities: ``total`` ``[F]``, and ``samples`` ``[S, F]`` over resamples of whole prompts."""
 
     total: np.ndarray
-    drawn: np.ndarray
+    samples: np.ndarray
     prompts: int
 
     def interval(self, figure: Callable[[np.ndarray], np.ndarray]) -> Interval:
         """A figure of the sums, from ``[..., F]`` to ``[...]``, with its percentile interval; NaN if it is
         undefined."""
         with np.errstate(invalid="ignore", divide="ignore"):
-            return percentiles(float(figure(self.total)), np.asarray(figure(self.drawn)), self.prompts)
+            return percentiles(float(figure(self.total)), np.asarray(figure(self.samples)), self.prompts)
 
 
 def sums(quantities: np.ndarray, prompts: Sequence[Hashable], *, resamples: int = 1000, seed: int = 0) -> Sums:
@@ -84,5 +84,5 @@ def sums(quantities: np.ndarray, prompts: Sequence[Hashable], *, resamples: int 
     n = int(place.max()) + 1 if len(place) else 0
     by_prompt = np.zeros((n, quantities.shape[1]))
     np.add.at(by_prompt, place, quantities)
-    drawn = [times @ by_prompt for times in draws(n, resamples=resamples, seed=seed)]
-    return Sums(by_prompt.sum(0), np.array(drawn).reshape(-1, quantities.shape[1]), n)
+    samples = [times @ by_prompt for times in draws(n, resamples=resamples, seed=seed)]
+    return Sums(by_prompt.sum(0), np.array(samples).reshape(-1, quantities.shape[1]), n)

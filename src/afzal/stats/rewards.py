@@ -41,8 +41,8 @@ def epic(
     a, b = (_centred(np.asarray(r, np.float64), place, weight) for r in (truth, inferred))
     parts = np.stack([weight * a * b, weight * a * a, weight * b * b], 1)
 
-    def distance(of: np.ndarray) -> np.ndarray:
-        rho = of[..., 0] / np.sqrt(of[..., 1] * of[..., 2])
+    def distance(totals: np.ndarray) -> np.ndarray:
+        rho = totals[..., 0] / np.sqrt(totals[..., 1] * totals[..., 2])
         return np.sqrt(np.clip((1 - rho) / 2, 0.0, 1.0))
 
     return sums(parts, prompts).interval(distance)
@@ -81,17 +81,17 @@ def ordering(truth: np.ndarray, inferred: np.ndarray, prompts: Sequence[Hashable
     place = numbered(prompts)
     order = np.argsort(place, kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(place[order])) + 1) if len(order) else []
-    taus, rhos, keys, right = [], [], [], []
+    taus, rhos, keys, correct = [], [], [], []
     for number, rows in enumerate(groups):
         t, i = np.sign(_differences(truth[rows])), np.sign(_differences(inferred[rows]))
-        both = math.sqrt(float((t != 0).sum()) * float((i != 0).sum()))
-        if both:
-            taus.append(float((t * i).sum()) / both)
+        norm = math.sqrt(float((t != 0).sum()) * float((i != 0).sum()))
+        if norm:
+            taus.append(float((t * i).sum()) / norm)
             rhos.append(_pearson(_ranks(truth[rows]), _ranks(inferred[rows])))
         hits = 0.5 + 0.5 * (t * i)[t != 0]
         keys += [number] * len(hits)
-        right += hits.tolist()
-    accuracy = share(clustered(keys, right)) if right else None
+        correct += hits.tolist()
+    accuracy = share(clustered(keys, correct)) if correct else None
     return Ordering(_mean(taus), _mean(rhos), accuracy, len(taus))
 
 
@@ -104,8 +104,8 @@ def pooled_spearman(truth: np.ndarray, inferred: np.ndarray, prompts: Sequence[H
     a, b = _ranks(np.asarray(truth, np.float64)), _ranks(np.asarray(inferred, np.float64))
     parts = np.stack([np.ones(len(a)), a, b, a * b, a * a, b * b], 1)
 
-    def correlation(of: np.ndarray) -> np.ndarray:
-        n, x, y, xy, xx, yy = np.moveaxis(of, -1, 0)
+    def correlation(totals: np.ndarray) -> np.ndarray:
+        n, x, y, xy, xx, yy = np.moveaxis(totals, -1, 0)
         return (n * xy - x * y) / np.sqrt((n * xx - x * x) * (n * yy - y * y))
 
     return sums(parts, prompts).interval(correlation)
@@ -125,18 +125,18 @@ def regret(log_base: np.ndarray, truth: np.ndarray, inferred: np.ndarray, beta: 
     Returns:
         The mean over prompts with its 95% interval.
     """
-    best, induced = (_log_normalised(log_base + r / beta) for r in (truth, inferred))
+    optimal, induced = (_log_normalised(log_base + r / beta) for r in (truth, inferred))
     p = np.exp(induced)
-    gap = np.where(p > 0, induced, 0.0) - np.where(p > 0, best, 0.0)
-    each = beta * (p * gap).sum(1)
-    regrets = _mean(each.tolist())
+    gap = np.where(p > 0, induced, 0.0) - np.where(p > 0, optimal, 0.0)
+    by_prompt = beta * (p * gap).sum(1)
+    regrets = _mean(by_prompt.tolist())
     assert regrets is not None
     return regrets
 
 
 def _log_normalised(scores: np.ndarray) -> np.ndarray:
-    top = scores.max(1, keepdims=True)
-    return scores - top - np.log(np.exp(scores - top).sum(1, keepdims=True))
+    peak = scores.max(1, keepdims=True)
+    return scores - peak - np.log(np.exp(scores - peak).sum(1, keepdims=True))
 
 
 def _differences(values: np.ndarray) -> np.ndarray:
@@ -161,6 +161,6 @@ def _mean(values: Sequence[float]) -> Interval | None:
     """The mean over prompts ``[P]`` with its 95% interval; None without values."""
     if not values:
         return None
-    known = mean(clustered(range(len(values)), values))
-    low, high = known.ends if len(values) > 1 else (None, None)
-    return Interval(known.mean, low, high, len(values))
+    estimate = mean(clustered(range(len(values)), values))
+    low, high = estimate.ends if len(values) > 1 else (None, None)
+    return Interval(estimate.mean, low, high, len(values))

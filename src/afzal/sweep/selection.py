@@ -129,7 +129,7 @@ def front(criterion: Criterion, candidates: Sequence[Candidate], start: float) -
     return {
         "on_front": np.flatnonzero(on_front(kls, goals)).tolist(),
         "knee": place,
-        "hypervolume": hypervolume(kls, goals, at=(criterion.kl_budget, start)),
+        "hypervolume": hypervolume(kls, goals, reference=(criterion.kl_budget, start)),
     }
 
 

@@ -282,10 +282,10 @@ def best_model(known: Matches, votes: Votes, *, resamples: int = 500, seed: int 
             outcome.append(1.0 if p > 0.5 else 0.0 if p < 0.5 else 0.5)
             prompts.append(votes.pool.prompts[at])
     played = bt.games(first, second, outcome, prompts, len(number))
-    if not first or not bt.connection(played).whole:
+    if not first or not bt.connection(played).connected:
         return None
     board = bt.leaderboard(played, resamples=resamples, seed=seed)
     leader = board.places[0].model
-    leads = int((np.argmax(board.drawn, 1) == leader).sum()) if len(board.drawn) else 0
-    drawn = len(board.drawn) + board.unconnected
+    leads = int((np.argmax(board.samples, 1) == leader).sum()) if len(board.samples) else 0
+    drawn = len(board.samples) + board.unconnected
     return BestModel(known.names[leader], leads / drawn if drawn else 0.0, played.n_prompts)
