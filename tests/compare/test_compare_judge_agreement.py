@@ -189,6 +189,6 @@ def test_a_judge_that_prefers_another_policy_than_the_reward_is_named():
     judge = {"name": "j", "wins": [win("a", "start", 0.6, 0.8), win("start", "a", 0.2, 0.4)]}
     body = {"rewards": ["gold"], "methods": [{"name": "a", "label": "A"}], "judges": [judge]}
     against = [win("a", "start", 0.1, 0.3), win("start", "a", 0.7, 0.9)]
-    assert page.parted({**body, "wins": against}) == ["j prefers A to the start; gold says the opposite."]
+    assert page.disagreements({**body, "wins": against}) == ["j prefers A to the start; gold says the opposite."]
     unclear = [win("a", "start", 0.1, 0.51), win("start", "a", 0.49, 0.9)]
-    assert page.parted({**body, "wins": unclear}) == []
+    assert page.disagreements({**body, "wins": unclear}) == []

@@ -11,7 +11,7 @@ import pytest
 
 from afzal.report.axes import fitting_ticks
 from afzal.report.charts import figure_of, figures
-from afzal.report.comparison import seeds, way
+from afzal.report.comparison import method_line, seeds
 from afzal.report.frontier import PolicyPoint, frontier_svg
 from afzal.report.geometry import clip, overlap_area
 from afzal.report.svg import Rule, Series, line_chart
@@ -202,7 +202,7 @@ def method(n_seeds):
 @pytest.mark.parametrize(("n", "has_band", "drawn"), [(1, True, 0), (2, False, 2), (3, True, 3), (5, True, 0)])
 def test_two_seeds_are_drawn_and_have_no_band(n, has_band, drawn):
     made = method(n)
-    assert bool(way(made, "kl", "r").low) == has_band
+    assert bool(method_line(made, "kl", "r").low) == has_band
     lines = seeds(made, "kl", "r", 3)
     assert [s.mark for s in lines] == ["faint"] * drawn
     if drawn:

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from afzal.report import svg
-from afzal.report.axes import domain, nice_ticks, thin, tick_labels, whole_ticks
+from afzal.report.axes import domain, integer_ticks, nice_ticks, thin, tick_labels
 from afzal.report.frontier import PolicyPoint, frontier_svg
 from afzal.report.geometry import overlap_area
 from afzal.report.svg import PlotArea, Rule, Series, line_chart, spread
@@ -48,10 +48,10 @@ def test_ticks_refuse_what_is_no_range(low, high):
 
 
 def test_whole_ticks_are_whole():
-    assert whole_ticks(0, 3) == [0, 1, 2, 3]
-    assert whole_ticks(0, 96) == [0, 20, 40, 60, 80]
-    assert whole_ticks(7, 7) == [7]
-    assert whole_ticks(0.2, 0.8) == [1]
+    assert integer_ticks(0, 3) == [0, 1, 2, 3]
+    assert integer_ticks(0, 96) == [0, 20, 40, 60, 80]
+    assert integer_ticks(7, 7) == [7]
+    assert integer_ticks(0.2, 0.8) == [1]
 
 
 def test_tick_labels_line_up():

@@ -29,17 +29,17 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [round(k * step, decimals) + 0.0 for k in range(first, last + 1)]
 
 
-def whole_ticks(low: float, high: float, count: int = 6) -> list[float]:
+def integer_ticks(low: float, high: float, count: int = 6) -> list[float]:
     """:func:`nice_ticks` that are whole numbers, for steps."""
     return [t for t in nice_ticks(low, high, count) if t == int(t)] or [float(math.ceil(low))]
 
 
-def fitting_ticks(low: float, high: float, room: float, *, whole: bool = False) -> dict[float, str]:
-    """Round values with their labels, as many as fit side by side in ``room`` SVG units, at most about six."""
+def fitting_ticks(low: float, high: float, width: float, *, integer: bool = False) -> dict[float, str]:
+    """Round values with their labels, as many as fit side by side in ``width`` SVG units, at most about six."""
     for count in (6, 5, 4, 3, 2):
-        ticks = whole_ticks(low, high, count) if whole else nice_ticks(low, high, count)
+        ticks = integer_ticks(low, high, count) if integer else nice_ticks(low, high, count)
         labels = tick_labels(ticks)
-        if sum(len(label) * CHAR + 14 for label in labels) <= room:
+        if sum(len(label) * CHAR + 14 for label in labels) <= width:
             break
     return dict(zip(ticks, labels, strict=True))
 
@@ -71,15 +71,15 @@ def thin(points: Sequence[Point], limit: int = _THIN) -> list[Point]:
     if len(points) <= limit:
         return list(points)
     size = math.ceil(len(points) / (limit // 2))
-    kept: list[Point] = []
+    thinned: list[Point] = []
     for start in range(0, len(points), size):
         stretch = range(start, min(start + size, len(points)))
         finite = sorted((y, i) for i in stretch if is_number(y := points[i][1]))
         ends = {finite[0][1], finite[-1][1]} if finite else {start}
-        kept += [points[i] for i in sorted(ends)]
-    return kept
+        thinned += [points[i] for i in sorted(ends)]
+    return thinned
 
 
 def _decimals(value: float) -> int:
-    shown = f"{value:.10f}".rstrip("0")
-    return len(shown.split(".")[1])
+    digits = f"{value:.10f}".rstrip("0")
+    return len(digits.split(".")[1])

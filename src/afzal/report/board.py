@@ -97,11 +97,12 @@ def to_markdown(body: Mapping[str, Any]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _gallery(shown: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _gallery(examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The gallery's texts as a table; Markdown does not show data URIs."""
-    names = list(dict.fromkeys(name for one in shown for name, _, _ in one["said"]))
+    names = list(dict.fromkeys(name for example in examples for name, _, _ in example["said"]))
     rows = [
-        [one["title"], *({n: f"{text} ({r})" for n, text, r in one["said"]}.get(k, "") for k in names)] for one in shown
+        [example["title"], *({n: f"{text} ({r})" for n, text, r in example["said"]}.get(k, "") for k in names)]
+        for example in examples
     ]
     return {"columns": ["truth", *names], "rows": rows}
 
@@ -121,7 +122,7 @@ def _tables(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     tables = [{"title": "All figures", "words": "", **_lines(body)}]
     if body.get("figures"):
         words = body.get("figures_words", _CORRECTED)
-        tables.insert(0, {"title": "Agreement", "words": words, **_named(body["figures"])})
+        tables.insert(0, {"title": "Agreement", "words": words, **_figure_table(body["figures"])})
     if body["differences"]:
         words = "Both sides of a pair use the same resamples of whole prompts. An interval without 0 tells them apart."
         tables.append({"title": "Paired differences", "words": words, **_differences(body)})
@@ -135,9 +136,9 @@ def table_is_wide(table: Mapping[str, Any]) -> bool:
 
 def _drawing(body: Mapping[str, Any], width: int = 680) -> str:
     """The drawing of the figures that have an interval, or of all figures if none has."""
-    known = [x for x in body["lines"] if x["value"] is not None]
-    drawn = [x for x in known if x["low"] is not None] or known
-    rows = [ForestRow(x["name"], x["value"], x["low"], x["high"]) for x in drawn]
+    lines = [x for x in body["lines"] if x["value"] is not None]
+    with_interval = [x for x in lines if x["low"] is not None] or lines
+    rows = [ForestRow(x["name"], x["value"], x["low"], x["high"]) for x in with_interval]
     return forest_svg(rows, x_label=body["unit"], title=body["title"], rule=body["rule"], width=width) if rows else ""
 
 
@@ -145,14 +146,16 @@ _FOLDED = ("low", "high", "best_rank", "worst_rank")  # shown in the cell of the
 
 
 def _lines(body: Mapping[str, Any]) -> dict[str, Any]:
-    known = dict.fromkeys(k for line in body["lines"] for k, value in line.items() if value is not None or k == "value")
-    ends = {f"{key}_{end}" for key in known for end in ("low", "high")}
-    keys = [key for key in known if key not in _FOLDED and key not in ends]
-    rows = [[_of_line(line, key) for key in keys] for line in body["lines"]]
+    present = dict.fromkeys(
+        k for line in body["lines"] for k, value in line.items() if value is not None or k == "value"
+    )
+    ends = {f"{key}_{end}" for key in present for end in ("low", "high")}
+    keys = [key for key in present if key not in _FOLDED and key not in ends]
+    rows = [[_line_cell(line, key) for key in keys] for line in body["lines"]]
     return {"columns": [body["unit"] if key == "value" else key.replace("_", " ") for key in keys], "rows": rows}
 
 
-def _of_line(line: Mapping[str, Any], key: str) -> str:
+def _line_cell(line: Mapping[str, Any], key: str) -> str:
     if key == "value":
         return _interval(line)
     if key == "rank" and line.get("best_rank") is not None:
@@ -169,7 +172,7 @@ def _differences(body: Mapping[str, Any]) -> dict[str, Any]:
     return {"columns": ["pair", body["unit"], "told apart"], "rows": rows}
 
 
-def _named(figures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _figure_table(figures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"columns": ["figure", "value"], "rows": [[figure["name"], _interval(figure)] for figure in figures]}
 
 

@@ -97,12 +97,12 @@ def _results(facts: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> 
     from huggingface_hub import EvalResult
 
     source = _text(facts, "data", "source")
-    shown = _one_line(_name(source)) or "held-out data"
+    data_name = _one_line(_name(source)) or "held-out data"
     return [
         EvalResult(
             task_type=_task(facts),
-            dataset_type=shown,
-            dataset_name=shown,
+            dataset_type=data_name,
+            dataset_name=data_name,
             dataset_split="held-out",
             metric_type=_HUB_METRICS.get(m.key, m.key),
             metric_name=m.name,
@@ -123,17 +123,17 @@ def _one_line(text: str) -> str:
 
 def _opening(facts: Mapping[str, Any], method: str) -> str:
     model, source = (_name(_text(facts, *path)) for path in (("model", "path"), ("data", "source")))
-    known = method_in(facts)
-    how = known.full if known else plain(method) or "training"
-    if known is not None and not known.full:  # named by its objective
-        how = f"preference optimisation ({plain(_text(facts, 'objective', 'name'))})"
-    made = f"Made from **{plain(model)}** by {how}"
-    made += f" on **{plain(source)}**." if source else "."
-    return made
+    spec = method_in(facts)
+    phrase = spec.full if spec else plain(method) or "training"
+    if spec is not None and not spec.full:  # named by its objective
+        phrase = f"preference optimisation ({plain(_text(facts, 'objective', 'name'))})"
+    sentence = f"Made from **{plain(model)}** by {phrase}"
+    sentence += f" on **{plain(source)}**." if source else "."
+    return sentence
 
 
 def _quick_start(path: str, chat: bool) -> str:
-    given = (
+    inputs = (
         """messages = [{"role": "user", "content": "Hello!"}]
 inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)"""
         if chat
@@ -147,17 +147,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 path = {json.dumps(path)}
 tokenizer = AutoTokenizer.from_pretrained(path)
 model = AutoModelForCausalLM.from_pretrained(path)
-{given}
+{inputs}
 output = model.generate(**inputs, max_new_tokens=64, do_sample=True)
 print(tokenizer.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
 ```"""
 
 
 def _scoring(path: str, facts: Mapping[str, Any]) -> str:
-    given = facts.get("reward")
-    given = given if isinstance(given, Mapping) else {}
-    shift = number(given.get("shift", 0.0))
-    start = _scored_by_transformers(path) if given.get("transformers_class", True) else _scored_by_afzal(path)
+    reward = facts.get("reward")
+    reward = reward if isinstance(reward, Mapping) else {}
+    shift = number(reward.get("shift", 0.0))
+    start = _scored_by_transformers(path) if reward.get("transformers_class", True) else _scored_by_afzal(path)
     return f"""## Quick start
 
 {start} Larger is better;
@@ -191,15 +191,15 @@ The score is read at the last token, which must be the end token used in trainin
 
 
 def _numbers(facts: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> str:
-    judged = verdict(diagnose(metrics, facts))
-    lines = ["## Results on held-out data", "", f"**{judged.word.capitalize()}.** {plain(judged.sentence)}", ""]
+    outcome = verdict(diagnose(metrics, facts))
+    lines = ["## Results on held-out data", "", f"**{outcome.word.capitalize()}.** {plain(outcome.sentence)}", ""]
     rows = measures(metrics, facts)
     if not rows:
         return "\n".join([*lines, "Nothing was evaluated on held-out data."])
     lines += ["| measure | before | after | 95% interval | |", "|---|---:|---:|:---:|---|"]
     for m in rows:
-        shown = m.shown()
-        lines.append(f"| {m.name} | {shown['before']} | {shown['after']} | {m.after_interval} | {m.meaning} |")
+        row = m.shown()
+        lines.append(f"| {m.name} | {row['before']} | {row['after']} | {m.after_interval} | {m.meaning} |")
     return "\n".join([*lines, "", "Curves, samples and the checks behind the verdict: `report.html`."])
 
 
@@ -232,10 +232,10 @@ def _settings(config: Mapping[str, Any]) -> str:
 
 
 def _citation(facts: Mapping[str, Any]) -> str:
-    known = method_in(facts)
-    if known is None or known.paper is None:
+    spec = method_in(facts)
+    if spec is None or spec.paper is None:
         return ""
-    key, title, authors, year, arxiv = astuple(known.paper)
+    key, title, authors, year, arxiv = astuple(spec.paper)
     fields = {"title": f"{{{title}}}", "author": authors, "year": year, "eprint": arxiv, "archivePrefix": "arXiv"}
     body = "\n".join(f"  {field} = {{{value}}}," for field, value in fields.items())
     return f"## Citation\n\nThe method:\n\n```bibtex\n@article{{{key},\n{body}\n}}\n```"

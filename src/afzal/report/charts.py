@@ -55,18 +55,18 @@ def figures(metrics: Records, facts: Mapping[str, Any]) -> list[Figure]:
     """Every figure for which the run has numbers, the most useful first."""
     train = [m for m in metrics if m.get("kind") == "train" and is_number(m.get("step"))]
     held_out = [m for m in metrics if m.get("kind") == "eval" and is_number(m.get("step"))]
-    written = [as_train(m) for m in metrics if m.get("kind") == "rollout" and is_number(m.get("step"))]
+    rollouts = [as_train(m) for m in metrics if m.get("kind") == "rollout" and is_number(m.get("step"))]
     single = unit_of(facts) == "response"
     names = good, bad = ("desirable", "undesirable") if single else ("chosen", "rejected")
-    both = f"{good} and {bad} responses"
+    responses = f"{good} and {bad} responses"
     if _is_sft(train, held_out):
-        names, both = ("data", "data"), "the data's responses"
+        names, responses = ("data", "data"), "the data's responses"
     at_reference = _in(facts, "objective", "at_reference")
     unit = " (β × nats)" if referenced(facts) else ""
     clip = _in(facts, "config", "max_grad_norm")
-    wanted = [
-        _one("reward", "Reward", "Mean over the policy's own answers; larger is better.", written, held_out),
-        _one(
+    plots = [
+        _single_plot("reward", "Reward", "Mean over the policy's own answers; larger is better.", rollouts, held_out),
+        _single_plot(
             "loss",
             "Loss",
             "The quantity that is minimised; smaller is better."
@@ -77,7 +77,7 @@ def figures(metrics: Records, facts: Mapping[str, Any]) -> list[Figure]:
             if is_number(at_reference)
             else [],
         ),
-        _one(
+        _single_plot(
             "rewards/accuracies",
             "Reward accuracy",
             "Share of pairs ranked as people did; larger is better. Band: 95% interval.",
@@ -86,7 +86,7 @@ def figures(metrics: Records, facts: Mapping[str, Any]) -> list[Figure]:
             rules=[Rule(0.5, "chance")],
             y_range=(0.0, 1.0),
         ),
-        _one(
+        _single_plot(
             "rewards/margins",
             "Reward margin",
             f"Reward of the chosen minus that of the rejected{unit}; larger is better.",
@@ -94,27 +94,33 @@ def figures(metrics: Records, facts: Mapping[str, Any]) -> list[Figure]:
             held_out,
             rules=[Rule(0.0, "")],
         ),
-        _one("perplexity", "Perplexity", "exp of the held-out loss; smaller is better.", train, held_out),
-        _two("logps", "Log-probability", f"Of {both}, nats per response.", train, held_out, names),
-        _two("rewards", *_reward_words(facts, f"{good} and {bad}"), train, held_out, names),
-        _one("kl", kl_of(facts), "Nats per answer; larger is further away.", written, held_out)
-        if written
+        _single_plot("perplexity", "Perplexity", "exp of the held-out loss; smaller is better.", train, held_out),
+        _pair_plot("logps", "Log-probability", f"Of {responses}, nats per response.", train, held_out, names),
+        _pair_plot("rewards", *_reward_words(facts, f"{good} and {bad}"), train, held_out, names),
+        _single_plot("kl", kl_of(facts), "Nats per answer; larger is further away.", rollouts, held_out)
+        if rollouts
         else _kl(held_out, kl_of(facts)),
-        _from_zero(_one("entropy", "Entropy", "Of complete answers, nats: how random the policy is.", written, [])),
-        _one("value/explained_variance", "Value model", "Share of the returns' variance explained.", written, []),
-        _from_zero(_one("policy/clipfrac", "Clipped", "Share of ratios beyond the clip.", train, [])),
-        _one("kl_estimate", "KL estimate of the loss", "KTO's z₀, from mismatched rows; nats.", train, held_out),
+        _from_zero(
+            _single_plot("entropy", "Entropy", "Of complete answers, nats: how random the policy is.", rollouts, [])
+        ),
+        _single_plot(
+            "value/explained_variance", "Value model", "Share of the returns' variance explained.", rollouts, []
+        ),
+        _from_zero(_single_plot("policy/clipfrac", "Clipped", "Share of ratios beyond the clip.", train, [])),
+        _single_plot(
+            "kl_estimate", "KL estimate of the loss", "KTO's z₀, from mismatched rows; nats.", train, held_out
+        ),
         _lengths(train, held_out, names),
-        _one(
+        _single_plot(
             "samples/eos_rate",
             "Ended with EOS",
             "Share of samples that stop before the token limit.",
-            written or train,
+            rollouts or train,
             held_out,
             y_range=(0.0, 1.0),
         ),
         _from_zero(
-            _one(
+            _single_plot(
                 "grad_norm",
                 "Gradient norm",
                 "Before clipping.",
@@ -123,11 +129,11 @@ def figures(metrics: Records, facts: Mapping[str, Any]) -> list[Figure]:
                 rules=[Rule(clip, f"clipped above {setting(clip)}")] if is_number(clip) else [],
             )
         ),
-        _from_zero(_one("lr", "Learning rate", "As scheduled.", train, [])),
+        _from_zero(_single_plot("lr", "Learning rate", "As scheduled.", train, [])),
     ]
-    kept = facts.get("kept_step")
-    marked = (kept, "weights kept") if is_number(kept) else None
-    return [plot.draw(marked) for plot in wanted if plot.has_values]
+    kept_step = facts.get("kept_step")
+    marked = (kept_step, "weights kept") if is_number(kept_step) else None
+    return [plot.draw(marked) for plot in plots if plot.has_values]
 
 
 def _reward_words(facts: Mapping[str, Any], sides: str) -> tuple[str, str]:
@@ -163,8 +169,8 @@ def smooth(points: Sequence[svg.Point], window: int) -> list[svg.Point]:
     half = window // 2
     out: list[svg.Point] = []
     for i, (x, y) in enumerate(points):
-        near = [v for _, v in points[max(0, i - half) : i + half + 1] if is_number(v)]
-        out.append((x, sum(near) / len(near) if is_number(y) and near else None))
+        window_values = [v for _, v in points[max(0, i - half) : i + half + 1] if is_number(v)]
+        out.append((x, sum(window_values) / len(window_values) if is_number(y) and window_values else None))
     return out
 
 
@@ -184,30 +190,32 @@ def _is_sft(train: Records, held_out: Records) -> bool:
     return not any("rewards/chosen" in r for r in (*train, *held_out))
 
 
-def _train_series(records: Records, name: str, colour: int, *, called: str = "", label: str = "") -> list[Series]:
+def _train_series(records: Records, name: str, colour: int, *, series_name: str = "", label: str = "") -> list[Series]:
     """The raw curve, faint, under its running mean; a learning-rate schedule or a short curve is drawn as it is."""
     points = points_of(records, name)
     if not points:
         return []
-    window, prefix = smoothing_window(len(points)), f"{called}, " if called else ""
+    window, prefix = smoothing_window(len(points)), f"{series_name}, " if series_name else ""
     if window == 1 or name == "lr":
-        return [Series(called or "train", tuple(points), colour, "line", label=label)]
+        return [Series(series_name or "train", tuple(points), colour, "line", label=label)]
     mean = Series(f"{prefix}mean of {window}", tuple(smooth(points, window)), colour, "line", label=label)
     return [Series(f"{prefix}each step", tuple(points), colour, "faint"), mean]
 
 
-def _held_out_series(records: Records, name: str, colour: int = HELD_OUT, called: str = "held out") -> list[Series]:
+def _held_out_series(
+    records: Records, name: str, colour: int = HELD_OUT, series_name: str = "held out"
+) -> list[Series]:
     points = points_of(records, name)
     if not points:
         return []
     bounds = [interval_of(r, name) for r in records if name in r]
     if all(b is None for b in bounds):
-        return [Series(called, tuple(points), colour, "dots")]
+        return [Series(series_name, tuple(points), colour, "dots")]
     low, high = (tuple(b[k] if b else None for b in bounds) for k in (0, 1))
-    return [Series(called, tuple(points), colour, "dots", low, high)]
+    return [Series(series_name, tuple(points), colour, "dots", low, high)]
 
 
-def _one(
+def _single_plot(
     name: str,
     title: str,
     caption: str,
@@ -222,14 +230,14 @@ def _one(
     return Plot(name, title, caption, series, rules, y_range)
 
 
-def _two(kind: str, title: str, caption: str, train: Records, held_out: Records, names: tuple[str, str]) -> Plot:
+def _pair_plot(kind: str, title: str, caption: str, train: Records, held_out: Records, names: tuple[str, str]) -> Plot:
     """Chosen and rejected of one quantity: lines for training, dots for held-out data."""
     series: list[Series] = []
-    for side, called, colour in (("chosen", names[0], CHOSEN), ("rejected", names[1], REJECTED)):
-        mean = _train_series(train, f"{kind}/{side}", colour, called=called)[-1:]
-        dots = _held_out_series(held_out, f"{kind}/{side}", colour, f"{called}, held out")
-        drawn = [*mean, *dots]
-        series += [*drawn[:-1], *(_labelled(s, called) for s in drawn[-1:])]
+    for side, series_name, colour in (("chosen", names[0], CHOSEN), ("rejected", names[1], REJECTED)):
+        mean = _train_series(train, f"{kind}/{side}", colour, series_name=series_name)[-1:]
+        dots = _held_out_series(held_out, f"{kind}/{side}", colour, f"{series_name}, held out")
+        pair = [*mean, *dots]
+        series += [*pair[:-1], *(_labelled(s, series_name) for s in pair[-1:])]
     return Plot(kind, title, caption, series)
 
 
@@ -239,14 +247,14 @@ def _labelled(series: Series, label: str) -> Series:
 
 def _kl(held_out: Records, title: str) -> Plot:
     caption = "Of the policy's own answers, nats per answer; larger is further away. Band: 95% interval over prompts."
-    if any(is_number(cut := r.get("kl_cut")) and cut > 0 for r in held_out):
+    if any(is_number(share := r.get("kl_cut")) and share > 0 for r in held_out):
         caption += " For answers that were cut, only their first tokens count."
-    return Plot("kl", title, caption, _held_out_series(held_out, "kl", called="samples"))
+    return Plot("kl", title, caption, _held_out_series(held_out, "kl", series_name="samples"))
 
 
 def _lengths(train: Records, held_out: Records, names: tuple[str, str]) -> Plot:
     sides = (("chosen", names[0], CHOSEN), ("rejected", names[1], REJECTED))
-    series = [s for k, n, c in sides for s in _train_series(train, f"lengths/{k}", c, called=n, label=n)[-1:]]
+    series = [s for k, n, c in sides for s in _train_series(train, f"lengths/{k}", c, series_name=n, label=n)[-1:]]
     samples = [_labelled(s, "samples") for s in _held_out_series(held_out, "samples/length", OTHER, "samples")]
     caption = "Tokens, of the data's responses and of samples."
     return _from_zero(Plot("lengths", "Response length", caption, [*series, *samples]))
@@ -264,5 +272,5 @@ def figure_of(name: str, metrics: Records) -> Figure:
     train, rollouts, held_out = (
         [m for m in metrics if m.get("kind") == kind and name in m] for kind in ("train", "rollout", "eval")
     )
-    plot = _one(name, name, "", train or rollouts, held_out)
+    plot = _single_plot(name, name, "", train or rollouts, held_out)
     return plot.draw(None) if plot.has_values else Figure(name, name, "", "", ())

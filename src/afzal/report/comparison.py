@@ -75,7 +75,7 @@ def to_html(body: Mapping[str, Any]) -> str:
         "comparison.html.j2",
         title=views.title(body),
         facts=views.facts(body),
-        findings=[*views.findings(body), *comparison_judges.parted(body)],
+        findings=[*views.findings(body), *comparison_judges.disagreements(body)],
         chief=chief,
         main=_figure(body, "kl", chief, _MAIN, Markup),
         others=[_figure(body, "kl", name, _SMALL, Markup) for name in (*body["rewards"][1:], "tokens", "unended")],
@@ -99,7 +99,7 @@ def _judges(body: Mapping[str, Any]) -> dict[str, Any]:
         "start": comparison_judges.against_the_start(body),
         "reliability": comparison_judges.reliability(body),
         "agreement": comparison_judges.agreement(body),
-        "each": comparison_judges.each(body),
+        "each": comparison_judges.win_tables(body),
         "people": comparison_judges.has_people(body),
     }
 
@@ -116,18 +116,24 @@ def _drawing(body: Mapping[str, Any], across: str, up: str, size: tuple[int, int
     single, paths = [], []
     for place, (method, colour) in enumerate(zip(body["methods"], cycle(PALETTE), strict=False)):
         single += seeds(method, across, up, colour)
-        paths += [s for s in [way(method, across, up, colour, place)] if s.points]
+        paths += [s for s in [method_line(method, across, up, colour, place)] if s.points]
     spots = [
         PolicyPoint(s.name, s.points[-1][0], y, colour=s.colour) for s in paths if (y := s.points[-1][1]) is not None
     ]
-    title = f"{views.named(up)} against {views.named(across)}"
+    title = f"{views.display_name(up)} against {views.display_name(across)}"
     drawing = frontier_svg(
-        spots, (), paths=[*single, *paths], title=title, x_label=views.named(across), y_label=views.named(up), size=size
+        spots,
+        (),
+        paths=[*single, *paths],
+        title=title,
+        x_label=views.display_name(across),
+        y_label=views.display_name(up),
+        size=size,
     )
     return {"title": title, "drawing": markup(drawing), "legend": paths}
 
 
-def way(method: Mapping[str, Any], across: str, up: str, colour: int = 0, place: int = 0) -> Series:
+def method_line(method: Mapping[str, Any], across: str, up: str, colour: int = 0, place: int = 0) -> Series:
     """The curve of one method as a line: means over seeds, with the interval of ``up`` as a band.
 
     Two seeds have no band, since their interval would be far too wide to be useful; :func:`seeds` draws them instead.
@@ -138,14 +144,14 @@ def way(method: Mapping[str, Any], across: str, up: str, colour: int = 0, place:
         tuple(None if c["seeds"] == 2 else y[end] for c, (_, y) in zip(points, rows, strict=True))
         for end in ("low", "high")
     )
-    known = any(v is not None for v in low)
+    has_band = any(v is not None for v in low)
     return Series(
         method["label"],
         tuple((x["value"], y["value"]) for x, y in rows),
         colour,
         "line" if place < len(PALETTE) // 2 else "dashed",
-        low if known else (),
-        high if known else (),
+        low if has_band else (),
+        high if has_band else (),
     )
 
 
@@ -153,13 +159,15 @@ def seeds(method: Mapping[str, Any], across: str, up: str, colour: int) -> list[
     """The individual seeds of a method as thin lines, if there are two or three; otherwise none."""
     by_seed: dict[Any, list[tuple[float, float | None]]] = {}
     for p in method["points"]:
-        by_seed.setdefault(p["seed"], []).append((_of_seed(p, across) or 0.0, _of_seed(p, up)))
+        by_seed.setdefault(p["seed"], []).append((_seed_figure(p, across) or 0.0, _seed_figure(p, up)))
     if not 2 <= len(by_seed) <= 3:
         return []
-    return [Series(f"{method['label']}, seed {seed}", tuple(at), colour, "faint") for seed, at in by_seed.items()]
+    return [
+        Series(f"{method['label']}, seed {seed}", tuple(points), colour, "faint") for seed, points in by_seed.items()
+    ]
 
 
-def _of_seed(point: Mapping[str, Any], name: str) -> float | None:
+def _seed_figure(point: Mapping[str, Any], name: str) -> float | None:
     """A figure of one seed's snapshot by name; :func:`value` has the figures over all seeds."""
     if name == "seconds":
         return point["cost"]["seconds"]

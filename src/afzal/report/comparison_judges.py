@@ -22,7 +22,7 @@ def against_the_start(body: Mapping[str, Any]) -> Table:
     return {"columns": ["method", chief, *(j["name"] for j in judges)], "rows": rows}
 
 
-def each(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+def win_tables(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Each judge's win rates for every two policies."""
     return [{"name": j["name"], **table_of_wins(labels(body), j["wins"])} for j in body["judges"]]
 
@@ -31,7 +31,7 @@ def reliability(body: Mapping[str, Any]) -> Table:
     """How far each judge can be trusted: missing verdicts, both orders, slots, length, and agreement with people."""
     columns = ["judge", "pairs", "no verdict", "consistent", "slot bias", "longer wins"]
     columns += ["a person", "most people", "ceiling"] if has_people(body) else []
-    return {"columns": columns, "rows": [_reliable(j, len(columns)) for j in body["judges"]]}
+    return {"columns": columns, "rows": [_reliability_row(j, len(columns)) for j in body["judges"]]}
 
 
 def has_people(body: Mapping[str, Any]) -> bool:
@@ -39,7 +39,7 @@ def has_people(body: Mapping[str, Any]) -> bool:
     return any("people" in j["summary"] for j in body["judges"])
 
 
-def _reliable(judge: Mapping[str, Any], columns: int) -> list[Cell]:
+def _reliability_row(judge: Mapping[str, Any], columns: int) -> list[Cell]:
     s = judge["summary"]
     orders = s.get("orders")
     cells = [(judge["name"], judge["kind"]), (number(s["pairs"]), ""), (_percent(s["no_verdict_share"]), "")]
@@ -54,27 +54,27 @@ def _reliable(judge: Mapping[str, Any], columns: int) -> list[Cell]:
 def agreement(body: Mapping[str, Any]) -> Table:
     """Judge against judge, the true reward last: how often both give the same verdict on a pair."""
     names = [*(j["name"] for j in body["judges"]), body["rewards"][0]]
-    known = {(row[a], row[b]): row["same"] for row in body["judge_agreement"] for a, b in _BOTH_WAYS}
-    rows = [[(a, ""), *(("", "") if a == b else _rate(known.get((a, b))) for b in names)] for a in names]
+    by_pair = {(row[a], row[b]): row["same"] for row in body["judge_agreement"] for a, b in _BOTH_WAYS}
+    rows = [[(a, ""), *(("", "") if a == b else _rate(by_pair.get((a, b))) for b in names)] for a in names]
     return {"columns": ["", *names], "rows": rows}
 
 
 _BOTH_WAYS = (("first", "second"), ("second", "first"))
 
 
-def parted(body: Mapping[str, Any]) -> list[str]:
+def disagreements(body: Mapping[str, Any]) -> list[str]:
     """A sentence for each judge that clearly prefers a different policy than the true reward."""
-    chief, named = body["rewards"][0], labels(body)
+    chief, names = body["rewards"][0], labels(body)
     by_reward = {(w["ours"], w["theirs"]): w for w in body["wins"]}
     sentences = []
     for judge in body["judges"]:
-        apart = [
-            f"{named[w['ours']]} to {named[w['theirs']]}"
+        pairs = [
+            f"{names[w['ours']]} to {names[w['theirs']]}"
             for w in judge["wins"]
             if _side(w) > 0 and _side(by_reward.get((w["ours"], w["theirs"]))) < 0
         ]
-        if apart:
-            sentences.append(f"{judge['name']} prefers {' and '.join(apart)}; {chief} says the opposite.")
+        if pairs:
+            sentences.append(f"{judge['name']} prefers {' and '.join(pairs)}; {chief} says the opposite.")
     return sentences
 
 

@@ -22,7 +22,7 @@ _NAMES = {
 NOTHING = "\N{EM DASH}"
 
 
-def named(figure: str) -> str:
+def display_name(figure: str) -> str:
     """A figure's display name; a reward keeps its own name."""
     return _NAMES.get(figure, figure)
 
@@ -53,10 +53,10 @@ def findings(body: Mapping[str, Any]) -> list[str]:
     if len(body["seeds"]) < 2:
         sentences.append("There is only one seed, so the variation between seeds is unknown.")
     for m in body["methods"]:
-        sentences += [_turned(m, t, body["rewards"][0]) for t in m["turned"]]
-    late = [m["label"] for m in body["methods"] if not m["judged"]["seeds"]]
-    if late:
-        sentences.append(f"No snapshot within the KL budget: {', '.join(late)}.")
+        sentences += [_overoptimisation(m, t, body["rewards"][0]) for t in m["turned"]]
+    without_snapshot = [m["label"] for m in body["methods"] if not m["judged"]["seeds"]]
+    if without_snapshot:
+        sentences.append(f"No snapshot within the KL budget: {', '.join(without_snapshot)}.")
     if any(m["kl_is_bound"] for m in body["methods"]):
         sentences.append("The KL of best-of-n is not measured but given as its upper bound, log n minus (n - 1)/n.")
     return sentences
@@ -74,9 +74,9 @@ def _best(body: Mapping[str, Any]) -> str:
     if level is None:
         return "Too few methods reach a common KL with every seed, so they cannot be ranked."
     (first, a), (second, b) = sorted(complete[level], key=lambda pair: -pair[1]["value"])[:2]
-    best = f"At a KL of {number(level, 3)} nats, {first['label']} has the highest {body['rewards'][0]}, {_spelled(a)}"
-    best += f", ahead of {second['label']}, {_spelled(b)}."
-    return best + _told_apart(difference(body, level, first["name"], second["name"]))
+    best = f"At a KL of {number(level, 3)} nats, {first['label']} has the highest {body['rewards'][0]}, "
+    best += f"{_with_interval(a)}, ahead of {second['label']}, {_with_interval(b)}."
+    return best + _separation(difference(body, level, first["name"], second["name"]))
 
 
 def difference(body: Mapping[str, Any], level: float, ours: str, theirs: str) -> Mapping[str, Any] | None:
@@ -90,23 +90,23 @@ def difference(body: Mapping[str, Any], level: float, ours: str, theirs: str) ->
     return None
 
 
-def _told_apart(row: Mapping[str, Any] | None) -> str:
+def _separation(row: Mapping[str, Any] | None) -> str:
     if row is None or row["low"] is None:
         return ""
     can = "can" if row["low"] > 0 or row["high"] < 0 else "cannot"
-    return f" Their difference on the same prompts is {_spelled(row)}, so they {can} be told apart."
+    return f" Their difference on the same prompts is {_with_interval(row)}, so they {can} be told apart."
 
 
 def _all_reach(row: Mapping[str, Any], level: float) -> bool:
     return row["kl"] == level and row["reached"] > 0 and row["reached"] == row["of"]
 
 
-def _spelled(row: Mapping[str, Any]) -> str:
+def _with_interval(row: Mapping[str, Any]) -> str:
     ends = interval(row["low"], row["high"])
     return number(row["value"]) + (f" {ends}" if ends else "")
 
 
-def _turned(method: Mapping[str, Any], turned: Mapping[str, Any], chief: str) -> str:
+def _overoptimisation(method: Mapping[str, Any], turned: Mapping[str, Any], chief: str) -> str:
     (c0, o0), (c1, o1) = turned["before"], turned["after"]
     return (
         f"{method['label']} was over-optimised: after its best point {turned['reward']} still rose "
@@ -163,10 +163,10 @@ def wins(body: Mapping[str, Any]) -> Table:
 
 def table_of_wins(labels: Mapping[str, str], wins: Sequence[Mapping[str, Any]]) -> Table:
     """Row against column: how often the row's answer wins."""
-    known = {(w["ours"], w["theirs"]): w for w in wins if w["value"] is not None}
-    names = [n for n in labels if any(n in pair for pair in known)]
+    by_pair = {(w["ours"], w["theirs"]): w for w in wins if w["value"] is not None}
+    names = [n for n in labels if any(n in pair for pair in by_pair)]
     rows = [
-        [(labels[a], ""), *(share_cell(known[a, b]) if (a, b) in known else ("", "") for b in names)] for a in names
+        [(labels[a], ""), *(share_cell(by_pair[a, b]) if (a, b) in by_pair else ("", "") for b in names)] for a in names
     ]
     return {"columns": ["", *(labels[b] for b in names)], "rows": rows}
 
@@ -216,7 +216,7 @@ def per_seed(body: Mapping[str, Any]) -> Table:
 
 def samples(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     """For each shown prompt, every policy's first answer and its rewards."""
-    shown = []
+    entries = []
     for entry in body["samples"]:
         answers = [
             {
@@ -228,8 +228,8 @@ def samples(body: Mapping[str, Any]) -> list[dict[str, Any]]:
             }
             for a in entry["answers"]
         ]
-        shown.append({"prompt": entry["prompt"], "answers": answers})
-    return shown
+        entries.append({"prompt": entry["prompt"], "answers": answers})
+    return entries
 
 
 def runs(body: Mapping[str, Any]) -> list[tuple[str, str]]:

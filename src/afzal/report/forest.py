@@ -53,21 +53,21 @@ def forest_svg(
 def _ticks(area: PlotArea, label: str) -> str:
     ticks = svg.nice_ticks(*area.x)
     lines = "".join(f"M{area.px(t):.1f} {area.top:.1f}V{area.bottom:.1f}" for t in ticks)
-    words = [
-        svg.text(area.px(t), area.bottom + 16, shown, "", "middle")
-        for t, shown in zip(ticks, svg.tick_labels(ticks), strict=True)
+    labels = [
+        svg.text(area.px(t), area.bottom + 16, tick_label, "", "middle")
+        for t, tick_label in zip(ticks, svg.tick_labels(ticks), strict=True)
     ]
     middle = (area.left + area.right) / 2
     return (
-        f'<path class="grid" d="{lines}"/>' + "".join(words) + svg.text(middle, area.bottom + 33, label, "", "middle")
+        f'<path class="grid" d="{lines}"/>' + "".join(labels) + svg.text(middle, area.bottom + 33, label, "", "middle")
     )
 
 
 def _row(area: PlotArea, row: ForestRow, y: float) -> str:
-    words = f"{row.name}: {number(row.value)}"
+    tooltip = f"{row.name}: {number(row.value)}"
     line = ""
     if row.low is not None and row.high is not None:
         line = f'<path class="l s2" d="M{area.px(row.low):.1f} {y:.1f}H{area.px(row.high):.1f}"/>'
-        words += f" {interval(row.low, row.high)}"
-    tip = svg.escape(svg.visible(words))
+        tooltip += f" {interval(row.low, row.high)}"
+    tip = svg.escape(svg.visible(tooltip))
     return line + f'<circle class="d s2" cx="{area.px(row.value):.1f}" cy="{y:.1f}" r="4"><title>{tip}</title></circle>'

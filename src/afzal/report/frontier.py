@@ -102,16 +102,16 @@ def _optimum(area: PlotArea, curve: Sequence[tuple[float, float]], label: str) -
 
 def _visible_parts(area: PlotArea, series: Series) -> list[list[tuple[float, float]]]:
     """The visible parts of a path, cut at the edges."""
-    at = [(area.px(x), area.py(y)) for x, y in series.points if is_number(y)]
-    return clip(at, area.box)
+    path = [(area.px(x), area.py(y)) for x, y in series.points if is_number(y)]
+    return clip(path, area.box)
 
 
 def _path(area: PlotArea, series: Series) -> str:
     lines = [part for part in _visible_parts(area, series) if len(part) > 1]
     paths = ["L".join(f"{x:.1f} {y:.1f}" for x, y in part) for part in lines]
-    at = [(area.px(x), area.py(y)) for x, y in series.points if is_number(y)]
-    seen = [point for point in at if is_inside(point, area.box)] if series.mark != "faint" else []
-    dots = "".join(f'<circle class="d s{series.colour}" cx="{x:.1f}" cy="{y:.1f}" r="2"/>' for x, y in seen)
+    positions = [(area.px(x), area.py(y)) for x, y in series.points if is_number(y)]
+    visible_points = [point for point in positions if is_inside(point, area.box)] if series.mark != "faint" else []
+    dots = "".join(f'<circle class="d s{series.colour}" cx="{x:.1f}" cy="{y:.1f}" r="2"/>' for x, y in visible_points)
     return "".join(f'<path class="l {series.mark} s{series.colour}" d="M{line}"/>' for line in paths) + dots
 
 
@@ -145,14 +145,14 @@ def _cross(area: PlotArea, point: PolicyPoint) -> str:
 def _point_mark(area: PlotArea, point: PolicyPoint) -> str:
     name = svg.escape(svg.visible(f"{point.label}: KL {svg.number(point.x)}, reward {svg.number(point.y)}"))
     x, y = _clamped_position(area, point)
-    at = f'cx="{x:.1f}" cy="{y:.1f}"'
-    shape = f'<circle class="d s{point.colour}" {at} r="4"/>'
+    centre = f'cx="{x:.1f}" cy="{y:.1f}"'
+    shape = f'<circle class="d s{point.colour}" {centre} r="4"/>'
     if _is_beyond(area, point):  # a triangle that points out of the plot
         dx, dy = (x >= area.right) - (x <= area.left), (y >= area.bottom) - (y <= area.top)
         tip, side = (x + 7 * dx, y + 7 * dy), (4.5 * dy, -4.5 * dx)
         ends = f"M{x + side[0]:.1f} {y + side[1]:.1f}L{x - side[0]:.1f} {y - side[1]:.1f}L{tip[0]:.1f} {tip[1]:.1f}Z"
         shape = f'<path class="beyond s{point.colour}" d="{ends}"/>'
-    return f'<g class="spot">{shape}<circle class="hit" {at} r="12"><title>{name}</title></circle></g>'
+    return f'<g class="spot">{shape}<circle class="hit" {centre} r="12"><title>{name}</title></circle></g>'
 
 
 def _labels(area: PlotArea, points: Sequence[PolicyPoint], placer: LabelPlacer) -> str:
@@ -164,10 +164,10 @@ def _labels(area: PlotArea, points: Sequence[PolicyPoint], placer: LabelPlacer) 
         if _is_beyond(area, point):
             label += f" ({svg.number(point.x, 3)}, {svg.number(point.y, 3)})"
         (x, y), width = _clamped_position(area, point), len(label) * LETTER
-        at = _label_boxes(x, y, width)
+        boxes = _label_boxes(x, y, width)
         if _is_beyond(area, point):  # the places next to the edge are often taken
-            at += [(x - 6 - width, top, x - 6, top + LINE) for k in range(2, 6) for top in (y - 5 - LINE * k,)]
-        box = placer.place(at)
+            boxes += [(x - 6 - width, top, x - 6, top + LINE) for k in range(2, 6) for top in (y - 5 - LINE * k,)]
+        box = placer.place(boxes)
         if box is not None:
             parts.append(svg.text(box[0], box[3] - 3, label, f"end s{point.colour}"))
     return "".join(parts)

@@ -26,10 +26,10 @@ class LabelPlacer:
         self._bounds, self._marks = bounds, marks
         self._taken: list[Box] = []
 
-    def place(self, places: Sequence[Box]) -> Box | None:
+    def place(self, candidates: Sequence[Box]) -> Box | None:
         """Take the place that covers the fewest marks (the first of equals) among those that cover no other label;
         None if there is no such place."""
-        free = [box for box in places if not any(overlap_area(box, other) for other in self._taken)]
+        free = [box for box in candidates if not any(overlap_area(box, placed) for placed in self._taken)]
         if not free:
             return None
         self._taken.append(box := min(free, key=self._cost))
@@ -69,28 +69,28 @@ def clip(line: Sequence[Position], box: Box) -> list[list[Position]]:
         return [list(line)] if is_inside(line[0], box) else []
     parts: list[list[Position]] = []
     for a, b in pairwise(line):
-        piece = _piece(a, b, box)
-        if piece is None:
+        segment = _clip_segment(a, b, box)
+        if segment is None:
             continue
-        if parts and parts[-1][-1] == piece[0] == a:
-            parts[-1].append(piece[1])
+        if parts and parts[-1][-1] == segment[0] == a:
+            parts[-1].append(segment[1])
         else:
-            parts.append(list(piece))
+            parts.append(list(segment))
     return parts
 
 
-def _piece(a: Position, b: Position, box: Box) -> tuple[Position, Position] | None:
+def _clip_segment(a: Position, b: Position, box: Box) -> tuple[Position, Position] | None:
     """The part of a segment inside a box (Liang and Barsky 1984); ends inside the box are returned unchanged."""
     start, end = 0.0, 1.0
     dx, dy = b[0] - a[0], b[1] - a[1]
-    for step, room in ((-dx, a[0] - box[0]), (dx, box[2] - a[0]), (-dy, a[1] - box[1]), (dy, box[3] - a[1])):
+    for step, distance in ((-dx, a[0] - box[0]), (dx, box[2] - a[0]), (-dy, a[1] - box[1]), (dy, box[3] - a[1])):
         if step == 0:
-            if room < -0.01:
+            if distance < -0.01:
                 return None
         elif step < 0:
-            start = max(start, room / step)
+            start = max(start, distance / step)
         else:
-            end = min(end, room / step)
+            end = min(end, distance / step)
     if start > end:
         return None
     first = a if start <= 0 else (a[0] + start * dx, a[1] + start * dy)

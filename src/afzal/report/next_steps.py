@@ -47,8 +47,8 @@ def _after_rounds(path: str, facts: Mapping[str, Any]) -> list[Step]:
     if isinstance(data, Mapping) and data.get("media"):
         if not held_out:
             return [step("report", path, "--open", why="answers before and after")]
-        return _is_it_better_with_media(best, start, held_out, sampled=False)
-    return _is_it_better(best, start, held_out, named=True)
+        return _media_comparison_steps(best, start, held_out, has_samples=False)
+    return _comparison_steps(best, start, held_out, name_start=True)
 
 
 def _after_training(path: str, facts: Mapping[str, Any], audit: Mapping[str, Any]) -> list[Step]:
@@ -56,18 +56,18 @@ def _after_training(path: str, facts: Mapping[str, Any], audit: Mapping[str, Any
     data = facts.get("data")
     data = data if isinstance(data, Mapping) else {}
     source = str(data.get("source") or "")
-    ordered = audit.get("pairs") != 0 and not (method is not None and method.online)
+    is_preference = audit.get("pairs") != 0 and not (method is not None and method.online)
     steps: list[Step] = []
-    if method is not None and method.next is not None and source and ordered:
-        steps.append(step(*method.next(path, source)[1:], *_reading(config, method.writes)))
+    if method is not None and method.next is not None and source and is_preference:
+        steps.append(step(*method.next(path, source)[1:], *_data_flags(config, method.writes)))
     if method is not None and not method.writes:
         training = [step("train", "rloo", "--model", start, "--data", source, "--reward", path, why="learn from it")]
         return [*steps, *(training if start and source else [])]
     held_out = str(config.get("eval_data") or "")
     if start and data.get("media"):
-        steps += _is_it_better_with_media(path, start, held_out, sampled=bool(data.get("eval")))
+        steps += _media_comparison_steps(path, start, held_out, has_samples=bool(data.get("eval")))
     elif start:
-        steps += _is_it_better(path, start, held_out, named=not Path(start).is_dir())
+        steps += _comparison_steps(path, start, held_out, name_start=not Path(start).is_dir())
     else:
         steps.append(step("generate", "--model", path, "--prompt", "How are you?"))
     if config.get("adapter") and config["adapter"] not in VIRTUAL:
@@ -75,13 +75,13 @@ def _after_training(path: str, facts: Mapping[str, Any], audit: Mapping[str, Any
     return steps[:3]
 
 
-def _is_it_better(path: str, start: str, held_out: str, *, named: bool) -> list[Step]:
+def _comparison_steps(path: str, start: str, held_out: str, *, name_start: bool) -> list[Step]:
     """Ways to find out without a reward: blind votes in a chat, and people or a judge on held-out prompts.
 
     Args:
-        named: whether the chat needs the name of the model's start.
+        name_start: whether the chat needs the name of the model's start.
     """
-    against = ["--against", start] if named else []
+    against = ["--against", start] if name_start else []
     steps = [step("chat", path, *against, "--blind", why="is it better? vote blind")]
     if held_out:
         flags = ["--against", start, "--prompts", held_out]
@@ -89,23 +89,23 @@ def _is_it_better(path: str, start: str, held_out: str, *, named: bool) -> list[
     return steps
 
 
-def _is_it_better_with_media(path: str, start: str, held_out: str, *, sampled: bool) -> list[Step]:
+def _media_comparison_steps(path: str, start: str, held_out: str, *, has_samples: bool) -> list[Step]:
     """Votes on answers to held-out prompts, or to those of the samples, whose images and sounds are in the run folder:
     a chat takes only text."""
-    prompts = held_out or (f"{path}/samples.jsonl" if sampled else "")
+    prompts = held_out or (f"{path}/samples.jsonl" if has_samples else "")
     if not prompts:
         return [step("report", path, "--open", why="nothing was held out to judge it by")]
     flags = ["--against", start, "--prompts", prompts]
     return [step("judge", path, *flags, why="is it better? vote blind")]
 
 
-def _reading(config: Mapping[str, Any], writes: bool) -> list[str]:
+def _data_flags(config: Mapping[str, Any], writes: bool) -> list[str]:
     """The flags with which the run read its data, for another run on the same file."""
     columns = config.get("columns") or {}
-    named = {"columns": ",".join(f"{k}={v}" for k, v in columns.items()), "data-format": config.get("data_format")}
+    flags = {"columns": ",".join(f"{k}={v}" for k, v in columns.items()), "data-format": config.get("data_format")}
     if writes:
-        named |= {"axis": config.get("axis"), "eos-token": config.get("eos_token")}
-    return [word for key, value in named.items() if value for word in (f"--{key}", str(value))]
+        flags |= {"axis": config.get("axis"), "eos-token": config.get("eos_token")}
+    return [word for key, value in flags.items() if value for word in (f"--{key}", str(value))]
 
 
 def _config(facts: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -55,13 +55,13 @@ def to_html(run: RunFiles, facts: Mapping[str, Any], diagnoses: Sequence[Diagnos
 
     charts = [_figure(f, Markup) for f in figures(run.metrics, facts)]
     extra = [_section(s, Markup) for s in run.sections]
-    judged = verdict(diagnoses)
+    outcome = verdict(diagnoses)
     samples = views.samples(run.samples, run.path)
     return rendered(
         "page.html.j2",
         title=run.name,
         subtitle=views.subtitle(facts),
-        verdict=judged,
+        verdict=outcome,
         following=_following(run, facts, diagnoses),
         overview=views.overview(facts),
         contents=_contents(run.sections, facts),
@@ -91,15 +91,15 @@ def to_html(run: RunFiles, facts: Mapping[str, Any], diagnoses: Sequence[Diagnos
 
 def to_json(run: RunFiles, facts: Mapping[str, Any], diagnoses: Sequence[Diagnosis], numbers: Sequence[Measure]) -> str:
     """The facts of the page for machines: strict JSON, finite numbers only."""
-    judged: Verdict = verdict(diagnoses)
+    outcome: Verdict = verdict(diagnoses)
     steps = _following(run, facts, diagnoses)
     body = {
         "schema": SCHEMA,
         "afzal": __version__,
         "run": run.name,
-        "verdict": asdict(judged),
+        "verdict": asdict(outcome),
         "next": steps[0].command,
-        "steps": [{"words": each.words, "why": each.why} for each in steps],
+        "steps": [{"words": step.words, "why": step.why} for step in steps],
         "measures": [asdict(m) for m in numbers],
         "diagnoses": [asdict(d) for d in diagnoses],
         "not_checked": not_checked(diagnoses, facts),
@@ -120,8 +120,8 @@ def _following(run: RunFiles, facts: Mapping[str, Any], diagnoses: Sequence[Diag
 def _contents(extra: Sequence[Section], facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     first = [("numbers", "Before and after"), ("health", "Health")]
     middle = [(f"extra-{k}", s.title) for k, s in enumerate(extra, 1)]
-    written = [("samples", "Samples")] if writes(facts) else []
-    last = [("curves", "Curves"), *written, ("data", "Data")]
+    samples = [("samples", "Samples")] if writes(facts) else []
+    last = [("curves", "Curves"), *samples, ("data", "Data")]
     return [*first, *middle, *last, ("configuration", "Configuration"), ("glossary", "Terms")]
 
 

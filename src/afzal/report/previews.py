@@ -23,18 +23,18 @@ def previews(entries: Sequence[Any], run: Path) -> list[list[dict[str, str]]]:
     Returns:
         One list per prompt; ``source`` is empty if the page would become too large.
     """
-    room, media = _MOST_BYTES, []
-    for each in entries:
+    bytes_left, media = _MOST_BYTES, []
+    for entry in entries:
         media.append([])
-        for one in each if isinstance(each, list) else []:
-            file = str(one.get("file")) if isinstance(one, dict) else ""
+        for medium in entry if isinstance(entry, list) else []:
+            file = str(medium.get("file")) if isinstance(medium, dict) else ""
             path, match = run / file, _FILE.fullmatch(file)
             if match is None or path.is_symlink() or not path.is_file():
                 continue
             kind = "image" if match[1] == "jpg" else "audio"
             size, source = path.stat().st_size, ""
-            if size <= room:
-                room -= size
+            if size <= bytes_left:
+                bytes_left -= size
                 source = f"data:{_TYPES[match[1]]};base64,{base64.b64encode(path.read_bytes()).decode()}"
-            media[-1].append({"kind": kind, "name": str(one.get("name") or kind), "source": source})
+            media[-1].append({"kind": kind, "name": str(medium.get("name") or kind), "source": source})
     return media

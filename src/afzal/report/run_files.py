@@ -52,16 +52,20 @@ def load(path: Path) -> RunFiles:
     metrics = sorted(_lines(path / "metrics.jsonl", notes), key=_step)
     config = redact_config(_yaml(path / "run.yaml", notes))
     # a reward model writes no samples, nor does a run with sample_prompts=0
-    wanted = notes if config.get("sample_prompts", None if config else True) else []
+    sample_notes = notes if config.get("sample_prompts", None if config else True) else []
     return RunFiles(
         path=path,
         facts=facts,
         config=config,
         metrics=metrics,
-        samples=redact_texts(_lines(path / "samples.jsonl", wanted)),
+        samples=redact_texts(_lines(path / "samples.jsonl", sample_notes)),
         data=redact_texts(_json(path / "data.json", notes)),
         dropped=redact_texts(_lines(path / (FILE if (path / FILE).exists() else OLD_FILE), [])),
-        sections=[*task_section.sections(facts, metrics), *_sections(path, notes), *judge_sections.read(path, notes)],
+        sections=[
+            *task_section.sections(facts, metrics),
+            *_stored_sections(path, notes),
+            *judge_sections.read(path, notes),
+        ],
         notes=notes,
     )
 
@@ -178,7 +182,7 @@ def _lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def _sections(path: Path, notes: list[str]) -> list[Section]:
+def _stored_sections(path: Path, notes: list[str]) -> list[Section]:
     try:
         return sections.read(path)
     except ValueError as error:

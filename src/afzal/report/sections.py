@@ -172,7 +172,7 @@ def _chart(entry: Mapping[str, Any]) -> LineChart | FrontierChart:
     if entry["kind"] != "frontier":
         raise ValueError(f"chart kind {entry['kind']!r} is not one of 'line', 'frontier'")
     return FrontierChart(
-        points=tuple(_spot(p) for p in entry.get("points", ())),
+        points=tuple(_policy_point(p) for p in entry.get("points", ())),
         optimum=tuple((_real(x), _real(y)) for x, y in entry.get("optimum", ())),
         paths=series,
         x_label=str(entry.get("x_label", "KL to the reference, nats")),
@@ -181,7 +181,7 @@ def _chart(entry: Mapping[str, Any]) -> LineChart | FrontierChart:
     )
 
 
-def _spot(entry: Mapping[str, Any]) -> PolicyPoint:
+def _policy_point(entry: Mapping[str, Any]) -> PolicyPoint:
     errors = {k: _real(entry[k]) for k in ("x_se", "y_se") if k in entry}
     return PolicyPoint(str(entry["label"]), _real(entry["x"]), _real(entry["y"]), colour=_colour(entry), **errors)
 

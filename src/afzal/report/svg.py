@@ -115,11 +115,11 @@ def line_chart(
         x=x,
         y=y,
     )
-    named = x_ticks or fitting_ticks(*x, area.right - area.left, whole=x_label in ("step", "steps"))
-    placer = LabelPlacer(area.box, [point for s in series for point in _drawn(area, s)])
+    tick_names = x_ticks or fitting_ticks(*x, area.right - area.left, integer=x_label in ("step", "steps"))
+    placer = LabelPlacer(area.box, [point for s in series for point in _points_drawn(area, s)])
     body = [
         _y_axis(area, y_ticks, labels, y_label),
-        _x_axis(area, named, x_label),
+        _x_axis(area, tick_names, x_label),
         *(band(area, s) for s in series if s.low),
         *(_line(area, s) for s in series),
         _beyond(area, series, placer),
@@ -153,17 +153,17 @@ def style() -> str:
 
 def text(x: float, y: float, content: str, css: str, anchor: str = "start") -> str:
     """One escaped text element."""
-    at = "" if anchor == "start" else f' text-anchor="{anchor}"'
-    return f'<text class="{css}" x="{x:.1f}" y="{y:.1f}"{at}>{escape(visible(content))}</text>'
+    anchor_attribute = "" if anchor == "start" else f' text-anchor="{anchor}"'
+    return f'<text class="{css}" x="{x:.1f}" y="{y:.1f}"{anchor_attribute}>{escape(visible(content))}</text>'
 
 
-def spread(wanted: Sequence[float], low: float, high: float, gap: float = _LABEL_GAP) -> list[float]:
+def spread(targets: Sequence[float], low: float, high: float, gap: float = _LABEL_GAP) -> list[float]:
     """Positions near the wanted ones, in the same order, at least ``gap`` apart and, if there is room, in range."""
-    order = sorted(range(len(wanted)), key=lambda i: (wanted[i], i))
-    placed = [0.0] * len(wanted)
+    order = sorted(range(len(targets)), key=lambda i: (targets[i], i))
+    placed = [0.0] * len(targets)
     last = low - gap
     for i in order:
-        last = placed[i] = max(wanted[i], last + gap)
+        last = placed[i] = max(targets[i], last + gap)
     limit = high
     for i in reversed(order):
         placed[i] = min(placed[i], limit)
@@ -201,7 +201,7 @@ def _label(placer: LabelPlacer, corners: Sequence[tuple[float, float]], label: s
     return "" if box is None else text(box[0], box[3] - 2.5, label, css)
 
 
-def _drawn(area: PlotArea, series: Series) -> list[tuple[float, float]]:
+def _points_drawn(area: PlotArea, series: Series) -> list[tuple[float, float]]:
     """Points along the visible parts of a series."""
     runs = [[(area.px(x), area.py(y)) for x, y in run] for run in _runs(thin(series.points, 120))]
     return [point for run in runs for part in clip(run, area.box) for point in points_along(part, 6.0)]
@@ -215,19 +215,19 @@ def _beyond(area: PlotArea, series: Sequence[Series], placer: LabelPlacer) -> st
             if not is_number(y) or area.y[0] <= y <= area.y[1]:
                 continue
             is_above = y > area.y[1]
-            known = furthest.get((s.colour, is_above))
-            if known is None or (y > known[1] if is_above else y < known[1]):
+            current = furthest.get((s.colour, is_above))
+            if current is None or (y > current[1] if is_above else y < current[1]):
                 furthest[s.colour, is_above] = x, y, s
     parts = []
     for (colour, is_above), (x, y, s) in furthest.items():
         px, edge, tip = area.px(x), *((area.top, -6) if is_above else (area.bottom, 6))
         parts.append(f'<path class="beyond s{colour}" d="M{px - 4.5:.1f} {edge:.1f}h9l-4.5 {tip}Z"/>')
-        words = f"{cut(s.name, 28)}: {number(y)}"
-        width = len(words) * LETTER
+        label = f"{cut(s.name, 28)}: {number(y)}"
+        width = len(label) * LETTER
         tops = [edge + 3 + LINE * k if is_above else edge - 3 - LINE * (k + 1) for k in range(6)]
         lefts = (px - 7 - width, px + 7) if px > (area.left + area.right) / 2 else (px + 7, px - 7 - width)
-        inside = [min(max(left, area.left), area.right - width) for left in lefts]
-        parts.append(_label(placer, [(left, top) for top in tops for left in inside], words, f"end s{colour}"))
+        lefts_inside = [min(max(left, area.left), area.right - width) for left in lefts]
+        parts.append(_label(placer, [(left, top) for top in tops for left in lefts_inside], label, f"end s{colour}"))
     return "".join(parts)
 
 
@@ -289,14 +289,16 @@ def _runs(points: Sequence[Point]) -> list[list[tuple[float, float]]]:
 def _line(area: PlotArea, series: Series) -> str:
     parts = []
     for run in _runs(thin(series.points)):
-        at = [(area.px(x), area.py(y)) for x, y in run]
-        for part in clip(at, area.box):
+        positions = [(area.px(x), area.py(y)) for x, y in run]
+        for part in clip(positions, area.box):
             if len(part) > 1:
                 path = "L".join(f"{x:.1f} {y:.1f}" for x, y in part)
                 parts.append(f'<path class="l {series.mark} s{series.colour}" d="M{path}"/>')
-        if series.mark == "dots" or len(at) == 1:
-            seen = [point for point in at if is_inside(point, area.box)]
-            parts += [f'<circle class="d s{series.colour}" cx="{x:.1f}" cy="{y:.1f}" r="2.6"/>' for x, y in seen]
+        if series.mark == "dots" or len(positions) == 1:
+            visible_points = [point for point in positions if is_inside(point, area.box)]
+            parts += [
+                f'<circle class="d s{series.colour}" cx="{x:.1f}" cy="{y:.1f}" r="2.6"/>' for x, y in visible_points
+            ]
     return "".join(parts)
 
 
@@ -309,8 +311,8 @@ def band(area: PlotArea, series: Series) -> str:
         if is_number(low) and is_number(high)
     ]
     for x, low, high in rows:
-        inside = [min(max(end, area.y[0]), area.y[1]) for end in (low, high)]
-        run.append((area.px(x), *map(area.py, inside)))
+        ends = [min(max(end, area.y[0]), area.y[1]) for end in (low, high)]
+        run.append((area.px(x), *map(area.py, ends)))
     if len(run) > 1:
         forth = "L".join(f"{x:.1f} {high:.1f}" for x, _, high in run)
         back = "L".join(f"{x:.1f} {low:.1f}" for x, low, _ in reversed(run))
@@ -348,18 +350,18 @@ def _columns(
     for k, x in enumerate(chosen):
         left = area.left if k == 0 else area.px((chosen[k - 1] + x) / 2)
         right = area.right if k == len(chosen) - 1 else area.px((x + chosen[k + 1]) / 2)
-        here = [(s, v) for s, at in zip(series, lookup, strict=True) if is_number(v := at.get(x))]
-        if not here:
+        values_at_x = [(s, v) for s, points in zip(series, lookup, strict=True) if is_number(v := points.get(x))]
+        if not values_at_x:
             continue
         place = f"{x_label} {names.get(x) or number(int(x) if x == int(x) else x)}"
-        words = place + "".join(f" · {s.name} {number(v)}" for s, v in here)
-        values = "".join(f'<tspan class="end s{s.colour}" dx="9">{number(v)}</tspan>' for s, v in here)
+        tooltip = place + "".join(f" · {s.name} {number(v)}" for s, v in values_at_x)
+        values = "".join(f'<tspan class="end s{s.colour}" dx="9">{number(v)}</tspan>' for s, v in values_at_x)
         px = area.px(x)
-        seen = [(s, area.py(v)) for s, v in here if area.y[0] <= v <= area.y[1]]
-        dots = "".join(f'<circle class="d s{s.colour}" cx="{px:.1f}" cy="{y:.1f}" r="3.4"/>' for s, y in seen)
+        visible_points = [(s, area.py(v)) for s, v in values_at_x if area.y[0] <= v <= area.y[1]]
+        dots = "".join(f'<circle class="d s{s.colour}" cx="{px:.1f}" cy="{y:.1f}" r="3.4"/>' for s, y in visible_points)
         parts.append(
             f'<g class="col"><rect x="{left:.1f}" y="{area.top:.0f}" width="{max(right - left, 0.1):.1f}" '
-            f'height="{area.bottom - area.top:.0f}"><title>{escape(visible(words))}</title></rect>'
+            f'height="{area.bottom - area.top:.0f}"><title>{escape(visible(tooltip))}</title></rect>'
             f'<g class="at"><path d="M{px:.1f} {area.top:.0f}V{area.bottom:.0f}"/>{dots}'
             f'<text class="read" x="2" y="11">{escape(visible(place))}{values}</text></g></g>'
         )

@@ -83,32 +83,32 @@ def to_html(body: Mapping[str, Any]) -> str:
 
 def chart(body: Mapping[str, Any], size: tuple[int, int]) -> tuple[str, list[Series]]:
     """The goal against KL: every arm's path from the start, the front, base and the choice; and its legend."""
-    most, choice = _FAR * body["goal"]["kl"], body["choice"]
+    largest_kl, choice = _FAR * body["goal"]["kl"], body["choice"]
     arms = {a["name"]: a for a in body["arms"] if a["status"] == "finished"}
     chosen = choice["arm"] if choice else ""
     names = [*(n for n in arms if n not in (views.BASE, chosen)), *(n for n in (views.BASE, chosen) if n in arms)]
-    ways = [_way(body, arms[n], most, n == chosen) for n in dict.fromkeys(names)]
+    arm_lines = [_arm_line(body, arms[n], largest_kl, n == chosen) for n in dict.fromkeys(names)]
     front = sorted((p["kl"]["value"], p["goal"]["value"]) for p in _points(arms, body["front"]["points"]))
-    shown = tuple((x, y) for x, y in front if x <= most)
-    edge = [Series("Pareto front", shown, _FRONT, "dashed")] if len(shown) > 1 else []
-    spots = _spots(body, arms, most)
+    front_points = tuple((x, y) for x, y in front if x <= largest_kl)
+    front_series = [Series("Pareto front", front_points, _FRONT, "dashed")] if len(front_points) > 1 else []
+    policies = _policy_points(body, arms, largest_kl)
     drawing = frontier_svg(
-        spots,
+        policies,
         (),
-        paths=[*ways, *edge],
+        paths=[*arm_lines, *front_series],
         title=f"{views.goal(body)} against KL",
         x_label="KL to the start, nats per answer",
         y_label=views.goal(body),
         limit=(body["goal"]["kl"], "KL budget"),
         size=size,
     )
-    return drawing, _legend([*ways, *edge])
+    return drawing, _legend([*arm_lines, *front_series])
 
 
-def _way(body: Mapping[str, Any], arm: Mapping[str, Any], most: float, is_chosen: bool) -> Series:
+def _arm_line(body: Mapping[str, Any], arm: Mapping[str, Any], largest_kl: float, is_chosen: bool) -> Series:
     start = [] if body["goal"]["maximize"] == "accuracy" else [(0.0, body["start"])]
     rows = [(c["kl"]["value"], c["goal"]["value"]) for c in arm["candidates"]]
-    points = (*start, *((x, y) for x, y in rows if x is not None and y is not None and x <= most))
+    points = (*start, *((x, y) for x, y in rows if x is not None and y is not None and x <= largest_kl))
     if is_chosen:
         return Series("the chosen arm", points, _CHOICE, "line")
     return (
@@ -122,7 +122,7 @@ def _points(arms: Mapping[str, Any], places: Sequence[Mapping[str, Any]]) -> lis
     return [arms[p["arm"]]["candidates"][p["place"]] for p in places]
 
 
-def _spots(body: Mapping[str, Any], arms: Mapping[str, Any], most: float) -> list[PolicyPoint]:
+def _policy_points(body: Mapping[str, Any], arms: Mapping[str, Any], largest_kl: float) -> list[PolicyPoint]:
     """The knee, with the choice drawn on top."""
     spots = []
     for place, label, colour in ((body["front"]["knee"], "knee", _FRONT), (body["choice"], "choice", _CHOICE)):
@@ -130,7 +130,7 @@ def _spots(body: Mapping[str, Any], arms: Mapping[str, Any], most: float) -> lis
             (point,) = _points(arms, [place])
             name = f"choice, {place['arm']}" if label == "choice" else label
             spots.append(PolicyPoint(name, point["kl"]["value"], point["goal"]["value"], colour=colour))
-    return [s for s in spots if s.x <= most]
+    return [s for s in spots if s.x <= largest_kl]
 
 
 def _legend(series: Sequence[Series]) -> list[Series]:

@@ -41,12 +41,15 @@ def title(body: Mapping[str, Any]) -> str:
 def facts(body: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The setup of the sweep."""
     s = body["settings"]
-    seen = sorted({a["examples"] for a in body["arms"]})
+    examples = sorted({a["examples"] for a in body["arms"]})
     return [
         ("search", f"{s['search']} over {', '.join(body['axes'])}"),
         ("KL budget", f"{number(body['goal']['kl'], 3)} nats per answer"),
-        ("examples per arm", number(seen[0]) if len(seen) == 1 else f"{number(seen[0])} to {number(seen[-1])}"),
-        ("seeds", _listed(body["seeds"])),
+        (
+            "examples per arm",
+            number(examples[0]) if len(examples) == 1 else f"{number(examples[0])} to {number(examples[-1])}",
+        ),
+        ("seeds", _seed_list(body["seeds"])),
         ("held-out prompts", f"{number(body['prompts'])}, {s['samples']} answers each"),
     ]
 
@@ -57,13 +60,13 @@ def findings(body: Mapping[str, Any]) -> list[str]:
     if arm is None or chosen is None:
         sentences = [_nothing_chosen(body)]
     else:
-        of = f", after {number(chosen['steps'][0])} of {number(arm['updates'])} updates"
-        of = "" if chosen["steps"][0] == arm["updates"] else of
+        when = f", after {number(chosen['steps'][0])} of {number(arm['updates'])} updates"
+        when = "" if chosen["steps"][0] == arm["updates"] else when
         sentences = [
-            f"{_named(arm)} has the highest {goal(body)} within {number(body['goal']['kl'], 3)} nats of KL: "
-            f"{_spelled(body, chosen['goal'])} at a KL of {number(chosen['kl']['value'], 3)}{of}."
+            f"{_arm_name(arm)} has the highest {goal(body)} within {number(body['goal']['kl'], 3)} nats of KL: "
+            f"{_with_interval(body, chosen['goal'])} at a KL of {number(chosen['kl']['value'], 3)}{when}."
         ]
-        sentences += _confirmed(body, chosen)
+        sentences += _confirmation_sentences(body, chosen)
     sentences += [
         f"Of {name}, {number(count)} were in the training data: figures on them are too optimistic."
         for name, count in body["trained_on"].items()
@@ -73,13 +76,13 @@ def findings(body: Mapping[str, Any]) -> list[str]:
         sentences.append("There is only one seed, so the variation between seeds is unknown.")
     counts = {status: [a for a in body["arms"] if a["status"] == status] for status in ("failed", "pruned")}
     sentences += [
-        f"{plural(len(rows), 'arm')} {status}: {', '.join(map(_named, rows))}."
+        f"{plural(len(rows), 'arm')} {status}: {', '.join(map(_arm_name, rows))}."
         for status, rows in counts.items()
         if rows
     ]
-    outside = [a for a in body["arms"] if a["status"] == "finished" and a["best"] is None]
-    if outside and chosen is not None:
-        sentences.append(f"{plural(len(outside), 'arm')} never had a snapshot within the budget.")
+    over_budget = [a for a in body["arms"] if a["status"] == "finished" and a["best"] is None]
+    if over_budget and chosen is not None:
+        sentences.append(f"{plural(len(over_budget), 'arm')} never had a snapshot within the budget.")
     return sentences
 
 
@@ -93,7 +96,7 @@ def _nothing_chosen(body: Mapping[str, Any]) -> str:
     )
 
 
-def _confirmed(body: Mapping[str, Any], chosen: Mapping[str, Any]) -> list[str]:
+def _confirmation_sentences(body: Mapping[str, Any], chosen: Mapping[str, Any]) -> list[str]:
     c = body["confirmation"]
     if c is None:
         return [
@@ -101,14 +104,14 @@ def _confirmed(body: Mapping[str, Any], chosen: Mapping[str, Any]) -> list[str]:
         ]
     if c["choice"] is None:
         return [f"The choice failed with a fresh seed: {next(iter(c['failures'].values()))}."]
-    again, lost = c["choice"], c["choice"]["goal"]["value"] - chosen["goal"]["value"]
-    curse = "the winner's curse" if lost < 0 else "no winner's curse this time"
-    on = f"With fresh seeds ({_listed(c['seeds'])})" + (" and fresh prompts" if c["fresh_prompts"] else "")
+    fresh, change = c["choice"], c["choice"]["goal"]["value"] - chosen["goal"]["value"]
+    curse = "the winner's curse" if change < 0 else "no winner's curse this time"
+    opening = f"With fresh seeds ({_seed_list(c['seeds'])})" + (" and fresh prompts" if c["fresh_prompts"] else "")
     sentences = [
-        f"{on}, it has {_spelled(body, again['goal'])} at a KL of {number(again['kl']['value'], 3)}: "
-        f"{_difference(body, lost)} compared with the figure it was chosen by ({curse})."
+        f"{opening}, it has {_with_interval(body, fresh['goal'])} at a KL of {number(fresh['kl']['value'], 3)}: "
+        f"{_difference(body, change)} compared with the figure it was chosen by ({curse})."
     ]
-    if not again["within"]:
+    if not fresh["within"]:
         sentences.append("With fresh seeds, the choice is beyond the KL budget.")
     return [*sentences, *_against_base(body, c), *_base_at_its_end(body)]
 
@@ -140,22 +143,22 @@ def _base_at_its_end(body: Mapping[str, Any]) -> list[str]:
 def front(body: Mapping[str, Any]) -> str:
     """The front in a sentence."""
     frontier = body["front"]
-    many = plural(len(frontier["points"]), "snapshot")
+    snapshots = plural(len(frontier["points"]), "snapshot")
     knee = frontier["knee"]
-    sentence = f"{many} on the front; "
+    sentence = f"{snapshots} on the front; "
     if knee is None:
         sentence += "it has no knee"
     else:
         arm = next(a for a in body["arms"] if a["name"] == knee["arm"])
-        sentence += f"its knee is {_named(arm)} at step {number(arm['candidates'][knee['place']]['steps'][0])}"
+        sentence += f"its knee is {_arm_name(arm)} at step {number(arm['candidates'][knee['place']]['steps'][0])}"
     return f"{sentence}; the area under it, up to the budget and above the start: {number(frontier['hypervolume'], 3)}."
 
 
-def far(body: Mapping[str, Any], most: float) -> str:
+def far(body: Mapping[str, Any], largest_kl: float) -> str:
     """A sentence on the number of snapshots that are too far away to be drawn."""
     kls = [c["kl"]["value"] for a in body["arms"] if a["status"] == "finished" for c in a["candidates"]]
-    beyond = sum(kl is not None and kl > most for kl in kls)
-    return f"Not drawn: {plural(beyond, 'snapshot')} beyond {number(most, 3)} nats." if beyond else ""
+    beyond = sum(kl is not None and kl > largest_kl for kl in kls)
+    return f"Not drawn: {plural(beyond, 'snapshot')} beyond {number(largest_kl, 3)} nats." if beyond else ""
 
 
 def confirmation(body: Mapping[str, Any]) -> Table:
@@ -175,8 +178,8 @@ def confirmation(body: Mapping[str, Any]) -> Table:
 
 def _figures(body: Mapping[str, Any], name: str, seeds: Sequence[int], row: Mapping[str, Any] | None) -> list[Cell]:
     if row is None:
-        return [(name, "failed"), (_listed(seeds), ""), *[(_NOTHING, "")] * 4]
-    cells = [(name, f"step {number(row['steps'][0])}"), (_listed(seeds), ""), _goal_cell(body, row["goal"])]
+        return [(name, "failed"), (_seed_list(seeds), ""), *[(_NOTHING, "")] * 4]
+    cells = [(name, f"step {number(row['steps'][0])}"), (_seed_list(seeds), ""), _goal_cell(body, row["goal"])]
     return [*cells, _cell(row["kl"]), (number(row["tokens"], 3), ""), (_percent(row["unended"]), "")]
 
 
@@ -188,7 +191,7 @@ def arms(body: Mapping[str, Any]) -> Table:
 
 def _arm(body: Mapping[str, Any], arm: Mapping[str, Any]) -> list[Cell]:
     name = "base" if arm["name"] == BASE else ""
-    cells: list[Cell] = [(arm["name"], name), *((_shown(arm["values"].get(key)), "") for key in body["axes"])]
+    cells: list[Cell] = [(arm["name"], name), *((_setting_text(arm["values"].get(key)), "") for key in body["axes"])]
     tail: list[Cell] = [(number(arm["examples"]), "")]
     if arm["status"] != "finished" or arm["best"] is None:
         why = {"failed": "failed", "pruned": f"pruned after {plural(arm['seeds'], 'seed')}"}.get(arm["status"], "")
@@ -216,15 +219,15 @@ def _arm(body: Mapping[str, Any], arm: Mapping[str, Any]) -> list[Cell]:
 
 def snapshots(body: Mapping[str, Any]) -> Table:
     """All candidates."""
-    others = [
+    other_rewards = [
         n for n in body["settings"]["rewards"] if n != body["goal"]["reward"] or body["goal"]["maximize"] != "reward"
     ]
-    columns = ["arm", "step", goal(body), "KL, nats", "within", "front", *others, "tokens", "without EOS"]
+    columns = ["arm", "step", goal(body), "KL, nats", "within", "front", *other_rewards, "tokens", "without EOS"]
     rows = []
     for arm in body["arms"]:
         for c in arm["candidates"]:
             marks = [("yes" if c[key] else "", "") for key in ("within", "on_front")]
-            tail = [(number(c["rewards"][n], 3), "") for n in others]
+            tail = [(number(c["rewards"][n], 3), "") for n in other_rewards]
             tail += [(number(c["tokens"], 3), ""), (_percent(c["unended"]), "")]
             rows.append(
                 [
@@ -247,17 +250,17 @@ def _chosen(body: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, Mapping[
     return arm, arm["candidates"][choice["place"]]
 
 
-def _named(arm: Mapping[str, Any]) -> str:
+def _arm_name(arm: Mapping[str, Any]) -> str:
     return "Base" if arm["name"] == BASE else f"{arm['name']} ({arm['label']})"
 
 
-def _shown(value: Any) -> str:
+def _setting_text(value: Any) -> str:
     if value is None:
         return _NOTHING
     return setting(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 
-def _listed(seeds: Sequence[int]) -> str:
+def _seed_list(seeds: Sequence[int]) -> str:
     return ", ".join(map(str, seeds))
 
 
@@ -271,7 +274,7 @@ def _goal_cell(body: Mapping[str, Any], figure: Mapping[str, Any]) -> Cell:
     return _percent(figure["value"]), _ends(body, figure).strip()
 
 
-def _spelled(body: Mapping[str, Any], figure: Mapping[str, Any]) -> str:
+def _with_interval(body: Mapping[str, Any], figure: Mapping[str, Any]) -> str:
     value = _percent(figure["value"]) if _is_share(body) else number(figure["value"])
     return value + _ends(body, figure)
 

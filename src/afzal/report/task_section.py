@@ -37,14 +37,14 @@ def _counts(entry: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _losses(task: int, held_out: Sequence[Mapping[str, Any]]) -> tuple[float | None, float | None]:
     """The last and the first loss."""
-    known = [known for r in held_out if (known := loss_of(r, task)) is not None]
-    return (round(known[-1], 4), round(known[0], 4)) if known else (None, None)
+    losses = [loss for r in held_out if (loss := loss_of(r, task)) is not None]
+    return (round(losses[-1], 4), round(losses[0], 4)) if losses else (None, None)
 
 
 def _accuracies(task: int, held_out: Sequence[Mapping[str, Any]]) -> tuple[float | None, str, float | None]:
     """The last accuracy with its interval, and the first accuracy."""
-    known = [known for r in held_out if (known := accuracy_of(r, task)) is not None]
-    if not known:
+    accuracies = [accuracy for r in held_out if (accuracy := accuracy_of(r, task)) is not None]
+    if not accuracies:
         return None, "", None
-    value, low, high = known[-1]
-    return round(100 * value, 1), f"[{100 * low:.1f}, {100 * high:.1f}]", round(100 * known[0][0], 1)
+    value, low, high = accuracies[-1]
+    return round(100 * value, 1), f"[{100 * low:.1f}, {100 * high:.1f}]", round(100 * accuracies[0][0], 1)

@@ -87,8 +87,8 @@ def measured(numbers: Sequence[Measure], metrics: Sequence[Mapping[str, Any]], f
     if len(held_out) == 1:
         return f"{rows}one evaluation, at step {numbers[0].step_after}. In brackets: 95% intervals."
     steps = f"before is step {held_out[0].get('step')}, after is step {held_out[-1].get('step')}"
-    kept = ", whose weights were kept" if is_number(facts.get("kept_step")) else ""
-    return f"{rows}{steps}{kept}. In brackets: 95% intervals, where the run measured them."
+    kept_words = ", whose weights were kept" if is_number(facts.get("kept_step")) else ""
+    return f"{rows}{steps}{kept_words}. In brackets: 95% intervals, where the run measured them."
 
 
 def evaluations(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -108,15 +108,15 @@ def samples(records: Sequence[Mapping[str, Any]], run: Path) -> list[dict[str, A
     for s in records:
         rendered = s.get("rendered", s.get("prompt"))
         key = str(s.get("prompt_id") or rendered)
-        new = {"prompt": _cut(rendered), "media": s.get("media"), "before": [], "after": []}
-        entry = by_prompt.setdefault(key, new)
+        empty = {"prompt": _cut(rendered), "media": s.get("media"), "before": [], "after": []}
+        entry = by_prompt.setdefault(key, empty)
         if s.get("stage") in ("before", "after"):
             entry[str(s["stage"])].append({"text": _cut(s.get("completion", s.get("text"))).strip(), "note": _note(s)})
-    shown = list(by_prompt.values())[:_MOST_PROMPTS]
+    entries = list(by_prompt.values())[:_MOST_PROMPTS]
     sides = (("before", "Before"), ("after", "After"))
     return [
         {"prompt": e["prompt"], "media": media, "sides": [{"name": name, "texts": e[stage]} for stage, name in sides]}
-        for e, media in zip(shown, previews([e["media"] for e in shown], run), strict=True)
+        for e, media in zip(entries, previews([e["media"] for e in entries], run), strict=True)
     ]
 
 
@@ -148,20 +148,20 @@ def data(run: RunFiles) -> dict[str, Any]:
         "known": bool(facts) or bool(run.dropped),
         "dropped": _reasons(lost["dropped"], rows),
         "cut": _reasons(lost["cut"], rows),
-        "audit": counted(run.data.get("audit")),
+        "audit": audit_counts(run.data.get("audit")),
         "findings": findings(run.data.get("audit")),
         "notes": [str(n) for n in notes] if isinstance(notes, list) else [],
-        "examples": [_drop(row) for row in run.dropped[:_EXAMPLES]],
+        "examples": [_dropped_row(row) for row in run.dropped[:_EXAMPLES]],
     }
 
 
-def counted(audit: Any) -> Rows:
+def audit_counts(audit: Any) -> Rows:
     """The audit's numbers, nested names joined, without zeros and findings."""
     rows: Rows = []
     for key, value in audit.items() if isinstance(audit, Mapping) else ():
         name = str(key).replace("_", " ")
         if isinstance(value, Mapping):
-            rows += [(f"{name}: {inner}", shown) for inner, shown in counted(value)]
+            rows += [(f"{name}: {inner}", text) for inner, text in audit_counts(value)]
         elif is_number(value) and value and key not in ("rows", "kept"):
             rows.append((name, number(value)))
     return rows
@@ -172,7 +172,7 @@ def findings(audit: Any) -> list[dict[str, str]]:
     entries = audit.get("findings") if isinstance(audit, Mapping) else None
     rows = [f for f in entries if isinstance(f, Mapping)] if isinstance(entries, list) else []
     names = {"major": ("bad", "Fix first"), "minor": ("watch", "Watch"), "ok": ("good", "")}
-    ordered = sorted(rows, key=lambda f: list(names).index(f["severity"]) if f.get("severity") in names else 1)
+    by_severity = sorted(rows, key=lambda f: list(names).index(f["severity"]) if f.get("severity") in names else 1)
     return [
         {
             "css": names.get(str(f.get("severity")), ("watch", ""))[0],
@@ -180,7 +180,7 @@ def findings(audit: Any) -> list[dict[str, str]]:
             "message": str(f.get("message") or f.get("code") or ""),
             "remedy": str(f.get("remedy") or ""),
         }
-        for f in ordered
+        for f in by_severity
     ]
 
 
@@ -210,11 +210,11 @@ def environment(facts: Mapping[str, Any]) -> Rows:
     """Versions and hardware."""
     rows = [(str(k), str(v)) for k, v in _part(facts, "versions").items()]
     for key, value in _part(facts, "hardware").items():
-        shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
         if key == "memory_bytes" and is_number(value):
-            key, shown = "memory", f"{value / 2**30:.1f} GiB"
-        if shown and value is not None:
-            rows.append((str(key), shown))
+            key, text = "memory", f"{value / 2**30:.1f} GiB"
+        if text and value is not None:
+            rows.append((str(key), text))
     return rows
 
 
@@ -297,7 +297,7 @@ def _reasons(counts: Mapping[str, int], rows: Any) -> list[tuple[str, str, str]]
     return [(reason.replace("_", " "), number(n), share(n)) for reason, n in ordered if n]
 
 
-def _drop(row: Mapping[str, Any]) -> list[str]:
-    what = " ".join(str(row[k]) for k in ("action", "stage") if row.get(k))
-    return [str(row.get("where") or ""), str(row.get("item_id") or ""), what, str(row.get("reason") or ""),
+def _dropped_row(row: Mapping[str, Any]) -> list[str]:
+    action = " ".join(str(row[k]) for k in ("action", "stage") if row.get(k))
+    return [str(row.get("where") or ""), str(row.get("item_id") or ""), action, str(row.get("reason") or ""),
             str(row.get("detail") or "")[:300]]  # fmt: skip
