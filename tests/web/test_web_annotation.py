@@ -180,7 +180,7 @@ def test_a_second_tab_gets_nothing_until_it_takes_the_work(tmp_path):
         session = folder.session
         asked = session.next("ann", "tab-one")
         assert session.next("ann", "tab-two") == {"state": "elsewhere"}
-        assert session.next("ann", "tab-two", takes=True) == asked
+        assert session.next("ann", "tab-two", take_over=True) == asked
         with pytest.raises(RequestError) as caught:
             session.vote("ann", body(asked, outcome="first", tab="tab-one"))
         assert caught.value.code == "elsewhere"

@@ -298,7 +298,7 @@ def test_a_queue_read_from_its_journal_goes_on_as_the_first_one():
         again.queue.apply(line)
     for name in "ab":
         assert again.turn(name) == session.turn(name)
-        assert again.queue.left(name) == session.queue.left(name)
+        assert again.queue.remaining(name) == session.queue.remaining(name)
         assert again.queue.answers(name) == session.queue.answers(name)
 
 
@@ -321,13 +321,13 @@ def test_after_a_restart_the_question_on_the_screen_may_be_answered():
 
 def test_what_is_left_is_shared():
     session = AnnotationSession(queue(10, "a b", gold=1))
-    assert session.queue.left("a") == 6
+    assert session.queue.remaining("a") == 6
     session.vote("a")
     session.vote("a")
-    assert session.queue.left("a") == 5  # 8 answers shared by two people, and gold
+    assert session.queue.remaining("a") == 5  # 8 answers shared by two people, and gold
     solo = AnnotationSession(queue(10, "a b", overlap=2))
     solo.vote("a")
-    assert (solo.queue.left("a"), solo.queue.left("b")) == (9, 10)
+    assert (solo.queue.remaining("a"), solo.queue.remaining("b")) == (9, 10)
 
 
 @pytest.mark.parametrize(("people", "overlap"), [("a b", 2), ("a b c", 2), ("a b c d", 3)])
@@ -344,13 +344,13 @@ def test_what_is_left_counts_what_the_others_cannot_answer(people, overlap):
             session.vote(name)
     seen = []
     while isinstance(session.queue.next(last, 0.0), Turn):
-        seen.append(session.queue.left(last))
+        seen.append(session.queue.remaining(last))
         session.vote(last)
         session.undo(last)
         session.vote(last)
     if len(names) == overlap:
         assert seen == list(range(12, 0, -1))
-    assert session.queue.left(last) == 0
+    assert session.queue.remaining(last) == 0
     seen = [sum(k in session.queue._people[name].answered for name in names) for k in range(12)]
-    assert session.queue._seen == seen
-    assert session.queue._seen_open == sum(seen[k] for k in range(12) if k not in session.queue.full)
+    assert session.queue._people_per_question == seen
+    assert session.queue._people_on_open == sum(seen[k] for k in range(12) if k not in session.queue.full)

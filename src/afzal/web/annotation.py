@@ -115,10 +115,10 @@ class AnnotationSession:
             "version": __version__,
         }
 
-    def next(self, name: str, tab: str | None = None, *, takes: bool = False) -> Reply:
-        """This person's question, or why there is none. One tab at a time: ``takes`` moves the work to this one."""
+    def next(self, name: str, tab: str | None = None, *, take_over: bool = False) -> Reply:
+        """This person's question, or why there is none. One tab at a time: ``take_over`` moves the work to this one."""
         if tab is not None:
-            if self._tabs.get(name, tab) != tab and not takes:
+            if self._tabs.get(name, tab) != tab and not take_over:
                 return {"state": "elsewhere"}
             self._tabs[name] = tab
         if self._selector is not None:
@@ -170,9 +170,9 @@ class AnnotationSession:
         """Take the newest answer back. It stays in the journal; a further line retracts it."""
         ident = parse_id(body)
         self._refuse_other_tab(name, body)
-        known = self.queue.ids.get(ident)
-        if known is not None:
-            return self._repeat_reply(name, known)
+        recorded = self.queue.ids.get(ident)
+        if recorded is not None:
+            return self._repeat_reply(name, recorded)
         last = self.queue.last(name)
         if last is None:
             raise RequestError(409, "nothing_to_undo", "there is nothing to undo")
@@ -202,11 +202,11 @@ class AnnotationSession:
     def _turn(self, name: str, body: Mapping[str, Any]) -> tuple[Turn | None, Mapping[str, Any]]:
         """The turn that a body answers; or None, and the journal line that already has this id."""
         ident = parse_id(body)
-        known = self.queue.ids.get(ident)
-        if known is not None:
-            if known["annotator"] != name:
+        recorded = self.queue.ids.get(ident)
+        if recorded is not None:
+            if recorded["annotator"] != name:
                 raise RequestError(409, "id_taken", "this id belongs to another answer")
-            return None, known
+            return None, recorded
         self._refuse_other_tab(name, body)
         position = body.get("position")
         if not isinstance(body.get("question"), str) or type(position) is not int:
@@ -294,9 +294,9 @@ class AnnotationSession:
     def _progress(self, name: str) -> Reply:
         answers = self.queue.answers(name)
         recent = [a.line["seconds"] for a in answers[-RECENT:] if a.line.get("seconds") is not None]
-        left = self.queue.left(name)
-        minutes = left * statistics.median(recent) / 60 if recent else None
-        return {"done": len(answers), "left": left, "minutes_left": minutes}
+        remaining = self.queue.remaining(name)
+        minutes = remaining * statistics.median(recent) / 60 if recent else None
+        return {"done": len(answers), "left": remaining, "minutes_left": minutes}
 
     def _summary(self, name: str) -> Reply:
         answers = self.queue.answers(name)

@@ -24,11 +24,11 @@ from afzal.web.validation import RequestError, parse_name
 class CommitQueue:
     """Lines on their way to disk: those that arrive during one write share the next one.
 
-    ``failed`` is called when a write fails, before anybody sees a confirmation and before anything else happens.
+    ``on_failure`` is called when a write fails, before anybody sees a confirmation and before anything else happens.
     """
 
-    def __init__(self, journal: Journal, failed: Callable[[], None]) -> None:
-        self._journal, self._failed = journal, failed
+    def __init__(self, journal: Journal, on_failure: Callable[[], None]) -> None:
+        self._journal, self._on_failure = journal, on_failure
         self._waiting: list[tuple[list[Mapping[str, Any]], asyncio.Future[None]]] = []
         self._writer: asyncio.Task[None] | None = None
 
@@ -38,36 +38,36 @@ class CommitQueue:
         Raises:
             AfzalError: the write failed.
         """
-        done = asyncio.get_running_loop().create_future()
-        self._waiting.append((lines, done))
+        written = asyncio.get_running_loop().create_future()
+        self._waiting.append((lines, written))
         if self._writer is None or self._writer.done():
             self._writer = asyncio.create_task(self._write())
-        await done
+        await written
 
     async def _write(self) -> None:
         while self._waiting:
             batch, self._waiting = self._waiting, []
             try:
-                lines = [line for some, _ in batch for line in some]
+                lines = [line for group, _ in batch for line in group]
                 if lines:
                     await asyncio.to_thread(self._journal.append, lines)
             except Exception as error:  # whatever it is, the waiting requests must get it
                 batch, self._waiting = batch + self._waiting, []
-                self._failed()
-                for _, done in batch:
-                    if not done.done():
-                        done.set_exception(error)
+                self._on_failure()
+                for _, future in batch:
+                    if not future.done():
+                        future.set_exception(error)
                 return
-            for _, done in batch:
-                if not done.done():
-                    done.set_result(None)
+            for _, future in batch:
+                if not future.done():
+                    future.set_result(None)
 
 
 class Page:
-    """The routes over an open folder; ``finished`` is called when the last answer has been saved."""
+    """The routes over an open folder; ``on_finished`` is called when the last answer has been saved."""
 
-    def __init__(self, folder: AnnotationFolder, finished: Callable[[], None]) -> None:
-        self._folder, self._finished = folder, finished
+    def __init__(self, folder: AnnotationFolder, on_finished: Callable[[], None]) -> None:
+        self._folder, self._on_finished = folder, on_finished
         self._commits = CommitQueue(folder.journal, folder.reopen)
 
     def routes(self) -> list[Route]:
@@ -105,15 +105,15 @@ class Page:
         if not name:
             return {"state": "sign_in"}
         query = request.query_params
-        return self._folder.session.next(name, query.get("tab"), takes=query.get("take") == "1")
+        return self._folder.session.next(name, query.get("tab"), take_over=query.get("take") == "1")
 
     async def sign_in(self, request: Request, token: str, name: str) -> Reply:
-        wanted = parse_name(await read_json_body(request))
-        if name and name != wanted:
+        new_name = parse_name(await read_json_body(request))
+        if name and name != new_name:
             raise RequestError(409, "named", f"this address belongs to {name}")
-        if not name and not self._folder.sign_in(token, wanted):
+        if not name and not self._folder.sign_in(token, new_name):
             raise RequestError(409, "name_taken", "this name is taken: choose another one")
-        return {"annotator": wanted}
+        return {"annotator": new_name}
 
     async def leave(self, request: Request, token: str, name: str) -> Reply:
         return self._folder.session.leave(name, str((await read_json_body(request)).get("tab")))
@@ -126,7 +126,7 @@ class Page:
             pending: PendingReply = getattr(self._folder.session, verb)(name, body)
             await self._commit(pending)
             if pending.reply["next"]["state"] == "done" and self._folder.session.queue.is_done():
-                self._finished()
+                self._on_finished()
             return pending.reply
 
         return handle
@@ -152,9 +152,9 @@ class Page:
         return endpoint
 
 
-def application(folder: AnnotationFolder, finished: Callable[[], None] = lambda: None) -> Starlette:
+def application(folder: AnnotationFolder, on_finished: Callable[[], None] = lambda: None) -> Starlette:
     """The page as an ASGI application, without the :class:`afzal.web.security.Guard` around it.
 
-    ``finished`` is called when the last answer has been saved, just before its reply is sent.
+    ``on_finished`` is called when the last answer has been saved, just before its reply is sent.
     """
-    return Starlette(routes=Page(folder, finished).routes())
+    return Starlette(routes=Page(folder, on_finished).routes())

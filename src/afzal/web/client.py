@@ -73,14 +73,14 @@ class Client:
 
     def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         headers = {"X-Afzal-Token": self._token, "Content-Type": "application/json"}
-        sent = None if body is None else json.dumps(body)
+        payload = None if body is None else json.dumps(body)
         try:
             try:
-                reply, text = self._exchange(method, path, sent, headers)
+                reply, text = self._exchange(method, path, payload, headers)
             except (ConnectionError, http.client.BadStatusLine):  # the server closes idle connections
                 self._connection.close()
                 # a vote that is sent twice has one id, and counts once
-                reply, text = self._exchange(method, path, sent, headers)
+                reply, text = self._exchange(method, path, payload, headers)
         except (OSError, http.client.HTTPException):
             self._connection.close()
             raise

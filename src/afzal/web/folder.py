@@ -193,7 +193,7 @@ class AnnotationFolder:
 
     def sign_in(self, token: str, name: str) -> bool:
         """Give the token's person a name; False if it is taken."""
-        if name.casefold() in {other.casefold() for other in self.tokens.values()}:
+        if name.casefold() in {taken.casefold() for taken in self.tokens.values()}:
             return False
         self.tokens[token] = name
         self._save()
@@ -212,12 +212,14 @@ class AnnotationFolder:
         lock.release(self.path)
 
     def _create(self) -> dict[str, str]:
-        ours = (lock.NAME, ITEMS, FOLDER)  # the last two: of a page that was killed while it started
-        others = sorted(p.name for p in self.path.iterdir() if p.name not in ours and not p.name.startswith("."))
-        if others:
+        own_files = (lock.NAME, ITEMS, FOLDER)  # the last two: of a page that was killed while it started
+        other_files = sorted(
+            p.name for p in self.path.iterdir() if p.name not in own_files and not p.name.startswith(".")
+        )
+        if other_files:
             raise AfzalError(
                 f"{self.path} is not empty and holds no page",
-                why=f"it holds {', '.join(others[:3])}",
+                why=f"it holds {', '.join(other_files[:3])}",
                 remedy="choose another --out",
             )
         self.library.copy_to(self.path)
@@ -228,20 +230,20 @@ class AnnotationFolder:
 
     def _resume(self, facts: Mapping[str, Any]) -> dict[str, str]:
         self.library.copy_to(self.path)
-        known = read_json(self.path / PAGE)
+        stored = read_json(self.path / PAGE)
         for key, value in facts.items():
-            if known.get(key) != value:
-                raise _mismatch(self.path, key, known.get(key), value)
-        self.port = known.get("port", 0)
-        return {entry["token"]: entry["name"] for entry in known["annotators"]}
+            if stored.get(key) != value:
+                raise _mismatch(self.path, key, stored.get(key), value)
+        self.port = stored.get("port", 0)
+        return {entry["token"]: entry["name"] for entry in stored["annotators"]}
 
-    def _add_annotators(self, wanted: Iterable[str]) -> None:
+    def _add_annotators(self, names: Iterable[str]) -> None:
         """Add the named annotators that are missing, and unnamed ones up to the number wanted."""
-        wanted = list(wanted)
-        for name in wanted:
+        names = list(names)
+        for name in names:
             if name and name not in self.tokens.values():
                 self.tokens[secrets.token_urlsafe(18)] = name
-        for _ in range(len(wanted) - len(self.tokens)):
+        for _ in range(len(names) - len(self.tokens)):
             self.tokens[secrets.token_urlsafe(18)] = ""
 
     def _save(self) -> None:
@@ -260,15 +262,15 @@ def _facts(task: AnnotationTask) -> dict[str, Any]:
     axes = [[name, question] for name, question in task.axes.items()]
     sha = hashlib.sha256("\n".join(task.hashes).encode()).hexdigest()
     rules = {f"rules.{key}": value for key, value in asdict(task.rules).items()}
-    about = {"format": FORMAT, "mode": task.mode, "scale": task.scale, "text": task.display.text, "axes": axes}
-    return {**about, **rules, "items": len(task.items), "items_sha256": sha}
+    page_facts = {"format": FORMAT, "mode": task.mode, "scale": task.scale, "text": task.display.text, "axes": axes}
+    return {**page_facts, **rules, "items": len(task.items), "items_sha256": sha}
 
 
-def _mismatch(path: Path, key: str, known: Any, value: Any) -> AfzalError:
+def _mismatch(path: Path, key: str, stored: Any, value: Any) -> AfzalError:
     if key in ("items", "items_sha256"):
         what = "these are not the rows that this page was started with"
-        why = f"{known} rows then, {value} now" if key == "items" else "a prompt or a response has changed"
+        why = f"{stored} rows then, {value} now" if key == "items" else "a prompt or a response has changed"
         return AfzalError(what, where=str(path), why=why, remedy="restore the file, or choose another --out")
     name = key.removeprefix("rules.")
-    what = f"this page was started with {name} {known!r}, not {value!r}"
+    what = f"this page was started with {name} {stored!r}, not {value!r}"
     return AfzalError(what, where=str(path), remedy="use the same setting, or choose another --out")

@@ -99,8 +99,8 @@ class Queue:
         self._by_question_key = {_question_key(q.item_id, q.responses, q.axis): k for k, q in enumerate(questions)}
         self._vote_count = 0  # on questions that are not gold
         self.votes = [0] * len(questions)
-        self._seen = [0] * len(questions)  # people who answered or skipped it
-        self._seen_open = 0  # the same, summed over the open questions
+        self._people_per_question = [0] * len(questions)  # people who answered or skipped it
+        self._people_on_open = 0  # the same, summed over the open questions
         self.full: set[int] = set()
         self.ids: dict[str, Mapping[str, Any]] = {}
         self._leases: dict[int, dict[str, float]] = {}
@@ -267,8 +267,8 @@ class Queue:
         if self._is_closed(person, question):
             return False
         leases = self._leases.get(question)
-        others = sum(until > now and name != person.name for name, until in leases.items()) if leases else 0
-        return self.votes[question] + others < self.rules.overlap
+        other_leases = sum(until > now and name != person.name for name, until in leases.items()) if leases else 0
+        return self.votes[question] + other_leases < self.rules.overlap
 
     def _is_valid(self, person: _Person, turn: Turn, now: float) -> bool:
         return not self._is_shared(turn) or self._is_open(person, turn.question, now)
@@ -301,8 +301,8 @@ class Queue:
         return self._by_question_key[_question_key(line["item"], line["shown"], line["axis"])]
 
     def _add(self, person: _Person, line: Mapping[str, Any]) -> None:
-        shown, question = tuple(line["shown"]), self.question_of(line)
-        answer = Answer(line["id"], question, shown, line["kind"] == "skip", line.get("repeat_of"), line)
+        responses, question = tuple(line["shown"]), self.question_of(line)
+        answer = Answer(line["id"], question, responses, line["kind"] == "skip", line.get("repeat_of"), line)
         person.stack.append(answer)
         if self._is_repeated(person, answer):
             person.chosen.append((person.position, answer))
@@ -337,15 +337,15 @@ class Queue:
             other.cursor = 0
 
     def _count(self, question: int, votes: int, people: int) -> None:
-        before = 0 if question in self.full else self._seen[question]
+        previous = 0 if question in self.full else self._people_per_question[question]
         self.votes[question] += votes
         self._vote_count += votes
-        self._seen[question] += people
+        self._people_per_question[question] += people
         if self.votes[question] >= self.rules.overlap:
             self.full.add(question)
         else:
             self.full.discard(question)
-        self._seen_open += (0 if question in self.full else self._seen[question]) - before
+        self._people_on_open += (0 if question in self.full else self._people_per_question[question]) - previous
 
     # --- progress ------------------------------------------------------------------------------------------------
 
@@ -358,15 +358,17 @@ class Queue:
         """The person's answers in order, without retracted ones."""
         return list(self._people[name].stack)
 
-    def left(self, name: str) -> int:
+    def remaining(self, name: str) -> int:
         """Number of questions this person can still expect: their share of the open ones, and gold."""
         person = self._people[name]
         open_count = len(self.main) - len(self.full)  # read with every vote
-        own_open = open_count - len(person.answered - self.full)
-        others = open_count * len(self._people) - self._seen_open - own_open  # what they could answer at most
+        open_for_person = open_count - len(person.answered - self.full)
+        open_for_others = (
+            open_count * len(self._people) - self._people_on_open - open_for_person
+        )  # what they could answer at most
         slots = self.rules.overlap * len(self.main) - self._vote_count
-        fair = max(-(-slots // len(self._people)), slots - others)
-        return min(own_open, fair) + len(person.gold) - len(self._gold_answers(person))
+        fair = max(-(-slots // len(self._people)), slots - open_for_others)
+        return min(open_for_person, fair) + len(person.gold) - len(self._gold_answers(person))
 
     def is_done(self) -> bool:
         """Whether no registered person has anything left to answer."""

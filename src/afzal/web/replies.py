@@ -31,16 +31,16 @@ def error_reply(error: RequestError) -> Response:
     return json_reply({"error": error.code, "message": str(error)}, error.status)
 
 
-def is_same_token(token: str, known: str) -> bool:
+def is_same_token(token: str, secret: str) -> bool:
     """Whether a token is the known one, in constant time."""
-    return secrets.compare_digest(token.encode(), known.encode())
+    return secrets.compare_digest(token.encode(), secret.encode())
 
 
-def with_token(known: str, handle: Handle) -> Handle:
+def with_token(secret: str, handle: Handle) -> Handle:
     """A data endpoint: it reads the token from a header, and gives the reason for a refusal as JSON."""
 
     async def endpoint(request: Request) -> Response:
-        if not is_same_token(request.headers.get(TOKEN, ""), known):
+        if not is_same_token(request.headers.get(TOKEN, ""), secret):
             return wrong_token()
         try:
             return await handle(request)

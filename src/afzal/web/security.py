@@ -84,9 +84,9 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        refused = refusal_reason(scope["method"], scope["path"], headers, self._hosts, self._uploads)
-        if refused is not None:
-            await _refuse(send, *refused)
+        refusal = refusal_reason(scope["method"], scope["path"], headers, self._hosts, self._uploads)
+        if refusal is not None:
+            await _refuse(send, *refusal)
             return
         most = self._uploads.get(scope["path"], LARGEST_BODY)
         await self._app(scope, _bounded(receive, most), _with_headers(send))
@@ -94,13 +94,13 @@ class Guard:
 
 def _bounded(receive: Receive, most: int) -> Receive:
     """Disconnect once a body without a content length is too long."""
-    read = 0
+    n_read = 0
 
     async def bounded() -> MutableMapping[str, Any]:
-        nonlocal read
+        nonlocal n_read
         message = await receive()
-        read += len(message.get("body", b""))
-        return message if read <= most else {"type": "http.disconnect"}
+        n_read += len(message.get("body", b""))
+        return message if n_read <= most else {"type": "http.disconnect"}
 
     return bounded
 
@@ -109,14 +109,14 @@ _ENCODED = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
 
 
 def _with_headers(send: Send) -> Send:
-    async def sending(message: MutableMapping[str, Any]) -> None:
+    async def send_with_headers(message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            own = message.get("headers", [])
-            names = {name for name, _ in own}  # a reply may have its own content policy
-            message["headers"] = [*own, *(header for header in _ENCODED if header[0] not in names)]
+            headers = message.get("headers", [])
+            names = {name for name, _ in headers}  # a reply may have its own content policy
+            message["headers"] = [*headers, *(header for header in _ENCODED if header[0] not in names)]
         await send(message)
 
-    return sending
+    return send_with_headers
 
 
 async def _refuse(send: Send, status: int, sentence: str) -> None:

@@ -63,10 +63,10 @@ def rebind_socket(options: ServerOptions, port: int) -> socket.socket:
 
 def allowed_hosts(options: ServerOptions, port: int) -> frozenset[str]:
     """The accepted Host headers."""
-    own = {options.host, "localhost", "127.0.0.1", "::1"} - {"0.0.0.0", "::"}
-    named = {f"[{name}]" if ":" in name else name for name in own}
-    others = [name.lower() for name in options.names]
-    return frozenset(f"{name}:{port}" for name in [*named, *others]) | frozenset(others)
+    own_names = {options.host, "localhost", "127.0.0.1", "::1"} - {"0.0.0.0", "::"}
+    quoted = {f"[{name}]" if ":" in name else name for name in own_names}
+    other_names = [name.lower() for name in options.names]
+    return frozenset(f"{name}:{port}" for name in [*quoted, *other_names]) | frozenset(other_names)
 
 
 def addresses(folder: AnnotationFolder, host: str, port: int) -> list[tuple[str, str]]:
@@ -76,8 +76,8 @@ def addresses(folder: AnnotationFolder, host: str, port: int) -> list[tuple[str,
 
 def origin(host: str, port: int) -> str:
     """The origin under which a browser on this machine reaches the server."""
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    return f"http://{shown}:{port}"
+    display_host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{display_host}:{port}"
 
 
 def serve(
@@ -108,14 +108,14 @@ def serve(
                 for end in endings if until == "done" else ():
                     end()  # the server sends pending replies before it stops
 
-            def started(end: Callable[[], None]) -> None:
+            def on_started(end: Callable[[], None]) -> None:
                 endings.append(end)
                 ready(folder, addresses(folder, options.host, port))
 
             if until == "done" and folder.session.queue.people and folder.session.queue.is_done():
                 ready(folder, addresses(folder, options.host, port))
             else:
-                run_server(application(folder, finished), options, sock, started)
+                run_server(application(folder, finished), options, sock, on_started)
     finally:
         folder.close()
     return folder

@@ -66,7 +66,7 @@ def _mark(log: BinaryIO, offset: int) -> str:
 
 
 def _points(lines: bytes, names: Collection[str]) -> dict[str, Any]:
-    known: dict[str, None] = {}
+    metric_names: dict[str, None] = {}
     points: dict[str, dict[str, list[list[float | None]]]] = {}
     damaged = 0
     for line in lines.splitlines():
@@ -80,11 +80,11 @@ def _points(lines: bytes, names: Collection[str]) -> dict[str, Any]:
         for name, value in record.items():
             if name in _COUNTS or isinstance(value, bool) or not isinstance(value, int | float):
                 continue
-            known[name] = None
+            metric_names[name] = None
             if name in names:
-                at = points.setdefault(name, {}).setdefault(kind, [])
-                at.append([record["step"], value if is_number(value) else None])
-    return {"names": list(known), "damaged": damaged, "points": points}
+                curve = points.setdefault(name, {}).setdefault(kind, [])
+                curve.append([record["step"], value if is_number(value) else None])
+    return {"names": list(metric_names), "damaged": damaged, "points": points}
 
 
 def _record(line: bytes) -> Mapping[str, Any] | None:

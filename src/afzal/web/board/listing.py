@@ -40,10 +40,10 @@ def _scan(root: Path) -> tuple[list[str], list[str]]:
     """Folders with a ``run.json``, and HTML files, relative to the root, without hidden files and links."""
     runs, pages = [], []
     for folder, files in walk(root):
-        inside = folder.relative_to(root).as_posix()  # "." for the root itself
+        relative = folder.relative_to(root).as_posix()  # "." for the root itself
         names = sorted(f.name for f in files if not f.name.startswith(".") and not f.is_symlink())
-        runs += [inside] if _FACTS in names else []
-        pages += [_joined(inside, name) for name in names if name.endswith(".html")]
+        runs += [relative] if _FACTS in names else []
+        pages += [_joined(relative, name) for name in names if name.endswith(".html")]
     return runs, pages
 
 
@@ -53,25 +53,25 @@ def _joined(folder: str, name: str) -> str:
 
 def _run(root: Path, path: str) -> dict[str, Any]:
     run = Run(root / path)
-    about: dict[str, Any] = {"path": path, "name": root.name if path == "." else path}
+    entry: dict[str, Any] = {"path": path, "name": root.name if path == "." else path}
     report = _joined(path, _REPORT)
-    about["report"] = report if (root / report).is_file() else None
+    entry["report"] = report if (root / report).is_file() else None
     try:
         facts = run.facts()
         if "afzal" not in facts:
             raise AfzalError(f"{_FACTS} does not belong to a run")
-        known = summary(run, facts)
+        run_summary = summary(run, facts)
     except (AfzalError, OSError) as error:
         why = str(error) if isinstance(error, OSError) else error.what
-        return about | {"status": "broken", "why": why.replace(f"{root}{os.sep}", "")}
-    known |= about | {"left": _seconds_left(known)}
-    return {key: _finite(value) for key, value in known.items()}
+        return entry | {"status": "broken", "why": why.replace(f"{root}{os.sep}", "")}
+    run_summary |= entry | {"left": _seconds_left(run_summary)}
+    return {key: _finite(value) for key, value in run_summary.items()}
 
 
-def _seconds_left(known: Mapping[str, Any]) -> float | None:
+def _seconds_left(run_summary: Mapping[str, Any]) -> float | None:
     """Seconds to the end of a running run, at the mean pace so far; None if unknown."""
-    step, steps, seconds = (known[key] for key in ("step", "steps", "seconds"))
-    if known["status"] != "running" or not all(map(is_number, (step, steps, seconds))) or not 0 < step <= steps:
+    step, steps, seconds = (run_summary[key] for key in ("step", "steps", "seconds"))
+    if run_summary["status"] != "running" or not all(map(is_number, (step, steps, seconds))) or not 0 < step <= steps:
         return None
     return seconds / step * (steps - step)
 
@@ -92,7 +92,7 @@ def _page(root: Path, path: str, with_run: set[str]) -> dict[str, Any] | None:
     if schema is None or (name == _REPORT and (folder or ".") in with_run):
         return None
     kind = next((k for stem, k in _STEMS.items() if name.startswith(stem)), _KINDS.get(schema, "page"))
-    return {"path": path, "kind": kind, "title": _title(file) or path, "changed": _changed(file)}
+    return {"path": path, "kind": kind, "title": _title(file) or path, "changed": _modified_at(file)}
 
 
 def _schema(file: Path) -> str | None:
@@ -113,7 +113,7 @@ def _head(file: Path) -> str:
         return ""
 
 
-def _changed(file: Path) -> float | None:
+def _modified_at(file: Path) -> float | None:
     try:
         return file.stat().st_mtime
     except OSError:

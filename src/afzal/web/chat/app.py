@@ -45,12 +45,12 @@ class Page:
 
     Args:
         token: the secret part of the page's address.
-        about: given to the page as it is.
+        page_info: given to the page as it is.
         folder: for the files of attached images and sounds.
     """
 
-    def __init__(self, session: Session, token: str, about: Mapping[str, Any], folder: Path) -> None:
-        self._session, self._token, self._about = session, token, dict(about)
+    def __init__(self, session: Session, token: str, page_info: Mapping[str, Any], folder: Path) -> None:
+        self._session, self._token, self._page_info = session, token, dict(page_info)
         self._stop = Event()
         self._work: asyncio.Task[None] | None = None
         self._folder = folder
@@ -133,10 +133,10 @@ class Page:
     async def vote(self, request: Request) -> Response:
         """Record which place is better; the vote is on disk before the reply is sent."""
         body = await read_json_body(request)
-        judged, seconds = body.get("outcome"), parse_timing(body)["seconds"]
-        if judged not in _VERDICTS:
+        verdict, seconds = body.get("outcome"), parse_timing(body)["seconds"]
+        if verdict not in _VERDICTS:
             raise RequestError(400, "bad_outcome", f"outcome must be one of {', '.join(_VERDICTS)}")
-        await asyncio.to_thread(self._session.judge, judged, seconds)
+        await asyncio.to_thread(self._session.judge, verdict, seconds)
         return json_reply(self._state())
 
     async def undo(self, request: Request) -> Response:
@@ -163,8 +163,8 @@ class Page:
             )
             send({"place": place, "done": _answer(answer)})
 
-        work = [asyncio.to_thread(answer_place, place) for place in range(places)]
-        failed = [f for f in await asyncio.gather(*work, return_exceptions=True) if isinstance(f, BaseException)]
+        tasks = [asyncio.to_thread(answer_place, place) for place in range(places)]
+        failed = [f for f in await asyncio.gather(*tasks, return_exceptions=True) if isinstance(f, BaseException)]
         if failed:
             self._session.drop_round()
             lines.put_nowait({"error": str(failed[0])})
@@ -182,20 +182,22 @@ class Page:
 
     def _state(self) -> dict[str, Any]:
         conversation, votes = self._session.conversation, self._session.votes
-        known = (
+        names = (
             {"names": None} if conversation.is_blind else {"names": [partner.name for partner in conversation.partners]}
         )
         saved = 0 if votes is None else votes.count
         rounds = [_round(round_) for round_ in conversation.rounds]
-        about = {
+        state = {
             "blind": conversation.is_blind,
             "places": len(conversation.partners),
             "waits": conversation.waits,
             "saved": saved,
             "reads": sorted(conversation.reads),
-            "attached": [_medium(one.media) | {"summary": one.summary} for one in self._session.attached],
+            "attached": [
+                _medium(attachment.media) | {"summary": attachment.summary} for attachment in self._session.attached
+            ],
         }
-        return {**self._about, **known, **about, "rounds": rounds, "busy": self._is_busy()}
+        return {**self._page_info, **names, **state, "rounds": rounds, "busy": self._is_busy()}
 
     def _is_busy(self) -> bool:
         return self._work is not None and not self._work.done()
@@ -219,7 +221,7 @@ def _round(round_: Round) -> dict[str, Any]:
     content = round_.prompts[0][-1].content
     media = [_medium(medium) for medium in media_in(content)]
     text = content if isinstance(content, str) else "".join(str(part.get("text", "")) for part in content)
-    return {"said": text, "media": media, "answers": answers, "judged": round_.judged}
+    return {"said": text, "media": media, "answers": answers, "judged": round_.verdict}
 
 
 def _medium(media: Media) -> dict[str, Any]:
@@ -230,6 +232,6 @@ def _answer(answer: Answer) -> dict[str, Any]:
     return {"text": answer.text, "tokens": answer.tokens, "stop": answer.stop}
 
 
-def application(session: Session, token: str, about: Mapping[str, Any], folder: Path) -> Starlette:
+def application(session: Session, token: str, page_info: Mapping[str, Any], folder: Path) -> Starlette:
     """The page as an ASGI application, without the :class:`afzal.web.security.Guard` around it."""
-    return Starlette(routes=Page(session, token, about, folder).routes())
+    return Starlette(routes=Page(session, token, page_info, folder).routes())

@@ -69,14 +69,14 @@ class Round:
         prompts: each model's conversation up to and including the person's turn; the same one in a blind comparison.
         shown: the number of the model in each place on the screen.
         answers: one per model, by model number.
-        judged: the person's verdict on the places shown; None until they vote.
+        verdict: the person's verdict on the places shown; None until they vote.
         vote: the id of the saved vote.
     """
 
     prompts: list[tuple[Message, ...]]
     shown: tuple[int, ...]
     answers: list[Answer | None] = field(default_factory=list)
-    judged: Verdict | None = None
+    verdict: Verdict | None = None
     vote: str | None = None
 
     @property
@@ -119,7 +119,7 @@ class Conversation:
     def waits(self) -> Literal["say", "vote"]:
         """What the person should do next, once no model is answering."""
         last = self.rounds[-1] if self.rounds else None
-        return "vote" if self.is_blind and last is not None and last.judged is None and last.can_be_judged else "say"
+        return "vote" if self.is_blind and last is not None and last.verdict is None and last.can_be_judged else "say"
 
     def reset(self) -> None:
         """Forget the conversation."""
@@ -183,7 +183,7 @@ class Conversation:
         if self.waits == "say":
             self._continue_with(self.rounds[-1].shown[0] if self.is_blind else None)
 
-    def judge(self, judged: Verdict) -> Round:
+    def judge(self, verdict: Verdict) -> Round:
         """Record which place is better. The better answer continues the conversation, else the one shown first.
 
         Raises:
@@ -192,16 +192,16 @@ class Conversation:
         if self.waits != "vote":
             raise AfzalError("there are no answers to compare", remedy="type a message first")
         round_ = self.rounds[-1]
-        round_.judged = judged
-        self._continue_with(round_.shown[1 if judged == "second" else 0])
+        round_.verdict = verdict
+        self._continue_with(round_.shown[1 if verdict == "second" else 0])
         return round_
 
     def undo_verdict(self) -> Round | None:
         """Undo the last vote of this conversation, so that its answers can be compared again; None if there is none."""
-        if not self.rounds or self.rounds[-1].judged is None:
+        if not self.rounds or self.rounds[-1].verdict is None:
             return None
         round_ = self.rounds[-1]
-        round_.judged = None
+        round_.verdict = None
         self._turns = [turns[:-1] for turns in round_.prompts]
         return round_
 

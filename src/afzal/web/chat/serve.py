@@ -13,11 +13,11 @@ from afzal.web.chat.session import Session
 from afzal.web.serve import ServerOptions, serve_secret
 
 
-def serve(session: Session, about: Mapping[str, Any], options: ServerOptions, ready: Callable[[str], None]) -> None:
+def serve(session: Session, page_info: Mapping[str, Any], options: ServerOptions, ready: Callable[[str], None]) -> None:
     """Serve a conversation until SIGINT or SIGTERM.
 
     Args:
-        about: what the page says about the models and their sampling.
+        page_info: what the page says about the models and their sampling.
         ready: called with the address once the page can be reached.
 
     Raises:
@@ -26,7 +26,7 @@ def serve(session: Session, about: Mapping[str, Any], options: ServerOptions, re
     with TemporaryDirectory(prefix="afzal-chat-") as folder:
         serve_secret(
             "c",
-            lambda token: application(session, token, about, Path(folder)),
+            lambda token: application(session, token, page_info, Path(folder)),
             options,
             ready,
             uploads={ATTACH: LARGEST_FILE},

@@ -55,14 +55,14 @@ class Session:
         if self.votes is not None:
             self.votes.begin()
 
-    def judge(self, judged: Verdict, seconds: float | None) -> Round:
+    def judge(self, verdict: Verdict, seconds: float | None) -> Round:
         """Record which place on the screen is better. The vote is on disk when this returns; a skip is not saved.
 
         Raises:
             AfzalError: there is nothing to compare, or the write failed: then the vote is still due.
         """
-        round_ = self.conversation.judge(judged)
-        if self.votes is not None and judged != "skip":
+        round_ = self.conversation.judge(verdict)
+        if self.votes is not None and verdict != "skip":
             try:
                 round_.vote = self.votes.add(round_, seconds)
             except BaseException:

@@ -33,7 +33,7 @@ class Votes:
     """An open folder of blind votes between two models; one process at a time.
 
     Args:
-        about: ``models`` (their names, in order), ``annotator``, and further facts about the answers. A folder with
+        metadata: ``models`` (their names, in order), ``annotator``, and further facts about the answers. A folder with
             votes between other models is refused.
         plain: the models continue text, so conversations are written as one text.
 
@@ -41,8 +41,8 @@ class Votes:
         AfzalError: another process has the folder; it holds something else; it cannot be written.
     """
 
-    def __init__(self, path: Path, about: Mapping[str, Any], *, plain: bool) -> None:
-        self.path, self._about, self._plain = path, dict(about), plain
+    def __init__(self, path: Path, metadata: Mapping[str, Any], *, plain: bool) -> None:
+        self.path, self._metadata, self._plain = path, dict(metadata), plain
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
         take(path, "written", "stop it, or choose another --out")
@@ -76,12 +76,12 @@ class Votes:
             "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "item": item.id,
             "item_sha256": content_sha256(item),
-            "annotator": self._about["annotator"],
+            "annotator": self._metadata["annotator"],
             "axis": None,
             "kind": "pair",
             "shown": list(round_.shown),
-            "outcome": round_.judged,
-            "strength": 1 if round_.judged in ("first", "second") else None,
+            "outcome": round_.verdict,
+            "strength": 1 if round_.verdict in ("first", "second") else None,
             "seconds": seconds,
             "conversation": self.conversation,
             "page": __version__,
@@ -114,7 +114,7 @@ class Votes:
         scores = [(conversation, P_FIRST[outcome]) for conversation, outcome in outcomes if outcome in P_FIRST]
         rate = share(clustered(*zip(*scores, strict=True))) if scores else None
         return {
-            "models": list(self._about["models"]),
+            "models": list(self._metadata["models"]),
             "counts": {name: counts[name] for name in OUTCOMES},
             "win_rate": None if rate is None else {"value": rate.value, "low": rate.low, "high": rate.high},
         }
@@ -130,9 +130,9 @@ class Votes:
         texts = [answer.text if answer else "" for answer in round_.answers]
         turns: list[Turns] = [text if self._plain else (Message("assistant", text),) for text in texts]
         answers = [answer for answer in round_.answers if answer]
-        about = {key: value for key, value in self._about.items() if key not in ("models", "annotator")}
-        extra = {**about, "tokens": [a.tokens for a in answers], "stop": [a.stop for a in answers]}
-        responses = tuple(Response(t, name) for t, name in zip(turns, self._about["models"], strict=True))
+        answer_facts = {key: value for key, value in self._metadata.items() if key not in ("models", "annotator")}
+        extra = {**answer_facts, "tokens": [a.tokens for a in answers], "stop": [a.stop for a in answers]}
+        responses = tuple(Response(t, name) for t, name in zip(turns, self._metadata["models"], strict=True))
         item = Item(uuid.uuid4().hex, prompt, responses, group=self.conversation, extra=extra)
         library = MediaLibrary([item])
         library.copy_to(self.path)
@@ -141,21 +141,21 @@ class Votes:
     def _check(self) -> None:
         path = self.path / ABOUT
         if path.exists():
-            known = read_json(path).get("models")
-            if known != self._about["models"]:
+            models = read_json(path).get("models")
+            if models != self._metadata["models"]:
                 raise AfzalError(
-                    f"{self.path} holds votes between {_and(known or ['?'])}",
-                    why=f"this chat compares {_and(self._about['models'])}",
+                    f"{self.path} holds votes between {_join_with_and(models or ['?'])}",
+                    why=f"this chat compares {_join_with_and(self._metadata['models'])}",
                     remedy="choose another --out",
                 )
             return
-        others = sorted(p.name for p in self.path.iterdir() if p.name != lock.NAME and not p.name.startswith("."))
-        if others:
-            why = f"it holds {', '.join(others[:3])}"
+        other_files = sorted(p.name for p in self.path.iterdir() if p.name != lock.NAME and not p.name.startswith("."))
+        if other_files:
+            why = f"it holds {', '.join(other_files[:3])}"
             raise AfzalError(
                 f"{self.path} is not empty and holds no chat votes", why=why, remedy="choose another --out"
             )
-        atomic_write(path, json.dumps({"afzal": __version__, **self._about}, indent=1, ensure_ascii=False) + "\n")
+        atomic_write(path, json.dumps({"afzal": __version__, **self._metadata}, indent=1, ensure_ascii=False) + "\n")
 
 
 def _outcome_by_model(line: Mapping[str, Any]) -> str:
@@ -163,5 +163,5 @@ def _outcome_by_model(line: Mapping[str, Any]) -> str:
     return outcome if line["shown"][0] == 0 else SWAPPED.get(outcome, outcome)
 
 
-def _and(names: Sequence[str]) -> str:
+def _join_with_and(names: Sequence[str]) -> str:
     return " and ".join(names)
