@@ -176,7 +176,7 @@ def test_a_reward_of_a_server_sees_the_image_of_its_prompt(tmp_path):
     scored = {"kind": "http", "url": "http://127.0.0.1:9/v1", "model": "m", "verdict": {"score": {}}}
     settings = JudgeConfig.model_validate(scored | {"prompt": "Q: {{ prompt }} A: {{ answer }}"})
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("afzal.judging.judges.opened", lambda settings, whose: Scores("u", "m"))
+        patched.setattr("afzal.judging.judges.server_from", lambda settings, caller: Scores("u", "m"))
         rewards = server_rewards(settings, "j", tmp_path / "replies.sqlite")
         assert rewards([(Message("user", (IMAGE,)),)], ["a"]) == [7.0]
     assert [part["type"] for part in asked[0][-1]["content"]] == ["text", "image_url", "text"]

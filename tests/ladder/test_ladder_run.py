@@ -315,10 +315,10 @@ def test_the_stages_of_two_levels(tmp_path, monkeypatch):
 
 def test_a_folder_takes_one_ladder(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "content_hash", str)
-    run._refuse_other(settings(), tmp_path)
-    run._refuse_other(settings(levels=3), tmp_path)  # more levels are no other ladder
+    run._claim_settings(settings(), tmp_path)
+    run._claim_settings(settings(levels=3), tmp_path)  # more levels are no other ladder
     with pytest.raises(AfzalError, match="a ladder with other settings"):
-        run._refuse_other(settings(seed=1), tmp_path)
+        run._claim_settings(settings(seed=1), tmp_path)
 
 
 def test_verdicts_of_a_judge_are_not_the_truth(place):

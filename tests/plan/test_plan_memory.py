@@ -158,7 +158,7 @@ def test_the_limits_of_writing_are_those_of_the_sampler():
     suffix = torch.zeros(1, decoding._ROOM, 2)
     for tokens in range(1, 300):
         suffix = decoding._longer(suffix) if suffix.shape[1] < tokens else suffix
-        assert suffix.shape[1] == rollouts.room_for(tokens)
+        assert suffix.shape[1] == rollouts.cache_capacity(tokens)
 
 
 def test_every_method_that_trains_can_be_planned():

@@ -25,7 +25,7 @@ from afzal.records import Turns, media_of, messages_of
 from afzal.servers.cache import Cache, Reply, key_of
 from afzal.servers.client import Server, key_from
 from afzal.servers.messages import cache_key_parts, for_server
-from afzal.servers.requests import Request, answered, counter
+from afzal.servers.requests import Request, counter, fetch_replies
 from afzal.tokens import Speaker
 
 _MOST_STOPS = 4  # maximum number of ``stop`` texts for a server of kind openai
@@ -132,7 +132,7 @@ def answers_from(settings: ServerConfig, asked: ServerQuery, policy: str, cache:
         key_from(settings.key_env),
         timeout=settings.timeout,
         attempts=settings.attempts,
-        whose="generator",
+        caller="generator",
         exact=settings.kind != "openai",
     )
     about = {"kind": settings.kind, "url": settings.url, "model": server.model, "answers": True}
@@ -145,8 +145,8 @@ def answers_from(settings: ServerConfig, asked: ServerQuery, policy: str, cache:
 
     with Cache(cache) as replies:
         heard = counter(len(made), lambda line: print(line, file=sys.stderr))
-        known = answered(
-            list(made.values()), ask, replies, name=server.model, concurrency=settings.concurrency, heard=heard
+        known = fetch_replies(
+            list(made.values()), ask, replies, name=server.model, concurrency=settings.concurrency, on_reply=heard
         )
     reply_to = {place: known[request.key] for place, request in made.items()}
     _refuse_other_tokens(reply_to, asked, settings)

@@ -16,7 +16,7 @@ from afzal.judge.verdicts import Outcome
 from afzal.records import Turns
 from afzal.servers.cache import Cache, Reply, key_of
 from afzal.servers.messages import cache_key_parts
-from afzal.servers.requests import Ask, Request, answered
+from afzal.servers.requests import Ask, Request, fetch_replies
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,9 @@ def scores(
     """
     builder = PromptBuilder(settings)
     requests = [[builder.request(k, prompt=p, answer=a) for k in range(samples)] for p, a in rows]
-    answers = answered([r for sampled in requests for r in sampled], ask, cache, name=name, concurrency=concurrency)
+    answers = fetch_replies(
+        [r for sampled in requests for r in sampled], ask, cache, name=name, concurrency=concurrency
+    )
     means = []
     for (prompt, answer), sampled in zip(rows, requests, strict=True):
         readings = [settings.parse(answers[r.key]) for r in sampled]
@@ -195,8 +197,8 @@ def play_games(
     """
     builder = PromptBuilder(settings)
     requests = [builder.requests(game) for game in games]
-    answers = answered(
-        [r for asked in requests for r in asked], ask, cache, name=name, concurrency=concurrency, heard=heard
+    answers = fetch_replies(
+        [r for asked in requests for r in asked], ask, cache, name=name, concurrency=concurrency, on_reply=heard
     )
     return [
         ruling(game, settings, [answers[r.key] for r in asked]) for game, asked in zip(games, requests, strict=True)

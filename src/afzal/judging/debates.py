@@ -20,8 +20,8 @@ from afzal.records import Item
 from afzal.rewards.functions import own_function
 from afzal.rewards.source import reward_source
 from afzal.servers.cache import Cache, Reply, key_of
-from afzal.servers.client import opened
-from afzal.servers.requests import Ask, Request, answered
+from afzal.servers.client import server_from
+from afzal.servers.requests import Ask, Request, fetch_replies
 
 if TYPE_CHECKING:
     from afzal.judge.replies import Reading
@@ -118,7 +118,7 @@ def open_debater(settings: DebaterConfig, prompt: str, items: Sequence[Item], ca
     builder = PromptBuilder(prompt_settings)
     sampling: dict[str, Any] = {"temperature": settings.temperature, "max_tokens": settings.max_tokens}
     sampling |= {"seed": settings.seed} if settings.temperature > 0 else {}
-    ask = _local_model(settings) if settings.kind == "model" else opened(settings, "debater").ask
+    ask = _local_model(settings) if settings.kind == "model" else server_from(settings, "debater").ask
 
     def speak(positions: Sequence[Position]) -> list[str]:
         requests = []
@@ -127,7 +127,7 @@ def open_debater(settings: DebaterConfig, prompt: str, items: Sequence[Item], ca
             key = key_of({**about, "messages": list(messages), "sampling": sampling})
             requests.append(Request(messages, sampling, key))
         at_once = settings.concurrency if settings.kind == "http" else 1
-        known = answered(requests, ask, cache, name=f"{name}: arguments", concurrency=at_once)
+        known = fetch_replies(requests, ask, cache, name=f"{name}: arguments", concurrency=at_once)
         return [_reply_text(known[request.key]) for request in requests]
 
     return speak

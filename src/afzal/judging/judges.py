@@ -26,7 +26,7 @@ from afzal.records import Item, Turns, media_of
 from afzal.rewards.functions import CONTRACT, own_function
 from afzal.rewards.source import Columns, Loaders, Rewarder, implicit_rewards, reward_source
 from afzal.servers.cache import Cache
-from afzal.servers.client import opened
+from afzal.servers.client import server_from
 from afzal.servers.messages import for_server
 from afzal.servers.requests import Ask, counter
 
@@ -290,7 +290,7 @@ def prompt_of(settings: JudgeConfig) -> str:
 
 def _ask(settings: JudgeConfig) -> Ask:
     """A function that asks the judge's server, with images and sounds in the server's format."""
-    server = opened(settings, "judge")
+    server = server_from(settings, "judge")
     return lambda messages, sampling: server.ask(for_server(messages), sampling)
 
 

@@ -49,26 +49,26 @@ def report_body(
         pairs: the labelled pairs.
         truth: pairs of known truth (their votes are right).
     """
-    top = len(folders) - 1
+    levels = len(folders) - 1
     names = [ALONE]
-    for level in range(1, top + 1):
+    for level in range(1, levels + 1):
         names += [level_name(level), lying_name(level)]
-    names += [f"{what} {level}" for what in ("reward model", "policy") for level in range(top + 1)]
+    names += [f"{kind} {level}" for kind in ("reward model", "policy") for level in range(levels + 1)]
     labels = people.labels_on(truth, pairs_of(truth))
     assert labels is not None
-    right = np.stack([_correct(folders, name, truth, labels) for name in names], 1)
-    means = judging.column_means(right, labels.prompts, resamples=config.resamples)
-    shares = judging.column_shares(right, labels.prompts)
-    lines = [{"name": name, **figure(known)} for name, known in zip(names, shares, strict=True)]
+    correct = np.stack([_correct(folders, name, truth, labels) for name in names], 1)
+    means = judging.column_means(correct, labels.prompts, resamples=config.resamples)
+    shares = judging.column_shares(correct, labels.prompts)
+    lines = [{"name": name, **figure(share)} for name, share in zip(names, shares, strict=True)]
     gap = lambda a, b: {"first": a, "second": b, **figure(means.difference(names.index(a), names.index(b)))}  # noqa: E731
-    gains = [gap(level_name(k), ALONE if k == 1 else level_name(k - 1)) for k in range(1, top + 1)]
-    over_alone = [gap(level_name(k), ALONE) for k in range(2, top + 1)]
-    lies = [gap(lying_name(k), ALONE) for k in range(1, top + 1)]
+    gains = [gap(level_name(k), ALONE if k == 1 else level_name(k - 1)) for k in range(1, levels + 1)]
+    over_alone = [gap(level_name(k), ALONE) for k in range(2, levels + 1)]
+    lies = [gap(lying_name(k), ALONE) for k in range(1, levels + 1)]
     summaries = [_summaries(folder / LABELS)[0] for folder in folders]
     return {
         "title": "Ladder of assisted judges",
-        "subtitle": f"{config.model}: {plural(top, 'assisted level')}",
-        "findings": [_verdict(lines, gains, over_alone, top), *_lie_findings(lies), *_missing(summaries)],
+        "subtitle": f"{config.model}: {plural(levels, 'assisted level')}",
+        "findings": [_verdict(lines, gains, over_alone, levels), *_lie_findings(lies), *_missing(summaries)],
         "facts": [
             ["pairs labelled on every level", f"{len(pairs):,}"],
             ["pairs of known truth", f"{len(truth):,}"],
@@ -80,7 +80,7 @@ def report_body(
         "lines": lines,
         "differences": [*gains, *over_alone, *lies],
         "tables": [_labels(summaries)],
-        "levels": top,
+        "levels": levels,
     }
 
 
@@ -91,11 +91,11 @@ def _assistant(config: LadderConfig) -> str:
 
 def line(measured: Path, level: int, truth: Sequence[Item]) -> str:
     """One level as a line for the terminal."""
-    known = {each["judge"]: each["people"]["agreement"] for each in _summaries(measured)}
-    parts = [f"judge {_cell(known[level_name(level)])}"]
+    agreement = {summary["judge"]: summary["people"]["agreement"] for summary in _summaries(measured)}
+    parts = [f"judge {_cell(agreement[level_name(level)])}"]
     if level:
-        parts.append(f"with a lying assistant {_cell(known[lying_name(level)])}")
-    parts += [f"{what} {_cell(known[f'{what} {level}'])}" for what in ("reward model", "policy")]
+        parts.append(f"with a lying assistant {_cell(agreement[lying_name(level)])}")
+    parts += [f"{kind} {_cell(agreement[f'{kind} {level}'])}" for kind in ("reward model", "policy")]
     return f"level {level}: right on {plural(len(truth), 'pair')}: {', '.join(parts)}"
 
 
@@ -113,19 +113,19 @@ def _correct(folders: Sequence[Path], name: str, truth: Sequence[Item], labels: 
     return np.nanmean(equal_labels(outcome_codes(pairs, games, rulings)[1], labels), 1)
 
 
-def _verdict(lines: Sequence[Any], gains: Sequence[Any], over_alone: Sequence[Any], top: int) -> str:
+def _verdict(lines: Sequence[Any], gains: Sequence[Any], over_alone: Sequence[Any], levels: int) -> str:
     """The accuracy of the levels, and whether the last one was worth its training."""
-    known = {each["name"]: each["value"] for each in lines}
-    steps = ", ".join(f"{known[level_name(k)]:.3f} on level {k}" for k in range(1, top + 1))
-    sentences = f"The judge names the better answer of {known[ALONE]:.3f} of the pairs alone, {steps}."
+    accuracy = {row["name"]: row["value"] for row in lines}
+    steps = ", ".join(f"{accuracy[level_name(k)]:.3f} on level {k}" for k in range(1, levels + 1))
+    sentences = f"The judge names the better answer of {accuracy[ALONE]:.3f} of the pairs alone, {steps}."
     gain = over_alone[-1] if over_alone else gains[-1]
-    sentences += f" Level {top} less the judge alone: {points(gain)} points."
+    sentences += f" Level {levels} less the judge alone: {points(gain)} points."
     if sign(gain) <= 0:
         return sentences + (" Assistants made it worse." if sign(gain) else " Assistants did not help measurably.")
     last = gains[-1]
-    if top > 1:
-        way = {1: "helped again", 0: "brought nothing measurable", -1: "made it worse"}[sign(last)]
-        sentences += f" The last level {way}: {points(last)}."
+    if levels > 1:
+        effect = {1: "helped again", 0: "brought nothing measurable", -1: "made it worse"}[sign(last)]
+        sentences += f" The last level {effect}: {points(last)}."
     return sentences
 
 
@@ -133,29 +133,31 @@ def _lie_findings(lies: Sequence[Any]) -> list[str]:
     """Whether the control, the judge alone, reveals a lying assistant."""
     findings = []
     for level, gap in enumerate(lies, 1):
-        way = "catches it" if sign(gap) < 0 else "does not catch it"
+        effect = "catches it" if sign(gap) < 0 else "does not catch it"
         findings.append(
-            f"With a lying assistant, level {level} less the judge alone: {points(gap)} points. The control {way}."
+            f"With a lying assistant, level {level} less the judge alone: {points(gap)} points. The control {effect}."
         )
     return findings
 
 
 def _missing(summaries: Sequence[Any]) -> list[str]:
     return [
-        f"Level {level}: {plural(each['no_verdict'], 'game')} without a verdict, which gave no label."
-        for level, each in enumerate(summaries)
-        if each["no_verdict"]
+        f"Level {level}: {plural(summary['no_verdict'], 'game')} without a verdict, which gave no label."
+        for level, summary in enumerate(summaries)
+        if summary["no_verdict"]
     ]
 
 
 def _labels(summaries: Sequence[Any]) -> dict[str, Any]:
     """The verdicts of each level's judge on the training pairs."""
     keys = ("first", "second", "tie", "none")
-    rows = [[level_name(k), *(str(each["outcomes"].get(key, 0)) for key in keys)] for k, each in enumerate(summaries)]
-    words = "Verdicts on each level's training pairs, both orders together. Only pairs with a winner train anything."
-    return {"title": "Labels", "words": words, "columns": ["judge", *keys], "rows": rows}
+    rows = [
+        [level_name(k), *(str(summary["outcomes"].get(key, 0)) for key in keys)] for k, summary in enumerate(summaries)
+    ]
+    text = "Verdicts on each level's training pairs, both orders together. Only pairs with a winner train anything."
+    return {"title": "Labels", "words": text, "columns": ["judge", *keys], "rows": rows}
 
 
-def _cell(known: Any) -> str:
-    ends = "" if known["low"] is None else f" [{known['low']:.3f}, {known['high']:.3f}]"
-    return f"{known['value']:.3f}{ends}"
+def _cell(figure: Any) -> str:
+    ends = "" if figure["low"] is None else f" [{figure['low']:.3f}, {figure['high']:.3f}]"
+    return f"{figure['value']:.3f}{ends}"

@@ -61,7 +61,7 @@ def ladder(config: LadderConfig, *, say: Say = print) -> Path:
     with study_date(config.out) as date:
         job, out = _job(config, say), Path(config.out)
         with claimed(out, "ladder.yaml", dump(config), date):
-            _refuse_other(config, out)
+            _claim_settings(config, out)
             for level in range(config.levels + 1):
                 _run_level(job, level)
                 say(line(job.folder(level) / MEASURED, level, job.truth))
@@ -89,18 +89,18 @@ def _job(config: LadderConfig, say: Say) -> Job:
         AfzalError: a file holds no pairs, no vote says which answer is better, or all prompts are held out.
     """
     truth = _truth(config, say)
-    apart, every = {prompt_key(item) for item in truth}, read_items(config.data)
-    pairs = [replace(item, votes=()) for item in every if prompt_key(item) not in apart]
+    held_out, rows = {prompt_key(item) for item in truth}, read_items(config.data)
+    pairs = [replace(item, votes=()) for item in rows if prompt_key(item) not in held_out]
     if not pairs:
         raise AfzalError(
             "no pair is left to be labelled: all its prompts are also in eval_data",
             where=config.data,
             remedy="other prompts in one of the two files",
         )
-    if len(pairs) < len(every):
-        say(f"note: {plural(len(every) - len(pairs), 'row')} of {config.data} left out: the prompts are in eval_data")
-    voted = sum(bool(item.votes) for item in every)
-    if voted:
+    if len(pairs) < len(rows):
+        say(f"note: {plural(len(rows) - len(pairs), 'row')} of {config.data} left out: the prompts are in eval_data")
+    n_voted = sum(bool(item.votes) for item in rows)
+    if n_voted:
         say(f"note: the votes in {config.data} are not used: the judge labels its pairs")
     return Job(config, pairs, truth, say)
 
@@ -114,8 +114,8 @@ def _truth(config: LadderConfig, say: Say) -> list[Item]:
     trusted = without_verdicts(read_items(config.eval_data))
     for note in trusted.notes(config.eval_data):
         say(note)
-    known = [replace(item, votes=item.gold or item.votes) for item in trusted.items]
-    truth = [item for item in known if any(True for _ in comparisons(item.votes))]
+    labelled = [replace(item, votes=item.gold or item.votes) for item in trusted.items]
+    truth = [item for item in labelled if any(True for _ in comparisons(item.votes))]
     if not truth:
         verdicts = f"; {trusted.in_words} are not taken for the truth" if trusted.verdicts else ""
         raise AfzalError(
@@ -127,17 +127,17 @@ def _truth(config: LadderConfig, say: Say) -> list[Item]:
     return truth
 
 
-def _refuse_other(config: LadderConfig, out: Path) -> None:
+def _claim_settings(config: LadderConfig, out: Path) -> None:
     """Claim the folder for these settings and inputs.
 
     Raises:
         AfzalError: it holds a ladder with other settings or inputs.
     """
-    what = config.model_dump(mode="json", exclude=_FREE)
-    inside = config.judge.judge
-    decides = [] if inside is None or inside.kind == "http" else [inside.model or inside.function or ""]
-    sources = [config.model, config.data, config.eval_data, *decides]
-    key, path = key_of(what, [content_hash(source) for source in sources]), out / SETTINGS
+    settings = config.model_dump(mode="json", exclude=_FREE)
+    judge = config.judge.judge
+    judge_sources = [] if judge is None or judge.kind == "http" else [judge.model or judge.function or ""]
+    sources = [config.model, config.data, config.eval_data, *judge_sources]
+    key, path = key_of(settings, [content_hash(source) for source in sources]), out / SETTINGS
     if read_stage(path, key) is not None:
         return
     if path.exists():
@@ -146,34 +146,34 @@ def _refuse_other(config: LadderConfig, out: Path) -> None:
             where=str(out),
             remedy="another out=, or the same settings as before to resume or to add levels",
         )
-    write_stage(path, key, {"settings": what})
+    write_stage(path, key, {"settings": settings})
 
 
 def _run_level(job: Job, level: int) -> None:
     """Run the missing stages of one level."""
     config, folder = job.config, job.folder(level)
-    below = job.folder(level - 1) if level else None
+    previous = job.folder(level - 1) if level else None
     runs.make_folder(folder)
-    judges = [_judge_file(folder / "judge.yaml", _judge(config, below), level_name(level))]
+    judges = [_judge_file(folder / "judge.yaml", _judge(config, previous), level_name(level))]
     _judge_into(job, folder / LABELS, job.pairs, judges, f"level {level}: labels")
     rows = str(folder / LABELS / ROWS)
     train_once(_training(config, "reward", config.model, rows, folder / "reward"))
-    start = config.model if below is None else str(below / "policy")
+    start = config.model if previous is None else str(previous / "policy")
     train_once(_training(config, "policy", start, rows, folder / "policy"))
-    if below is not None:
-        judges.append(_judge_file(folder / "lying.yaml", _judge(config, below, swapped=True), lying_name(level)))
+    if previous is not None:
+        judges.append(_judge_file(folder / "lying.yaml", _judge(config, previous, swapped=True), lying_name(level)))
     trained = {"reward": {"kind": "reward"}, "policy": {"kind": "policy", "reference": config.model}}
-    for what, name in (("reward", f"reward model {level}"), ("policy", f"policy {level}")):
-        judge = JudgeConfig.model_validate({**trained[what], "model": str(folder / what)})
-        judges.append(_judge_file(folder / f"{what}.yaml", judge, name))
+    for kind, name in (("reward", f"reward model {level}"), ("policy", f"policy {level}")):
+        judge = JudgeConfig.model_validate({**trained[kind], "model": str(folder / kind)})
+        judges.append(_judge_file(folder / f"{kind}.yaml", judge, name))
     _judge_into(job, folder / MEASURED, job.truth, judges, f"level {level}: measuring")
 
 
-def _judge(config: LadderConfig, below: Path | None, *, swapped: bool = False) -> JudgeConfig:
+def _judge(config: LadderConfig, previous: Path | None, *, swapped: bool = False) -> JudgeConfig:
     """The judge of a level; with ``swapped``, its assistant says of each answer what is true of the other."""
-    if below is None:
+    if previous is None:
         return config.alone()
-    return config.assisted(str(below), swapped=swapped)
+    return config.assisted(str(previous), swapped=swapped)
 
 
 def _judge_file(path: Path, judge: JudgeConfig, name: str) -> str:
@@ -183,26 +183,26 @@ def _judge_file(path: Path, judge: JudgeConfig, name: str) -> str:
     return str(path)
 
 
-def _judge_into(job: Job, out: Path, items: Sequence[Item], judges: Sequence[str], what: str) -> None:
+def _judge_into(job: Job, out: Path, items: Sequence[Item], judges: Sequence[str], title: str) -> None:
     """Judge pairs into a folder in the layout of ``afzal judge``; the summary is written last."""
     if (out / SUMMARY).exists():
         return
-    job.say(what)
-    known = items if items is job.truth else None
+    job.say(title)
+    truth = items if items is job.truth else None
     run_judges(
         items,
         judges,
         out,
-        voted=known,
+        voted=truth,
         cache=Path(job.config.out) / REPLIES,
         resamples=job.config.resamples,
         say=job.say,
     )
 
 
-def _training(config: LadderConfig, what: str, model: str, data: str, out: Path) -> TrainConfig:
+def _training(config: LadderConfig, kind: str, model: str, data: str, out: Path) -> TrainConfig:
     """The settings of a level's reward model or policy."""
-    method = {"reward": "reward", "policy": "dpo"}[what]
+    method = {"reward": "reward", "policy": "dpo"}[kind]
     common = {k: v for k, v in config.common.items() if k in CONFIGS[method].model_fields}
-    settings = {**common, **getattr(config, f"train_{what}"), "seed": config.seed}
+    settings = {**common, **getattr(config, f"train_{kind}"), "seed": config.seed}
     return make(method, model=model, data=data, out=str(out), **settings)

@@ -17,20 +17,21 @@ TENSOR_TILE = 2**26  # float32 logits in use at the same time if the vocabulary 
 def activation_bytes(job: Job, layout: Layout, tokens: float, *, on_cpu: bool) -> tuple[float, float]:
     """Bytes per device that all blocks keep for the backward pass, and that one block keeps without recomputation.
 
-    With recomputation, one block at a time needs the second number; :func:`again_bytes` is then added to the first.
+    With recomputation, one block at a time needs the second number; :func:`recomputed_bytes` is then added to the
+    first.
     """
     e, width = compute_bytes(job), job.shape.width
-    one = block_kept_bytes(job, on_cpu=on_cpu, tensor=layout.tensor)
-    each = {
-        "none": one,
+    block = block_kept_bytes(job, on_cpu=on_cpu, tensor=layout.tensor)
+    per_block = {
+        "none": block,
         "selective": _selective_bytes(job, on_cpu=on_cpu, tensor=layout.tensor),
         "full": width * e,
     }[layout.recompute]
-    last = _norm_bytes(job.shape, e, trained=not job.rank, on_cpu=on_cpu)
-    row = _row_bytes(job, on_cpu=on_cpu, tensor=layout.tensor)
-    merged = merged_bytes(job)
-    kept = (job.shape.layers * each + last + row) * tokens
-    return kept + (job.shape.layers * merged if layout.recompute == "none" else 0.0), one * tokens + merged
+    last_norm = _norm_bytes(job.shape, e, trained=not job.rank, on_cpu=on_cpu)
+    shared = _row_bytes(job, on_cpu=on_cpu, tensor=layout.tensor)
+    experts = merged_bytes(job)
+    per_pass = (job.shape.layers * per_block + last_norm + shared) * tokens
+    return per_pass + (job.shape.layers * experts if layout.recompute == "none" else 0.0), block * tokens + experts
 
 
 def merged_bytes(job: Job) -> float:
@@ -51,13 +52,13 @@ def _row_bytes(job: Job, *, on_cpu: bool, tensor: int) -> float:
     return places + e * job.lengths.dense / job.lengths.tokens
 
 
-def again_bytes(job: Job, layout: Layout, tokens: float, *, on_cpu: bool) -> float:
+def recomputed_bytes(job: Job, layout: Layout, tokens: float, *, on_cpu: bool) -> float:
     """Bytes that the backward pass through a block recomputes; matrix products that were kept are not recomputed."""
     if layout.recompute == "none":
         return 0.0
-    one = block_kept_bytes(job, on_cpu=on_cpu, tensor=layout.tensor)
+    block = block_kept_bytes(job, on_cpu=on_cpu, tensor=layout.tensor)
     kept = _selective_bytes(job, on_cpu=on_cpu, tensor=layout.tensor) if layout.recompute == "selective" else 0.0
-    return max(0.0, one - kept) * tokens + merged_bytes(job)
+    return max(0.0, block - kept) * tokens + merged_bytes(job)
 
 
 def _selective_bytes(job: Job, *, on_cpu: bool, tensor: int) -> float:
@@ -141,5 +142,5 @@ def logit_bytes(job: Job, layout: Layout, tokens: float) -> float:
         # while a reference does the same, its logits and log-probs in addition to the policy's
         tables = e / layout.tensor + (e if e == 2 else 0) + (12.0 if job.reference == "live" else 8.0)
         return min(scored * job.shape.vocabulary, TENSOR_TILE) * tables
-    kept = scored * job.shape.vocabulary * e
-    return kept if kept <= KEPT_LOGITS else float(TILE * e)
+    size = scored * job.shape.vocabulary * e
+    return size if size <= KEPT_LOGITS else float(TILE * e)

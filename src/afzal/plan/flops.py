@@ -60,8 +60,8 @@ def lengths(counts: np.ndarray, *, shared: bool = True) -> Lengths:
 
 def scaled(lengths: Lengths, items: float) -> Lengths:
     """The sums scaled to ``items`` items."""
-    share = items / lengths.items
-    sums = {name: getattr(lengths, name) * share for name in ("tokens", "scored", "keys", "products", "dense")}
+    factor = items / lengths.items
+    sums = {name: getattr(lengths, name) * factor for name in ("tokens", "scored", "keys", "products", "dense")}
     return replace(lengths, items=round(items), **sums)
 
 

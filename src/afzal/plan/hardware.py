@@ -35,9 +35,9 @@ class Device:
 
 
 def _device(
-    name: str, gb: float, bf16: float, fp32: float, tb_s: float, intra: float, inter: float, **more: float
+    name: str, gb: float, bf16: float, fp32: float, tb_s: float, intra: float, inter: float, **optional: float
 ) -> Device:
-    reserve, per_node = more.get("reserve", 2.0) * _GIGA, int(more.get("per_node", 8))
+    reserve, per_node = optional.get("reserve", 2.0) * _GIGA, int(optional.get("per_node", 8))
     rates = (bf16 * _TERA, fp32 * _TERA, tb_s * _TERA, intra * _GIGA, inter * _GIGA)
     return Device(name, gb * _GIGA, *rates, reserve=reserve, per_node=per_node)
 
@@ -68,8 +68,8 @@ def device_named(name: str) -> Device:
     key = name.lower().replace("_", "-").replace(" ", "-")
     key = _ALIASES.get(key, key)
     if key not in DEVICES:
-        near = get_close_matches(key, DEVICES, n=1, cutoff=0.6)
-        hint = f" (did you mean {near[0]}?)" if near else ""
+        matches = get_close_matches(key, DEVICES, n=1, cutoff=0.6)
+        hint = f" (did you mean {matches[0]}?)" if matches else ""
         raise AfzalError(
             f"hardware {name!r} is not in the table{hint}",
             remedy=f"choose one of {', '.join(DEVICES)}; --memory-gb, --tflops and the like override its numbers",

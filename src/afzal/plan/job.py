@@ -166,10 +166,10 @@ def tokens_per_update(job: Job) -> float:
 def tokens_at_once(job: Job, layout: Layout) -> float:
     """Tokens of one forward pass: the budget, or a replica's tokens per update if those are fewer; at least those of
     the largest item."""
-    return at_most(job, layout, tokens_per_update(job))
+    return tokens_per_pass(job, layout, tokens_per_update(job))
 
 
-def at_most(job: Job, layout: Layout, tokens: float) -> float:
+def tokens_per_pass(job: Job, layout: Layout, tokens: float) -> float:
     """Tokens of one forward pass if all devices together have ``tokens`` to read."""
     return max(job.lengths.longest, min(layout.tokens, tokens / layout.replicas))
 

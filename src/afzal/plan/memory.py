@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from afzal.plan.activations import activation_bytes, again_bytes, block_working_bytes, logit_bytes, merged_bytes
+from afzal.plan.activations import activation_bytes, block_working_bytes, logit_bytes, merged_bytes, recomputed_bytes
 from afzal.plan.hardware import Device
 from afzal.plan.job import (
     Job,
@@ -56,15 +56,15 @@ def loading(job: Job, layout: Layout, device: Device) -> Moment:
     On one device the model is loaded in float32, and with bf16 the float32 masters are added. With several ranks each
     reads its own shard. A quantised model is loaded in its final format.
     """
-    e, kept = float(compute_bytes(job)), states(job, layout)
+    e, state = float(compute_bytes(job)), states(job, layout)
     overhead = {"overhead": device.reserve}
     if job.frozen != "dtype":
-        return Moment("loading", {"weights": kept["weights"]} | overhead)
+        return Moment("loading", {"weights": state["weights"]} | overhead)
     if layout.shards * layout.tensor > 1:
         ends = embedding_parameters(job.shape) * (1 if job.shape.tied or job.method.scalar else 2)
         gathered = e * (block_parameters(job.shape) + ends) / layout.tensor if layout.shards > 1 else 0.0
-        terms = {"weights": kept["weights"], "gathered": gathered}
-        terms |= {name: kept[name] for name in ("towers", "reference", "value model") if name in kept}
+        terms = {"weights": state["weights"], "gathered": gathered}
+        terms |= {name: state[name] for name in ("towers", "reference", "value model") if name in state}
         return Moment("loading", terms | overhead)
     terms = {
         "weights": 4.0 * policy_parameters(job),
@@ -73,14 +73,14 @@ def loading(job: Job, layout: Layout, device: Device) -> Moment:
     if job.shape.towers:
         terms["towers"] = 4.0 * job.shape.towers
     if job.has_value_model:
-        terms["value model"] = kept["value model"]
+        terms["value model"] = state["value model"]
     return Moment("loading", terms | overhead)
 
 
 def fits(job: Job, layout: Layout, device: Device) -> bool:
     """Whether memory use, loading included, stays within the plannable share of the memory."""
-    most = max(loading(job, layout, device).total, peak(job, layout, device).total)
-    return most <= USABLE * device.memory
+    largest = max(loading(job, layout, device).total, peak(job, layout, device).total)
+    return largest <= USABLE * device.memory
 
 
 def moments(job: Job, layout: Layout, device: Device) -> list[Moment]:
@@ -91,46 +91,47 @@ def moments(job: Job, layout: Layout, device: Device) -> list[Moment]:
     """
     e, unsharded = compute_bytes(job), layout.shards == 1
     tokens = tokens_at_once(job, layout)
-    kept, block = activation_bytes(job, layout, tokens, on_cpu=device.name == "cpu")
-    live = block_working_bytes(job.shape, e, layout.tensor) * tokens + 2 / 3 * merged_bytes(job)  # of gate and up
+    activations, block = activation_bytes(job, layout, tokens, on_cpu=device.name == "cpu")
+    working = block_working_bytes(job.shape, e, layout.tensor) * tokens + 2 / 3 * merged_bytes(job)  # of gate and up
     ends = (
         _end_weights(job) / layout.tensor if unsharded else 0.0
     )  # gradients of sharded weights are reduced as they appear
     gradients = 4.0 * trained_parameters(job) / (layout.shards * layout.tensor)
-    carried = gradients if micro_batches(job, layout) > 1 else 0.0
+    accumulated = gradients if micro_batches(job, layout) > 1 else 0.0
     # the gradient of a tied matrix waits for its other half; an untied head's is already stored as float32
     tied, head = job.shape.tied and not job.method.scalar, 0.0 if job.method.scalar else ends
-    waiting = e * head if tied else 0.0
-    after_head = carried + (waiting if tied or carried else 4 * head)
-    before_embedding = carried or gradients - 4 * ends
-    embedding = gradients + (e * ends if tied or carried or e == 2 else 0.0)
-    again = again_bytes(job, layout, tokens, on_cpu=device.name == "cpu")
-    valued = _value_activations(job, layout, tokens, on_cpu=device.name == "cpu")  # their backward pass comes first
+    waiting_bytes = e * head if tied else 0.0
+    after_head = accumulated + (waiting_bytes if tied or accumulated else 4 * head)
+    before_embedding = accumulated or gradients - 4 * ends
+    embedding = gradients + (e * ends if tied or accumulated or e == 2 else 0.0)
+    recomputed = recomputed_bytes(job, layout, tokens, on_cpu=device.name == "cpu")
+    # the value model runs its backward pass first
+    value_activations = _value_activations(job, layout, tokens, on_cpu=device.name == "cpu")
     terms_at = {
         "head": {
-            "gradients": carried + e * head,
-            "activations": kept + valued,
+            "gradients": accumulated + e * head,
+            "activations": activations + value_activations,
             "logits": logit_bytes(job, layout, tokens),
         },
-        "last block": {"gradients": after_head, "activations": kept + live + again},
-        "first block": {"gradients": before_embedding + waiting, "activations": live + block},
+        "last block": {"gradients": after_head, "activations": activations + working + recomputed},
+        "first block": {"gradients": before_embedding + waiting_bytes, "activations": working + block},
         "embedding": {"gradients": embedding, "activations": 3.0 * e * job.shape.width * tokens},
     }
     steady = states(job, layout) | {"overhead": device.reserve}
     gathered = _gathered(job, layout)
-    update = [Moment(at, steady | terms_at[at] | {"gathered": gathered[at]}) for at in _MOMENTS]
+    update = [Moment(name, steady | terms_at[name] | {"gathered": gathered[name]}) for name in _MOMENTS]
     if not job.method.online:
         return update
-    written = (generation_bytes(job, layout, device), scoring_bytes(job, layout, device))
-    return [*update, *(Moment(at, steady | terms) for at, terms in zip(_ROLLOUT, written, strict=True))]
+    rollout_terms = (generation_bytes(job, layout, device), scoring_bytes(job, layout, device))
+    return [*update, *(Moment(name, steady | terms) for name, terms in zip(_ROLLOUT, rollout_terms, strict=True))]
 
 
 def _value_activations(job: Job, layout: Layout, tokens: float, *, on_cpu: bool) -> float:
     """Bytes that the blocks of a separate value model keep."""
     if not job.has_value_model:
         return 0.0
-    kept, _ = activation_bytes(job, layout, tokens, on_cpu=on_cpu)
-    return kept + again_bytes(job, layout, tokens, on_cpu=on_cpu)
+    activations, _ = activation_bytes(job, layout, tokens, on_cpu=on_cpu)
+    return activations + recomputed_bytes(job, layout, tokens, on_cpu=on_cpu)
 
 
 def states(job: Job, layout: Layout) -> dict[str, float]:
@@ -150,12 +151,12 @@ def states(job: Job, layout: Layout) -> dict[str, float]:
     if job.shape.towers:
         terms["towers"] = float(e) * job.shape.towers / split
     if job.reference == "live" and not job.rank:
-        other = parameters(job.shape) + job.shape.towers + job.shape.projection
-        terms["reference"] = float(e) * other / split
+        reference_weights = parameters(job.shape) + job.shape.towers + job.shape.projection
+        terms["reference"] = float(e) * reference_weights / split
     if job.has_value_model:
-        moved = trained_value(job)
-        each = (e + 4 if e == 2 else e) if unsharded else 4  # a working copy and a master, or a single copy
-        terms["value model"] = float(e * (value_parameters(job) - moved) + each * moved) / split
+        n_trained = trained_value(job)
+        bytes_each = (e + 4 if e == 2 else e) if unsharded else 4  # a working copy and a master, or a single copy
+        terms["value model"] = float(e * (value_parameters(job) - n_trained) + bytes_each * n_trained) / split
     if job.reward is not None:  # in float32 too; its layers are sharded over all devices, and its matrices not cut
         terms["reward model"] = reward_bytes(job.reward) / split
     return terms
@@ -175,16 +176,16 @@ def _gathered(job: Job, layout: Layout) -> dict[str, float]:
     matrix = e * job.shape.width * job.shape.ff / layout.tensor if job.frozen != "dtype" else 0.0
     if layout.shards * layout.tensor == 1:
         return dict.fromkeys(_MOMENTS, matrix)
-    ahead = e * (job.shape.towers + job.shape.projection)  # with the root too
+    encoders = e * (job.shape.towers + job.shape.projection)  # with the root too
     if job.rank:  # no large gradient: a forward pass needs most, with two buffers and the unit copied out of one
         adapters = e * adapter_parameters(job.shape, job.rank) / job.shape.layers
         unit_bytes = (frozen_block_bytes(job) + adapters) / layout.tensor
-        first, blocks = unit_bytes + 2 * e * ends + ahead, 3 * unit_bytes + matrix + e * ends + ahead
+        first, blocks = unit_bytes + 2 * e * ends + encoders, 3 * unit_bytes + matrix + e * ends + encoders
         return dict(zip(_MOMENTS, (first, blocks, blocks - unit_bytes, first), strict=True))
     # their gradients are reduced together
-    further = ahead + (e * ends + ahead if job.reference == "live" else 0.0)  # and a reference's
-    blocks = e * (ends + end) + (3 * e + 4) * unit + further
-    root = (e * (ends + end) + e * unit + further, blocks, blocks, (e + 4) * ends + further)
+    root_extra = encoders + (e * ends + encoders if job.reference == "live" else 0.0)  # and a reference's
+    blocks = e * (ends + end) + (3 * e + 4) * unit + root_extra
+    root = (e * (ends + end) + e * unit + root_extra, blocks, blocks, (e + 4) * ends + root_extra)
     return dict(zip(_MOMENTS, root, strict=True))
 
 

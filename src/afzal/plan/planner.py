@@ -61,7 +61,7 @@ class Plan:
     cost: float | None
 
 
-def plan(job: Job, device: Device, wish: LayoutRequest, assumed: Assumptions, *, price: float | None = None) -> Plan:
+def plan(job: Job, device: Device, request: LayoutRequest, assumed: Assumptions, *, price: float | None = None) -> Plan:
     """The plan for a job on this kind of device.
 
     Fixed parts of the layout are kept even if the job does not fit. The others are chosen for the fewest devices, then
@@ -70,7 +70,7 @@ def plan(job: Job, device: Device, wish: LayoutRequest, assumed: Assumptions, *,
     Raises:
         AfzalError: no number of devices is enough, or the parts of the layout contradict each other.
     """
-    layout = _choose(job, device, wish, assumed)
+    layout = _choose(job, device, request, assumed)
     timing = times(job, layout, device, assumed)
     n = updates(job)
     hours = (timing.iteration * n / timing.updates + timing.before) / 3600
@@ -79,7 +79,7 @@ def plan(job: Job, device: Device, wish: LayoutRequest, assumed: Assumptions, *,
         job=job,
         device=device,
         layout=layout,
-        chosen=tuple(name for name in names if getattr(wish, name) is None),
+        chosen=tuple(name for name in names if getattr(request, name) is None),
         assumed=assumed,
         memory=peak(job, layout, device),
         loading=loading(job, layout, device),
@@ -98,15 +98,15 @@ def plan(job: Job, device: Device, wish: LayoutRequest, assumed: Assumptions, *,
 def largest_tokens(job: Job, layout: Layout, device: Device) -> int:
     """Tokens of the largest forward pass that fits, at most a million; 0 if the largest item alone does not."""
     # as if every replica had enough work to fill it: a batch can always be made larger
-    many = replace(job, batch_size=job.lengths.items, lengths=_repeated(job, layout))
+    full_job = replace(job, batch_size=job.lengths.items, lengths=_repeated(job, layout))
     small, large = job.lengths.longest, _MOST_TOKENS
-    if not fits(many, replace(layout, tokens=small), device):
+    if not fits(full_job, replace(layout, tokens=small), device):
         return 0
-    if fits(many, replace(layout, tokens=large), device):
+    if fits(full_job, replace(layout, tokens=large), device):
         return large
     while large - small > max(1, small // 256):
         middle = (small + large) // 2
-        small, large = (middle, large) if fits(many, replace(layout, tokens=middle), device) else (small, middle)
+        small, large = (middle, large) if fits(full_job, replace(layout, tokens=middle), device) else (small, middle)
     return small
 
 
@@ -120,30 +120,30 @@ def _repeated(job: Job, layout: Layout) -> Lengths:
     return replace(lengths, **sums)
 
 
-def _choose(job: Job, device: Device, wish: LayoutRequest, assumed: Assumptions) -> Layout:
-    tried: Layout | None = None
-    if alone := one_device_only(job):
-        if (wish.nodes or 1) * (wish.gpus or 1) > 1:
-            raise AfzalError(f"{alone} cannot be trained over several devices", remedy="--nodes 1 --gpus 1")
-        device, wish = replace(device, per_node=1), replace(wish, gpus=1)
-    for nodes, gpus in _machines(device, wish):
+def _choose(job: Job, device: Device, request: LayoutRequest, assumed: Assumptions) -> Layout:
+    last_layout: Layout | None = None
+    if part := one_device_only(job):
+        if (request.nodes or 1) * (request.gpus or 1) > 1:
+            raise AfzalError(f"{part} cannot be trained over several devices", remedy="--nodes 1 --gpus 1")
+        device, request = replace(device, per_node=1), replace(request, gpus=1)
+    for nodes, gpus in _machines(device, request):
         fitting = []
-        for layout in layouts(job, wish, nodes, gpus):
-            tried = layout
+        for layout in layouts(job, request, nodes, gpus):
+            last_layout = layout
             if fits(job, layout, device):
                 fitting.append(layout)
         if fitting:
             return min(fitting, key=lambda layout: _order(job, layout, device, assumed))
-    if tried is None:
+    if last_layout is None:
         raise AfzalError(
-            f"no layout of {_fixed_parts(wish)} exists",
+            f"no layout of {_fixed_parts(request)} exists",
             why="gpus must be a multiple of tensor, and nodes x gpus a multiple of shards x tensor; "
             "tensor divides the heads of the model",
             remedy="leave --shards and --tensor out to have them chosen",
         )
-    if wish.nodes is None:
-        raise does_not_fit(job, tried, device)
-    return tried
+    if request.nodes is None:
+        raise does_not_fit(job, last_layout, device)
+    return last_layout
 
 
 def one_device_only(job: Job) -> str:
@@ -153,31 +153,34 @@ def one_device_only(job: Job) -> str:
     return "a quantised model" if job.frozen != "dtype" else ""
 
 
-def layouts(job: Job, wish: LayoutRequest, nodes: int, gpus: int) -> Iterator[Layout]:
+def layouts(job: Job, request: LayoutRequest, nodes: int, gpus: int) -> Iterator[Layout]:
     """All layouts of these machines that the wish allows, from the least to the most sharded."""
-    for tensor in [wish.tensor] if wish.tensor else [1]:
+    for tensor in [request.tensor] if request.tensor else [1]:
         if gpus % tensor or job.shape.heads % tensor or job.shape.kv_heads % tensor:
             continue
         replicas = nodes * gpus // tensor
-        for shards in [wish.shards] if wish.shards else sorted({1, replicas}):  # as in training: unsharded, or over all
+        # as in training: unsharded, or over all
+        for shards in [request.shards] if request.shards else sorted({1, replicas}):
             if replicas % shards:
                 continue
-            for recompute in RECOMPUTE if wish.recompute is None else (wish.recompute,):
-                yield Layout(nodes, gpus, shards, tensor, recompute, wish.tokens)
+            for recompute in RECOMPUTE if request.recompute is None else (request.recompute,):
+                yield Layout(nodes, gpus, shards, tensor, recompute, request.tokens)
 
 
 def does_not_fit(job: Job, layout: Layout, device: Device) -> AfzalError:
     """The error for insufficient memory: by how much, the largest term, and the flag that reduces it."""
     moment, start = peak(job, layout, device), loading(job, layout, device)
     if start.total > USABLE * device.memory >= moment.total:
-        alone = layout.shards * layout.tensor == 1
+        unsharded = layout.shards * layout.tensor == 1
         return AfzalError(
             f"{start.total / 1e9:.1f} GB per device are needed to load the model, and "
             f"{USABLE * device.memory / 1e9:.1f} GB of {device.name} are available",
             where=job.shape.name,
-            why="one device loads the full model in float32" if alone else "each loads a share and one gathered block",
+            why="one device loads the full model in float32"
+            if unsharded
+            else "each loads a share and one gathered block",
             remedy="a device with more memory, a smaller model, or "
-            + ("several devices, each of which reads its own shard" if alone else "more devices"),
+            + ("several devices, each of which reads its own shard" if unsharded else "more devices"),
         )
     term, size = max(moment.terms.items(), key=lambda item: item[1])
     return AfzalError(
@@ -219,16 +222,16 @@ def _order(job: Job, layout: Layout, device: Device, assumed: Assumptions) -> tu
     return (float(f"{seconds:.3g}"), layout.tensor, layout.shards)
 
 
-def _machines(device: Device, wish: LayoutRequest) -> Iterator[tuple[int, int]]:
+def _machines(device: Device, request: LayoutRequest) -> Iterator[tuple[int, int]]:
     """Pairs of nodes and devices per node, from few devices to many."""
-    if wish.nodes is not None:
-        yield from ((wish.nodes, g) for g in ([wish.gpus] if wish.gpus else [device.per_node]))
+    if request.nodes is not None:
+        yield from ((request.nodes, g) for g in ([request.gpus] if request.gpus else [device.per_node]))
         return
-    if wish.gpus is None:
+    if request.gpus is None:
         yield from ((1, g) for g in _powers(device.per_node)[:-1])
-    gpus = wish.gpus or device.per_node
-    most = _MOST_NODES if device.per_node > 1 else 1
-    yield from ((n, gpus) for n in _powers(most))
+    gpus = request.gpus or device.per_node
+    most_nodes = _MOST_NODES if device.per_node > 1 else 1
+    yield from ((n, gpus) for n in _powers(most_nodes))
 
 
 def _powers(n: int) -> list[int]:
@@ -237,6 +240,6 @@ def _powers(n: int) -> list[int]:
     return powers if powers[-1] == n else [*powers, n]
 
 
-def _fixed_parts(wish: LayoutRequest) -> str:
-    fixed = {name: getattr(wish, name) for name in ("nodes", "gpus", "shards", "tensor")}
+def _fixed_parts(request: LayoutRequest) -> str:
+    fixed = {name: getattr(request, name) for name in ("nodes", "gpus", "shards", "tensor")}
     return ", ".join(f"{name} {value}" for name, value in fixed.items() if value is not None) or "these machines"

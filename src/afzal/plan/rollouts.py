@@ -11,7 +11,15 @@ import math
 from afzal.plan.activations import block_working_bytes, merged_bytes
 from afzal.plan.flops import Lengths, body_flops, head_flops, scaled
 from afzal.plan.hardware import Device
-from afzal.plan.job import Job, Layout, at_most, compute_bytes, frozen_bytes, policy_parameters, value_parameters
+from afzal.plan.job import (
+    Job,
+    Layout,
+    compute_bytes,
+    frozen_bytes,
+    policy_parameters,
+    tokens_per_pass,
+    value_parameters,
+)
 from afzal.plan.shapes import Shape, adapter_parameters, block_matrices, embedding_parameters, parameters, reward_bytes
 
 ROWS = 128  # answers decoded together
@@ -40,16 +48,16 @@ def prompts_of_a_replica(job: Job, layout: Layout) -> int:
 def rows_at_once(job: Job, layout: Layout) -> int:
     """Answers that one device decodes together."""
     n = job.lengths.branches
-    most = ROWS // n * n if n <= ROWS else ROWS
-    return min(most, prompts_of_a_replica(job, layout) * n)
+    most_rows = ROWS // n * n if n <= ROWS else ROWS
+    return min(most_rows, prompts_of_a_replica(job, layout) * n)
 
 
-def room_for(tokens: float) -> int:
+def cache_capacity(tokens: float) -> int:
     """Cache capacity, in tokens per row, after ``tokens`` tokens of the answer."""
-    room = ROOM
-    while room < tokens:
-        room += max(ROOM, room // 4 // ROOM * ROOM)
-    return room
+    capacity = ROOM
+    while capacity < tokens:
+        capacity += max(ROOM, capacity // 4 // ROOM * ROOM)
+    return capacity
 
 
 def key_value_bytes(shape: Shape, e: int) -> float:
@@ -65,18 +73,18 @@ def generation_bytes(job: Job, layout: Layout, device: Device) -> dict[str, floa
     """
     shape, e, rows = job.shape, compute_bytes(job), rows_at_once(job, layout)
     prompts = math.ceil(rows / job.lengths.branches)
-    room = room_for(job.lengths.response)
-    read = min(prompts * job.lengths.prompt, max(PROMPT_TOKENS, job.lengths.prompt))
+    capacity = cache_capacity(job.lengths.response)
+    prompt_tokens = min(prompts * job.lengths.prompt, max(PROMPT_TOKENS, job.lengths.prompt))
     working = block_working_bytes(shape, e, layout.tensor)
     # per row: scores of one layer and their softmax in float32 and in the number format of products, and queries and
     # results expanded to the key heads; or the logits. In addition the float32 buffer from which tokens are sampled.
     heads, key_heads = shape.heads / layout.tensor, shape.kv_heads / layout.tensor
-    seen = 2 * heads * ((job.lengths.prompt + room) * (_FLOAT32 + e) + key_heads * shape.head_width * e)
-    drawn = rows * (shape.vocabulary * _FLOAT32 + max(shape.vocabulary * e, seen + working))
+    attention_row = 2 * heads * ((job.lengths.prompt + capacity) * (_FLOAT32 + e) + key_heads * shape.head_width * e)
+    row_bytes = rows * (shape.vocabulary * _FLOAT32 + max(shape.vocabulary * e, attention_row + working))
     return {
-        "keys and values": key_value_bytes(shape, e) / layout.tensor * (prompts * job.lengths.prompt + rows * room),
-        "activations": max(read * working, drawn),
-        "gathered": _whole_bytes(job, layout),
+        "keys and values": key_value_bytes(shape, e) / layout.tensor * (prompts * job.lengths.prompt + rows * capacity),
+        "activations": max(prompt_tokens * working, row_bytes),
+        "gathered": _unsharded_bytes(job, layout),
         "packed weights": _packed_bytes(job, device) if layout.tensor == 1 else 0.0,
         "experts with adapters": _sum_bytes(job, device),
     }
@@ -103,31 +111,31 @@ def scoring_bytes(job: Job, layout: Layout, device: Device) -> dict[str, float]:
     computes in float32. A sharded reward model is gathered afterwards, when the others are freed; the larger of the two
     counts.
     """
-    tokens = at_most(job, layout, iteration(job).tokens)
+    tokens = tokens_per_pass(job, layout, iteration(job).tokens)
     scored = tokens * job.lengths.scored / job.lengths.tokens
     e, shape = compute_bytes(job), job.shape
     states = 2.0 * e * shape.width * scored
-    compared = scored * shape.vocabulary
-    logits = _COMPARED * _FLOAT32 * min(compared, SCORED_TILE)
+    n_logits = scored * shape.vocabulary
+    logits = _COMPARED * _FLOAT32 * min(n_logits, SCORED_TILE)
     if device.name == "cpu":
-        logits = 2 * min(e * compared, SCORED_BYTES_CPU) + _COMPARED * _FLOAT32 * min(compared, SCORED_CACHED_CPU)
-    of_reward = block_working_bytes(job.reward, _FLOAT32) if job.reward is not None else 0.0
-    apart = job.reward is not None and layout.shards * layout.tensor > 1
-    working = max(block_working_bytes(shape, e, layout.tensor), 0.0 if apart else of_reward)
+        logits = 2 * min(e * n_logits, SCORED_BYTES_CPU) + _COMPARED * _FLOAT32 * min(n_logits, SCORED_CACHED_CPU)
+    reward_working = block_working_bytes(job.reward, _FLOAT32) if job.reward is not None else 0.0
+    reward_apart = job.reward is not None and layout.shards * layout.tensor > 1
+    working = max(block_working_bytes(shape, e, layout.tensor), 0.0 if reward_apart else reward_working)
     block = tokens * working + merged_bytes(job)
     at_head = states + logits >= block
-    read = {
+    scoring_terms = {
         "logits": logits if at_head else 0.0,
         "activations": states if at_head else block,
-        "gathered": _whole_bytes(job, layout),
+        "gathered": _unsharded_bytes(job, layout),
     }
-    if job.reward is None or not apart:
-        return read
-    rewarded = {"logits": 0.0, "activations": tokens * of_reward, "gathered": reward_bytes(job.reward)}
-    return max(read, rewarded, key=lambda terms: sum(terms.values()))
+    if job.reward is None or not reward_apart:
+        return scoring_terms
+    reward_terms = {"logits": 0.0, "activations": tokens * reward_working, "gathered": reward_bytes(job.reward)}
+    return max(scoring_terms, reward_terms, key=lambda terms: sum(terms.values()))
 
 
-def _whole_bytes(job: Job, layout: Layout) -> float:
+def _unsharded_bytes(job: Job, layout: Layout) -> float:
     """Bytes of sharded models gathered during rollouts: every device then holds all of their layers."""
     if layout.shards == 1:
         return 0.0
@@ -141,10 +149,10 @@ def _whole_bytes(job: Job, layout: Layout) -> float:
 def scoring_flops(job: Job) -> float:
     """Operations of one iteration over all devices for log-probs of policy and reference, rewards and values."""
     lengths = iteration(job)
-    read, heads = body_flops(job.shape, lengths), head_flops(job.shape, lengths)
+    body, head = body_flops(job.shape, lengths), head_flops(job.shape, lengths)
     models = 1 + (job.reference == "live")
     rewards = body_flops(job.reward, lengths) if job.reward is not None else 0.0
-    return models * (read + heads) + rewards + (read if job.method.value else 0.0)
+    return models * (body + head) + rewards + (body if job.method.value else 0.0)
 
 
 def sums_of_tensor_ranks(job: Job, layout: Layout, tokens: float) -> float:

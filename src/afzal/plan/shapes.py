@@ -233,9 +233,9 @@ SHAPES: dict[str, Shape] = {shape.name: shape for shape in _SHAPES}
 
 def named(name: str) -> Shape | None:
     """A built-in shape by name, ignoring case, owner and ``-instruct``; None if there is none."""
-    bare = name.lower().rpartition("/")[2].removesuffix("-instruct").removesuffix("-it")
-    bare = bare.removeprefix("meta-")
-    return SHAPES.get(bare)
+    short_name = name.lower().rpartition("/")[2].removesuffix("-instruct").removesuffix("-it")
+    short_name = short_name.removeprefix("meta-")
+    return SHAPES.get(short_name)
 
 
 def nearest(name: str) -> str:

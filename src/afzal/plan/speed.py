@@ -101,14 +101,16 @@ def update_lengths(job: Job) -> Lengths:
 
 def executed_flops(job: Job, layout: Layout) -> float:
     """Floating-point operations of one update over all devices, recomputation included."""
-    lengths, again = update_lengths(job), int(layout.recompute == "full")
-    total = update_flops(job.shape, lengths, Passes(_further(job), again, job.rank), scalar_head=job.method.scalar)
+    lengths, recompute = update_lengths(job), int(layout.recompute == "full")
+    total = update_flops(
+        job.shape, lengths, Passes(_extra_forward_passes(job), recompute, job.rank), scalar_head=job.method.scalar
+    )
     if job.has_value_model:
-        total += update_flops(job.shape, lengths, Passes(0.0, again, job.rank), scalar_head=True)
+        total += update_flops(job.shape, lengths, Passes(0.0, recompute, job.rank), scalar_head=True)
     return total
 
 
-def _further(job: Job) -> float:
+def _extra_forward_passes(job: Job) -> float:
     """Forward passes without gradient per update; methods that learn from rewards make them before all updates."""
     return 0.0 if job.method.online else (job.reference == "live") + job.method.estimates
 
@@ -121,22 +123,24 @@ def useful_flops(job: Job) -> float:
 def traffic(job: Job, layout: Layout, device: Device) -> Traffic:
     """Bytes per device and update."""
     passes, e = micro_batches(job, layout), compute_bytes(job)
-    outside = (layout.shards - 1) / layout.shards
+    remote_share = (layout.shards - 1) / layout.shards
     trained = trained_parameters(job)
     policy = trained_policy(job)
     weight_bytes = (frozen_bytes(job) + e * policy if job.rank else policy_parameters(job) * e) / layout.tensor
     weight_bytes += e * value_parameters(job) / layout.tensor if job.has_value_model else 0.0
     # embedding and head stay gathered between a forward pass and its backward pass
-    ends = e * embedding_parameters(job.shape) * (1 if job.shape.tied or job.method.scalar else 2) / layout.tensor
-    moved = 4.0 * trained / layout.tensor
+    kept_gathered = (
+        e * embedding_parameters(job.shape) * (1 if job.shape.tied or job.method.scalar else 2) / layout.tensor
+    )
+    gradient_bytes = 4.0 * trained / layout.tensor
     copies = layout.replicas // layout.shards
-    rounds = 4 + 2 * (layout.recompute == "full") + 2 * _further(job)
+    rounds = 4 + 2 * (layout.recompute == "full") + 2 * _extra_forward_passes(job)
     rows = max(tokens_at_once(job, layout), tokens_per_update(job) / layout.replicas) * job.shape.width * e
     ring = 2 * (layout.tensor - 1) / layout.tensor
     return Traffic(
-        gather=passes * ((2 + _further(job)) * weight_bytes - ends) * outside,
-        scatter=passes * moved * outside,
-        replicas=2 * (copies - 1) / copies * moved / layout.shards,
+        gather=passes * ((2 + _extra_forward_passes(job)) * weight_bytes - kept_gathered) * remote_share,
+        scatter=passes * gradient_bytes * remote_share,
+        replicas=2 * (copies - 1) / copies * gradient_bytes / layout.shards,
         tensor=job.shape.layers * rounds * ring * rows,
         shard_rate=_rate(layout, device, layout.tensor, layout.shards),
         replica_rate=_rate(layout, device, layout.tensor * layout.shards, copies),
@@ -158,23 +162,23 @@ def times(job: Job, layout: Layout, device: Device, assumed: Assumptions) -> Tim
     """Seconds of one update, of one iteration, and of the passes before the first update."""
     peak = device.bf16 if job.dtype == "bf16" else device.fp32
     rate = layout.devices * peak * assumed.mfu
-    busy = min(1.0, items_per_update(job) / layout.replicas)  # an item is not split over replicas
-    speed = busy * rate
-    moved = traffic(job, layout, device)
+    busy_share = min(1.0, items_per_update(job) / layout.replicas)  # an item is not split over replicas
+    speed = busy_share * rate
+    bytes_moved = traffic(job, layout, device)
     trained = trained_parameters(job) / (layout.shards * layout.tensor)
     forward = update_flops(job.shape, job.lengths, Passes(forward=1.0)) - update_flops(job.shape, job.lengths, Passes())
-    answering = rate * min(1.0, iteration(job).items / layout.replicas)
-    read = iteration(job).tokens / layout.replicas if job.method.online else 0.0  # by every replica, in one pass
+    rollout_speed = rate * min(1.0, iteration(job).items / layout.replicas)
+    tokens_read = iteration(job).tokens / layout.replicas if job.method.online else 0.0  # by every replica, in one pass
     models = 1 + (job.reference == "live") + job.has_value_model
-    summing = sums_of_tensor_ranks(job, layout, read) / (moved.tensor_rate * assumed.link)
+    tensor_sums = sums_of_tensor_ranks(job, layout, tokens_read) / (bytes_moved.tensor_rate * assumed.link)
     return Times(
         compute=executed_flops(job, layout) / speed,
-        shards=(moved.gather + moved.scatter) / (moved.shard_rate * assumed.link),
-        tensor=moved.tensor / (moved.tensor_rate * assumed.link),
-        replicas=moved.replicas / (moved.replica_rate * assumed.link),
+        shards=(bytes_moved.gather + bytes_moved.scatter) / (bytes_moved.shard_rate * assumed.link),
+        tensor=bytes_moved.tensor / (bytes_moved.tensor_rate * assumed.link),
+        replicas=bytes_moved.replicas / (bytes_moved.replica_rate * assumed.link),
         optimiser=OPTIMISER_TRAFFIC * trained / device.bandwidth,
-        sampling=_sampling(job, layout, device, answering, assumed.link) + summing,
-        scoring=scoring_flops(job) / answering + models * summing if job.method.online else 0.0,
+        sampling=_sampling(job, layout, device, rollout_speed, assumed.link) + tensor_sums,
+        scoring=scoring_flops(job) / rollout_speed + models * tensor_sums if job.method.online else 0.0,
         before=forward / speed if job.reference == "cached" else 0.0,
         updates=job.updates_per_iteration,
     )
@@ -192,12 +196,12 @@ def _sampling(job: Job, layout: Layout, device: Device, speed: float, link: floa
     length = lengths.scored / (lengths.items * n)
     rounds = -(-prompts_of_a_replica(job, layout) * n // rows)
     weight_bytes = compute_bytes(job) * parameters(job.shape) / layout.tensor
-    read = (
+    context = (
         lengths.tokens / lengths.items - n * length + n * length / 2
     )  # a prompt once, and half of each answer on average
-    cached = key_value_bytes(job.shape, compute_bytes(job)) / layout.tensor * read * rows / n
-    outside = (layout.shards - 1) / layout.shards
-    gathered = weight_bytes * outside / (_rate(layout, device, layout.tensor, layout.shards) * link)
+    cached = key_value_bytes(job.shape, compute_bytes(job)) / layout.tensor * context * rows / n
+    remote_share = (layout.shards - 1) / layout.shards
+    gathered = weight_bytes * remote_share / (_rate(layout, device, layout.tensor, layout.shards) * link)
     return gathered + max(rounds * length * (weight_bytes + cached) / device.bandwidth, drawing_flops(job) / speed)
 
 

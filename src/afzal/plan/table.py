@@ -105,8 +105,8 @@ def assumptions(plan: Plan) -> list[str]:
     if plan.layout.recompute == "selective":
         notes.append("selective checkpointing recomputes no matrix products, and its time is not counted")
     if job.shape.media:
-        known = "only the tokens" if not job.shape.towers else "only weights and tokens, not the arithmetic,"
-        notes.append(f"of the encoders of images and sounds {known} are counted; they stay frozen")
+        counted_parts = "only the tokens" if not job.shape.towers else "only weights and tokens, not the arithmetic,"
+        notes.append(f"of the encoders of images and sounds {counted_parts} are counted; they stay frozen")
     if job.frozen != "dtype":
         notes.append(f"frozen matrices are stored as {job.frozen}; computation is in {job.dtype}")
     return notes
@@ -148,29 +148,29 @@ def _layout(plan: Plan) -> list[str]:
 def _memory(plan: Plan) -> list[str]:
     moment = plan.memory
     rows = [_row(name, f"{size / 1e9:.2f} GB") for name, size in largest_first(plan) if size >= 5e6]
-    room = f"of {USABLE * plan.device.memory / 1e9:.1f} GB: {'fits' if plan.fits else 'DOES NOT FIT'}"
+    verdict = f"of {USABLE * plan.device.memory / 1e9:.1f} GB: {'fits' if plan.fits else 'DOES NOT FIT'}"
     largest = f"{plan.largest:,} tokens" if plan.largest else "none"
-    during = moment.name if moment.name in ("generation", "scoring") else f"{moment.name} of the backward pass"
+    moment_name = moment.name if moment.name in ("generation", "scoring") else f"{moment.name} of the backward pass"
     return [
-        f"memory per device at its fullest ({during})",
+        f"memory per device at its fullest ({moment_name})",
         *rows,
-        _row("total", f"{moment.total / 1e9:.2f} GB", room),
+        _row("total", f"{moment.total / 1e9:.2f} GB", verdict),
         _row("largest pass", largest, "the largest forward pass that fits"),
         _row("loading", f"{plan.loading.total / 1e9:.2f} GB", "before the first update"),
     ]
 
 
 def _update(plan: Plan) -> list[str]:
-    t, moved = plan.times, plan.traffic
+    t, bytes_moved = plan.times, plan.traffic
     rows = [_row("arithmetic", _seconds(t.compute), f"{_scaled(plan.executed)}FLOP, {_scaled(plan.useful)} useful")]
     if plan.layout.shards > 1:
         overlap = "overlaps the arithmetic" if t.hidden else "longer than the arithmetic it overlaps"
-        both = f"{_scaled(moved.gather)}B gathered, {_scaled(moved.scatter)}B scattered"
-        rows.append(_row("shards", _seconds(t.shards), f"{both} per device, {overlap}"))
+        traffic = f"{_scaled(bytes_moved.gather)}B gathered, {_scaled(bytes_moved.scatter)}B scattered"
+        rows.append(_row("shards", _seconds(t.shards), f"{traffic} per device, {overlap}"))
     if plan.layout.tensor > 1:
-        rows.append(_row("tensor sums", _seconds(t.tensor), f"{_scaled(moved.tensor)}B per device"))
-    if moved.replicas:
-        rows.append(_row("replica sums", _seconds(t.replicas), f"{_scaled(moved.replicas)}B per device"))
+        rows.append(_row("tensor sums", _seconds(t.tensor), f"{_scaled(bytes_moved.tensor)}B per device"))
+    if bytes_moved.replicas:
+        rows.append(_row("replica sums", _seconds(t.replicas), f"{_scaled(bytes_moved.replicas)}B per device"))
     rows.append(_row("optimiser", _seconds(t.optimiser), "its state read and written once"))
     rate = tokens_per_update(plan.job) / t.update
     return ["one update", *rows, _row("total", _seconds(t.update), f"{rate:,.0f} tokens per second")]
@@ -195,10 +195,10 @@ def _iteration(plan: Plan) -> list[str]:
 def _run(plan: Plan) -> list[str]:
     device_hours = plan.hours * plan.layout.devices
     cost = [] if plan.cost is None else [_row("cost", f"{plan.cost:,.2f}")]
-    before = [_row("reference", _seconds(plan.times.before), "once")] if plan.times.before else []
+    reference = [_row("reference", _seconds(plan.times.before), "once")] if plan.times.before else []
     return [
         "whole run",
-        *before,
+        *reference,
         _row("updates", f"{plan.updates:,}"),
         _row("time", _duration(plan.hours), f"{device_hours:,.2f} device hours"),
         *cost,

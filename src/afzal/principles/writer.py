@@ -13,8 +13,8 @@ from afzal.config.revise import ReviseConfig
 from afzal.data.turns import full_text
 from afzal.records import Message, Turns
 from afzal.servers.cache import Cache, Reply, key_of
-from afzal.servers.client import opened
-from afzal.servers.requests import Request, answered
+from afzal.servers.client import server_from
+from afzal.servers.requests import Request, fetch_replies
 
 NO_ROOM = "no room"
 """The finish of a text that could not begin because its prompt fills the model's context."""
@@ -111,10 +111,10 @@ def _local(config: ReviseConfig) -> Write:
 
 def _served(config: ReviseConfig, replies: Path) -> Write:
     def write(wanted: Sequence[TextRequest]) -> list[Reply]:
-        server = opened(config, "writer")
+        server = server_from(config, "writer")
         requests = [_request(config, w) for w in wanted]
         with Cache(replies) as known:
-            reply_of = answered(requests, server.ask, known, name=config.model, concurrency=config.concurrency)
+            reply_of = fetch_replies(requests, server.ask, known, name=config.model, concurrency=config.concurrency)
         return [reply_of[r.key] for r in requests]
 
     return write

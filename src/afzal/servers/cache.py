@@ -91,12 +91,12 @@ class Cache:
             self._connection.execute("INSERT OR REPLACE INTO reply VALUES (?, ?, ?, ?, ?, ?)", values)
 
     @contextmanager
-    def _named_errors(self, done: str) -> Iterator[None]:
+    def _named_errors(self, action: str) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:
             raise AfzalError(
-                f"a server's reply cannot be {done}",
+                f"a server's reply cannot be {action}",
                 where=str(self._path),
                 why=str(error),
                 remedy="free some space, or fix the disk: the same command requests only missing replies",

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from afzal.errors import AfzalError
 from afzal.servers.cache import Reply
 
-_AGAIN = {408, 409, 425, 429, *range(500, 600)}
+_RETRY_STATUSES = {408, 409, 425, 429, *range(500, 600)}
 # messages of OpenAI, vLLM, SGLang, llama.cpp and others about a request that is too long for the model
 _LENGTH = re.compile(r"context[ _]?(length|size|window)|too long|too many tokens|longer than the model", re.IGNORECASE)
 _LIMIT = "max_completion_tokens"  # OpenAI's newer models require this instead of max_tokens
@@ -33,7 +33,7 @@ class TooLong(AfzalError):  # noqa: N818 - what was asked is not a fault of the 
     """The server refuses a request because it is too long for its model; others may still be answered."""
 
 
-class Reached(Protocol):
+class ServerSettings(Protocol):
     """A server's settings; ``key_env`` is the environment variable that holds the key."""
 
     @property
@@ -55,10 +55,10 @@ class Server:
     Attributes:
         url: up to and including ``/v1``.
         key: sent as a bearer token; never written anywhere.
-        whose: the caller's name in messages.
+        caller: the caller's name in messages.
         exact: whether a reply must name exactly the requested model.
         sleep: waits; replaced in tests.
-        faults: counts of faults by name; ``said`` is the server's message with the last one.
+        faults: counts of faults by name; ``last_message`` is the server's message with the last one.
     """
 
     url: str
@@ -66,12 +66,12 @@ class Server:
     key: str = field(default="", repr=False)
     timeout: float = 60.0
     attempts: int = 5
-    whose: str = "judge"
+    caller: str = "judge"
     exact: bool = False
     sleep: Callable[[float], None] = time.sleep
     transport: Any = None
     faults: Counter[str] = field(default_factory=Counter)
-    said: str = ""
+    last_message: str = ""
     _limit: str = "max_tokens"
     _failed: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -86,18 +86,18 @@ class Server:
             AfzalError: the server refuses the request (a wrong key, model or field), or another model replies; retrying
                 would not help.
         """
-        return self._asked("/chat/completions", {"messages": [dict(m) for m in messages], **sampling})
+        return self._request("/chat/completions", {"messages": [dict(m) for m in messages], **sampling})
 
     def complete(self, prompt: str | Sequence[int], sampling: Mapping[str, Any]) -> Reply:
         """The continuation of a prompt, given as text or token ids. Raises as :meth:`ask`."""
-        return self._asked("/completions", {"prompt": prompt, **sampling})
+        return self._request("/completions", {"prompt": prompt, **sampling})
 
-    def _asked(self, path: str, fields: Mapping[str, Any]) -> Reply:
+    def _request(self, path: str, fields: Mapping[str, Any]) -> Reply:
         body = {"model": self.model, **fields}
         for attempt in range(self.attempts):
             if self._failed >= IN_A_ROW:
                 break
-            reply, fault, wait = self._once(path, body)
+            reply, fault, wait = self._attempt(path, body)
             if reply is not None:
                 with self._lock:
                     self._failed = 0
@@ -109,23 +109,25 @@ class Server:
         with self._lock:
             self._failed += 1
         raise Unreachable(
-            f"the {self.whose}'s server gave no reply in {self.attempts} tries",
+            f"the {self.caller}'s server gave no reply in {self.attempts} tries",
             where=self.url,
             why=", ".join(f"{n} x {name}" for name, n in self.faults.most_common())
-            + (f"; it says: {self.said}" if self.said else ""),
+            + (f"; it says: {self.last_message}" if self.last_message else ""),
             remedy="the replies so far are kept: run the same command again when the server answers",
         )
 
-    def _once(self, path: str, body: Mapping[str, Any]) -> tuple[Reply | None, str, float | None]:
+    def _attempt(self, path: str, body: Mapping[str, Any]) -> tuple[Reply | None, str, float | None]:
         """A reply, or the fault and the wait in seconds that the server asks for."""
         import httpx2
 
-        sent = {self._limit if name == "max_tokens" and "messages" in body else name: of for name, of in body.items()}
+        payload = {
+            self._limit if name == "max_tokens" and "messages" in body else name: value for name, value in body.items()
+        }
         try:
-            response = self._connected().post(path, json=sent)
+            response = self._connected().post(path, json=payload)
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
             raise AfzalError(
-                f"the {self.whose}'s url is not a valid URL",
+                f"the {self.caller}'s url is not a valid URL",
                 where=self.url,
                 why=str(error),
                 remedy="write it as http://host:port/v1 or https://host/v1",
@@ -134,29 +136,29 @@ class Server:
             return None, "time-out", None
         except httpx2.HTTPError as error:
             return None, f"no connection ({type(error).__name__})", None
-        read = _json(response.text)
-        status, message = _status_of(response.status_code, response.text, read)
-        if status in _AGAIN:
-            self.said = "" if message.lstrip().startswith("<") else " ".join(message.split())[:200]
-            inside = "" if response.status_code == status else f" in a reply of status {response.status_code}"
-            return None, f"status {status}{inside}", _asked_wait(response.headers.get("retry-after"))
+        body_read = _json(response.text)
+        status, message = _status_of(response.status_code, response.text, body_read)
+        if status in _RETRY_STATUSES:
+            self.last_message = "" if message.lstrip().startswith("<") else " ".join(message.split())[:200]
+            place = "" if response.status_code == status else f" in a reply of status {response.status_code}"
+            return None, f"status {status}{place}", _retry_after(response.headers.get("retry-after"))
         if status != 200:
             too_long = status in (400, 413, 422) and _LENGTH.search(response.text)
-            if "max_tokens" in sent and "messages" in sent and _LIMIT in message and not too_long:
+            if "max_tokens" in payload and "messages" in payload and _LIMIT in message and not too_long:
                 self._limit = _LIMIT
-                return self._once(path, body)
+                return self._attempt(path, body)
             raise (TooLong if too_long else AfzalError)(
-                f"the {self.whose}'s server refuses the request with status {status}",
+                f"the {self.caller}'s server refuses the request with status {status}",
                 where=self.url,
                 why=message[:300] or response.headers.get("location", ""),
-                remedy=f"check url, model and key_env of the {self.whose}{_hint(path, body, status, message)}",
+                remedy=f"check url, model and key_env of the {self.caller}{_hint(path, body, status, message)}",
             )
         try:
-            reply = _reply(read)
+            reply = _reply(body_read)
         except (ValueError, KeyError, TypeError, IndexError):
             return None, "a reply that is not a completion", None
         if self.exact:
-            self._refuse_another(str(read.get("model")))
+            self._refuse_another(str(body_read.get("model")))
         return reply, "", None
 
     def _refuse_another(self, replied: str) -> None:
@@ -189,13 +191,13 @@ def _json(text: str) -> Any:
         return None
 
 
-def _status_of(status: int, text: str, read: Any) -> tuple[int, str]:
+def _status_of(status: int, text: str, body: Any) -> tuple[int, str]:
     """The status and the message of a reply. An error can come with status 200 and its own status, or none, in the
     body; without one it is retried, unless the request is too long."""
-    error = read.get("error") if isinstance(read, dict) else None
+    error = body.get("error") if isinstance(body, dict) else None
     message = error.get("message") if isinstance(error, dict) else error
     message = message if isinstance(message, str) and message else text
-    if status != 200 or not error or read.get("choices"):
+    if status != 200 or not error or body.get("choices"):
         return status, message
     code = error.get("code") if isinstance(error, dict) else None
     if isinstance(code, int) and 400 <= code < 600:
@@ -207,14 +209,14 @@ def _hint(path: str, body: Mapping[str, Any], status: int, message: str) -> str:
     """A hint at another possible reason for a refusal."""
     if "temperature" in message:
         return "; if its model accepts only one temperature, set that"
-    if _shows(body):
+    if _has_media(body):
         return "; the request holds images or sounds, which its model must be able to read"
     if status == 404 and path == "/completions":
         return "; plain texts go to /completions, which not every server has: if so, write prompts as messages"
     return ""
 
 
-def _shows(body: Mapping[str, Any]) -> bool:
+def _has_media(body: Mapping[str, Any]) -> bool:
     return any(not isinstance(message["content"], str) for message in body.get("messages", ()))
 
 
@@ -234,22 +236,22 @@ def _reply(body: Any) -> Reply:
     return Reply(writable, finish, *(int(count or 0) for count in counts))
 
 
-def _asked_wait(value: str | None) -> float | None:
+def _retry_after(value: str | None) -> float | None:
     try:
         return max(0.0, float(value)) if value is not None else None
     except ValueError:
         return None
 
 
-def opened(settings: Reached, whose: str) -> Server:
-    """The server that settings describe; ``whose`` is the caller's name in messages.
+def server_from(settings: ServerSettings, caller: str) -> Server:
+    """The server that settings describe; ``caller`` is the caller's name in messages.
 
     Raises:
         AfzalError: the variable with the key is not set.
     """
     key = key_from(settings.key_env)
     url, model = settings.url or "", settings.model or ""
-    return Server(url, model, key, timeout=settings.timeout, attempts=settings.attempts, whose=whose)
+    return Server(url, model, key, timeout=settings.timeout, attempts=settings.attempts, caller=caller)
 
 
 def key_from(variable: str | None) -> str:

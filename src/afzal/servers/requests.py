@@ -30,14 +30,14 @@ class Request:
     key: bytes
 
 
-def answered(
+def fetch_replies(
     requests: Sequence[Request],
     ask: Ask,
     cache: Cache,
     *,
     name: str,
     concurrency: int = 4,
-    heard: Callable[[int], None] = lambda n: None,
+    on_reply: Callable[[int], None] = lambda n: None,
 ) -> dict[bytes, Reply]:
     """The reply to each request, by key; requests missing from the cache are sent.
 
@@ -49,9 +49,9 @@ def answered(
     Raises:
         AfzalError: a request failed for good. Earlier replies are in the cache.
     """
-    wanted = {r.key: r for r in requests}
-    known = {key: reply for key in wanted if (reply := cache.get(key)) is not None}
-    missing = deque(request for key, request in wanted.items() if key not in known)
+    by_key = {r.key: r for r in requests}
+    replies = {key: reply for key in by_key if (reply := cache.get(key)) is not None}
+    missing = deque(request for key, request in by_key.items() if key not in replies)
     lock, stop, failed = threading.Lock(), threading.Event(), list[BaseException]()
 
     def reply_to(request: Request) -> Reply:
@@ -71,8 +71,8 @@ def answered(
             try:
                 reply = reply_to(request)
                 with lock:
-                    known[request.key] = reply
-                    heard(len(known))
+                    replies[request.key] = reply
+                    on_reply(len(replies))
             except BaseException as error:
                 failed.append(error)
                 stop.set()
@@ -89,17 +89,17 @@ def answered(
         stop.set()
     if failed:
         raise failed[0]
-    return known
+    return replies
 
 
 def counter(total: int, say: Callable[[str], None]) -> Callable[[int], None]:
     """A callback that reports progress at every tenth, with the estimated time left."""
-    began, reported = time.monotonic(), [0]
+    started, reported = time.monotonic(), [0]
 
-    def heard(n: int) -> None:
+    def on_reply(n: int) -> None:
         if 10 * n // total > reported[0]:
             reported[0] = 10 * n // total
-            left = (time.monotonic() - began) / n * (total - n)
-            say(f"{n} of {total} replies" + (f", {time_left(left)}" if n < total else ""))
+            seconds_left = (time.monotonic() - started) / n * (total - n)
+            say(f"{n} of {total} replies" + (f", {time_left(seconds_left)}" if n < total else ""))
 
-    return heard
+    return on_reply

@@ -363,9 +363,8 @@ class Queue:
         person = self._people[name]
         open_count = len(self.main) - len(self.full)  # read with every vote
         open_for_person = open_count - len(person.answered - self.full)
-        open_for_others = (
-            open_count * len(self._people) - self._people_on_open - open_for_person
-        )  # what they could answer at most
+        # what the others could answer at most
+        open_for_others = open_count * len(self._people) - self._people_on_open - open_for_person
         slots = self.rules.overlap * len(self.main) - self._vote_count
         fair = max(-(-slots // len(self._people)), slots - open_for_others)
         return min(open_for_person, fair) + len(person.gold) - len(self._gold_answers(person))
