@@ -106,12 +106,12 @@ def _one_thread() -> Iterator[None]:
     """Use one thread: so small a model is slower if its operations are spread over cores."""
     import torch
 
-    before = torch.get_num_threads()
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
 
 
 def _supervised(out: Path, plan: Plan) -> Path:
@@ -176,9 +176,9 @@ def _steps(steps: int, batch_size: int, rows: int) -> dict[str, Any]:
 
 def _write_pairs(prompts: np.ndarray, log_ref: np.ndarray, n: int, path: Path, rng: np.random.Generator) -> None:
     pairs = language.sample_pairs(np.exp(log_ref), n, rng)
-    which, first, second = pairs
+    prompt_index, first, second = pairs
     rewards = language.reward(prompts)
-    votes = language.noisy(rewards[which, first] - rewards[which, second], rng)
+    votes = language.noisy(rewards[prompt_index, first] - rewards[prompt_index, second], rng)
     language.write_pairs(language.pair_items(prompts, pairs, votes), path)
 
 
@@ -189,11 +189,11 @@ def _rows(world: World, outcomes: Sequence[Outcome]) -> list[tuple[str, ...]]:
     """The measurements as text, so that both tables agree: one row per policy, and one for the best possible policy."""
     rows = []
     for o in outcomes:
-        f, moved = o.figures, o.figures.kl > 0
-        shares = (f"{f.share:.0%}" if moved else "", f"{f.win_rate:.1%}" if moved else "")
+        f, left_start = o.figures, o.figures.kl > 0
+        shares = (f"{f.share:.0%}" if left_start else "", f"{f.win_rate:.1%}" if left_start else "")
         rows.append((o.label, f"{f.reward:.3f}", f"{f.kl:.3f}", f"{f.optimal:.3f}", *shares))
-    most, distance = world.frontier.reward[-1], world.frontier.kl[-1]
-    return [*rows, ("only best responses", f"{most:.3f}", f"{distance:.3f}", f"{most:.3f}", "100%", "")]
+    best_reward, distance = world.frontier.reward[-1], world.frontier.kl[-1]
+    return [*rows, ("only best responses", f"{best_reward:.3f}", f"{distance:.3f}", f"{best_reward:.3f}", "100%", "")]
 
 
 def _table(world: World, outcomes: Sequence[Outcome]) -> Table:
@@ -208,9 +208,9 @@ def _table(world: World, outcomes: Sequence[Outcome]) -> Table:
 
 
 def _verdict(world: World, main: Outcome) -> str:
-    before, after = world.frontier.reward[0], main.figures
+    start, after = world.frontier.reward[0], main.figures
     return (
-        f"{main.label}: expected reward {before:.2f} -> {after.reward:.2f} at a KL of {after.kl:.2f} nats.\n"
+        f"{main.label}: expected reward {start:.2f} -> {after.reward:.2f} at a KL of {after.kl:.2f} nats.\n"
         f"No policy can have more than {after.optimal:.2f} there: {after.share:.0%} of the possible gain is won."
     )
 
@@ -228,7 +228,7 @@ def _sections(world: World, outcomes: Sequence[Outcome], chart: sections.Frontie
     text = "\n\n".join(filter(None, (_verdict(world, main), _estimate(main), _ABOUT)))
     table = sections.Table(_COLUMNS, tuple(_rows(world, outcomes)))
     gain = sections.Section("What was gained, exactly", text, chart, table)
-    return [gain, _listed(world, main)]
+    return [gain, _likeliest_section(world, main)]
 
 
 def _estimate(main: Outcome) -> str:
@@ -254,11 +254,11 @@ _ABOUT = (
 
 def _best_of(world: World, n: int) -> sections.PolicyPoint:
     policy = exact.best_of(world.log_ref, world.rewards, n)
-    at = exact.kl(policy, world.log_ref), exact.expected(policy, world.rewards)
-    return sections.PolicyPoint(f"best of {n}", *at, colour=sections.svg.OTHER)
+    position = exact.kl(policy, world.log_ref), exact.expected(policy, world.rewards)
+    return sections.PolicyPoint(f"best of {n}", *position, colour=sections.svg.OTHER)
 
 
-def _listed(world: World, main: Outcome) -> sections.Section:
+def _likeliest_section(world: World, main: Outcome) -> sections.Section:
     """The likeliest responses to one held-out prompt, before and after training."""
     after, before, rewards = np.exp(main.log_pi[0]), np.exp(world.log_ref[0]), world.rewards[0]
     rows = tuple(

@@ -78,9 +78,9 @@ def entropy(log_pi: np.ndarray) -> float:
 
 def win_rate(log_pi: np.ndarray, log_other: np.ndarray, rewards: np.ndarray) -> float:
     """Probability that a response of π has a higher reward than one of the other policy; equal rewards count ½."""
-    pi, other = np.exp(log_pi), np.exp(log_other)
+    pi, other_pi = np.exp(log_pi), np.exp(log_other)
     total = 0.0
-    for p, q, r in zip(pi, other, rewards, strict=True):
+    for p, q, r in zip(pi, other_pi, rewards, strict=True):
         level = np.unique(r, return_inverse=True)[1]
         q_level = np.bincount(level, q)
         total += float(np.bincount(level, p) @ (np.cumsum(q_level) - q_level / 2))
@@ -123,20 +123,20 @@ def constrained_optimum(
         ValueError: no policy on the reference's support has a cost that low.
     """
 
-    def at(multiplier: float) -> np.ndarray:
+    def policy_at(multiplier: float) -> np.ndarray:
         return optimum(log_ref, rewards - multiplier * costs, beta)
 
-    if expected(at(0.0), costs) <= bound:
-        return ConstrainedOptimum(0.0, at(0.0))
+    if expected(policy_at(0.0), costs) <= bound:
+        return ConstrainedOptimum(0.0, policy_at(0.0))
     low, high = 0.0, 1.0
-    while expected(at(high), costs) > bound:
+    while expected(policy_at(high), costs) > bound:
         low, high = high, 2 * high
         if high > _STRICTEST:
             raise ValueError(f"no policy has a cost of at most {bound:g}")
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        low, high = (middle, high) if expected(at(middle), costs) > bound else (low, middle)
-    return ConstrainedOptimum(high, at(high))
+        low, high = (middle, high) if expected(policy_at(middle), costs) > bound else (low, middle)
+    return ConstrainedOptimum(high, policy_at(high))
 
 
 def best_of(log_ref: np.ndarray, scores: np.ndarray, n: int) -> np.ndarray:
@@ -231,5 +231,5 @@ def evaluate(log_pi: np.ndarray, log_ref: np.ndarray, rewards: np.ndarray) -> Ex
 
 
 def _logsumexp(scores: np.ndarray) -> np.ndarray:
-    top = scores.max(1, keepdims=True)
-    return top + np.log(np.exp(scores - top).sum(1, keepdims=True))
+    peak = scores.max(1, keepdims=True)
+    return peak + np.log(np.exp(scores - peak).sum(1, keepdims=True))

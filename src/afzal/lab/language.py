@@ -63,10 +63,10 @@ def prompts(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
     The order comes from a hash, not a random generator, so it is the same under every library version.
     """
-    every = sorted(
+    by_hash = sorted(
         product(range(N_CONTENT), repeat=3), key=lambda x: hashlib.sha256(f"{seed}:{x}".encode()).hexdigest()
     )
-    order = np.asarray(every, dtype=np.int64)
+    order = np.asarray(by_hash, dtype=np.int64)
     return order[:N_TRAIN], order[N_TRAIN : N_TRAIN + N_HELD_OUT]
 
 
@@ -131,21 +131,21 @@ def sft_policy(prompt: np.ndarray) -> np.ndarray:
     return np.asarray(_SFT_LENGTHS)[LENGTHS] * np.where(y >= 0, token, 1.0).prod(-1)
 
 
-def sample(probabilities: np.ndarray, which: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """For each entry of ``which`` ``[N]``, a response index drawn from row ``which[n]`` of ``[X, Y]``."""
+def sample(probabilities: np.ndarray, index: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """For each entry of ``index`` ``[N]``, a response index drawn from row ``index[n]`` of ``[X, Y]``."""
     edges = np.cumsum(probabilities, axis=1)
     rows = edges / edges[:, -1:] + np.arange(len(edges))[:, None]  # one ascending list: row x fills (x, x + 1]
-    places = np.searchsorted(rows.ravel(), which + rng.random(len(which)), side="right") - which * edges.shape[1]
+    places = np.searchsorted(rows.ravel(), index + rng.random(len(index)), side="right") - index * edges.shape[1]
     return np.minimum(places, edges.shape[1] - 1)
 
 
 def sft_items(prompt: np.ndarray, n: int, rng: np.random.Generator) -> list[Item]:
     """``n`` demonstrations for prompts drawn uniformly from ``[X, 3]``."""
-    which = rng.integers(len(prompt), size=n)
-    drawn = sample(sft_policy(prompt), which, rng)
+    prompt_index = rng.integers(len(prompt), size=n)
+    responses = sample(sft_policy(prompt), prompt_index, rng)
     return [
         Item(f"sft-{k}", prompt_text(prompt[x]), (Response(response_text(RESPONSES[y])),))
-        for k, (x, y) in enumerate(zip(which, drawn, strict=True))
+        for k, (x, y) in enumerate(zip(prompt_index, responses, strict=True))
     ]
 
 
@@ -157,9 +157,9 @@ def sample_pairs(policy: np.ndarray, n: int, rng: np.random.Generator) -> tuple[
     """
     parts: list[np.ndarray] = []
     while sum(len(p) for p in parts) < n:
-        which = rng.integers(len(policy), size=n)
-        drawn = np.stack([which, sample(policy, which, rng), sample(policy, which, rng)], axis=1)
-        parts.append(drawn[drawn[:, 1] != drawn[:, 2]])
+        prompt_index = rng.integers(len(policy), size=n)
+        triples = np.stack([prompt_index, sample(policy, prompt_index, rng), sample(policy, prompt_index, rng)], axis=1)
+        parts.append(triples[triples[:, 1] != triples[:, 2]])
     prompt, first, second = np.concatenate(parts)[:n].T
     return prompt, first, second
 
@@ -196,7 +196,7 @@ def crowd(gaps: np.ndarray, reliability: Sequence[float], rng: np.random.Generat
 
     1 is faithful, .5 random, 0 adversarial (Chen 2013, CrowdBT).
     """
-    return np.stack([flipped(noisy(gaps, rng), 1 - trust, rng) for trust in reliability])
+    return np.stack([flipped(noisy(gaps, rng), 1 - p_faithful, rng) for p_faithful in reliability])
 
 
 def pair_items(
@@ -214,8 +214,8 @@ def pair_items(
     for k, (x, a, b) in enumerate(zip(*pairs, strict=True)):
         texts = tuple(Response(response_text(RESPONSES[y])) for y in (a, b))
         names = [f"annotator-{i}" for i in range(len(votes))] if len(votes) > 1 else [None]
-        cast = tuple(_vote(float(p), who) for p, who in zip(votes[:, k], names, strict=True))
-        items.append(Item(f"{prefix}-{k}", prompt_text(prompt[x]), texts, cast))
+        comparisons = tuple(_vote(float(p), annotator) for p, annotator in zip(votes[:, k], names, strict=True))
+        items.append(Item(f"{prefix}-{k}", prompt_text(prompt[x]), texts, comparisons))
     return items
 
 

@@ -91,10 +91,10 @@ class Claim:
 
 def claim_from_seeds(text: str, held: Sequence[bool | None], figures: str) -> Claim:
     """A claim from its outcome in each seed; a seed without figures is None, and the claim is then not measured."""
-    known = [h for h in held if h is not None]
-    if not held or len(known) < len(held):
-        return Claim(text, "not measured", sum(known), len(held), figures or "no figures")
-    return Claim(text, "reproduces" if all(known) else "does not reproduce", sum(known), len(held), figures)
+    measured = [h for h in held if h is not None]
+    if not held or len(measured) < len(held):
+        return Claim(text, "not measured", sum(measured), len(held), figures or "no figures")
+    return Claim(text, "reproduces" if all(measured) else "does not reproduce", sum(measured), len(held), figures)
 
 
 def claim_above(
@@ -113,7 +113,7 @@ def claim_above(
     if kl == 0:
         return claim_from_seeds(text, [None] * len(seeds), f"{methods[0]} and {methods[1]} share no KL of the grid")
     gaps = [
-        _known(best_at(trajectories, methods[0], s, kl)) - _known(best_at(trajectories, methods[1], s, kl))
+        _require(best_at(trajectories, methods[0], s, kl)) - _require(best_at(trajectories, methods[1], s, kl))
         for s in seeds
     ]
     listed = ", ".join(f"{g:+.2f}" for g in gaps)
@@ -136,15 +136,19 @@ def claim_stays_low(
     held: list[bool | None] = []
     sentences = []
     for seed in seeds:
-        mine, theirs = (
+        points, other_points = (
             [p for c in trajectories if (c.method, c.seed) == (m, seed) for p in c.points] for m in (method, other)
         )
-        if not mine or not theirs:
+        if not points or not other_points:
             held.append(None)
             continue
-        far, best, bar = max(p.kl for p in mine), max(p.reward for p in mine), max(p.reward for p in theirs)
-        held.append(far < kl and best < bar - by)
-        sentences.append(f"{best:.2f} at most, KL up to {far:.2f}, against {bar:.2f}")
+        largest_kl, highest, other_highest = (
+            max(p.kl for p in points),
+            max(p.reward for p in points),
+            max(p.reward for p in other_points),
+        )
+        held.append(largest_kl < kl and highest < other_highest - by)
+        sentences.append(f"{highest:.2f} at most, KL up to {largest_kl:.2f}, against {other_highest:.2f}")
     return claim_from_seeds(text, held, "; ".join(sentences))
 
 
@@ -164,14 +168,16 @@ def table(
 
 
 def _cell(rewards: Sequence[float | None], optimum: float) -> str:
-    known = [r for r in rewards if r is not None]
-    if not known:
+    reached = [r for r in rewards if r is not None]
+    if not reached:
         return ""
-    few = f" ({len(known)} of {len(rewards)})" if len(known) < len(rewards) else ""
-    return f"{np.mean(known):.2f} ({min(known):.2f} to {max(known):.2f}), {optimum - np.mean(known):.2f}{few}"
+    coverage = f" ({len(reached)} of {len(rewards)})" if len(reached) < len(rewards) else ""
+    return (
+        f"{np.mean(reached):.2f} ({min(reached):.2f} to {max(reached):.2f}), {optimum - np.mean(reached):.2f}{coverage}"
+    )
 
 
-def _known(value: float | None) -> float:
+def _require(value: float | None) -> float:
     if value is None:
         raise ValueError("a method does not reach this KL")
     return value

@@ -84,10 +84,10 @@ def pairs(task: Task, prompt: np.ndarray, policy: np.ndarray, n: int, rng: np.ra
         prompt: ``[X, 3]``, the prompts to draw from.
         policy: probabilities ``[X, Y]``.
     """
-    drawn = language.sample_pairs(policy, n, rng)
+    indices = language.sample_pairs(policy, n, rng)
     rewards = reward(task, prompt)
-    votes = language.noisy(rewards[drawn[0], drawn[1]] - rewards[drawn[0], drawn[2]], rng)
-    items = language.pair_items(prompt, drawn, votes, prefix=task.name)
+    votes = language.noisy(rewards[indices[0], indices[1]] - rewards[indices[0], indices[2]], rng)
+    items = language.pair_items(prompt, indices, votes, prefix=task.name)
     return [replace(item, extra=MappingProxyType({"task": task.name})) for item in items]
 
 
@@ -119,6 +119,6 @@ def policy_value(log_pi: np.ndarray, log_ref: np.ndarray, rewards: np.ndarray, b
 
     The regret is beta KL(pi || pi*), with pi* = pi_ref exp(r / beta) / Z (Rafailov et al. 2023, eq. 4 and 14).
     """
-    gained, distance = exact.expected(log_pi, rewards), exact.kl(log_pi, log_ref)
+    expected_reward, distance = exact.expected(log_pi, rewards), exact.kl(log_pi, log_ref)
     best = beta * float(exact.log_partition(log_ref, rewards, beta).mean())
-    return PolicyValue(gained, distance, gained - beta * distance, best)
+    return PolicyValue(expected_reward, distance, expected_reward - beta * distance, best)

@@ -61,21 +61,21 @@ def show_evidence(pieces: np.ndarray, k: int, protocol: Protocol, rng: np.random
     return Evidence(chosen, np.take_along_axis(pieces, chosen, 1), side)
 
 
-def evidence_subset(seen: Evidence, which: slice) -> Evidence:
+def evidence_subset(evidence: Evidence, part: slice) -> Evidence:
     """The shown evidence of a part of the cases."""
-    return Evidence(seen.pieces[which], seen.values[which], seen.side[which])
+    return Evidence(evidence.pieces[part], evidence.values[part], evidence.side[part])
 
 
-def naive_judge(seen: Evidence) -> np.ndarray:
+def naive_judge(evidence: Evidence) -> np.ndarray:
     """``[N]`` the sum of the shown values."""
-    return seen.values.sum(1)
+    return evidence.values.sum(1)
 
 
-def aware_judge(past: Evidence, totals: np.ndarray, seen: Evidence) -> np.ndarray:
+def aware_judge(past: Evidence, totals: np.ndarray, evidence: Evidence) -> np.ndarray:
     """``[N]`` the expected sum of all pieces given the shown ones, by least squares on past cases of the same protocol,
     whose sums ``totals`` are known."""
     weights, *_ = np.linalg.lstsq(_regressors(past.values), totals, rcond=None)
-    return _regressors(seen.values) @ weights
+    return _regressors(evidence.values) @ weights
 
 
 def _regressors(values: np.ndarray) -> np.ndarray:
@@ -84,17 +84,17 @@ def _regressors(values: np.ndarray) -> np.ndarray:
     return np.concatenate([np.ones((len(values), 1)), values, size, values * size], 1)
 
 
-def probability(judged: np.ndarray, past: np.ndarray, totals: np.ndarray) -> np.ndarray:
+def probability(estimates: np.ndarray, past_estimates: np.ndarray, totals: np.ndarray) -> np.ndarray:
     """``[N]`` probability that the sum is positive, from the errors of a judge's expected sums in past cases."""
-    off = np.sort(totals - past)
-    above = len(off) - np.searchsorted(off, -judged, side="right")
-    equal = np.searchsorted(off, -judged, side="right") - np.searchsorted(off, -judged, side="left")
-    return (above + 0.5 * equal) / len(off)
+    errors = np.sort(totals - past_estimates)
+    above = len(errors) - np.searchsorted(errors, -estimates, side="right")
+    equal = np.searchsorted(errors, -estimates, side="right") - np.searchsorted(errors, -estimates, side="left")
+    return (above + 0.5 * equal) / len(errors)
 
 
-def accuracy(judged: np.ndarray, totals: np.ndarray) -> np.ndarray:
+def accuracy(estimates: np.ndarray, totals: np.ndarray) -> np.ndarray:
     """``[N]`` 1 if the judge names the better answer, 0 if the other, 0.5 if neither."""
-    return 0.5 + 0.5 * np.sign(judged) * np.sign(totals)
+    return 0.5 + 0.5 * np.sign(estimates) * np.sign(totals)
 
 
 def toy(
@@ -107,11 +107,11 @@ def toy(
         for number, protocol in enumerate(PROTOCOLS):
             rng = np.random.default_rng([seed, k, number])
             pieces = rng.standard_normal((draws, n))
-            seen, totals, half = show_evidence(pieces, k, protocol, rng), pieces.sum(1), draws // 2
-            past, now = (evidence_subset(seen, part) for part in (slice(half), slice(half, None)))
+            evidence, totals, n_past = show_evidence(pieces, k, protocol, rng), pieces.sum(1), draws // 2
+            past, current = (evidence_subset(evidence, part) for part in (slice(n_past), slice(n_past, None)))
             accuracies[f"{protocol}, k = {k}"] = {
-                "naive": float(accuracy(naive_judge(seen), totals).mean()),
-                "aware": float(accuracy(aware_judge(past, totals[:half], now), totals[half:]).mean()),
+                "naive": float(accuracy(naive_judge(evidence), totals).mean()),
+                "aware": float(accuracy(aware_judge(past, totals[:n_past], current), totals[n_past:]).mean()),
             }
     return accuracies
 
@@ -126,8 +126,8 @@ def positions(prompts: np.ndarray, pairs: tuple[np.ndarray, np.ndarray, np.ndarr
         pairs: as returned by :func:`afzal.lab.language.sample_pairs`.
     """
     x, a, b = pairs
-    one, other = (_local(prompts[x], language.RESPONSES[y]) for y in (a, b))
-    return np.round(one - other, 9)
+    first, second = (_local(prompts[x], language.RESPONSES[y]) for y in (a, b))
+    return np.round(first - second, 9)
 
 
 def _local(prompt: np.ndarray, response: np.ndarray) -> np.ndarray:
@@ -139,18 +139,18 @@ def _local(prompt: np.ndarray, response: np.ndarray) -> np.ndarray:
     return values
 
 
-def count_judge(past: Evidence, totals: np.ndarray, seen: Evidence) -> np.ndarray:
+def count_judge(past: Evidence, totals: np.ndarray, evidence: Evidence) -> np.ndarray:
     """``[N]`` how much likelier the first answer is to be better than the second, -1 to 1, among past cases with
     exactly the same evidence shown by the same side; if there are none, the sum of the shown values decides, with a
     magnitude below any count.
 
     For evidence with few distinct values, where this is the posterior itself.
     """
-    described = [np.concatenate([s.values, s.pieces, s.side[:, None]], 1) for s in (past, seen)]
-    rows = np.concatenate(described)
+    tables = [np.concatenate([s.values, s.pieces, s.side[:, None]], 1) for s in (past, evidence)]
+    rows = np.concatenate(tables)
     _, kind = np.unique(np.round(rows, 6), axis=0, return_inverse=True)
     kind = kind.reshape(-1)
-    before, now = kind[: len(past.values)], kind[len(past.values) :]
-    n = np.bincount(before, minlength=kind.max() + 1)
-    score = np.bincount(before, np.sign(totals), kind.max() + 1) / np.maximum(n, 1)
-    return np.where(score[now] != 0, score[now], 1e-6 * np.sign(naive_judge(seen)))
+    past_kinds, kinds = kind[: len(past.values)], kind[len(past.values) :]
+    n = np.bincount(past_kinds, minlength=kind.max() + 1)
+    score = np.bincount(past_kinds, np.sign(totals), kind.max() + 1) / np.maximum(n, 1)
+    return np.where(score[kinds] != 0, score[kinds], 1e-6 * np.sign(naive_judge(evidence)))
