@@ -41,7 +41,7 @@ def test_processors_are_those_of_the_affinity_and_no_more_than_the_share(
     share: float | None, cpus: int, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
-    monkeypatch.setattr(environment, "_share", lambda _: share)
+    monkeypatch.setattr(environment, "_cpu_quota", lambda _: share)
     assert usable_cpus() == cpus
 
 

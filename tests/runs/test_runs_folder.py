@@ -343,8 +343,8 @@ def test_without_kernel_locks_the_process_id_decides(tmp_path, monkeypatch):
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     sleeper = subprocess.Popen(["sleep", "600"])
-    me = lock._me()
-    record = me | {"pid": sleeper.pid, "started": lock._started(sleeper.pid)}
+    me = lock._own_record()
+    record = me | {"pid": sleeper.pid, "started": lock._start_time(sleeper.pid)}
 
     def left_by(**changes):
         (tmp_path / "run.lock").write_text(json.dumps(record | changes))

@@ -31,7 +31,7 @@ __all__ = [
     "diagnose",
     "interval_of",
     "not_checked",
-    "upto",
+    "up_to_kept_step",
     "verdict",
 ]
 
@@ -80,14 +80,14 @@ def diagnose(metrics: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> 
             (``before``/``after`` with ``length``, ``eos_rate`` and their ``_se``) replaces the evaluations' samples;
             ``kept_step`` means that the weights of an earlier step were kept, and later steps are not judged.
     """
-    judged = upto(metrics, facts)
-    train, held_out, rolled = ([m for m in judged if m.get("kind") == kind] for kind in ("train", "eval", "rollout"))
-    curves = Curves(train, held_out, facts, rolled)
+    lines = up_to_kept_step(metrics, facts)
+    train, held_out, rollouts = ([m for m in lines if m.get("kind") == kind] for kind in ("train", "eval", "rollout"))
+    curves = Curves(train, held_out, facts, rollouts)
     diagnoses = [replace(d, check=name) for name, check in CHECKS.items() if (d := check(curves))]
     return sorted(diagnoses, key=lambda d: _RANK[d.severity])
 
 
-def upto(metrics: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def up_to_kept_step(metrics: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The lines up to the step whose weights were kept: all of them, unless the run stopped early."""
     kept_step = facts.get("kept_step")
     return [m for m in metrics if not is_number(kept_step) or not is_number(m.get("step")) or m["step"] <= kept_step]

@@ -24,12 +24,12 @@ Estimate = tuple[float, float]  # value and standard error
 
 def lengths(c: Curves) -> Diagnosis | None:
     """Did the policy learn to write longer or shorter, and does its reward follow length?"""
-    sampled, pull = _sampled(c, "length"), _length_correlation(c)
+    sampled, correlation = _sampled(c, "length"), _length_correlation(c)
     rules = [
         f"mean sample length changed by a factor above {LENGTH_WATCH} either way (bad: {LENGTH_BAD}) and by more than "
         f"{SURE:.0f} standard errors"
     ]
-    if pull is not None:
+    if correlation is not None:
         rules.append(
             f"the 95% interval of the correlation between margin and length difference on held-out pairs lies beyond "
             f"{LENGTH_CORRELATION} in either direction"
@@ -38,29 +38,36 @@ def lengths(c: Curves) -> Diagnosis | None:
     remedy = f"balance lengths in the data (`afzal check` shows the bias), or raise {c.named('beta')}"
     if sampled and _drifted(*sampled, LENGTH_WATCH):
         before, after = sampled[0][0], sampled[1][0]
-        way = "longer" if after > before else "shorter"
+        direction = "longer" if after > before else "shorter"
         return Diagnosis(
             "length_drift",
             "bad" if _drifted(*sampled, LENGTH_BAD) else "watch",
-            f"responses became {way}: {number(before, 3)} to {number(after, 3)} tokens",
+            f"responses became {direction}: {number(before, 3)} to {number(after, 3)} tokens",
             f"Samples are {number(after / before, 3)} times as long as before. Part of what was learned is length, "
             "which people and judges reward without meaning to.",
             rule,
             remedy,
             evidence={"before": before, "after": after},
         )
-    if pull is not None and min(abs(pull[1]), abs(pull[2])) > LENGTH_CORRELATION and pull[1] * pull[2] > 0:
-        title = f"the reward follows length: correlation {number(pull[0], 2)} {interval(pull[1], pull[2], 2)}"
-        way = "longer" if pull[0] > 0 else "shorter"
-        words = f"On held-out pairs the {c.subject} gives the {way} response the larger reward, whatever it says."
-        return Diagnosis("length_drift", "watch", title, words, rule, remedy, evidence={"correlation": pull[0]})
-    if (sampled is None or _all_cut(c)) and pull is None:
+    if (
+        correlation is not None
+        and min(abs(correlation[1]), abs(correlation[2])) > LENGTH_CORRELATION
+        and correlation[1] * correlation[2] > 0
+    ):
+        estimate = f"{number(correlation[0], 2)} {interval(*correlation[1:], 2)}"
+        title = f"the reward follows length: correlation {estimate}"
+        direction = "longer" if correlation[0] > 0 else "shorter"
+        text = f"On held-out pairs the {c.subject} gives the {direction} response the larger reward, whatever it says."
+        return Diagnosis("length_drift", "watch", title, text, rule, remedy, evidence={"correlation": correlation[0]})
+    if (sampled is None or _all_cut(c)) and correlation is None:
         return None
     sentences = []
     if sampled is not None and not _all_cut(c):
         sentences.append(f"Samples went from {number(sampled[0][0], 3)} to {number(sampled[1][0], 3)} tokens.")
-    if pull is not None:
-        sentences.append(f"Margin and length difference correlate at {number(pull[0], 2)} {interval(*pull[1:], 2)}.")
+    if correlation is not None:
+        sentences.append(
+            f"Margin and length difference correlate at {number(correlation[0], 2)} {interval(*correlation[1:], 2)}."
+        )
     title = "no length drift beyond chance" if sampled else "the reward does not follow length alone"
     return Diagnosis("length", "good", title, " ".join(sentences), rule)
 
@@ -87,10 +94,10 @@ def endings(c: Curves) -> Diagnosis | None:
         f"errors, and to less than {EOS_LEFT:.0%} of its former value"
     )
     evidence = {"before": before, "after": after}
-    chance = SURE * math.hypot(sampled[0][1], sampled[1][1])
-    if before - after <= max(EOS_FALL, chance) or after >= EOS_LEFT * before:
-        words = f"{before:.0%} of samples ended with EOS before training, {after:.0%} after."
-        return Diagnosis("endings", "good", "responses still end", words, rule, evidence=evidence)
+    noise_limit = SURE * math.hypot(sampled[0][1], sampled[1][1])
+    if before - after <= max(EOS_FALL, noise_limit) or after >= EOS_LEFT * before:
+        text = f"{before:.0%} of samples ended with EOS before training, {after:.0%} after."
+        return Diagnosis("endings", "good", "responses still end", text, rule, evidence=evidence)
     return Diagnosis(
         "eos_collapsed",
         "bad",
@@ -108,11 +115,13 @@ def gradients(c: Curves) -> Diagnosis | None:
     if len(points) < 10:
         return None
     values = [v for _, v in points]
-    usual, limit = median(values), c.setting("max_grad_norm")
+    typical, limit = median(values), c.setting("max_grad_norm")
     limit = math.inf if limit == 0 else limit  # 0: nothing is clipped
-    wide = math.exp(SPIKE_NOISE * noise([math.log(v) for v in values if v > 0]))
+    factor = math.exp(SPIKE_NOISE * noise([math.log(v) for v in values if v > 0]))
     spikes = [
-        (s, v) for i, (s, v) in enumerate(points) if i >= 10 and _is_spike(v, values[max(0, i - 20) : i], usual, wide)
+        (s, v)
+        for i, (s, v) in enumerate(points)
+        if i >= 10 and _is_spike(v, values[max(0, i - 20) : i], typical, factor)
     ]
     rule = (
         f"a norm above {SPIKE:.0f} times the median of the 20 before it, above that median by {SPIKE_NOISE:.0f} "
@@ -122,33 +131,37 @@ def gradients(c: Curves) -> Diagnosis | None:
     if spikes:
         step, worst = max(spikes, key=lambda p: p[1])
         title = f"{plural(len(spikes), 'gradient spike')}, the largest at step {step}"
-        words = f"The gradient norm reached {number(worst)}; its median is {number(usual)}. A few odd rows can do that."
+        text = (
+            f"The gradient norm reached {number(worst)}; its median is {number(typical)}. A few odd rows can do that."
+        )
         remedy = f"look at the rows of step {step}, lengthen the warm-up, or lower {c.named('max_grad_norm')}"
-        evidence = {"largest": worst, "median": usual}
-        return Diagnosis("gradient_spikes", "watch", title, words, rule, remedy, step, evidence)
+        evidence = {"largest": worst, "median": typical}
+        return Diagnosis("gradient_spikes", "watch", title, text, rule, remedy, step, evidence)
     share = sum(v > limit for v in values) / len(values) if is_number(limit) else 0.0
-    if is_number(limit) and share >= CLIP_SHARE and usual > CLIP_FACTOR * limit:
-        title = f"{share:.0%} of the steps were clipped, the median norm {number(usual / limit, 2)} times the limit"
-        words = (
+    if is_number(limit) and share >= CLIP_SHARE and typical > CLIP_FACTOR * limit:
+        title = f"{share:.0%} of the steps were clipped, the median norm {number(typical / limit, 2)} times the limit"
+        text = (
             "The limit, not the gradient, sets the length of every step, so loud batches count no more than quiet ones."
         )
-        remedy = f"raise {c.named('max_grad_norm')} to about {setting(float(f'{usual:.1g}'))}, and lower lr with it"
-        evidence = {"share": share, "median": usual, "limit": limit}
-        return Diagnosis("always_clipped", "watch", title, words, rule, remedy, evidence=evidence)
+        remedy = f"raise {c.named('max_grad_norm')} to about {setting(float(f'{typical:.1g}'))}, and lower lr with it"
+        evidence = {"share": share, "median": typical, "limit": limit}
+        return Diagnosis("always_clipped", "watch", title, text, rule, remedy, evidence=evidence)
     title = f"no gradient spikes{f', and {share:.0%} of the steps were clipped' if share else ''}"
-    limited = f" The limit max_grad_norm is {setting(limit)}." if share else ""
-    words = f"Median gradient norm {number(usual)}, largest {number(max(values))}.{limited}"
-    return Diagnosis("gradients", "good", title, words, rule, evidence={"median": usual, "share": share})
+    limit_text = f" The limit max_grad_norm is {setting(limit)}." if share else ""
+    text = f"Median gradient norm {number(typical)}, largest {number(max(values))}.{limit_text}"
+    return Diagnosis("gradients", "good", title, text, rule, evidence={"median": typical, "share": share})
 
 
 def _sampled(c: Curves, name: str) -> tuple[Estimate, Estimate] | None:
     """Values before and after training: from the samples on disk, else from evaluations (error: the disk's, or 0)."""
     samples = c.facts.get("samples")
     stages = [samples.get(s) for s in ("before", "after")] if isinstance(samples, Mapping) else []
-    known = [(s[name], s.get(f"{name}_se", 0.0)) for s in stages if isinstance(s, Mapping) and is_number(s.get(name))]
-    if len(known) == 2:
-        return known[0], known[1]
-    points, error = [v for _, v in c.points("eval", f"samples/{name}")], known[0][1] if known else 0.0
+    estimates = [
+        (s[name], s.get(f"{name}_se", 0.0)) for s in stages if isinstance(s, Mapping) and is_number(s.get(name))
+    ]
+    if len(estimates) == 2:
+        return estimates[0], estimates[1]
+    points, error = [v for _, v in c.points("eval", f"samples/{name}")], estimates[0][1] if estimates else 0.0
     return ((points[0], error), (points[-1], error)) if len(points) > 1 else None
 
 
@@ -164,5 +177,5 @@ def _drifted(before: Estimate, after: Estimate, limit: float) -> bool:
     return not 1 / limit <= after[0] / before[0] <= limit
 
 
-def _is_spike(value: float, recent: Sequence[float], usual: float, wide: float) -> bool:
-    return value > max(SPIKE, wide) * median(recent) and value > SPIKE_OVERALL * usual
+def _is_spike(value: float, recent: Sequence[float], typical: float, factor: float) -> bool:
+    return value > max(SPIKE, factor) * median(recent) and value > SPIKE_OVERALL * typical

@@ -162,9 +162,9 @@ def starts_at_reference(facts: Mapping[str, Any]) -> bool:
     Older runs lack that fact. For them it follows from the reference's name and the kind of adapter, since a new
     adapter with virtual tokens is not the identity.
     """
-    known = facts.get("starts_at_reference")
-    if isinstance(known, bool):
-        return known
+    stated = facts.get("starts_at_reference")
+    if isinstance(stated, bool):
+        return stated
     model = facts.get("model")
     kind = model.get("adapter") if isinstance(model, Mapping) else None
     return kind not in _VIRTUAL and not str(facts.get("reference", "")).startswith("the model ")
@@ -191,6 +191,6 @@ def tail_mean(values: Sequence[float]) -> float:
     return head_mean(values[::-1])
 
 
-def whole(value: Any) -> int | None:
+def step_number(value: Any) -> int | None:
     """A step as an int."""
     return int(value) if is_number(value) else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from afzal.health.curves import FEW_ROWS, Curves, Diagnosis, tail_mean, whole
+from afzal.health.curves import FEW_ROWS, Curves, Diagnosis, tail_mean, step_number
 from afzal.health.pace import lr_factor, pace
 from afzal.text import interval, is_number, number, plural, setting, signed
 
@@ -102,7 +102,7 @@ def _accuracy(c: Curves, last: Mapping[str, Any], bounds: tuple[float, float]) -
     if before is not None:
         value = f"{number(before, 3)} before training, {value} after"
     evidence = {"accuracy": share, "low": low, "high": high} | ({} if before is None else {"before": before})
-    where = {"step": whole(last.get("step")), "evidence": evidence}
+    where = {"step": step_number(last.get("step")), "evidence": evidence}
     rule = f"the 95% interval of the last held-out reward accuracy lies above {CHANCE}"
     if (low <= CHANCE <= high and (high - low) / 2 > WIDE_INTERVAL) or (is_number(n) and n < FEW_ROWS):
         return Diagnosis(

@@ -29,11 +29,11 @@ def pace_note(steps: int, lr: Callable[[int], float], weights: int) -> str:
     if value >= LEAST_PACE or not value:
         return ""
     peak = max(lr(step) for step in range(steps))
-    enough = float(f"{peak * lr_factor(value):.0e}")
+    suggested_lr = float(f"{peak * lr_factor(value):.0e}")
     return (
         f"{plural(steps, 'update')} at lr {setting(peak)} will hardly move {weights:,} weights, and nothing measurable "
         "will be learned: make more updates (a smaller batch_size, more epochs), or keep their number and raise lr to "
-        f"about {setting(enough)}"
+        f"about {setting(suggested_lr)}"
     )
 
 

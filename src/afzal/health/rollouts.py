@@ -35,42 +35,46 @@ def signs(rollouts: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         return {}
     first, last = rollouts[:SEVERAL], rollouts[-SEVERAL:]
     warnings: dict[str, str] = {}
-    lengths, ends = _both(first, last, "rollout/length"), _both(first, last, "rollout/eos_rate")
-    kl, entropy = _both(first, last, "objective/kl_exact"), _both(first, last, "objective/entropy")
+    lengths, endings = _end_means(first, last, "rollout/length"), _end_means(first, last, "rollout/eos_rate")
+    kl, entropy = _end_means(first, last, "objective/kl_exact"), _end_means(first, last, "objective/entropy")
     if lengths and lengths[0] > 0 and not 1 / LENGTH_BAD < lengths[1] / lengths[0] < LENGTH_BAD:
-        way = "exploded" if lengths[1] > lengths[0] else "collapsed"
-        warnings["length"] = f"answer length {way}: {number(lengths[0], 3)} to {number(lengths[1], 3)} tokens"
+        change = "exploded" if lengths[1] > lengths[0] else "collapsed"
+        warnings["length"] = f"answer length {change}: {number(lengths[0], 3)} to {number(lengths[1], 3)} tokens"
     if kl and lengths and kl[1] > KL_WATCH and kl[1] > KL_WATCH_TOKEN * lengths[1]:
         warnings["kl"] = f"the policy runs away from its reference: KL {number(kl[1], 3)} nats per answer"
-    if ends and ends[0] > 0 and ends[1] < EOS_LEFT * ends[0]:
-        warnings["endings"] = f"answers no longer end: {ends[0]:.0%} did, now {ends[1]:.0%}"
+    if endings and endings[0] > 0 and endings[1] < EOS_LEFT * endings[0]:
+        warnings["endings"] = f"answers no longer end: {endings[0]:.0%} did, now {endings[1]:.0%}"
     if entropy and lengths and entropy[0] > 0 and lengths[0] > 0 and lengths[1] > 0:
-        left = (entropy[1] / lengths[1]) / (entropy[0] / lengths[0])
-        if left < ENTROPY_LEFT:
-            warnings["entropy"] = f"the policy always writes the same: {left:.0%} of its entropy per token is left"
-    same = _both(first, last, "rollout/same_reward")
-    rose = _rose(rollouts)
-    if same and same[1] > SAME_REWARD and not rose:  # if it rose, the prompts may be solved
+        entropy_share = (entropy[1] / lengths[1]) / (entropy[0] / lengths[0])
+        if entropy_share < ENTROPY_LEFT:
+            warnings["entropy"] = (
+                f"the policy always writes the same: {entropy_share:.0%} of its entropy per token is left"
+            )
+    same_reward = _end_means(first, last, "rollout/same_reward")
+    rise = _reward_rise(rollouts)
+    if same_reward and same_reward[1] > SAME_REWARD and not rise:  # if it rose, the prompts may be solved
         warnings["signal"] = (
-            f"all answers get the same reward at {same[1]:.0%} of the prompts: nothing is learned there"
+            f"all answers get the same reward at {same_reward[1]:.0%} of the prompts: nothing is learned there"
         )
     # if the reward rises while the answers get worse, the policy exploits the reward instead of pleasing people
-    wrong = [name for name in ("length", "kl", "endings", "entropy") if name in warnings]
-    if wrong and rose:
-        rise = f"the reward rose from {number(rose[0], 3)} to {number(rose[1], 3)}"
-        warnings["hacking"] = f"this may be reward hacking: {rise} while " + "; ".join(warnings[name] for name in wrong)
+    warned = [name for name in ("length", "kl", "endings", "entropy") if name in warnings]
+    if warned and rise:
+        rise_text = f"the reward rose from {number(rise[0], 3)} to {number(rise[1], 3)}"
+        warnings["hacking"] = f"this may be reward hacking: {rise_text} while " + "; ".join(
+            warnings[name] for name in warned
+        )
     return warnings
 
 
-def _rose(rollouts: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None:
+def _reward_rise(rollouts: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None:
     """The mean reward at both ends if it rose beyond the noise between rollouts; else None."""
-    scores = _both(rollouts[:SEVERAL], rollouts[-SEVERAL:], "objective/scores")
+    scores = _end_means(rollouts[:SEVERAL], rollouts[-SEVERAL:], "objective/scores")
     spread = noise([r["objective/scores"] for r in rollouts if is_number(r.get("objective/scores"))])
-    beyond = scores is not None and scores[1] - scores[0] > SURE * spread * (2 / SEVERAL) ** 0.5
-    return scores if beyond else None
+    is_clear = scores is not None and scores[1] - scores[0] > SURE * spread * (2 / SEVERAL) ** 0.5
+    return scores if is_clear else None
 
 
-def _both(
+def _end_means(
     first: Sequence[Mapping[str, Any]], last: Sequence[Mapping[str, Any]], name: str
 ) -> tuple[float, float] | None:
     values = [[r[name] for r in part if is_number(r.get(name))] for part in (first, last)]
@@ -84,21 +88,21 @@ def reward(c: Curves) -> Diagnosis | None:
         return None
     before, after = records[0]["reward"], records[-1]["reward"]
     errors = [r["reward_se"] if is_number(r.get("reward_se")) else 0.0 for r in (records[0], records[-1])]
-    chance = SURE * (errors[0] ** 2 + errors[1] ** 2) ** 0.5
+    noise_limit = SURE * (errors[0] ** 2 + errors[1] ** 2) ** 0.5
     rule = f"the mean reward of answers to held-out prompts rose by more than {SURE} standard errors"
-    change = f"From {number(before, 3)} to {number(after, 3)} (within chance: ± {number(chance, 2)})"
-    words = f"{change} on {number(records[-1].get('n'))} prompts."
+    change = f"From {number(before, 3)} to {number(after, 3)} (within chance: ± {number(noise_limit, 2)})"
+    text = f"{change} on {number(records[-1].get('n'))} prompts."
     evidence = {"before": before, "after": after}
     step = int(records[-1]["step"])
-    if after - before > chance:
-        return Diagnosis("reward", "good", "the reward rose", words, rule, "", step, evidence)
-    if before - after > chance:
+    if after - before > noise_limit:
+        return Diagnosis("reward", "good", "the reward rose", text, rule, "", step, evidence)
+    if before - after > noise_limit:
         remedy = c.lower_lr() + ("" if c.in_rounds else f", or lower {c.named('kl_coef')}")
-        return Diagnosis("reward_fell", "bad", "the reward fell", words, rule, remedy, step, evidence)
+        return Diagnosis("reward_fell", "bad", "the reward fell", text, rule, remedy, step, evidence)
     remedy = f"raise {c.named('lr')}, " + (
         "or make more rounds" if c.in_rounds else f"make more iterations, or lower {c.named('kl_coef')}"
     )
-    return Diagnosis("reward_flat", "watch", "the reward did not clearly rise", words, rule, remedy, step, evidence)
+    return Diagnosis("reward_flat", "watch", "the reward did not clearly rise", text, rule, remedy, step, evidence)
 
 
 def conduct(c: Curves) -> Diagnosis | None:
@@ -107,25 +111,26 @@ def conduct(c: Curves) -> Diagnosis | None:
         return None
     warnings = signs(c.rollouts)
     if not warnings:
-        words = "Length, endings, entropy and KL of the answers stayed within bounds."
-        return Diagnosis("conduct", "good", "no sign of reward hacking", words, _RULE)
+        text = "Length, endings, entropy and KL of the answers stayed within bounds."
+        return Diagnosis("conduct", "good", "no sign of reward hacking", text, _RULE)
     title = warnings.get("hacking") or next(iter(warnings.values()))
-    words = "; ".join(text for name, text in warnings.items() if name != "hacking")
+    text = "; ".join(warning for name, warning in warnings.items() if name != "hacking")
     remedy = f"read samples.jsonl, raise {c.named('kl_coef')}, or stop earlier (early_stop_patience)"
     severity = "bad" if "hacking" in warnings or "endings" in warnings else "watch"
-    return Diagnosis("conduct", severity, title, words[:1].upper() + words[1:] + ".", _RULE, remedy)
+    return Diagnosis("conduct", severity, title, text[:1].upper() + text[1:] + ".", _RULE, remedy)
 
 
 def step_sizes(c: Curves) -> Diagnosis | None:
     """Did updates stay near the policy that wrote the answers?"""
-    clipped, moved = ([v for _, v in c.points("train", f"policy/{name}")] for name in ("clipfrac", "approxkl"))
-    if len(clipped) < 10 or not moved:
+    clipped, kls = ([v for _, v in c.points("train", f"policy/{name}")] for name in ("clipfrac", "approxkl"))
+    if len(clipped) < 10 or not kls:
         return None
-    share, far = sum(clipped) / len(clipped), sum(moved) / len(moved)
+    mean_clipped, mean_kl = sum(clipped) / len(clipped), sum(kls) / len(kls)
     rule = f"mean share clipped at most {CLIPPED} and mean KL(old || new) at most {MOVED} nats per update"
-    words = f"On average {share:.0%} was clipped, and the policy moved {number(far, 2)} nats from the one that wrote."
-    evidence = {"clipfrac": share, "approxkl": far}
-    if share <= CLIPPED and far <= MOVED:
-        return Diagnosis("step_sizes", "good", "updates stayed near the writing policy", words, rule, evidence=evidence)
+    text = f"On average {mean_clipped:.0%} was clipped, and the policy moved {number(mean_kl, 2)} nats "
+    text += "from the one that wrote."
+    evidence = {"clipfrac": mean_clipped, "approxkl": mean_kl}
+    if mean_clipped <= CLIPPED and mean_kl <= MOVED:
+        return Diagnosis("step_sizes", "good", "updates stayed near the writing policy", text, rule, evidence=evidence)
     remedy = f"{c.lower_lr()}, or fewer ppo_epochs"
-    return Diagnosis("large_updates", "watch", "updates are large", words, rule, remedy, evidence=evidence)
+    return Diagnosis("large_updates", "watch", "updates are large", text, rule, remedy, evidence=evidence)

@@ -26,25 +26,25 @@ def tasks(c: Curves) -> Diagnosis | None:
     last = next((r for r in reversed(c.held_out) if f"{ACCURACY}0" in r), None)
     if last is None or len(names) < 2:
         return None
-    worn, behind = [], []
+    over_fitted, under_fitted = [], []
     for k, name in enumerate(names):
-        known = [known for r in c.held_out if (known := accuracy_of(r, k)) is not None]
-        if len(known) < 2:
+        accuracies = [accuracy for r in c.held_out if (accuracy := accuracy_of(r, k)) is not None]
+        if len(accuracies) < 2:
             continue
-        value, low, high = known[-1]
-        best = max(known, key=lambda at: at[1])
+        value, low, high = accuracies[-1]
+        best = max(accuracies, key=lambda accuracy: accuracy[1])
         if best[1] > high:
-            worn.append(f"{name} ({number(best[0], 3)} to {number(value, 3)})")
+            over_fitted.append(f"{name} ({number(best[0], 3)} to {number(value, 3)})")
         elif low <= 0.5 <= high:
-            behind.append(f"{name} ({number(value, 3)} {interval(low, high, 3)})")
-    if not worn and not behind:
+            under_fitted.append(f"{name} ({number(value, 3)} {interval(low, high, 3)})")
+    if not over_fitted and not under_fitted:
         return Diagnosis("tasks", "good", "every task is better than chance", "No task fell from its best.", _RULE)
-    groups = ([f"over-fitted: {', '.join(worn)}"] if worn else []) + (
-        [f"under-fitted: {', '.join(behind)}"] if behind else []
+    groups = ([f"over-fitted: {', '.join(over_fitted)}"] if over_fitted else []) + (
+        [f"under-fitted: {', '.join(under_fitted)}"] if under_fitted else []
     )
     return Diagnosis(
         "tasks",
-        "watch" if worn else "open",
+        "watch" if over_fitted else "open",
         f"tasks: {'; '.join(groups)}",
         "A task that falls from its best is repeated too often; one that stays at chance has too small a "
         "share, too few held-out prompts, or preferences that the model cannot learn.",
@@ -56,8 +56,8 @@ def tasks(c: Curves) -> Diagnosis | None:
 
 def task_names(facts: Mapping[str, Any]) -> list[str]:
     """A run's task names in order of their numbers."""
-    known = facts.get("data")
-    entries = known.get("tasks") if isinstance(known, Mapping) else None
+    data = facts.get("data")
+    entries = data.get("tasks") if isinstance(data, Mapping) else None
     return [str(e.get("name")) for e in entries if isinstance(e, Mapping)] if isinstance(entries, list) else []
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from afzal.health import interval_of, upto
+from afzal.health import interval_of, up_to_kept_step
 from afzal.health.facts import kl_of, unit_of
 from afzal.text import interval, is_number, number, signed
 
@@ -54,7 +54,7 @@ _PAIRS = (
 
 def measures(metrics: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> list[Measure]:
     """The first and last evaluation of each measure that the run has; only the last if there is just one."""
-    held_out = [m for m in upto(metrics, facts) if m.get("kind") == "eval" and is_number(m.get("step"))]
+    held_out = [m for m in up_to_kept_step(metrics, facts) if m.get("kind") == "eval" and is_number(m.get("step"))]
     candidates = [_measure(held_out, name, title, meaning) for name, title, meaning in _named(facts)]
     return [m for m in candidates if m]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from afzal.config import method_in
-from afzal.health import upto
+from afzal.health import up_to_kept_step
 from afzal.health.facts import referenced, unit_of, writes
 from afzal.report.headline import Measure
 from afzal.report.previews import previews
@@ -79,7 +79,7 @@ def overview(facts: Mapping[str, Any]) -> Rows:
 
 def measured(numbers: Sequence[Measure], metrics: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
     """The evaluations that the table compares, and their number of rows."""
-    held_out = [m for m in upto(metrics, facts) if m.get("kind") == "eval"]
+    held_out = [m for m in up_to_kept_step(metrics, facts) if m.get("kind") == "eval"]
     if not numbers or not held_out:
         return ""
     n = held_out[-1].get("n")

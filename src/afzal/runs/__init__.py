@@ -23,7 +23,7 @@ from afzal.runs.files import (
     write_all,
     write_jsonl,
 )
-from afzal.runs.folder import IN_MEMORY, Run, create, find, open_run, resume, start_in, start_of, take, walk
+from afzal.runs.folder import IN_MEMORY, Run, claim_folder, create, find, open_run, resume, start_in, start_of, walk
 from afzal.runs.output import sole_file, sole_folder
 from afzal.runs.redact import redact_arguments, redact_config, redact_texts
 from afzal.runs.summary import summary
@@ -33,6 +33,7 @@ __all__ = [
     "Run",
     "append_jsonl",
     "atomic_write",
+    "claim_folder",
     "create",
     "environment",
     "fault",
@@ -56,7 +57,6 @@ __all__ = [
     "start_in",
     "start_of",
     "summary",
-    "take",
     "walk",
     "write_all",
     "write_jsonl",

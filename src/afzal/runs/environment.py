@@ -81,12 +81,12 @@ def hardware() -> dict[str, Any]:
 def usable_cpus() -> int:
     """CPUs that this process may use: its affinity, not the machine's count, limited by the container's quota (1.5 CPUs
     count as 2)."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    share = _share(Path("/sys/fs/cgroup"))
-    return allowed if share is None else max(1, min(allowed, math.ceil(share)))
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _cpu_quota(Path("/sys/fs/cgroup"))
+    return affinity if quota is None else max(1, min(affinity, math.ceil(quota)))
 
 
-def _share(group: Path) -> float | None:
+def _cpu_quota(group: Path) -> float | None:
     """The container's CPU quota in CPUs (``limits.cpu``, ``--cpus``); None if there is no limit."""
     v2 = _read(group / "cpu.max").split()
     v1 = [_read(group / "cpu" / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")]

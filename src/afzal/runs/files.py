@@ -19,7 +19,7 @@ from typing import Any
 from afzal.errors import AfzalError, existing, writing
 
 _RESTORE = "restore the file, or start a new run with another --out"
-_SPELLED = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+_NONFINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def write_all(descriptor: int, data: bytes | memoryview) -> None:
@@ -134,12 +134,12 @@ def to_json_line(record: Mapping[str, Any]) -> str:
     try:
         return json.dumps(record, ensure_ascii=False, allow_nan=False, default=_plain)
     except ValueError:
-        return json.dumps(_spell(record), ensure_ascii=False, allow_nan=False, default=_plain)
+        return json.dumps(_format_nonfinite(record), ensure_ascii=False, allow_nan=False, default=_plain)
 
 
-def unspell(record: dict[str, Any]) -> dict[str, Any]:
+def parse_nonfinite(record: dict[str, Any]) -> dict[str, Any]:
     """The record with the strings "NaN", "Infinity" and "-Infinity" as floats again."""
-    return {k: _SPELLED[v] if isinstance(v, str) and v in _SPELLED else v for k, v in record.items()}
+    return {k: _NONFINITE[v] if isinstance(v, str) and v in _NONFINITE else v for k, v in record.items()}
 
 
 def append_jsonl(path: str | Path, records: Iterable[Mapping[str, Any]]) -> None:
@@ -182,13 +182,13 @@ def read_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
                 raise AfzalError("this line is not a JSON object", where=f"{path}:{number}", remedy="remove the line")
 
 
-def last_jsonl(path: Path, key: str, value: Any, within: int | None = None) -> dict[str, Any] | None:
+def last_jsonl(path: Path, key: str, value: Any, n_bytes: int | None = None) -> dict[str, Any] | None:
     """The last record whose ``key`` is ``value``. The file is read from its end, so a long file costs nothing.
 
     Args:
-        within: how many bytes to look back at most; default: to the beginning.
+        n_bytes: how many bytes to look back at most; default: to the beginning.
     """
-    for line in _lines_backwards(path, within):
+    for line in _lines_backwards(path, n_bytes):
         record = _parse(line)
         if record is not None and record.get(key) == value:
             return record
@@ -213,8 +213,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _durable(path: Path, how: int) -> Iterator[int]:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | how, 0o666)
+def _durable(path: Path, flags: int) -> Iterator[int]:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | flags, 0o666)
     try:
         yield descriptor
         os.fsync(descriptor)
@@ -228,16 +228,16 @@ def _plain(value: Any) -> Any:
         return str(value)
     if hasattr(value, "item") and getattr(value, "size", 1) != 0:
         number = value.item()
-        return number if not isinstance(number, float) or math.isfinite(number) else _spell(number)
+        return number if not isinstance(number, float) or math.isfinite(number) else _format_nonfinite(number)
     raise TypeError(f"{type(value).__name__} is not JSON: {value!r}")
 
 
-def _spell(value: Any) -> Any:
+def _format_nonfinite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, Mapping):
-        return {k: _spell(v) for k, v in value.items()}
-    return [_spell(v) for v in value] if isinstance(value, (list, tuple)) else value
+        return {k: _format_nonfinite(v) for k, v in value.items()}
+    return [_format_nonfinite(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
@@ -248,16 +248,16 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def _lines_backwards(path: Path, within: int | None = None, block: int = 1 << 16) -> Iterator[bytes]:
+def _lines_backwards(path: Path, n_bytes: int | None = None, block: int = 1 << 16) -> Iterator[bytes]:
     if not path.exists():
         return
     with path.open("rb") as file:
-        end, rest = file.seek(0, os.SEEK_END), b""
-        first = 0 if within is None else max(0, end - within)
+        end, partial = file.seek(0, os.SEEK_END), b""
+        first = 0 if n_bytes is None else max(0, end - n_bytes)
         while end > first:
             start = max(first, end - block)
             file.seek(start)
-            rest, *lines = (file.read(end - start) + rest).split(b"\n")
+            partial, *lines = (file.read(end - start) + partial).split(b"\n")
             yield from reversed(lines)
             end = start
-        yield rest  # only the tail of a line that begins before ``first``, which does not parse
+        yield partial  # only the tail of a line that begins before ``first``, which does not parse

@@ -20,10 +20,10 @@ from afzal.runs.files import (
     append_jsonl,
     atomic_write,
     last_jsonl,
+    parse_nonfinite,
     read_json,
     read_jsonl,
     to_json_line,
-    unspell,
     writing,
 )
 from afzal.runs.redact import redact_arguments, redact_command, redact_config
@@ -33,10 +33,19 @@ _MAX_DEPTH = 6
 _TAIL = 1 << 16  # bytes of a log that are read to list a run
 _IGNORED = {"lost+found", lock.NAME, "inputs"}
 _REPLIES = {"replies.sqlite", "replies.sqlite-wal", "replies.sqlite-shm"}  # cached replies of servers
-_LOOKED = {_METRICS, "samples.jsonl", "media", "best", "checkpoints", "memory.json", "trackers.json", "tensorboard"}
+_MEASUREMENTS = {
+    _METRICS,
+    "samples.jsonl",
+    "media",
+    "best",
+    "checkpoints",
+    "memory.json",
+    "trackers.json",
+    "tensorboard",
+}
 _ROUNDS = "rounds"
 _ENDED_EARLY = ("failed", "stopped", "running")
-_BEFORE_UPDATES = {_FACTS, _CONFIG, "data.json", "dropped.jsonl"} | _LOOKED | _REPLIES
+_BEFORE_UPDATES = {_FACTS, _CONFIG, "data.json", "dropped.jsonl"} | _MEASUREMENTS | _REPLIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +82,7 @@ class Run:
         Raises:
             AfzalError: another process is writing this run (names it), or the folder cannot be written.
         """
-        take(self.path)
+        claim_folder(self.path)
 
     def release(self) -> None:
         """Release the claim."""
@@ -89,18 +98,18 @@ class Run:
 
     def metrics(self, kind: str | None = None) -> list[dict[str, Any]]:
         """The logged records in order: all, or those of one kind ("train", "eval")."""
-        records = (unspell(record) for record in read_jsonl(self.path / _METRICS))
+        records = (parse_nonfinite(record) for record in read_jsonl(self.path / _METRICS))
         return [record for record in records if kind is None or record.get("kind") == kind]
 
-    def last(self, kind: str, within: int | None = None) -> dict[str, Any]:
-        """The last record of a kind within the last ``within`` bytes of the log; empty if there is none."""
-        return unspell(last_jsonl(self.path / _METRICS, "kind", kind, within) or {})
+    def last(self, kind: str, n_bytes: int | None = None) -> dict[str, Any]:
+        """The last record of a kind within the last ``n_bytes`` bytes of the log; empty if there is none."""
+        return parse_nonfinite(last_jsonl(self.path / _METRICS, "kind", kind, n_bytes) or {})
 
     def latest(self, kind: Literal["eval", "train"], facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The last evaluation or update, without reading a long log; empty if there is none near its end. ``facts``:
         the content of ``run.json``, if it has been read already."""
         latest = (self.facts() if facts is None else facts).get("latest") if kind == "eval" else None
-        return unspell(latest) if isinstance(latest, dict) else self.last(kind, _TAIL)
+        return parse_nonfinite(latest) if isinstance(latest, dict) else self.last(kind, _TAIL)
 
     def metrics_bytes(self) -> int:
         """Force ``metrics.jsonl`` to disk and return its size, for checkpoints."""
@@ -178,7 +187,7 @@ def create(path: str | Path, config: Mapping[str, Any]) -> Run:
     run.claim()
     try:
         refuse_used(path)  # again: another process may have been first
-        _clear(path)
+        _remove_measurements(path)
         atomic_write(path / _CONFIG, _yaml(config))
         run._write_facts(_first_facts())
     except BaseException:
@@ -271,25 +280,25 @@ def _is_run(path: Path) -> bool:
 _WAIT = "wait for it, or stop it and continue its run with --resume; or choose another --out"
 
 
-def take(path: Path, doing: str = "being written", remedy: str = _WAIT, file: Path | None = None) -> None:
+def claim_folder(path: Path, activity: str = "being written", remedy: str = _WAIT, file: Path | None = None) -> None:
     """Make this process the folder's only writer, until ``lock.release`` or until it ends.
 
     Args:
         file: a file in the folder to claim instead of the folder.
 
     Raises:
-        AfzalError: another process holds the folder (the message says "is ``doing`` by another process", names it and
-            gives ``remedy``), or the folder cannot be written.
+        AfzalError: another process holds the folder (the message says "is ``activity`` by another process", names it
+            and gives ``remedy``), or the folder cannot be written.
     """
     with writing(path):
         holder = lock.acquire(path) if file is None else lock.acquire(path, lock.name_for(file))
     if holder is not None:
-        raise _busy(file or path, holder, doing, remedy)
+        raise _busy(file or path, holder, activity, remedy)
 
 
-def _busy(path: Path, other: Mapping[str, Any], doing: str = "being written", remedy: str = _WAIT) -> AfzalError:
-    who = f"process {other.get('pid', '?')} on {other.get('host', '?')}, since {other.get('since', '?')}"
-    return AfzalError(f"{path} is {doing} by another process", why=who, remedy=remedy)
+def _busy(path: Path, holder: Mapping[str, Any], activity: str = "being written", remedy: str = _WAIT) -> AfzalError:
+    holder_text = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}, since {holder.get('since', '?')}"
+    return AfzalError(f"{path} is {activity} by another process", why=holder_text, remedy=remedy)
 
 
 def refuse_used(path: Path) -> None:
@@ -313,10 +322,10 @@ def refuse_used(path: Path) -> None:
         step = Run(path).facts().get("step", 0)
         remedy = "continue it with --resume, or choose another --out"
         raise AfzalError(f"{path} already holds a run (at step {step}); nothing was overwritten", remedy=remedy)
-    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     raise AfzalError(
         f"{path} is not empty and is not a run: nothing was overwritten",
-        why=f"it holds {shown}",
+        why=f"it holds {listed}",
         remedy="choose another --out",
     )
 
@@ -325,8 +334,8 @@ def _ended_untrained(path: Path, names: Sequence[str]) -> bool:
     """Whether the folder holds a run that failed, was stopped or was killed before its first update, and nothing
     else."""
     # rounds whose first stage failed leave empty folders
-    known = _BEFORE_UPDATES | (set() if _holds_files(path / _ROUNDS) else {_ROUNDS})
-    if not _is_run(path) or not set(names) <= known or any((path / "checkpoints").glob("[!.]*")):
+    leftovers = _BEFORE_UPDATES | (set() if _holds_files(path / _ROUNDS) else {_ROUNDS})
+    if not _is_run(path) or not set(names) <= leftovers or any((path / "checkpoints").glob("[!.]*")):
         return False
     facts = Run(path).facts()
     if facts.get("step", 0) != 0 or facts.get("status") not in _ENDED_EARLY or lock.is_elsewhere(path):
@@ -339,10 +348,10 @@ def _holds_files(path: Path) -> bool:
     return any(any(files) for _, _, files in os.walk(path))
 
 
-def _clear(path: Path) -> None:
+def _remove_measurements(path: Path) -> None:
     """Remove the measurements of a run that failed before its first update."""
     with writing(path):
-        for name in _LOOKED:
+        for name in _MEASUREMENTS:
             place = path / name
             if place.is_dir() and not place.is_symlink():
                 shutil.rmtree(place)

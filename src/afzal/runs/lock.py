@@ -44,15 +44,15 @@ def acquire(folder: Path, name: str = NAME) -> dict[str, Any] | None:
     if key in _held:
         return None
     try:
-        lock = _taken(path)
+        lock = _acquire_file_lock(path)
     except TimeoutError:
         return _record_in(path)
-    if lock is None and _alive(record := _record_in(path)):
+    if lock is None and _is_alive(record := _record_in(path)):
         return record
     try:
         _write_record(path)
     except BaseException:
-        _give_back(lock)
+        _release_file_lock(lock)
         raise
     _held[key] = lock
     return None
@@ -66,7 +66,7 @@ def release(folder: Path, name: str = NAME) -> None:
     lock = _held.pop(key)
     with suppress(OSError):  # while the lock is still held, so that a waiting process sees that the file is gone
         (folder / name).unlink(missing_ok=True)
-    _give_back(lock)
+    _release_file_lock(lock)
 
 
 def name_for(file: Path) -> str:
@@ -77,13 +77,13 @@ def name_for(file: Path) -> str:
 def holder(folder: Path) -> dict[str, Any] | None:
     """The process that is writing the folder now (``{"pid", "host", "since"}``), or None."""
     if _key(folder) in _held:
-        return _me()
+        return _own_record()
     try:
         descriptor = os.open(folder / NAME, _READ)
     except OSError:
         return None
     try:
-        return _record(descriptor) if _busy(descriptor) else None
+        return _record(descriptor) if _is_locked_by_process(descriptor) else None
     finally:
         os.close(descriptor)
 
@@ -93,7 +93,7 @@ def is_elsewhere(folder: Path) -> bool:
     return _key(folder) not in _held and holder(folder) is not None
 
 
-def _taken(path: Path) -> BaseFileLock | None:
+def _acquire_file_lock(path: Path) -> BaseFileLock | None:
     """Lock a file; None if the file system cannot lock.
 
     Raises:
@@ -112,36 +112,36 @@ def _taken(path: Path) -> BaseFileLock | None:
     return lock
 
 
-def _give_back(lock: BaseFileLock | None) -> None:
+def _release_file_lock(lock: BaseFileLock | None) -> None:
     if lock is not None:
         lock.release(force=True)
 
 
-def _busy(descriptor: int) -> bool:
+def _is_locked_by_process(descriptor: int) -> bool:
     """Whether another process holds the lock. Readers hold it for an instant too, so a lock whose file names no living
     process is tried again."""
     for wait in (0.02, 0.05, None):
-        if not _locked(descriptor):
+        if not _is_locked(descriptor):
             return False
-        if _alive(_record(descriptor)) or wait is None:
+        if _is_alive(_record(descriptor)) or wait is None:
             return True
         time.sleep(wait)
     return True
 
 
-def _locked(descriptor: int) -> bool:
+def _is_locked(descriptor: int) -> bool:
     from filelock import lock_descriptor, unlock_descriptor
 
     try:
         if not lock_descriptor(descriptor, blocking=False):
             return True
     except OSError as error:
-        return error.errno not in _CANNOT_LOCK or _alive(_record(descriptor))
+        return error.errno not in _CANNOT_LOCK or _is_alive(_record(descriptor))
     unlock_descriptor(descriptor)
     return False
 
 
-def _alive(record: dict[str, Any]) -> bool:
+def _is_alive(record: dict[str, Any]) -> bool:
     """Whether the recorded process still runs; a process on another machine counts as running."""
     pid = record.get("pid")
     if not isinstance(pid, int) or pid == os.getpid():
@@ -156,10 +156,10 @@ def _alive(record: dict[str, Any]) -> bool:
         return False
     except PermissionError:
         return True
-    return _started(pid) in ("", record.get("started", ""))
+    return _start_time(pid) in ("", record.get("started", ""))
 
 
-def _started(pid: int) -> str:
+def _start_time(pid: int) -> str:
     """The kernel's start time of a process, which a reused process id does not match; empty if unknown."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
@@ -167,15 +167,15 @@ def _started(pid: int) -> str:
         return ""
 
 
-def _me() -> dict[str, Any]:
+def _own_record() -> dict[str, Any]:
     since = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"pid": os.getpid(), "host": socket.gethostname(), "since": since, "started": _started(os.getpid())}
+    return {"pid": os.getpid(), "host": socket.gethostname(), "since": since, "started": _start_time(os.getpid())}
 
 
 def _write_record(path: Path) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _NOT_ELSEWHERE, 0o644)
     try:
-        write_all(descriptor, json.dumps(_me()).encode())
+        write_all(descriptor, json.dumps(_own_record()).encode())
     finally:
         os.close(descriptor)
 
@@ -194,10 +194,10 @@ def _record_in(path: Path) -> dict[str, Any]:
 def _record(descriptor: int) -> dict[str, Any]:
     try:
         os.lseek(descriptor, 0, os.SEEK_SET)
-        written = json.loads(os.read(descriptor, 4096) or b"{}")
+        record = json.loads(os.read(descriptor, 4096) or b"{}")
     except (OSError, ValueError):  # a pipe, or a half-written record
         return {}
-    return written if isinstance(written, dict) else {}
+    return record if isinstance(record, dict) else {}
 
 
 def _key(folder: Path, name: str = NAME) -> tuple[int, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from afzal.runs import lock
 from afzal.runs.files import make_folder, refuse_existing
-from afzal.runs.folder import take
+from afzal.runs.folder import claim_folder
 
 _WAIT = "wait for it, or stop it and repeat the command; or choose another --out"
 
@@ -26,7 +26,7 @@ def sole_file(path: str | Path | None) -> Iterator[None]:
     refuse_existing(path)
     file = Path(path)
     make_folder(file.parent)
-    take(file.parent, remedy=_WAIT, file=file)
+    claim_folder(file.parent, remedy=_WAIT, file=file)
     try:
         refuse_existing(path)  # again: the process that held the lock may have finished it
         yield
@@ -45,7 +45,7 @@ def sole_folder(path: str | Path) -> Iterator[None]:
     folder = Path(path)
     is_new = not folder.exists()
     make_folder(folder)
-    take(folder, remedy=_WAIT)
+    claim_folder(folder, remedy=_WAIT)
     try:
         yield
     finally:

@@ -39,17 +39,17 @@ def redact_arguments(arguments: Sequence[str]) -> str:
     Hidden are the values of flags and ``name=value`` arguments with a secret's name, anything shaped like an access
     token, credentials in URLs, and the values of environment variables with a secret's name.
     """
-    shown, hide_next = [], False
+    words, hide_next = [], False
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if hide_next and not argument.startswith("-"):
-            shown.append(HIDDEN)
+            words.append(HIDDEN)
         elif equals and value and is_secret_name(name):
-            shown.append(f"{name}={HIDDEN}")
+            words.append(f"{name}={HIDDEN}")
         else:
-            shown.append(redact_text(argument))
+            words.append(redact_text(argument))
         hide_next = not equals and argument.startswith("-") and is_secret_name(argument)
-    return shlex.join(shown)
+    return shlex.join(words)
 
 
 def redact_command(line: str) -> str:
@@ -62,36 +62,36 @@ def redact_command(line: str) -> str:
 
 def redact_config(value: Any, name: str = "") -> Any:
     """A nested configuration with texts under a secret's name, and texts shaped like a secret, hidden."""
-    return _named(value, name, _environment_secrets())
+    return _redact_named(value, name, _environment_secrets())
 
 
-def _named(value: Any, name: str, secrets: Sequence[str]) -> Any:
+def _redact_named(value: Any, name: str, secrets: Sequence[str]) -> Any:
     if isinstance(value, Mapping):
-        return {k: _named(v, name if is_secret_name(name) else str(k), secrets) for k, v in value.items()}
+        return {k: _redact_named(v, name if is_secret_name(name) else str(k), secrets) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_named(v, name, secrets) for v in value]
+        return [_redact_named(v, name, secrets) for v in value]
     if not isinstance(value, str) or not value:
         return value
-    return HIDDEN if is_secret_name(name) else _without(value, secrets)
+    return HIDDEN if is_secret_name(name) else _redact(value, secrets)
 
 
 def redact_texts(value: Any) -> Any:
     """Nested data with anything shaped like a secret hidden in every text, including field names."""
-    return _without(value, _environment_secrets())
+    return _redact(value, _environment_secrets())
 
 
 def redact_text(text: str) -> str:
     """The text with anything shaped like a token, credentials or a known secret hidden."""
-    return _without(text, _environment_secrets())
+    return _redact(text, _environment_secrets())
 
 
-def _without(value: Any, secrets: Sequence[str]) -> Any:
+def _redact(value: Any, secrets: Sequence[str]) -> Any:
     """Hide secrets. ``secrets`` are collected once for all texts: reading the environment costs more than searching a
     text."""
     if isinstance(value, Mapping):
-        return {_without(k, secrets): _without(v, secrets) for k, v in value.items()}
+        return {_redact(k, secrets): _redact(v, secrets) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without(v, secrets) for v in value]
+        return [_redact(v, secrets) for v in value]
     if not isinstance(value, str):
         return value
     for secret in secrets:
@@ -102,8 +102,8 @@ def _without(value: Any, secrets: Sequence[str]) -> Any:
 @lru_cache(maxsize=1024)  # every text checks the same names of the environment
 def is_secret_name(name: str) -> bool:
     """``hub_token``, ``--api-key``, ``HF_TOKEN``: yes; ``max_tokens``, ``eos_token``, ``tokenizer``: no."""
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.rpartition(".")[2])
-    words = [w for w in re.split(r"[^A-Za-z0-9]+", spaced.lower()) if w]
+    separated = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.rpartition(".")[2])
+    words = [w for w in re.split(r"[^A-Za-z0-9]+", separated.lower()) if w]
     if _VOCABULARY.intersection(words):
         return False
     return bool(_WORDS.intersection(words)) or any(pair in _PAIRS for pair in pairwise(words))

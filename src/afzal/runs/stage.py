@@ -16,9 +16,9 @@ from afzal.runs.files import atomic_write, make_folder, read_json, read_jsonl
 Row = dict[str, Any]
 
 
-def key_of(*about: Any) -> str:
+def key_of(*values: Any) -> str:
     """SHA-256 of JSON values, independent of the order of keys in mappings."""
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def read_stage(path: Path, key: str) -> Row | None:

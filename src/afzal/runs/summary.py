@@ -43,8 +43,8 @@ def summary(run: Run, facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
 
 def _latest_step(saved: Any, logged: Any) -> Any:
     """The later of the step in ``run.json``, which is that of the last checkpoint, and the step in the log."""
-    known = [step for step in (saved, logged) if _finite(step) is not None]
-    return int(max(known)) if known else saved
+    steps = [step for step in (saved, logged) if _finite(step) is not None]
+    return int(max(steps)) if steps else saved
 
 
 def _finite(value: Any) -> float | None:

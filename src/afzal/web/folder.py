@@ -21,7 +21,7 @@ from afzal.data.native import to_row
 from afzal.data.remap import renumbered_votes
 from afzal.errors import AfzalError
 from afzal.records import Item, turns_to_json
-from afzal.runs import atomic_write, lock, read_json, take, writing
+from afzal.runs import atomic_write, claim_folder, lock, read_json, writing
 from afzal.web.annotation import AnnotationSession, AnnotationTask
 from afzal.web.display import Display, TextKind
 from afzal.web.journal import Journal
@@ -161,7 +161,7 @@ class AnnotationFolder:
         self.task, self.library = task_of(job, items), MediaLibrary(items)
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        take(self.path, "served", "stop it, or choose another --out")
+        claim_folder(self.path, "served", "stop it, or choose another --out")
         try:
             facts, self.port = _facts(self.task), 0
             self.tokens = self._resume(facts) if (self.path / PAGE).exists() else self._create()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from afzal.report.charts import as_train
-from afzal.runs.files import unspell
+from afzal.runs.files import parse_nonfinite
 from afzal.text import is_number
 
 FILE = "metrics.jsonl"
@@ -94,5 +94,5 @@ def _record(line: bytes) -> Mapping[str, Any] | None:
         return None
     if not isinstance(record, dict):
         return None
-    record = unspell(record)
+    record = parse_nonfinite(record)
     return as_train(record) if record.get("kind") == "rollout" else record

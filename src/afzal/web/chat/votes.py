@@ -18,7 +18,7 @@ from afzal.data.annotation_folder import ITEMS, VOTES
 from afzal.data.native import to_row
 from afzal.errors import AfzalError
 from afzal.records import P_FIRST, SWAPPED, Item, Message, Outcome, Response, Turns, as_text
-from afzal.runs import atomic_write, lock, read_json, take, writing
+from afzal.runs import atomic_write, claim_folder, lock, read_json, writing
 from afzal.stats.intervals import clustered, share
 from afzal.web.chat.conversation import Round
 from afzal.web.journal import Journal
@@ -45,7 +45,7 @@ class Votes:
         self.path, self._metadata, self._plain = path, dict(metadata), plain
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
-        take(path, "written", "stop it, or choose another --out")
+        claim_folder(path, "written", "stop it, or choose another --out")
         try:
             self._check()
             self._items, self._votes = Journal(path / ITEMS), Journal(path / VOTES)
