@@ -7,7 +7,7 @@ import pytest
 from afzal import config
 from afzal.drops import Drop, counts
 from afzal.errors import AfzalError
-from afzal.prepare.passes import Pass, of_part, of_source, on_axis, through
+from afzal.prepare.passes import Pass, apply_passes, of_part, of_source, on_axis
 from afzal.records import Comparison, Item, Response
 
 
@@ -27,10 +27,10 @@ def without(name: str) -> Pass:
 
 
 def test_each_pass_takes_what_the_one_before_left():
-    kept, dropped = through([item(0), item(1), item(2)], [without("i1"), without("i0"), without("i1")])
+    kept, dropped = apply_passes([item(0), item(1), item(2)], [without("i1"), without("i0"), without("i1")])
     assert [i.prompt for i in kept] == ["prompt 2, i1, i0, i1"]
     assert [(d.item_id, d.stage) for d in dropped] == [("i1", "no i1"), ("i0", "no i0")]
-    assert through([item(0)], []) == ([item(0)], [])
+    assert apply_passes([item(0)], []) == ([item(0)], [])
 
 
 def test_an_axis_keeps_its_opinions_only():
@@ -54,7 +54,7 @@ def test_an_axis_is_chosen_before_repeats_are_looked_for():
     """Items that differ only on another axis are the same item once an axis is chosen."""
     twins = [item(0, "x"), replace(item(0, "x", "y"), id="twin")]
     given = config.make("dpo", model="m", data="d", axis="x")
-    kept, dropped = through(twins, of_source(given, "d"))
+    kept, dropped = apply_passes(twins, of_source(given, "d"))
     assert [i.id for i in kept] == ["i0"]
     assert [(d.item_id, d.reason, d.stage) for d in dropped] == [("twin", "duplicate_item", "audit")]
 

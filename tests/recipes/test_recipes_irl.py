@@ -11,7 +11,7 @@ from helpers_runs import fingerprint, finished, kill_at, model_folder, one_threa
 
 from afzal import config, recipes, runs
 from afzal.errors import AfzalError
-from afzal.prepare.demonstrations import beside, length_note, read_samples, unanswered
+from afzal.prepare.demonstrations import count_unanswered, length_note, read_samples, with_samples
 from afzal.records import Comparison, Item, Rating, Response, labels, preferences, scores
 from afzal.rewards.assess import ScoredItem
 from afzal.rewards.identifiability import identifiability
@@ -44,7 +44,7 @@ def given(folder, **changes):
 def test_an_item_holds_demonstrations_then_samples_with_opinions_for_every_unit():
     shown = Item("a", "Q:", (Response("x"),))
     again = Item("b", "Q:", (Response("y"), Response("z")), (Comparison(0, 1, "second"),))
-    (item,), lost = beside([shown, again], {'"Q:"': [Response("x"), Response("w")]})
+    (item,), lost = with_samples([shown, again], {'"Q:"': [Response("x"), Response("w")]})
     assert [r.turns for r in item.responses] == ["x", "z", "x", "w"]
     assert scores(item) == (1.0, 1.0, 0.0, 0.0)
     assert labels(item) == (True, True, False, False)
@@ -55,9 +55,9 @@ def test_an_item_holds_demonstrations_then_samples_with_opinions_for_every_unit(
 
 def test_every_response_takes_part_in_a_pair():
     one = Item("a", "Q:", (Response("x"),))
-    (item,), _ = beside([one], {'"Q:"': [Response(t) for t in "wvu"]})
+    (item,), _ = with_samples([one], {'"Q:"': [Response(t) for t in "wvu"]})
     assert [(q.i, q.j) for q in preferences(item)] == [(0, 1), (0, 2), (0, 3)]
-    (item,), _ = beside([one, one, one], {'"Q:"': [Response(t) for t in "wv"]})
+    (item,), _ = with_samples([one, one, one], {'"Q:"': [Response(t) for t in "wv"]})
     assert {(q.i, q.j) for q in preferences(item)} == {(0, 3), (1, 4), (2, 3)}
 
 
@@ -65,15 +65,15 @@ def test_what_has_no_partner_is_listed():
     items = [Item("a", "Q:", (Response("x"),)), Item("b", "P:", (Response("x"),))]
     items.append(Item("c", "Q:", (Response("x"),), (Rating(0, 0.0, "label"),)))
     samples = {'"Q:"': [Response("w")], '"R:"': [Response("v")] * 3}
-    used, lost = beside(items, samples)
+    used, lost = with_samples(items, samples)
     assert [item.id for item in used] == ["a"]
     assert [(loss.item_id, loss.reason) for loss in lost] == [("b", "no_sample"), ("c", "no_demonstration")]
-    assert unanswered(items, samples) == 3
+    assert count_unanswered(items, samples) == 3
 
 
 def answered(shown: str, drawn: str, n: int = 10) -> list[Item]:
     items = [Item(str(k), f"Q{k}:", (Response(shown),)) for k in range(n)]
-    return beside(items, {json.dumps(f"Q{k}:"): [Response(drawn), Response(drawn + drawn)] for k in range(n)})[0]
+    return with_samples(items, {json.dumps(f"Q{k}:"): [Response(drawn), Response(drawn + drawn)] for k in range(n)})[0]
 
 
 def test_lengths_that_tell_demonstrations_from_samples_are_told_of():
@@ -160,7 +160,7 @@ def test_what_cannot_be_is_refused(folder):
 
 
 def test_the_effective_share_by_hand():
-    item = beside([Item("a", "Q:", (Response("x"),))], {'"Q:"': [Response("w"), Response("v")]})[0][0]
+    item = with_samples([Item("a", "Q:", (Response("x"),))], {'"Q:"': [Response("w"), Response("v")]})[0][0]
     one = ScoredItem(item, np.array([3.0, 0.0, np.log(3)]), np.zeros(3), np.ones(3))
     result = identifiability([one, one], 1.0)
     # w = 1/4, 3/4: 1 / (2 * 10/16)

@@ -32,14 +32,14 @@ def requests_of_specs(specs: Iterable[tuple[str | None, int]]) -> list[tuple[str
     Args:
         specs: each with the number of arguments that the function is always given.
     """
-    asking = []
+    requests = []
     for spec, n_given in specs:
         name = function_of(spec)
         try:
-            asking += [(name, data.column_request(load_function(name), n_given))] if name else []
+            requests += [(name, data.column_request(load_function(name), n_given))] if name else []
         except ValueError:
             continue
-    return asking
+    return requests
 
 
 def requests_of_rewards(*specs: str | None) -> list[tuple[str, data.ColumnRequest]]:
@@ -58,7 +58,7 @@ def requests_of_run(settings: TrainConfig) -> list[tuple[str, data.ColumnRequest
 
 
 def requested_columns(
-    asked: Sequence[tuple[str, data.ColumnRequest]], items: Sequence[Item], where: str
+    requests: Sequence[tuple[str, data.ColumnRequest]], items: Sequence[Item], where: str
 ) -> tuple[str, ...]:
     """The columns of these items that the functions ask for.
 
@@ -68,8 +68,8 @@ def requested_columns(
     Raises:
         AfzalError: a function needs a column that no row has.
     """
-    data.refuse_missing_columns(asked, items, where)
-    return data.merged_request(asked).columns(items)
+    data.refuse_missing_columns(requests, items, where)
+    return data.merged_request(requests).columns(items)
 
 
 def with_columns(trees: Sequence[Tree], items: Sequence[Item], names: Sequence[str]) -> list[Tree]:

@@ -36,32 +36,32 @@ def read_samples(source: str) -> Samples:
     return samples
 
 
-def beside(items: Sequence[Item], samples: Samples) -> tuple[list[Item], list[Drop]]:
+def with_samples(items: Sequence[Item], samples: Samples) -> tuple[list[Item], list[Drop]]:
     """One item per prompt with its demonstrations, then its samples; items that lack either are dropped.
 
     A demonstration is scored 1 and labelled good, a sample 0 and bad. Demonstrations are also preferred to samples in
     max(D, S) pairs, cycling through both; pairs of equal texts are skipped. In an item with opinions, the good
     responses are the demonstrations; in one without, all responses are.
     """
-    kept: dict[str, Item] = {}
+    first_item: dict[str, Item] = {}
     demonstrations: dict[str, list[Response]] = {}
-    lost = []
+    drops = []
     for item in items:
         key, good = _key(item.prompt), _demonstrations(item)
         if not good or not samples.get(key):
             reason = "no_sample" if good else "no_demonstration"
             detail = "the reference has no answer to this prompt" if good else "no response is a good one"
-            lost.append(Drop(item.where, item.id, reason, detail))
+            drops.append(Drop(item.where, item.id, reason, detail))
             continue
-        kept.setdefault(key, item)
+        first_item.setdefault(key, item)
         demonstrations.setdefault(key, []).extend(good)
-    return [_item(item, demonstrations[key], samples[key]) for key, item in kept.items()], lost
+    return [_item(item, demonstrations[key], samples[key]) for key, item in first_item.items()], drops
 
 
-def unanswered(items: Iterable[Item], samples: Samples) -> int:
+def count_unanswered(items: Iterable[Item], samples: Samples) -> int:
     """The number of samples whose prompts have no demonstration; they teach nothing."""
-    known = {_key(item.prompt) for item in items}
-    return sum(len(drawn) for key, drawn in samples.items() if key not in known)
+    demonstrated = {_key(item.prompt) for item in items}
+    return sum(len(responses) for key, responses in samples.items() if key not in demonstrated)
 
 
 def length_note(items: Sequence[Item]) -> str:
@@ -70,7 +70,7 @@ def length_note(items: Sequence[Item]) -> str:
     Lengths are in characters, and every prompt counts the same. Empty for fewer than :data:`_FEWEST` prompts.
 
     Args:
-        items: as :func:`beside` makes them.
+        items: as :func:`with_samples` makes them.
     """
     if len(items) < _FEWEST:
         return ""
@@ -88,10 +88,10 @@ def _longer(item: Item) -> float:
     """The share of demonstration-sample pairs in which the demonstration is longer; equal lengths count half."""
     lengths = [_characters(response.turns) for response in item.responses]
     good = labels(item)
-    demonstrations = [n for n, label in zip(lengths, good, strict=True) if label]
-    drawn = [n for n, label in zip(lengths, good, strict=True) if not label]
-    wins = sum((a > b) + (a == b) / 2 for a in demonstrations for b in drawn)
-    return wins / (len(demonstrations) * len(drawn))
+    demonstration_lengths = [n for n, label in zip(lengths, good, strict=True) if label]
+    sample_lengths = [n for n, label in zip(lengths, good, strict=True) if not label]
+    wins = sum((a > b) + (a == b) / 2 for a in demonstration_lengths for b in sample_lengths)
+    return wins / (len(demonstration_lengths) * len(sample_lengths))
 
 
 def _characters(turns: Turns) -> int:
@@ -103,14 +103,14 @@ def _demonstrations(item: Item) -> list[Response]:
     return [response for response, label in zip(item.responses, good, strict=True) if label]
 
 
-def _item(item: Item, demonstrations: Sequence[Response], drawn: Sequence[Response]) -> Item:
+def _item(item: Item, demonstrations: Sequence[Response], samples: Sequence[Response]) -> Item:
     n = len(demonstrations)
-    responses = (*demonstrations, *drawn)
+    responses = (*demonstrations, *samples)
     ratings = [Rating(k, float(k < n), kind) for kind in ("score", "label") for k in range(len(responses))]
     # max(D, S) pairs instead of all D x S, which can be very many
-    indices = [(k % n, k % len(drawn)) for k in range(max(n, len(drawn)))]
-    compared = [Comparison(d, n + s, "first") for d, s in indices if demonstrations[d].turns != drawn[s].turns]
-    return replace(item, responses=responses, votes=(*ratings, *compared), gold=())
+    indices = [(k % n, k % len(samples)) for k in range(max(n, len(samples)))]
+    comparisons = [Comparison(d, n + s, "first") for d, s in indices if demonstrations[d].turns != samples[s].turns]
+    return replace(item, responses=responses, votes=(*ratings, *comparisons), gold=())
 
 
 def _key(prompt: Turns) -> str:

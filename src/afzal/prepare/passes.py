@@ -13,7 +13,7 @@ from afzal import quality
 from afzal.config import TrainConfig
 from afzal.drops import Drop, at
 from afzal.errors import AfzalError
-from afzal.prepare.demonstrations import Samples, beside
+from afzal.prepare.demonstrations import Samples, with_samples
 from afzal.records import Item, axes_of
 
 Apply = Callable[[Sequence[Item]], tuple[list[Item], list[Drop]]]
@@ -27,7 +27,7 @@ class Pass:
     apply: Apply
 
 
-def through(items: Sequence[Item], passes: Sequence[Pass]) -> tuple[Sequence[Item], list[Drop]]:
+def apply_passes(items: Sequence[Item], passes: Sequence[Pass]) -> tuple[Sequence[Item], list[Drop]]:
     """Apply the passes in order; return the remaining items and all drops."""
     dropped: list[Drop] = []
     for step in passes:
@@ -48,7 +48,7 @@ def of_source(config: TrainConfig, source: str, columns: Sequence[str] = ()) -> 
 
 def of_part(samples: Samples) -> list[Pass]:
     """The passes for demonstrations, applied to the training and the held-out part separately."""
-    return [Pass("samples", partial(beside, samples=samples))]
+    return [Pass("samples", partial(with_samples, samples=samples))]
 
 
 def on_axis(items: Sequence[Item], axis: str, source: str) -> tuple[list[Item], list[Drop]]:
@@ -57,10 +57,10 @@ def on_axis(items: Sequence[Item], axis: str, source: str) -> tuple[list[Item], 
     Raises:
         AfzalError: there is none; names the existing axes.
     """
-    kept = [replace(item, votes=tuple(v for v in item.votes if v.axis == axis)) for item in items]
-    if any(item.votes for item in kept):
-        left_out = [Drop(item.where, item.id, "not_on_axis", axis) for item in kept if not item.votes]
-        return [item for item in kept if item.votes], left_out
-    known = axes_of(items)
-    remedy = f"axis={' or axis='.join(known)}" if known else "leave axis out: no opinion here names one"
+    on_this_axis = [replace(item, votes=tuple(v for v in item.votes if v.axis == axis)) for item in items]
+    if any(item.votes for item in on_this_axis):
+        drops = [Drop(item.where, item.id, "not_on_axis", axis) for item in on_this_axis if not item.votes]
+        return [item for item in on_this_axis if item.votes], drops
+    axes = axes_of(items)
+    remedy = f"axis={' or axis='.join(axes)}" if axes else "leave axis out: no opinion here names one"
     raise AfzalError(f"no opinion is on the axis {axis!r}", where=source, remedy=remedy)

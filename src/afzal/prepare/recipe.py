@@ -93,8 +93,8 @@ def _refuse_combinations(config: TrainConfig, chosen: ObjectiveSettings, recipe:
     learnable = {name for term in recipe.terms for name in term.objective.learnable}
     for name in chosen.learn or ():
         if name not in learnable:
-            known = f"only {', '.join(sorted(learnable))}" if learnable else "nothing"
-            raise AfzalError(f"learn: {_names(recipe.terms)} can learn {known}, not {name!r}", remedy="leave it out")
+            allowed = f"only {', '.join(sorted(learnable))}" if learnable else "nothing"
+            raise AfzalError(f"learn: {_names(recipe.terms)} can learn {allowed}, not {name!r}", remedy="leave it out")
     units = {term.objective.unit for term in recipe.terms}
     if recipe.needs_mismatched and units & {"pair", "group"}:
         raise AfzalError(
@@ -124,8 +124,8 @@ def _selection(terms: Sequence[Term], config: TrainConfig) -> Select:
         select = compared
     else:
         select = labelled if "response" in units else best_responses
-    paired = [term for term in terms if term.objective.unit == "pair"]
-    for term in paired:
+    pair_terms = [term for term in terms if term.objective.unit == "pair"]
+    for term in pair_terms:
         if not {"p", "weight"} <= term.objective.uses:
             select = _after(_plain_pairs(term), select)
     if any("changed" in term.objective.extras for term in terms):
@@ -138,28 +138,28 @@ def _selection(terms: Sequence[Term], config: TrainConfig) -> Select:
 def _after(change: Select, select: Select) -> Select:
     """Apply ``change``, then ``select`` to the result."""
 
-    def both(trees: Sequence[Tree], items: Sequence[Item]) -> Trees:
-        changed, lost = change(trees, items)
-        kept, more = select(changed, items)
-        return kept, [*lost, *more]
+    def chain(trees: Sequence[Tree], items: Sequence[Item]) -> Trees:
+        changed, drops = change(trees, items)
+        selected, further = select(changed, items)
+        return selected, [*drops, *further]
 
-    return both
+    return chain
 
 
 def _with_changes(select: Select) -> Select:
     """Apply ``select``, then make one tree per pair that marks the tokens in which its two responses differ."""
 
-    def marked(trees: Sequence[Tree], items: Sequence[Item]) -> Trees:
-        kept, lost = select(trees, items)
-        return [with_changes(_only(t, {q.i, q.j}, [q])) for t in kept for q in t.preferences], lost
+    def select_marked(trees: Sequence[Tree], items: Sequence[Item]) -> Trees:
+        selected, drops = select(trees, items)
+        return [with_changes(_restrict(t, {q.i, q.j}, [q])) for t in selected for q in t.preferences], drops
 
-    return marked
+    return select_marked
 
 
 def _majority(trees: Sequence[Tree], items: Sequence[Item]) -> Trees:
     """Round every probability to 0 or 1; ties stay ties."""
-    certain = lambda q: replace(q, p=q.p if q.p == 0.5 else float(q.p > 0.5))  # noqa: E731
-    return [replace(t, preferences=tuple(map(certain, t.preferences))) for t in trees], []
+    rounded = lambda q: replace(q, p=q.p if q.p == 0.5 else float(q.p > 0.5))  # noqa: E731
+    return [replace(t, preferences=tuple(map(rounded, t.preferences))) for t in trees], []
 
 
 def _plain_pairs(term: Term) -> Select:
@@ -167,18 +167,18 @@ def _plain_pairs(term: Term) -> Select:
     refused."""
 
     def select(trees: Sequence[Tree], items: Sequence[Item]) -> Trees:
-        kept, lost = [], []
+        selected, drops = [], []
         for t, item in zip(trees, items, strict=True):
             ties = [q for q in t.preferences if q.p == 0.5]
             decided = tuple(q for q in t.preferences if q.p != 0.5)
             for q in decided:
                 _refuse_unused(term, q, item)
-            lost += [
+            drops += [
                 Drop(item.where, item.id, "tie", f"responses {q.i} and {q.j}: {term.name} cannot use ties", unit="pair")
                 for q in ties
             ]
-            kept.append(replace(t, preferences=decided))
-        return kept, lost
+            selected.append(replace(t, preferences=decided))
+        return selected, drops
 
     return select
 
@@ -204,60 +204,62 @@ def best_responses(trees: Sequence[Tree], items: Sequence[Item]) -> Trees:
 
     An opinion that orders nothing (both bad, or of weight 0) still counts as an opinion: its responses are no examples.
     """
-    kept, lost = [], []
+    selected, drops = [], []
     for t, item in zip(trees, items, strict=True):
         worse = {q.j for q in t.preferences if q.p > 0.5} | {q.i for q in t.preferences if q.p < 0.5}
         good = [k for k in range(len(t.branches)) if not item.votes or _is_good(t, k, worse)]
         examples = [only_branch(t, k) for k in good]
-        kept += examples
+        selected += examples
         if not examples:
-            lost.append(_dropped(item, "no_good_response", "no response wins or is labelled good"))
-    return kept, lost
+            drops.append(_dropped(item, "no_good_response", "no response wins or is labelled good"))
+    return selected, drops
 
 
 def compared(trees: Sequence[Tree], items: Sequence[Item]) -> Trees:
     """For objectives on pairs: items with at least one weighted pair, without unpaired branches."""
-    kept, lost = [], []
+    selected, drops = [], []
     for t, item in zip(trees, items, strict=True):
         pairs = tuple(q for q in t.preferences if q.weight > 0)
         if not pairs:
-            lost.append(_dropped(item, "no_pair", "no comparison, or only of weight 0"))
+            drops.append(_dropped(item, "no_pair", "no comparison, or only of weight 0"))
             continue
-        kept.append(_only(t, {q.i for q in pairs} | {q.j for q in pairs}, pairs))
-    return kept, lost
+        selected.append(_restrict(t, {q.i for q in pairs} | {q.j for q in pairs}, pairs))
+    return selected, drops
 
 
 def ranked(trees: Sequence[Tree], items: Sequence[Item]) -> Trees:
     """For objectives on groups: items with scored, ranked or fully ordered responses, without other branches."""
-    kept, lost = [], []
+    selected, drops = [], []
     for t, item in zip(trees, items, strict=True):
-        known = {k for k, score in enumerate(t.scores) if score is not None}
-        if len(known) < 2:
-            lost.append(_dropped(item, "no_ranking", "no scores, no ranks, and no certain comparisons that order them"))
+        scored = {k for k, score in enumerate(t.scores) if score is not None}
+        if len(scored) < 2:
+            drops.append(
+                _dropped(item, "no_ranking", "no scores, no ranks, and no certain comparisons that order them")
+            )
             continue
-        kept.append(_only(t, known, tuple(q for q in t.preferences if {q.i, q.j} <= known and q.weight > 0)))
-    return kept, lost
+        selected.append(_restrict(t, scored, tuple(q for q in t.preferences if {q.i, q.j} <= scored and q.weight > 0)))
+    return selected, drops
 
 
 def labelled(trees: Sequence[Tree], items: Sequence[Item]) -> Trees:
     """For objectives on responses: one tree per labelled response, so that shuffling mixes good and bad ones freely."""
-    kept, lost = [], []
+    selected, drops = [], []
     for t, item in zip(trees, items, strict=True):
         examples = [only_branch(t, k) for k, label in enumerate(t.labels) if label is not None]
-        kept += examples
+        selected += examples
         if not examples:
-            lost.append(_dropped(item, "no_label", "no response is labelled good or bad"))
-    return kept, lost
+            drops.append(_dropped(item, "no_label", "no response is labelled good or bad"))
+    return selected, drops
 
 
-def _only(t: Tree, branches: set[int], pairs: Sequence[Preference]) -> Tree:
+def _restrict(t: Tree, branches: set[int], pairs: Sequence[Preference]) -> Tree:
     """The tree reduced to some of its branches, with the given pairs."""
     used = sorted(branches)
-    at = {k: n for n, k in enumerate(used)}
+    position = {k: n for n, k in enumerate(used)}
     return replace(
         t,
         branches=tuple(t.branches[k] for k in used),
-        preferences=tuple(replace(q, i=at[q.i], j=at[q.j]) for q in pairs),
+        preferences=tuple(replace(q, i=position[q.i], j=position[q.j]) for q in pairs),
         labels=tuple(t.labels[k] for k in used) if t.labels else (),
         scores=tuple(t.scores[k] for k in used) if t.scores else (),
     )

@@ -80,14 +80,14 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
     recipe = recipe_of(config)
     speaker = _speaker(config, model, tokenizer)
     dropped: list[Drop] = []
-    asks = requests_of_run(config)
-    dataset, items = _load(config.data, config, dropped, data.merged_request(asks))
-    held_out = _held_out(config, items, dropped, data.merged_request(asks))
-    columns = requested_columns(asks, [item for part in held_out for item in part], config.data)
+    column_requests = requests_of_run(config)
+    dataset, items = _load(config.data, config, dropped, data.merged_request(column_requests))
+    held_out = _held_out(config, items, dropped, data.merged_request(column_requests))
+    columns = requested_columns(column_requests, [item for part in held_out for item in part], config.data)
     chat = any_chat(items)
     notes = _use_template(speaker, config, chat)
     if config.demonstrated is not None:
-        held_out = _beside_samples(config.demonstrated, held_out, dropped, notes)
+        held_out = _with_samples(config.demonstrated, held_out, dropped, notes)
     audit = {"audit": asdict(quality.audit(dataset)), "notes": list(dataset.notes)}
     longest = speaker.room(config.max_tokens)
     if longest < config.max_tokens:
@@ -99,15 +99,15 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
     prompts: tuple[Sequence[Turns], Sequence[Turns]] = ((), ())
     if config.rollouts is not None:
         limit = config.rollouts.sample_tokens
-        (train, trained), (evaluation, evaluated) = (encoder.prompts(part, limit) for part in held_out)
-        prompts = trained, evaluated
+        (train, train_prompts), (evaluation, evaluation_prompts) = (encoder.prompts(part, limit) for part in held_out)
+        prompts = train_prompts, evaluation_prompts
     else:
         train, evaluation = (encoder.trees(items) for items in held_out)
     notes += remark_texts(encoder.remarks)
-    every = [*held_out[0], *held_out[1]]
+    all_items = [*held_out[0], *held_out[1]]
     if config.adaptation is not None:
-        require_tasks(every, config.task)
-    tasks = tasks_of(every, config.task)
+        require_tasks(all_items, config.task)
+    tasks = tasks_of(all_items, config.task)
     train, evaluation = tasks.on(train), tasks.on(evaluation)
     chosen = epoch_of(train, tasks, dataset.mixture, config.seed)
     by_task = task_facts(tasks, train, chosen, evaluation) if tasks.several else []
@@ -142,16 +142,16 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
             where=config.data,
             remedy="objective=dpo",
         )
-    couples = recipe.needs_mismatched
+    mismatch = recipe.needs_mismatched
     # held-out rows may be few: their partners come from all rows
-    partners = _partners([*evaluation, *train], config.seed, longest) if couples else []
-    split = len(evaluation) if couples else 0
+    partners = _partners([*evaluation, *train], config.seed, longest) if mismatch else []
+    split = len(evaluation) if mismatch else 0
     trees = (train, evaluation, partners[split:], partners[:split])
     facts["tokens"] = tokens_hash(trees)
-    about = {"recipe": recipe, "max_tokens": longest, "chat": chat, "evaluation_items": held_out[1]}
-    about |= {"prompts": prompts[0], "evaluation_prompts": prompts[1]}
-    about["tasks"] = tasks.names
-    return Prepared(speaker, *trees, dropped=dropped, facts=facts, audit=audit, notes=notes, **about)
+    fields = {"recipe": recipe, "max_tokens": longest, "chat": chat, "evaluation_items": held_out[1]}
+    fields |= {"prompts": prompts[0], "evaluation_prompts": prompts[1]}
+    fields["tasks"] = tasks.names
+    return Prepared(speaker, *trees, dropped=dropped, facts=facts, audit=audit, notes=notes, **fields)
 
 
 def _speaker(config: TrainConfig, model: Any, tokenizer: Any) -> Speaker:
@@ -204,11 +204,13 @@ class _Encoder:
     def trees(self, items: Sequence[Item]) -> list[Tree]:
         """The trees of these items for this method; drops are added to ``dropped``."""
         encoded = self.speaker.encode(items, max_tokens=self.max_tokens)
-        kept = [items[k] for k in encoded.kept]
-        trees, left_out = self.recipe.select(with_columns(encoded.trees, kept, self.columns), kept)
+        encoded_items = [items[k] for k in encoded.kept]
+        trees, select_drops = self.recipe.select(
+            with_columns(encoded.trees, encoded_items, self.columns), encoded_items
+        )
         self.dropped.extend(at("encode", (*encoded.drops, *encoded.cuts)))
         self.remarks.update(encoded.remarks)
-        self.dropped.extend(at("select", left_out))
+        self.dropped.extend(at("select", select_drops))
         return trees
 
     def prompts(self, items: Sequence[Item], answer_tokens: int) -> tuple[list[Tree], list[Turns]]:
@@ -216,11 +218,11 @@ class _Encoder:
         answer are added to ``dropped``."""
         distinct = distinct_prompts(items, self.columns)
         prompt_trees = with_columns(self.speaker.prompt_trees(distinct, remarks=self.remarks), distinct, self.columns)
-        room = self.max_tokens - answer_tokens
+        most_tokens = self.max_tokens - answer_tokens
         trees, texts = [], []
         for item, tree in zip(distinct, prompt_trees, strict=True):
-            if len(tree.prompt) > room:
-                detail = f"{len(tree.prompt)} tokens; at most {room} leave room for an answer of {answer_tokens}"
+            if len(tree.prompt) > most_tokens:
+                detail = f"{len(tree.prompt)} tokens; at most {most_tokens} leave room for an answer of {answer_tokens}"
                 self.dropped.append(Drop(item.where, item.id, "prompt_too_long", detail, stage="encode"))
                 continue
             trees.append(tree)
@@ -233,41 +235,41 @@ def _partners(trees: list[Tree], seed: int, max_tokens: int) -> list[Tree]:
 
 
 def _load(
-    source: str, config: TrainConfig, dropped: list[Drop], asked: data.ColumnRequest
+    source: str, config: TrainConfig, dropped: list[Drop], request: data.ColumnRequest
 ) -> tuple[data.Dataset, Sequence[Item]]:
     """Read a source; return it and its cleaned items on the chosen axis. Drops are added to ``dropped``."""
     on_error = "drop" if config.skip_bad else "raise"
     columns, format = config.columns or None, config.data_format
-    dataset = data.read(source, columns=columns, format=format, on_error=on_error, asked=asked)
-    kept, lost = passes.through(dataset.items, passes.of_source(config, source, asked.columns(dataset.items)))
-    dropped += [*at("read", dataset.drops), *lost]
-    return dataset, kept
+    dataset = data.read(source, columns=columns, format=format, on_error=on_error, asked=request)
+    items, drops = passes.apply_passes(dataset.items, passes.of_source(config, source, request.columns(dataset.items)))
+    dropped += [*at("read", dataset.drops), *drops]
+    return dataset, items
 
 
 def _held_out(
-    config: TrainConfig, items: Sequence[Item], dropped: list[Drop], asked: data.ColumnRequest
+    config: TrainConfig, items: Sequence[Item], dropped: list[Drop], request: data.ColumnRequest
 ) -> tuple[Sequence[Item], Sequence[Item]]:
     if config.eval_data is not None:
-        return items, _load(config.eval_data, config, dropped, asked)[1]
+        return items, _load(config.eval_data, config, dropped, request)[1]
     if config.eval_fraction == 0:
         return items, []
     return data.split(items, config.eval_fraction, config.seed)
 
 
-def _beside_samples(
-    asked: DemonstrationSettings,
+def _with_samples(
+    settings: DemonstrationSettings,
     parts: tuple[Sequence[Item], Sequence[Item]],
     dropped: list[Drop],
     notes: list[str],
 ) -> tuple[Sequence[Item], Sequence[Item]]:
     """Both parts with the samples of their prompts; drops are added to ``dropped``."""
-    samples = demonstrations.read_samples(asked.samples)
+    samples = demonstrations.read_samples(settings.samples)
     results = []
     for part in parts:
-        both, lost = passes.through(part, passes.of_part(samples))
-        dropped += lost
-        results.append(both)
-    if unused := demonstrations.unanswered([item for part in parts for item in part], samples):
+        combined, drops = passes.apply_passes(part, passes.of_part(samples))
+        dropped += drops
+        results.append(combined)
+    if unused := demonstrations.count_unanswered([item for part in parts for item in part], samples):
         notes.append(f"samples whose prompts have no demonstration, and which therefore teach nothing: {unused}")
     if note := demonstrations.length_note([item for part in results for item in part]):
         notes.append(note)
@@ -298,11 +300,11 @@ def _one_sided(train: Sequence[Tree], recipe: Recipe) -> list[str]:
 
 def _uneven(parts: tuple[Sequence[Item], Sequence[Item]], config: TrainConfig) -> list[str]:
     """A note if far more items are held out than requested, because items that share a prompt stay together."""
-    held, total = len(parts[1]), len(parts[0]) + len(parts[1])
-    if config.eval_data is not None or held <= 1 or held <= 2 * config.eval_fraction * total:
+    n_held_out, total = len(parts[1]), len(parts[0]) + len(parts[1])
+    if config.eval_data is not None or n_held_out <= 1 or n_held_out <= 2 * config.eval_fraction * total:
         return []
-    requested = f"{config.eval_fraction:.0%}"
-    return [f"{held} of {total} items are held out, not {requested}: items that share a prompt are never split"]
+    fraction = f"{config.eval_fraction:.0%}"
+    return [f"{n_held_out} of {total} items are held out, not {fraction}: items that share a prompt are never split"]
 
 
 def _without_effect(items: Sequence[Item], method: str, recipe: Recipe) -> list[str]:
@@ -331,8 +333,8 @@ _FITS = {  # by drop reason: what such rows can be used for
 def _refuse_nothing(train: Sequence[Tree], facts: dict[str, Any], dropped: Sequence[Drop], config: TrainConfig) -> None:
     if train:
         return
-    first = {drop.reason: f" ({drop.where}: {drop.detail})" for drop in reversed(dropped) if drop.detail}
-    lost = ", ".join(f"{n} {reason}{first.get(reason, '')}" for reason, n in facts["dropped"].items())
+    examples = {drop.reason: f" ({drop.where}: {drop.detail})" for drop in reversed(dropped) if drop.detail}
+    lost = ", ".join(f"{n} {reason}{examples.get(reason, '')}" for reason, n in facts["dropped"].items())
     lost = lost or "no row was read"
     raise AfzalError(
         f"nothing is left to train {config.method} on",

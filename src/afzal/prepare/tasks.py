@@ -36,12 +36,12 @@ class Tasks:
 
 def tasks_of(items: Sequence[Item], field: str) -> Tasks:
     """The tasks that items name in a field of their rows, sorted by name."""
-    named = {item.id: str(item.extra.get(field) or "").strip() for item in items}
-    if not any(named.values()):
+    task_of = {item.id: str(item.extra.get(field) or "").strip() for item in items}
+    if not any(task_of.values()):
         return Tasks((), {})
-    names = sorted({name or NO_TASK for name in named.values()})
-    place = {name: k for k, name in enumerate(names)}
-    return Tasks(tuple(names), {i: place[name or NO_TASK] for i, name in named.items()})
+    names = sorted({name or NO_TASK for name in task_of.values()})
+    number = {name: k for k, name in enumerate(names)}
+    return Tasks(tuple(names), {i: number[name or NO_TASK] for i, name in task_of.items()})
 
 
 def require_tasks(items: Sequence[Item], field: str) -> None:
@@ -52,11 +52,11 @@ def require_tasks(items: Sequence[Item], field: str) -> None:
     """
     for item in items:
         if not str(item.extra.get(field) or "").strip():
-            known = ", ".join(sorted(item.extra)) or "none"
+            other_fields = ", ".join(sorted(item.extra)) or "none"
             raise AfzalError(
                 f"a row has no {field!r} that names its task",
                 where=item.where or item.id,
-                why=f"further fields of this row: {known}",
+                why=f"further fields of this row: {other_fields}",
                 remedy="add the field to every row, or name another one with task=",
             )
 
@@ -72,14 +72,16 @@ def epoch_of(trees: Sequence[Tree], tasks: Tasks, mixture: Mixture | None, seed:
 def task_facts(tasks: Tasks, trees: Sequence[Tree], chosen: Sequence[int], held_out: Sequence[Tree]) -> list[Any]:
     """For ``run.json``, per task: the number of items, items per epoch, passes over them per epoch, and held-out
     items."""
-    total, taken, held = (Counter(t.task for t in part) for part in (trees, [trees[k] for k in chosen], held_out))
+    total, per_epoch, held_out_counts = (
+        Counter(t.task for t in part) for part in (trees, [trees[k] for k in chosen], held_out)
+    )
     return [
         {
             "name": name,
             "items": total[k],
-            "per_epoch": taken[k],
-            "passes": round(taken[k] / total[k], 4) if total[k] else 0.0,
-            "held_out": held[k],
+            "per_epoch": per_epoch[k],
+            "passes": round(per_epoch[k] / total[k], 4) if total[k] else 0.0,
+            "held_out": held_out_counts[k],
         }
         for k, name in enumerate(tasks.names)
     ]
