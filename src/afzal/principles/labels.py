@@ -43,24 +43,24 @@ def label_rows(labelling: Labelling, items: Sequence[Item], answers: Sequence[Ro
     config, principles = labelling.config, labelling.principles
     judge = _judge(config)
     settings = _with_principle(judge, principles.label_prompt)
-    turn = [principle_at_step(principles.principles, config.seed, row["id"], 0) for row in answers]
+    principle_of = [principle_at_step(principles.principles, config.seed, row["id"], 0) for row in answers]
     games = []
-    for k, (item, row, principle) in enumerate(zip(items, answers, turn, strict=True)):
-        one, two = row["answers"]
-        if one.strip() != two.strip():
-            pair = Pair(k, 0, 1, full_text(item.prompt), (one, two))
+    for k, (item, row, principle) in enumerate(zip(items, answers, principle_of, strict=True)):
+        first, second = row["answers"]
+        if first.strip() != second.strip():
+            pair = Pair(k, 0, 1, full_text(item.prompt), (first, second))
             games += [Game(pair, swapped, transcript=principle.text) for swapped in (False, True)]
     with Cache(labelling.out / REPLIES) as replies:
         rulings = language_model_judge(settings, replies, judge.name, labelling.say)(games)
     ruling_of = {(game.pair.item, game.swapped): ruling for game, ruling in zip(games, rulings, strict=True)}
-    asked = PromptBuilder(PromptSettings(settings.system, settings.prompt, _unread))
+    builder = PromptBuilder(PromptSettings(settings.system, settings.prompt, _unread))
     rows = []
-    for k, (item, row, principle) in enumerate(zip(items, answers, turn, strict=True)):
-        one, two = row["answers"]
-        texts = {"prompt": full_text(item.prompt), "first": one, "second": two, "transcript": principle.text}
+    for k, (item, row, principle) in enumerate(zip(items, answers, principle_of, strict=True)):
+        first, second = row["answers"]
+        texts = {"prompt": full_text(item.prompt), "first": first, "second": second, "transcript": principle.text}
         label = combine_rulings(ruling_of.get((k, False)), ruling_of.get((k, True)), config.clamp)
-        about = {"id": row["id"], "principle": principle.id, "judge": judge.name, "model": config.model}
-        rows.append({**about, "prompts": {"label": asked.messages(**texts)[-1]["content"]}, **label})
+        fields = {"id": row["id"], "principle": principle.id, "judge": judge.name, "model": config.model}
+        rows.append({**fields, "prompts": {"label": builder.messages(**texts)[-1]["content"]}, **label})
     return rows
 
 
@@ -74,8 +74,8 @@ def combine_rulings(first: Ruling | None, swapped: Ruling | None, clamp: float) 
         return {"p": None, "p_shown_first": None, "p_shown_second": None, "why": "the answers are the same"}
     p = [_probability(ruling) for ruling in (first, swapped)]
     why = next((r.why or "no verdict" for r in (first, swapped) if _probability(r) is None), "")
-    known = [value for value in p if value is not None]
-    mean = sum(known) / 2 if len(known) == 2 else None
+    readings = [value for value in p if value is not None]
+    mean = sum(readings) / 2 if len(readings) == 2 else None
     clamped = None if mean is None else min(1 - clamp, max(clamp, mean))
     return {"p": clamped, "p_shown_first": p[0], "p_shown_second": p[1], "why": why}
 

@@ -32,11 +32,11 @@ def score_gaps(config: ReviseConfig, tasks: Sequence[tuple[Turns, str, Sequence[
     if config.match is None or not tasks:
         return [[None] * len(texts) for _, _, texts in tasks]
     score = reward_or_judge(config.match, device=pick_device("auto"), replies=Path(config.out) / REPLIES)
-    asked = [(prompt, text) for prompt, first, texts in tasks for text in (first, *texts) if text.strip()]
-    values = iter(score([prompt for prompt, _ in asked], [text for _, text in asked]))
+    texts_to_score = [(prompt, text) for prompt, first, texts in tasks for text in (first, *texts) if text.strip()]
+    values = iter(score([prompt for prompt, _ in texts_to_score], [text for _, text in texts_to_score]))
     gaps = []
     for _, first, texts in tasks:
         origin = next(values) if first.strip() else None
-        known = [next(values) if text.strip() else None for text in texts]
-        gaps.append([None if value is None or origin is None else value - origin for value in known])
+        scores = [next(values) if text.strip() else None for text in texts]
+        gaps.append([None if value is None or origin is None else value - origin for value in scores])
     return gaps

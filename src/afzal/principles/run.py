@@ -32,7 +32,7 @@ from afzal.servers.cache import REPLIES, Reply
 from afzal.tokens import distinct_prompts
 
 PAIRS, REPORT = "pairs.jsonl", "revise"
-_SPARED = {"out", "timeout", "attempts", "concurrency", "batch_size", "key_env"}
+_FREE_SETTINGS = {"out", "timeout", "attempts", "concurrency", "batch_size", "key_env"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,23 +60,23 @@ def revise(config: ReviseConfig, say: Callable[[str], None] = lambda line: None)
 
 def _revise(config: ReviseConfig, say: Callable[[str], None]) -> dict[str, Any]:
     principles = read_principles(config.principles)
-    asked = _prompts(config)
+    prompts = _prompts(config)
     out = Path(config.out)
     _claim(config, out)
-    write, speaks = writer(config, out / REPLIES)
-    say(f"{sum(not a.twin for a in asked)} prompts, {sum(a.twin for a in asked)} twins")
-    answers = run_stage(out / "answers.jsonl", lambda: _answers(config, asked, write))
+    write, reads_chat = writer(config, out / REPLIES)
+    say(f"{sum(not a.twin for a in prompts)} prompts, {sum(a.twin for a in prompts)} twins")
+    answers = run_stage(out / "answers.jsonl", lambda: _answers(config, prompts, write))
     if config.mode == "label":
         labelling = Labelling(config, principles, out, say)
-        steps = [run_stage(out / "labels.jsonl", lambda: label_rows(labelling, [a.item for a in asked], answers))]
+        steps = [run_stage(out / "labels.jsonl", lambda: label_rows(labelling, [a.item for a in prompts], answers))]
         items = [
             item
-            for a, row, label in zip(asked, answers, steps[0], strict=True)
+            for a, row, label in zip(prompts, answers, steps[0], strict=True)
             for item in _labelled_pair(a, row, label)
         ]
     else:
-        steps = _all_revisions(config, principles, asked, answers, write, speaks, say)
-        items = [_pair(config, a, k, answers[k], steps) for k, a in enumerate(asked) if not a.twin]
+        steps = _all_revisions(config, principles, prompts, answers, write, reads_chat, say)
+        items = [_pair(config, a, k, answers[k], steps) for k, a in enumerate(prompts) if not a.twin]
         items = [item for item in items if item is not None]
     if items:
         data.write(items, out / PAIRS, "afzal")
@@ -120,9 +120,9 @@ def _unread(reply: Reply) -> Reading:
 def _prompts(config: ReviseConfig) -> list[PromptTask]:
     """The distinct prompts of the file in order, each followed by its twin if it has one."""
     rows = list(data.read(config.prompts).items)
-    paired = config.mode == "label" and all(len(item.responses) == 2 for item in rows)
+    has_pairs = config.mode == "label" and all(len(item.responses) == 2 for item in rows)
     prompts = []
-    for k, item in enumerate(rows if paired else distinct_prompts(rows)):
+    for k, item in enumerate(rows if has_pairs else distinct_prompts(rows)):
         prompts.append(PromptTask(f"{k}", item))
         twin = item.extra.get("twin")
         if twin is not None and config.mode == "revision":
@@ -144,11 +144,11 @@ def _claim(config: ReviseConfig, out: Path) -> None:
     Raises:
         AfzalError: it holds a run with other settings, or other files.
     """
-    what = config.model_dump(mode="json", exclude=_SPARED)
+    settings = config.model_dump(mode="json", exclude=_FREE_SETTINGS)
     sources = [config.prompts, config.principles, *([config.model] if config.url is None else [])]
     sources += sources_of(config.match)
     judge = [resolve_judge(config.judge).fingerprint] if config.judge is not None else []
-    key, path = key_of(what, [content_hash(s) for s in sources], judge), out / "revise-settings.json"
+    key, path = key_of(settings, [content_hash(s) for s in sources], judge), out / "revise-settings.json"
     if read_stage(path, key) is not None:
         return
     if any(path.name != lock.NAME for path in out.iterdir()):
@@ -159,23 +159,23 @@ def _claim(config: ReviseConfig, out: Path) -> None:
             where=str(out),
             remedy="another --out, or the same command as before to resume",
         )
-    write_stage(path, key, {"settings": what})
+    write_stage(path, key, {"settings": settings})
 
 
-def _answers(config: ReviseConfig, asked: Sequence[PromptTask], write: Write) -> list[Row]:
+def _answers(config: ReviseConfig, prompts: Sequence[PromptTask], write: Write) -> list[Row]:
     """One answer to each prompt, two in mode label; answers that a row already holds are used."""
     n = 2 if config.mode == "label" else 1
-    open_ = [(a, k) for a in asked for k in range(n) if len(a.item.responses) != n or config.mode != "label"]
-    written = iter(write([TextRequest(a.item.prompt, f"{a.id} answer {k}") for a, k in open_]))
+    missing = [(a, k) for a in prompts for k in range(n) if len(a.item.responses) != n or config.mode != "label"]
+    replies = iter(write([TextRequest(a.item.prompt, f"{a.id} answer {k}") for a, k in missing]))
     rows = []
-    for a in asked:
+    for a in prompts:
         texts, ends = [], []
         for k in range(n):
             if config.mode == "label" and len(a.item.responses) == n:
                 texts.append(full_text(a.item.responses[k].turns))
                 ends.append("given")
                 continue
-            reply = next(written)
+            reply = next(replies)
             texts.append(reply.text)
             ends.append(reply.finish)
         rows.append({"id": a.id, "twin": a.twin, "prompt": turns_to_row(a.item.prompt), "answers": texts, "ends": ends})
@@ -185,28 +185,30 @@ def _answers(config: ReviseConfig, asked: Sequence[PromptTask], write: Write) ->
 def _all_revisions(
     config: ReviseConfig,
     principles: PrinciplesConfig,
-    asked: Sequence[PromptTask],
+    prompts: Sequence[PromptTask],
     answers: Sequence[Row],
     write: Write,
-    speaks: Callable[[], bool],
+    reads_chat: Callable[[], bool],
     say: Callable[[str], None],
 ) -> list[list[Row]]:
     """The revisions of every round, with one row per prompt."""
     out, steps = Path(config.out), []
     current = [row["answers"][0] for row in answers]
     for step in range(config.rounds):
-        turn = [principle_at_step(principles.principles, config.seed, a.id, step) for a in asked]
+        chosen_principles = [principle_at_step(principles.principles, config.seed, a.id, step) for a in prompts]
         first = [row["answers"][0] for row in answers]
         tasks = [
             _RevisionTask(a, p, text, step, origin)
-            for a, p, text, origin in zip(asked, turn, current, first, strict=True)
+            for a, p, text, origin in zip(prompts, chosen_principles, current, first, strict=True)
         ]
         critiques = run_stage(
-            out / f"critiques-{step + 1}.jsonl", lambda tasks=tasks: _critiques(principles, tasks, write, speaks)
+            out / f"critiques-{step + 1}.jsonl", lambda tasks=tasks: _critiques(principles, tasks, write, reads_chat)
         )
         rows = run_stage(
             out / f"revisions-{step + 1}.jsonl",
-            lambda tasks=tasks, critiques=critiques: _revisions(config, principles, tasks, critiques, write, speaks),
+            lambda tasks=tasks, critiques=critiques: _revisions(
+                config, principles, tasks, critiques, write, reads_chat
+            ),
         )
         steps.append([{**row, **critique} for row, critique in zip(rows, critiques, strict=True)])
         current = [row["revision"] if not row["why"] else text for row, text in zip(rows, current, strict=True)]
@@ -224,18 +226,20 @@ class _RevisionTask:
     step: int
     first: str
 
-    def request(self, template: str, system: str, default: str, own: str, **more: str) -> tuple[Mapping[str, str], ...]:
+    def request(
+        self, template: str, system: str, default: str, wording: str, **fields: str
+    ) -> tuple[Mapping[str, str], ...]:
         """The messages of a critique or a revision."""
         values = {
             "prompt": full_text(self.prompt_task.item.prompt),
             "answer": self.answer,
             "principle": self.principle.text,
         }
-        return _prompt_builder(system, template).messages(**values, request=own or default, **more)
+        return _prompt_builder(system, template).messages(**values, request=wording or default, **fields)
 
 
 def _critiques(
-    principles: PrinciplesConfig, tasks: Sequence[_RevisionTask], write: Write, speaks: Callable[[], bool]
+    principles: PrinciplesConfig, tasks: Sequence[_RevisionTask], write: Write, reads_chat: Callable[[], bool]
 ) -> list[Row]:
     if not principles.critique_prompt:
         return [
@@ -247,14 +251,14 @@ def _critiques(
             }
             for t in tasks
         ]
-    sent = []
+    messages = []
     for t in tasks:
         default = f"Principle: {t.principle.text}\nSay where the answer does not follow the principle."
-        sent.append(t.request(principles.critique_prompt, principles.system, default, t.principle.critique))
-    written = write(
+        messages.append(t.request(principles.critique_prompt, principles.system, default, t.principle.critique))
+    replies = write(
         [
-            TextRequest(model_input(m, chat=speaks()), f"{t.prompt_task.id} critique {t.step}")
-            for t, m in zip(tasks, sent, strict=True)
+            TextRequest(model_input(m, chat=reads_chat()), f"{t.prompt_task.id} critique {t.step}")
+            for t, m in zip(tasks, messages, strict=True)
         ]
     )
     return [
@@ -264,7 +268,7 @@ def _critiques(
             "critique_asked": m[-1]["content"],
             "critique": r.text.strip(),
         }
-        for t, m, r in zip(tasks, sent, written, strict=True)
+        for t, m, r in zip(tasks, messages, replies, strict=True)
     ]
 
 
@@ -274,40 +278,44 @@ def _revisions(
     tasks: Sequence[_RevisionTask],
     critiques: Sequence[Row],
     write: Write,
-    speaks: Callable[[], bool],
+    reads_chat: Callable[[], bool],
 ) -> list[Row]:
-    sent = []
+    messages = []
     for t, critique in zip(tasks, critiques, strict=True):
         default = f"Principle: {t.principle.text}\nRewrite the answer so that it follows the principle."
-        known = {"critique": critique["critique"]}
-        sent.append(t.request(principles.revision_prompt, principles.system, default, t.principle.revision, **known))
-    open_ = [k for k, critique in enumerate(critiques) if critique["critique"]]
-    wanted = [
-        TextRequest(model_input(sent[k], chat=speaks()), f"{tasks[k].prompt_task.id} revision {tasks[k].step} {c}")
-        for k in open_
+        values = {"critique": critique["critique"]}
+        messages.append(
+            t.request(principles.revision_prompt, principles.system, default, t.principle.revision, **values)
+        )
+    criticised = [k for k, critique in enumerate(critiques) if critique["critique"]]
+    requests = [
+        TextRequest(
+            model_input(messages[k], chat=reads_chat()), f"{tasks[k].prompt_task.id} revision {tasks[k].step} {c}"
+        )
+        for k in criticised
         for c in range(config.candidates)
     ]
-    written = write(wanted)
-    drawn = {k: written[n * config.candidates : (n + 1) * config.candidates] for n, k in enumerate(open_)}
-    texts = {k: [reply.text for reply in replies] for k, replies in drawn.items()}
-    gaps = score_gaps(config, [(tasks[k].prompt_task.item.prompt, tasks[k].first, texts[k]) for k in open_])
-    apart = dict(zip(open_, gaps, strict=True))
+    replies = write(requests)
+    candidates = {k: replies[n * config.candidates : (n + 1) * config.candidates] for n, k in enumerate(criticised)}
+    texts = {k: [reply.text for reply in replies] for k, replies in candidates.items()}
+    gaps = score_gaps(config, [(tasks[k].prompt_task.item.prompt, tasks[k].first, texts[k]) for k in criticised])
+    gap_of = dict(zip(criticised, gaps, strict=True))
     rows = []
     for k, t in enumerate(tasks):
         best, why, gap = "", _skip_reason(principles), None
         if k in texts:
             best, why, gap = choose_candidate(
-                t.answer, texts[k], t.principle, principles.principles, apart[k], config.match_within
+                t.answer, texts[k], t.principle, principles.principles, gap_of[k], config.match_within
             )
         breaks = {
             "broken_before": find_violations(t.principle, t.answer),
             "broken_after": find_violations(t.principle, best),
         }
-        ends = [reply.finish for reply in drawn.get(k, ())]
+        ends = [reply.finish for reply in candidates.get(k, ())]
         if why == "empty" and ends and set(ends) == {"no room"}:
             why = "no room in the model's context"
-        sent_as = sent[k][-1]["content"] if k in texts else ""
-        row = {"id": t.prompt_task.id, "principle": t.principle.id, "revision_asked": sent_as, "answer": t.answer}
+        question = messages[k][-1]["content"] if k in texts else ""
+        row = {"id": t.prompt_task.id, "principle": t.principle.id, "revision_asked": question, "answer": t.answer}
         row |= {"revision": best, "why": why, "ends": ends, **breaks}
         rows.append(row if config.match is None else row | {"score_gap": gap})
     return rows
@@ -318,48 +326,56 @@ def _skip_reason(principles: PrinciplesConfig) -> str:
 
 
 def _pair(
-    config: ReviseConfig, asked: PromptTask, place: int, answer: Row, steps: Sequence[Sequence[Row]]
+    config: ReviseConfig, prompt: PromptTask, place: int, answer: Row, steps: Sequence[Sequence[Row]]
 ) -> Item | None:
     """The pair of one prompt: its last revision preferred to its first answer; None if nothing was revised."""
-    made = [step[place] for step in steps if not step[place]["why"]]
+    revised = [step[place] for step in steps if not step[place]["why"]]
     first = answer["answers"][0]
-    if not made or made[-1]["revision"].strip() == first.strip() or not first.strip():
+    if not revised or revised[-1]["revision"].strip() == first.strip() or not first.strip():
         return None
-    last = made[-1]
+    last = revised[-1]
     keys = ("principle", "critique", "critique_asked", "revision_asked", "revision")
     extra = {
         "principle": last["principle"],
         "critique": last["critique"],
         "model": config.model,
         "prompts": {"critique": last["critique_asked"], "revision": last["revision_asked"]},
-        "steps": [{key: row[key] for key in keys} for row in made],
+        "steps": [{key: row[key] for key in keys} for row in revised],
     }
-    texts = (Response(_turns(asked.item, last["revision"]), "revision"), Response(_turns(asked.item, first), "answer"))
+    texts = (
+        Response(_turns(prompt.item, last["revision"]), "revision"),
+        Response(_turns(prompt.item, first), "answer"),
+    )
     vote = Comparison(0, 1, "first", annotator="principles", axis=last["principle"])
     return Item(
-        asked.item.id, asked.item.prompt, texts, (vote,), group=asked.item.group, extra=_other_fields(asked) | extra
+        prompt.item.id, prompt.item.prompt, texts, (vote,), group=prompt.item.group, extra=_other_fields(prompt) | extra
     )
 
 
-def _labelled_pair(asked: PromptTask, answer: Row, label: Row) -> list[Item]:
+def _labelled_pair(prompt: PromptTask, answer: Row, label: Row) -> list[Item]:
     """The pair of one prompt with its label; empty if the judge gave no verdict or the answers are the same."""
     if label["p"] is None:
         return []
-    p, (one, two) = label["p"], answer["answers"]
+    p, (first, second) = label["p"], answer["answers"]
     extra = {key: label[key] for key in ("principle", "judge", "model", "prompts", "p_shown_first", "p_shown_second")}
-    texts = (Response(_turns(asked.item, one)), Response(_turns(asked.item, two)))
+    texts = (Response(_turns(prompt.item, first)), Response(_turns(prompt.item, second)))
     outcome = "first" if p > 0.5 else "second" if p < 0.5 else "tie"
     vote = Comparison(0, 1, outcome, probability=p, annotator=label["judge"], axis=label["principle"])
     return [
         Item(
-            asked.item.id, asked.item.prompt, texts, (vote,), group=asked.item.group, extra=_other_fields(asked) | extra
+            prompt.item.id,
+            prompt.item.prompt,
+            texts,
+            (vote,),
+            group=prompt.item.group,
+            extra=_other_fields(prompt) | extra,
         )
     ]
 
 
-def _other_fields(asked: PromptTask) -> dict[str, Any]:
+def _other_fields(prompt: PromptTask) -> dict[str, Any]:
     """The other fields of a prompt's row."""
-    return dict(asked.item.extra)
+    return dict(prompt.item.extra)
 
 
 def _turns(item: Item, text: str) -> Turns:

@@ -13,13 +13,13 @@ _HEAD = 80
 """Characters at the start of an answer within which a refusal begins."""
 
 
-def principle_at_step(principles: Sequence[PrincipleConfig], seed: int, about: str, step: int) -> PrincipleConfig:
+def principle_at_step(principles: Sequence[PrincipleConfig], seed: int, prompt_id: str, step: int) -> PrincipleConfig:
     """The principle of a step (from 0) for one prompt: a random order without repeats, from the seed and the prompt.
 
     Args:
-        about: identifies the prompt. The order depends only on it, the seed and the principles' ids.
+        prompt_id: identifies the prompt. The order depends only on it, the seed and the principles' ids.
     """
-    ordered = sorted(principles, key=lambda p: hashlib.sha256(f"{seed} {about} {p.id}".encode()).digest())
+    ordered = sorted(principles, key=lambda p: hashlib.sha256(f"{seed} {prompt_id} {p.id}".encode()).digest())
     return ordered[step % len(ordered)]
 
 
@@ -81,24 +81,24 @@ def choose_candidate(
     principle: PrincipleConfig,
     principles: Sequence[PrincipleConfig],
     gaps: Sequence[float | None],
-    within: float | None,
+    largest_gap: float | None,
 ) -> tuple[str, str, float | None]:
     """The candidate with the fewest violations, why it is rejected (empty if it is not), and its score gap.
 
     Args:
         gaps: each candidate's score less the first answer's; None if unknown.
-        within: the largest accepted gap in either direction. Among candidates with equally few violations the closest
-            score wins. None ignores scores.
+        largest_gap: the largest accepted gap in either direction. Among candidates with equally few violations the
+            closest score wins. None ignores scores.
     """
-    near = [within is None or (gap is not None and abs(gap) <= within) for gap in gaps]
+    is_near = [largest_gap is None or (gap is not None and abs(gap) <= largest_gap) for gap in gaps]
 
     def rank(k: int) -> tuple[bool, bool, int, float]:
-        far = 0.0 if within is None else abs(gaps[k] or 0.0)
-        return not candidates[k].strip(), not near[k], count_violations(principles, candidates[k]), far
+        distance = 0.0 if largest_gap is None else abs(gaps[k] or 0.0)
+        return not candidates[k].strip(), not is_near[k], count_violations(principles, candidates[k]), distance
 
     best = min(range(len(candidates)), key=rank)
     why = rejection_reason(current, candidates[best], principle, principles)
-    return candidates[best], why or ("" if near[best] else "another score"), gaps[best]
+    return candidates[best], why or ("" if is_near[best] else "another score"), gaps[best]
 
 
 @lru_cache(4096)

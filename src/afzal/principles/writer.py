@@ -79,52 +79,52 @@ def _local(config: ReviseConfig) -> Write:
     def model() -> Any:
         return load_model(config.model, device=pick_device("auto")).requires_grad_(False)
 
-    def write(wanted: Sequence[TextRequest]) -> list[Reply]:
+    def write(requests: Sequence[TextRequest]) -> list[Reply]:
         speaker = open_speaker(config.model)
-        ids = [p.tolist() for p in speaker.encode_prompts([w.turns for w in wanted])]
-        written = [Reply("", NO_ROOM, len(p), 0) for p in ids]
+        ids = [p.tolist() for p in speaker.encode_prompts([w.turns for w in requests])]
+        replies = [Reply("", NO_ROOM, len(p), 0) for p in ids]
         for chat in (False, True):
-            fits = [
+            fitting = [
                 k
-                for k, w in enumerate(wanted)
+                for k, w in enumerate(requests)
                 if isinstance(w.turns, str) != chat and (speaker.context is None or len(ids[k]) < speaker.context)
             ]
-            if not fits:
+            if not fitting:
                 continue
-            drawn = sample(
+            samples = sample(
                 model(),
-                [ids[k] for k in fits],
+                [ids[k] for k in fitting],
                 eos=speaker.ends(chat=chat),
                 sampling=sampling,
                 seed=config.seed,
                 rows_per_batch=config.batch_size,
-                numbers=[hash_number(wanted[k].draw_key) for k in fits],
+                numbers=[hash_number(requests[k].draw_key) for k in fitting],
             )
-            texts = speaker.continuations([(ids[fits[s.prompt_index]], s.answer.tolist()) for s in drawn])
-            for s, text in zip(drawn, texts, strict=True):
-                k, finish = fits[s.prompt_index], "length" if s.stop == "length" else "stop"
-                written[k] = Reply(text.strip() if chat else text, finish, len(ids[k]), len(s.ids))
-        return written
+            texts = speaker.continuations([(ids[fitting[s.prompt_index]], s.answer.tolist()) for s in samples])
+            for s, text in zip(samples, texts, strict=True):
+                k, finish = fitting[s.prompt_index], "length" if s.stop == "length" else "stop"
+                replies[k] = Reply(text.strip() if chat else text, finish, len(ids[k]), len(s.ids))
+        return replies
 
     return write
 
 
 def _served(config: ReviseConfig, replies: Path) -> Write:
-    def write(wanted: Sequence[TextRequest]) -> list[Reply]:
+    def write(texts: Sequence[TextRequest]) -> list[Reply]:
         server = server_from(config, "writer")
-        requests = [_request(config, w) for w in wanted]
-        with Cache(replies) as known:
-            reply_of = fetch_replies(requests, server.ask, known, name=config.model, concurrency=config.concurrency)
+        requests = [_request(config, w) for w in texts]
+        with Cache(replies) as cache:
+            reply_of = fetch_replies(requests, server.ask, cache, name=config.model, concurrency=config.concurrency)
         return [reply_of[r.key] for r in requests]
 
     return write
 
 
-def _request(config: ReviseConfig, wanted: TextRequest) -> Request:
-    turns = (Message("user", wanted.turns),) if isinstance(wanted.turns, str) else wanted.turns
+def _request(config: ReviseConfig, text: TextRequest) -> Request:
+    turns = (Message("user", text.turns),) if isinstance(text.turns, str) else text.turns
     messages = tuple({"role": m.role, "content": full_text((m,))} for m in turns)
     sampling: dict[str, Any] = {"temperature": config.temperature, "max_tokens": config.max_new_tokens}
     if config.temperature > 0:
-        sampling["seed"] = hash_number(config.seed, wanted.draw_key)
+        sampling["seed"] = hash_number(config.seed, text.draw_key)
     key_fields = {"kind": "http", "model": config.model, "url": config.url, "writes": True}
     return Request(messages, sampling, key_of({**key_fields, "messages": list(messages), "sampling": sampling}))

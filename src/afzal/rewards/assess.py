@@ -70,11 +70,11 @@ def score_heads(
     places, _ = _read(items, speaker, max_tokens, ())
     rows_of = _by_tree(score, [t for t, _, _ in places], layout)
     width = max((len(row) for rows in rows_of.values() for row in rows), default=1)
-    made = [np.full((len(item.responses), width), math.nan) for item in items]
+    scores = [np.full((len(item.responses), width), math.nan) for item in items]
     for t, k, responses in places:
         for branch, response in enumerate(responses):
-            made[k][response] = rows_of[id(t)][branch]
-    return made
+            scores[k][response] = rows_of[id(t)][branch]
+    return scores
 
 
 def _read(
@@ -83,17 +83,17 @@ def _read(
     """Trees, each with its item and the response of each branch; and the unreadable or truncated responses."""
     encoded = speaker.encode(items, max_tokens=max_tokens)
     places: list[tuple[Tree, int, list[int]]] = []  # a tree, its item, and the response of each branch
-    broken = []
+    incomplete = []
     for t, k in zip(encoded.trees, encoded.kept, strict=True):
         if len(t.branches) == len(items[k].responses):
             places.append((t, k, list(range(len(t.branches)))))
         else:
-            broken += [(k, r) for r in range(len(items[k].responses))]
+            incomplete += [(k, r) for r in range(len(items[k].responses))]
     # an item that lost a response is read again one response at a time, to know which response each branch is
-    singles = [replace(items[k], responses=(items[k].responses[r],), votes=()) for k, r in broken]
-    again = speaker.encode(singles, max_tokens=max_tokens) if singles else None
-    for t, n in zip(again.trees, again.kept, strict=True) if again else ():
-        places.append((t, broken[n][0], [broken[n][1]]))
+    singles = [replace(items[k], responses=(items[k].responses[r],), votes=()) for k, r in incomplete]
+    reread = speaker.encode(singles, max_tokens=max_tokens) if singles else None
+    for t, n in zip(reread.trees, reread.kept, strict=True) if reread else ():
+        places.append((t, incomplete[n][0], [incomplete[n][1]]))
     if cut:
         places = [(_as_cut(t, items[k], [(k, r) in cut for r in rs], speaker), k, rs) for t, k, rs in places]
     return places, [*encoded.drops, *encoded.cuts]
@@ -103,9 +103,9 @@ def _as_cut(t: Tree, item: Item, cut: Sequence[bool], speaker: Speaker) -> Tree:
     """The tree without the end marks of the branches in ``cut``; a branch that is only an end mark keeps it."""
     end = speaker.response_end(chat=item.is_chat)
     branches = []
-    for b, was_cut in zip(t.branches, cut, strict=True):
+    for b, is_cut in zip(t.branches, cut, strict=True):
         last = int(np.flatnonzero(b.scored)[-1])
-        shorten = was_cut and b.ids[last] == end and b.scored[:last].any()
+        shorten = is_cut and b.ids[last] == end and b.scored[:last].any()
         branches.append(Branch(b.ids[:last], b.scored[:last]) if shorten else b)
     return replace(t, branches=tuple(branches))
 
@@ -123,14 +123,14 @@ def _filled(
     items: Sequence[Item], places: Sequence[tuple[Tree, int, list[int]]], rows_of: dict[int, list[np.ndarray]]
 ) -> list[ScoredItem]:
     blank = lambda item, value: np.full(len(item.responses), value)  # noqa: E731
-    made = [ScoredItem(item, blank(item, math.nan), blank(item, math.nan), blank(item, 0)) for item in items]
+    scored = [ScoredItem(item, blank(item, math.nan), blank(item, math.nan), blank(item, 0)) for item in items]
     for t, k, responses in places:
         for branch, response in enumerate(responses):
             row = rows_of[id(t)][branch].astype(np.float64)
-            made[k].scores[response] = row.mean()
-            made[k].spread[response] = row.std(ddof=1) if len(row) > 1 else 0.0
-            made[k].lengths[response] = int(t.branches[branch].scored.sum())
-    return made
+            scored[k].scores[response] = row.mean()
+            scored[k].spread[response] = row.std(ddof=1) if len(row) > 1 else 0.0
+            scored[k].lengths[response] = int(t.branches[branch].scored.sum())
+    return scored
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,23 +138,23 @@ class Share:
     """The weighted share of ``n`` pairs or votes that is right (ties in score count half), with its 95% interval over
     prompts."""
 
-    known: Interval
+    estimate: Interval
     n: int
 
     @property
     def value(self) -> float:
         """The share, from 0 to 1."""
-        return self.known.value
+        return self.estimate.value
 
     @property
     def interval(self) -> tuple[float, float]:
         """The share's 95% interval."""
-        return self.known.ends
+        return self.estimate.ends
 
     @property
     def prompts(self) -> int:
         """The number of the pairs' prompts."""
-        return self.known.n
+        return self.estimate.n
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,39 +199,39 @@ def assess(scored: Sequence[ScoredItem]) -> Assessment:
     Pairs count by weight, as in the loss. Pairs that share a prompt are not independent, so intervals are over prompts.
     """
     keys = [prompt_key(s.item) for s in scored]
-    placed = [
+    keyed_pairs = [
         (key, s, q)
         for key, s in zip(keys, scored, strict=True)
         for q in preferences(s.item)
         if q.weight > 0 and np.isfinite(s.scores[[q.i, q.j]]).all()
     ]
-    prompts, pairs = [key for key, _, _ in placed], [(s, q) for _, s, q in placed]
+    prompts, pairs = [key for key, _, _ in keyed_pairs], [(s, q) for _, s, q in keyed_pairs]
     weights = np.array([q.weight for _, q in pairs])
     gaps = np.array([s.scores[q.i] - s.scores[q.j] for s, q in pairs])
     p = np.array([q.p for _, q in pairs])
     longer = np.array([s.lengths[q.i] - s.lengths[q.j] for s, q in pairs])
-    stated = np.array([math.nan if q.margin is None else q.margin for _, q in pairs])
-    known = np.isfinite(stated)
+    strengths = np.array([math.nan if q.margin is None else q.margin for _, q in pairs])
+    has_strength = np.isfinite(strengths)
     scores, lengths, spread = (
         np.concatenate([getattr(s, name)[np.isfinite(s.scores)] for s in scored] or [np.zeros(0)])
         for name in ("scores", "lengths", "spread")
     )
-    of_score = [key for key, s in zip(keys, scored, strict=True) for _ in range(int(np.isfinite(s.scores).sum()))]
+    score_prompts = [key for key, s in zip(keys, scored, strict=True) for _ in range(int(np.isfinite(s.scores).sum()))]
     decided = p != 0.5
     return Assessment(
-        accuracy=_share_of(_picked(prompts, decided), gaps[decided], weights[decided]),
+        accuracy=_share_of(_masked(prompts, decided), gaps[decided], weights[decided]),
         calibration=calibration(gaps, p, prompts, weights) if len(gaps) else None,
-        length=trend(lengths, scores, of_score),
+        length=trend(lengths, scores, score_prompts),
         length_within=trend(longer, gaps, prompts),
-        strength=trend(stated[known], gaps[known], _picked(prompts, known)),
+        strength=trend(strengths[has_strength], gaps[has_strength], _masked(prompts, has_strength)),
         annotators=_annotators(scored),
         spread=float(spread.mean()) if len(spread) else 0.0,
         n_responses=len(scores),
     )
 
 
-def _picked(prompts: Sequence[str], which: np.ndarray) -> list[str]:
-    return [prompt for prompt, taken in zip(prompts, which, strict=True) if taken]
+def _masked(prompts: Sequence[str], mask: np.ndarray) -> list[str]:
+    return [prompt for prompt, keep in zip(prompts, mask, strict=True) if keep]
 
 
 def _share_of(prompts: Sequence[str], gaps: np.ndarray, weights: np.ndarray) -> Share | None:
@@ -252,13 +252,13 @@ def _annotators(scored: Sequence[ScoredItem]) -> dict[str, Share]:
             gap = s.scores[v.first] - s.scores[v.second]
             if math.isfinite(gap):
                 gaps.setdefault(v.annotator, []).append((key, gap if (v.p_first or 0.0) > 0.5 else -gap))
-    agreed = {}
+    shares = {}
     for name, votes in sorted(gaps.items()):
         prompts, values = [key for key, _ in votes], np.array([gap for _, gap in votes])
-        known = _share_of(prompts, values, np.ones(len(values)))
-        if known is not None and known.n >= _FEW:
-            agreed[name] = known
-    return agreed
+        share = _share_of(prompts, values, np.ones(len(values)))
+        if share is not None and share.n >= _FEW:
+            shares[name] = share
+    return shares
 
 
 def lines(assessment: Assessment) -> list[str]:
@@ -281,8 +281,8 @@ def lines(assessment: Assessment) -> list[str]:
 
 
 def _trend(fit: Trend, unit: str) -> str:
-    within = f"({fit.low:+.4f} to {fit.high:+.4f})"
-    return f"score {fit.slope:+.4f} {within} {unit}, correlation {fit.correlation:+.2f}"
+    interval = f"({fit.low:+.4f} to {fit.high:+.4f})"
+    return f"score {fit.slope:+.4f} {interval} {unit}, correlation {fit.correlation:+.2f}"
 
 
 def _counts(pairs: int, prompts: int) -> str:
@@ -292,21 +292,21 @@ def _counts(pairs: int, prompts: int) -> str:
 def _calibration(c: Calibration) -> str:
     """The calibration error with its interval and its chance level, so that a small sample does not look like a bad
     model."""
-    within = "" if c.ece_low is None else f" ({c.ece_low:.3f} to {c.ece_high:.3f})"
+    interval = "" if c.ece_low is None else f" ({c.ece_low:.3f} to {c.ece_high:.3f})"
     score = "" if c.brier_low is None else f" ({c.brier_low:.3f} to {c.brier_high:.3f})"
-    clear = "more than chance explains" if c.ece > c.null_high else "within what chance explains"
+    comparison = "more than chance explains" if c.ece > c.null_high else "within what chance explains"
     return (
-        f"expected calibration error {c.ece:.3f}{within} on {_counts(c.n, c.prompts)}; a perfectly "
-        f"calibrated model would show about {c.null:.3f} here, so this is {clear}; Brier score "
+        f"expected calibration error {c.ece:.3f}{interval} on {_counts(c.n, c.prompts)}; a perfectly "
+        f"calibrated model would show about {c.null:.3f} here, so this is {comparison}; Brier score "
         f"{c.brier:.3f}{score} (a coin has 0.25), log loss {c.log_loss:.3f} nats (a coin has 0.693)"
     )
 
 
 def sections(assessment: Assessment) -> list[Section]:
     """The report's sections: a reliability plot, the trends, and the annotators if known."""
-    made = []
+    parts = []
     if assessment.calibration:
-        made.append(_reliability(assessment.calibration))
+        parts.append(_reliability(assessment.calibration))
     rows = [
         (name, t.slope, t.low, t.high, t.correlation, t.n)
         for name, t in (
@@ -320,13 +320,15 @@ def sections(assessment: Assessment) -> list[Section]:
         text = "Score per unit of each, by least squares; 95% intervals over prompts. A reward that follows length can "
         text += "be raised by writing more."
         table = Table(("", "slope", "low", "high", "correlation", "n"), tuple(rows))
-        made.append(Section("What the score follows", text, table=table))
+        parts.append(Section("What the score follows", text, table=table))
     if assessment.annotators:
         cells = tuple((name, s.value, *s.interval, s.n) for name, s in assessment.annotators.items())
         text = f"How often the score agrees with each annotator who cast at least {_FEW} votes; 95% intervals over "
         text += "prompts."
-        made.append(Section("Annotators", text, table=Table(("annotator", "agreement", "low", "high", "votes"), cells)))
-    return made
+        parts.append(
+            Section("Annotators", text, table=Table(("annotator", "agreement", "low", "high", "votes"), cells))
+        )
+    return parts
 
 
 def _reliability(c: Calibration) -> Section:

@@ -43,37 +43,39 @@ def by_text(fn: Callable[..., Any], name: str = "the reward function") -> Callab
     Raises:
         AfzalError: (when called) ``fn`` fails, does not return a number, or asks for a column that no row has.
     """
-    asked = column_request(fn)
+    request = column_request(fn)
 
-    def each(
+    def reward(
         prompts: Sequence[Turns],
         answers: Sequence[str],
         ended: Sequence[bool] | None = None,
         columns: Sequence[Mapping[str, Any]] | None = None,
     ) -> list[float]:
-        rows = [{}] * len(answers) if columns is None else [asked.select(row) for row in columns]
+        rows = [{}] * len(answers) if columns is None else [request.select(row) for row in columns]
         if answers:
-            asked.refuse_missing({key for row in rows for key in row}, name)
-        if asked.takes_lists:
-            return _of_lists(fn, asked, name, prompts, answers, rows)
-        return [_of_one(fn, name, *call) for call in zip(prompts, answers, rows, strict=True)]
+            request.refuse_missing({key for row in rows for key in row}, name)
+        if request.takes_lists:
+            return _call_with_lists(fn, request, name, prompts, answers, rows)
+        return [_call_with_texts(fn, name, *call) for call in zip(prompts, answers, rows, strict=True)]
 
-    return each
+    return reward
 
 
-def call_about(fn: Callable[..., Any], asked: ColumnRequest, prompt: str, answer: str, row: Mapping[str, Any]) -> float:
+def call_about(
+    fn: Callable[..., Any], request: ColumnRequest, prompt: str, answer: str, row: Mapping[str, Any]
+) -> float:
     """The value of ``fn`` for one answer to a text prompt.
 
     Raises:
         AfzalError: ``fn`` fails or does not return a number.
     """
     name = getattr(fn, "__name__", "the function")
-    if not asked.takes_lists:
-        return _of_one(fn, name, prompt, answer, asked.select(row))
-    return _of_lists(fn, asked, name, [prompt], [answer], [asked.select(row)])[0]
+    if not request.takes_lists:
+        return _call_with_texts(fn, name, prompt, answer, request.select(row))
+    return _call_with_lists(fn, request, name, [prompt], [answer], [request.select(row)])[0]
 
 
-def _of_one(fn: Callable[..., Any], name: str, prompt: Turns, answer: str, row: Mapping[str, Any]) -> float:
+def _call_with_texts(fn: Callable[..., Any], name: str, prompt: Turns, answer: str, row: Mapping[str, Any]) -> float:
     try:
         return float(fn(full_text(prompt), answer, **row))
     except Exception as error:
@@ -84,9 +86,9 @@ def _of_one(fn: Callable[..., Any], name: str, prompt: Turns, answer: str, row: 
         ) from error
 
 
-def _of_lists(
+def _call_with_lists(
     fn: Callable[..., Any],
-    asked: ColumnRequest,
+    request: ColumnRequest,
     name: str,
     prompts: Sequence[Turns],
     answers: Sequence[str],
@@ -96,7 +98,7 @@ def _of_lists(
     lists: dict[str, list[Any]] = {
         key: [row.get(key) for row in rows] for key in dict.fromkeys(k for r in rows for k in r)
     }
-    if asked.takes_prompts:
+    if request.takes_prompts:
         lists["prompts"] = [turns_to_row(prompt) for prompt in prompts]
     completions = [
         a if isinstance(p, str) else turns_to_row(assistant_turn(a)) for p, a in zip(prompts, answers, strict=True)

@@ -42,40 +42,43 @@ class Identifiability:
     def facts(self) -> dict[str, Any]:
         """The figures as plain values, for ``run.json``."""
         ends = lambda i: {"value": i.value, "low": i.low, "high": i.high}  # noqa: E731
-        parts = {name: ends(getattr(self, name)) for name in ("effective", "unseen", "beyond")}
-        return {**parts, "prompts": self.prompts}
+        figures = {name: ends(getattr(self, name)) for name in ("effective", "unseen", "beyond")}
+        return {**figures, "prompts": self.prompts}
 
 
 def identifiability(scored: Sequence[ScoredItem], beta: float) -> Identifiability | None:
-    """The figures of items made by :func:`afzal.prepare.demonstrations.beside`; None without any.
+    """The figures of items made by :func:`afzal.prepare.demonstrations.with_samples`; None without any.
 
     Args:
         beta: the demonstrator's beta.
     """
     effective, unseen, beyond = [], [], []
     for s in scored:
-        shown = np.array(
+        is_demo = np.array(
             [v.value == 1 for v in s.item.votes if isinstance(v, Rating) and v.kind == "score"], dtype=bool
         )
-        known = np.isfinite(s.scores)
-        ours, theirs = s.scores[shown & known], s.scores[~shown & known]
-        if not len(ours) or not len(theirs):
+        finite = np.isfinite(s.scores)
+        demonstrated, sampled = (
+            s.scores[is_demo & finite],
+            s.scores[~is_demo & finite],
+        )
+        if not len(demonstrated) or not len(sampled):
             continue
-        w = np.exp((theirs - theirs.max()) / beta)
+        w = np.exp((sampled - sampled.max()) / beta)
         effective.append(float(w.sum() ** 2 / (w**2).sum() / len(w)))
-        drawn = {s.item.responses[k].turns for k in np.flatnonzero(~shown).tolist()}
-        texts = [s.item.responses[k].turns for k in np.flatnonzero(shown & known).tolist()]
-        unseen.append(float(np.mean([text not in drawn for text in texts])))
-        beyond.append(float((ours > theirs.max()).mean()))
+        sample_texts = {s.item.responses[k].turns for k in np.flatnonzero(~is_demo).tolist()}
+        texts = [s.item.responses[k].turns for k in np.flatnonzero(is_demo & finite).tolist()]
+        unseen.append(float(np.mean([text not in sample_texts for text in texts])))
+        beyond.append(float((demonstrated > sampled.max()).mean()))
     if not effective:
         return None
     return Identifiability(_mean_interval(effective), _mean_interval(unseen), _mean_interval(beyond), len(effective))
 
 
 def _mean_interval(values: Sequence[float]) -> Interval:
-    known = mean(clustered(range(len(values)), values))
-    low, high = known.ends
-    return Interval(known.mean, max(0.0, low), min(1.0, high), len(values))
+    estimate = mean(clustered(range(len(values)), values))
+    low, high = estimate.ends
+    return Interval(estimate.mean, max(0.0, low), min(1.0, high), len(values))
 
 
 def line(figures: Identifiability) -> str:
@@ -84,8 +87,8 @@ def line(figures: Identifiability) -> str:
         f"the samples' effective share is {figures.effective.value:.2f}; {figures.unseen.value:.0%} of the "
         f"demonstrations are not among their prompt's samples, and {figures.beyond.value:.0%} score above every sample"
     )
-    few = " (low: draw more samples, or from a policy closer to the demonstrations)"
-    return sentence + (few if figures.effective.value < _FEW else "")
+    note = " (low: draw more samples, or from a policy closer to the demonstrations)"
+    return sentence + (note if figures.effective.value < _FEW else "")
 
 
 def section(figures: Identifiability) -> Section:
@@ -100,6 +103,6 @@ def section(figures: Identifiability) -> Section:
         "unseen": "demonstrations not among their prompt's samples",
         "beyond": "demonstrations that score above every sample",
     }
-    cells = [(words, getattr(figures, name)) for name, words in names.items()]
-    rows = tuple((words, i.value, i.low, i.high) for words, i in cells)
+    cells = [(title, getattr(figures, name)) for name, title in names.items()]
+    rows = tuple((title, i.value, i.low, i.high) for title, i in cells)
     return Section("What is identified", text, table=Table(("", "share", "low", "high"), rows))

@@ -49,7 +49,7 @@ def scored_rows(config: ScoreConfig) -> tuple[list[dict[str, Any]], list[str]]:
 
 def _scored_rows(config: ScoreConfig) -> tuple[list[dict[str, Any]], list[str]]:
     items = data.read(config.data, columns=config.columns or None, format=config.data_format).items
-    scorer, speaker, layout = _opened(config)
+    scorer, speaker, layout = _open_scorer(config)
     longest = speaker.room(config.max_tokens)
     scored, losses = score_items(scorer, items, speaker, layout, max_tokens=longest, cut=_cut(items))
     lost = [loss for loss in losses if loss.action == "dropped"]
@@ -73,7 +73,7 @@ def heads(config: ScoreConfig, items: Sequence[Item]) -> list[np.ndarray]:
     Raises:
         AfzalError: the model cannot be read.
     """
-    scorer, speaker, layout = _opened(config)
+    scorer, speaker, layout = _open_scorer(config)
     return score_heads(scorer, items, speaker, layout, max_tokens=speaker.room(config.max_tokens))
 
 
@@ -97,7 +97,7 @@ def hidden_states(config: ScoreConfig, items: Sequence[Item]) -> list[np.ndarray
     return score_heads(states, items, speaker, layout, max_tokens=speaker.room(config.max_tokens))
 
 
-def _opened(config: ScoreConfig) -> tuple[ScoreBatch, Speaker, Layout]:
+def _open_scorer(config: ScoreConfig) -> tuple[ScoreBatch, Speaker, Layout]:
     """The scorer, its speaker, and its batch layout."""
     source = config.model or config.policy
     assert source is not None

@@ -166,16 +166,16 @@ def implicit_scorer(
     loaders: Loaders | None = None,
 ) -> tuple[ScoreBatch, Sharing, int | None]:
     """A scorer of implicit rewards ``[B, 1]``, how both models share prompts, and the smaller of their contexts."""
-    what = f"the reference {reference}"
-    refuse_another_tokenizer(tokenizer, reference, what)
+    subject = f"the reference {reference}"
+    refuse_another_tokenizer(tokenizer, reference, subject)
     load = (loaders or Loaders()).language
     models = [load(path, device).requires_grad_(False) for path in (policy, reference)]
-    refuse_other_size(vocabulary_of(models[0]), vocabulary_of(models[1]), what)
+    refuse_other_size(vocabulary_of(models[0]), vocabulary_of(models[1]), subject)
     sharing = choose_common_sharing(models, max_tokens)
 
     def rewards(batch: Batch) -> torch.Tensor:
-        ours, theirs = (logprob_score(model, batch).logps for model in models)
-        return beta * (ours - theirs)[:, None]
+        policy_logps, reference_logps = (logprob_score(model, batch).logps for model in models)
+        return beta * (policy_logps - reference_logps)[:, None]
 
     contexts = [context for model in models if (context := context_of_model(model)) is not None]
     return rewards, sharing, min(contexts, default=None)
@@ -221,9 +221,9 @@ class _Reader:
         refuse_unread_media(self.speaker, prompts)
         items, finished = _items(prompts, answers), [True] * len(answers) if ended is None else list(ended)
         places = [(k, r) for k, item in enumerate(items) for r in range(len(item.responses))]
-        cut = {place for place, is_whole in zip(places, finished, strict=True) if not is_whole}
+        cut_answers = {place for place, is_whole in zip(places, finished, strict=True) if not is_whole}
         longest = self.speaker.room(self.max_tokens)
-        scored, _ = score_items(self.scores, items, self.speaker, self.layout, max_tokens=longest, cut=cut)
+        scored, _ = score_items(self.scores, items, self.speaker, self.layout, max_tokens=longest, cut=cut_answers)
         scores = np.concatenate([s.scores for s in scored]) if scored else np.zeros(0)
         unread = np.flatnonzero(np.isnan(scores)).tolist()
         rows = [(prompts[k], answers[k], finished[k]) for k in unread]
@@ -237,13 +237,13 @@ class _Reader:
         if not rows:
             return []
         prompts = [p for p, _, _ in rows]
-        room = longest - 1 if any(map(media_of, prompts)) else longest // 2  # media are never cut
-        asked = self.speaker.prompt_trees(prompts, max_tokens=max(1, room))
+        prompt_room = longest - 1 if any(map(media_of, prompts)) else longest // 2  # media are never cut
+        prompt_trees = self.speaker.prompt_trees(prompts, max_tokens=max(1, prompt_room))
         encoded = self.speaker.codec.encode([answer for _, answer, _ in rows], markers=False)
         trees = []
-        for n, ((prompt, _, ended), t, own) in enumerate(zip(rows, asked, encoded, strict=True)):
+        for n, ((prompt, _, ended), t, answer_ids) in enumerate(zip(rows, prompt_trees, encoded, strict=True)):
             end = self.speaker.response_end(chat=not isinstance(prompt, str))
-            text = own[: longest - len(t.prompt) - 1]
+            text = answer_ids[: longest - len(t.prompt) - 1]
             branch = np.asarray([*text, end] if ended or not text else text, dtype=np.int32)
             branches = (Branch(branch, np.ones(len(branch), dtype=bool)),)
             trees.append(replace(t, item_id=str(n), branches=branches))
