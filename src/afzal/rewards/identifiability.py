@@ -58,10 +58,7 @@ def identifiability(scored: Sequence[ScoredItem], beta: float) -> Identifiabilit
             [v.value == 1 for v in s.item.votes if isinstance(v, Rating) and v.kind == "score"], dtype=bool
         )
         finite = np.isfinite(s.scores)
-        demonstrated, sampled = (
-            s.scores[is_demo & finite],
-            s.scores[~is_demo & finite],
-        )
+        demonstrated, sampled = s.scores[is_demo & finite], s.scores[~is_demo & finite]
         if not len(demonstrated) or not len(sampled):
             continue
         w = np.exp((sampled - sampled.max()) / beta)
