@@ -10,7 +10,7 @@ import pytest
 from afzal import config
 from afzal.config import Axis
 from afzal.errors import AfzalError
-from afzal.sweep.arms import Arm, arms_of, distinct, keep, plan_of
+from afzal.sweep.arms import Arm, arms_of, distinct, plan_of, save_arms
 from afzal.sweep.proposals import is_hopeless, propose
 from afzal.sweep.space import grid, random_points, size, sobol_points, value_at
 from afzal.sweep.training_length import examples_in, updates_for
@@ -99,19 +99,19 @@ def test_more_arms_continue_the_sequence(settings, tmp_path, search):
     plan = plan_of(sweep)
     (tmp_path / "o").mkdir()
     first = arms_of(sweep, plan)
-    keep(sweep, plan, first, finished=True)
+    save_arms(sweep, plan, first, finished=True)
     more = arms_of(sweep, plan, 3)
     assert more[:6] == first
     assert len(more) == 9
     assert more == arms_of(sweep.model_copy(update={"arms": 8, "out": str(tmp_path / "other")}), plan)
-    keep(sweep, plan, more, finished=True)
+    save_arms(sweep, plan, more, finished=True)
     assert arms_of(sweep, plan) == more  # the command without --more keeps them
 
 
 def test_another_space_in_the_same_folder_is_refused(settings, tmp_path):
     sweep = settings(tmp_path / "o")
     (tmp_path / "o").mkdir()
-    keep(sweep, plan_of(sweep), arms_of(sweep, plan_of(sweep)), finished=True)
+    save_arms(sweep, plan_of(sweep), arms_of(sweep, plan_of(sweep)), finished=True)
     other = settings(tmp_path / "o", space={"beta": [0.1, 0.7]})
     with pytest.raises(AfzalError, match="another space"):
         arms_of(other, plan_of(other))

@@ -17,7 +17,7 @@ from afzal.config import IterateConfig, Setting, build
 from afzal.errors import AfzalError
 from afzal.iterate.stages import training
 from afzal.recipes.tracking import name_of
-from afzal.trackers import TRACKERS, About, Line, registry, relay, relayed
+from afzal.trackers import TRACKERS, Line, RunInfo, open_relay, registry, relay
 from afzal.trackers.tracker import metric_name
 from afzal.train.callbacks import Callbacks
 
@@ -27,7 +27,7 @@ class Scripted:
 
     kept: ClassVar[list[Scripted]] = []
 
-    def __init__(self, about: About, trouble: Callable[[str], None] = lambda doing: None) -> None:
+    def __init__(self, about: RunInfo, trouble: Callable[[str], None] = lambda doing: None) -> None:
         trouble("open")
         self.about, self.trouble, self.id, self.where = about, trouble, about.id or "r1", "here"
         self.lines: list[Line] = []
@@ -38,9 +38,9 @@ class Scripted:
         self.trouble("log")
         self.lines.extend(lines)
 
-    def finish(self, whole: bool) -> None:
+    def finish(self, completed: bool) -> None:
         self.trouble("finish")
-        self.ended = whole
+        self.ended = completed
 
 
 def failing(at: str) -> Callable[[str], None]:
@@ -59,7 +59,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(
         relay, "opener", lambda name: lambda about: Scripted(about, troubles.get(name, lambda doing: None))
     )
-    monkeypatch.setattr(relay, "_GATHER", 0.0)
+    monkeypatch.setattr(relay, "_GATHER_SECONDS", 0.0)
     monkeypatch.setattr(recipes.train.__globals__["trackers"], "refuse_unready", lambda names: None)
     return troubles
 
@@ -72,7 +72,7 @@ RECORDS = [record(0, "eval"), record(1), record(2, note="words", fine=True), rec
 
 
 def relay_of(folder: Path, *names: str, say: Callable[[str], None] = lambda line: None, before: Any = ()):
-    return relayed(names or ("wandb",), About("run", folder, {}), before, say)
+    return open_relay(names or ("wandb",), RunInfo("run", folder, {}), before, say)
 
 
 def test_every_line_arrives_once_in_order_and_under_its_kind(scripted: Any, tmp_path: Path):
@@ -80,7 +80,7 @@ def test_every_line_arrives_once_in_order_and_under_its_kind(scripted: Any, tmp_
     with relay_of(tmp_path, say=said.append) as it:
         for line in RECORDS:
             it.hear(line)
-        it.whole = True
+        it.completed = True
     (kept,) = Scripted.kept
     assert [(line.kind, line.step) for line in kept.lines] == [("eval", 0), ("train", 1), ("train", 2), ("eval", 2)]
     assert kept.lines[2].metrics == {"train/loss": 1 / 3}  # texts and booleans are no metrics

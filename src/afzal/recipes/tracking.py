@@ -20,8 +20,8 @@ def tracked(config: TrainConfig, run: runs.Run, say: Callable[[str], None]) -> A
         say: prints lines for the user.
     """
     names = (config.report_to or ()) if ranks.leads() else ()
-    about = trackers.About(name_of(run.path), run.path, runs.redact_config(config.model_dump(mode="json")))
-    return trackers.relayed(names, about, run.metrics() if names else (), say)
+    about = trackers.RunInfo(name_of(run.path), run.path, runs.redact_config(config.model_dump(mode="json")))
+    return trackers.open_relay(names, about, run.metrics() if names else (), say)
 
 
 def name_of(folder: Path) -> str:
@@ -37,4 +37,4 @@ def name_of(folder: Path) -> str:
 def catch_up(config: TrainConfig, run: runs.Run, say: Callable[[str], None]) -> None:
     """Send trackers the metrics of a finished run that they lack."""
     with tracked(config, run, say) as relay:
-        relay.whole = True
+        relay.completed = True

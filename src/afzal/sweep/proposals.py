@@ -30,11 +30,11 @@ def optuna_module() -> Any:
     return optuna
 
 
-def propose(axes: Sequence[Axis], seed: int, tried: Sequence[tuple[Values, float]]) -> Values:
+def propose(axes: Sequence[Axis], seed: int, scored: Sequence[tuple[Values, float]]) -> Values:
     """The next arm by the tree-structured Parzen estimator (Bergstra et al. 2011, NeurIPS 24).
 
     Args:
-        tried: the previous arms with their scores (larger is better); arms without a score are left out.
+        scored: the previous arms with their scores (larger is better); arms without a score are left out.
     """
     optuna = optuna_module()
     spaces = {axis.key: _distribution(optuna, axis) for axis in axes}
@@ -42,11 +42,11 @@ def propose(axes: Sequence[Axis], seed: int, tried: Sequence[tuple[Values, float
         direction="maximize",
         sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP),
     )
-    for values, score in tried:
-        params = {axis.key: _inner(axis, values[axis.key]) for axis in axes}
+    for values, score in scored:
+        params = {axis.key: _to_optuna(axis, values[axis.key]) for axis in axes}
         study.add_trial(optuna.trial.create_trial(params=params, distributions=spaces, value=score))
-    asked = study.ask(spaces).params
-    return {axis.key: _outer(axis, asked[axis.key]) for axis in axes}
+    proposed = study.ask(spaces).params
+    return {axis.key: _from_optuna(axis, proposed[axis.key]) for axis in axes}
 
 
 def _distribution(optuna: Any, axis: Axis) -> Any:
@@ -57,11 +57,11 @@ def _distribution(optuna: Any, axis: Axis) -> Any:
     return kind(low, high, log=axis.scale == "log")
 
 
-def _inner(axis: Axis, value: Any) -> Any:
+def _to_optuna(axis: Axis, value: Any) -> Any:
     return axis.values.index(value) if axis.scale == "list" else value
 
 
-def _outer(axis: Axis, value: Any) -> Any:
+def _from_optuna(axis: Axis, value: Any) -> Any:
     return axis.values[value] if axis.scale == "list" else typed(axis, value)
 
 
@@ -75,8 +75,8 @@ def is_hopeless(scores: Sequence[float], others: Sequence[Sequence[float]]) -> b
     optuna = optuna_module()
     study = optuna.create_study(direction="maximize")
     create = optuna.trial.create_trial
-    for other in others:
-        study.add_trial(create(value=other[-1], intermediate_values=dict(enumerate(other))))
+    for finished_scores in others:
+        study.add_trial(create(value=finished_scores[-1], intermediate_values=dict(enumerate(finished_scores))))
     running = create(state=optuna.trial.TrialState.RUNNING, intermediate_values=dict(enumerate(scores)))
     pruner = optuna.pruners.MedianPruner(n_startup_trials=_STARTUP, n_warmup_steps=0)
     return bool(pruner.prune(study, running))

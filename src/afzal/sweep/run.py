@@ -15,7 +15,7 @@ from afzal.config import CompareConfig, SweepConfig, TrainConfig, advice, dump
 from afzal.recipes import Stopped
 from afzal.records import prompt_key
 from afzal.runs import torchrun
-from afzal.sweep.arms import BASE_NAME, Arm, arms_of, is_finished, load, plan_of, resolved, wanted_arms
+from afzal.sweep.arms import BASE_NAME, Arm, arms_of, is_finished, load_arms, plan_of, resolved, wanted_arms
 from afzal.sweep.search import Search, explore, run
 from afzal.sweep.selection import Candidate, best, candidates
 from afzal.sweep.summary import Confirmation, summary
@@ -56,28 +56,28 @@ def sweep(config: SweepConfig, *, more: int = 0, jobs: int = 1, say: Say = print
 
 
 def _sweep(config: SweepConfig, more: int, jobs: int, say: Say, date: str) -> Outcome:
-    search = _open(config, jobs, say)
+    search = _open_search(config, jobs, say)
     out = Path(config.out)
     with claimed(out, "sweep.yaml", dump(config), date):
-        seen = count_training_prompts(search)
-        for name, count in seen.items():
+        overlap = count_training_prompts(search)
+        for name, count in overlap.items():
             if count:
                 say(f"note: {count} of {name} are training prompts too; measurements on them are too optimistic")
         explore(search, _arms_to_add(search, more))
-        measured = candidates(search.criterion, search.whole, search.starts())
+        measured = candidates(search.criterion, search.complete_points, search.starts())
         chosen = best(search.criterion, measured)
         confirmed = _confirm(search, chosen)
         body = summary(search, measured, chosen, confirmed)
-        body |= {"trained_on": seen, "settings": config.model_dump(mode="json"), **runs.environment()}
+        body |= {"trained_on": overlap, "settings": config.model_dump(mode="json"), **runs.environment()}
         if chosen is None:
             (out / RUN).unlink(missing_ok=True)
         else:
             runs.atomic_write(out / RUN, _best_run_yaml(search, chosen))
         page = report.write_sweep(out, body)
-    return Outcome(page, len(search.whole))
+    return Outcome(page, len(search.complete_points))
 
 
-def _open(config: SweepConfig, jobs: int, say: Say) -> Search:
+def _open_search(config: SweepConfig, jobs: int, say: Say) -> Search:
     """A search with opened and checked inputs.
 
     Raises:
@@ -99,12 +99,12 @@ def count_training_prompts(search: Search) -> dict[str, int]:
     """The number of distinct held-out prompts that are in base's training data, by the setting that names them."""
     config, base = search.config, search.plan.base
     read = data.read(base.data, columns=base.columns or None, format=base.data_format, on_error="drop")
-    trained = {prompt_key(item) for item in read.items}
-    named = {"prompts": search.evaluator.config.prompts, "confirm_prompts": config.confirm_prompts}
-    asked = {
-        name: {prompt_key(item) for item in data.read(path).items} for name, path in named.items() if path is not None
+    training_prompts = {prompt_key(item) for item in read.items}
+    paths = {"prompts": search.evaluator.config.prompts, "confirm_prompts": config.confirm_prompts}
+    prompts_of = {
+        name: {prompt_key(item) for item in data.read(path).items} for name, path in paths.items() if path is not None
     }
-    return {name: len(prompts & trained) for name, prompts in asked.items()}
+    return {name: len(prompts & training_prompts) for name, prompts in prompts_of.items()}
 
 
 def _arms_to_add(search: Search, more: int) -> int:
@@ -151,17 +151,19 @@ def _best_run_yaml(search: Search, chosen: Candidate) -> str:
     last = search.lengths[arm.name].steps
     lines = [f"# The choice of {config.out}/sweep.yaml: {arm.name}, {arm.label}"]
     if chosen.steps[0] < last:
-        at = f"checkpoints/step-{chosen.steps[0]:08d}"
-        lines.append(f"# after {chosen.steps[0]} of {last} updates: {stage.folder}/{at} of the seed {stage.seed}")
+        checkpoint = f"checkpoints/step-{chosen.steps[0]:08d}"
+        lines.append(
+            f"# after {chosen.steps[0]} of {last} updates: {stage.folder}/{checkpoint} of the seed {stage.seed}"
+        )
     return "\n".join([*lines, dump(settings.model_copy(update={"out": str(Path(config.out) / "best")}))])
 
 
 def plan(config: SweepConfig, *, more: int = 0) -> list[str]:
     """The plan of a sweep: its arms with their state, then the cost. Nothing is trained."""
     sweep_plan = plan_of(config)
-    known = load(config, sweep_plan)
+    earlier = load_arms(config, sweep_plan)
     adaptive = config.search == "tpe"
-    arms = (known or [Arm(BASE_NAME, {})]) if adaptive else arms_of(config, sweep_plan, more)
+    arms = (earlier or [Arm(BASE_NAME, {})]) if adaptive else arms_of(config, sweep_plan, more)
     by_arm = training_lengths(config, sweep_plan, arms)
     trainings = comparison_config(config, sweep_plan, arms, by_arm, config.seeds)
     stages = stages_of(trainings)
@@ -177,8 +179,8 @@ def plan(config: SweepConfig, *, more: int = 0) -> list[str]:
 
 def _line(config: CompareConfig, arm: Arm, steps: int, stages: Sequence[Stage]) -> str:
     states = [state_of(config, s) for s in stages]
-    counted = ", ".join(f"{states.count(s)} {s}" for s in dict.fromkeys(states))
-    return f"{arm.name}: {arm.label}; {plural(steps, 'update')}; {counted}"
+    state_counts = ", ".join(f"{states.count(s)} {s}" for s in dict.fromkeys(states))
+    return f"{arm.name}: {arm.label}; {plural(steps, 'update')}; {state_counts}"
 
 
 def _cost(
@@ -186,17 +188,17 @@ def _cost(
 ) -> list[str]:
     """Trainings, tokens and, once a training is finished, time."""
     states = {s.name: state_of(comparison, s) for s in stages}
-    open_ones = [s for s in stages if states[s.name] in ("to be trained", "stopped")]
+    unfinished = [s for s in stages if states[s.name] in ("to be trained", "stopped")]
     fresh = (proposed * len(config.seeds)) + 2 * config.confirm
-    each = max((length.tokens for length in by_arm.values()), default=0)
-    tokens = sum(by_arm[s.entry.name].tokens for s in open_ones) + fresh * each
-    seen = sorted(length.examples for length in by_arm.values())
-    ends = [f"{n:,}" for n in (seen[0], seen[-1])]
-    later = [f"{plural(proposed, 'proposed arm')}"] if proposed else []
-    later += [f"the choice and base with {plural(config.confirm, 'fresh seed')}"] if config.confirm else []
+    tokens_per_training = max((length.tokens for length in by_arm.values()), default=0)
+    tokens = sum(by_arm[s.entry.name].tokens for s in unfinished) + fresh * tokens_per_training
+    examples = sorted(length.examples for length in by_arm.values())
+    ends = [f"{n:,}" for n in (examples[0], examples[-1])]
+    further = [f"{plural(proposed, 'proposed arm')}"] if proposed else []
+    further += [f"the choice and base with {plural(config.confirm, 'fresh seed')}"] if config.confirm else []
     lines = [
-        f"{plural(len(stages), 'training')}, {len(stages) - len(open_ones)} of them done"
-        + (f"; then at most {fresh} more: {' and '.join(later)}" if later else ""),
+        f"{plural(len(stages), 'training')}, {len(stages) - len(unfinished)} of them done"
+        + (f"; then at most {fresh} more: {' and '.join(further)}" if further else ""),
         f"to be trained: {tokens:,} tokens; every arm sees {' to '.join(dict.fromkeys(ends))} examples",
     ]
     speed = _tokens_per_second(comparison, stages, by_arm)

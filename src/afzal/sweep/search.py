@@ -10,7 +10,7 @@ from afzal.compare.measure import Answers
 from afzal.compare.trainings import Stage, stages_of
 from afzal.config import ADAPTIVE, CompareConfig, SweepConfig
 from afzal.sweep import workers
-from afzal.sweep.arms import BASE_NAME, Arm, Plan, arms_of, distinct, keep, load, wanted_arms
+from afzal.sweep.arms import BASE_NAME, Arm, Plan, arms_of, distinct, load_arms, save_arms, wanted_arms
 from afzal.sweep.proposals import is_hopeless, optuna_module, propose
 from afzal.sweep.selection import Criterion, candidates, score
 from afzal.sweep.training import Evaluator, Failure, Point, Say
@@ -46,7 +46,7 @@ class Search:
         return Criterion(self.config.maximized, next(iter(self.evaluator.config.rewards)), self.config.kl_budget)
 
     @property
-    def whole(self) -> dict[str, dict[int, list[Point]]]:
+    def complete_points(self) -> dict[str, dict[int, list[Point]]]:
         """The snapshots of the arms that neither failed nor were pruned."""
         return {name: p for name, p in self.points.items() if name not in self.failures and name not in self.pruned}
 
@@ -71,10 +71,10 @@ def explore(search: Search, more: int) -> None:
     adaptive = config.search in ADAPTIVE
     if adaptive or config.prune is not None:
         optuna_module()
-    known = load(config, plan)
-    search.arms[:] = distinct(plan, known, ()) if adaptive else arms_of(config, plan, more)
-    if search.arms != known:
-        keep(config, plan, search.arms, finished=False)
+    earlier = load_arms(config, plan)
+    search.arms[:] = distinct(plan, earlier, ()) if adaptive else arms_of(config, plan, more)
+    if search.arms != earlier:
+        save_arms(config, plan, search.arms, finished=False)
     if adaptive:
         _train_proposals(search, wanted_arms(config, search.arms, more) or 0)
     elif config.prune is not None:
@@ -82,7 +82,7 @@ def explore(search: Search, more: int) -> None:
             _seed_by_seed(search, arm)
     else:
         train(search, search.arms)
-    keep(config, plan, search.arms, finished=True)
+    save_arms(config, plan, search.arms, finished=True)
 
 
 def train(search: Search, arms: Sequence[Arm]) -> None:
@@ -108,21 +108,21 @@ def record_outcomes(search: Search, stages: Sequence[Stage], outcome: workers.Ou
             search.points.setdefault(name, {})[stage.seed] = search.evaluator.trajectory(stage)
 
 
-def _train_proposals(search: Search, wanted: int) -> None:
+def _train_proposals(search: Search, n_arms: int) -> None:
     """Train arms one by one, each proposed from the scores of all previous ones."""
     config, plan = search.config, search.plan
     for arm in search.arms:
         _train_arm(search, arm)
-    while len(search.arms) <= wanted:
+    while len(search.arms) <= n_arms:
         scores = ((a.values, score_of(search, a, len(config.seeds))) for a in search.arms if a.name != BASE_NAME)
-        tried = [(values, s) for values, s in scores if s is not None]
+        scored = [(values, s) for values, s in scores if s is not None]
         draws = count(config.search_seed * 1_000_003 + len(search.arms) * 1009)  # separate seeds for each arm
-        arms = distinct(plan, search.arms, (propose(plan.axes, k, tried) for k in draws), len(search.arms) + 1)
+        arms = distinct(plan, search.arms, (propose(plan.axes, k, scored) for k in draws), len(search.arms) + 1)
         if len(arms) == len(search.arms):
             search.say("tpe: the space has no further arm")
             return
         search.arms.append(arms[-1])
-        keep(config, plan, search.arms, finished=False)
+        save_arms(config, plan, search.arms, finished=False)
         _train_arm(search, arms[-1])
 
 
@@ -148,12 +148,14 @@ def _seed_by_seed(search: Search, arm: Arm) -> None:
 
 
 def _is_hopeless(search: Search, arm: Arm, seeds: int) -> bool:
-    def scores(name: str, most: int) -> list[float]:
-        known = [score_of(search, Arm(name, {}), k) for k in range(1, most + 1)]
-        return [s for s in known if s is not None]
+    def scores(name: str, n_seeds: int) -> list[float]:
+        seed_scores = [score_of(search, Arm(name, {}), k) for k in range(1, n_seeds + 1)]
+        return [s for s in seed_scores if s is not None]
 
     finished = [
-        name for name, points in search.whole.items() if name != arm.name and len(points) == len(search.config.seeds)
+        name
+        for name, points in search.complete_points.items()
+        if name != arm.name and len(points) == len(search.config.seeds)
     ]
     return is_hopeless(scores(arm.name, seeds), [scores(name, len(search.config.seeds)) for name in finished])
 
@@ -163,5 +165,5 @@ def score_of(search: Search, arm: Arm, seeds: int) -> float | None:
     points: Mapping[int, list[Point]] = search.points.get(arm.name, {})
     if arm.name in search.failures or not points:
         return None
-    some = dict(list(points.items())[:seeds])
-    return score(search.criterion, candidates(search.criterion, {arm.name: some}, search.starts()))
+    first_points = dict(list(points.items())[:seeds])
+    return score(search.criterion, candidates(search.criterion, {arm.name: first_points}, search.starts()))

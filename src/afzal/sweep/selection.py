@@ -45,7 +45,7 @@ class Candidate:
     kl: Interval
 
     @property
-    def known(self) -> bool:
+    def is_finite(self) -> bool:
         """Whether both figures are finite."""
         return math.isfinite(self.goal.value) and math.isfinite(self.kl.value)
 
@@ -54,11 +54,11 @@ def goal_values(criterion: Criterion, point: Point, start: Answers) -> np.ndarra
     """``[X]`` the goal on each prompt; ``[1]`` for accuracy, whose prompts are those of the held-out pairs."""
     if criterion.goal == "accuracy":
         return np.array([point.accuracy[0] if point.accuracy is not None else math.nan])
-    ours = point.answers.rewards[criterion.reward]
+    rewards = point.answers.rewards[criterion.reward]
     if criterion.goal == "reward":
-        return ours.mean(1)
+        return rewards.mean(1)
     return wins(
-        ours, start.rewards[criterion.reward], same_draws(ours.shape[1], start.rewards[criterion.reward].shape[1])
+        rewards, start.rewards[criterion.reward], same_draws(rewards.shape[1], start.rewards[criterion.reward].shape[1])
     )
 
 
@@ -97,7 +97,7 @@ def _goal_interval(criterion: Criterion, values: Sequence[np.ndarray], first: Po
 
 def within_budget(criterion: Criterion, candidates: Sequence[Candidate]) -> list[Candidate]:
     """The candidates whose mean KL is within the budget."""
-    return [c for c in candidates if c.known and c.kl.value <= criterion.kl_budget]
+    return [c for c in candidates if c.is_finite and c.kl.value <= criterion.kl_budget]
 
 
 def best(criterion: Criterion, candidates: Sequence[Candidate]) -> Candidate | None:
@@ -114,7 +114,7 @@ def score(criterion: Criterion, candidates: Sequence[Candidate]) -> float | None
     chosen = best(criterion, candidates)
     if chosen is not None:
         return chosen.goal.value
-    nearest = min((c for c in candidates if c.known), key=lambda c: c.kl.value, default=None)
+    nearest = min((c for c in candidates if c.is_finite), key=lambda c: c.kl.value, default=None)
     return None if nearest is None else nearest.goal.value - (nearest.kl.value - criterion.kl_budget)
 
 

@@ -113,8 +113,8 @@ def _confirmation(
 ) -> dict[str, Any]:
     """The choice and base on fresh seeds, at the snapshots chosen with the first seeds."""
     criterion = search.criterion
-    of_base = [c for c in candidates if c.arm == BASE_NAME]
-    base = best(criterion, of_base) or (of_base[-1] if of_base else None)
+    base_candidates = [c for c in candidates if c.arm == BASE_NAME]
+    base = best(criterion, base_candidates) or (base_candidates[-1] if base_candidates else None)
     body: dict[str, Any] = {
         "seeds": list(confirmed.seeds),
         "fresh_prompts": search.config.confirm_prompts is not None,

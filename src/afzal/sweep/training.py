@@ -101,9 +101,9 @@ def train_and_measure(evaluator: Evaluator, stage: Stage, say: Say) -> Failure |
         Stopped: a signal ended it; everything is saved.
     """
     config = evaluator.config
-    if (before := failure_of(config, stage)) is not None:
+    if (earlier := failure_of(config, stage)) is not None:
         refuse_other(stage, config)
-        return before
+        return earlier
     try:
         ensure(stage, config, say)
     except (RunMismatch, Stopped):

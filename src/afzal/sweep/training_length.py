@@ -44,28 +44,28 @@ def characters(prompt: str, answer: str) -> float:
 def training_lengths(config: SweepConfig, plan: Plan, arms: Sequence[Arm]) -> dict[str, Length]:
     """Each arm's training length by name: as many examples as ``examples`` says, to within one update."""
     items, tokens = _size_of(plan, Arm(BASE_NAME, {}), config.seeds[0])
-    wanted = config.examples or _examples_of(plan.base, items)
+    target = config.examples or _examples_of(plan.base, items)
     length_of = {}
     for arm in arms:
-        n, each = (items, tokens) if not _reads_differently(arm) else _size_of(plan, arm, config.seeds[0])
+        n, tokens_per_item = (items, tokens) if not _reads_differently(arm) else _size_of(plan, arm, config.seeds[0])
         batch = resolved(plan, arm).batch_size
-        steps = updates_for(wanted, n, batch)
-        seen = examples_in(steps, n, batch)
-        length_of[arm.name] = Length(steps, seen, round(seen * each), n)
+        steps = updates_for(target, n, batch)
+        examples = examples_in(steps, n, batch)
+        length_of[arm.name] = Length(steps, examples, round(examples * tokens_per_item), n)
     return length_of
 
 
 def updates_for(examples: int, items: int, batch_size: int) -> int:
     """The number of updates (at least 1) whose examples are closest to ``examples``; the smaller of two as close."""
-    epochs, rest = divmod(examples, items)
-    below = epochs * math.ceil(items / batch_size) + rest // batch_size
+    epochs, remainder = divmod(examples, items)
+    below = epochs * math.ceil(items / batch_size) + remainder // batch_size
     return min((max(1, below), below + 1), key=lambda n: abs(examples_in(n, items, batch_size) - examples))
 
 
 def examples_in(steps: int, items: int, batch_size: int) -> int:
     """The number of examples that ``steps`` updates see."""
-    epochs, rest = divmod(steps, math.ceil(items / batch_size))
-    return epochs * items + rest * batch_size
+    epochs, remainder = divmod(steps, math.ceil(items / batch_size))
+    return epochs * items + remainder * batch_size
 
 
 def _examples_of(base: TrainConfig, items: int) -> int:

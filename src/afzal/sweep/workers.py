@@ -69,13 +69,13 @@ def run_in_parallel(
                 for worker, answer in _answers(workers):
                     peak = _handle(worker, answer, outcome, say)
                     if peak and limit == 1 and jobs > 1:
-                        limit = _room(evaluator, peak, jobs, say)
+                        limit = _parallel_limit(evaluator, peak, jobs, say)
                 workers = [w for w in workers if w.process.is_alive() or w.task]
                 if stop.requested:
-                    _end(workers)
+                    _stop_workers(workers)
                     raise Stopped(stop.requested, Path(evaluator.config.out), 0, remedy="the same command resumes")
         except BaseException:
-            _end(workers)
+            _stop_workers(workers)
             raise
         for worker in workers:
             worker.dismiss()
@@ -130,9 +130,9 @@ def _answers(workers: Sequence[_Worker]) -> list[tuple[_Worker, tuple[Any, ...]]
     return answers
 
 
-def _handle(worker: _Worker, answer: tuple[Any, ...], outcome: Outcome, say: Say) -> int:
+def _handle(worker: _Worker, message: tuple[Any, ...], outcome: Outcome, say: Say) -> int:
     """Handle a message; return the peak bytes of a finished training, 0 if none finished."""
-    kind, *values = answer
+    kind, *values = message
     if kind == "say":
         say(values[0])
         return 0
@@ -154,16 +154,16 @@ def _report(outcome: Mapping[str, Failure | None], name: str, say: Say) -> None:
         say(f"{name}: failed: {failure.why}")
 
 
-def _room(evaluator: Evaluator, peak: int, jobs: int, say: Say) -> int:
+def _parallel_limit(evaluator: Evaluator, peak: int, jobs: int, say: Say) -> int:
     """The number of trainings, at most ``jobs``, that fit into memory together, including the first one."""
     free = free_bytes(pick_device(evaluator.config.device))
-    fit = jobs if free is None else 1 + int(_SPARE * free / peak)
-    if fit < jobs:
-        say(f"one training takes {peak / 1e9:.1f} GB: {fit} fit into memory at the same time, not {jobs}")
-    return min(fit, jobs)
+    n_fitting = jobs if free is None else 1 + int(_SPARE * free / peak)
+    if n_fitting < jobs:
+        say(f"one training takes {peak / 1e9:.1f} GB: {n_fitting} fit into memory at the same time, not {jobs}")
+    return min(n_fitting, jobs)
 
 
-def _end(workers: Sequence[_Worker]) -> None:
+def _stop_workers(workers: Sequence[_Worker]) -> None:
     """Make every worker save its state, and wait for it."""
     for worker in workers:
         worker.process.terminate()

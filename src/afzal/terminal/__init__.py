@@ -44,11 +44,11 @@ class VisibleStream:
 
     def write(self, text: str) -> int:
         """Write the text with hidden characters escaped; return its length."""
-        stream, shown = self.rich_proxied_file, visible(text)
+        stream, escaped = self.rich_proxied_file, visible(text)
         try:
-            stream.write(shown)
+            stream.write(escaped)
         except UnicodeEncodeError:
-            stream.write(shown.encode("ascii", "backslashreplace").decode())
+            stream.write(escaped.encode("ascii", "backslashreplace").decode())
         return len(text)
 
     def writelines(self, lines: list[str]) -> None:

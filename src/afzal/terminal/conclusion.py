@@ -49,4 +49,4 @@ def conclusion_lines(verdict: str, steps: Sequence[Step] = ()) -> list[str]:
     """
     if len(steps) > MOST:
         raise ValueError(f"{len(steps)} steps, at most {MOST}")
-    return [*([one_line(verdict)] if verdict else []), *(each.line for each in steps)]
+    return [*([one_line(verdict)] if verdict else []), *(next_step.line for next_step in steps)]

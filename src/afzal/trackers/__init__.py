@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .registry import TRACKERS, opener, refuse_unready
-from .relay import NOTES, Relay, relayed
-from .tracker import About, Line, Tracker
+from .relay import NOTES, Relay, open_relay
+from .tracker import Line, RunInfo, Tracker
 
-__all__ = ["NOTES", "TRACKERS", "About", "Line", "Relay", "Tracker", "opener", "refuse_unready", "relayed"]
+__all__ = ["NOTES", "TRACKERS", "Line", "Relay", "RunInfo", "Tracker", "open_relay", "opener", "refuse_unready"]

@@ -8,14 +8,14 @@ from importlib.util import find_spec
 
 from afzal.errors import AfzalError
 
-from .tracker import About, Tracker
+from .tracker import RunInfo, Tracker
 
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 
 
-def opener(name: str) -> Callable[[About], Tracker]:
+def opener(name: str) -> Callable[[RunInfo], Tracker]:
     """The function that opens a run in the named tracker; it may raise anything, and may take long."""
-    return import_module(f"{__package__}.with_{name}").opened
+    return import_module(f"{__package__}.with_{name}").open_run
 
 
 def refuse_unready(names: Iterable[str]) -> None:

@@ -14,7 +14,7 @@ _NO_METRICS = ("step", "kind")
 
 
 @dataclass(frozen=True, slots=True)
-class About:
+class RunInfo:
     """The description of a run for a tracker.
 
     Attributes:
@@ -73,10 +73,10 @@ class Tracker(Protocol):
         """Record the lines in order."""
         ...
 
-    def finish(self, whole: bool) -> None:
+    def finish(self, completed: bool) -> None:
         """Flush pending lines and close the run.
 
         Args:
-            whole: whether the training was completed.
+            completed: whether the training was completed.
         """
         ...

@@ -8,23 +8,23 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from .tracker import PROJECT, About, Line
+from .tracker import PROJECT, Line, RunInfo
 
 _METRICS, _PARAMS = 1000, 100  # MLflow's limits per request
 _LONGEST = 500  # characters of a parameter, the limit of older servers
 _NOT_ALLOWED = re.compile(r"[^\w\-. :/]")
 
 
-def opened(about: About) -> _Run:
+def open_run(run_info: RunInfo) -> _Run:
     """Open the run with the given id, or a new run of the experiment with the settings as its parameters."""
     import mlflow  # pyright: ignore[reportMissingImports]
 
     client = mlflow.MlflowClient()
-    if about.id is not None:
-        client.update_run(about.id, status="RUNNING")
-        return _Run(client, about.id)
-    run = client.create_run(_experiment(client), run_name=about.name)
-    params = [mlflow.entities.Param(key, str(value)[:_LONGEST]) for key, value in about.settings.items()]
+    if run_info.id is not None:
+        client.update_run(run_info.id, status="RUNNING")
+        return _Run(client, run_info.id)
+    run = client.create_run(_experiment(client), run_name=run_info.name)
+    params = [mlflow.entities.Param(key, str(value)[:_LONGEST]) for key, value in run_info.settings.items()]
     for k in range(0, len(params), _PARAMS):
         client.log_batch(run.info.run_id, params=params[k : k + _PARAMS])
     return _Run(client, run.info.run_id)
@@ -54,14 +54,14 @@ class _Run:
     def log(self, lines: Sequence[Line]) -> None:
         from mlflow.entities import Metric  # pyright: ignore[reportMissingImports]
 
-        now = int(1000 * time.time())
+        milliseconds = int(1000 * time.time())
         metrics = [
-            Metric(_NOT_ALLOWED.sub("_", name), value, now, line.step)
+            Metric(_NOT_ALLOWED.sub("_", name), value, milliseconds, line.step)
             for line in lines
             for name, value in line.metrics.items()
         ]
         for k in range(0, len(metrics), _METRICS):
             self.client.log_batch(self.id, metrics=metrics[k : k + _METRICS])
 
-    def finish(self, whole: bool) -> None:
-        self.client.set_terminated(self.id, "FINISHED" if whole else "KILLED")
+    def finish(self, completed: bool) -> None:
+        self.client.set_terminated(self.id, "FINISHED" if completed else "KILLED")

@@ -8,18 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .tracker import About, Line
+from .tracker import Line, RunInfo
 
 
-def opened(about: About) -> _Events:
+def open_run(run_info: RunInfo) -> _Events:
     """Open a new event file in the run's event folder; TensorBoard reads all files of a folder as one run."""
     from torch.utils.tensorboard import SummaryWriter
 
     parent = os.environ.get("TENSORBOARD_LOGGING_DIR")
-    folder = about.id or str(Path(parent) / about.name if parent else about.folder / "tensorboard")
+    folder = run_info.id or str(Path(parent) / run_info.name if parent else run_info.folder / "tensorboard")
     writer = SummaryWriter(log_dir=folder)
-    if about.id is None:
-        settings = json.dumps(dict(about.settings), indent=1, ensure_ascii=False, default=str)
+    if run_info.id is None:
+        settings = json.dumps(dict(run_info.settings), indent=1, ensure_ascii=False, default=str)
         writer.add_text("settings", "\n".join(f"    {line}" for line in settings.splitlines()))
     return _Events(writer, folder)
 
@@ -38,5 +38,5 @@ class _Events:
                 self.writer.add_scalar(name, value, line.step)
         self.writer.flush()
 
-    def finish(self, whole: bool) -> None:
+    def finish(self, completed: bool) -> None:
         self.writer.close()

@@ -7,19 +7,19 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from .tracker import PROJECT, About, Line
+from .tracker import PROJECT, Line, RunInfo
 
 
-def opened(about: About) -> _Run:
+def open_run(run_info: RunInfo) -> _Run:
     """Open a run of the project. Trackio finds a run by its name, so the name gets a unique suffix."""
     import trackio  # pyright: ignore[reportMissingImports]
 
     project = os.environ.get("TRACKIO_PROJECT", PROJECT)
     run = trackio.init(
         project=project,
-        name=about.id or f"{about.name}-{uuid.uuid4().hex[:6]}",
-        resume="never" if about.id is None else "allow",
-        config=dict(about.settings),
+        name=run_info.id or f"{run_info.name}-{uuid.uuid4().hex[:6]}",
+        resume="never" if run_info.id is None else "allow",
+        config=dict(run_info.settings),
         embed=False,
     )
     return _Run(run, project)
@@ -34,5 +34,5 @@ class _Run:
         for line in lines:
             self.run.log(dict(line.metrics), step=line.step)
 
-    def finish(self, whole: bool) -> None:
+    def finish(self, completed: bool) -> None:
         self.run.finish()

@@ -9,7 +9,7 @@ from typing import Any
 
 from afzal.errors import AfzalError
 
-from .tracker import PROJECT, About, Line
+from .tracker import PROJECT, Line, RunInfo
 
 STEP = "train/global_step"
 """The x axis of every chart: the update, named as in `transformers`.
@@ -36,16 +36,16 @@ def refuse_unready() -> None:
     )
 
 
-def opened(about: About) -> _Run:
+def open_run(run_info: RunInfo) -> _Run:
     """Open a run of the project ``WANDB_PROJECT``; a run with the same id is continued."""
     import wandb  # pyright: ignore[reportMissingImports]
 
     run = wandb.init(
         project=os.environ.get("WANDB_PROJECT", PROJECT),
-        name=about.name,
-        id=about.id or uuid.uuid4().hex[:8],
+        name=run_info.name,
+        id=run_info.id or uuid.uuid4().hex[:8],
         resume="allow",
-        config=dict(about.settings),
+        config=dict(run_info.settings),
         settings=wandb.Settings(silent=True, console="off"),  # the terminal belongs to the run
     )
     run.define_metric(STEP, hidden=True)
@@ -62,5 +62,5 @@ class _Run:
         for line in lines:
             self.run.log({STEP: line.step, **line.metrics})
 
-    def finish(self, whole: bool) -> None:
-        self.run.finish(exit_code=0 if whole else 1)
+    def finish(self, completed: bool) -> None:
+        self.run.finish(exit_code=0 if completed else 1)
