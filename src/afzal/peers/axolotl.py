@@ -17,7 +17,7 @@ from .translation import Translation, is_off, texts
 NAME = "axolotl"
 METHODS = ("sft", "reward", "dpo", "ipo", "kto", "orpo", "simpo", "grpo")
 
-TELLING = (
+IDENTIFYING_KEYS = (
     "base_model sequence_len micro_batch_size rl datasets test_datasets val_set_size adapter lora_r lora_target_linear "
     "lora_target_modules num_epochs optimizer lr_scheduler chat_template special_tokens train_on_inputs "
     "evals_per_epoch saves_per_epoch sample_packing flash_attention load_in_4bit load_in_8bit dataset_prepared_path "
@@ -41,9 +41,9 @@ def translate(t: Translation, path: Path, *, method: str | None, processes: int)
     if t.has("base_model"):
         t.put("model", t.text("base_model"), "base_model")
     keys = ("micro_batch_size", "gradient_accumulation_steps")
-    size = t.whole("batch_size") if t.has("batch_size") else None
-    per_step = t.whole(keys[0], 1) * t.whole(keys[1], 1) if size is None else size
-    members = max(1, t.whole("tensor_parallel_size", 1))  # processes that compute the same rows
+    size = t.integer("batch_size") if t.has("batch_size") else None
+    per_step = t.integer(keys[0], 1) * t.integer(keys[1], 1) if size is None else size
+    members = max(1, t.integer("tensor_parallel_size", 1))  # processes that compute the same rows
     if t.has("tensor_parallel_size"):
         t.put("tensor_parallel", members, "tensor_parallel_size")
     common.batch(t, per_step, max(1, processes // members), *(("batch_size",) if size is not None else keys))
@@ -67,25 +67,27 @@ def _method(t: Translation, rl: str) -> None:
         t.put("method", rl, "reward_model" if rl == "reward" else "rl")
         if rl == "reward":
             t.put("centering", t.number("center_rewards_coefficient"), "center_rewards_coefficient")
-        say = t.lose if t.switch("train_on_inputs") else t.idle
-        say("train_on_inputs", "only answers are learned")
+        remark = t.lose if t.switch("train_on_inputs") else t.idle
+        remark("train_on_inputs", "only answers are learned")
     elif rl in ("dpo", "ipo"):
         _dpo(t, rl, beta, key)
     elif rl == "kto":
         t.put("method", "kto", "rl")
         t.put("beta", beta, key)
-        for name, into in (
+        for name, setting_name in (
             ("kto_desirable_weight", "desirable_weight"),
             ("kto_undesirable_weight", "undesirable_weight"),
         ):
             if t.has(name):
-                t.put(into, t.number(name), name)
+                t.put(setting_name, t.number(name), name)
     elif rl == "orpo":
         t.put("method", "prefer", "rl")
         t.settings["objective"] = "orpo"
         lam = beta if t.has("rl_beta") or inner.get("beta") else t.number("orpo_alpha", 0.1)
         why = "lam here; TRL's likelihood term also learns the prompt"
-        t.put("objective_arg", {"lam": lam}, "orpo_alpha", *([key] if key in t.given else []), changed=True, why=why)
+        t.put(
+            "objective_arg", {"lam": lam}, "orpo_alpha", *([key] if key in t.file_values else []), changed=True, why=why
+        )
     elif rl == "simpo":
         t.put("method", "prefer", "rl")
         alpha = t.number("cpo_alpha", 1.0)
@@ -135,10 +137,10 @@ def _grpo(t: Translation, inner: Mapping[str, Any]) -> None:
     if functions:
         module, _, name = functions[0].rpartition(".")
         t.put("reward", f"{module}:{name}" if module else name, "trl")
-    read = ("beta", "num_generations", "max_completion_length", "temperature", "reward_funcs")
-    rest = [k for k, v in inner.items() if k not in read and not is_off(v)]
+    translated = ("beta", "num_generations", "max_completion_length", "temperature", "reward_funcs")
+    ignored = [k for k, v in inner.items() if k not in translated and not is_off(v)]
     why = "batch_size counts prompts, the reward is a function of a prompt and an answer (docs/rewards.md)"
-    t.change("trl", f"{why}; ignored: {', '.join(rest) or 'nothing'}")
+    t.change("trl", f"{why}; ignored: {', '.join(ignored) or 'nothing'}")
     if len(functions) > 1:
         t.change("trl", "only one reward is supported: write a function that adds them up", "reward")
 
@@ -152,7 +154,7 @@ def _optimisation(t: Translation) -> None:
     t.put("weight_decay", t.number("weight_decay"), "weight_decay")
     t.put("max_grad_norm", t.number("max_grad_norm", 1.0), "max_grad_norm")
     common.adam(t, "adam_epsilon")
-    t.put("seed", t.whole("seed", 42), "seed", why="the order of the rows still differs")
+    t.put("seed", t.integer("seed", 42), "seed", why="the order of the rows still differs")
     t.put("out", t.text("output_dir", "./model-out"), "output_dir")
     common.checkpoints(t)
     if t.has("logging_steps"):
@@ -166,14 +168,14 @@ def _optimisation(t: Translation) -> None:
 
 
 def _lengths(t: Translation) -> None:
-    t.put("max_tokens", t.whole("sequence_len", 512), "sequence_len")
+    t.put("max_tokens", t.integer("sequence_len", 512), "sequence_len")
     strategy = t.text("excess_length_strategy", "drop")
     why = f"longer rows are cut here, and counted; axolotl's {strategy} skips them" if strategy == "drop" else ""
     if strategy == "truncate":
         t.idle("excess_length_strategy", "longer rows are cut, as here")
     else:
         t.change("excess_length_strategy", why or "longer rows are cut here, and counted", "max_tokens")
-        if "excess_length_strategy" not in t.given:
+        if "excess_length_strategy" not in t.file_values:
             t.change("sequence_len", why, "max_tokens")
 
 
@@ -204,18 +206,22 @@ def _templates(t: Translation) -> None:
 def _adapter(t: Translation) -> None:
     kind = t.text("adapter").lower()
     if kind in ("lora", "qlora"):
-        dora, stable = t.switch("peft_use_dora"), t.switch("peft_use_rslora")
-        style = "dora" if dora else "rslora" if stable else "lora"
+        is_dora, is_rslora = t.switch("peft_use_dora"), t.switch("peft_use_rslora")
+        style = "dora" if is_dora else "rslora" if is_rslora else "lora"
         t.put(
-            "adapter", style, "adapter", *(["peft_use_dora"] if dora else []), *(["peft_use_rslora"] if stable else [])
+            "adapter",
+            style,
+            "adapter",
+            *(["peft_use_dora"] if is_dora else []),
+            *(["peft_use_rslora"] if is_rslora else []),
         )
         common.low_rank(t, rank=("lora_r", 8), alpha=("lora_alpha", None), kind=style)
         linear = t.switch("lora_target_linear")
-        named = "all-linear" if linear else t.value("lora_target_modules")
+        modules = "all-linear" if linear else t.value("lora_target_modules")
         key = "lora_target_linear" if linear else "lora_target_modules"
-        common.targets(t, key, named, t.text("base_model"))
-        four = kind == "qlora" or t.switch("load_in_4bit")
-        common.low_bits(t, 4 if four else None, *(("load_in_4bit",) if t.has("load_in_4bit") else ("adapter",)))
+        common.targets(t, key, modules, t.text("base_model"))
+        is_4bit = kind == "qlora" or t.switch("load_in_4bit")
+        common.low_bits(t, 4 if is_4bit else None, *(("load_in_4bit",) if t.has("load_in_4bit") else ("adapter",)))
         t.lose("load_in_8bit", "only 4 bits are supported (quantize: 4bit)")
         if t.has("lora_model_dir"):
             why = "the adapter's folder becomes the model and the reference, with its weights merged"
@@ -255,7 +261,7 @@ def _evaluation(t: Translation, *, held_out: bool) -> None:
     if held_out and steps >= 1:
         t.put("eval_every_steps", int(steps), "eval_steps")
     if held_out and t.has("early_stopping_patience"):
-        t.put("early_stop_patience", t.whole("early_stopping_patience"), "early_stopping_patience")
+        t.put("early_stop_patience", t.integer("early_stopping_patience"), "early_stopping_patience")
     names = "eval_steps evals_per_epoch eval_strategy evaluation_strategy early_stopping_patience"
     for key in names.split():
         if held_out:
@@ -287,54 +293,55 @@ def _sources(t: Translation, entry: Any, base: Path, rl: str, key: str) -> list[
     if not isinstance(entry, Mapping) or not entry.get("path"):
         raise AfzalError(f"an entry of {key} has no path", remedy="- path: FILE, with type: ...")
     kind = entry.get("type")
-    columns, style, whys = _fields(entry, kind, rl)
+    columns, style, reasons = _fields(entry, kind, rl)
     split = str(entry.get("split") or "train")
     files = common.files_of(entry.get("data_files"), split)
     if files:
         names = [str(common.local(f, base) or common.local(f"{entry['path']}/{f}", base) or f) for f in files]
     else:
         names = [common.dataset(str(entry["path"]), entry.get("name"), split, base=base)]
-    rest = [
+    ignored = [
         k for k, v in entry.items() if k not in _ENTRY and not k.startswith(("field_", "message_")) and not is_off(v)
     ]
-    if rest := [k for k in rest if k not in ("roles", "chat_template", "chat_template_jinja", "conversation")]:
-        whys.append(f"ignored: {', '.join(rest)}")
+    if ignored := [k for k in ignored if k not in ("roles", "chat_template", "chat_template_jinja", "conversation")]:
+        reasons.append(f"ignored: {', '.join(ignored)}")
     if isinstance(kind, str) and kind.startswith("chatml") and not t.has("chat_template"):
         t.settings["chat_template"] = "chatml"
-        whys.append("chat_template: chatml")
-    for why in whys:
+        reasons.append("chat_template: chatml")
+    for why in reasons:
         t.change(key, f"{entry['path']}: {why}", "data")
-    reading = {"columns": columns, "format": style}
-    return [{"data": name, **{k: v for k, v in reading.items() if v}} for name in names]
+    options = {"columns": columns, "format": style}
+    return [{"data": name, **{k: v for k, v in options.items() if v}} for name in names]
 
 
 def _fields(entry: Mapping[str, Any], kind: Any, rl: str) -> tuple[dict[str, str], str, list[str]]:
     """The columns, the format if it cannot be detected, and remarks."""
-    whys: list[str] = []
+    reasons: list[str] = []
     if isinstance(kind, Mapping):
-        shown = {k: str(v) for k, v in kind.items() if k.startswith("field_") and v}
-        prompt_field = shown.get("field_prompt", shown.get("field_instruction", "prompt"))
+        field_names = {k: str(v) for k, v in kind.items() if k.startswith("field_") and v}
+        prompt_field = field_names.get("field_prompt", field_names.get("field_instruction", "prompt"))
         answers = {
-            k: shown.get(f"field_{k}", k) for k in (("completion", "label") if rl == "kto" else ("chosen", "rejected"))
+            k: field_names.get(f"field_{k}", k)
+            for k in (("completion", "label") if rl == "kto" else ("chosen", "rejected"))
         }
         if rl == "sft":
-            answers = {"output": shown.get("field_output", "output")}
+            answers = {"output": field_names.get("field_output", "output")}
         style = {"kto": "unpaired_alpaca", "sft": "alpaca"}.get(rl, "question_pair")
         columns = {"question": prompt_field, **answers}
-        if "field_system" in shown:
-            columns["system"] = shown["field_system"]
-        if odd := [k for k, v in kind.items() if k.endswith("_format") and str(v) not in _PLAIN]:
-            whys.append(f"{', '.join(odd)}: the chat template writes the turns")
-        return {k: v for k, v in columns.items() if k != v}, style, whys
+        if "field_system" in field_names:
+            columns["system"] = field_names["field_system"]
+        if custom_formats := [k for k, v in kind.items() if k.endswith("_format") and str(v) not in _PLAIN]:
+            reasons.append(f"{', '.join(custom_formats)}: the chat template writes the turns")
+        return {k: v for k, v in columns.items() if k != v}, style, reasons
     layout = str(kind or "default").rpartition(".")[2]
     style, columns = (_UNPAIRED if rl == "kto" else _LAYOUTS).get(layout, ("", {}))
-    mapped = {"field_messages": "messages", "field_chosen": "chosen", "field_rejected": "rejected", "field": "text"}
-    named = {into: str(entry[k]) for k, into in mapped.items() if entry.get(k) and str(entry[k]) != into}
-    if named.get("messages") in ("conversations", "context"):
-        del named["messages"]
+    renamed = {"field_messages": "messages", "field_chosen": "chosen", "field_rejected": "rejected", "field": "text"}
+    columns_given = {name: str(entry[k]) for k, name in renamed.items() if entry.get(k) and str(entry[k]) != name}
+    if columns_given.get("messages") in ("conversations", "context"):
+        del columns_given["messages"]
     if isinstance(kind, str) and kind.split(".")[0] in ("llama3", "zephyr"):
-        whys.append(f"type {kind}: the tokenizer's own chat template is used")
-    return {**columns, **named}, style, whys
+        reasons.append(f"type {kind}: the tokenizer's own chat template is used")
+    return {**columns, **columns_given}, style, reasons
 
 
 _PLAIN = ("{prompt}", "{chosen}", "{rejected}", "{completion}", "{instruction}", "{system}")

@@ -62,7 +62,7 @@ def trainer_arguments(t: Translation, defaults: Mapping[str, Any], processes: in
     norm = t.number("max_grad_norm", 1.0)
     t.put("max_grad_norm", max(norm, 0.0), "max_grad_norm")
     adam(t, "adam_epsilon")
-    t.put("seed", t.whole("seed", default["seed"]), "seed", why="the order of the rows still differs")
+    t.put("seed", t.integer("seed", default["seed"]), "seed", why="the order of the rows still differs")
     if t.has("output_dir"):
         t.put("out", t.text("output_dir"), "output_dir")
     checkpoints(t)
@@ -83,8 +83,8 @@ def trainer_arguments(t: Translation, defaults: Mapping[str, Any], processes: in
 
 def batch(t: Translation, items: int, processes: int, *keys: str) -> None:
     """Set the items per update, from those of one process in one step."""
-    many = f"{processes} processes" if processes > 1 else "one process; --processes N for several"
-    t.put("batch_size", items * processes, *keys, changed=True, why=f"items per update, of {many}")
+    process_text = f"{processes} processes" if processes > 1 else "one process; --processes N for several"
+    t.put("batch_size", items * processes, *keys, changed=True, why=f"items per update, of {process_text}")
 
 
 def schedule(t: Translation, key: str, default: str) -> None:
@@ -122,7 +122,7 @@ def warmup(t: Translation, default: float = 0.0) -> None:
 
 def length(t: Translation, key: str, default: float) -> None:
     """Translate the length of the run: epochs, or a number of updates that takes precedence."""
-    steps = t.whole("max_steps", -1)
+    steps = t.integer("max_steps", -1)
     if steps > 0:
         why = f"{t.peer} repeats the data until max_steps: epochs is set so large that it never ends the run first"
         t.put("max_steps", steps, "max_steps", changed=True, why=why)
@@ -168,15 +168,15 @@ def checkpoints(t: Translation) -> None:
         )
     t.idle("save_steps", "a checkpoint is written every 10 minutes (save_every_minutes)")
     if t.has("save_total_limit"):
-        t.put("keep_checkpoints", t.whole("save_total_limit"), "save_total_limit")
+        t.put("keep_checkpoints", t.integer("save_total_limit"), "save_total_limit")
 
 
 def reporting(t: Translation) -> None:
     """Translate the trackers that Afzal supports; metrics.jsonl replaces the others."""
-    listed = texts(t.value("report_to"))
-    if known := [name for name in listed if name in TRACKERS]:
-        others = [name for name in listed if name not in TRACKERS]
-        t.put("report_to", known, "report_to", why=f"not {', '.join(others)}" if others else "")
+    trackers = texts(t.value("report_to"))
+    if supported := [name for name in trackers if name in TRACKERS]:
+        others = [name for name in trackers if name not in TRACKERS]
+        t.put("report_to", supported, "report_to", why=f"not {', '.join(others)}" if others else "")
 
 
 def precision(t: Translation) -> None:
@@ -230,7 +230,7 @@ def low_rank(t: Translation, *, rank: tuple[str, int], alpha: tuple[str, float |
     """Translate a LoRA adapter; ``rank`` and ``alpha`` hold the trainer's key and default."""
     if kind != "lora":
         t.settings["adapter"] = kind
-    r = t.whole(rank[0], rank[1])
+    r = t.integer(rank[0], rank[1])
     t.put("lora_rank", r, rank[0])
     t.put("lora_alpha", t.number(alpha[0], 2.0 * r if alpha[1] is None else alpha[1]), alpha[0])
     t.lose("lora_dropout", NO_DROPOUT)
@@ -247,17 +247,17 @@ def low_rank(t: Translation, *, rank: tuple[str, int], alpha: tuple[str, float |
     )
 
 
-def targets(t: Translation, key: str, named: Any, model: str) -> None:
+def targets(t: Translation, key: str, modules: Any, model: str) -> None:
     """Set the modules that get an adapter; if none are named, those that PEFT chooses for the model's family."""
-    names = texts(named)
+    names = texts(modules)
     if names in (["all"], ["all-linear"]):
         t.change(key, "every linear layer of the blocks, which is the default here", "lora_targets")
     elif names:
         t.put("lora_targets", names, key)
     else:
         family = _family(model)
-        of_family = (names for name, names in _TARGETS.items() if name.replace("_", "") in family.replace("_", ""))
-        chosen = next(of_family, ["q_proj", "v_proj"])
+        matching = (names for name, names in _TARGETS.items() if name.replace("_", "") in family.replace("_", ""))
+        chosen = next(matching, ["q_proj", "v_proj"])
         t.put("lora_targets", chosen, key, why="PEFT's choice for the family; leave it out for every linear layer")
 
 
@@ -297,8 +297,8 @@ def dataset(path: str, config: Any, split: Any, *, base: Path, default_split: st
     existing = local(path, base)
     if existing is not None:
         return _split_of(existing, str(split or default_split))
-    wanted = "" if is_off(split) or str(split) == "train" else f"@{split}"
-    return f"{path}{f':{config}' if config else ''}{wanted}"
+    split_suffix = "" if is_off(split) or str(split) == "train" else f"@{split}"
+    return f"{path}{f':{config}' if config else ''}{split_suffix}"
 
 
 def local(path: str, base: Path) -> Path | None:

@@ -18,7 +18,7 @@ from .translation import Translation, is_off, texts
 NAME = "LLaMA-Factory"
 METHODS = ("sft", "rm", "ppo", "dpo", "kto")
 
-TELLING = (
+IDENTIFYING_KEYS = (
     "stage finetuning_type lora_rank lora_target pref_loss pref_beta pref_ftx dpo_label_smoothing cutoff_len template "
     "dataset dataset_dir max_samples overwrite_cache overwrite_output_dir plot_loss preprocessing_num_workers val_size "
     "kto_chosen_weight kto_rejected_weight simpo_gamma reward_model quantization_bit adapter_name_or_path"
@@ -54,18 +54,18 @@ def translate(t: Translation, path: Path, *, method: str | None, processes: int)
     kind = {"rm": "reward"}.get(stage, stage)
     t.put("method", kind, "stage")
     keys = ("per_device_train_batch_size", "gradient_accumulation_steps")
-    common.batch(t, t.whole(keys[0], 8) * t.whole(keys[1], 1), processes, *keys)
+    common.batch(t, t.integer(keys[0], 8) * t.integer(keys[1], 1), processes, *keys)
     _data(t, path.parent)
     {"dpo": _dpo, "kto": _kto, "reward": _reward, "ppo": _ppo}.get(kind, lambda _t: None)(t)
     common.trainer_arguments(t, {}, processes)
     if t.switch("disable_gradient_checkpointing"):
         t.put("activation_checkpointing", "none", "disable_gradient_checkpointing")
     t.idle("disable_gradient_checkpointing", "off")
-    t.put("max_tokens", t.whole("cutoff_len", 2048), "cutoff_len")
+    t.put("max_tokens", t.integer("cutoff_len", 2048), "cutoff_len")
     _template(t)
     _adapter(t)
     if t.has("early_stopping_steps") and t.settings.get("eval_fraction") != 0:
-        t.put("early_stop_patience", t.whole("early_stopping_steps"), "early_stopping_steps")
+        t.put("early_stop_patience", t.integer("early_stopping_steps"), "early_stopping_steps")
     t.lose("early_stopping_steps", "nothing is held out")
     towers = "freeze_vision_tower freeze_multi_modal_projector freeze_language_model"
     if not t.switch("freeze_vision_tower", True) and kind != "reward":
@@ -87,7 +87,7 @@ def translate(t: Translation, path: Path, *, method: str | None, processes: int)
         "ref_model",
         "reward_model",
     ):
-        for key in t.given:
+        for key in t.file_values:
             if key.startswith(prefix):
                 t.idle(key, "belongs to an unused method or option")
     t.idle_all(
@@ -165,19 +165,19 @@ def _ppo(t: Translation) -> None:
         "a model folder with one score (afzal export turns an adapter into one); LLaMA-Factory's adapters are not read"
     )
     t.put("reward", t.text("reward_model"), "reward_model", changed=True, why=why)
-    t.put("ppo_epochs", t.whole("ppo_epochs", 4), "ppo_epochs")
-    t.put("minibatches", max(1, min(t.whole("ppo_buffer_size", 1), t.settings["batch_size"])), "ppo_buffer_size")
-    if t.whole("ppo_buffer_size", 1) > 1:
-        t.settings["batch_size"] *= t.whole("ppo_buffer_size")
+    t.put("ppo_epochs", t.integer("ppo_epochs", 4), "ppo_epochs")
+    t.put("minibatches", max(1, min(t.integer("ppo_buffer_size", 1), t.settings["batch_size"])), "ppo_buffer_size")
+    if t.integer("ppo_buffer_size", 1) > 1:
+        t.settings["batch_size"] *= t.integer("ppo_buffer_size")
     t.put("kl_coef", 0.2, "kl_coef", why="LLaMA-Factory's starting value, which it cannot change")
     t.put("kl_target", t.number("ppo_target", 6.0), "ppo_target")
-    t.put("sample_tokens", t.whole("max_new_tokens", 1024), "max_new_tokens")
+    t.put("sample_tokens", t.integer("max_new_tokens", 1024), "max_new_tokens")
     t.put("temperature", t.number("temperature", 0.95), "temperature")
     why = "answers are sampled from the full distribution: tokens that are cut off could not be learned"
     t.lose("top_p", why, (1.0,))
     t.lose("top_k", why, (-1,))
     for key in ("top_p", "top_k"):
-        if key not in t.given:
+        if key not in t.file_values:
             t.change("stage", f"LLaMA-Factory samples with top_k 50 and top_p 0.7 by default; {why}")
     t.lose_all(
         {
@@ -205,7 +205,7 @@ def _adapter(t: Translation) -> None:
         t.put("adapter", style, "finetuning_type", *[k for k in ("use_dora", "use_rslora") if k[4:] == style])
         common.low_rank(t, rank=("lora_rank", 8), alpha=("lora_alpha", None), kind=style)
         common.targets(t, "lora_target", t.value("lora_target", "all"), "")
-        bits = t.whole("quantization_bit") if t.has("quantization_bit") else None
+        bits = t.integer("quantization_bit") if t.has("quantization_bit") else None
         common.low_bits(t, bits, "quantization_bit")
         _earlier_adapter(t)
     elif kind == "full":
@@ -271,17 +271,17 @@ def _data(t: Translation, base: Path) -> None:
 
 
 def _held_out(t: Translation, folder: str, info: Mapping[str, Any] | None, base: Path) -> None:
-    others = _names(t.value("eval_dataset"))
+    names = _names(t.value("eval_dataset"))
     size = t.number("val_size")
-    if others:
-        t.put("eval_data", _source(t, others[0], folder, info, base)["data"], "eval_dataset")
-        if len(others) > 1:
+    if names:
+        t.put("eval_data", _source(t, names[0], folder, info, base)["data"], "eval_dataset")
+        if len(names) > 1:
             t.lose("eval_dataset", "only one held-out data set is supported: give a file of sources as eval_data")
     elif size > 0:
         common.share_held_out(t, size, "val_size")
     t.idle("val_size", "nothing is held out by it")
-    common.evaluation(t, "test" if others or size > 0 else "", "eval_strategy evaluation_strategy")
-    if (others or size > 0) and "eval_fraction" in t.settings and others:
+    common.evaluation(t, "test" if names or size > 0 else "", "eval_strategy evaluation_strategy")
+    if (names or size > 0) and "eval_fraction" in t.settings and names:
         del t.settings["eval_fraction"]
     if size > 0 and t.settings.get("eval_fraction") == 0.0:
         t.settings["eval_fraction"] = size if size < 1 else 0.1
@@ -356,8 +356,8 @@ _SHARED = {
 
 def _columns(entry: Mapping[str, Any]) -> dict[str, str]:
     """The columns whose names differ from those in Afzal's formats."""
-    named = dict(entry.get("columns") or {})
+    given_columns = dict(entry.get("columns") or {})
     roles = _SHARED if entry.get("formatting", "alpaca") != "alpaca" else {**_SHARED, **_ALPACA}
-    columns = {roles[key]: str(column) for key, column in named.items() if key in roles and not is_off(column)}
-    usual = ("messages", "conversations") if "conversations" in columns else ()
-    return {name: column for name, column in columns.items() if name != column and column not in usual}
+    columns = {roles[key]: str(column) for key, column in given_columns.items() if key in roles and not is_off(column)}
+    default_names = ("messages", "conversations") if "conversations" in columns else ()
+    return {name: column for name, column in columns.items() if name != column and column not in default_names}

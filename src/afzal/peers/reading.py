@@ -75,11 +75,11 @@ def import_config(
             remedy="give the number of GPUs that the other trainer ran on: 1 or more",
         )
     path = Path(path)
-    given = {s.key: s.value for s in config.read_file(path)}
-    name = peer or recognised(given, path)
+    file_values = {s.key: s.value for s in config.read_file(path)}
+    name = peer or detect_peer(file_values, path)
     if name not in PEERS:
         raise AfzalError(f"unknown trainer {name!r}", remedy=f"--peer {'|'.join(PEERS)}")
-    t = Translation(PEERS[name].NAME, given, path=str(path))
+    t = Translation(PEERS[name].NAME, file_values, path=str(path))
     try:
         PEERS[name].translate(t, path, method=method, processes=processes)
     except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
@@ -92,26 +92,26 @@ def import_config(
     return Imported(str(path), t.peer, settings, {"sources": t.sources} if t.sources else None, tuple(remarks))
 
 
-def recognised(given: Mapping[str, Any], path: Path) -> str:
+def detect_peer(file_values: Mapping[str, Any], path: Path) -> str:
     """The trainer that a file's keys belong to.
 
     Raises:
         AfzalError: no trainer matches, the file is Afzal's own, or several match equally well.
     """
-    if "method" in given and given["method"] in config.METHODS:
+    if "method" in file_values and file_values["method"] in config.METHODS:
         raise AfzalError("these are settings of Afzal already", where=str(path), remedy=f"afzal train {path}")
-    counts = {name: len(given.keys() & set(peer.TELLING.split())) for name, peer in PEERS.items()}
+    counts = {name: len(file_values.keys() & set(peer.IDENTIFYING_KEYS.split())) for name, peer in PEERS.items()}
     best = max(counts.values())
-    leading = [name for name, count in counts.items() if count == best]
-    if best < 2 or len(leading) > 1:
-        among = " or ".join(PEERS[name].NAME for name in leading) if best >= 2 else "TRL, axolotl or LLaMA-Factory"
+    candidates = [name for name, count in counts.items() if count == best]
+    if best < 2 or len(candidates) > 1:
+        names = " or ".join(PEERS[name].NAME for name in candidates) if best >= 2 else "TRL, axolotl or LLaMA-Factory"
         raise AfzalError(
-            f"the file is not recognised as a configuration of {among}",
+            f"the file is not recognised as a configuration of {names}",
             where=str(path),
-            why=f"its keys are {', '.join(list(given)[:8])}{' ...' if len(given) > 8 else ''}",
+            why=f"its keys are {', '.join(list(file_values)[:8])}{' ...' if len(file_values) > 8 else ''}",
             remedy=f"--peer {'|'.join(PEERS)}",
         )
-    return leading[0]
+    return candidates[0]
 
 
 def _without_defaults(t: Translation, path: Path) -> tuple[dict[str, Any], list[Remark]]:
@@ -119,22 +119,24 @@ def _without_defaults(t: Translation, path: Path) -> tuple[dict[str, Any], list[
     method = str(t.settings["method"])
     kind = config.CONFIGS[method]
     fields = kind.model_fields
-    usual = {key: field.default for key, field in fields.items()}
+    defaults = {key: field.default for key, field in fields.items()}
     settings: dict[str, Any] = {"method": method}
     remarks: list[Remark] = []
     from_file = {remark.into for remark in t.remarks if remark.fate in ("carried", "changed")}
     for remark in t.remarks:
-        same = remark.fate == "default" and _same(usual.get(remark.into), t.settings.get(remark.into))
+        is_shared = remark.fate == "default" and _equal_with_type(
+            defaults.get(remark.into), t.settings.get(remark.into)
+        )
         if remark.into and remark.into not in fields and remark.fate in ("carried", "changed", "default"):
             if remark.fate != "default":
                 remarks.append(
                     replace(remark, fate="lost", into="", why=remark.why or f"{method} has no {remark.into}")
                 )
-        elif not same or remark.into == "lr":
+        elif not is_shared or remark.into == "lr":
             remarks.append(remark)
     for key in fields:
         value = t.settings.get(key)
-        if key in t.settings and (key in from_file or key == "lr" or not _same(usual[key], value)):
+        if key in t.settings and (key in from_file or key == "lr" or not _equal_with_type(defaults[key], value)):
             settings[key] = value
     missing = [key for key, field in fields.items() if field.is_required() and key not in settings]
     if missing:
@@ -146,5 +148,5 @@ def _without_defaults(t: Translation, path: Path) -> tuple[dict[str, Any], list[
     return settings, remarks
 
 
-def _same(usual: Any, value: Any) -> bool:
-    return usual == value and isinstance(usual, bool) == isinstance(value, bool)
+def _equal_with_type(default: Any, value: Any) -> bool:
+    return default == value and isinstance(default, bool) == isinstance(value, bool)

@@ -50,7 +50,7 @@ class Translation:
 
     Attributes:
         peer: name of the other trainer.
-        given: its keys and values, as in the file.
+        file_values: its keys and values, as in the file.
         settings: Afzal's settings so far.
         sources: the parts of a mixture, if there are several data sets.
         remarks: what became of the keys, in reading order.
@@ -58,7 +58,7 @@ class Translation:
     """
 
     peer: str
-    given: Mapping[str, Any]
+    file_values: Mapping[str, Any]
     settings: dict[str, Any] = field(default_factory=dict)
     sources: list[dict[str, Any]] = field(default_factory=list)
     remarks: list[Remark] = field(default_factory=list)
@@ -66,7 +66,7 @@ class Translation:
 
     def value(self, key: str, default: Any = None) -> Any:
         """The value of a key; ``default`` if it is missing or null."""
-        value = self.given.get(key)
+        value = self.file_values.get(key)
         return default if value is None else value
 
     def number(self, key: str, default: float = 0.0) -> float:
@@ -84,7 +84,7 @@ class Translation:
             raise self.wrong(key, "a number")
         return number
 
-    def whole(self, key: str, default: int = 0) -> int:
+    def integer(self, key: str, default: int = 0) -> int:
         """Like :meth:`number`, for whole numbers."""
         number = self.number(key, default)
         if number != int(number):
@@ -135,29 +135,31 @@ class Translation:
             raise self.wrong(key, "keys with values")
         return mapping
 
-    def wrong(self, key: str, wanted: str) -> AfzalError:
+    def wrong(self, key: str, expected: str) -> AfzalError:
         """The error for a value of the wrong type."""
-        shown = json.dumps(self.given.get(key), ensure_ascii=False, default=str)
-        shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
-        return AfzalError(f"{key} cannot be {shown}", where=self.path, remedy=f"write {wanted}, as {self.peer} expects")
+        written = json.dumps(self.file_values.get(key), ensure_ascii=False, default=str)
+        written = written if len(written) <= _SHOWN else f"{written[:_SHOWN]}..."
+        return AfzalError(
+            f"{key} cannot be {written}", where=self.path, remedy=f"write {expected}, as {self.peer} expects"
+        )
 
     def has(self, key: str) -> bool:
         """Whether the file gives the key a value other than null."""
-        return self.given.get(key) is not None
+        return self.file_values.get(key) is not None
 
     def put(self, into: str, value: Any, *keys: str, why: str = "", changed: bool = False) -> None:
         """Set a setting; ``keys`` are the other trainer's keys it comes from, any or none of which are in the file."""
         self.settings[into] = value
-        present = [key for key in keys if key in self.given]
+        present = [key for key in keys if key in self.file_values]
         for key in present:
-            self._add(Remark("changed" if changed else "carried", key, self.given[key], into, why))
+            self._add(Remark("changed" if changed else "carried", key, self.file_values[key], into, why))
         if keys and not present:
             self._add(Remark("default", keys[0], value, into, why))
 
     def change(self, key: str, why: str, into: str = "") -> None:
         """Remark that a key has another meaning here, even if there already is a remark on it."""
-        if key in self.given:
-            self._add(Remark("changed", key, self.given[key], into, why))
+        if key in self.file_values:
+            self._add(Remark("changed", key, self.file_values[key], into, why))
 
     def note(self, key: str, why: str, into: str = "") -> None:
         """Like :meth:`change`, for a key without a remark."""
@@ -170,9 +172,9 @@ class Translation:
         Args:
             off: further values that switch it off.
         """
-        if key not in self.given or self._has_remark(key):
+        if key not in self.file_values or self._has_remark(key):
             return
-        value = self.given[key]
+        value = self.file_values[key]
         if is_off(value) or value in off:
             self._add(Remark("idle", key, value, "", f"off, as here: {why}" if why else "off, as here"))
         else:
@@ -180,8 +182,8 @@ class Translation:
 
     def idle(self, key: str, why: str) -> None:
         """Remark that the training does not depend on a key, unless it has a remark."""
-        if key in self.given and not self._has_remark(key):
-            self._add(Remark("idle", key, self.given[key], "", why))
+        if key in self.file_values and not self._has_remark(key):
+            self._add(Remark("idle", key, self.file_values[key], "", why))
 
     def idle_all(self, names: Mapping[str, str]) -> None:
         """Like :meth:`idle` for many keys: reasons, each with its keys separated by spaces."""
@@ -197,7 +199,7 @@ class Translation:
 
     def close(self) -> None:
         """Remark that every key without a remark is unknown."""
-        for key, value in self.given.items():
+        for key, value in self.file_values.items():
             if self._has_remark(key):
                 continue
             if value is None:

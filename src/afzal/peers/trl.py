@@ -20,7 +20,7 @@ from .trl_online import rollouts
 NAME = "TRL"
 METHODS = ("sft", "dpo", "kto", "reward", "cpo", "orpo", "grpo", "rloo")
 
-TELLING = (
+IDENTIFYING_KEYS = (
     "dataset_name dataset_config dataset_train_split dataset_test_split dataset_streaming dataset_mixer use_peft "
     "lora_r lora_target_modules loss_type loss_weights beta max_length max_prompt_length truncation_mode "
     "model_name_or_path per_device_train_batch_size learning_rate precompute_ref_log_probs sync_ref_model "
@@ -39,37 +39,37 @@ _SIGNS = {
     "grpo": "scale_rewards epsilon_high delta importance_sampling_level multi_objective_aggregation",
     "rloo": "normalize_advantages reward_clip_range rloo_k",
 }
-_OF_DPO = (
+_DPO_KEYS = (
     "truncation_mode precompute_ref_log_probs loss_weights ld_alpha f_divergence_type use_weighting discopop_tau "
     "rpo_alpha max_prompt_length generate_during_eval beta sync_ref_model"
 )
 _LR = {"sft": 2e-5, "reward": 1e-4}
 
 
-def method_of(given: Mapping[str, Any], named: str | None, path: Path) -> str:
+def method_of(file_values: Mapping[str, Any], command: str | None, path: Path) -> str:
     """The TRL command that a configuration is for; the file itself does not state it.
 
     Raises:
         AfzalError: the command cannot be determined, or is not supported.
     """
-    if named is not None:
-        if named not in METHODS:
-            raise AfzalError(f"--method {named!r} is not a supported command of TRL", remedy=" ".join(METHODS))
-        return named
-    losses = set(texts(given.get("loss_type")))
+    if command is not None:
+        if command not in METHODS:
+            raise AfzalError(f"--method {command!r} is not a supported command of TRL", remedy=" ".join(METHODS))
+        return command
+    losses = set(texts(file_values.get("loss_type")))
     if losses & {"kto", "apo_zero_unpaired"}:
         return "kto"
     for method, keys in _SIGNS.items():
-        if not given.keys().isdisjoint(keys.split()):
+        if not file_values.keys().isdisjoint(keys.split()):
             return method
     if losses & (LOSSES.keys() - {"sft"}):
         return "dpo"
-    if not given.keys().isdisjoint(("num_generations", "reward_funcs", "reward_model_name_or_path")):
-        return _of_name(path, ("rloo", "grpo")) or "grpo"
-    named_method = _of_name(path, METHODS)
-    if named_method is not None:
-        return named_method
-    if not given.keys().isdisjoint(_OF_DPO.split()):
+    if not file_values.keys().isdisjoint(("num_generations", "reward_funcs", "reward_model_name_or_path")):
+        return _method_in_name(path, ("rloo", "grpo")) or "grpo"
+    method_in_name = _method_in_name(path, METHODS)
+    if method_in_name is not None:
+        return method_in_name
+    if not file_values.keys().isdisjoint(_DPO_KEYS.split()):
         return "dpo"
     raise AfzalError(
         "the configuration does not say which command of TRL it is for",
@@ -79,7 +79,7 @@ def method_of(given: Mapping[str, Any], named: str | None, path: Path) -> str:
     )
 
 
-def _of_name(path: Path, methods: tuple[str, ...]) -> str | None:
+def _method_in_name(path: Path, methods: tuple[str, ...]) -> str | None:
     """The one method that appears as a word in the file name; None if there is none, or several."""
     words = set(re.split(r"[^a-z]+", path.stem.lower()))
     matches = [method for method in methods if method in words]
@@ -88,7 +88,7 @@ def _of_name(path: Path, methods: tuple[str, ...]) -> str | None:
 
 def translate(t: Translation, path: Path, *, method: str | None, processes: int) -> None:
     """Translate a configuration of TRL into Afzal's settings."""
-    name = method_of(t.given, method, path)
+    name = method_of(t.file_values, method, path)
     online = name in ("grpo", "rloo")
     _model(t)
     _data(t, path.parent, name)
@@ -97,7 +97,7 @@ def translate(t: Translation, path: Path, *, method: str | None, processes: int)
         _reference(t)
     else:
         keys = ("per_device_train_batch_size", "gradient_accumulation_steps")
-        common.batch(t, t.whole(keys[0], 8) * t.whole(keys[1], 1), processes, *keys)
+        common.batch(t, t.integer(keys[0], 8) * t.integer(keys[1], 1), processes, *keys)
     {"sft": _sft, "dpo": _dpo, "kto": _kto, "reward": _reward, "cpo": cpo, "orpo": orpo}.get(name, lambda _t: None)(t)
     common.trainer_arguments(t, {"learning_rate": _LR.get(name, 1e-6)}, processes)
     if not online:
@@ -187,7 +187,7 @@ def _parts(part: Mapping[str, Any], base: Path, total: float) -> list[dict[str, 
 
 
 def _lengths(t: Translation) -> None:
-    if "max_length" in t.given and t.value("max_length") is None:
+    if "max_length" in t.file_values and t.value("max_length") is None:
         t.put(
             "max_tokens",
             common.NO_LIMIT,
@@ -196,7 +196,7 @@ def _lengths(t: Translation) -> None:
             why="nothing is truncated below the model's context",
         )
     else:
-        t.put("max_tokens", t.whole("max_length", 1024), "max_length")
+        t.put("max_tokens", t.integer("max_length", 1024), "max_length")
     t.idle("truncation_mode", "the end is cut off, as with keep_start") if t.value(
         "truncation_mode", "keep_start"
     ) == "keep_start" else t.lose("truncation_mode", "the end is cut off, as with keep_start")
@@ -218,7 +218,7 @@ def _adapter(t: Translation) -> None:
     common.low_bits(t, 4 if t.switch("load_in_4bit") else None, "load_in_4bit")
     t.lose("load_in_8bit", "only 4 bits are supported (quantize: 4bit)")
     t.settings.setdefault("lora_rank", 16)
-    if "lora_dropout" not in t.given:
+    if "lora_dropout" not in t.file_values:
         t.change("use_peft", f"TRL's default lora_dropout is 0.05; {common.NO_DROPOUT}")
 
 
@@ -230,11 +230,11 @@ def _sft(t: Translation) -> None:
         t.settings["columns"] = {"text": field}
         t.put("columns", {"text": field}, "dataset_text_field")
     t.idle("dataset_text_field", "text, as here")
-    if "completion_only_loss" in t.given and not t.switch("completion_only_loss", True):
+    if "completion_only_loss" in t.file_values and not t.switch("completion_only_loss", True):
         t.lose("completion_only_loss", "", ())
         t.change("completion_only_loss", "prompts are never learned, only answers")
     t.idle("completion_only_loss", "always: prompts are never learned")
-    if "assistant_only_loss" in t.given and not t.switch("assistant_only_loss"):
+    if "assistant_only_loss" in t.file_values and not t.switch("assistant_only_loss"):
         t.change("assistant_only_loss", "only the assistant's turns of a conversation are learned, always")
     t.idle("assistant_only_loss", "always: only the assistant's turns of a conversation are learned")
     _ends(t)
@@ -260,7 +260,7 @@ def _reference(t: Translation) -> None:
         t.put("reference", "cached", "precompute_ref_log_probs")
     t.idle("precompute_ref_log_probs", "off: the reference is computed alongside the policy")
     if t.switch("sync_ref_model"):
-        t.put("reference_sync_steps", t.whole("ref_model_sync_steps", 512), "ref_model_sync_steps", "sync_ref_model")
+        t.put("reference_sync_steps", t.integer("ref_model_sync_steps", 512), "ref_model_sync_steps", "sync_ref_model")
         t.put("reference_mixup", t.number("ref_model_mixup_alpha", 0.6), "ref_model_mixup_alpha")
     t.idle_all({"the reference does not move": "sync_ref_model ref_model_mixup_alpha ref_model_sync_steps"})
 

@@ -58,11 +58,11 @@ def dpo_losses(
         raise AfzalError(f"loss_type {unknown[0]!r} has no counterpart", remedy=remedy)
     entries = [LOSSES[loss] for loss in losses]
     names = [name for name, _, _ in entries]
-    takes = {argument for _, arguments, _ in entries for argument in arguments}
+    accepted = {argument for _, arguments, _ in entries for argument in arguments}
     why = "; ".join(text for *_, text in entries if text)
-    further: Mapping[str, Any] = {}
+    variant_args: Mapping[str, Any] = {}
     if variant is not None:
-        names, further = [variant[0]], variant[1]
+        names, variant_args = [variant[0]], variant[1]
     if names == ["dpo"]:
         t.put("method", "dpo", *keys["loss_type"])
         t.put("beta", values["beta"], *keys["beta"])
@@ -72,10 +72,10 @@ def dpo_losses(
             [n if w == 1 else f"{w:g}*{n}" for n, w in zip(names, weights, strict=True)] if variant is None else names
         )
         t.put("objective", "+".join(weighted), *keys["loss_type"], why=why, changed=bool(why))
-        args = {**{k: v for k, v in values.items() if k in takes}, **further}
+        args = {**{k: v for k, v in values.items() if k in accepted}, **variant_args}
         if args:
             t.put("objective_arg", args, *(key for k in args for key in keys.get(k, ())))
-    if values["label_smoothing"] and "label_smoothing" not in takes:
+    if values["label_smoothing"] and "label_smoothing" not in accepted:
         for key in keys["label_smoothing"]:
             t.lose(key, "TRL 1.16 ignores it with this loss; cdpo and robust use it")
 

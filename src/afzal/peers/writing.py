@@ -64,13 +64,13 @@ def _section(fate: Fate, remarks: Iterable[Remark]) -> list[str]:
         return []
     lines = ["", f"{FATES[fate][0].upper()}{FATES[fate][1:]}:"]
     for (into, why), group in by_reason.items():
-        bare = [r.key if fate == "idle" or isinstance(r.value, list | dict) else "" for r in group]
-        named = ", ".join(key or f"{r.key}: {_shown(r.value)}" for key, r in zip(bare, group, strict=True))
+        bare_keys = [r.key if fate == "idle" or isinstance(r.value, list | dict) else "" for r in group]
+        listed = ", ".join(key or f"{r.key}: {_shown(r.value)}" for key, r in zip(bare_keys, group, strict=True))
         if fate == "default":
             text = f"{into}: {_shown(group[0].value)}" + (f" ({why})" if why else "")
         else:
             arrow = f" -> {into}" if into and [into] != [r.key for r in group] else ""
-            text = f"{named}{arrow}" + (f": {why}" if why and fate == "idle" else f". {why}" if why else "")
+            text = f"{listed}{arrow}" + (f": {why}" if why and fate == "idle" else f". {why}" if why else "")
         lines += textwrap.wrap(
             text,
             _WIDTH,
@@ -85,22 +85,22 @@ def _section(fate: Fate, remarks: Iterable[Remark]) -> list[str]:
 def _origin(key: str, imported: Imported) -> str:
     """The other trainer's keys that a setting comes from; for its defaults, also Afzal's default if it differs."""
     remarks = [r for r in imported.remarks if r.into == key]
-    given = [r.key for r in remarks if r.fate in ("carried", "changed")]
-    if given:
-        return ", ".join(dict.fromkeys(given))
+    sources = [r.key for r in remarks if r.fate in ("carried", "changed")]
+    if sources:
+        return ", ".join(dict.fromkeys(sources))
     if not any(r.fate == "default" for r in remarks):
         return ""
-    others = {name: value for name, value in imported.settings.items() if name != key}
-    usual = _usual(key, others)
-    same = usual in (None, "", {}, imported.settings[key])
-    note = "" if same else f"; Afzal's is {_shown(usual)}"
+    other_settings = {name: value for name, value in imported.settings.items() if name != key}
+    default = _default_given(key, other_settings)
+    is_default = default in (None, "", {}, imported.settings[key])
+    note = "" if is_default else f"; Afzal's is {_shown(default)}"
     return f"default of {imported.peer}{note}"
 
 
-def _usual(key: str, others: Mapping[str, Any]) -> Any:
+def _default_given(key: str, settings: Mapping[str, Any]) -> Any:
     """The default of a setting given the others; None if they are invalid without it."""
     try:
-        return getattr(config.make(**dict(others)), key)
+        return getattr(config.make(**dict(settings)), key)
     except AfzalError:
         return None
 
