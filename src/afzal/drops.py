@@ -37,7 +37,7 @@ class Drop:
     stage: str = ""
 
     @property
-    def whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether a complete row or item was dropped, not only a part of it."""
         return self.unit in ("row", "item") and self.action == "dropped"
 
@@ -47,7 +47,7 @@ class Drop:
         return facts | {"stage": self.stage, "action": self.action, "unit": self.unit}
 
 
-def at(stage: str, drops: Iterable[Drop]) -> list[Drop]:
+def with_stage(stage: str, drops: Iterable[Drop]) -> list[Drop]:
     """The same drops with their stage set."""
     return [replace(drop, stage=stage) for drop in drops]
 
@@ -57,5 +57,5 @@ def counts(drops: Iterable[Drop]) -> dict[str, dict[str, int]]:
     kept items) and ``cut``."""
     by_group: dict[str, Counter[str]] = {"dropped": Counter(), "parts": Counter(), "cut": Counter()}
     for drop in drops:
-        by_group["cut" if drop.action == "cut" else "dropped" if drop.whole else "parts"][drop.reason] += 1
+        by_group["cut" if drop.action == "cut" else "dropped" if drop.is_complete else "parts"][drop.reason] += 1
     return {name: dict(counter.most_common()) for name, counter in by_group.items()}

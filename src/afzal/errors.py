@@ -73,14 +73,14 @@ def signal_of(stop: BaseException) -> str:
     return getattr(stop, "signal", "SIGINT")
 
 
-def near(path: str | Path) -> str:
+def did_you_mean(path: str | Path) -> str:
     """``did you mean X?`` for a missing path, if its folder holds a similar name; else empty."""
     from difflib import get_close_matches
 
     path = Path(path)
     names = [f.name for f in path.parent.iterdir()] if path.parent.is_dir() else []
-    close = get_close_matches(path.name, names, n=1, cutoff=0.7)
-    return f"did you mean {path.parent / close[0]}?" if close else ""
+    matches = get_close_matches(path.name, names, n=1, cutoff=0.7)
+    return f"did you mean {path.parent / matches[0]}?" if matches else ""
 
 
 def fault(error: OSError, path: str | Path, n_bytes: int | None = None) -> AfzalError:

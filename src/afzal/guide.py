@@ -229,8 +229,8 @@ def sequence_logps(model: Any, x: Tensor | Mapping[str, Tensor]) -> Tensor:
     with stock_attention(model):
         logits = model(input_ids=ids, attention_mask=attention, position_ids=positions, use_cache=False).logits
     logps = logits[:, :-1].float().log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
-    keep = scored[:, 1:].bool() & attention[:, :-1].bool()
-    return logps.masked_fill(~keep, 0.0).sum(-1)
+    counted = scored[:, 1:].bool() & attention[:, :-1].bool()
+    return logps.masked_fill(~counted, 0.0).sum(-1)
 
 
 def _check_shapes(pi_logps: Tensor, ref_logps: Tensor, yw_idxs: Tensor, yl_idxs: Tensor) -> None:

@@ -86,8 +86,8 @@ def tokens_hash(parts: Iterable[Sequence[Tree]]) -> str:
     for trees in parts:
         digest.update(f"{len(trees)} trees\n".encode())
         for t in trees:
-            known = [t.item_id, [repr(p) for p in t.preferences], t.labels, t.scores]
-            digest.update(json.dumps(known).encode())
+            annotations = [t.item_id, [repr(p) for p in t.preferences], t.labels, t.scores]
+            digest.update(json.dumps(annotations).encode())
             _add(digest, t.prompt, np.int32)
             for branch in t.branches:
                 _add(digest, branch.ids, np.int32)

@@ -21,13 +21,13 @@ T = TypeVar("T")
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
-def value_class(made: type[T]) -> type[T]:
+def value_class(cls: type[T]) -> type[T]:
     """Make a dataclass that is frozen for the type checker, and at run time by convention.
 
     A class that is frozen at run time sets every field through a call. That takes four times as long, and every row of
     a file needs several instances.
     """
-    return dataclass(slots=True, unsafe_hash=True)(made)
+    return dataclass(slots=True, unsafe_hash=True)(cls)
 
 
 Outcome = Literal["first", "second", "tie", "both_bad"]
@@ -192,8 +192,8 @@ class Ranking:
         for i, j in combinations(sorted(places), 2):
             outcome: Outcome = "tie" if places[i] == places[j] else "first" if places[i] < places[j] else "second"
             shown = None if not order else i if order[i] < order[j] else j
-            about = self.weight, self.annotator, self.axis, shown, None, self.id, self.at
-            pairs.append(Comparison(i, j, outcome, None, None, *about))
+            fields = self.weight, self.annotator, self.axis, shown, None, self.id, self.at
+            pairs.append(Comparison(i, j, outcome, None, None, *fields))
         return tuple(pairs)
 
 
@@ -278,7 +278,7 @@ def preferences(item: Item, axis: str | None = None) -> tuple[Preference, ...]:
     for kind, sign in (("score", 1.0), ("rank", -1.0)):
         values = _mean_values([v for v in votes if isinstance(v, Rating) and v.kind == kind])
         if len(values) > 1:
-            return _ordered({k: sign * v for k, v in values.items()})
+            return _pairs_by_value({k: sign * v for k, v in values.items()})
     return ()
 
 
@@ -380,8 +380,8 @@ def messages_of(turns: Sequence[Message]) -> list[dict[str, Any]]:
     return [_message_to_json(m, dict) for m in turns]
 
 
-def _message_to_json(m: Message, written: Callable[[Mapping[str, Any]], dict[str, Any]]) -> dict[str, Any]:
-    content = m.content if isinstance(m.content, str) else [written(part) for part in m.content]
+def _message_to_json(m: Message, part_to_json: Callable[[Mapping[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+    content = m.content if isinstance(m.content, str) else [part_to_json(part) for part in m.content]
     return {"role": m.role, "content": content} | ({"reasoning_content": m.reasoning} if m.reasoning else {})
 
 
@@ -389,9 +389,9 @@ def vote_values(vote: Vote) -> tuple[Any, ...]:
     """A vote as plain values: the name of its kind, then its fields in order."""
     kind = type(vote)
     values = _FIELDS[kind](vote)
-    n, nothing = _NOTES[kind]
+    n, unset = _NOTES[kind]
     # fields that were not recorded are left out, so that the hash of rows without them never changes
-    return kind.__name__, *(values[:n] if values[n:] == nothing else values)
+    return kind.__name__, *(values[:n] if values[n:] == unset else values)
 
 
 _FIELDS = {kind: attrgetter(*(field.name for field in fields(kind))) for kind in (Comparison, Rating, Ranking)}
@@ -452,11 +452,11 @@ def _mean_places(votes: Iterable[Vote]) -> dict[int, float]:
 def _wins(pairs: tuple[Preference, ...], n: int) -> tuple[float | None, ...]:
     """Number of responses beaten by each, if all pairs of the compared responses are certain and consistent; else
     None."""
-    named = sorted({k for q in pairs for k in (q.i, q.j)})
-    wins = {k: float(sum(q.i == k for q in pairs)) for k in named}
-    complete = len(pairs) == len(named) * (len(named) - 1) // 2 and all(q.p == 1.0 for q in pairs)
-    ordered = complete and len(set(wins.values())) == len(named)
-    return tuple(wins[k] if ordered and k in wins else None for k in range(n))
+    compared = sorted({k for q in pairs for k in (q.i, q.j)})
+    wins = {k: float(sum(q.i == k for q in pairs)) for k in compared}
+    complete = len(pairs) == len(compared) * (len(compared) - 1) // 2 and all(q.p == 1.0 for q in pairs)
+    is_complete = complete and len(set(wins.values())) == len(compared)
+    return tuple(wins[k] if is_complete and k in wins else None for k in range(n))
 
 
 def _mean_values(ratings: list[Rating]) -> dict[int, float]:
@@ -467,7 +467,7 @@ def _mean_values(ratings: list[Rating]) -> dict[int, float]:
     return {k: total / weight for k, (total, weight) in sums.items() if weight > 0}
 
 
-def _ordered(values: Mapping[int, float]) -> tuple[Preference, ...]:
+def _pairs_by_value(values: Mapping[int, float]) -> tuple[Preference, ...]:
     weight = 2.0 / (len(values) * (len(values) - 1))
     pairs = []
     for a, b in combinations(sorted(values), 2):

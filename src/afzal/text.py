@@ -73,19 +73,19 @@ def time_left(seconds: float) -> str:
     return "less than a second left" if seconds < 1 else f"about {duration(seconds)} left"
 
 
-def plural(count: int, noun: str, many: str = "") -> str:
+def plural(count: int, noun: str, plural_noun: str = "") -> str:
     """``1 row``, ``1,492 rows``."""
-    return f"{count:,} {noun if count == 1 else many or noun + 's'}"
+    return f"{count:,} {noun if count == 1 else plural_noun or noun + 's'}"
 
 
 def aligned(rows: Sequence[Sequence[str]], indent: str = "  ") -> list[str]:
     """Rows of cells as lines of aligned columns: the first column to the left, the others to the right. Hidden
     characters are made visible."""
-    shown = [[visible(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    visible_rows = [[visible(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*visible_rows, strict=True)]
     lines = []
-    for first, *others in shown:
-        cells = [f"{first:{widths[0]}}", *(f"{cell:>{width}}" for cell, width in zip(others, widths[1:], strict=True))]
+    for first, *further in visible_rows:
+        cells = [f"{first:{widths[0]}}", *(f"{cell:>{width}}" for cell, width in zip(further, widths[1:], strict=True))]
         lines.append((indent + "  ".join(cells)).rstrip())
     return lines
 

@@ -572,7 +572,7 @@ def test_a_format_gives_the_expected_items(name, format, expected):
     assert dataset.format == format
     seen = [(item.prompt, tuple(r.turns for r in item.responses), item.votes) for item in dataset.items]
     assert seen == expected
-    assert dataset.rows == dataset.kept + sum(drop.whole for drop in dataset.drops)
+    assert dataset.rows == dataset.kept + sum(drop.is_complete for drop in dataset.drops)
 
 
 @pytest.mark.parametrize("name", ["tokenised", "stepwise"])

@@ -129,10 +129,10 @@ def check(path, kind, line, field):
         assert f"'{field}'" in error.what, (kind, str(error))
     dataset, _ = attempt(path, "drop")
     if dataset is not None:
-        assert dataset.rows == dataset.kept + sum(drop.whole for drop in dataset.drops)
+        assert dataset.rows == dataset.kept + sum(drop.is_complete for drop in dataset.drops)
         assert audit(dataset).rows == dataset.rows
         items, drops = clean(dataset.items)
-        assert len(items) + sum(drop.whole for drop in drops) == len(dataset.items)
+        assert len(items) + sum(drop.is_complete for drop in drops) == len(dataset.items)
     return told
 
 

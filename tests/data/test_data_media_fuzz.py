@@ -139,7 +139,7 @@ def check(folder, seed, n):
     path = folder / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     made = read(path, format="conversational", on_error="drop")
-    assert made.rows == n + 1 == made.kept + sum(drop.whole for drop in made.drops)
+    assert made.rows == n + 1 == made.kept + sum(drop.is_complete for drop in made.drops)
     assert set(made.drop_counts) <= {*REASONS, *(f"{reason} (part)" for reason in REASONS)}, made.drop_counts
     assert all(drop.where.startswith(f"{path}:") and drop.detail for drop in made.drops)
     for item in made.items:

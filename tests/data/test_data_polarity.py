@@ -418,7 +418,7 @@ def run(folder, files, seed, capsys):
                 became["refused"] += 1
                 continue
             became["read"] += 1
-            assert dataset.rows == dataset.kept + sum(drop.whole for drop in dataset.drops)
+            assert dataset.rows == dataset.kept + sum(drop.is_complete for drop in dataset.drops)
             wrong = list(flips(dataset, judged))
             assert not wrong, (n, base.__name__, names, kind, on_error, dataset.format, wrong[:3])
             clean(dataset.items)

@@ -48,7 +48,7 @@ def test_real_files_give_the_counted_items(name):
     format, rows, items, drops, left = COUNTS[name]
     dataset = read(shared(name))
     assert (dataset.format, dataset.rows, len(dataset.items), dataset.drop_counts) == (format, rows, items, drops)
-    assert dataset.rows == dataset.kept + sum(drop.whole for drop in dataset.drops)
+    assert dataset.rows == dataset.kept + sum(drop.is_complete for drop in dataset.drops)
     assert len(clean(dataset.items)[0]) == left
 
 

@@ -36,7 +36,7 @@ def test_each_pass_takes_what_the_one_before_left():
 def test_an_axis_keeps_its_opinions_only():
     kept, dropped = on_axis([item(0, "x", "y"), item(1, "y")], "x", "f")
     assert [[v.axis for v in i.votes] for i in kept] == [["x"]]
-    assert [(d.where, d.reason, d.detail, d.whole) for d in dropped] == [("f:1", "not_on_axis", "x", True)]
+    assert [(d.where, d.reason, d.detail, d.is_complete) for d in dropped] == [("f:1", "not_on_axis", "x", True)]
     with pytest.raises(AfzalError, match="axis=x or axis=y"):
         on_axis([item(0, "x", "y")], "z", "f")
 
@@ -67,4 +67,4 @@ def test_parts_and_cuts_are_counted_apart():
         Drop("f:4", "d", "long", unit="item", action="cut"),
     ]
     assert counts(told) == {"dropped": {"bad": 1, "twice": 1}, "parts": {"empty": 1}, "cut": {"long": 1}}
-    assert [d.whole for d in told] == [True, True, False, False]
+    assert [d.is_complete for d in told] == [True, True, False, False]

@@ -34,7 +34,7 @@ def test_shares_of_an_axis_by_hand():
     assert value_at(LR, 0.5) == 1e-5
     assert value_at(BETA, 0.25) == 0.2
     assert [value_at(BATCH, u) for u in (0.0, 0.33, 0.34, 0.99, 1.0)] == [32, 32, 64, 128, 128]
-    assert value_at(Axis("batch_size", "log", (32, 128), whole=True), 0.5) == 64
+    assert value_at(Axis("batch_size", "log", (32, 128), integer=True), 0.5) == 64
 
 
 @pytest.mark.parametrize("points", [random_points, sobol_points])

@@ -85,8 +85,8 @@ class LazyGroup(HelpfulGroup):
         if args[0] not in self.commands and not args[0].startswith("-"):
             from afzal.config import METHODS, suggestion
 
-            what = f"unknown command {args[0]!r}{suggestion(args[0], self.commands)}"
-            raise AfzalError(what, remedy=f"afzal train {args[0]} ..." if args[0] in METHODS else "afzal --help")
+            message = f"unknown command {args[0]!r}{suggestion(args[0], self.commands)}"
+            raise AfzalError(message, remedy=f"afzal train {args[0]} ..." if args[0] in METHODS else "afzal --help")
         name, _, rest = super().resolve_command(ctx, args)
         return name, _load(args[0]), rest
 
@@ -258,10 +258,10 @@ def _usage_message(error: Any) -> str:
     from afzal.config import suggestion
 
     names = [name for p in ctx.command.params for name in p.opts]
-    known = {name.strip("-"): name for name in names if name.startswith("--")}
-    near = suggestion(flag.strip("-").replace("-", "_"), [k.replace("-", "_") for k in known])
-    shown = near.replace("(did you mean ", "(did you mean --").replace("_", "-")
-    return f"unknown option {flag}{shown or hint}"
+    flags = {name.strip("-"): name for name in names if name.startswith("--")}
+    hint_text = suggestion(flag.strip("-").replace("-", "_"), [k.replace("-", "_") for k in flags])
+    suggestion_text = hint_text.replace("(did you mean ", "(did you mean --").replace("_", "-")
+    return f"unknown option {flag}{suggestion_text or hint}"
 
 
 _REMEDIES: dict[int | None, str] = {
@@ -272,10 +272,10 @@ _REMEDIES: dict[int | None, str] = {
 
 
 def _os_error_message(error: OSError) -> str:
-    what = error.strerror or str(error).strip().partition("\n")[0]
+    reason = error.strerror or str(error).strip().partition("\n")[0]
     where = f"{error.filename}: " if error.filename else ""
     remedy = _REMEDIES.get(error.errno)
-    return f"{where}{what}" + (f"\n  try: {remedy}" if remedy else "")
+    return f"{where}{reason}" + (f"\n  try: {remedy}" if remedy else "")
 
 
 def _print_error(message: str, code: int) -> int:

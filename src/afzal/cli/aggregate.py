@@ -112,8 +112,8 @@ def _conclude(result: Result, source: str, out: Path | None, by: By, typed: Sequ
     elif out is None:
         place = f"{Path(source).name.partition('.')[0]}.{by}.jsonl"
         steps = [step(*typed, "--out", place, why="write them")] if is_new(place) else []
-        one = "has" if voted == 1 else "have"
-        print_conclusion(f"{plural(voted, 'row')} {one} one opinion by {by}; nothing was written", steps)
+        verb = "has" if voted == 1 else "have"
+        print_conclusion(f"{plural(voted, 'row')} {verb} one opinion by {by}; nothing was written", steps)
     else:
-        ordered = result.body["kind"] == "pairs"
-        print_conclusion("", [step("check", out), *(ways_to_learn(str(out)) if ordered else [])])
+        has_pairs = result.body["kind"] == "pairs"
+        print_conclusion("", [step("check", out), *(ways_to_learn(str(out)) if has_pairs else [])])

@@ -31,7 +31,7 @@ def _annotate(
     )
     from afzal.api.asking import annotated
 
-    result = annotated(settings, _tell)
+    result = annotated(settings, _print_addresses)
     for line in result.lines[:-1]:
         typer.echo(line, err=True)
     steps = [step("aggregate", result["out"], why="agreement")] if result["votes"] else []
@@ -41,13 +41,13 @@ def _annotate(
     print_conclusion(f"{result.lines[-1]}{open_ones}", steps, err=True)
 
 
-def _tell(folder: AnnotationFolder, addresses: list[tuple[str, str]]) -> None:
+def _print_addresses(folder: AnnotationFolder, addresses: list[tuple[str, str]]) -> None:
     """Print facts on stderr and addresses on stdout: one line each, ``NAME<tab>ADDRESS``, then an empty line."""
     task = folder.task
     gold = sum(bool(item.gold) for item in task.items)
-    known = f", {gold} of them of known truth" if gold else ""
+    gold_text = f", {gold} of them of known truth" if gold else ""
     questions = f"{plural(len(task.questions), 'question')} ({task.mode})"
-    typer.echo(f"{plural(len(task.items), 'row')}{known}, {questions}: {folder.path}", err=True)
+    typer.echo(f"{plural(len(task.items), 'row')}{gold_text}, {questions}: {folder.path}", err=True)
     for reason, count in folder.drops.items():
         typer.echo(f"left out: {reason} {count}", err=True)
     typer.echo("".join(f"{one_line(name) or '-'}\t{address}\n" for name, address in addresses))

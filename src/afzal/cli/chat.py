@@ -45,9 +45,9 @@ def _chat(
     from afzal.web.chat.session import Session
 
     talkers = load_chat_models(settings, _note)
-    if plain := [one.name for one in talkers if one.continues_text]:
-        has = "have" if len(plain) > 1 else "has"
-        _note(f"{' and '.join(plain)} {has} no chat template: your text is continued as it is")
+    if plain := [talker.name for talker in talkers if talker.continues_text]:
+        verb = "have" if len(plain) > 1 else "has"
+        _note(f"{' and '.join(plain)} {verb} no chat template: your text is continued as it is")
     conversation = Conversation(talkers, settings.system, random.SystemRandom() if settings.blind else None)
     session = Session(conversation, _votes(settings, talkers) if settings.blind else None)
     try:
@@ -58,14 +58,18 @@ def _chat(
     finally:
         if session.votes is not None:
             session.votes.close()
-            _tell(session, settings)
+            _print_tally(session, settings)
 
 
 def _votes(settings: config.ChatConfig, talkers: Sequence[ChatModel]) -> Any:
     from afzal.web.chat.votes import Votes
 
-    about = {"models": [one.name for one in talkers], "annotator": settings.annotator, "sampling": _sampling(settings)}
-    return Votes(_folder(settings), about, plain=all(one.continues_text for one in talkers))
+    metadata = {
+        "models": [talker.name for talker in talkers],
+        "annotator": settings.annotator,
+        "sampling": _sampling(settings),
+    }
+    return Votes(_folder(settings), metadata, plain=all(talker.continues_text for talker in talkers))
 
 
 def _folder(settings: config.ChatConfig) -> Path:
@@ -82,15 +86,15 @@ def _serve(settings: config.ChatConfig, session: Session) -> None:
     from afzal.api.serving import server_options, show
     from afzal.web.chat.serve import serve
 
-    about = {"system": settings.system, "sampling": _sampling(settings)}
-    serve(session, about, server_options(settings), lambda address: show(address, settings))
+    page_info = {"system": settings.system, "sampling": _sampling(settings)}
+    serve(session, page_info, server_options(settings), lambda address: show(address, settings))
 
 
 def _note(line: str) -> None:
     print(f"note: {one_line(line)}", file=sys.stderr)
 
 
-def _tell(session: Session, settings: config.ChatConfig) -> None:
+def _print_tally(session: Session, settings: config.ChatConfig) -> None:
     """Print the tally of all votes in the folder, and the next steps."""
     assert session.votes is not None
     tally, folder = session.votes.tally(), session.votes.path

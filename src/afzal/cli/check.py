@@ -117,16 +117,16 @@ def _conclude(
         print_conclusion(f"not fit to train on as it is: {plural(len(major), 'major finding')} ({', '.join(major)})")
     else:
         findings = f"{plural(len(minor), 'minor finding')} ({', '.join(minor)})" if minor else "no findings"
-        method, what = _method(audit)
+        method, usable = _method(audit)
         flags = [word for key, value in read_with.items() if value is not None for word in (key, value) if word]
         learning = step("train", method, "--model", model or MODEL, "--data", source, *flags)
-        answering = step("generate", "--model", model or MODEL, "--prompts", source, "--out", "answers.jsonl")
-        steps = [learning if method else answering]
+        generating = step("generate", "--model", model or MODEL, "--prompts", source, "--out", "answers.jsonl")
+        steps = [learning if method else generating]
         if audit.annotators > 1 and not flags:
             steps.insert(0, step("aggregate", source, why="do the annotators agree?"))
         if not audit.pairs and max(map(int, audit.responses_per_item), default=0) > 1 and not flags:
             steps.insert(0, step("annotate", source, why="vote on the answers"))
-        print_conclusion(f"{what}; {findings}", steps)
+        print_conclusion(f"{usable}; {findings}", steps)
 
 
 def _method(audit: Audit) -> tuple[str, str]:
@@ -164,8 +164,8 @@ def _print_table(audit: Audit, notes: list[str], unread: list[str]) -> None:
     console = VisibleConsole(highlight=False, emoji=False)
     console.print(f"[bold]{escape(one_line(audit.source))}[/]  format [bold cyan]{audit.format}[/]")
     facts = Table.grid(padding=(0, 2))
-    for what, _, field in (note.partition(": ") for note in notes):
-        facts.add_row(f"[dim]{escape(what)}[/]", escape(field))
+    for label, _, field in (note.partition(": ") for note in notes):
+        facts.add_row(f"[dim]{escape(label)}[/]", escape(field))
     if unread:
         facts.add_row("[dim]not read[/]", escape(one_line(", ".join(unread))))
     for name, figure in counts(audit).items():

@@ -54,11 +54,13 @@ def _conclude(settings: config.CompareConfig, page: Path) -> None:
 
     body = json.loads(page.with_suffix(".json").read_text("utf-8"))
     chief, seed = body["rewards"][0], body["seeds"][0]
-    worth = {m["name"]: m["judged"]["rewards"][chief]["value"] for m in body["methods"] if m["judged"]["seeds"]}
-    folders = {name: body["runs"].get(f"{name}-{seed}", {}).get("folder") for name in worth}
-    leading = [folders[name] for name in sorted(worth, key=lambda name: -worth[name]) if folders[name]]
+    rewards = {m["name"]: m["judged"]["rewards"][chief]["value"] for m in body["methods"] if m["judged"]["seeds"]}
+    folders = {name: body["runs"].get(f"{name}-{seed}", {}).get("folder") for name in rewards}
+    leading = [folders[name] for name in sorted(rewards, key=lambda name: -rewards[name]) if folders[name]]
     steps = []
     if leading:
-        other = leading[1] if len(leading) > 1 else settings.model
-        steps.append(step("chat", leading[0], "--against", other, "--blind", why="which one do you prefer? vote blind"))
+        opponent = leading[1] if len(leading) > 1 else settings.model
+        steps.append(
+            step("chat", leading[0], "--against", opponent, "--blind", why="which one do you prefer? vote blind")
+        )
     print_conclusion(findings(body)[0], [*steps, step("board", settings.out, why="curves of all runs")])

@@ -16,9 +16,9 @@ def print_conclusion(verdict: str, steps: Sequence[Step] = (), *, err: bool = Fa
         typer.echo(line, err=err)
 
 
-def ways_to_learn(data: str, *, model: str = MODEL, ordered: bool = True) -> list[Step]:
+def ways_to_learn(data: str, *, model: str = MODEL, preferences: bool = True) -> list[Step]:
     """Steps that train on rows: on preferences if there are any, else on demonstrations."""
-    return [step("train", "dpo" if ordered else "sft", "--model", model, "--data", data)]
+    return [step("train", "dpo" if preferences else "sft", "--model", model, "--data", data)]
 
 
 def is_new(path: str | Path) -> bool:

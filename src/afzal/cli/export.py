@@ -29,8 +29,8 @@ def _export(
 
     for line in recipes.export(settings):
         typer.echo(line)
-    tried = step("generate", "--model", settings.out, "--prompt", "How are you?", why="try it")
-    print_conclusion("", [tried] if Path(settings.out, "config.json").is_file() else [])
+    next_step = step("generate", "--model", settings.out, "--prompt", "How are you?", why="try it")
+    print_conclusion("", [next_step] if Path(settings.out, "config.json").is_file() else [])
 
 
 command = with_parameters(_export, [p for p in parameters(config.ExportConfig, panel="Options") if p.name != "model"])

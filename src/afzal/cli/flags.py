@@ -33,8 +33,8 @@ def parameters(kind: type[Settings], panel: str | None = None) -> list[inspect.P
     """
     fields = {key: field for key, field in kind.model_fields.items() if key != "method"}
     headings = {key: panel or section(kind, key) for key in fields}
-    ordered = sorted(fields, key=lambda key: _ORDER.index(headings[key]) if headings[key] in _ORDER else 0)
-    return [_parameter(key, fields[key], headings[key]) for key in ordered]
+    keys = sorted(fields, key=lambda key: _ORDER.index(headings[key]) if headings[key] in _ORDER else 0)
+    return [_parameter(key, fields[key], headings[key]) for key in keys]
 
 
 def given(kind: type[Settings], values: Mapping[str, Any]) -> list[Setting]:
@@ -48,15 +48,15 @@ def given(kind: type[Settings], values: Mapping[str, Any]) -> list[Setting]:
 
 def with_parameters(run: Callable[..., Any], added: Sequence[inspect.Parameter]) -> Callable[..., Any]:
     """``run(**values)`` as a function whose signature has the parameters of ``run`` and then ``added``."""
-    own = [p for p in inspect.signature(run, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    parameters = [p for p in inspect.signature(run, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
 
     def command(**values: Any) -> Any:
         return run(**values)
 
-    every = [*own, *added]
+    all_parameters = [*parameters, *added]
     command.__doc__ = run.__doc__
-    command.__signature__ = inspect.Signature([p.replace(kind=p.KEYWORD_ONLY) for p in every])  # type: ignore[attr-defined]
-    command.__annotations__ = {p.name: p.annotation for p in every}
+    command.__signature__ = inspect.Signature([p.replace(kind=p.KEYWORD_ONLY) for p in all_parameters])  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in all_parameters}
     return command
 
 

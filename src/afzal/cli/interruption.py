@@ -24,12 +24,12 @@ class _Work:
     """The announced work of this process.
 
     Attributes:
-        what: in words, such as ``dpo of M on D, into runs/a``.
+        action: in words, such as ``dpo of M on D, into runs/a``.
         out: the file or folder that it writes; empty for none.
         before: when the output had last changed at the announcement.
     """
 
-    what: str = ""
+    action: str = ""
     out: str = ""
     before: int | None = None
 
@@ -37,16 +37,16 @@ class _Work:
 _works: list[_Work] = []  # the newest is last; empty before a command has read its settings
 
 
-def announce(what: str, out: str | Path | None) -> None:
+def announce(action: str, out: str | Path | None) -> None:
     """Record what the command does and where it writes, for the message of an interruption."""
-    _works.append(_Work(what, str(out or ""), _last_change(str(out or ""))))
+    _works.append(_Work(action, str(out or ""), _last_change(str(out or ""))))
 
 
 def interruption_line(args: list[str], number: int) -> str:
     """The line for a command that a signal ended: what it was doing, what is on disk, and how to start it again."""
     verb = args[0] if args else ""
     work = _works[-1] if _works else _Work(f"afzal {verb}".strip())
-    head = f"interrupted by {_SIGNALS[signal.Signals(number).name]}: {work.what}"
+    head = f"interrupted by {_SIGNALS[signal.Signals(number).name]}: {work.action}"
     if verb not in (*_RUNS, *_CONTINUE, *_FILES, "chat", "demo"):
         return head
     return "; ".join([head, *_progress_and_remedy(verb, work)])
@@ -54,12 +54,12 @@ def interruption_line(args: list[str], number: int) -> str:
 
 def _progress_and_remedy(verb: str, work: _Work) -> tuple[str, str]:
     """What the command has written, and how to start it again."""
-    written, repeat = _last_change(work.out) != work.before, "the same command starts it again"
+    has_written, repeat = _last_change(work.out) != work.before, "the same command starts it again"
     out = Path(work.out)
     if not work.out:
         return "nothing was written", repeat
     if verb in _RUNS:
-        if written:
+        if has_written:
             return f"{out} holds what was written", f"continue it with: afzal {verb} {out} --resume"
         return "nothing was written", repeat
     if verb in (*_CONTINUE, "demo") and _holds_files(out):
@@ -68,7 +68,7 @@ def _progress_and_remedy(verb: str, work: _Work) -> tuple[str, str]:
         return f"all votes are kept in {out}", "the same command starts a new conversation"
     if verb == "generate" and (replies := Path(f"{out}.replies.sqlite")).exists():
         return f"the replies so far are kept in {replies}", "the same command requests the others"
-    if verb in _FILES and written:
+    if verb in _FILES and has_written:
         return f"{out} was written", "nothing needs to be repeated"
     return "nothing was written", repeat
 
@@ -99,21 +99,21 @@ def record_interrupts() -> Iterator[list[int]]:
     """
     interrupts: list[int] = []
     _works.clear()
-    usual = {"SIGINT": signal.default_int_handler, "SIGTERM": signal.SIG_DFL, "SIGHUP": signal.SIG_DFL}
-    numbers = {getattr(signal, name): default for name, default in usual.items() if hasattr(signal, name)}
+    defaults = {"SIGINT": signal.default_int_handler, "SIGTERM": signal.SIG_DFL, "SIGHUP": signal.SIG_DFL}
+    numbers = {getattr(signal, name): default for name, default in defaults.items() if hasattr(signal, name)}
     on_main_thread = threading.current_thread() is threading.main_thread()
-    before = {n: default for n, default in numbers.items() if on_main_thread and signal.getsignal(n) is default}
+    replaced = {n: default for n, default in numbers.items() if on_main_thread and signal.getsignal(n) is default}
 
     def record(number: int, _frame: FrameType | None) -> None:
         interrupts.append(number)
         raise KeyboardInterrupt if number == signal.SIGINT else Terminated(signal.Signals(number).name)
 
-    for number in before:
+    for number in replaced:
         signal.signal(number, record)
     try:
         yield interrupts
     finally:
-        for number, default in before.items():
+        for number, default in replaced.items():
             signal.signal(number, default)
 
 

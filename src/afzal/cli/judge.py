@@ -96,12 +96,12 @@ def command(
     else:
         typer.echo(str(result))
         _conclude(result, people=people is not None)
-    broken = [line for each in result["judges"] for line in unmet(each, conditions)]
+    unmet_lines = [line for each in result["judges"] for line in unmet(each, conditions)]
     if conditions and not result["judges"]:
-        broken.append(f"nobody has judged yet, so {require} is not known")
-    for line in broken:
+        unmet_lines.append(f"nobody has judged yet, so {require} is not known")
+    for line in unmet_lines:
         typer.echo(line, err=True)
-    if broken:
+    if unmet_lines:
         raise typer.Exit(1)
 
 
@@ -117,8 +117,8 @@ def _conclude(result: Result, *, people: bool) -> None:
         steps.append(step("annotate", rows, "--out", votes, why="do people agree with the judge? vote blind"))
     if len(result.body.get("models", ())) > 1:
         steps.append(step("leaderboard", rows, why="models by strength"))
-    ordered = any(each["outcomes"]["first"] + each["outcomes"]["second"] for each in result["judges"])
-    if result.body.get("table") is None and ordered:
+    has_winner = any(each["outcomes"]["first"] + each["outcomes"]["second"] for each in result["judges"])
+    if result.body.get("table") is None and has_winner:
         steps.append(step("train", "dpo", "--model", MODEL, "--data", rows, why="learn from the verdicts"))
     print_conclusion("", steps)
 
@@ -155,10 +155,10 @@ def unmet(summary: Mapping[str, Any], conditions: Sequence[Condition]) -> list[s
     from afzal.judge.summary import flat
 
     numbers, lines = flat(summary), []
-    for name, way, bound in conditions:
+    for name, comparison, bound in conditions:
         value = numbers.get(name)
         if value is None:
             lines.append(f"{summary['judge']}: {name} is not known; known: {', '.join(sorted(numbers))}")
-        elif (value < bound) if way == ">=" else (value > bound):
-            lines.append(f"{summary['judge']}: {name} is {value:.4g}, required {way} {bound:g}")
+        elif (value < bound) if comparison == ">=" else (value > bound):
+            lines.append(f"{summary['judge']}: {name} is {value:.4g}, required {comparison} {bound:g}")
     return lines

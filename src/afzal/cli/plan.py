@@ -52,12 +52,14 @@ def _conclude(settings: PlanConfig) -> None:
     changed = {key: getattr(settings, key) for key in _OF_TRAINING if getattr(settings, key) != _default(key)}
     if settings.columns:
         changed["columns"] = ",".join(f"{name}={field}" for name, field in settings.columns.items())
-    named = {"model": model, "data": settings.data, **changed}
+    settings_used = {"model": model, "data": settings.data, **changed}
     try:
-        config.build(config.METHODS[settings.method].settings, [config.Setting(k, v, k) for k, v in named.items()])
+        config.build(
+            config.METHODS[settings.method].settings, [config.Setting(k, v, k) for k, v in settings_used.items()]
+        )
     except AfzalError:
         return  # the method needs more than a plan asks about
-    flags = [word for key, value in named.items() for word in (f"--{key.replace('_', '-')}", value)]
+    flags = [word for key, value in settings_used.items() for word in (f"--{key.replace('_', '-')}", value)]
     print_conclusion("", [step("train", settings.method, *flags)])
 
 

@@ -15,21 +15,21 @@ _FILES = ("compare", "sweep")  # these read their training settings from a file
 def adapt_remedy(error: AfzalError, verb: str, command: Any) -> None:
     """Change an error's remedy to one that ``afzal verb`` accepts: its own name for ``--format``, keys of its file, or
     a command that writes a file which needs none of these flags."""
-    named = [flag for flag in _READER_FLAGS if re.search(rf"{flag}\b", error.remedy)]
-    if not named:
+    mentioned = [flag for flag in _READER_FLAGS if re.search(rf"{flag}\b", error.remedy)]
+    if not mentioned:
         return
     flags = _flags(verb, command)
-    if "--format" in named and "--format" not in flags and "--data-format" in flags:
-        named.remove("--format")
+    if "--format" in mentioned and "--format" not in flags and "--data-format" in flags:
+        mentioned.remove("--format")
         _set_remedy(error, error.remedy.replace("--format", "--data-format"))
-    lacking = [flag for flag in named if flag not in flags]
+    lacking = [flag for flag in mentioned if flag not in flags]
     keys = [_KEYS[flag] for flag in lacking if verb in _FILES and flag in _KEYS]
     if keys:
         _set_remedy(error, f"{error.remedy}\n(as {' and '.join(keys)} in the file of afzal {verb})")
     elif lacking:
-        options, them = " and ".join(lacking), "them" if len(lacking) > 1 else "it"
-        way = f"give {them} to afzal convert FILE NEW.jsonl --to afzal, and NEW.jsonl to afzal {verb}"
-        _set_remedy(error, f"{error.remedy}\n(afzal {verb} has no {options}: {way})")
+        options, pronoun = " and ".join(lacking), "them" if len(lacking) > 1 else "it"
+        conversion = f"give {pronoun} to afzal convert FILE NEW.jsonl --to afzal, and NEW.jsonl to afzal {verb}"
+        _set_remedy(error, f"{error.remedy}\n(afzal {verb} has no {options}: {conversion})")
 
 
 def _set_remedy(error: AfzalError, remedy: str) -> None:

@@ -19,12 +19,12 @@ def command(
 
     page = report.build(run)
     typer.echo(str(page))
-    judged = conclude(page)
+    outcome = conclude(page)
     if show:
         import webbrowser
 
         webbrowser.open(page.resolve().as_uri())
-    if strict and judged["severity"] != "good":
+    if strict and outcome["severity"] != "good":
         raise typer.Exit(1)
 
 
@@ -32,10 +32,10 @@ def conclude(page: Path) -> Mapping[str, Any]:
     """Print the verdict and the commands that make sense next; return the verdict."""
     from afzal.api.inspecting import conclusion
 
-    judged, lines = conclusion(page)
+    outcome, lines = conclusion(page)
     for line in lines:
         typer.echo(line)
-    return judged
+    return outcome
 
 
 def ended(folder: Path) -> None:

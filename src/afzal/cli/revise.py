@@ -22,10 +22,10 @@ def _revise(
     Run the same command again to resume. Writes pairs.jsonl, which is ready for training, and revise.html.
     """
     settings = config.build(config.ReviseConfig, given(config.ReviseConfig, flags))
-    named = (
+    displayed = (
         settings if settings.url is None else settings.model_copy(update={"model": f"{settings.url}:{settings.model}"})
     )
-    startup.begin(named, f"pairs from the principles of {settings.principles}")
+    startup.begin(displayed, f"pairs from the principles of {settings.principles}")
     from afzal.api.answers import revised
     from afzal.text import plural
 

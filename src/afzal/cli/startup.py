@@ -20,9 +20,9 @@ _FUNCTIONS = ("objective", "constraint", "constraint_score", "reward", "watch_re
 _WORDS = (*config.REFERENCES, config.PEOPLE, "initial", "previous", "nobody")
 
 
-def begin(settings: Settings, what: str) -> None:
-    """Check that everything the settings name exists, then announce the work (``what``) on stderr, and for a message if
-    a signal ends the command.
+def begin(settings: Settings, action: str) -> None:
+    """Check that everything the settings name exists, then announce the work (``action``) on stderr, and for a message
+    if a signal ends the command.
 
     Raises:
         AfzalError: a file, a folder or a hub id does not exist.
@@ -31,11 +31,11 @@ def begin(settings: Settings, what: str) -> None:
     from afzal.cli.interruption import announce
     from afzal.runs import torchrun
 
-    announce(what, getattr(settings, "out", None))
+    announce(action, getattr(settings, "out", None))
 
     if torchrun.global_rank() == 0:
         with suppress(OSError):  # the terminal may be closed
-            print(f"{what}: loading", file=sys.stderr, flush=True)
+            print(f"{action}: loading", file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -55,11 +55,11 @@ def refuse_missing(settings: Settings) -> None:
     where the run was started.
     """
     for check, keys in ((_refuse_function, _FUNCTIONS), (_refuse_data, _DATA), (_refuse_model, _MODELS)):
-        for key, value in _named(settings, keys):
+        for key, value in _named_paths(settings, keys):
             try:
                 check(value)
             except AfzalError as error:
-                raise _moved(error, key, value, settings) from None
+                raise _moved_run_error(error, key, value, settings) from None
 
 
 def _refuse_function(value: str) -> None:
@@ -82,7 +82,7 @@ def _refuse_model(value: str) -> None:
         find_folder(value)
 
 
-def _moved(error: AfzalError, key: str, value: str, settings: Settings) -> AfzalError:
+def _moved_run_error(error: AfzalError, key: str, value: str, settings: Settings) -> AfzalError:
     """The error for a missing path of a run that was moved, or that is named from another folder; other errors are
     returned unchanged."""
     out = getattr(settings, "out", None)
@@ -93,19 +93,19 @@ def _moved(error: AfzalError, key: str, value: str, settings: Settings) -> Afzal
     started = ""
     with suppress(AfzalError):
         started = str(runs.open_run(out).facts().get("folder", ""))
-    here = str(Path.cwd())
-    if started == here:
+    folder = str(Path.cwd())
+    if started == folder:
         return error
     place = f"in {started}, where the run was started" if started else "in the folder where the run was started"
     return AfzalError(
         error.what,
         where=error.where,
-        why=f"{key} of {out} is a relative path, and was looked for in {here}",
+        why=f"{key} of {out} is a relative path, and was looked for in {folder}",
         remedy=f"repeat the command {place}; or add {key}=PATH: the same content may have moved",
     )
 
 
-def _named(settings: Settings, keys: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+def _named_paths(settings: Settings, keys: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     """The settings among these and their values, without words that have a special meaning."""
     for key in keys:
         value = getattr(settings, key, None)

@@ -72,10 +72,10 @@ def converse(session: Session, terminal: Terminal) -> None:
 
 def _greet(session: Session, terminal: Terminal) -> None:
     names = [partner.name for partner in session.conversation.partners]
-    who = "Two models, blind, in random order" if session.conversation.is_blind else " and ".join(names)
+    partners = "Two models, blind, in random order" if session.conversation.is_blind else " and ".join(names)
     kinds = sorted("images" if kind == "image" else "sounds" for kind in session.conversation.reads)
     attach = f" /attach sends {' and '.join(kinds)}." if kinds else ""
-    terminal.write(f"{who}. /help lists the commands, Ctrl-D ends the chat.{attach}\n")
+    terminal.write(f"{partners}. /help lists the commands, Ctrl-D ends the chat.{attach}\n")
 
 
 def _step(session: Session, terminal: Terminal, line: str) -> bool:
@@ -140,26 +140,26 @@ def _show(terminal: Terminal, head: str, answer: Callable[[Callable[[int, str], 
     terminal.write(f"\n\x1b[1m{head}\x1b[0m\n" if terminal.is_coloured else f"\n{head}\n")
     shown = ""
 
-    def on_text(keep: int, text: str) -> None:
+    def on_text(n_kept: int, text: str) -> None:
         nonlocal shown
-        terminal.write(visible(text if keep == len(shown) else f"\n{shown[:keep]}{text}"))
-        shown = shown[:keep] + text
+        terminal.write(visible(text if n_kept == len(shown) else f"\n{shown[:n_kept]}{text}"))
+        shown = shown[:n_kept] + text
 
     terminal.write(f"{_STOP_NOTES[answer(on_text).stop]}\n")
 
 
 def _vote(session: Session, terminal: Terminal) -> bool:
-    began = time.monotonic()
+    started = time.monotonic()
     while True:
         key = terminal.key("\nbetter? 1, 2, 0 equal, 9 both bad, s skip: ")
         if key is None:
             return False
-        judged = KEYS.get(key.strip().lower()[:1])
-        if judged is not None:
+        verdict = KEYS.get(key.strip().lower()[:1])
+        if verdict is not None:
             break
         terminal.write("no such key\n")
-    session.judge(judged, round(time.monotonic() - began, 2))
-    terminal.write("skipped\n" if judged == "skip" else f"saved: {_VERDICTS[judged]}\n")
+    session.judge(verdict, round(time.monotonic() - started, 2))
+    terminal.write("skipped\n" if verdict == "skip" else f"saved: {_VERDICTS[verdict]}\n")
     return True
 
 
@@ -178,9 +178,9 @@ def _tally(session: Session, terminal: Terminal) -> None:
 
 def tally_line(tally: dict[str, Any]) -> str:
     """How often the first model was better than the second, in one line."""
-    ours, theirs = tally["models"]
+    first, second = tally["models"]
     counts, rate = tally["counts"], tally["win_rate"]
-    line = f"{ours} over {theirs}: {counts['first']} better, {counts['second']} worse, {counts['tie']} equal"
+    line = f"{first} over {second}: {counts['first']} better, {counts['second']} worse, {counts['tie']} equal"
     line += f", {counts['both_bad']} both bad"
     if rate is not None:
         value, low, high = (number(100 * rate[key], 3) for key in ("value", "low", "high"))

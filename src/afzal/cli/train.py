@@ -13,7 +13,7 @@ from afzal.cli import CONTEXT, HelpfulGroup, startup
 from afzal.cli.files import path_of, settings_of
 from afzal.cli.flags import given, parameters, with_parameters
 from afzal.cli.report import ended
-from afzal.errors import AfzalError, near
+from afzal.errors import AfzalError, did_you_mean
 
 
 class MethodGroup(HelpfulGroup):
@@ -42,8 +42,10 @@ def _unknown(word: str) -> AfzalError:
             f"{word!r} is an objective, not a method", remedy=f"afzal train prefer --objective {name} ..."
         )
     hint = config.suggestion(name, [*config.METHODS, *REGISTRY])
-    ways = f"afzal train {'|'.join(config.METHODS)} ..., or afzal train FILE.yaml"
-    return AfzalError(f"{word!r} is neither a method nor a file{hint}", remedy=(not hint and near(word)) or ways)
+    usage = f"afzal train {'|'.join(config.METHODS)} ..., or afzal train FILE.yaml"
+    return AfzalError(
+        f"{word!r} is neither a method nor a file{hint}", remedy=(not hint and did_you_mean(word)) or usage
+    )
 
 
 def _command(method: str, base: Sequence[config.Setting]) -> Any:

@@ -17,25 +17,25 @@ def advice(config: TrainConfig, parameters: int | None = None) -> list[str]:
         parameters: number of the model's weights, if known.
     """
     notes = []
-    kind = config.adapter_kind
+    adapter = config.adapter_kind
     tuning = {"lora": "LoRA", None: "an adapter" if config.has_new_adapter else "all weights"}.get(
-        kind, f"adapter {kind}"
+        adapter, f"adapter {adapter}"
     )
     method = METHODS[config.method]
-    low, high = _USUAL_LR_OF.get(kind or "") or method.usual_lr[config.has_new_adapter]
+    low, high = _USUAL_LR_OF.get(adapter or "") or method.usual_lr[config.has_new_adapter]
     small = parameters is not None and parameters < _SMALL
-    if small and kind not in _USUAL_LR_OF:
+    if small and adapter not in _USUAL_LR_OF:
         high = _SMALL_LR * (10 if config.has_new_adapter else 1)
     if config.lr == 0:
         notes.append("lr is 0: no weight will move")
     elif (
         config.optimizer != "sgd" and not low <= config.lr <= high
     ):  # sgd steps scale with the gradients: no usual rate
-        of = f"{tuning} of a model below 100 million" if small else tuning
-        more = "" if parameters is not None else " (models below 100 million weights take up to 3e-3, with LoRA 3e-2)"
-        ruin = "; steps of that size usually ruin a model" if config.lr > _RUIN * high else ""
+        scope = f"{tuning} of a model below 100 million" if small else tuning
+        limits = "" if parameters is not None else " (models below 100 million weights take up to 3e-3, with LoRA 3e-2)"
+        warning = "; steps of that size usually ruin a model" if config.lr > _RUIN * high else ""
         notes.append(
-            f"lr {config.lr:g} is outside the usual {low:g} to {high:g} for {config.method} on {of}{more}{ruin}"
+            f"lr {config.lr:g} is outside the usual {low:g} to {high:g} for {config.method} on {scope}{limits}{warning}"
         )
     if (beta := getattr(config, "beta", None)) is not None and not 0.01 <= beta <= 1:
         notes.append(f"beta {beta:g} is outside the usual 0.01 to 1; larger stays closer to the reference")

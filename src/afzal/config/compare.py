@@ -58,13 +58,13 @@ def variables(value: Any) -> list[str]:
     return [name for part in value for name in variables(part)] if isinstance(value, list | tuple) else []
 
 
-def substituted(value: Any, known: Mapping[str, str]) -> Any:
-    """The value with every ``${name}`` replaced by ``known[name]``."""
+def substituted(value: Any, values: Mapping[str, str]) -> Any:
+    """The value with every ``${name}`` replaced by ``values[name]``."""
     if isinstance(value, str):
-        return _VARIABLE.sub(lambda m: known[m[1]], value)
+        return _VARIABLE.sub(lambda m: values[m[1]], value)
     if isinstance(value, Mapping):
-        return {k: substituted(v, known) for k, v in value.items()}
-    return [substituted(v, known) for v in value] if isinstance(value, list | tuple) else value
+        return {k: substituted(v, values) for k, v in value.items()}
+    return [substituted(v, values) for v in value] if isinstance(value, list | tuple) else value
 
 
 class CompareConfig(MeasuringSettings, frozen=True):
@@ -156,30 +156,30 @@ class CompareConfig(MeasuringSettings, frozen=True):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        listed = entries(self)
-        known = {e.name: e for e in listed}
-        if len(known) < len(listed):
+        all_entries = entries(self)
+        by_name = {e.name: e for e in all_entries}
+        if len(by_name) < len(all_entries):
             raise ValueError("methods: two entries have the same name")
-        ordered(listed)
+        ordered(all_entries)
         for name in variables(self.rewards):
-            if name not in known:
-                raise ValueError(f"rewards: there is no entry {name!r} in methods{suggestion(name, known)}")
-            if known[name].is_policy:
+            if name not in by_name:
+                raise ValueError(f"rewards: there is no entry {name!r} in methods{suggestion(name, by_name)}")
+            if by_name[name].is_policy:
                 raise ValueError(f"rewards: the entry {name!r} is not a reward model")
         if self.judge_prompts is not None and not self.judges:
             raise ValueError("judge_prompts has no effect: there are no judges")
         if next(iter(self.rewards)) in self.judges:
             raise ValueError("judges: a judge has the same name as the true reward")
-        if not any(e.is_policy for e in known.values()):
+        if not any(e.is_policy for e in by_name.values()):
             raise ValueError("methods: nothing to compare: all entries are reward models")
-        if self.common and not any(e.kind in ("train", "iterate") for e in known.values()):
+        if self.common and not any(e.kind in ("train", "iterate") for e in by_name.values()):
             raise ValueError("common has no effect: no entry of methods is trained")
         for key in self.common.keys() & set(_RESERVED):
             raise ValueError(f"common: {key!r} is set by the comparison itself")
         if self.generator is not None and "rows_per_batch" in self.model_fields_set:
             raise ValueError("rows_per_batch has no effect: the generator's server writes the answers")
         if self.snapshots != type(self).model_fields["snapshots"].default and all(
-            e.kind == "best_of" for e in known.values()
+            e.kind == "best_of" for e in by_name.values()
         ):
             raise ValueError("snapshots has no effect: no entry of methods is trained")
         return self
@@ -187,7 +187,7 @@ class CompareConfig(MeasuringSettings, frozen=True):
 
 def entries(config: CompareConfig) -> tuple[Entry, ...]:
     """The entries of a comparison in the order of its file."""
-    return tuple(_entry(place, given) for place, given in enumerate(config.methods, 1))
+    return tuple(_entry(place, settings) for place, settings in enumerate(config.methods, 1))
 
 
 def ordered(unordered: Sequence[Entry]) -> list[Entry]:
@@ -196,44 +196,44 @@ def ordered(unordered: Sequence[Entry]) -> list[Entry]:
     Raises:
         ValueError: an entry needs one that does not exist, or depends on itself.
     """
-    known, placed = {e.name: e for e in unordered}, dict[str, Entry]()
+    by_name, placed = {e.name: e for e in unordered}, dict[str, Entry]()
     for entry in unordered:
         for name in entry.needs:
-            if name not in known:
+            if name not in by_name:
                 raise ValueError(
-                    f"methods: {entry.name} needs {name!r}, but there is no such entry{suggestion(name, known)}"
+                    f"methods: {entry.name} needs {name!r}, but there is no such entry{suggestion(name, by_name)}"
                 )
-            if known[name].kind == "best_of":
+            if by_name[name].kind == "best_of":
                 raise ValueError(f"methods: {entry.name} needs {name!r}, which writes no folder to start from")
     while len(placed) < len(unordered):
-        free = [e for e in unordered if e.name not in placed and placed.keys() >= set(e.needs)]
-        if not free:
+        ready = [e for e in unordered if e.name not in placed and placed.keys() >= set(e.needs)]
+        if not ready:
             names = ", ".join(e.name for e in unordered if e.name not in placed)
             raise ValueError(f"methods: these entries wait for each other: {names}")
-        placed |= {e.name: e for e in free[:1]}
+        placed |= {e.name: e for e in ready[:1]}
     return list(placed.values())
 
 
-def _entry(place: int, given: Mapping[str, Any]) -> Entry:
+def _entry(place: int, mapping: Mapping[str, Any]) -> Entry:
     """One entry of ``methods``, checked as far as possible without its method's settings."""
     where = f"entry {place} of methods"
-    name = given.get("name")
+    name = mapping.get("name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ValueError(f"{where} needs a name made of letters, digits, '-', '_', '+' and '.', not {name!r}")
     if name == START:
         raise ValueError(f"{where} cannot be called {START}: that name means the start model")
-    kinds: list[Kind] = [k for k in KINDS if k in given]
+    kinds: list[Kind] = [k for k in KINDS if k in mapping]
     if len(kinds) != 1:
         raise ValueError(
             f"{where} ({name}) needs exactly one of {', '.join(KINDS)}, but has {', '.join(kinds) or 'none'}"
         )
-    kind, label = kinds[0], given.get("label", name)
-    settings = {str(k).replace("-", "_"): v for k, v in given.items() if k not in ("name", "label", kind)}
+    kind, label = kinds[0], mapping.get("label", name)
+    settings = {str(k).replace("-", "_"): v for k, v in mapping.items() if k not in ("name", "label", kind)}
     if not isinstance(label, str) or not label.strip():
         raise ValueError(f"{where} ({name}): label must be a text")
     for key in settings.keys() & set(_RESERVED):
         raise ValueError(f"{where} ({name}): {key!r} is set by the comparison itself")
-    return Entry(name, kind, _value(where, name, kind, given[kind], settings), label, settings)
+    return Entry(name, kind, _value(where, name, kind, mapping[kind], settings), label, settings)
 
 
 def _value(where: str, name: str, kind: Kind, value: Any, settings: Mapping[str, Any]) -> Any:

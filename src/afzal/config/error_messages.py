@@ -66,32 +66,34 @@ FOREIGN = {
 }
 
 
-def suggestion(word: str, known: Iterable[str]) -> str:
+def suggestion(word: str, choices: Iterable[str]) -> str:
     """`` (did you mean X?)``, or an empty text if no known word is close."""
-    known = list(known)
+    choices = list(choices)
     foreign = FOREIGN.get(word)
-    near = (
+    matches = (
         [foreign]
-        if foreign in known
-        else get_close_matches(word, known, n=5) or get_close_matches(word.lower(), known, n=5)
+        if foreign in choices
+        else get_close_matches(word, choices, n=5) or get_close_matches(word.lower(), choices, n=5)
     )
-    if not near:
+    if not matches:
         return ""
     # Typos rarely hit the first letter: of two equally close words, take the one that shares it.
-    best = max(near, key=lambda k: (SequenceMatcher(None, k, word).ratio(), k[0] == word[0]))
+    best = max(matches, key=lambda k: (SequenceMatcher(None, k, word).ratio(), k[0] == word[0]))
     return f" (did you mean {best}?)"
 
 
-def unknown_setting_error(kind: type[Settings], setting: Setting, given: Mapping[str, Setting]) -> AfzalError:
-    """The error for a key that ``kind`` does not have: a typo, or a setting of other methods."""
+def unknown_setting_error(
+    config_class: type[Settings], setting: Setting, settings: Mapping[str, Setting]
+) -> AfzalError:
+    """The error for a key that ``config_class`` does not have: a typo, or a setting of other methods."""
     owners = [name for name, config in CONFIGS.items() if setting.key in config.model_fields]
-    if owners and issubclass(kind, TrainConfig):
-        method = given["method"].value
-        what = f"the setting {setting.key!r} has no effect on {method} (only on {', '.join(owners)})"
+    if owners and issubclass(config_class, TrainConfig):
+        method = settings["method"].value
+        message = f"the setting {setting.key!r} has no effect on {method} (only on {', '.join(owners)})"
         by_name = f"objective_arg: {{{setting.key}: ...}}, if the objective has it"
-        return AfzalError(what, where=setting.where, remedy=by_name if method == "prefer" else "leave it out")
-    taken = {key for key, other in given.items() if _source(other) == _source(setting)}
-    free = kind.model_fields.keys() - taken  # a flag may mean a key that the file has already set
+        return AfzalError(message, where=setting.where, remedy=by_name if method == "prefer" else "leave it out")
+    set_keys = {key for key, other_setting in settings.items() if _source(other_setting) == _source(setting)}
+    free = config_class.model_fields.keys() - set_keys  # a flag may mean a key that the file has already set
     return AfzalError(f"unknown setting {setting.key!r}{suggestion(setting.key, sorted(free))}", where=setting.where)
 
 
@@ -99,42 +101,44 @@ def _source(setting: Setting) -> str:
     return setting.where.rpartition(":")[0] or setting.where
 
 
-def validation_error(kind: type[Settings], error: ValidationError, given: Mapping[str, Setting]) -> AfzalError:
+def validation_error(
+    config_class: type[Settings], error: ValidationError, settings: Mapping[str, Setting]
+) -> AfzalError:
     """Pydantic's findings as one error, in the order of the settings; missing ones last."""
     details = error.errors(include_url=False)
     missing = [str(d["loc"][0]) for d in details if d["type"] == "missing" and len(d["loc"]) == 1]
-    errors = [_error_from(kind, d, given) for d in details if d["type"] != "missing" or len(d["loc"]) > 1]
+    errors = [_error_from(config_class, d, settings) for d in details if d["type"] != "missing" or len(d["loc"]) > 1]
     if missing:
         names = ", ".join(repr(key) for key in missing)
-        what = f"the setting{'s' if len(missing) > 1 else ''} {names} {'are' if len(missing) > 1 else 'is'} missing"
-        hints = [f"{key}: {kind.model_fields[key].description}" for key in missing]
-        errors.append(AfzalError(what, remedy="\n       ".join(hints)))
+        message = f"the setting{'s' if len(missing) > 1 else ''} {names} {'are' if len(missing) > 1 else 'is'} missing"
+        descriptions = [f"{key}: {config_class.model_fields[key].description}" for key in missing]
+        errors.append(AfzalError(message, remedy="\n       ".join(descriptions)))
     return join_errors(errors)
 
 
-def _error_from(kind: type[Settings], detail: Any, given: Mapping[str, Setting]) -> AfzalError:
+def _error_from(config_class: type[Settings], detail: Any, settings: Mapping[str, Setting]) -> AfzalError:
     message = str(detail["ctx"]["error"]) if detail["type"] == "value_error" else ""
     if not detail["loc"]:
         # A rule over several settings: point at the first one that its sentence names. A missing one has no place.
-        named = (
+        by_position = (
             {}
             if re.match(r"\w+ is missing", message)
-            else {m.start(): s for key, s in given.items() if (m := re.search(rf"\b{key}\b", message))}
+            else {m.start(): s for key, s in settings.items() if (m := re.search(rf"\b{key}\b", message))}
         )
-        return AfzalError(message, where=named[min(named)].where if named else "")
+        return AfzalError(message, where=by_position[min(by_position)].where if by_position else "")
     key = str(detail["loc"][0])
-    setting = given.get(key, Setting(key, detail["input"]))
-    inner = _nested_class(kind.model_fields[key])
+    setting = settings.get(key, Setting(key, detail["input"]))
+    inner = _nested_class(config_class.model_fields[key])
     if inner is not None and (len(detail["loc"]) > 1 or message):
         return AfzalError(_nested_message(inner, detail["loc"][1:], detail, key, message), where=setting.where)
     if message and isinstance(setting.value, list | dict) and any(isinstance(v, list | dict) for v in setting.value):
         return AfzalError(f"{key}: {message}", where=setting.where)  # a long value would add nothing to the sentence
-    wanted = message or f"wanted: {_allowed(kind.model_fields[key])}"
-    near = ""
-    for member in members(kind.model_fields[key].annotation):
+    expected = message or f"wanted: {_allowed_values(config_class.model_fields[key])}"
+    hint = ""
+    for member in members(config_class.model_fields[key].annotation):
         if get_origin(member) is Literal:
-            near = suggestion(str(setting.value), get_args(member))
-    return AfzalError(f"{key} cannot be {yaml_text(setting.value)}; {wanted}{near}", where=setting.where)
+            hint = suggestion(str(setting.value), get_args(member))
+    return AfzalError(f"{key} cannot be {yaml_text(setting.value)}; {expected}{hint}", where=setting.where)
 
 
 def _nested_class(field: FieldInfo | None) -> type[BaseModel] | None:
@@ -143,19 +147,19 @@ def _nested_class(field: FieldInfo | None) -> type[BaseModel] | None:
     return next((m for m in kinds if isinstance(m, type) and issubclass(m, BaseModel)), None)
 
 
-def _nested_message(kind: type[BaseModel], loc: Sequence[Any], detail: Any, path: str, message: str) -> str:
+def _nested_message(config_class: type[BaseModel], loc: Sequence[Any], detail: Any, path: str, message: str) -> str:
     """Say what is wrong inside the nested settings that ``path`` names."""
     if not loc:
         return f"{path}: {message}"
-    key, field = str(loc[0]), kind.model_fields.get(str(loc[0]))
+    key, field = str(loc[0]), config_class.model_fields.get(str(loc[0]))
     inner = _nested_class(field)
     if inner is not None and (len(loc) > 1 or message):
         return _nested_message(inner, loc[1:], detail, f"{path}: {key}", message)
     if detail["type"] == "missing":
         return f"{path}: the setting {key!r} is missing"
     if field is None:
-        return f"{path}: unknown setting {key!r}{suggestion(key, kind.model_fields)}"
-    return f"{path}: {key} cannot be {yaml_text(detail['input'])}; {message or f'wanted: {_allowed(field)}'}"
+        return f"{path}: unknown setting {key!r}{suggestion(key, config_class.model_fields)}"
+    return f"{path}: {key} cannot be {yaml_text(detail['input'])}; {message or f'wanted: {_allowed_values(field)}'}"
 
 
 _SHOWN = 10
@@ -183,10 +187,10 @@ _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 _BOUNDS = (("ge", "of at least"), ("gt", "greater than"), ("le", "up to"), ("lt", "below"))
 
 
-def _allowed(field: FieldInfo) -> str:
+def _allowed_values(field: FieldInfo) -> str:
     """The values that a field takes, in words: ``a whole number of at least 1, or null``."""
-    kinds = members(field.annotation)
-    words = [_word(m) for m in sorted(kinds - {type(None)}, key=str)]
+    types = members(field.annotation)
+    phrases = [_word(m) for m in sorted(types - {type(None)}, key=str)]
     bounds = [
         f"{phrase} {bound:g}"
         for name, phrase in _BOUNDS
@@ -195,8 +199,8 @@ def _allowed(field: FieldInfo) -> str:
     ]
     if any(getattr(m, "pattern", None) for m in field.metadata):
         return f"{field.description}".rstrip(".")
-    none = ["or null"] if type(None) in kinds else []
-    return " ".join([" or ".join(words), " and ".join(bounds), *none]).replace("  ", " ").strip()
+    or_null = ["or null"] if type(None) in types else []
+    return " ".join([" or ".join(phrases), " and ".join(bounds), *or_null]).replace("  ", " ").strip()
 
 
 def _word(member: Any) -> str:

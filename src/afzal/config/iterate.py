@@ -187,11 +187,11 @@ class IterateConfig(
 
     @model_validator(mode="before")
     @classmethod
-    def _fill(cls, given: Any) -> Any:
+    def _fill(cls, values: Any) -> Any:
         """Fill in the preset's values, and defaults that depend on other settings."""
-        if not isinstance(given, dict):
-            return given
-        filled = {**PRESETS.get(str(given.get("preset")), {}), **given}
+        if not isinstance(values, dict):
+            return values
+        filled = {**PRESETS.get(str(values.get("preset")), {}), **values}
         fill_adapter(filled, cls)
         if isinstance(source := filled.get("prompts"), str) and not filled.get("out"):
             filled["out"] = f"runs/iterate-{Path(source).name.partition('.')[0] or 'prompts'}"

@@ -69,8 +69,8 @@ class Verdict(BaseModel, frozen=True, extra="forbid"):
 
     @model_validator(mode="after")
     def _one(self) -> Self:
-        ways = [way for way in (self.choices, self.json_, self.score) if way is not None]
-        if len(ways) != 1:
+        forms = [form for form in (self.choices, self.json_, self.score) if form is not None]
+        if len(forms) != 1:
             raise ValueError("verdict needs exactly one of choices, json and score")
         if self.choices is not None and not {"first", "second"} <= set(self.choices.values()):
             raise ValueError("choices must have a word for first and one for second")

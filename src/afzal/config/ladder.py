@@ -50,22 +50,22 @@ class LadderConfig(Settings, frozen=True):
         if self.judge.name is not None:
             raise ValueError("judge: name has no effect: judges are named after their levels")
         if ASSISTANTS.get(assistant.kind, "") != assistant.model:
-            wanted = " or ".join(f"{{kind: {kind}, model: {model}}}" for kind, model in ASSISTANTS.items())
-            raise ValueError(f"judge: assistant must be {wanted}, or no level would learn from the one below")
+            required = " or ".join(f"{{kind: {kind}, model: {model}}}" for kind, model in ASSISTANTS.items())
+            raise ValueError(f"judge: assistant must be {required}, or no level would learn from the one below")
         if assistant.swapped:
             raise ValueError("judge: swapped has no effect: a swapped assistant runs on every level anyway")
         return self
 
     @model_validator(mode="after")
     def _trainings(self) -> Self:
-        known = {"train_reward": CONFIGS["reward"].model_fields, "train_policy": CONFIGS["dpo"].model_fields}
-        for where, fields in known.items():
+        fields_of = {"train_reward": CONFIGS["reward"].model_fields, "train_policy": CONFIGS["dpo"].model_fields}
+        for where, fields in fields_of.items():
             self._refuse_unknown(where, getattr(self, where), fields)
-        self._refuse_unknown("common", self.common, {**known["train_reward"], **known["train_policy"]})
+        self._refuse_unknown("common", self.common, {**fields_of["train_reward"], **fields_of["train_policy"]})
         return self
 
-    def _refuse_unknown(self, where: str, given: dict[str, Any], fields: Any) -> None:
-        for key in given:
+    def _refuse_unknown(self, where: str, settings: dict[str, Any], fields: Any) -> None:
+        for key in settings:
             if key in _RESERVED:
                 raise ValueError(f"{where}: {key!r} is set by the ladder itself")
             if key not in fields:

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
-from afzal.errors import AfzalError, near
+from afzal.errors import AfzalError, did_you_mean
 
 from .base import Settings, members
 from .error_messages import Setting, join_errors, suggestion, unknown_setting_error, validation_error
@@ -145,7 +145,7 @@ def read_file(path: str | Path) -> list[Setting]:
             raise AfzalError(f"is larger than {_MAX_BYTES // 2**20} MiB", where=str(path), remedy=remedy)
         text = data.decode("utf-8")
     except OSError as error:
-        remedy = near(path) or "give the path of a YAML file"
+        remedy = did_you_mean(path) or "give the path of a YAML file"
         raise AfzalError(f"cannot read the configuration: {error.strerror}", where=str(path), remedy=remedy) from None
     except UnicodeDecodeError as error:
         raise AfzalError(f"byte {error.start} is not UTF-8", where=str(path), remedy="save it as UTF-8") from None

@@ -112,7 +112,7 @@ class PrinciplesConfig(Settings, frozen=True):
             except ValidationError as error:
                 details = error.errors(include_url=False)
                 slips = [d for d in details if d["type"] == "extra_forbidden"]  # a misspelt key is also a missing one
-                raise ValueError(f"principle {number}: {_wrong((slips or details)[0])}") from None
+                raise ValueError(f"principle {number}: {_principle_error((slips or details)[0])}") from None
         return value
 
     @model_validator(mode="after")
@@ -126,22 +126,22 @@ class PrinciplesConfig(Settings, frozen=True):
         return self
 
 
-def _wrong(detail: Any) -> str:
+def _principle_error(detail: Any) -> str:
     """Say in words what is wrong with one principle."""
     if not detail["loc"]:
         return "wanted: nested settings, such as {id: peace, text: The story has no violence.}"
-    at, given = str(detail["loc"][0]), yaml_text(detail["input"])
+    key, value = str(detail["loc"][0]), yaml_text(detail["input"])
     if detail["type"] == "extra_forbidden":
-        return f"unknown setting {at!r}{suggestion(at, PrincipleConfig.model_fields)}"
+        return f"unknown setting {key!r}{suggestion(key, PrincipleConfig.model_fields)}"
     if detail["type"] == "missing":
-        return f"the setting {at!r} is missing"
+        return f"the setting {key!r} is missing"
     if detail["type"] == "tuple_type":
-        return f"{at} cannot be {given}; wanted: a list of words, such as [kill*, sword]"
+        return f"{key} cannot be {value}; wanted: a list of words, such as [kill*, sword]"
     if detail["type"] == "string_type":  # YAML reads 1 and no as a number and a boolean
-        return f"{at} cannot {'be' if len(detail['loc']) == 1 else 'hold'} {given}; wanted: text, in quotes if need be"
+        return f"{key} cannot {'be' if len(detail['loc']) == 1 else 'hold'} {value}; wanted: text, in quotes if need be"
     if detail["type"] == "string_too_short":
-        return f"{at} is empty"
-    return f"{at}: {detail['msg'].removeprefix('Value error, ')}"
+        return f"{key} is empty"
+    return f"{key}: {detail['msg'].removeprefix('Value error, ')}"
 
 
 class ReviseConfig(Settings, frozen=True):

@@ -227,8 +227,8 @@ class RunSettings(Settings, frozen=True, title="Run"):
             return None
         for name in value:
             if name not in TRACKERS:
-                near = get_close_matches(name, TRACKERS, n=1)
-                hint = f" (did you mean {near[0]}?)" if near else ""
+                matches = get_close_matches(name, TRACKERS, n=1)
+                hint = f" (did you mean {matches[0]}?)" if matches else ""
                 raise ValueError(f"there is no tracker {name!r}{hint}: choose from {', '.join(TRACKERS)}")
         return list(dict.fromkeys(value))
 

@@ -40,14 +40,14 @@ class ServerConfig(Settings, frozen=True):
 
     @model_validator(mode="before")
     @classmethod
-    def _one_stream(cls, given: Any) -> Any:
-        serial = isinstance(given, dict) and given.get("kind") == "transformers"
-        if serial and given.setdefault("concurrency", 1) != 1:
+    def _one_stream(cls, values: Any) -> Any:
+        serial = isinstance(values, dict) and values.get("kind") == "transformers"
+        if serial and values.setdefault("concurrency", 1) != 1:
             raise ValueError(
                 "concurrency must be 1 with kind transformers: its requests share one stream of random numbers, so "
                 "a seed would not fix the answers"
             )
-        return given
+        return values
 
     @model_validator(mode="after")
     def _reloads_something(self) -> Self:

@@ -41,14 +41,14 @@ SPACES: Mapping[str, Mapping[str, Any]] = {
 class Axis:
     """One setting that is varied: over the ``values`` of a list, or between the two ends of a range.
 
-    ``points`` is the number of grid values in a range, ends included; ``whole`` axes have whole numbers only.
+    ``points`` is the number of grid values in a range, ends included; ``integer`` axes have whole numbers only.
     """
 
     key: str
     scale: Scale
     values: tuple[Any, ...]
     points: int | None = None
-    whole: bool = False
+    integer: bool = False
 
 
 class SweepConfig(MeasuringSettings, frozen=True):
@@ -114,7 +114,7 @@ class SweepConfig(MeasuringSettings, frozen=True):
     def axes(self) -> tuple[Axis, ...]:
         """The varied settings: the preset's axes, then others."""
         preset = SPACES[self.preset] if self.preset is not None else {}
-        return tuple(_axis(key, given) for key, given in {**preset, **self.space}.items())
+        return tuple(_axis(key, values) for key, values in {**preset, **self.space}.items())
 
     @field_validator("base")
     @classmethod
@@ -127,32 +127,32 @@ class SweepConfig(MeasuringSettings, frozen=True):
     @classmethod
     def _space(cls, value: dict[str, Any]) -> dict[str, Any]:
         space = {str(k).replace("-", "_"): v for k, v in value.items()}
-        for key, given in space.items():
+        for key, values in space.items():
             if key in FIXED:
                 raise ValueError(f"{key} cannot be varied: {FIXED[key]}")
-            _axis(key, given)
+            _axis(key, values)
         return space
 
     @field_validator("goal")
     @classmethod
     def _goal(cls, value: dict[str, Any]) -> dict[str, Any]:
-        name, within = value.get("maximize"), value.get("within")
+        name, budget = value.get("maximize"), value.get("within")
         if "minimize" in value or _is_loss(name):
             raise ValueError(
                 "a loss is not a goal: a larger beta or lr changes its scale, and the training loss falls however good "
                 f"the answers are; maximize {', '.join(GOALS)} on held-out prompts"
             )
         if name not in GOALS:
-            near = suggestion(str(name), GOALS)
-            raise ValueError(f"maximize one of {', '.join(GOALS)}, not {name!r}{near}")
-        if not isinstance(within, dict) or set(within) != {"kl"} or not _is_positive(within["kl"]):
+            hint = suggestion(str(name), GOALS)
+            raise ValueError(f"maximize one of {', '.join(GOALS)}, not {name!r}{hint}")
+        if not isinstance(budget, dict) or set(budget) != {"kl"} or not _is_positive(budget["kl"]):
             raise ValueError(
                 "add the budget as within: {kl: NATS}, more than 0: without one, the arm that moved farthest has the "
                 "best reward"
             )
         if unknown := value.keys() - {"maximize", "within"}:
             raise ValueError(f"{min(unknown)!r} is unknown; write it as {{maximize: reward, within: {{kl: 12}}}}")
-        return {"maximize": name, "within": {"kl": float(within["kl"])}}
+        return {"maximize": name, "within": {"kl": float(budget["kl"])}}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -184,26 +184,26 @@ def _is_positive(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
 
 
-def _axis(key: str, given: Any) -> Axis:
+def _axis(key: str, values: Any) -> Axis:
     """Read one axis.
 
     Raises:
         ValueError: it is neither a list of different values nor a range.
     """
-    if isinstance(given, list):
-        if not given or any(given.count(v) > 1 for v in given):
+    if isinstance(values, list):
+        if not values or any(values.count(v) > 1 for v in values):
             raise ValueError(f"{key} needs at least one value, and each only once")
-        return Axis(key, "list", tuple(given))
-    wanted = f"write {key} as a list of values, {{log: [low, high]}} or {{uniform: [low, high]}}"
-    if not isinstance(given, dict):
-        raise ValueError(wanted)
-    scales: list[Scale] = [s for s in ("log", "uniform") if s in given]
-    points = given.get("points")
-    if len(scales) != 1 or given.keys() - {scales[0], "points"}:
-        raise ValueError(wanted)
-    ends = given[scales[0]]
-    plain = isinstance(ends, list) and len(ends) == 2 and all(_is_number(v) for v in ends)
-    if not plain or not ends[0] < ends[1] or (scales[0] == "log" and ends[0] <= 0):
+        return Axis(key, "list", tuple(values))
+    usage = f"write {key} as a list of values, {{log: [low, high]}} or {{uniform: [low, high]}}"
+    if not isinstance(values, dict):
+        raise ValueError(usage)
+    scales: list[Scale] = [s for s in ("log", "uniform") if s in values]
+    points = values.get("points")
+    if len(scales) != 1 or values.keys() - {scales[0], "points"}:
+        raise ValueError(usage)
+    ends = values[scales[0]]
+    is_pair = isinstance(ends, list) and len(ends) == 2 and all(_is_number(v) for v in ends)
+    if not is_pair or not ends[0] < ends[1] or (scales[0] == "log" and ends[0] <= 0):
         raise ValueError(
             f"{key}: {scales[0]} takes two numbers, the lower one first" + (", above 0" * (scales[0] == "log"))
         )

@@ -122,11 +122,11 @@ class TrainConfig(
 
     @model_validator(mode="before")
     @classmethod
-    def _fill(cls, given: Any) -> Any:
+    def _fill(cls, values: Any) -> Any:
         """Fill in defaults that depend on other settings."""
-        if not isinstance(given, dict):
-            return given
-        filled = {"method": cls.model_fields["method"].default, **given}
+        if not isinstance(values, dict):
+            return values
+        filled = {"method": cls.model_fields["method"].default, **values}
         fill_adapter(filled, cls)
         if filled.get("eval_data") is not None:
             filled.setdefault("eval_fraction", 0.0)
@@ -205,9 +205,9 @@ class LiveReferenceConfig(PolicyConfig, frozen=True):
     @field_validator("reference")
     @classmethod
     def _reference(cls, value: str) -> str:
-        near = get_close_matches(value, REFERENCES, n=1, cutoff=0.7)
-        if near and value not in REFERENCES and not Path(value).exists():
-            raise ValueError(f"it is neither {', '.join(REFERENCES)} nor a model (did you mean {near[0]}?)")
+        matches = get_close_matches(value, REFERENCES, n=1, cutoff=0.7)
+        if matches and value not in REFERENCES and not Path(value).exists():
+            raise ValueError(f"it is neither {', '.join(REFERENCES)} nor a model (did you mean {matches[0]}?)")
         return value
 
     @model_validator(mode="after")
@@ -276,9 +276,9 @@ class ConstrainedConfig(ConstraintSettings, ReferenceConfig, frozen=True):
         if needed and getattr(self, needed) is None:
             raise ValueError(f"constraint {self.constraint} needs {needed}")
         if not needed and ":" not in self.constraint:
-            known = ", ".join(CONSTRAINT_NEEDS)
+            names = ", ".join(CONSTRAINT_NEEDS)
             raise ValueError(
-                f"constraint cannot be {self.constraint!r}; choose one of {known}, module:function or file.py:function"
+                f"constraint cannot be {self.constraint!r}; choose one of {names}, module:function or file.py:function"
             )
         return self
 

@@ -19,21 +19,20 @@ class Losses:
     """Drops during reading: all are counted, the first few are kept.
 
     Attributes:
-        whole, parts: number of dropped rows, and of dropped parts of kept rows.
+        rows, parts: number of dropped rows, and of dropped parts of kept rows.
         counts: drops by reason; parts of rows count under ``"<reason> (part)"``.
     """
 
-    whole: int = 0
+    rows: int = 0
     parts: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     first: list[Drop] = field(default_factory=list)
 
     def add(self, drop: Drop) -> None:
         """Count one drop."""
-        whole = drop.whole
-        self.whole += whole
-        self.parts += not whole
-        self.counts[drop.reason if whole else f"{drop.reason} (part)"] += 1
+        self.rows += drop.is_complete
+        self.parts += not drop.is_complete
+        self.counts[drop.reason if drop.is_complete else f"{drop.reason} (part)"] += 1
         if len(self.first) < SHOWN_DROPS:
             self.first.append(drop)
 
@@ -64,7 +63,7 @@ class Dataset:
     @property
     def kept(self) -> int:
         """Number of rows that gave at least one item."""
-        return self.rows - self.losses.whole
+        return self.rows - self.losses.rows
 
     @property
     def losses(self) -> Losses:

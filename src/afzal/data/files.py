@@ -14,7 +14,7 @@ from typing import Any
 from afzal.data.fields import Row
 from afzal.data.json_reader import Fault, RawRow, first_fault, read_array, read_lines, unfold_table
 from afzal.data.magic import HEAD, other_kind, refuse_foreign_text
-from afzal.errors import AfzalError, near
+from afzal.errors import AfzalError, did_you_mean
 
 KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 MAX_UNPACKED = 4 * 2**30  # bytes
@@ -45,7 +45,7 @@ def refuse_missing(source: str | Path) -> None:
     if path.is_dir() or path.is_file():
         return
     is_hub = isinstance(source, str) and _HUB.fullmatch(source) and not source.endswith((*KINDS, ".gz"))
-    meant = near(path)
+    meant = did_you_mean(path)
     if meant or not is_hub:  # if a similar local name exists, a typo is likelier than a hub data set
         raise AfzalError(f"no such file or folder: {source}", remedy=meant or f"check the path; {_HUB_HELP}")
 

@@ -128,7 +128,7 @@ class Reading:
     @property
     def kept(self) -> int:
         """Number of rows so far that gave at least one item."""
-        return self.rows - self.losses.whole
+        return self.rows - self.losses.rows
 
     @property
     def drop_counts(self) -> dict[str, int]:

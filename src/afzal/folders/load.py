@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from afzal.errors import AfzalError, near
+from afzal.errors import AfzalError, did_you_mean
 from afzal.folders import voxtral
 from afzal.folders.adapter_checks import enlarge_embedding, refuse_adapter_misfit
 from afzal.folders.classifiers import classifier_of, has_classifier, with_head
@@ -401,10 +401,10 @@ def _local(path: str, **options: Any) -> Path:
     if Path(path).exists():
         return Path(path)
     if path.startswith((".", "/", "~")) or path.count("/") > 1:
-        remedy = near(path) or "check the path; a hub id looks like org/name"
+        remedy = did_you_mean(path) or "check the path; a hub id looks like org/name"
         raise AfzalError(f"model folder {path!r} does not exist", remedy=remedy)
     with guarded(
-        path, f"there is no folder {path!r}, and no model of that name could be read from the hub", near(path)
+        path, f"there is no folder {path!r}, and no model of that name could be read from the hub", did_you_mean(path)
     ):
         return local_folder(path, **options)
 

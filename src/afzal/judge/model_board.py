@@ -61,8 +61,8 @@ def rank_models(verdicts: Verdicts, ties: bt.Ties = "half", *, resamples: int = 
     first, second = [number[v.first] for v in counted], [number[v.second] for v in counted]
     points = [POINTS[v.outcome] for v in counted]
     played = bt.games(first, second, points, [v.prompt for v in counted], len(names))
-    connected = bt.connection(played)
-    board = _fitted(played, ties, resamples, seed) if connected.whole else None
+    connection = bt.connection(played)
+    board = _fitted(played, ties, resamples, seed) if connection.connected else None
     tally = {p: Counter[int]() for p in (1.0, 0.5, 0.0)}
     met: Counter[tuple[int, int, float]] = Counter()
     for i, j, p in zip(first, second, points, strict=True):
@@ -75,7 +75,7 @@ def rank_models(verdicts: Verdicts, ties: bt.Ties = "half", *, resamples: int = 
     return ModelBoard(
         tuple(names),
         board,
-        connected,
+        connection,
         won,
         drawn,
         lost,

@@ -11,7 +11,7 @@ from functools import partial
 
 from afzal import quality
 from afzal.config import TrainConfig
-from afzal.drops import Drop, at
+from afzal.drops import Drop, with_stage
 from afzal.errors import AfzalError
 from afzal.prepare.demonstrations import Samples, with_samples
 from afzal.records import Item, axes_of
@@ -32,7 +32,7 @@ def apply_passes(items: Sequence[Item], passes: Sequence[Pass]) -> tuple[Sequenc
     dropped: list[Drop] = []
     for step in passes:
         items, lost = step.apply(items)
-        dropped += at(step.stage, lost)
+        dropped += with_stage(step.stage, lost)
     return items, dropped
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from afzal import data, quality
 from afzal.config import TrainConfig
 from afzal.config.sections import DemonstrationSettings
-from afzal.drops import Drop, at, counts
+from afzal.drops import Drop, counts, with_stage
 from afzal.errors import AfzalError
 from afzal.folders.compatibility import refuse_ids_without_rows
 from afzal.folders.load import load_processor
@@ -208,9 +208,9 @@ class _Encoder:
         trees, select_drops = self.recipe.select(
             with_columns(encoded.trees, encoded_items, self.columns), encoded_items
         )
-        self.dropped.extend(at("encode", (*encoded.drops, *encoded.cuts)))
+        self.dropped.extend(with_stage("encode", (*encoded.drops, *encoded.cuts)))
         self.remarks.update(encoded.remarks)
-        self.dropped.extend(at("select", select_drops))
+        self.dropped.extend(with_stage("select", select_drops))
         return trees
 
     def prompts(self, items: Sequence[Item], answer_tokens: int) -> tuple[list[Tree], list[Turns]]:
@@ -242,7 +242,7 @@ def _load(
     columns, format = config.columns or None, config.data_format
     dataset = data.read(source, columns=columns, format=format, on_error=on_error, asked=request)
     items, drops = passes.apply_passes(dataset.items, passes.of_source(config, source, request.columns(dataset.items)))
-    dropped += [*at("read", dataset.drops), *drops]
+    dropped += [*with_stage("read", dataset.drops), *drops]
     return dataset, items
 
 

@@ -160,7 +160,7 @@ class Ledger:
             format=format,
             fingerprint=fingerprint,
             rows=rows,
-            kept=rows - losses.whole,
+            kept=rows - losses.rows,
             items=table.items,
             prompts=distinct(table.prompt_texts),
             groups=distinct(table.groups),

@@ -48,11 +48,11 @@ class DroppedRows:
 
     def finding(self, table: ItemTable, losses: Losses, rows: int) -> Finding:
         reasons = ", ".join(f"{reason} {n}" for reason, n in losses.counts.most_common())
-        severity: Severity = "major" if losses.whole else "minor" if losses.parts else "ok"
-        message = f"{losses.whole} of {rows} rows dropped" + (f", {losses.parts} in part" if losses.parts else "")
+        severity: Severity = "major" if losses.rows else "minor" if losses.parts else "ok"
+        message = f"{losses.rows} of {rows} rows dropped" + (f", {losses.parts} in part" if losses.parts else "")
         message += f": {reasons}" if reasons else ""
         ids = [drop.where for drop in losses.first]
-        return finding("dropped_rows", severity, losses.whole, rows, message, "fix or remove these rows", ids)
+        return finding("dropped_rows", severity, losses.rows, rows, message, "fix or remove these rows", ids)
 
 
 class IdenticalPairs(_Counting):

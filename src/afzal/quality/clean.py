@@ -31,7 +31,7 @@ def clean(items: Iterable[Item], columns: Sequence[str] = ()) -> tuple[list[Item
         item, empty = _without_empty(item)
         if empty is not None:
             drops.append(empty)
-            if empty.whole:
+            if empty.is_complete:
                 continue
         merged = merge_identical(item)
         if len(merged.responses) < len(item.responses):
@@ -60,7 +60,7 @@ def _without_empty(item: Item) -> tuple[Item, Drop | None]:
     unit = "item" if len(item.responses) - len(empty) < 2 else "response"
     names = ", ".join(f"response {k}" for k in sorted(empty))
     drop = Drop(item.where, item.id, "empty_response", f"{names} of {len(item.responses)} is empty", unit)
-    return (item if drop.whole else without(item, empty)), drop
+    return (item if drop.is_complete else without(item, empty)), drop
 
 
 def _is_empty(turns: Turns) -> bool:

@@ -101,7 +101,7 @@ def _base_settings(config: SweepConfig) -> list[Setting]:
 
 
 def _check_axis(axis: Axis, method: str) -> Axis:
-    """The checked axis, with ``whole`` set if its setting is an integer.
+    """The checked axis, with ``integer`` set if its setting is an integer.
 
     Raises:
         AfzalError: the method has no such setting, or a range is given for a setting that is not a number.
@@ -119,7 +119,7 @@ def _check_axis(axis: Axis, method: str) -> Axis:
         raise AfzalError(
             f"{axis.key} is not a number and has no range", where="space", remedy="give a list of its values"
         )
-    return replace(axis, whole=int in types and float not in types)
+    return replace(axis, integer=int in types and float not in types)
 
 
 def settings_of(plan: Plan, arm: Arm) -> SettingValues:

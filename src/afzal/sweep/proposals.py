@@ -53,7 +53,7 @@ def _distribution(optuna: Any, axis: Axis) -> Any:
     if axis.scale == "list":  # values can have any type; their indices are numbers
         return optuna.distributions.CategoricalDistribution(list(range(len(axis.values))))
     low, high = axis.values
-    kind = optuna.distributions.IntDistribution if axis.whole else optuna.distributions.FloatDistribution
+    kind = optuna.distributions.IntDistribution if axis.integer else optuna.distributions.FloatDistribution
     return kind(low, high, log=axis.scale == "log")
 
 

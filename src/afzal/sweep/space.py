@@ -71,7 +71,7 @@ def typed(axis: Axis, value: float) -> float | int:
     one."""
     low, high = axis.values
     rounded = min(float(high), max(float(low), float(f"{value:.4g}")))
-    return round(rounded) if axis.whole else rounded
+    return round(rounded) if axis.integer else rounded
 
 
 def size(axes: Sequence[Axis]) -> int | None:

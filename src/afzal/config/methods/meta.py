@@ -29,9 +29,9 @@ class MetaConfig(ObjectiveSettings, AdaptationSettings, ReferenceConfig, frozen=
 
     @model_validator(mode="before")
     @classmethod
-    def _full_precision(cls, given: Any) -> Any:
+    def _full_precision(cls, values: Any) -> Any:
         """Default to float32: inner steps are small."""
-        return {"dtype": "fp32", **given} if isinstance(given, dict) else given
+        return {"dtype": "fp32", **values} if isinstance(values, dict) else values
 
     @model_validator(mode="after")
     def _adaptation_parts(self) -> Self:

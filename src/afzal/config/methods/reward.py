@@ -49,10 +49,10 @@ def _arguments(config: RewardConfig) -> dict[str, float]:
     """``centering`` for the losses that have it; refuse anything but reward-model losses."""
     from afzal.objectives import REGISTRY  # loads torch
 
-    known = [o for o in REGISTRY.values() if o.scores == "reward"]
-    loss = next((o for o in known if o.name == config.objective), None)
+    losses = [o for o in REGISTRY.values() if o.scores == "reward"]
+    loss = next((o for o in losses if o.name == config.objective), None)
     if loss is None:
-        remedy = f"choose one of {', '.join(o.name for o in known)}"
+        remedy = f"choose one of {', '.join(o.name for o in losses)}"
         raise AfzalError(f"objective {config.objective!r} is not a reward-model loss", remedy=remedy)
     if config.heads > 1 and loss.unit != "pair":
         raise AfzalError(
