@@ -201,12 +201,12 @@ def test_information_settles_what_is_least_known_and_asks_each_answer_once():
     assert known.names == tuple(names)
     assert known.weight.tolist() == [10, 0, 0]
     chosen = ask.choose(pool, votes, None, 6, "information", seed=0, random_share=0)
-    of = [int(known.of[q.pair]) for q in chosen]
+    of = [int(known.match_of_pair[q.pair]) for q in chosen]
     assert sorted(of[:2]) == [1, 2]
     assert 0 not in of[:4]
     assert len({q.pair for q in chosen}) == 6
     closest = ask.choose(pool, votes, None, 6, "closest", seed=0, random_share=0)
-    assert len({int(known.of[q.pair]) for q in closest}) < 3
+    assert len({int(known.match_of_pair[q.pair]) for q in closest}) < 3
 
 
 def test_votes_count_for_the_models_of_their_own_row_also_where_the_texts_are_equal():
@@ -320,7 +320,7 @@ def test_single_answers_to_one_prompt_are_put_together_with_their_votes_and_feat
         replace(item(2, "w", prompt="p", votes=[Rating(0, 5.0, "score")]), extra={"features": [[2.0]], "n": 2}),
         item(3, "alone"),
     ]
-    made = ask.together(rows)
+    made = ask.join_answers(rows)
     assert [i.id for i in made] == ["r0", "r1", "r3"]
     assert [r.turns for r in made[0].responses] == ["x", "w"]
     assert made[0].votes == (Rating(1, 5.0, "score"),)

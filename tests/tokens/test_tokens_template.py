@@ -14,7 +14,7 @@ from afzal.tokens.template import PLAIN, renderer
 def _render(tokenizer, template: str, *turns: tuple[str, str], generation: bool = False) -> str:
     speaker = renderer(tokenizer, template)
     messages = [Message(role, text) for role, text in turns]
-    return speaker.prompt(messages, {}) if generation else speaker.whole(messages, {})
+    return speaker.prompt(messages, {}) if generation else speaker.full_text(messages, {})
 
 
 def test_the_tokenizers_own_template_is_used_in_silence() -> None:

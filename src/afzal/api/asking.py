@@ -65,7 +65,7 @@ def asked(settings: config.AskConfig, force: bool = False) -> Result:
 
     dataset = data.read(settings.data, columns=settings.columns or None, format=settings.data_format)
     pool_rows = data.without_verdicts(dataset.items)
-    pool, voted, notes = _scored(settings, ask.together(pool_rows.items)), None, []
+    pool, voted, notes = _scored(settings, ask.join_answers(pool_rows.items)), None, []
     if settings.votes == NOBODY:
         voted = ask.ScoredItems(())
     elif settings.votes is not None:
@@ -77,7 +77,7 @@ def asked(settings: config.AskConfig, force: bool = False) -> Result:
                 why=f"it holds {vote_rows.in_words}",
                 remedy=f"name the file or folder of people's votes, or --votes {NOBODY} if there are none",
             )
-        voted, notes = _scored(settings, ask.together(vote_rows.items)), vote_rows.notes(Path(settings.votes).name)
+        voted, notes = _scored(settings, ask.join_answers(vote_rows.items)), vote_rows.notes(Path(settings.votes).name)
     else:
         notes = pool_rows.notes("the pool")
     options = ask.AskOptions(

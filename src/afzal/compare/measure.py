@@ -134,7 +134,7 @@ def read_prompts(config: CompareConfig, speaker: Speaker) -> tuple[list[Item], l
     asked = distinct_prompts(items, names)[: config.max_prompts]
     if len(asked) < 2:
         raise AfzalError(f"{len(asked)} prompts are too few to compare on", where=config.prompts, remedy="at least 2")
-    room = speaker.room(config.max_tokens) - config.sample_tokens
+    room = speaker.limit_tokens(config.max_tokens) - config.sample_tokens
     if room < 1:
         raise AfzalError("sample_tokens leaves no room for a prompt", remedy="lower sample_tokens, or raise max_tokens")
     trees = speaker.prompt_trees(asked)

@@ -31,20 +31,20 @@ def refuse_adapter_misfit(
     folder: str,
     base: Any,
     stored: Mapping[str, TensorInfo],
-    wanted: Mapping[str, tuple[int, ...]],
+    expected: Mapping[str, tuple[int, ...]],
     *,
     enlarged: bool,
 ) -> None:
     """Refuse an adapter folder whose tensors differ from those of the model with the adapter.
 
     Args:
-        wanted: the shapes of the adapter's tensors, by name.
+        expected: the shapes of the adapter's tensors, by name.
         enlarged: whether the base was given more rows, which the folder must fill.
 
     Raises:
         AfzalError: the adapter lacks a tensor, has an extra one, or one of a different shape.
     """
-    shapes = dict(wanted)
+    shapes = dict(expected)
     # embeddings that changed with the vocabulary are saved with the adapter
     parameters = dict(base.named_parameters(remove_duplicate=False))  # tied ones may be saved under either name
     shapes |= {_plain(f"base_model.model.{n}"): tuple(p.shape) for n, p in parameters.items() if _is_table(n)}
@@ -53,7 +53,7 @@ def refuse_adapter_misfit(
     refuse_misfit(
         folder,
         saved,
-        missing=(wanted.keys() | (tables if enlarged else set())) - saved.keys(),
+        missing=(expected.keys() | (tables if enlarged else set())) - saved.keys(),
         unexpected=saved.keys() - shapes.keys(),
         mismatched=[(n, t.shape, shapes[n]) for n, t in saved.items() if n in shapes and t.shape != shapes[n]],
     )

@@ -86,50 +86,50 @@ def refuse_ids_without_rows(tokenizer: Any, rows: int, folder: str) -> None:
     """
     spare = {getattr(tokenizer, name, None) for name in _MEDIA_TOKENS}
     spare |= {v for k, v in _model_specific_tokens(tokenizer).items() if k in _MEDIA_TOKENS}
-    beyond = sorted((i, token) for token, i in tokenizer.get_vocab().items() if i >= rows and token not in spare)
-    if beyond:
-        first, token = beyond[0]
+    missing = sorted((i, token) for token, i in tokenizer.get_vocab().items() if i >= rows and token not in spare)
+    if missing:
+        first, token = missing[0]
         raise AfzalError(
-            f"the tokenizer of {folder} has {max(len(tokenizer), beyond[-1][0] + 1)} tokens, and the model's embedding "
-            f"{rows} rows",
-            why=f"{token!r} (id {first}) has no row{_more_of_them(len(beyond) - 1)}",
-            remedy=f"resize the model and save it (model.resize_token_embeddings({beyond[-1][0] + 1})), or use the "
+            f"the tokenizer of {folder} has {max(len(tokenizer), missing[-1][0] + 1)} tokens, and the model's "
+            f"embedding {rows} rows",
+            why=f"{token!r} (id {first}) has no row{_more_of_them(len(missing) - 1)}",
+            remedy=f"resize the model and save it (model.resize_token_embeddings({missing[-1][0] + 1})), or use the "
             "model's original tokenizer",
         )
 
 
-def refuse_other_tokens(tokenizer: Any, other: Any, what: str) -> None:
+def refuse_other_tokens(tokenizer: Any, other: Any, subject: str) -> None:
     """Require that the ids of one tokenizer mean the same tokens in another.
 
     Args:
-        what: the name, in messages, of the model whose tokenizer is ``other``.
+        subject: the name, in messages, of the model whose tokenizer is ``other``.
 
     Raises:
         AfzalError: a token has a different id in ``other``, or none.
     """
-    theirs = other.get_vocab()
-    ours = tokenizer.get_vocab()
-    differ = sorted((i, token) for token, i in ours.items() if theirs.get(token) != i)
+    other_ids = other.get_vocab()
+    ids = tokenizer.get_vocab()
+    differ = sorted((i, token) for token, i in ids.items() if other_ids.get(token) != i)
     if not differ:
         return
     i, token = differ[0]
-    their_id = f"id {theirs[token]}" if token in theirs else "no token"
+    their_id = f"id {other_ids[token]}" if token in other_ids else "no token"
     raise AfzalError(
-        f"{what} has another tokenizer: {len(differ)} of {len(ours)} tokens differ",
+        f"{subject} has another tokenizer: {len(differ)} of {len(ids)} tokens differ",
         why=f"{token!r} is id {i} here and {their_id} there, so log-probs of the same ids are of different words",
         remedy="use a model with the same tokenizer",
     )
 
 
-def refuse_other_size(rows: int, other: int, what: str) -> None:
+def refuse_other_size(rows: int, other_rows: int, subject: str) -> None:
     """Require vocabularies of the same size in two models that score the same ids.
 
     Raises:
-        AfzalError: the sizes differ; ``what`` names the second model.
+        AfzalError: the sizes differ; ``subject`` names the second model.
     """
-    if rows != other:
+    if rows != other_rows:
         raise AfzalError(
-            f"{what} has a vocabulary of {other}, the policy one of {rows}",
+            f"{subject} has a vocabulary of {other_rows}, the policy one of {rows}",
             why="log-probs of the same ids are of different words there",
             remedy="use a model with the same tokenizer and the same number of rows in its embedding",
         )

@@ -47,9 +47,9 @@ def _is_about_the_folder(error: BaseException) -> bool:
 def reason(error: BaseException) -> str:
     """The first lines of a library's message, as one line; the exception's type name if there is no message."""
     lines = [" ".join(line.split()) for line in str(error).splitlines() if _HIDDEN_REPORT not in line]
-    kept = [line for line in lines if line][:_LINES_OF_A_REASON]
+    texts = [line for line in lines if line][:_LINES_OF_A_REASON]
     text = re.sub(
-        r"(?<=\w)\n(?=[A-Z])", ". ", "\n".join(kept)
+        r"(?<=\w)\n(?=[A-Z])", ". ", "\n".join(texts)
     )  # a sentence that ended with its line, without a full stop
     return text.replace("\n", " ") or type(error).__name__
 
@@ -60,15 +60,15 @@ def no_bars() -> Iterator[None]:
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     from transformers.utils import logging
 
-    here, in_hub = logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    were_shown, hub_bars_shown = logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
     logging.disable_progress_bar()
     disable_progress_bars()
     try:
         yield
     finally:
-        if here:
+        if were_shown:
             logging.enable_progress_bar()
-        if in_hub:
+        if hub_bars_shown:
             enable_progress_bars()
 
 

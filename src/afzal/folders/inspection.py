@@ -49,14 +49,14 @@ _AGAIN = "download it again"
 _SAFE_COPY = "use a copy that was saved by transformers itself without custom code (model.save_pretrained)"
 
 
-def local_folder(model: str, *, wanted: Sequence[str] = (*_WEIGHTS, *TEXTS)) -> Path:
+def local_folder(model: str, *, patterns: Sequence[str] = (*_WEIGHTS, *TEXTS)) -> Path:
     """A local model folder unchanged; for a hub id, the folder in the local cache, so that it can be inspected before
     loading.
 
     Only safetensors, JSON, templates and vocabularies are downloaded: neither code nor pickles.
 
     Args:
-        wanted: patterns of the files to download.
+        patterns: patterns of the files to download.
 
     Raises:
         OSError, ValueError: errors of huggingface_hub: no such model, no network, a malformed id.
@@ -65,7 +65,7 @@ def local_folder(model: str, *, wanted: Sequence[str] = (*_WEIGHTS, *TEXTS)) -> 
         return Path(model)
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(model, allow_patterns=list(wanted), ignore_patterns=_UNWANTED))
+    return Path(snapshot_download(model, allow_patterns=list(patterns), ignore_patterns=_UNWANTED))
 
 
 def inspect_model_folder(path: str | Path) -> None:
@@ -173,8 +173,8 @@ def _check_model(folder: Path, configs: Mapping[str, Mapping[str, Any]]) -> None
     if not fault:
         vocabulary = vocabulary_size(config)
         fault = wrong_token(config, vocabulary)
-        if not fault and (other := wrong_token(configs.get("generation_config.json", {}), vocabulary)):
-            raise _refusal(folder, "generation_config.json", other, remedy=_CORRECT)
+        if not fault and (generation_fault := wrong_token(configs.get("generation_config.json", {}), vocabulary)):
+            raise _refusal(folder, "generation_config.json", generation_fault, remedy=_CORRECT)
     if fault:
         raise _refusal(folder, "config.json", fault, remedy=_CORRECT)
 
@@ -262,14 +262,14 @@ def _check_key(folder: Path, name: str, key: str, value: Any) -> None:
 def _check_templates(folder: Path, name: str, template: Any) -> None:
     """Check a template, or several as ``[{"name", "template"}]``: their names become file names when a tokenizer is
     saved."""
-    named = template if isinstance(template, list) else []
+    templates = template if isinstance(template, list) else []
     if isinstance(template, Mapping):
-        named = [{"name": k, "template": v} for k, v in template.items()]
-    for entry in named:
+        templates = [{"name": k, "template": v} for k, v in template.items()]
+    for entry in templates:
         if not isinstance(entry, Mapping):
             raise _refusal(folder, name, "its list of chat templates is malformed")
         _check_template_name(folder, name, entry.get("name"))
-    for text in (template, *(entry.get("template") for entry in named)):
+    for text in (template, *(entry.get("template") for entry in templates)):
         if isinstance(text, str) and len(text) > MAX_TEMPLATE_BYTES:
             raise _refusal(folder, name, f"a chat template has {len(text)} characters, more than {MAX_TEMPLATE_BYTES}")
 

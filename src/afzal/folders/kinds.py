@@ -132,7 +132,7 @@ def adapter_config(folder: str | Path) -> dict[str, Any]:
 
 def tensors_of(folder: str | Path) -> dict[str, TensorInfo]:
     """The tensors, by name, that a library reads from an inspected folder: the model's, or else the adapter's."""
-    return {name: tensor for held in weight_files(folder).values() for name, tensor in held.items()}
+    return {name: tensor for tensors in weight_files(folder).values() for name, tensor in tensors.items()}
 
 
 def weight_files(folder: str | Path) -> dict[Path, dict[str, TensorInfo]]:

@@ -42,10 +42,10 @@ class Piece(NamedTuple):
         """The piece, shifted by ``by`` rows in one dimension of the weight."""
         return self._replace(start=(*self.start[:dim], self.start[dim] + by, *self.start[dim + 1 :]))
 
-    def stacked(self, dim: int, at: int) -> Piece:
-        """The piece at index ``at`` of a new dimension of the weight."""
+    def stacked(self, dim: int, index: int) -> Piece:
+        """The piece at index ``index`` of a new dimension of the weight."""
         added = {d + (d >= dim) for d in self.added} | {dim}
-        start, size = (*self.start[:dim], at, *self.start[dim:]), (*self.size[:dim], 1, *self.size[dim:])
+        start, size = (*self.start[:dim], index, *self.start[dim:]), (*self.size[:dim], 1, *self.size[dim:])
         return self._replace(start=start, size=size, added=frozenset(added))
 
 
@@ -68,7 +68,7 @@ class LazyWeights:
         self.folder = folder
         self.stored: dict[str, TensorInfo] = {}
         self.tensors: dict[str, Any] = {}
-        self._known: dict[int, tuple[Any, Place]] = {}  # keeps the tensor, so that its storage is not reused
+        self._registered: dict[int, tuple[Any, Place]] = {}  # keeps the tensor, so that its storage is not reused
         for file, header in weight_files(folder).items():
             self.stored |= header
             if packed := next(
@@ -77,31 +77,31 @@ class LazyWeights:
                 raise AfzalError(f"{packed} is in the number format {header[packed].dtype}, which is read as a whole")
             small = [name for name, t in header.items() if t.size < _SMALL]
             with guarded(folder), _open_file(file) as reader:
-                read = {name: reader.get_tensor(name).float().clone() for name in small}
+                values = {name: reader.get_tensor(name).float().clone() for name in small}
             for name, t in header.items():
-                tensor = read[name] if name in read else torch.zeros(()).expand(t.shape)
+                tensor = values[name] if name in values else torch.zeros(()).expand(t.shape)
                 self.tensors[name] = tensor
                 self._register(tensor, (Piece(file, name, (0,) * len(t.shape), tuple(t.shape)),))
 
     def _register(self, tensor: Any, place: Place) -> Any:
-        self._known[tensor.untyped_storage().data_ptr()] = tensor, place
+        self._registered[tensor.untyped_storage().data_ptr()] = tensor, place
         return tensor
 
     def place(self, tensor: Any) -> Place | None:
         """The place of this tensor in the files; None if it is not one of theirs, or only part of one."""
-        known, place = self._lookup(tensor)
-        if known is None or known.shape != tensor.shape or tensor.storage_offset():
+        registered, place = self._lookup(tensor)
+        if registered is None or registered.shape != tensor.shape or tensor.storage_offset():
             return None
-        return place if tensor.stride() == known.stride() else None
+        return place if tensor.stride() == registered.stride() else None
 
     def _lookup(self, tensor: Any) -> tuple[Any, Place]:
-        nothing: tuple[Any, Place] = (None, ())
-        return self._known.get(tensor.untyped_storage().data_ptr(), nothing) if tensor.numel() else nothing
+        missing: tuple[Any, Place] = (None, ())
+        return self._registered.get(tensor.untyped_storage().data_ptr(), missing) if tensor.numel() else missing
 
     def is_unread(self, tensor: Any) -> bool:
         """Whether the tensor is only a stand-in for unread values."""
-        known, _ = self._lookup(tensor)
-        return known is not None and known.numel() >= _SMALL
+        registered, _ = self._lookup(tensor)
+        return registered is not None and registered.numel() >= _SMALL
 
     def read(self, tensor: Any) -> Any:
         """The full tensor, read if necessary.
@@ -132,16 +132,16 @@ class LazyWeights:
 
         return Joining()
 
-    def _stacked(self, tensors: Sequence[Any], dim: int = 0, **other: Any) -> Any:
-        places = self._places(tensors) if not other and dim >= 0 else None
+    def _stacked(self, tensors: Sequence[Any], dim: int = 0, **options: Any) -> Any:
+        places = self._places(tensors) if not options and dim >= 0 else None
         if places is None or len({t.shape for t in tensors}) > 1:
             return None
         shape = [*tensors[0].shape]
         shape.insert(dim, len(tensors))
         return self._joined(shape, [p.stacked(dim, k) for k, place in enumerate(places) for p in place])
 
-    def _concatenated(self, tensors: Sequence[Any], dim: int = 0, **other: Any) -> Any:
-        places = self._places(tensors) if not other and dim >= 0 else None
+    def _concatenated(self, tensors: Sequence[Any], dim: int = 0, **options: Any) -> Any:
+        places = self._places(tensors) if not options and dim >= 0 else None
         if places is None or len({(*t.shape[:dim], *t.shape[dim + 1 :]) for t in tensors}) > 1:
             return None
         shape, pieces = [*tensors[0].shape], []
@@ -194,30 +194,30 @@ def fill(places: Mapping[str, tuple[Place, Sequence[slice], Any]]) -> None:
         AfzalError: a file cannot be read.
     """
     by_file: dict[Path, list[tuple[str, Sequence[slice], Any]]] = {}
-    for place, part, into in places.values():
+    for place, part, output in places.values():
         for piece in place:
             if (common := _overlap(piece, part)) is not None:
                 source, target = common
-                by_file.setdefault(piece.file, []).append((piece.name, source, into[target]))
-    for file, wanted in by_file.items():
-        read = 0
+                by_file.setdefault(piece.file, []).append((piece.name, source, output[target]))
+    for file, requests in by_file.items():
+        n_read = 0
         reader: Any = None
-        for name, part, into in wanted:
-            for rows, target in _row_chunks(part, into):
+        for name, part, output in requests:
+            for rows, target in _row_chunks(part, output):
                 with guarded(str(file.parent)):
-                    if reader is None or read > _REOPEN_AFTER:
-                        reader, read = _open_file(file), 0
+                    if reader is None or n_read > _REOPEN_AFTER:
+                        reader, n_read = _open_file(file), 0
                     target.copy_(reader.get_slice(name)[tuple(rows)].float())
-                read += target.numel()
+                n_read += target.numel()
 
 
 def _read_weight(shape: Sequence[int], place: Place) -> Any:
     """Read the weight of that shape at that place."""
     import torch
 
-    into = torch.empty(tuple(shape))
-    fill({"": (place, [slice(0, n) for n in into.shape], into)})
-    return into
+    output = torch.empty(tuple(shape))
+    fill({"": (place, [slice(0, n) for n in output.shape], output)})
+    return output
 
 
 def _overlap(piece: Piece, part: Sequence[slice]) -> tuple[list[slice], tuple[slice | int, ...]] | None:
@@ -225,25 +225,25 @@ def _overlap(piece: Piece, part: Sequence[slice]) -> tuple[list[slice], tuple[sl
     there is none."""
     source: list[slice] = []
     target: list[slice | int] = []
-    for dim, (at, n, asked) in enumerate(zip(piece.start, piece.size, part, strict=True)):
-        first, end = max(at, asked.start), min(at + n, asked.stop)
+    for dim, (start, n, wanted_slice) in enumerate(zip(piece.start, piece.size, part, strict=True)):
+        first, end = max(start, wanted_slice.start), min(start + n, wanted_slice.stop)
         if first >= end:
             return None
         if dim in piece.added:
-            target.append(first - asked.start)
+            target.append(first - wanted_slice.start)
         else:
-            source.append(slice(first - at, end - at))
-            target.append(slice(first - asked.start, end - asked.start))
+            source.append(slice(first - start, end - start))
+            target.append(slice(first - wanted_slice.start, end - wanted_slice.start))
     return source, tuple(target)
 
 
-def _row_chunks(part: Sequence[slice], into: Any) -> Iterator[tuple[list[slice], Any]]:
+def _row_chunks(part: Sequence[slice], output: Any) -> Iterator[tuple[list[slice], Any]]:
     """The part in row slices that are small enough to read in one step, each with its slice of the target."""
-    step = max(1, _CHUNK // max(1, into[:1].numel()))
+    step = max(1, _CHUNK // max(1, output[:1].numel()))
     first = part[0].start
-    for start in range(0, len(into), step):
-        end = min(start + step, len(into))
-        yield [slice(first + start, first + end), *part[1:]], into[start:end]
+    for start in range(0, len(output), step):
+        end = min(start + step, len(output))
+        yield [slice(first + start, first + end), *part[1:]], output[start:end]
 
 
 def _open_file(file: Path) -> Any:

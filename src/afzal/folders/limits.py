@@ -30,19 +30,19 @@ def bounded_by(folder: str, stored: Mapping[str, TensorInfo]) -> Iterator[None]:
     # a tied head is built before it is tied; quantised files pack several weights into one number
     weights = 2 * sum(t.size * (8 if t.packed else 1) for t in stored.values()) + _SLACK
     tensors = 1000 + 100 * len(stored)
-    seen = {"weights": 0, "tensors": 0, "buffers": 0}
+    totals = {"weights": 0, "tensors": 0, "buffers": 0}
 
     # a weight is registered when its module is made, and again when it is read or tied: it counts once
-    known: WeakKeyDictionary[Any, dict[str, int]] = WeakKeyDictionary()
+    sizes_of: WeakKeyDictionary[Any, dict[str, int]] = WeakKeyDictionary()
 
     def count(kind: str, owner: Any, name: str, value: Any) -> None:
         if value is None:
             return
-        sizes = known.setdefault(owner, {})
-        seen["tensors"] += name not in sizes
-        seen[kind] += value.numel() - sizes.get(name, 0)
+        sizes = sizes_of.setdefault(owner, {})
+        totals["tensors"] += name not in sizes
+        totals[kind] += value.numel() - sizes.get(name, 0)
         sizes[name] = value.numel()
-        if seen["tensors"] > tensors or seen["weights"] > weights or seen["buffers"] > _BUFFERS:
+        if totals["tensors"] > tensors or totals["weights"] > weights or totals["buffers"] > _BUFFERS:
             raise AfzalError(
                 f"{folder} describes a larger model than it holds",
                 where="config.json",

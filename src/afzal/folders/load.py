@@ -136,8 +136,8 @@ def _stated_processor(folder: str) -> Any:
     from transformers.models.auto.auto_mappings import PROCESSOR_MAPPING_NAMES
 
     configs = [read_config(f) for n in (*_PROCESSORS, "config.json") if (f := Path(folder) / n).exists()]
-    named = [c.get("processor_class") for c in configs]
-    for name in [*named, *(PROCESSOR_MAPPING_NAMES.get(str(c.get("model_type"))) for c in configs)]:
+    stated = [c.get("processor_class") for c in configs]
+    for name in [*stated, *(PROCESSOR_MAPPING_NAMES.get(str(c.get("model_type"))) for c in configs)]:
         kind = getattr(transformers, name, None) if isinstance(name, str) else None
         if isinstance(kind, type) and issubclass(kind, transformers.ProcessorMixin):
             return kind
@@ -150,19 +150,19 @@ def without_videos(kind: Any) -> Any:
     return type(kind.__name__, (kind,), {"get_attributes": classmethod(lambda _: parts)})
 
 
-def refuse_another_tokenizer(tokenizer: Any, path: str, what: str) -> None:
+def refuse_another_tokenizer(tokenizer: Any, path: str, subject: str) -> None:
     """Require that the ids of a tokenizer mean the same tokens to the model at ``path``.
 
     A folder without a tokenizer is not checked.
 
     Args:
-        what: the name, in messages, of the model at ``path``.
+        subject: the name, in messages, of the model at ``path``.
 
     Raises:
         AfzalError: the model has another tokenizer.
     """
     if holds_tokenizer(Path(model_folder(path))):
-        refuse_other_tokens(tokenizer, load_tokenizer(path), what)
+        refuse_other_tokens(tokenizer, load_tokenizer(path), subject)
 
 
 def rows_of(folder: str) -> int | None:
@@ -391,8 +391,8 @@ def load_peft(base: Any, folder: str, **settings: Any) -> Any:
     with guarded(folder), quiet_peft(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # about misfits, which are refused by name below
         model = PeftModel.from_pretrained(base, folder, local_files_only=True, ignore_mismatched_sizes=True, **settings)
-        wanted = get_peft_model_state_dict(model, save_embedding_layers=False)
-    shapes = {name: tuple(value.shape) for name, value in wanted.items()}
+        adapter_state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    shapes = {name: tuple(value.shape) for name, value in adapter_state.items()}
     refuse_adapter_misfit(folder, base, stored, shapes, enlarged=enlarged)
     return model
 

@@ -164,7 +164,7 @@ def _groups(
         notes.append(f"{without} rows have no answer to imitate and are left out")
     prompts = [item for _, item, _ in asked]
     trees = speaker.prompt_trees(prompts, remarks=remarks) if prompts else []
-    room = speaker.room(config.max_tokens) - config.max_new_tokens
+    room = speaker.limit_tokens(config.max_tokens) - config.max_new_tokens
     long = sum(len(tree.prompt) > room for tree in trees)
     if long:
         notes.append(f"{long} prompts are left out: they leave fewer than max_new_tokens of max_tokens for an answer")

@@ -79,7 +79,7 @@ def _scored(
     from afzal.tokens import ENDLESS, Branch
 
     prompts = speaker.prompt_trees(asked)
-    room = speaker.room(ENDLESS)
+    room = speaker.limit_tokens(ENDLESS)
     longest = max(map(len, endings))
     trees = []
     for number, t in enumerate(prompts):

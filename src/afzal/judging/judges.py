@@ -403,6 +403,6 @@ def _local(settings: JudgeConfig) -> Judge:
     device = pick_device("auto")
     model = load_model(settings.model, device=device).requires_grad_(False)
     speaker = speaker_of(model, load_processor(settings.model) or load_tokenizer(settings.model))
-    layout = Layout(choose_sharing(model, speaker.room(1024))[0], 8192, device)
+    layout = Layout(choose_sharing(model, speaker.limit_tokens(1024))[0], 8192, device)
     assert settings.verdict.choices is not None
     return by_log_probs(_prompt_settings(settings), settings.verdict.choices, model, speaker, layout)

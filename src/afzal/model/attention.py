@@ -110,7 +110,7 @@ def tree_attention(
     if not _by_products(q, k, plan, softmax):
         return by_blocks(q, k, v)[None], None
     heads = q.shape[1], k.shape[1]
-    rows = tree.once((id(plan), *heads, q.dtype), lambda _: cpu_attention.rows_of(plan, *heads, q.dtype))
+    rows = tree.cached((id(plan), *heads, q.dtype), lambda _: cpu_attention.rows_of(plan, *heads, q.dtype))
     return cpu_attention.attention(q, k, v, rows, scale, by_blocks)[None], None
 
 

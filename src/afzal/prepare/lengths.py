@@ -33,7 +33,7 @@ def token_counts(
     encoded = speaker.encode(items, max_tokens=max_tokens)
     compares = method in METHODS and not METHODS[method].online
     select = recipe_of(make(method=method, data=source, model=tokenizer)).select if compares else best_responses
-    trees = select(encoded.trees, [items[k] for k in encoded.kept])[0]
+    trees = select(encoded.trees, [items[k] for k in encoded.indices])[0]
     if not trees:
         raise AfzalError(
             f"nothing in {source} can be trained on with {method}",

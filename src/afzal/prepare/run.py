@@ -89,7 +89,7 @@ def prepare(config: TrainConfig, *, model: Any = None, tokenizer: Any = None) ->
     if config.demonstrated is not None:
         held_out = _with_samples(config.demonstrated, held_out, dropped, notes)
     audit = {"audit": asdict(quality.audit(dataset)), "notes": list(dataset.notes)}
-    longest = speaker.room(config.max_tokens)
+    longest = speaker.limit_tokens(config.max_tokens)
     if longest < config.max_tokens:
         notes.append(f"max_tokens is {longest}, not {config.max_tokens}: the model has no more positions")
     notes += _warnings(*held_out)
@@ -204,7 +204,7 @@ class _Encoder:
     def trees(self, items: Sequence[Item]) -> list[Tree]:
         """The trees of these items for this method; drops are added to ``dropped``."""
         encoded = self.speaker.encode(items, max_tokens=self.max_tokens)
-        encoded_items = [items[k] for k in encoded.kept]
+        encoded_items = [items[k] for k in encoded.indices]
         trees, select_drops = self.recipe.select(
             with_columns(encoded.trees, encoded_items, self.columns), encoded_items
         )

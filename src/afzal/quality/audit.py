@@ -124,27 +124,27 @@ class Ledger:
         """Check the gathered items."""
         batch, self._batch, self._characters = self._batch, [], 0
         self._table.add(batch)
-        paired, labelled = [facts for facts in batch if facts.pairs], [facts for facts in batch if facts.labels]
-        shown = [facts for facts in batch if facts.media]
+        with_pairs, with_labels = [facts for facts in batch if facts.pairs], [facts for facts in batch if facts.labels]
+        with_media = [facts for facts in batch if facts.media]
         self._shared.categories.add([facts for facts in batch if facts.item.extra])
-        for adds, some in (
+        for adds, facts_group in (
             (self._adds, batch),
-            (self._of_pairs, paired),
-            (self._of_labels, labelled),
-            (self._of_media, shown),
+            (self._of_pairs, with_pairs),
+            (self._of_labels, with_labels),
+            (self._of_media, with_media),
         ):
-            for add in adds if some else ():
-                add(some)
+            for add in adds if facts_group else ():
+                add(facts_group)
         self._sizes.update([len(facts.texts) for facts in batch])
         self._prompt_lengths.update([len(facts.prompt_text) for facts in batch])
         self._response_lengths.update(chain.from_iterable([facts.lengths for facts in batch]))
-        for stated, n in Counter([facts.vote_facts for facts in batch]).items():
-            self._annotators |= stated.annotators
-            self._axes |= stated.axes
-            self._both_bad += n * stated.both_bad
-            self._ties += n * stated.ties
-            self._soft += n * stated.soft
-        for facts in labelled:
+        for vote_facts, n in Counter([facts.vote_facts for facts in batch]).items():
+            self._annotators |= vote_facts.annotators
+            self._axes |= vote_facts.axes
+            self._both_bad += n * vote_facts.both_bad
+            self._ties += n * vote_facts.ties
+            self._soft += n * vote_facts.soft
+        for facts in with_labels:
             if facts.vote_facts.labelled:
                 self._good += facts.labels.count(True)
                 self._bad += facts.labels.count(False)
@@ -153,7 +153,7 @@ class Ledger:
         """The audit of the items so far; ``losses`` and ``rows`` are those of the source."""
         self._check_batch()
         table = self._table
-        findings = [seen for check in self._checks if (seen := check.finding(table, losses, rows)) is not None]
+        findings = [finding for check in self._checks if (finding := check.finding(table, losses, rows)) is not None]
         findings += self._texts.findings(table)
         return Audit(
             source=source,
@@ -182,20 +182,20 @@ class Ledger:
 
 def _lengths(counts: Counter[int]) -> dict[str, int]:
     """Median, 95% quantile and maximum of lengths, given how often each occurs."""
-    ordered, ends = sorted(counts), []
-    for length in ordered:
+    values, ends = sorted(counts), []
+    for length in values:
         ends.append(counts[length] + (ends[-1] if ends else 0))
     total = ends[-1] if ends else 0
 
-    def at(q: float) -> int:
-        return ordered[bisect_right(ends, place(total, q))] if total else 0
+    def quantile_at(q: float) -> int:
+        return values[bisect_right(ends, place(total, q))] if total else 0
 
-    return {"median": at(0.5), "p95": at(0.95), "max": at(1.0)}
+    return {"median": quantile_at(0.5), "p95": quantile_at(0.95), "max": quantile_at(1.0)}
 
 
-def quantile(ordered: Sequence[int], q: float) -> int:
+def quantile(values: Sequence[int], q: float) -> int:
     """The smallest of the sorted values that at least a share ``q`` does not exceed; 0 if there are none."""
-    return ordered[place(len(ordered), q)] if ordered else 0
+    return values[place(len(values), q)] if values else 0
 
 
 def place(n: int, q: float) -> int:

@@ -39,27 +39,27 @@ class Categories:
     def __init__(self) -> None:
         self._names: dict[str, dict[str, int]] = {}
         self._codes: dict[str, bytearray] = {}
-        self._other: set[str] = set()  # fields with too many values
+        self._too_many: set[str] = set()  # fields with too many values
 
     def add(self, batch: Sequence[ItemFacts]) -> None:
         """Add more items."""
         for facts in batch:
             extra = facts.item.extra
             for name in extra:
-                if name in FIELDS and name not in self._other:
+                if name in FIELDS and name not in self._too_many:
                     self._note(facts.index, name, extra[name])
 
-    def _note(self, at: int, name: str, value: object) -> None:
+    def _note(self, index: int, name: str, value: object) -> None:
         if not isinstance(value, str) or not value.strip():
             return
         names, codes = self._names.setdefault(name, {"": 0}), self._codes.setdefault(name, bytearray())
         if value not in names:
             if len(names) > MANY_KINDS:
-                self._other.add(name)
+                self._too_many.add(name)
                 del self._names[name], self._codes[name]
                 return
             names[value] = len(names)
-        codes.extend(bytes(at - len(codes)))
+        codes.extend(bytes(index - len(codes)))
         codes.append(names[value])
 
     def fields(self, items: int) -> dict[str, Category]:

@@ -67,8 +67,8 @@ class IdenticalPairs(_Counting):
             for pair in facts.pairs:
                 if facts.answers[pair.i] == facts.answers[pair.j]:
                     self.hit(facts.item)
-                    one, two = facts.item.responses[pair.i], facts.item.responses[pair.j]
-                    self.raw += one.turns == two.turns
+                    first, second = facts.item.responses[pair.i], facts.item.responses[pair.j]
+                    self.raw += first.turns == second.turns
 
     def finding(self, table: ItemTable, losses: Losses, rows: int) -> Finding | None:
         if not table.pairs:
@@ -84,11 +84,11 @@ class RepeatedPrompts:
     add = add_nothing
 
     def finding(self, table: ItemTable, losses: Losses, rows: int) -> Finding | None:
-        many = sum(len(places) for places in repeated(table.groups)) if table.prompted else 0
-        if not many:
+        n_repeated = sum(len(places) for places in repeated(table.groups)) if table.prompted else 0
+        if not n_repeated:
             return None
-        message = f"{many} of {table.items} items share a prompt, or the opening of a dialogue, with another"
-        return finding("repeated_prompts", "ok", many, table.items, message + "; splits keep them together")
+        message = f"{n_repeated} of {table.items} items share a prompt, or the opening of a dialogue, with another"
+        return finding("repeated_prompts", "ok", n_repeated, table.items, message + "; splits keep them together")
 
 
 class NoOrder(_Counting):
@@ -161,14 +161,16 @@ class LabelBalance:
         total = len(self._good)
         if not total:
             return None
-        good, rate = sum(self._good), share(clusters(self._prompts, self._good))
-        rarer = min(good, total - good) / total
+        n_good, rate = sum(self._good), share(clusters(self._prompts, self._good))
+        rarer = min(n_good, total - n_good) / total
         severity: Severity = "major" if rarer == 0 else "minor" if rarer < LOW_CLASS_SHARE else "ok"
-        message = f"{good} answers are good and {total - good} bad ({good / total:.1%} good)"
+        message = f"{n_good} answers are good and {total - n_good} bad ({n_good / total:.1%} good)"
         remedy = "KTO needs both kinds; weigh the rarer one up (desirable_weight, undesirable_weight)"
         if rarer == 0:
-            remedy = "KTO needs both kinds: add the other one" + ("; good answers alone can train sft" if good else "")
-        return finding("label_balance", severity, good, total, message, remedy, rate=rate)
+            remedy = "KTO needs both kinds: add the other one" + (
+                "; good answers alone can train sft" if n_good else ""
+            )
+        return finding("label_balance", severity, n_good, total, message, remedy, rate=rate)
 
 
 class Agreement(_Counting):
@@ -189,12 +191,12 @@ class Agreement(_Counting):
     def finding(self, table: ItemTable, losses: Losses, rows: int) -> Finding | None:
         if not self._agreed:
             return None
-        rate, same, total = share(clusters(self._prompts, self._agreed)), sum(self._agreed), len(self._agreed)
+        rate, n_agreeing, total = share(clusters(self._prompts, self._agreed)), sum(self._agreed), len(self._agreed)
         message = f"two votes on the same answers agree in {rate.value:.1%} of {total} cases; "
         message += f"{self.count} items are disputed"
         severity: Severity = "minor" if rate.value < LOW_AGREEMENT else "ok"
         remedy = "clarify the guideline, or ask more people"
-        return finding("agreement", severity, same, total, message, remedy, self.ids, rate)
+        return finding("agreement", severity, n_agreeing, total, message, remedy, self.ids, rate)
 
 
 class ScoreMismatches(_Counting):
@@ -204,10 +206,10 @@ class ScoreMismatches(_Counting):
 
     def add(self, batch: Sequence[ItemFacts]) -> None:
         for facts in [facts for facts in batch if facts.vote_facts.measured]:
-            rated = _rated(facts.item) if len(facts.item.votes) > 1 else ()
+            mean_scores = _mean_scores(facts.item) if len(facts.item.votes) > 1 else ()
             for pair in facts.pairs:
                 gap = pair.margin
-                if rated and (a := rated[pair.i]) is not None and (b := rated[pair.j]) is not None:
+                if mean_scores and (a := mean_scores[pair.i]) is not None and (b := mean_scores[pair.j]) is not None:
                     gap = a - b
                 if gap is not None:
                     self.total += 1
@@ -326,7 +328,7 @@ def checks(shared: Shared) -> list[Check]:
     ]
 
 
-def _rated(item: Item) -> tuple[float | None, ...]:
+def _mean_scores(item: Item) -> tuple[float | None, ...]:
     """Mean scores of the responses of an item that is both rated and compared; else ()."""
     categories = {(type(vote), getattr(vote, "kind", "")) for vote in item.votes}
     both = (Rating, "score") in categories and any(kind in (Comparison, Ranking) for kind, _ in categories)
@@ -339,8 +341,8 @@ def _agreeing(item: Item) -> tuple[int, int]:
     for vote in comparisons(vote for vote in item.votes if vote.weight > 0):
         vote = vote if vote.first < vote.second else vote.swap()
         by_pair[vote.first, vote.second, vote.axis][vote.outcome] += 1
-    same = sum(n * (n - 1) // 2 for counts in by_pair.values() for n in counts.values())
-    return same, sum(_choose_two(sum(counts.values())) for counts in by_pair.values())
+    agreeing = sum(n * (n - 1) // 2 for counts in by_pair.values() for n in counts.values())
+    return agreeing, sum(_choose_two(sum(counts.values())) for counts in by_pair.values())
 
 
 def _choose_two(n: int) -> int:

@@ -24,9 +24,9 @@ def clean(items: Iterable[Item], columns: Sequence[str] = ()) -> tuple[list[Item
     Args:
         columns: other columns of the rows in which duplicates must agree too.
     """
-    kept: list[Item] = []
+    cleaned: list[Item] = []
     drops: list[Drop] = []
-    seen: dict[Hashable, str] = {}
+    first_place: dict[Hashable, str] = {}
     for item in items:
         item, empty = _without_empty(item)
         if empty is not None:
@@ -35,19 +35,19 @@ def clean(items: Iterable[Item], columns: Sequence[str] = ()) -> tuple[list[Item
                 continue
         merged = merge_identical(item)
         if len(merged.responses) < len(item.responses):
-            gone = len(merged.responses) == 1
-            drops.append(_identical(item, gone))
-            if gone:
+            is_dropped = len(merged.responses) == 1
+            drops.append(_identical(item, is_dropped))
+            if is_dropped:
                 continue
         key = duplicate_key(merged)
         if columns:
             key = (key, json.dumps([item.extra.get(name) for name in columns], sort_keys=True, default=str))
-        if key in seen:
-            drops.append(Drop(item.where, item.id, "duplicate_item", f"same as {seen[key]}"))
+        if key in first_place:
+            drops.append(Drop(item.where, item.id, "duplicate_item", f"same as {first_place[key]}"))
             continue
-        seen[key] = item.where or item.id
-        kept.append(merged)
-    return kept, drops
+        first_place[key] = item.where or item.id
+        cleaned.append(merged)
+    return cleaned, drops
 
 
 def _without_empty(item: Item) -> tuple[Item, Drop | None]:
@@ -105,7 +105,7 @@ def _upright(vote: Vote) -> Vote:
     return vote.swap() if isinstance(vote, Comparison) and vote.first > vote.second else vote
 
 
-def _identical(item: Item, gone: bool) -> Drop:
-    if gone:
+def _identical(item: Item, is_dropped: bool) -> Drop:
+    if is_dropped:
         return Drop(item.where, item.id, "identical_pair", "all answers are the same text")
     return Drop(item.where, item.id, "identical_answers", "answers with the same text were merged", "response")

@@ -21,7 +21,7 @@ class Column(Sequence[Any]):
     million rows take as much memory as a hundred thousand."""
 
     def __init__(self, code: str, values: Iterable[Any] = ()) -> None:
-        self._code, self._new, self._written = code, array(code, values), 0
+        self._code, self._new, self._n_on_disk = code, array(code, values), 0
         self._file: IO[bytes] | None = None
 
     def append(self, value: float) -> None:
@@ -35,7 +35,7 @@ class Column(Sequence[Any]):
         else:
             self._new.extend(values)
         if len(self._new) * self._new.itemsize >= _HELD:
-            self._put_down()
+            self._write_to_disk()
 
     def read(self, start: int = 0, stop: int | None = None) -> array[Any]:
         """A copy of the column or of a part of it."""
@@ -43,33 +43,33 @@ class Column(Sequence[Any]):
         if self._file is None:
             return self._new[start:stop]
         size, part = self._new.itemsize, array(self._code, [0]) * (min(stop, len(self)) - start)
-        written = max(0, min(stop, self._written) - start)
+        n_written = max(0, min(stop, self._n_on_disk) - start)
         self._file.seek(start * size)
-        self._file.readinto(memoryview(part).cast("B")[: written * size])  # pyright: ignore
-        part[written:] = self._new[max(0, start - self._written) : max(0, stop - self._written)]
+        self._file.readinto(memoryview(part).cast("B")[: n_written * size])  # pyright: ignore
+        part[n_written:] = self._new[max(0, start - self._n_on_disk) : max(0, stop - self._n_on_disk)]
         return part
 
     def __len__(self) -> int:
-        return self._written + len(self._new)
+        return self._n_on_disk + len(self._new)
 
-    def __getitem__(self, at: Any) -> Any:
-        if isinstance(at, slice):
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
             raise TypeError("a column has no slices: read() gives a part of it")
-        at = range(len(self))[at]  # handles negative positions, and raises beyond the ends
-        if at >= self._written:
-            return self._new[at - self._written]
-        return self.read(at, at + 1)[0]
+        index = range(len(self))[index]  # handles negative positions, and raises beyond the ends
+        if index >= self._n_on_disk:
+            return self._new[index - self._n_on_disk]
+        return self.read(index, index + 1)[0]
 
     def __iter__(self) -> Iterator[Any]:
         step = _HELD // self._new.itemsize
         return chain.from_iterable(self.read(start, start + step) for start in range(0, len(self), step))
 
-    def _put_down(self) -> None:
+    def _write_to_disk(self) -> None:
         if self._file is None:
             self._file = TemporaryFile(prefix="afzal-")  # noqa: SIM115 - it stays open as long as the column exists
         self._file.seek(0, 2)
         self._file.write(self._new)
-        self._written += len(self._new)
+        self._n_on_disk += len(self._new)
         self._new = array(self._code)
 
 
@@ -89,15 +89,15 @@ class Names:
         self._ends.extend(list(accumulate(map(len, texts), initial=len(self._bytes)))[1:])
         self._bytes.extend(b"".join(texts))
 
-    def __getitem__(self, at: int) -> str:
-        start = self._ends[at - 1] if at else 0
-        return self._bytes.read(start, self._ends[at]).tobytes().decode("utf-8", "surrogatepass")
+    def __getitem__(self, index: int) -> str:
+        start = self._ends[index - 1] if index else 0
+        return self._bytes.read(start, self._ends[index]).tobytes().decode("utf-8", "surrogatepass")
 
     def first(self, places: Iterable[int]) -> list[str]:
         """The first distinct texts at these places, as many as are shown."""
         shown = FirstIds()
-        for at in places:
-            shown.add(self[at])
+        for place in places:
+            shown.add(self[place])
             if shown.full:
                 break
         return list(shown)
@@ -179,15 +179,15 @@ def clusters(keys: Column, values: Sequence[float], weights: Column | None = Non
     Prompts with a single row share a few distinct cluster objects, so a million take little memory.
     """
     shared: list[Cluster] = []
-    many = list(repeated(keys))
-    alone = bytearray(b"\x01") * len(keys)
-    all_weights = weights.read() if weights is not None and many else None
-    for places in many:
+    groups = list(repeated(keys))
+    is_single = bytearray(b"\x01") * len(keys)
+    all_weights = weights.read() if weights is not None and groups else None
+    for places in groups:
         total = summed = square = 0.0
-        for at in places:
-            alone[at], weight = 0, all_weights[at] if all_weights else 1.0
-            total, summed, square = total + weight * values[at], summed + weight, square + weight * weight
+        for place in places:
+            is_single[place], weight = 0, all_weights[place] if all_weights else 1.0
+            total, summed, square = total + weight * values[place], summed + weight, square + weight * weight
         shared.append(Cluster(total, summed, square))
-    rows = lambda: compress(zip(map(float, values), weights or repeat(1.0), strict=False), alone)  # noqa: E731
-    seen = {(value, weight): Cluster(weight * value, weight, weight * weight) for value, weight in set(rows())}
-    return shared + [seen[row] for row in rows()]
+    rows = lambda: compress(zip(map(float, values), weights or repeat(1.0), strict=False), is_single)  # noqa: E731
+    singles = {(value, weight): Cluster(weight * value, weight, weight * weight) for value, weight in set(rows())}
+    return shared + [singles[row] for row in rows()]

@@ -55,9 +55,9 @@ class RepeatedMedia:
         for facts in batch:
             words = hash(facts.prompt_text)
             for media in set(media_of(facts.item.prompt)):
-                known = self._words.setdefault(media.sha256, words)
+                first_words = self._words.setdefault(media.sha256, words)
                 self._first.setdefault(media.sha256, facts.item.id)
-                if known != words:
+                if first_words != words:
                     self._shared.add(media.sha256)
                     self.ids.add(self._first[media.sha256])
                     self.ids.add(facts.item.id)

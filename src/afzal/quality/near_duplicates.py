@@ -40,29 +40,29 @@ class Texts:
     def __init__(self, deep: Deep) -> None:
         self._deep, self._characters = deep, 0
         self._items, self._prompts = Names(), Names()
-        self.held = deep != "never"
+        self.is_kept = deep != "never"
 
     def add(self, batch: Sequence[ItemFacts]) -> None:
         """Add the texts of more items."""
-        for facts in batch if self.held else ():
+        for facts in batch if self.is_kept else ():
             self._characters += len(facts.prompt_text) + sum(facts.lengths)
             if self._deep == "small" and (facts.index >= SMALL_ITEMS or self._characters > SMALL_CHARACTERS):
-                self._items, self._prompts, self.held = Names(), Names(), False
+                self._items, self._prompts, self.is_kept = Names(), Names(), False
                 return
             self._items.append("\0".join((facts.prompt_text, *sorted(facts.texts))))
             self._prompts.append(facts.prompt_text)
 
     def findings(self, table: ItemTable) -> list[Finding]:
         """The findings; none if the texts were discarded."""
-        if not self.held or table.items < 2:
+        if not self.is_kept or table.items < 2:
             return []
-        texts = [self._items[at] for at in range(table.items)]
-        findings = [_near_finding(texts, table), _coverage(list({self._prompts[at] for at in range(table.items)}))]
-        return [one for one in findings if one is not None]
+        texts = [self._items[k] for k in range(table.items)]
+        findings = [_near_finding(texts, table), _coverage(list({self._prompts[k] for k in range(table.items)}))]
+        return [finding for finding in findings if finding is not None]
 
     def not_run(self) -> list[NotRun]:
         """The checks skipped because of the size of the data."""
-        if self.held:
+        if self.is_kept:
             return []
         why = f"more than {SMALL_ITEMS:,} items or {SMALL_CHARACTERS // 10**6} million characters"
         return [NotRun(("near_duplicates", "coverage"), why, "--deep")]
@@ -83,28 +83,28 @@ def near_duplicates(texts: Sequence[str]) -> list[tuple[int, int]]:
     from datasketch import MinHash, MinHashLSH
 
     index = MinHashLSH(num_perm=_BANDS * _ROWS, params=(_BANDS, _ROWS))
-    seen: dict[str, int] = {}
+    first_place: dict[str, int] = {}
     duplicates: list[tuple[int, int]] = []
     sketches: dict[int, np.ndarray] = {}
-    for at, text in enumerate(texts):
+    for place, text in enumerate(texts):
         folded = _folded(text)
-        if folded in seen:
-            if texts[seen[folded]] != text:
-                duplicates.append((at, seen[folded]))
+        if folded in first_place:
+            if texts[first_place[folded]] != text:
+                duplicates.append((place, first_place[folded]))
             continue
-        seen[folded] = at
+        first_place[folded] = place
         hashes = grams(folded)
         if not len(hashes):
             continue
         sketch = MinHash(num_perm=_BANDS * _ROWS, seed=1, hashfunc=int)
         sketch.update_batch((hashes >> 32).tolist())
         candidates = _likely(sketch.hashvalues, sketches, [int(str(name)) for name in index.query(sketch)])
-        near = next((other for other in candidates if _is_near(folded, _folded(texts[other]))), None)
-        if near is None:
-            index.insert(at, sketch, check_duplication=False)
-            sketches[at] = sketch.hashvalues
+        duplicate_of = next((earlier for earlier in candidates if _is_near(folded, _folded(texts[earlier]))), None)
+        if duplicate_of is None:
+            index.insert(place, sketch, check_duplication=False)
+            sketches[place] = sketch.hashvalues
         else:
-            duplicates.append((at, near))
+            duplicates.append((place, duplicate_of))
     return duplicates
 
 
@@ -156,21 +156,21 @@ def vendi(prompts: Sequence[str]) -> float:
     return float(np.exp(-(values * np.log(values)).sum()))
 
 
-def _likely(sketch: np.ndarray, others: Mapping[int, np.ndarray], candidates: Sequence[int]) -> list[int]:
+def _likely(sketch: np.ndarray, sketches: Mapping[int, np.ndarray], candidates: Sequence[int]) -> list[int]:
     """The candidates whose sketches agree with this one often enough, most similar first."""
     import numpy as np
 
     if not candidates:
         return []
-    agreement = (np.stack([others[at] for at in candidates]) == sketch).mean(1)
+    agreement = (np.stack([sketches[place] for place in candidates]) == sketch).mean(1)
     best = sorted(zip((-agreement).tolist(), candidates, strict=True))
-    return [at for less, at in best[:_TRIED] if -less >= _LIKELY]
+    return [place for negative, place in best[:_TRIED] if -negative >= _LIKELY]
 
 
-def _is_near(one: str, other: str) -> bool:
+def _is_near(first: str, second: str) -> bool:
     """Whether two items are similar, and so are their answers alone: other answers to a long prompt are no repeats."""
-    answers = (text.partition("\0")[2] for text in (one, other))
-    return jaccard(grams(one), grams(other)) >= NEAR and jaccard(*map(grams, answers)) >= NEAR
+    answers = (text.partition("\0")[2] for text in (first, second))
+    return jaccard(grams(first), grams(second)) >= NEAR and jaccard(*map(grams, answers)) >= NEAR
 
 
 def _folded(text: str) -> str:
@@ -178,13 +178,15 @@ def _folded(text: str) -> str:
 
 
 def _near_finding(texts: list[str], table: ItemTable) -> Finding:
-    duplicates = [(at, near) for at, near in near_duplicates(texts) if table.media[at] == table.media[near]]
+    duplicates = [
+        (place, earlier) for place, earlier in near_duplicates(texts) if table.media[place] == table.media[earlier]
+    ]
     ids = FirstIds()
     hit = bytearray(len(texts))
-    for at, other in duplicates:
-        hit[at] = 1
-        ids.add(table.ids[at])
-        ids.add(table.ids[other])
+    for place, earlier in duplicates:
+        hit[place] = 1
+        ids.add(table.ids[place])
+        ids.add(table.ids[earlier])
     rate = share(clusters(table.units, hit))
     severity: Severity = "minor" if rate.ends[0] > MANY_NEAR else "ok"
     message = f"{len(duplicates)} of {len(texts)} items nearly repeat an earlier one, {percent(rate)}"

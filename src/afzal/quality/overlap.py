@@ -36,8 +36,8 @@ class HeldOutPrompts:
                 for run in set(runs(words)):
                     places[run].append(len(self.keys))
                 self.keys.append(hash(tuple(words)))
-        many = max(_TEMPLATE_PROMPTS, _TEMPLATE_SHARE * len(self.keys))
-        self.places = {run: at for run, at in places.items() if len({self.keys[k] for k in at}) <= many}
+        limit = max(_TEMPLATE_PROMPTS, _TEMPLATE_SHARE * len(self.keys))
+        self.places = {run: prompts for run, prompts in places.items() if len({self.keys[k] for k in prompts}) <= limit}
 
 
 class Overlap:
@@ -54,13 +54,13 @@ class Overlap:
             if shared:
                 self._items += 1
                 self._ids.add(facts.item.id)
-                self._hit.update(at for run in shared for at in places[run])
+                self._hit.update(prompt for run in shared for prompt in places[run])
 
     def finding(self, table: ItemTable, losses: Losses, rows: int) -> Finding | None:
         total, count = len(self._tests.keys), len(self._hit)
         if not total:
             return None
-        rate = share(clustered(self._tests.keys, [float(at in self._hit) for at in range(total)]))
+        rate = share(clustered(self._tests.keys, [float(prompt in self._hit) for prompt in range(total)]))
         severity: Severity = "major" if rate.value > MANY_OVERLAPS else "minor" if count else "ok"
         message = f"{count} of {total} test prompts, {percent(rate)}, share {GRAM} words in a row with, or are, "
         message += f"the prompts of {self._items} of {table.items} items"

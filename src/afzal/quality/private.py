@@ -65,7 +65,7 @@ class Private:
 
     def items(self, kinds: tuple[str, ...]) -> list[int]:
         """The numbers of the items that contain one of these kinds."""
-        return sorted({at for kind in kinds for at in self._items.get(kind, ())})
+        return sorted({item for kind in kinds for item in self._items.get(kind, ())})
 
 
 class PersonalData:
@@ -115,8 +115,10 @@ def private_kinds(text: str) -> list[str]:
 
 def _is_email(text: str, domain: re.Match[str]) -> bool:
     """Whether a name precedes the "@" and the domain is not an example."""
-    at = domain.start()
-    return bool(_LOCAL.search(text[max(0, at - _LONGEST_LOCAL) : at])) and not _EXAMPLES.fullmatch(domain[1].lower())
+    start = domain.start()
+    return bool(_LOCAL.search(text[max(0, start - _LONGEST_LOCAL) : start])) and not _EXAMPLES.fullmatch(
+        domain[1].lower()
+    )
 
 
 def _numbers(text: str, shape: str) -> list[str]:
@@ -127,22 +129,22 @@ def _numbers(text: str, shape: str) -> list[str]:
             continue
         start, end = max(0, run.start() - _BEFORE), run.end()
         # beyond the end of the run, so that the text after it can reject a match
-        taken = [match.span() for match in _within(_CARD, text, start, end) if is_card(match[0])]
-        kinds += ["card number"] * len(taken)
-        accounts = [match.span() for match in _within(_IBAN, text, start, end) if is_iban(match[0])]
+        cards = [match.span() for match in _matches_between(_CARD, text, start, end) if is_card(match[0])]
+        kinds += ["card number"] * len(cards)
+        accounts = [match.span() for match in _matches_between(_IBAN, text, start, end) if is_iban(match[0])]
         kinds += ["IBAN"] * len(accounts)
-        for match in _within(_PHONE, text, start, end):
-            inside = any(match.start() < b and a < match.end() for a, b in taken + accounts)
+        for match in _matches_between(_PHONE, text, start, end):
+            inside = any(match.start() < b and a < match.end() for a, b in cards + accounts)
             kinds += ["phone number"] * (not inside and _is_phone(match[0]))
     return kinds
 
 
-def _within(pattern: re.Pattern[str], text: str, start: int, end: int) -> Iterator[re.Match[str]]:
+def _matches_between(pattern: re.Pattern[str], text: str, start: int, end: int) -> Iterator[re.Match[str]]:
     """Matches that begin between two places; each also sees the text before and after it."""
-    at = start
-    while (match := pattern.search(text, at, min(len(text), end + 2))) and match.start() < end:
+    position = start
+    while (match := pattern.search(text, position, min(len(text), end + 2))) and match.start() < end:
         yield match
-        at = match.end()
+        position = match.end()
 
 
 def _may_hold_key(text: str) -> bool:
@@ -196,8 +198,8 @@ def _private_finding(
     code: str, severity: Severity, kinds: tuple[str, ...], private: Private, table: ItemTable, remedy: str
 ) -> Finding:
     hit, ids = private.items(kinds), FirstIds()
-    for at in hit:
-        ids.add(table.ids[at])
+    for item in hit:
+        ids.add(table.ids[item])
     counts = ", ".join(f"{kind} {private.counts[kind]}" for kind in kinds if private.counts[kind])
     message = f"{len(hit)} of {table.items} items contain {'personal data' if code == 'personal_data' else 'secrets'}"
     return finding(

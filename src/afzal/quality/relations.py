@@ -23,7 +23,7 @@ class DuplicateItems:
         self._keys.extend([_key(facts) for facts in batch])
 
     def finding(self, table: ItemTable, losses: Losses, rows: int) -> Finding:
-        hit = sorted(at for places in repeated(self._keys) for at in places[1:])
+        hit = sorted(place for places in repeated(self._keys) for place in places[1:])
         severity: Severity = "major" if len(hit) > MANY_DUPLICATES * table.items else "minor" if hit else "ok"
         message = f"{len(hit)} of {table.items} items repeat an earlier one exactly"
         return finding("duplicate_items", severity, len(hit), table.items, message, CLEANED, table.ids.first(hit))
@@ -74,11 +74,11 @@ class Edges:
         """The numbers of the items that order the same two answers both ways, one group per pair of answers."""
         groups: list[tuple[int, list[int]]] = []
         for places in repeated(self._pairs):
-            said_first = self._upright[places[0]]
-            one = [at for at in places if self._upright[at] == said_first]
-            other = [at for at in places if self._upright[at] != said_first]
-            if other:
-                groups.append((one[0], [self._items[at] for at in (*one, *other)]))
+            upright = self._upright[places[0]]
+            same = [place for place in places if self._upright[place] == upright]
+            opposite = [place for place in places if self._upright[place] != upright]
+            if opposite:
+                groups.append((same[0], [self._items[place] for place in (*same, *opposite)]))
         return [items for _, items in sorted(groups)]
 
     def circles(self) -> tuple[int, list[list[int]]]:
@@ -89,8 +89,8 @@ class Edges:
                 continue
             better, worse, items = columns = columns or [c.read() for c in (self._better, self._worse, self._items)]
             edges: dict[tuple[int, int], list[int]] = {}
-            for at in places:
-                edges.setdefault((better[at], worse[at]), []).append(items[at])
+            for place in places:
+                edges.setdefault((better[place], worse[place]), []).append(items[place])
             long += len(edges) > 2
             if len(edges) > 2 and _has_cycle(edges):
                 circles.append((places[0], [item for items in edges.values() for item in items]))
@@ -124,17 +124,17 @@ class Contradictions:
         """The numbers of the items that contradict each other, one group per pair of answers or label."""
         groups: list[tuple[int, list[int]]] = []
         for places in repeated(self._answers):
-            good = [at for at in places if self._good[at]]
-            bad = [at for at in places if not self._good[at]]
-            if good and bad:
-                groups.append((places[0], [self._items[at] for at in (*good, *bad)]))
+            good_places = [place for place in places if self._good[place]]
+            bad_places = [place for place in places if not self._good[place]]
+            if good_places and bad_places:
+                groups.append((places[0], [self._items[place] for place in (*good_places, *bad_places)]))
         return self._edges.both_ways() + [items for _, items in sorted(groups)]
 
     def finding(self, table: ItemTable, losses: Losses, rows: int) -> Finding | None:
         if not table.pairs and not self._labelled:
             return None
         groups = self.groups()
-        hit = [at for group in groups for at in group]
+        hit = [item for group in groups for item in group]
         subject = "1 pair or label is" if len(groups) == 1 else f"{len(groups)} pairs or labels are"
         message = f"{subject} stated both ways" + (f", by {len(hit)} items" if hit else "")
         remedy = "look at them and keep one side: both together pull against each other"
@@ -159,7 +159,7 @@ class Cycles:
         remedy = (
             "separate votes on pairs can be circular, a ranking cannot: check how rows made of rankings were joined"
         )
-        ids = table.ids.first(at for items in circles for at in items)
+        ids = table.ids.first(item for items in circles for item in items)
         return finding("cycles", "major" if circles else "ok", len(circles), prompts, message, remedy, ids)
 
 
@@ -170,11 +170,11 @@ def contradictions(items: Iterable[Item]) -> list[list[Item]]:
     """
     edges, items = Edges(), list(items)
     check = Contradictions(edges)
-    for at, item in enumerate(items):
-        facts = read_item(item, at)
+    for k, item in enumerate(items):
+        facts = read_item(item, k)
         edges.add([facts])
         check.add([facts])
-    return [[items[at] for at in group] for group in check.groups()]
+    return [[items[k] for k in group] for group in check.groups()]
 
 
 def _key(facts: ItemFacts) -> int:
@@ -188,19 +188,19 @@ def _key(facts: ItemFacts) -> int:
     except TypeError:  # images and sounds are mappings
         return hash(duplicate_key(item))
     # The answers by their hashes, the smaller first, and the vote as one on the first against the second.
-    turned = first > second
-    vote_hash = facts.vote_facts.opinions.get(turned)
+    swapped = first > second
+    vote_hash = facts.vote_facts.opinions.get(swapped)
     if vote_hash is None:
-        vote_hash = facts.vote_facts.opinions[turned] = opinion(vote, turned)
-    return hash((prompt, second, first, vote_hash) if turned else (prompt, first, second, vote_hash))
+        vote_hash = facts.vote_facts.opinions[swapped] = opinion(vote, swapped)
+    return hash((prompt, second, first, vote_hash) if swapped else (prompt, first, second, vote_hash))
 
 
-def opinion(vote: Comparison, turned: bool) -> int:
-    """A hash of a vote on response 0 against response 1, or the other way round if ``turned``."""
+def opinion(vote: Comparison, swapped: bool) -> int:
+    """A hash of a vote on response 0 against response 1, or the other way round if ``swapped``."""
     outcome, p, shown = vote.outcome, vote.probability, vote.shown_first
-    if (vote.first == 1) != turned:
+    if (vote.first == 1) != swapped:
         outcome, p = SWAPPED[outcome], None if p is None else 1.0 - p
-    if turned:
+    if swapped:
         shown = None if shown is None else 1 - shown
     return hash(
         (outcome, p, shown, vote.strength, vote.weight, vote.annotator, vote.axis, vote.seconds, vote.id, vote.at)
@@ -209,11 +209,11 @@ def opinion(vote: Comparison, turned: bool) -> int:
 
 def _has_cycle(edges: Iterable[tuple[int, int]]) -> bool:
     """Whether a cycle of three or more remains without pairs stated both ways."""
-    left = set(edges)
-    left -= {(b, a) for a, b in left}
-    while left:
-        sources = {a for a, _ in left} - {b for _, b in left}
+    remaining = set(edges)
+    remaining -= {(b, a) for a, b in remaining}
+    while remaining:
+        sources = {a for a, _ in remaining} - {b for _, b in remaining}
         if not sources:
             return True
-        left = {(a, b) for a, b in left if a not in sources}
+        remaining = {(a, b) for a, b in remaining if a not in sources}
     return False

@@ -38,7 +38,7 @@ def scored_findings(scored: Iterable[tuple[Item, Sequence[float]]]) -> list[Find
     if not gaps:
         return []
     findings = [_suspicious([gap for gap in gaps if abs(gap.nats) >= _nats(SURE)], len(gaps)), _ambiguous(gaps)]
-    return [one for one in findings if one is not None]
+    return [finding for finding in findings if finding is not None]
 
 
 def _gaps(item: Item, scores: Sequence[float]) -> list[_Gap]:

@@ -73,12 +73,12 @@ class Rate:
 
     what: str
     pairs: DecidedPairs
-    known: Interval
+    interval: Interval
 
     @property
     def ends(self) -> float:
         """The interval's end nearer to one half, as a share of the winning side."""
-        low, high = self.known.ends
+        low, high = self.interval.ends
         return max(low, 1 - high)
 
 
@@ -126,7 +126,11 @@ class FormatBias:
 
     def finding(self, table: ItemTable, losses: Losses, rows: int) -> Finding | None:
         pairs = {f"the answer with {mark}": decided for mark, decided in zip(MARKS, self._pairs, strict=True)}
-        rates = [Rate(what, of, of.share(table)) for what, of in pairs.items() if len(of) >= SHORTCUT_PAIRS]
+        rates = [
+            Rate(description, decided, decided.share(table))
+            for description, decided in pairs.items()
+            if len(decided) >= SHORTCUT_PAIRS
+        ]
         rates += _by_type(pairs, self._categories.fields(table.items), table)
         remedy = "a model may learn the format instead of quality: add pairs in which it does not decide"
         return _worst("format_bias", rates, SHORTCUT, table, remedy)
@@ -157,9 +161,9 @@ class SourceBias:
 
     def finding(self, table: ItemTable, losses: Losses, rows: int) -> Finding | None:
         rates = [
-            Rate(f"the answer of {name[:40]}", of, of.share(table))
-            for name, of in sorted(self._pairs.items())
-            if len(of) >= SHORTCUT_PAIRS
+            Rate(f"the answer of {name[:40]}", decided, decided.share(table))
+            for name, decided in sorted(self._pairs.items())
+            if len(decided) >= SHORTCUT_PAIRS
         ]
         remedy = "a model may learn who wrote an answer: add pairs of two answers by one source"
         return _worst("source_bias", rates, SOURCE_SHORTCUT, table, remedy)
@@ -184,9 +188,9 @@ def _by_type(pairs: Mapping[str, DecidedPairs], fields: Mapping[str, Category], 
     """The rates in all types with enough pairs."""
     for name, field in fields.items():
         for code, value in enumerate(field.names):
-            for what, decided in pairs.items():
-                if len(decided) >= SHORTCUT_PAIRS and len(of := decided.of(field, code)) >= SHORTCUT_PAIRS:
-                    yield Rate(f"{what} in {name} {value[:40] or '(none)'}", of, of.share(table))
+            for description, decided in pairs.items():
+                if len(decided) >= SHORTCUT_PAIRS and len(of_type := decided.of(field, code)) >= SHORTCUT_PAIRS:
+                    yield Rate(f"{description} in {name} {value[:40] or '(none)'}", of_type, of_type.share(table))
 
 
 def _worst(code: str, rates: list[Rate], limit: float, table: ItemTable, remedy: str) -> Finding | None:
@@ -198,14 +202,14 @@ def _worst(code: str, rates: list[Rate], limit: float, table: ItemTable, remedy:
     hit = [rate for rate in rates if rate.ends > limit]
     severity: Severity = "minor" if hit else "ok"
     message = "; ".join(
-        f"{rate.what} is preferred in {percent(rate.known)} of {len(rate.pairs)} pairs" for rate in hit[:5]
+        f"{rate.what} is preferred in {percent(rate.interval)} of {len(rate.pairs)} pairs" for rate in hit[:5]
     )
     more = f"; and {len(hit) - 5} more" if len(hit) > 5 else ""
     worst = rates[0]
     if not hit:
-        message = f"{worst.what} is preferred in {percent(worst.known)} of {len(worst.pairs)} pairs"
+        message = f"{worst.what} is preferred in {percent(worst.interval)} of {len(worst.pairs)} pairs"
         message += f", the most one-sided of {len(rates)}" if len(rates) > 1 else ""
-    ids = worst.pairs.first(table, worst.known.value > 0.5)
+    ids = worst.pairs.first(table, worst.interval.value > 0.5)
     return finding(
-        code, severity, worst.pairs.wins, len(worst.pairs), message + more, remedy, ids if hit else (), worst.known
+        code, severity, worst.pairs.wins, len(worst.pairs), message + more, remedy, ids if hit else (), worst.interval
     )

@@ -137,7 +137,7 @@ def _rows(config: ExportConfig, files: Any, model: Any) -> list[Tree]:
         return probe_trees(model)
     items = data.read(config.data).items[: config.rows]
     speaker = speaker_of(model, files)
-    encoded = speaker.encode(items, max_tokens=speaker.room(config.max_tokens))
+    encoded = speaker.encode(items, max_tokens=speaker.limit_tokens(config.max_tokens))
     if not encoded.trees:
         why = encoded.drops[0].reason if encoded.drops else "no row was read"
         raise AfzalError(

@@ -84,7 +84,7 @@ def _read(
     encoded = speaker.encode(items, max_tokens=max_tokens)
     places: list[tuple[Tree, int, list[int]]] = []  # a tree, its item, and the response of each branch
     incomplete = []
-    for t, k in zip(encoded.trees, encoded.kept, strict=True):
+    for t, k in zip(encoded.trees, encoded.indices, strict=True):
         if len(t.branches) == len(items[k].responses):
             places.append((t, k, list(range(len(t.branches)))))
         else:
@@ -92,7 +92,7 @@ def _read(
     # an item that lost a response is read again one response at a time, to know which response each branch is
     singles = [replace(items[k], responses=(items[k].responses[r],), votes=()) for k, r in incomplete]
     reread = speaker.encode(singles, max_tokens=max_tokens) if singles else None
-    for t, n in zip(reread.trees, reread.kept, strict=True) if reread else ():
+    for t, n in zip(reread.trees, reread.indices, strict=True) if reread else ():
         places.append((t, incomplete[n][0], [incomplete[n][1]]))
     if cut:
         places = [(_as_cut(t, items[k], [(k, r) in cut for r in rs], speaker), k, rs) for t, k, rs in places]

@@ -50,7 +50,7 @@ def scored_rows(config: ScoreConfig) -> tuple[list[dict[str, Any]], list[str]]:
 def _scored_rows(config: ScoreConfig) -> tuple[list[dict[str, Any]], list[str]]:
     items = data.read(config.data, columns=config.columns or None, format=config.data_format).items
     scorer, speaker, layout = _open_scorer(config)
-    longest = speaker.room(config.max_tokens)
+    longest = speaker.limit_tokens(config.max_tokens)
     scored, losses = score_items(scorer, items, speaker, layout, max_tokens=longest, cut=_cut(items))
     lost = [loss for loss in losses if loss.action == "dropped"]
     if not any(math.isfinite(x) for s in scored for x in s.scores):
@@ -74,7 +74,7 @@ def heads(config: ScoreConfig, items: Sequence[Item]) -> list[np.ndarray]:
         AfzalError: the model cannot be read.
     """
     scorer, speaker, layout = _open_scorer(config)
-    return score_heads(scorer, items, speaker, layout, max_tokens=speaker.room(config.max_tokens))
+    return score_heads(scorer, items, speaker, layout, max_tokens=speaker.limit_tokens(config.max_tokens))
 
 
 def hidden_states(config: ScoreConfig, items: Sequence[Item]) -> list[np.ndarray]:
@@ -94,7 +94,7 @@ def hidden_states(config: ScoreConfig, items: Sequence[Item]) -> list[np.ndarray
     def states(batch: Batch) -> Tensor:
         return states_at_head(model, batch).flatten(0, 1)[last_scored(batch)]
 
-    return score_heads(states, items, speaker, layout, max_tokens=speaker.room(config.max_tokens))
+    return score_heads(states, items, speaker, layout, max_tokens=speaker.limit_tokens(config.max_tokens))
 
 
 def _open_scorer(config: ScoreConfig) -> tuple[ScoreBatch, Speaker, Layout]:

@@ -222,7 +222,7 @@ class _Reader:
         items, finished = _items(prompts, answers), [True] * len(answers) if ended is None else list(ended)
         places = [(k, r) for k, item in enumerate(items) for r in range(len(item.responses))]
         cut_answers = {place for place, is_whole in zip(places, finished, strict=True) if not is_whole}
-        longest = self.speaker.room(self.max_tokens)
+        longest = self.speaker.limit_tokens(self.max_tokens)
         scored, _ = score_items(self.scores, items, self.speaker, self.layout, max_tokens=longest, cut=cut_answers)
         scores = np.concatenate([s.scores for s in scored]) if scored else np.zeros(0)
         unread = np.flatnonzero(np.isnan(scores)).tolist()

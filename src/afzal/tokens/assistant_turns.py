@@ -64,26 +64,26 @@ def _remark_text(remark: str, n: int) -> str:
     return REMARKS[name].format(f"{n} item{'s' if n != 1 else ''}", role=role)
 
 
-def last_turn(opened: str, whole: str, message: Message, ending: Ending, knows: Callable[[str], bool]) -> Turn:
+def last_turn(opened: str, finished: str, message: Message, ending: Ending, has_tag: Callable[[str], bool]) -> Turn:
     """The last turn of a response.
 
     Args:
         opened: the text that prompts the model, including the generation prompt.
-        whole: the rendered conversation with this turn closed.
-        knows: whether the template or the tokenizer contains a tag.
+        finished: the rendered conversation with this turn closed.
+        has_tag: whether the template or the tokenizer contains a tag.
 
     Raises:
         TurnError: ``template_not_prefix``: the finished conversation does not begin with ``opened``, for another reason
             than thoughts that ``opened`` begins.
     """
-    begun = _begun_thoughts(opened, knows)
-    if whole.startswith(opened):
-        body = _body(whole[len(opened) :], ending)
+    begun = _begun_thoughts(opened, has_tag)
+    if finished.startswith(opened):
+        body = _body(finished[len(opened) :], ending)
         start = _start_of(message.content, body, begun)
         if start is not None:
             return _as_rendered(body, start, message, ending)
     elif begun is None:
-        raise TurnError("template_not_prefix", _difference(opened, whole))
+        raise TurnError("template_not_prefix", _difference(opened, finished))
     return _as_written(message, ending, begun)
 
 
@@ -97,13 +97,13 @@ def earlier_turn(opened: str, later: str, message: Message, ending: Ending) -> T
         raise TurnError("template_not_prefix", _difference(opened, later))
     rendered, content = later[len(opened) :], str(message.content)
     for text in dict.fromkeys((content, content.rstrip(), content.lstrip(), content.strip())):
-        at = rendered.find(text)
-        if at < 0:
+        position = rendered.find(text)
+        if position < 0:
             continue
-        before = rendered[:at]
+        before = rendered[:position]
         if message.reasoning and _squeezed(message.reasoning) not in _squeezed(before):
             return Turn((), (_HISTORY_THOUGHTS,))
-        rest = rendered[at + len(text) :]
+        rest = rendered[position + len(text) :]
         end = ending.text if ending.text and rest.startswith(ending.text) else ""
         pieces = ((before + text + end, True),) if message.reasoning else ((before, False), (text + end, True))
         return Turn(_filled(pieces))
@@ -113,13 +113,13 @@ def earlier_turn(opened: str, later: str, message: Message, ending: Ending) -> T
     raise TurnError("template_not_prefix", "an earlier turn is rendered differently once another follows it")
 
 
-def opening_of(begun: Message, whole: str, ending: Ending) -> str:
+def opening_of(begun: Message, rendered: str, ending: Ending) -> str:
     """The rendered text up to the end of the assistant's begun turn, so that an answer continues it.
 
     Raises:
         TurnError: the template does not write the begun turn verbatim.
     """
-    body, content = _body(whole, ending), str(begun.content)
+    body, content = _body(rendered, ending), str(begun.content)
     start = _exact_start(content, body)
     if start is None:
         raise TurnError("template_not_prefix", "the template rewrites the begun turn that the answer continues")
@@ -139,7 +139,7 @@ def left_out(messages: Sequence[Message], text: str) -> list[str]:
         if content and content in text:
             text = text.replace(content, "\0", 1)
         elif content:
-            remarks.append(_what_happened(message.role, content, text))
+            remarks.append(_missing_message_reason(message.role, content, text))
     return list(dict.fromkeys(remarks))
 
 
@@ -148,21 +148,21 @@ def _length_and_role(message: Message) -> tuple[int, bool]:
 
 
 def _in_order(messages: Sequence[Message], text: str) -> bool:
-    at = 0
+    position = 0
     for message in messages:
         content = str(message.content).strip()
-        at = text.find(content, at)
-        if at < 0:
+        position = text.find(content, position)
+        if position < 0:
             return False
-        at += len(content)
+        position += len(content)
     return True
 
 
-def _what_happened(role: str, content: str, text: str) -> str:
+def _missing_message_reason(role: str, content: str, text: str) -> str:
     if role == "assistant" and _THOUGHTS_END.search(content) and _THOUGHTS_END.split(content)[-1].strip() in text:
         return _HISTORY_THOUGHTS
-    squeezed, written = _squeezed(content).casefold(), _squeezed(text).casefold()
-    if squeezed in written or squeezed.replace('"', '\\"') in written:  # other white space or case, or as JSON
+    squeezed, rendered = _squeezed(content).casefold(), _squeezed(text).casefold()
+    if squeezed in rendered or squeezed.replace('"', '\\"') in rendered:  # other white space or case, or as JSON
         return f"message_rewritten:{role}"
     return f"message_left_out:{role}"
 
@@ -208,17 +208,17 @@ class _Thoughts:
 
     def without_opening(self, content: str) -> str:
         """The content without the tag that is already in the prompt."""
-        bare = content.lstrip()
-        return bare.removeprefix(self.start).lstrip() if bare.startswith(self.start) else content
+        stripped = content.lstrip()
+        return stripped.removeprefix(self.start).lstrip() if stripped.startswith(self.start) else content
 
 
-def _begun_thoughts(opened: str, knows: Callable[[str], bool]) -> _Thoughts | None:
+def _begun_thoughts(opened: str, has_tag: Callable[[str], bool]) -> _Thoughts | None:
     match = _OPEN_TAG.search(opened[-64:])
     if match is None:
         return None
     start = match.group().rstrip()
     end = f"{start[0]}/{start[1:]}"
-    return _Thoughts(start, end, match[3]) if knows(end) else None
+    return _Thoughts(start, end, match[3]) if has_tag(end) else None
 
 
 def _body(tail: str, ending: Ending) -> str:
@@ -249,14 +249,14 @@ def _exact_start(content: str, body: str) -> int | None:
 
 
 def _loose_start(content: str, body: str) -> int | None:
-    wanted = _squeezed(content)
-    if not wanted or not _squeezed(body).endswith(wanted):
+    target = _squeezed(content)
+    if not target or not _squeezed(body).endswith(target):
         return None
-    left, at = len(wanted), len(body)
-    while left:
-        at -= 1
-        left -= not body[at].isspace()
-    return at
+    remaining, position = len(target), len(body)
+    while remaining:
+        position -= 1
+        remaining -= not body[position].isspace()
+    return position
 
 
 def _squeezed(text: str) -> str:
@@ -267,7 +267,7 @@ def _filled(pieces: Pieces) -> Pieces:
     return tuple(piece for piece in pieces if piece[0])
 
 
-def _difference(opened: str, whole: str) -> str:
-    shorter = min(len(opened), len(whole))
-    at = next((i for i in range(shorter) if opened[i] != whole[i]), shorter)
-    return f"the prompt has {opened[at : at + 40]!r} where the finished conversation has {whole[at : at + 40]!r}"
+def _difference(opened: str, finished: str) -> str:
+    shorter = min(len(opened), len(finished))
+    k = next((i for i in range(shorter) if opened[i] != finished[i]), shorter)
+    return f"the prompt has {opened[k : k + 40]!r} where the finished conversation has {finished[k : k + 40]!r}"

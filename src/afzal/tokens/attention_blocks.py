@@ -112,13 +112,13 @@ class TreeLayout:
     def __init__(self, segments: Sequence[Segment], n_tokens: int, device: torch.device) -> None:
         self.segments, self.n_tokens, self.device = tuple(segments), n_tokens, device
         self._plans: dict[tuple[int, int | None, CallCost], Plan] = {}
-        self._made: dict[Hashable, Any] = {}
+        self._cache: dict[Hashable, Any] = {}
 
-    def once(self, key: Hashable, make: Callable[[TreeLayout], Any]) -> Any:
+    def cached(self, key: Hashable, make: Callable[[TreeLayout], Any]) -> Any:
         """The result of ``make`` for this layout, computed once for all layers."""
-        if key not in self._made:
-            self._made[key] = make(self)
-        return self._made[key]
+        if key not in self._cache:
+            self._cache[key] = make(self)
+        return self._cache[key]
 
     def plan(self, width: int, window: int | None = None, dtype: torch.dtype = torch.float32) -> Plan:
         """The blocks for attention of ``width`` (heads x head width) features and a sliding window in tokens.
@@ -203,12 +203,12 @@ def _positions(starts: np.ndarray, lengths: np.ndarray, width: int) -> np.ndarra
 
 def _visible(lengths: np.ndarray, prompts: np.ndarray, width: int, prompt: int, window: int | None) -> np.ndarray:
     """bool ``[G, 1, Q, K]``. A padding query sees what the first query sees, so no softmax row is empty."""
-    at = np.arange(width)
-    query = np.where(at < lengths[:, None], at, 0)[:, :, None]
-    behind = query - at[None, None, :]  # logical distance to a key of the same branch
-    near = (behind >= 0) if window is None else (behind >= 0) & (behind < window)
+    offsets = np.arange(width)
+    query = np.where(offsets < lengths[:, None], offsets, 0)[:, :, None]
+    distance = query - offsets[None, None, :]  # logical distance to a key of the same branch
+    in_branch = (distance >= 0) if window is None else (distance >= 0) & (distance < window)
     slot = np.arange(prompt)[None, None, :]
     ahead = prompts[:, None, None] + query - slot
     in_prompt = np.broadcast_to(slot < prompts[:, None, None], ahead.shape)
     in_prompt = in_prompt if window is None else in_prompt & (ahead < window)
-    return np.concatenate([in_prompt, near], axis=2)[:, None]
+    return np.concatenate([in_prompt, in_branch], axis=2)[:, None]

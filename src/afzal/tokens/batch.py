@@ -160,13 +160,13 @@ def _shared(trees: Sequence[Tree]):
     positions = np.concatenate([_restarting_positions(t) for t in trees])
     segments, starts, offset = [], [], 0
     for t in trees:
-        prompt, at = len(t.prompt), offset + len(t.prompt)
+        prompt, start = len(t.prompt), offset + len(t.prompt)
         segments.append(Segment(offset, prompt))
         for b in t.branches:
-            starts.append((offset + prompt - 1, at))
-            segments.append(Segment(at, len(b.ids), offset, prompt))
-            at += len(b.ids)
-        offset = at
+            starts.append((offset + prompt - 1, start))
+            segments.append(Segment(start, len(b.ids), offset, prompt))
+            start += len(b.ids)
+        offset = start
     return ids[None], positions[None], None, segments, starts
 
 
@@ -205,11 +205,11 @@ def _media(trees: Sequence[Tree], sharing: Sharing, shape: tuple[int, ...]) -> d
     arrays = model_inputs([m for t, n in zip(trees, times, strict=True) for _ in range(n) for m in t.media])
     for name in sorted({name for t in trees for name in t.types}):
         types = np.zeros(shape, dtype=np.int64)
-        row = at = 0
+        row = column = 0
         for t, n in zip(trees, times, strict=True):
             for _ in range(n):
-                types[row, at : at + len(t.prompt)] = t.types.get(name, 0)
-                row, at = (row, at + t.n_tokens) if sharing == "shared" else (row + 1, 0)
+                types[row, column : column + len(t.prompt)] = t.types.get(name, 0)
+                row, column = (row, column + t.n_tokens) if sharing == "shared" else (row + 1, 0)
         arrays[name] = types
     return arrays
 

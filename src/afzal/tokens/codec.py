@@ -76,9 +76,9 @@ class Codec:
         """
         texts = self._added_text([(self._body(before)[-_WINDOW:], ids) for before, ids in pairs])
         # The window may start inside a character, which byte fallback then decodes differently: retry with all ids.
-        again = [i for i, text in enumerate(texts) if text is None or "\ufffd" in text]
+        retried = [i for i, text in enumerate(texts) if text is None or "\ufffd" in text]
         for i, text in zip(
-            again, self._added_text([(self._body(pairs[i][0]), pairs[i][1]) for i in again]), strict=True
+            retried, self._added_text([(self._body(pairs[i][0]), pairs[i][1]) for i in retried]), strict=True
         ):
             texts[i] = text
         return texts
@@ -89,19 +89,19 @@ class Codec:
         Rendered text (``markers``) is accepted even if it does not: some tokenizers put a space after every marker.
         """
         spellings: list[list[int] | None] = [None] * len(texts)
-        written: dict[int, list[int]] = {}
+        fallbacks: dict[int, list[int]] = {}
         for sentinel, before in self.sentinels:
             todo = [i for i, ids in enumerate(spellings) if ids is None]
             joint = self.encode([sentinel + texts[i] for i in todo], markers=markers)
             split = [
                 (i, ids[len(before) :]) for i, ids in zip(todo, joint, strict=True) if is_proper_prefix(ids, before)
             ]
-            written = {**dict(split), **written}
+            fallbacks = {**dict(split), **fallbacks}
             added = self.added_texts([(before, ids) for _, ids in split])
             for (i, ids), text in zip(split, added, strict=True):
                 if text is not None and same_text(text, texts[i]):
                     spellings[i] = ids
-        return [written.get(i) if ids is None and markers else ids for i, ids in enumerate(spellings)]
+        return [fallbacks.get(i) if ids is None and markers else ids for i, ids in enumerate(spellings)]
 
     def rendered(self, before: Sequence[int], text: str) -> str:
         """The rendered text, recovered from what its ids decode to after ``before``.
@@ -111,8 +111,8 @@ class Codec:
         text = self.unspaced(before, text)
         if self._spaced is not None:
             text = self._spaced.sub(r"\1", text)
-        for written, marker in self._respelled.items():
-            text = text.replace(written, marker)
+        for spelling, marker in self._respelled.items():
+            text = text.replace(spelling, marker)
         return text
 
     def unspaced(self, before: Sequence[int], text: str) -> str:
@@ -146,8 +146,8 @@ class Codec:
     def _added_text(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[str | None]:
         texts = self.decode([before for before, _ in pairs] + [[*before, *ids] for before, ids in pairs])
         return [
-            whole[len(start) :] if whole.startswith(start) else None
-            for start, whole in zip(texts[: len(pairs)], texts[len(pairs) :], strict=True)
+            full[len(start) :] if full.startswith(start) else None
+            for start, full in zip(texts[: len(pairs)], texts[len(pairs) :], strict=True)
         ]
 
     def _find_sentinels(self) -> list[tuple[str, list[int]]]:
@@ -172,8 +172,8 @@ def same_text(decoded: str, text: str) -> bool:
 
 
 def _prefix_ids(tokenizer: Any) -> list[int]:
-    whole, body = (list(tokenizer("a", add_special_tokens=flag)["input_ids"]) for flag in (True, False))
-    for start in range(len(whole) - len(body) + 1):
-        if whole[start : start + len(body)] == body:
-            return whole[:start]
+    full, body = (list(tokenizer("a", add_special_tokens=flag)["input_ids"]) for flag in (True, False))
+    for start in range(len(full) - len(body) + 1):
+        if full[start : start + len(body)] == body:
+            return full[:start]
     return []

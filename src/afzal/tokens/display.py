@@ -101,9 +101,9 @@ def _branch(prompt: list[int], branch: Branch, codec: Codec, ids: bool) -> Itera
 def _run(role: str, tokens: Iterable[tuple[str, int]], ids: bool) -> Text:
     line = Text(f"  {role + ':':<10}")
     for (text, i), group in groupby(tokens):
-        named, n = f"{text}{{{i}}}" if ids else text, len(list(group))
-        long = role == "prompt" and n > _MAX_REPEATS  # an image or a sound has hundreds of equal tokens
-        repeated = [f"{named} x {n}"] if long else [named] * n
+        label, n = f"{text}{{{i}}}" if ids else text, len(list(group))
+        is_long = role == "prompt" and n > _MAX_REPEATS  # an image or a sound has hundreds of equal tokens
+        repeated = [f"{label} x {n}"] if is_long else [label] * n
         for each in repeated:
             line.append_text(_token(each, role))
     return line

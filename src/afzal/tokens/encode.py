@@ -55,8 +55,8 @@ class SpeakerProtocol(Protocol):
 class Encoded:
     """Trees, and the drops, cuts and remarks of their encoding.
 
-    ``len(trees)`` plus the number of drops whose ``unit`` is ``item`` is the number of input items. ``kept`` holds the
-    item index of each tree. ``remarks`` counts items by change to their texts
+    ``len(trees)`` plus the number of drops whose ``unit`` is ``item`` is the number of input items. ``indices``
+    holds the item index of each tree. ``remarks`` counts items by change to their texts
     (:data:`afzal.tokens.assistant_turns.REMARKS`).
     """
 
@@ -64,7 +64,7 @@ class Encoded:
     drops: list[Drop]
     cuts: list[Drop]
     remarks: Counter[str] = field(default_factory=Counter)
-    kept: tuple[int, ...] = ()
+    indices: tuple[int, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -92,17 +92,17 @@ def encode_items(items: Sequence[Item], speaker: SpeakerProtocol, max_tokens: in
     trees: list[Tree] = []
     drops: list[Drop] = []
     cuts: list[Drop] = []
-    kept: list[int] = []
+    indices: list[int] = []
     for start in range(0, len(items), _BLOCK):
         block = _encode_block(items[start : start + _BLOCK], speaker, max_tokens, remarks)
         for n, (tree, losses) in enumerate(block, start):
             trees += [tree] if tree else []
-            kept += [n] if tree else []
+            indices += [n] if tree else []
             drops += [loss for loss in losses if loss.action == "dropped"]
             cuts += [loss for loss in losses if loss.action == "cut"]
     if speaker.codec.specials is not None and (n := sum(mentions(item, speaker.codec.specials) for item in items)):
         remarks[SPELLED] = n
-    return Encoded(trees, drops, cuts, remarks, tuple(kept))
+    return Encoded(trees, drops, cuts, remarks, tuple(indices))
 
 
 def prompt_trees(
@@ -125,21 +125,21 @@ def prompt_trees(
         block = [p if isinstance(p, Item) else Item("", p, ()) for p in prompts[start : start + _BLOCK]]
         for n, layout in enumerate(_layouts([replace(item, responses=()) for item in block], speaker, remarks), start):
             if isinstance(layout, TurnError):
-                what, remedy = f"this prompt has no tokens: {layout}", "leave it out, or change its text"
-                raise AfzalError(what, where=block[n - start].where or f"prompt {n}", remedy=remedy) from layout
+                message, remedy = f"this prompt has no tokens: {layout}", "leave it out, or change its text"
+                raise AfzalError(message, where=block[n - start].where or f"prompt {n}", remedy=remedy) from layout
             layouts.append(layout)
     table = encode_jointly(layouts, speaker.codec)
     ids = [_prompt_ids(layout, speaker, table) for layout in layouts]
     for n, prompt in enumerate(ids):
         if prompt is None:
-            what, remedy = "a special token spelled out in this prompt cannot become plain text", "leave the prompt out"
-            raise AfzalError(what, where=f"prompt {n}", remedy=remedy)
+            message = "a special token spelled out in this prompt cannot become plain text"
+            raise AfzalError(message, where=f"prompt {n}", remedy="leave the prompt out")
     names = [p.id if isinstance(p, Item) else str(n) for n, p in enumerate(prompts)]
     cut = [np.asarray(truncate_prompt(prompt or [], max_tokens, speaker.bos), dtype=np.int32) for prompt in ids]
     for layout, prompt, short in zip(layouts, ids, cut, strict=True):
         if layout.media and len(short) < len(prompt or []):
-            what, remedy = "a prompt with images or sounds is longer than the limit", "a larger max_tokens"
-            raise AfzalError(what, why=f"{len(prompt or [])} tokens, {max_tokens} allowed", remedy=remedy)
+            message, remedy = "a prompt with images or sounds is longer than the limit", "a larger max_tokens"
+            raise AfzalError(message, why=f"{len(prompt or [])} tokens, {max_tokens} allowed", remedy=remedy)
     return [
         _with_media(Tree(name, short, ()), layout, speaker)
         for name, short, layout in zip(names, cut, layouts, strict=True)
@@ -161,14 +161,15 @@ def _encode_block(
         layout if item.responses else TurnError("no_responses")
         for item, layout in zip(items, _layouts(items, speaker, remarks), strict=True)
     ]
-    good = [layout for layout in layouts if isinstance(layout, Layout)]
-    table = encode_jointly(good, speaker.codec)
-    prompts = [_prompt_ids(layout, speaker, table) for layout in good]
+    encodable = [layout for layout in layouts if isinstance(layout, Layout)]
+    table = encode_jointly(encodable, speaker.codec)
+    prompts = [_prompt_ids(layout, speaker, table) for layout in encodable]
     answers = [
-        [EncodedAnswer(k, b) for k, b in enumerate(layout.branches) if not isinstance(b, TurnError)] for layout in good
+        [EncodedAnswer(k, b) for k, b in enumerate(layout.branches) if not isinstance(b, TurnError)]
+        for layout in encodable
     ]
-    encode_segments(good, prompts, answers, speaker.codec, table)
-    spelled = iter(zip(good, prompts, answers, strict=True))
+    encode_segments(encodable, prompts, answers, speaker.codec, table)
+    spelled = iter(zip(encodable, prompts, answers, strict=True))
     for item, layout in zip(items, layouts, strict=True):
         if isinstance(layout, TurnError):
             yield None, [Drop(item.where, item.id, layout.reason, layout.detail)]
@@ -213,13 +214,13 @@ def _prompt_ids(layout: Layout, speaker: SpeakerProtocol, table: dict[Chunk, lis
     codec = speaker.codec
     if not layout.prompt:
         return speaker.empty_prompt()
-    opening, others = layout.prompt[0], layout.prompt[1:]
-    ids = codec.encode([opening.text], markers=opening.markers)[0] if others else table[opening]
-    rest = encode_continuation(others, codec)
-    if rest is None or not respects_markers(opening, ids, codec):
+    opening, further = layout.prompt[0], layout.prompt[1:]
+    ids = codec.encode([opening.text], markers=opening.markers)[0] if further else table[opening]
+    further_ids = encode_continuation(further, codec)
+    if further_ids is None or not respects_markers(opening, ids, codec):
         return None
     head = [] if opening.markers else codec.prefix_ids
-    return [*head, *ids, *rest] or speaker.empty_prompt()
+    return [*head, *ids, *further_ids] or speaker.empty_prompt()
 
 
 def _tree(
@@ -248,15 +249,15 @@ def _tree(
         reasons = sorted({loss.reason for loss in losses})
         reason = reasons[0] if len(reasons) == 1 else "no_response_left"
         return None, [Drop(item.where, item.id, reason, "; ".join(loss.detail for loss in losses))]
-    kept = sorted(branches)
-    cut, cuts = truncate_tree(item, prompt, {k: branches[k] for k in kept}, max_tokens, speaker.bos)
+    indices = sorted(branches)
+    cut, cuts = truncate_tree(item, prompt, {k: branches[k] for k in indices}, max_tokens, speaker.bos)
     if layout.media and len(cut.prompt) < len(prompt):
         detail = f"{len(prompt)} prompt tokens leave no room, and images and sounds are never cut"
         return None, [Drop(item.where, item.id, "media_too_long", detail)]
-    pairs, lost_pairs = _pairs(item, dict(zip(kept, cut.branches, strict=True)), losses, cuts)
-    wanted, ranked = labels(item), scores(item)
-    known = {"labels": tuple(wanted[k] for k in kept), "scores": tuple(ranked[k] for k in kept)}
-    tree = _with_media(replace(cut, preferences=pairs, **known), layout, speaker)
+    pairs, lost_pairs = _pairs(item, dict(zip(indices, cut.branches, strict=True)), losses, cuts)
+    all_labels, all_scores = labels(item), scores(item)
+    annotations = {"labels": tuple(all_labels[k] for k in indices), "scores": tuple(all_scores[k] for k in indices)}
+    tree = _with_media(replace(cut, preferences=pairs, **annotations), layout, speaker)
     return tree, [*losses, *cuts, *lost_pairs]
 
 
@@ -274,18 +275,18 @@ def _pairs(
     item: Item, branches: dict[int, Branch], losses: Sequence[Drop], cuts: Sequence[Drop]
 ) -> tuple[tuple[Preference, ...], list[Drop]]:
     """The item's preferences between remaining, different branches, with their new indices."""
-    new = {k: n for n, k in enumerate(branches)}
+    index_of = {k: n for n, k in enumerate(branches)}
     identical = "identical_after_cut" if any(c.reason == "response_cut" for c in cuts) else "identical_pair"
-    kept, lost = [], []
+    pairs, drops = [], []
     for pair in preferences(item):
         name = f"responses {pair.i} and {pair.j}"
-        if pair.i not in new or pair.j not in new:
-            lost.append(Drop(item.where, item.id, "response_dropped", name, "pair"))
+        if pair.i not in index_of or pair.j not in index_of:
+            drops.append(Drop(item.where, item.id, "response_dropped", name, "pair"))
         elif np.array_equal(branches[pair.i].ids, branches[pair.j].ids):
-            lost.append(Drop(item.where, item.id, identical, name, "pair"))
+            drops.append(Drop(item.where, item.id, identical, name, "pair"))
         else:
-            kept.append(replace(pair, i=new[pair.i], j=new[pair.j]))
-    return tuple(kept), lost
+            pairs.append(replace(pair, i=index_of[pair.i], j=index_of[pair.j]))
+    return tuple(pairs), drops
 
 
 def _response_drop(item: Item, k: int, reason: str, detail: str = "") -> Drop:

@@ -74,13 +74,13 @@ class Conversation:
     """The messages of an item as its template sees them: plain texts, with placeholders for special tokens.
 
     Attributes:
-        asked: the prompt, without an assistant turn that it begins.
+        prompt: the prompt, without an assistant turn that it begins.
         begun: that turn, which the answers continue.
         responses: per response the messages up to its last answer, or the reason why there are none.
         options: the row's template options.
     """
 
-    asked: tuple[Message, ...]
+    prompt: tuple[Message, ...]
     begun: Message | None
     responses: tuple[tuple[Message, ...] | TurnError, ...]
     options: Mapping[str, Any]
@@ -88,7 +88,7 @@ class Conversation:
 
     def prompt(self) -> Call:
         """The call that renders the prompt."""
-        return ((*self.asked, self.begun), False) if self.begun else (self.asked, True)
+        return ((*self.prompt, self.begun), False) if self.begun else (self.prompt, True)
 
     def calls(self) -> list[tuple[Call, Mapping[str, Any]]]:
         """All renderings that the layout needs, each with its options."""
@@ -96,17 +96,17 @@ class Conversation:
         for response in self.responses:
             if not isinstance(response, TurnError):
                 turns = self.joined(response)
-                calls += [(turns[:k], True) for k in _answers(turns, len(self.asked) + 1)]
+                calls += [(turns[:k], True) for k in _answers(turns, len(self.prompt) + 1)]
                 calls.append((turns, False))
         return [(call, self.options) for call in calls]
 
     def joined(self, response: Sequence[Message]) -> tuple[Message, ...]:
         """Prompt and response, with a begun turn and its continuation merged into one message."""
         if self.begun is None:
-            return (*self.asked, *response)
+            return (*self.prompt, *response)
         first = response[0]
         content, thoughts = f"{self.begun.content}{first.content}", self.begun.reasoning + first.reasoning
-        return (*self.asked, Message(first.role, content, thoughts), *response[1:])
+        return (*self.prompt, Message(first.role, content, thoughts), *response[1:])
 
 
 def conversation(item: Item, specials: re.Pattern[str] | None) -> Conversation:
@@ -119,18 +119,18 @@ def conversation(item: Item, specials: re.Pattern[str] | None) -> Conversation:
     prompt, options = _flat(item.prompt), template_options(item)
     continues = options.pop(_CONTINUE, False)
     responses = [_caught(_response, r.turns) for r in item.responses]
-    spoken = [m for r in responses if not isinstance(r, TurnError) for m in r]
-    shield = _Shield([*prompt, *spoken], options, specials)
-    asked, begun = shield.hide(prompt), None
-    if asked and asked[-1].role == "assistant":
-        begun = asked[-1] if asked[-1].content or asked[-1].reasoning else None
+    response_messages = [m for r in responses if not isinstance(r, TurnError) for m in r]
+    shield = _Shield([*prompt, *response_messages], options, specials)
+    prompt_messages, begun = shield.hide(prompt), None
+    if prompt_messages and prompt_messages[-1].role == "assistant":
+        begun = prompt_messages[-1] if prompt_messages[-1].content or prompt_messages[-1].reasoning else None
         if begun and not continues:
             raise TurnError("begun_turn", _BEGUN)
         if begun and not isinstance(begun.content, str):
             raise TurnError("media_in_response", "a turn that answers continue cannot contain images or sounds")
-        asked = asked[:-1]
+        prompt_messages = prompt_messages[:-1]
     hidden = tuple(r if isinstance(r, TurnError) else shield.hide(r) for r in responses)
-    return Conversation(asked, begun, hidden, shield.hide_options(options), shield)
+    return Conversation(prompt_messages, begun, hidden, shield.hide_options(options), shield)
 
 
 def chat_layout(talk: Conversation, renderer: Renderer, reader: MediaReader | None = None) -> Layout:
@@ -318,23 +318,23 @@ def _chat_branch(
     talk: Conversation, before: str, response: Sequence[Message], renderer: Renderer
 ) -> tuple[tuple[Segment, ...], list[str]]:
     """Segments of one response, in which the assistant's turns (with their end markers) are scored, and remarks."""
-    turns, first = talk.joined(response), len(talk.asked)
+    turns, first = talk.joined(response), len(talk.prompt)
     answers = _answers(turns, first)
     opened = {k: before if k == first else renderer.prompt(turns[:k], talk.options) for k in answers}
-    written, pieces, remarks = before, [], []
+    text_so_far, pieces, remarks = before, [], []
     for k, following in zip(answers, [*answers[1:], None], strict=True):
-        if not opened[k].startswith(written):
+        if not opened[k].startswith(text_so_far):
             raise TurnError("template_not_prefix", f"turn {k - first} is rendered differently when another follows it")
         message = response[0] if k == first else turns[k]  # without the part that the prompt begins
         if following is None:
-            whole = renderer.whole(turns, talk.options)
-            turn = last_turn(opened[k], whole, message, renderer.ending, renderer.knows)
+            finished = renderer.full_text(turns, talk.options)
+            turn = last_turn(opened[k], finished, message, renderer.ending, renderer.contains)
         else:
             turn = earlier_turn(opened[k], opened[following], message, renderer.ending)
-        pieces += [(opened[k][len(written) :], False), *turn.pieces]
+        pieces += [(opened[k][len(text_so_far) :], False), *turn.pieces]
         remarks += turn.remarks
-        written = opened[k] + turn.text
-    remarks += left_out([m for m in turns[first + 1 :] if m.role != "assistant"], written[len(before) :])
+        text_so_far = opened[k] + turn.text
+    remarks += left_out([m for m in turns[first + 1 :] if m.role != "assistant"], text_so_far[len(before) :])
     if not any(text.removesuffix(renderer.ending.text) for text, scored in pieces if scored):
         raise TurnError("empty_response")
     return tuple(Segment(talk.shield.chunks(text), scored) for text, scored in pieces if text), remarks

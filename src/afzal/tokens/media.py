@@ -111,9 +111,9 @@ class MediaReader:
             raise TurnError("media_not_supported", f"the model reads no {' and no '.join(unread)}")
         waiting = {kind: iter([m for m in media if m.kind == kind]) for kind in markers}
         for kind, marker in markers.items():
-            in_row, written = sum(m.kind == kind for m in media), text.count(marker)
-            if in_row != written:
-                raise TurnError("media_mismatch", f"{in_row} x {kind} in the row, {written} in the rendered prompt")
+            n_media, n_markers = sum(m.kind == kind for m in media), text.count(marker)
+            if n_media != n_markers:
+                raise TurnError("media_mismatch", f"{n_media} x {kind} in the row, {n_markers} in the rendered prompt")
         kinds = {marker: kind for kind, marker in markers.items()}
         pattern = "|".join(map(re.escape, kinds))
         return re.sub(pattern, lambda match: self.replacement(next(waiting[kinds[match.group()]])), text)
@@ -180,7 +180,7 @@ def decode_image(media: Media, change: Change = SEEN) -> Any:
         if change.kind == "blank":
             return Image.new("RGB", image.size, (128, 128, 128))
         if change.kind == "piece":
-            return image.resize(image.size, Image.Resampling.BICUBIC, box=_box(image.size, change.seed))
+            return image.resize(image.size, Image.Resampling.BICUBIC, box=_random_crop(image.size, change.seed))
         return image
 
 
@@ -217,7 +217,7 @@ def decode_sound(media: Media, rate: int, change: Change = SEEN) -> np.ndarray:
 _PIECE = (0.01, 0.2)  # of the area of a picture, or of the length of a sound
 
 
-def _box(size: tuple[int, int], seed: int) -> tuple[float, float, float, float]:
+def _random_crop(size: tuple[int, int], seed: int) -> tuple[float, float, float, float]:
     """Left, top, right and bottom of a random piece of an image of this width and height, in pixels."""
     rng = np.random.default_rng(seed)
     area, ratio = rng.uniform(*_PIECE), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
@@ -261,8 +261,8 @@ def _joined(arrays: Sequence[np.ndarray], axis: int) -> np.ndarray:
     widest = [max(a.shape[d] for a in arrays) for d in range(arrays[0].ndim)]
     padded = []
     for array in arrays:
-        room = [(0, 0 if d == axis else widest[d] - size) for d, size in enumerate(array.shape)]
-        padded.append(np.pad(array, room) if any(after for _, after in room) else array)
+        padding = [(0, 0 if d == axis else widest[d] - size) for d, size in enumerate(array.shape)]
+        padded.append(np.pad(array, padding) if any(after for _, after in padding) else array)
     return np.concatenate(padded, axis=axis)
 
 

@@ -133,7 +133,7 @@ def _system_of(renderer: Renderer, messages: Sequence[Message], begin: str, open
         raise _refused(
             "it puts the system message inside the first user turn, which a TEMPLATE cannot reproduce exactly"
         )
-    shared = _shared(head, begin)
+    shared = _common_prefix(head, begin)
     start = begin if head.startswith(begin) else ""
     after = middle.removesuffix(opening)
     if not start and shared and not begin.endswith(after):
@@ -159,16 +159,16 @@ def _check(turns: Turns, renderer: Renderer, bos: str) -> None:
     talk = [Message(role, text) for role, text in zip(roles, _CHECKED, strict=True)]
     talks: list[list[Message]] = [talk[:1], talk[:3], talk]
     if turns.system is not None:
-        talks += [[Message("system", "Be brief."), *one] for one in list(talks)]
+        talks += [[Message("system", "Be brief."), *messages] for messages in list(talks)]
     for messages in talks:
         try:
-            wanted = renderer.prompt(messages, {}).removeprefix(bos)
+            rendered = renderer.prompt(messages, {}).removeprefix(bos)
         except TurnError as error:
             raise _refused(error.detail) from None
         text = turns.text(messages)
-        if text != wanted:
-            at = len(_shared(text, wanted))
-            why = f"for {len(messages)} messages it writes {wanted[at : at + 40]!r}, the pieces {text[at : at + 40]!r}"
+        if text != rendered:
+            k = len(_common_prefix(text, rendered))
+            why = f"for {len(messages)} messages it writes {rendered[k : k + 40]!r}, the pieces {text[k : k + 40]!r}"
             raise _refused(why)
 
 
@@ -182,16 +182,16 @@ def _split(text: str, *marks: str) -> list[str]:
     return [*parts, text]
 
 
-def _shared(a: str, b: str) -> str:
+def _common_prefix(a: str, b: str) -> str:
     """The common prefix of two texts."""
-    alike = 0
-    while alike < min(len(a), len(b)) and a[alike] == b[alike]:
-        alike += 1
-    return a[:alike]
+    n = 0
+    while n < min(len(a), len(b)) and a[n] == b[n]:
+        n += 1
+    return a[:n]
 
 
 def _common_end(a: str, b: str) -> str:
-    return _shared(a[::-1], b[::-1])[::-1]
+    return _common_prefix(a[::-1], b[::-1])[::-1]
 
 
 def _quoted(text: str) -> str:

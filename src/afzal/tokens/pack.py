@@ -26,15 +26,15 @@ def pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
     if budget < 1:
         raise ValueError(f"budget must be at least 1, not {budget}")
     bins: list[list[int]] = []
-    room = _Rooms(len(lengths))
+    space = _FreeSpace(len(lengths))
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        place = room.first(lengths[i]) if lengths[i] <= budget else None
+        place = space.first(lengths[i]) if lengths[i] <= budget else None
         if place is None:
             place = len(bins)
             bins.append([])
-            room.set(place, max(budget - lengths[i], 0) if lengths[i] <= budget else -1)
+            space.set(place, max(budget - lengths[i], 0) if lengths[i] <= budget else -1)
         else:
-            room.set(place, room.get(place) - lengths[i])
+            space.set(place, space.get(place) - lengths[i])
         bins[place].append(i)
     return bins
 
@@ -104,8 +104,8 @@ def _groups(trees: Sequence[Tree], seed: int) -> list[list[int]]:
 def _fit(branch: Branch, prompt: int, max_tokens: int | None) -> Branch:
     if max_tokens is None or prompt + len(branch.ids) <= max_tokens:
         return branch
-    room = max(1, max_tokens - prompt)
-    return Branch(branch.ids[:room], branch.scored[:room])
+    limit = max(1, max_tokens - prompt)
+    return Branch(branch.ids[:limit], branch.scored[:limit])
 
 
 def _shuffled(n: int, seed: int, epoch: int) -> np.ndarray:
@@ -120,7 +120,7 @@ def _mix(x: np.ndarray) -> np.ndarray:
     return avalanche(x + np.uint64(GOLDEN))
 
 
-class _Rooms:
+class _FreeSpace:
     """Free tokens per bin, as a tree of maxima that finds the first bin with enough room in O(log n)."""
 
     def __init__(self, n: int) -> None:

@@ -40,9 +40,9 @@ def date() -> datetime:
     return _DATE[0]
 
 
-def set_date(now: datetime) -> None:
+def set_date(date: datetime) -> None:
     """Set the date that templates see from now on (``strftime_now``); initially it is the program's start."""
-    _DATE[0] = now
+    _DATE[0] = date
 
 
 def render(template: str, jobs: Sequence[Mapping[str, Any]]) -> list[str | Refusal]:
@@ -101,10 +101,10 @@ def _text(answer: Mapping[str, str]) -> str | Refusal:
         return Refusal(answer["refused"])
     if "fault" in answer:
         raise AfzalError("the chat template does not parse", why=answer["fault"], remedy=_REMEDY)
-    raise _over(answer["limit"])
+    raise _limit_error(answer["limit"])
 
 
-def _over(why: str) -> AfzalError:
+def _limit_error(why: str) -> AfzalError:
     return AfzalError("the chat template exceeds its limits", why=why, remedy=_REMEDY)
 
 
@@ -128,7 +128,9 @@ def _ask(template: str, jobs: Sequence[str]) -> list[dict[str, str]]:
         if all(line.endswith(b"\n") for line in lines):
             return [json.loads(line.decode("utf-8", "surrogatepass")) for line in lines]
         _end(child)
-    raise _over(f"it takes more than {SECONDS:g} s of processor time for one conversation, or more memory than allowed")
+    raise _limit_error(
+        f"it takes more than {SECONDS:g} s of processor time for one conversation, or more memory than allowed"
+    )
 
 
 _LOCK = Lock()

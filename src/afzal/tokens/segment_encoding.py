@@ -64,22 +64,22 @@ def encode_segments(
     table: dict[Chunk, list[int]],
 ) -> None:
     """Fill in the parts: from the joint text if the joints are token boundaries, else encoded separately."""
-    work = [
+    jobs = [
         (layout, prompt, answer)
         for layout, prompt, group in zip(layouts, prompts, answers, strict=True)
         if prompt is not None
         for answer in group
     ]
-    for layout, _, answer in work:
+    for layout, _, answer in jobs:
         _joint_parts(layout, answer, table, codec)
-    _clear_inexact([(p, a) for _, p, a in work], codec)
-    alone = [(p, a) for _, p, a in work if a.parts is None]
-    chunks = {c: None for _, a in alone for s in a.segments for c in s.chunks}
+    _clear_inexact([(p, a) for _, p, a in jobs], codec)
+    separate = [(p, a) for _, p, a in jobs if a.parts is None]
+    chunks = {c: None for _, a in separate for s in a.segments for c in s.chunks}
     spelled = _encode_separately(list(chunks), codec)
-    for _, answer in alone:
+    for _, answer in separate:
         parts = [_concatenated([spelled[c] for c in s.chunks]) for s in answer.segments]
         answer.parts = None if any(p is None for p in parts) else [p for p in parts if p is not None]
-    _clear_inexact(alone, codec)
+    _clear_inexact(separate, codec)
 
 
 def _joint_parts(layout: Layout, answer: EncodedAnswer, table: dict[Chunk, list[int]], codec: Codec) -> None:
@@ -88,13 +88,15 @@ def _joint_parts(layout: Layout, answer: EncodedAnswer, table: dict[Chunk, list[
     if texts is None:
         return
     ids = [table[t] for t in texts]
-    before, whole = ids[0], ids[-1]
-    if not is_proper_prefix(whole, before):
+    before, all_ids = ids[0], ids[-1]
+    if not is_proper_prefix(all_ids, before):
         return
-    if all(is_proper_prefix(longer, shorter) and whole[: len(shorter)] == shorter for shorter, longer in pairwise(ids)):
+    if all(
+        is_proper_prefix(longer, shorter) and all_ids[: len(shorter)] == shorter for shorter, longer in pairwise(ids)
+    ):
         answer.parts = [longer[len(shorter) :] for shorter, longer in pairwise(ids)]
     else:
-        _split(answer, before, whole[len(before) :], [len(i) - len(before) for i in ids[1:-1]], codec)
+        _split(answer, before, all_ids[len(before) :], [len(i) - len(before) for i in ids[1:-1]], codec)
 
 
 def _split(answer: EncodedAnswer, before: list[int], rest: list[int], guesses: Sequence[int], codec: Codec) -> None:
@@ -107,18 +109,18 @@ def _split(answer: EncodedAnswer, before: list[int], rest: list[int], guesses: S
     for k, guess in enumerate(guesses):
         low, high = max(start, guess - _SEARCH_WIDTH), min(len(rest), guess + _SEARCH_WIDTH)
         ends = range(low, high + 1)
-        wanted = segments[k].text
+        target = segments[k].text
         head = [*before, *rest[:start]]
         added = codec.added_texts([(head, rest[start:end]) for end in ends])
         texts = {end: codec.rendered(head, t) for end, t in zip(ends, added, strict=True) if t is not None}
-        prefixes = {end: t for end, t in texts.items() if wanted.startswith(t)}
+        prefixes = {end: t for end, t in texts.items() if target.startswith(t)}
         if not prefixes:
             return
         end = max(prefixes, key=lambda n: (len(prefixes[n]), -n))
-        moved = _move_space(segments[k], segments[k + 1], len(prefixes[end]))
-        if moved is None:
+        adjusted = _move_space(segments[k], segments[k + 1], len(prefixes[end]))
+        if adjusted is None:
             return
-        segments[k], segments[k + 1] = moved
+        segments[k], segments[k + 1] = adjusted
         parts.append(rest[start:end])
         start = end
     parts.append(rest[start:])
@@ -126,10 +128,10 @@ def _split(answer: EncodedAnswer, before: list[int], rest: list[int], guesses: S
     answer.segments, answer.parts = tuple(s for s, _ in filled), [p for _, p in filled]
 
 
-def _move_space(unscored: Segment, scored: Segment, at: int) -> tuple[Segment, Segment] | None:
-    """The two segments, with the first one's text from ``at`` on moved to the second; None if that is not only white
+def _move_space(unscored: Segment, scored: Segment, end: int) -> tuple[Segment, Segment] | None:
+    """The two segments, with the first one's text from ``end`` on moved to the second; None if that is not only white
     space."""
-    text, space = unscored.text[:at], unscored.text[at:]
+    text, space = unscored.text[:end], unscored.text[end:]
     if not space:
         return unscored, scored
     if space.strip() or unscored.scored or not scored.scored:
@@ -162,8 +164,8 @@ def _clear_inexact(work: Sequence[tuple[list[int], EncodedAnswer]], codec: Codec
 def _encode_separately(chunks: Sequence[Chunk], codec: Codec) -> dict[Chunk, list[int] | None]:
     spellings: dict[Chunk, list[int] | None] = {}
     for markers in (False, True):
-        same = [c for c in chunks if c.markers == markers]
-        spellings.update(zip(same, codec.continuations([c.text for c in same], markers=markers), strict=True))
+        group = [c for c in chunks if c.markers == markers]
+        spellings.update(zip(group, codec.continuations([c.text for c in group], markers=markers), strict=True))
     return {c: ids if ids is not None and respects_markers(c, ids, codec) else None for c, ids in spellings.items()}
 
 
@@ -189,13 +191,13 @@ def failure_reason(answer: EncodedAnswer, codec: Codec) -> tuple[str, str]:
         if not respects_markers(chunk, codec.encode([chunk.text], markers=chunk.markers)[0], codec):
             return "special_token_in_text", ""
     for chunk in chunks:
-        written = codec.decode(codec.encode([chunk.text], markers=chunk.markers))[0]
-        if not same_text(written, chunk.text):
-            return "not_reversible", _first_difference(chunk.text, written)
+        decoded = codec.decode(codec.encode([chunk.text], markers=chunk.markers))[0]
+        if not same_text(decoded, chunk.text):
+            return "not_reversible", _first_difference(chunk.text, decoded)
     return "boundary", ""
 
 
-def _first_difference(text: str, written: str) -> str:
-    shorter = min(len(text), len(written))
-    at = next((i for i in range(shorter) if text[i] != written[i]), shorter)
-    return f"the tokenizer writes {written[at : at + 20]!r} for {text[at : at + 20]!r}"
+def _first_difference(text: str, decoded: str) -> str:
+    shorter = min(len(text), len(decoded))
+    position = next((i for i in range(shorter) if text[i] != decoded[i]), shorter)
+    return f"the tokenizer writes {decoded[position : position + 20]!r} for {text[position : position + 20]!r}"

@@ -133,7 +133,7 @@ class Speaker:
         left out."""
         return [token for token in self.tokenizer.convert_ids_to_tokens(self.ends(chat=chat)) if token]
 
-    def room(self, max_tokens: int) -> int:
+    def limit_tokens(self, max_tokens: int) -> int:
         """``max_tokens``, or the model's context if that is less."""
         return max_tokens if self.context is None else min(max_tokens, self.context)
 

@@ -55,9 +55,9 @@ def resolve_template(tokenizer: Any, override: str | None = None) -> tuple[str, 
     Raises:
         AfzalError: there is no such built-in or file, or the text is not a valid template.
     """
-    own = _own_template(tokenizer)
-    if own is not None and override in (None, own):
-        return own, None
+    own_template = _own_template(tokenizer)
+    if own_template is not None and override in (None, own_template):
+        return own_template, None
     if override is None:
         return _built_in(tokenizer, "plain"), "the tokenizer has no chat template: using the built-in 'plain'"
     if override in BUILT_IN:
@@ -122,11 +122,11 @@ class Renderer:
         """The conversation so far, followed by the generation prompt."""
         return self.text((tuple(messages), True), options)
 
-    def whole(self, messages: Sequence[Message], options: Mapping[str, Any]) -> str:
+    def full_text(self, messages: Sequence[Message], options: Mapping[str, Any]) -> str:
         """The conversation with every turn closed."""
         return self.text((tuple(messages), False), options)
 
-    def knows(self, token: str) -> bool:
+    def contains(self, token: str) -> bool:
         """Whether the template or the tokenizer's vocabulary contains this tag."""
         return token in self.template or token in self.tokenizer.get_vocab()
 
@@ -149,9 +149,9 @@ class Renderer:
 
     def _render(self, calls: Mapping[Any, tuple[Call, Mapping[str, Any]]]) -> None:
         jobs = {key: self._job(*call) for key, call in calls.items()}
-        good = {key: job for key, job in jobs.items() if not isinstance(job, TurnError)}
+        renderable = {key: job for key, job in jobs.items() if not isinstance(job, TurnError)}
         self._texts.update({key: job for key, job in jobs.items() if isinstance(job, TurnError)})
-        for key, text in zip(good, render(self.template, list(good.values())), strict=True):
+        for key, text in zip(renderable, render(self.template, list(renderable.values())), strict=True):
             self._texts[key] = TurnError("template_refused", text.words) if isinstance(text, Refusal) else _sound(text)
 
     def _job(self, call: Call, options: Mapping[str, Any]) -> dict[str, Any] | TurnError:
@@ -168,15 +168,15 @@ class Renderer:
 
     def _written(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
         """Messages as the template sees them, media as ``{"type": kind}``."""
-        written = []
+        converted = []
         for m in messages:
             parts: Any = (m.content,) if isinstance(m.content, str) else m.content
             typed = [{"type": "text", "text": p} if isinstance(p, str) else {"type": p.kind} for p in parts]
             content = typed if self.typed or not isinstance(m.content, str) else m.content
-            written.append({"role": m.role, "content": content})
+            converted.append({"role": m.role, "content": content})
             if m.reasoning:
-                written[-1]["reasoning_content"] = m.reasoning
-        return written
+                converted[-1]["reasoning_content"] = m.reasoning
+        return converted
 
 
 def _sound(text: str) -> str | TurnError:
@@ -189,44 +189,44 @@ def _sound(text: str) -> str | TurnError:
 
 def renderer(tokenizer: Any, template: str) -> Renderer:
     """A renderer whose ``ending`` is determined by rendering short conversations."""
-    bare = Renderer(tokenizer, template)
-    if not _writes(bare) and _writes(typed := replace(bare, typed=True)):
-        bare = typed
+    plain = Renderer(tokenizer, template)
+    if not _writes(plain) and _writes(typed := replace(plain, typed=True)):
+        plain = typed
     markers = marker_pattern(tokenizer, special_only=False)
-    asked, answer = Message("user", "Hi"), Message("assistant", _PROBE)
-    talk, closing = [asked, answer], _after_probe(bare, [asked, answer])
+    question, answer = Message("user", "Hi"), Message("assistant", _PROBE)
+    talk, closing = [question, answer], _after_probe(plain, [question, answer])
     if closing is None:  # some templates require a system message first
-        talk = [Message("system", "Hi"), asked, answer]
-        closing = _after_probe(bare, talk)
+        talk = [Message("system", "Hi"), question, answer]
+        closing = _after_probe(plain, talk)
     if closing is None:
-        return bare
-    written = markers.search(closing) if markers else None
-    if written:
-        return replace(bare, ending=Ending(written.group(), closing[: written.end()], closing))
-    following = _after_probe(bare, [*talk, asked]) or ""
+        return plain
+    marker = markers.search(closing) if markers else None
+    if marker:
+        return replace(plain, ending=Ending(marker.group(), closing[: marker.end()], closing))
+    following = _after_probe(plain, [*talk, question]) or ""
     opens = markers.match(following, len(following) - len(following.lstrip())) if markers else None
     if opens and opens.group() != tokenizer.bos_token:
-        return replace(bare, ending=Ending(opens.group(), following[: opens.end()], closing))
-    return replace(bare, ending=Ending(None, closing.rstrip(), closing))
+        return replace(plain, ending=Ending(opens.group(), following[: opens.end()], closing))
+    return replace(plain, ending=Ending(None, closing.rstrip(), closing))
 
 
-def _writes(bare: Renderer) -> bool:
+def _writes(plain: Renderer) -> bool:
     """Whether the template writes a user's text that is given in this form."""
     try:
-        return _PROBE in bare.prompt([Message("user", _PROBE)], {})
+        return _PROBE in plain.prompt([Message("user", _PROBE)], {})
     except TurnError:
         return False
 
 
-def _after_probe(bare: Renderer, messages: Sequence[Message]) -> str | None:
+def _after_probe(plain: Renderer, messages: Sequence[Message]) -> str | None:
     """The text that the template writes after the answer; None if it refuses the conversation or leaves the answer
     out."""
     try:
-        text = bare.whole(messages, {})
+        text = plain.full_text(messages, {})
     except TurnError:
         return None
-    at = text.rfind(_PROBE)
-    return text[at + len(_PROBE) :] if at >= 0 else None
+    position = text.rfind(_PROBE)
+    return text[position + len(_PROBE) :] if position >= 0 else None
 
 
 def eos_id(tokenizer: Any, token: str | None) -> int | None:
@@ -262,8 +262,8 @@ def _own_template(tokenizer: Any) -> str | None:
             )
         template = template["default"]
     if template and not isinstance(template, str):
-        what = f"the tokenizer's chat template is not text but {type(template).__name__}"
-        raise AfzalError(what, where="chat_template", remedy="give one with chat_template=FILE.jinja")
+        message = f"the tokenizer's chat template is not text but {type(template).__name__}"
+        raise AfzalError(message, where="chat_template", remedy="give one with chat_template=FILE.jinja")
     return template or None
 
 
@@ -273,8 +273,8 @@ def _built_in(tokenizer: Any, name: str) -> str:
 
 
 def _unknown_markers(tokenizer: Any, template: str) -> str:
-    known = set(tokenizer.get_vocab())
-    unknown = [m for m in dict.fromkeys(re.findall(r"<\|\w+\|>", template)) if m not in known]
+    vocabulary = set(tokenizer.get_vocab())
+    unknown = [m for m in dict.fromkeys(re.findall(r"<\|\w+\|>", template)) if m not in vocabulary]
     return f" ({' and '.join(unknown)} are not single tokens of this tokenizer)" if unknown else ""
 
 

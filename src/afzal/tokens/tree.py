@@ -96,5 +96,5 @@ def tree(
 
 def only_branch(t: Tree, branch: int) -> Tree:
     """The tree with a single one of its branches."""
-    one = slice(branch, branch + 1)
-    return replace(t, branches=t.branches[one], preferences=(), labels=t.labels[one], scores=t.scores[one])
+    single = slice(branch, branch + 1)
+    return replace(t, branches=t.branches[single], preferences=(), labels=t.labels[single], scores=t.scores[single])

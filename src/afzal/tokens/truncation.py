@@ -39,8 +39,8 @@ def truncate_tree(
         cuts.append(_cut_record(item, "prompt_cut", f"{for_prompt} of {len(prompt)} prompt tokens kept", "item"))
     for k, branch in branches.items():
         if for_response < len(branch.ids):
-            kept = f"response {k}: {for_response} of {len(branch.ids)} tokens kept, no EOS"
-            cuts.append(_cut_record(item, "response_cut", kept, "response"))
+            detail = f"response {k}: {for_response} of {len(branch.ids)} tokens kept, no EOS"
+            cuts.append(_cut_record(item, "response_cut", detail, "response"))
     short = tuple(Branch(b.ids[:for_response], b.scored[:for_response]) for b in branches.values())
     return Tree(item.id, np.asarray(truncate_prompt(prompt, for_prompt, bos), dtype=np.int32), short), cuts
 

@@ -35,7 +35,7 @@ def attend(
     q: Tensor, k: Tensor, v: Tensor, layout: TreeLayout, *, scale: float, window: int | None, softcap: float | None
 ) -> Tensor:
     """Query ``[N, H, D]``, key and value ``[N, kv heads, D]`` to ``[N, H, D]``."""
-    mask = layout.once(("flex", window), partial(block_mask, window=window))
+    mask = layout.cached(("flex", window), partial(block_mask, window=window))
     q, k, v = (t.transpose(0, 1)[None] for t in (q, k, v))
     grouped = q.shape[1] != k.shape[1]
     call = _compiled if q.device.type == "cuda" else _plain()

@@ -52,7 +52,7 @@ def unable(dtype: torch.dtype, width: int) -> str:
 
 def attend(q: Tensor, k: Tensor, v: Tensor, layout: TreeLayout, *, scale: float, window: int | None) -> Tensor:
     """Query ``[N, H, D]``, key and value ``[N, kv heads, D]`` to ``[N, H, D]``."""
-    cut = layout.once("ragged", sequences)
+    cut = layout.cached("ragged", sequences)
     if cut.keys is not None:
         k, v = k.index_select(0, cut.keys), v.index_select(0, cut.keys)
     # a window of W positions is the query itself and the W - 1 before it

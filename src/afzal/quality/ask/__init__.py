@@ -7,7 +7,7 @@ from .asking import AskOptions, AskReport, ScoredItems, ask, with_row_features
 from .choose import HARMFUL, RULES, By, Question, RuleInputs, choose, next_questions, question_rows, words_of
 from .curve import BestModel, Curve, LabelledPairs, best_model, learning_curve, model_curve
 from .matches import matches_of
-from .pool import Pool, Votes, places_in, pool_of, refuse_nothing_to_ask, together, votes_of
+from .pool import Pool, Votes, join_answers, places_in, pool_of, refuse_nothing_to_ask, votes_of
 
 __all__ = [
     "HARMFUL",
@@ -26,6 +26,7 @@ __all__ = [
     "ask",
     "best_model",
     "choose",
+    "join_answers",
     "learning_curve",
     "matches_of",
     "model_curve",
@@ -34,7 +35,6 @@ __all__ = [
     "pool_of",
     "question_rows",
     "refuse_nothing_to_ask",
-    "together",
     "votes_of",
     "with_row_features",
     "words_of",

@@ -81,34 +81,34 @@ def with_row_features(items: Sequence[Item]) -> ScoredItems:
     return ScoredItems(items, features=row_features(items))
 
 
-def ask(ours: ScoredItems, theirs: ScoredItems | None, options: AskOptions) -> AskReport:
+def ask(scored: ScoredItems, voted: ScoredItems | None, options: AskOptions) -> AskReport:
     """The next questions, and the learning curve if requested.
 
     Args:
-        ours: the pool.
-        theirs: the rows with the votes so far, which need not be in the pool; None for the votes in the pool itself.
+        scored: the pool.
+        voted: the rows with the votes so far, which need not be in the pool; None for the votes in the pool itself.
 
     Raises:
         AfzalError: a score is not a finite number, nothing is left to ask, or the rule lacks data that it needs.
     """
-    pool = pool_of(ours.items)
+    pool = pool_of(scored.items)
     refuse_nothing_to_ask(pool, options.source)
-    known = pool if theirs is None else pool_of(theirs.items)
-    _refuse_other_axis(known, options)
-    votes = votes_of(known, axis=options.axis)
-    inputs = _rule_inputs(options.by, (pool, ours), (pool, ours) if theirs is None else (known, theirs))
-    lines, plain = _pool_lines(pool, votes, ours.unread + (theirs.unread if theirs else 0)), {}
+    voted_pool = pool if voted is None else pool_of(voted.items)
+    _refuse_other_axis(voted_pool, options)
+    votes = votes_of(voted_pool, axis=options.axis)
+    inputs = _rule_inputs(options.by, (pool, scored), (pool, scored) if voted is None else (voted_pool, voted))
+    lines, figures = _pool_lines(pool, votes, scored.unread + (voted.unread if voted else 0)), {}
     if options.by == "information" or options.by == "closest":
         models = matches_of(pool, votes)
-        lines += _decision(best_model(models, votes, seed=options.seed), plain)
+        lines += _decision(best_model(models, votes, seed=options.seed), figures)
         if options.seeds:
             curve = model_curve(models, options.by, runs=_RUNS * options.seeds, votes=options.labels, seed=options.seed)
-            lines += _curve(curve, plain)
+            lines += _curve(curve, figures)
     elif options.seeds and inputs is not None:
-        lines += _curve(_simulate(options, votes, inputs), plain)
+        lines += _curve(_simulate(options, votes, inputs), figures)
     shares = {"seed": options.seed, "random_share": options.random_share, "ridge": options.ridge}
-    chosen = choose(pool, votes, inputs, options.n, options.by, **shares)
-    if not chosen and not options.seeds:
+    questions = choose(pool, votes, inputs, options.n, options.by, **shares)
+    if not questions and not options.seeds:
         raise AfzalError(
             "every pair of the pool has votes",
             where=options.source,
@@ -116,37 +116,37 @@ def ask(ours: ScoredItems, theirs: ScoredItems | None, options: AskOptions) -> A
         )
     warnings = [HARMFUL[options.by]] if options.by in HARMFUL else []
     warnings += _missing_data_warnings(options.by, inputs, votes)
-    if options.axis is None and (axes := pooled_axes(known.items)):
+    if options.axis is None and (axes := pooled_axes(voted_pool.items)):
         warnings.append(f"votes on {axes} are pooled as if they answered one question; choose one axis with --axis")
-    plain = {"rule": options.by, "pairs": len(pool.pairs), "voted": int(votes.cast.sum()), **plain}
-    plain |= {"questions": len(chosen), "by_rule": dict(Counter(q.rule for q in chosen)), "warnings": warnings}
-    return AskReport(question_rows(pool, chosen), [*lines, *_question_lines(options, chosen)], warnings, plain)
+    figures = {"rule": options.by, "pairs": len(pool.pairs), "voted": int(votes.cast.sum()), **figures}
+    figures |= {"questions": len(questions), "by_rule": dict(Counter(q.rule for q in questions)), "warnings": warnings}
+    return AskReport(question_rows(pool, questions), [*lines, *_question_lines(options, questions)], warnings, figures)
 
 
-def _rule_inputs(by: By, ours: tuple[Pool, ScoredItems], theirs: tuple[Pool, ScoredItems]) -> RuleInputs | None:
+def _rule_inputs(by: By, asked: tuple[Pool, ScoredItems], voted: tuple[Pool, ScoredItems]) -> RuleInputs | None:
     """The rule's inputs for the pairs of the pool and for those voted on; None if it needs none."""
     if by not in _BY_SCORES:
         return None
 
-    def both(of_side: Callable[[Pool, ScoredItems], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        values = of_side(*ours)
-        if theirs[0] is ours[0]:
+    def of_both(read: Callable[[Pool, ScoredItems], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        values = read(*asked)
+        if voted[0] is asked[0]:
             return values, values
-        return values, of_side(*theirs) if theirs[0].pairs else values[:0]
+        return values, read(*voted) if voted[0].pairs else values[:0]
 
     margins = None
-    if ours[1].members is not None:
-        a, b = both(lambda pool, scored: pool.differences(scored.members or ()))
+    if asked[1].members is not None:
+        a, b = of_both(lambda pool, scored: pool.differences(scored.members or ()))
         margins = a.T, b.T
-    if ours[1].features is not None:
-        features = both(lambda pool, scored: pool.differences(scored.features or ()))
-        return RuleInputs(reduced(*features) if ours[1].hidden else features, margins)
-    return RuleInputs(both(lambda pool, _: pool.words), margins)
+    if asked[1].features is not None:
+        features = of_both(lambda pool, scored: pool.differences(scored.features or ()))
+        return RuleInputs(reduced(*features) if asked[1].hidden else features, margins)
+    return RuleInputs(of_both(lambda pool, _: pool.words), margins)
 
 
-def _refuse_other_axis(known: Pool, options: AskOptions) -> None:
+def _refuse_other_axis(pool: Pool, options: AskOptions) -> None:
     """Raise AfzalError if the votes have axes and none is on the given one."""
-    axes = axes_of(known.items)
+    axes = axes_of(pool.items)
     if options.axis is not None and axes and options.axis not in axes:
         raise AfzalError(
             f"no vote is on the axis {options.axis!r}", where="--axis", remedy=f"there are votes on {', '.join(axes)}"
@@ -157,10 +157,10 @@ def _simulate(options: AskOptions, votes: Votes, inputs: RuleInputs) -> Curve:
     voted = votes.weight > 0
     prompts = [prompt for prompt, has_votes in zip(votes.pool.prompts, voted, strict=True) if has_votes]
     margins = None if inputs.margins is None else inputs.margins[1][:, voted]
-    known = LabelledPairs(inputs.features[1][voted], votes.p_first[voted], votes.weight[voted], prompts, margins)
+    labelled = LabelledPairs(inputs.features[1][voted], votes.p_first[voted], votes.weight[voted], prompts, margins)
     assert options.by in ("d_optimal", "bald", "entropy", "max_margin")
     return learning_curve(
-        known, options.by, seeds=options.seeds, most=options.labels, ridge=options.ridge, seed=options.seed
+        labelled, options.by, seeds=options.seeds, most=options.labels, ridge=options.ridge, seed=options.seed
     )
 
 
@@ -178,25 +178,25 @@ def _pool_lines(pool: Pool, votes: Votes, unread: int) -> list[str]:
         (pool.identical, "pairs of equal answers"),
         (unread, "rows that a model could not read"),
     )
-    left = [f"{count} {what}" for count, what in counts if count]
-    known = f"known: {len(votes.p):,} votes on {int(votes.cast.sum()):,} pairs"
+    skipped = [f"{count} {description}" for count, description in counts if count]
+    votes_line = f"known: {len(votes.p):,} votes on {int(votes.cast.sum()):,} pairs"
     unordered = int(np.isnan(votes.p).sum())
     return [
         f"pool: {len(pool.items):,} rows, {len(pool.pairs):,} pairs of different answers",
-        *([f"skipped: {', '.join(left)}"] if left else []),
-        known + (f", of which {unordered} order nothing (both bad)" if unordered else ""),
+        *([f"skipped: {', '.join(skipped)}"] if skipped else []),
+        votes_line + (f", of which {unordered} order nothing (both bad)" if unordered else ""),
     ]
 
 
 def _question_lines(options: AskOptions, chosen: Sequence[Question]) -> list[str]:
     if not chosen:
         return ["no pairs without votes are left to ask about"]
-    ours = [q.score for q in chosen if q.rule == options.by]
-    parts = [f"{len(chosen) - len(ours)} at random"]
+    scores = [q.score for q in chosen if q.rule == options.by]
+    parts = [f"{len(chosen) - len(scores)} at random"]
     if options.by == "random":
         parts = ["all at random"]
-    elif ours:
-        parts = [f"{len(ours)} by {options.by} (score {ours[0]:.3g} to {ours[-1]:.3g})", *parts]
+    elif scores:
+        parts = [f"{len(scores)} by {options.by} (score {scores[0]:.3g} to {scores[-1]:.3g})", *parts]
     short = [f"{options.n} were requested, but no more are left"] if len(chosen) < options.n else []
     return [f"{len(chosen)} questions: {', '.join(parts)}", *short]
 
@@ -210,16 +210,16 @@ def _decision(decided: BestModel | None, plain: dict[str, Any]) -> list[str]:
     return [leads + (": decided at 95%, you may stop" if decided.settled else ": not decided at 95%, keep asking")]
 
 
-def _curve(curve: Curve, plain: dict[str, Any]) -> list[str]:
+def _curve(curve: Curve, figures: dict[str, Any]) -> list[str]:
     """A learning curve as a table, with its conclusions."""
-    plain["curve"] = asdict(curve) | {"better": curve.better, "worse": curve.worse, "flat": curve.flat}
+    figures["curve"] = asdict(curve) | {"better": curve.better, "worse": curve.worse, "flat": curve.flat}
     where = f"{curve.seeds} simulations"
     if curve.held_out:
         where += f", {curve.held_out} held-out pairs on {curve.prompts} prompts"
     lines = [f"learning curve: {curve.what} ({where})", f"  {curve.unit:>6}  {curve.rule:<22}  random"]
-    every = math.ceil(len(curve.marks) / _SHOWN)
+    every_nth = math.ceil(len(curve.marks) / _SHOWN)
     for k, mark in enumerate(curve.marks):
-        if k % every == 0 or k == len(curve.marks) - 1:
+        if k % every_nth == 0 or k == len(curve.marks) - 1:
             lines.append(f"  {mark:>6}  {_figure(curve.ours[k]):<22}  {_figure(curve.random[k])}")
     verdict = "better than random" if curve.better else "worse than random" if curve.worse else "no clear difference"
     stop = "no clear gain, you may stop" if curve.flat else "keep asking"

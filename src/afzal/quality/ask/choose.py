@@ -110,35 +110,35 @@ def choose(
     """
     generator = np.random.default_rng(seed)
     places = places_in(pool, votes)
-    open_ = (places >= 0 if rule == "repeat" else places < 0) & ~pool.settled
-    known = matches_of(pool, votes) if rule in ("information", "closest") else None
-    if known is not None:
-        open_ = open_ & (known.of >= 0)
-    order = generator.permutation(np.flatnonzero(open_))
+    eligible = (places >= 0 if rule == "repeat" else places < 0) & ~pool.settled
+    matches = matches_of(pool, votes) if rule in ("information", "closest") else None
+    if matches is not None:
+        eligible = eligible & (matches.match_of_pair >= 0)
+    order = generator.permutation(np.flatnonzero(eligible))
     n = min(n, len(order))
-    drawn = min(n, int(random_share * n + generator.random()))
-    by_chance, rest = order[:drawn], order[drawn:]
+    n_random = min(n, int(random_share * n + generator.random()))
+    by_chance, rest = order[:n_random], order[n_random:]
     if rule == "information" or rule == "closest":
-        assert known is not None
-        chosen, scores = next_matches(known, rule, n - drawn, rest), match_scores(known, rule)
+        assert matches is not None
+        chosen, scores = next_matches(matches, rule, n - n_random, rest), match_scores(matches, rule)
     elif rule == "repeat":
-        chosen, scores = _again(votes, places, n - drawn, rest)
+        chosen, scores = _repeat_questions(votes, places, n - n_random, rest)
     elif rule == "random":
-        chosen, scores = [Choice(k, 0.0) for k in rest[: n - drawn].tolist()], np.zeros(len(pool.pairs))
+        chosen, scores = [Choice(k, 0.0) for k in rest[: n - n_random].tolist()], np.zeros(len(pool.pairs))
     elif inputs is None:
         raise ValueError(f"{rule} needs scores or features of the pairs")
     else:
-        chosen, scores = _pairs(votes, inputs, rule, n - drawn, by_chance, rest, ridge)
+        chosen, scores = _pairs(votes, inputs, rule, n - n_random, by_chance, rest, ridge)
     random = [Question(k, "random", float(scores[k])) for k in by_chance.tolist()]
     return _spread([Question(c.pair, rule, c.score) for c in chosen], random)
 
 
-def _again(votes: Votes, places: np.ndarray, n: int, rest: np.ndarray) -> tuple[list[Choice], np.ndarray]:
+def _repeat_questions(votes: Votes, places: np.ndarray, n: int, rest: np.ndarray) -> tuple[list[Choice], np.ndarray]:
     """Pairs on which people disagree, starting with the one whose majority is most likely to be wrong."""
     scores = np.zeros(len(places))
-    known = places >= 0
-    at = places[known]
-    scores[known] = np.where(votes.disagree, rules.may_be_wrong(votes.points, votes.weight), 0.0)[at]
+    has_votes = places >= 0
+    positions = places[has_votes]
+    scores[has_votes] = np.where(votes.disagree, rules.may_be_wrong(votes.points, votes.weight), 0.0)[positions]
     if not scores.any():
         raise AfzalError(
             "there is no pair to ask about again",
@@ -154,15 +154,15 @@ def _again(votes: Votes, places: np.ndarray, n: int, rest: np.ndarray) -> tuple[
 def _pairs(
     votes: Votes, inputs: RuleInputs, rule: Rule, n: int, by_chance: np.ndarray, rest: np.ndarray, ridge: float
 ) -> tuple[list[Choice], np.ndarray]:
-    everything = belief_of(votes, inputs, rule, ridge)
-    scores = np.zeros(everything.margins.shape[1])
-    for choice in rules.ranked(rule, _part(everything, by_chance), len(by_chance), np.arange(len(by_chance))):
+    belief = belief_of(votes, inputs, rule, ridge)
+    scores = np.zeros(belief.margins.shape[1])
+    for choice in rules.ranked(rule, _part(belief, by_chance), len(by_chance), np.arange(len(by_chance))):
         scores[by_chance[choice.pair]] = choice.score
     if rule in ("d_optimal", "bald"):  # the random questions will be answered too
-        x, p = everything.features[by_chance], everything.p_first[by_chance]
+        x, p = belief.features[by_chance], belief.p_first[by_chance]
         expected = (x * (p * (1 - p))[:, None]).T @ x
-        everything = replace(everything, precision=everything.precision + expected)
-    chosen = rules.ranked(rule, _part(everything, rest), n, np.arange(len(rest)))
+        belief = replace(belief, precision=belief.precision + expected)
+    chosen = rules.ranked(rule, _part(belief, rest), n, np.arange(len(rest)))
     return [Choice(int(rest[c.pair]), c.score) for c in chosen], scores
 
 
@@ -172,11 +172,11 @@ def belief_of(votes: Votes, inputs: RuleInputs, rule: Rule, ridge: float) -> Bel
     Raises:
         AfzalError: BALD has a single scorer, which cannot disagree with itself.
     """
-    ours, theirs = inputs.features
+    pool_features, voted_features = inputs.features
     if inputs.margins is None:
-        model = fit(theirs, votes.p_first, votes.weight, ridge)
-        return Belief((ours @ model.theta)[None], ours, model.precision)
-    margins, known = inputs.margins
+        model = fit(voted_features, votes.p_first, votes.weight, ridge)
+        return Belief((pool_features @ model.theta)[None], pool_features, model.precision)
+    margins, voted_margins = inputs.margins
     if rule == "bald" and len(margins) == 1:
         raise AfzalError(
             "a single scorer cannot disagree with itself",
@@ -184,9 +184,12 @@ def belief_of(votes: Votes, inputs: RuleInputs, rule: Rule, ridge: float) -> Bel
             why="with given scores, BALD is the disagreement of several scorers or heads",
             remedy="give --reward several times, or a reward model that was trained with heads=4 or so",
         )
-    p = sigmoid(known).mean(0)
-    precision = ridge * np.eye(ours.shape[1]) + (theirs * (votes.weight * p * (1 - p))[:, None]).T @ theirs
-    return Belief(margins, ours, precision)
+    p = sigmoid(voted_margins).mean(0)
+    precision = (
+        ridge * np.eye(pool_features.shape[1])
+        + (voted_features * (votes.weight * p * (1 - p))[:, None]).T @ voted_features
+    )
+    return Belief(margins, pool_features, precision)
 
 
 def _part(belief: Belief, pairs: np.ndarray) -> Belief:
@@ -197,8 +200,8 @@ def _spread(chosen: Sequence[Question], random: Sequence[Question]) -> list[Ques
     """All questions, with the random ones evenly spaced among the others."""
     total = len(chosen) + len(random)
     places = {int((k + 0.5) * total / len(random)) for k in range(len(random))} if random else set()
-    ours, theirs = iter(chosen), iter(random)
-    return [next(theirs) if at in places else next(ours) for at in range(total)]
+    by_rule, at_random = iter(chosen), iter(random)
+    return [next(at_random) if position in places else next(by_rule) for position in range(total)]
 
 
 def question_rows(pool: Pool, questions: Sequence[Question]) -> list[Item]:

@@ -91,7 +91,7 @@ class Curve:
 
 
 def simulate_asking(
-    known: LabelledPairs,
+    labelled: LabelledPairs,
     train: np.ndarray,
     start: np.ndarray,
     rule: Rule,
@@ -107,22 +107,22 @@ def simulate_asking(
         start: numbers of the pairs asked about first.
         most: number of labels at which to stop.
     """
-    asked, learned = start.tolist(), {}
+    asked_pairs, learned = start.tolist(), {}
     while True:
-        model = fit(known.features[asked], known.p_first[asked], known.weight[asked], ridge)
-        learned[len(asked)] = model.theta
-        left = np.setdiff1d(train, asked)
-        if len(asked) >= most or not len(left):
+        model = fit(labelled.features[asked_pairs], labelled.p_first[asked_pairs], labelled.weight[asked_pairs], ridge)
+        learned[len(asked_pairs)] = model.theta
+        remaining = np.setdiff1d(train, asked_pairs)
+        if len(asked_pairs) >= most or not len(remaining):
             return learned
-        order = rng.permutation(len(left))
-        x = known.features[left]
-        margins = (x @ model.theta)[None] if known.margins is None else known.margins[:, left]
+        order = rng.permutation(len(remaining))
+        x = labelled.features[remaining]
+        margins = (x @ model.theta)[None] if labelled.margins is None else labelled.margins[:, remaining]
         chosen = ranked(rule, Belief(margins, x, model.precision), BATCH, order)
-        asked += [int(left[c.pair]) for c in chosen]
+        asked_pairs += [int(remaining[c.pair]) for c in chosen]
 
 
 def learning_curve(
-    known: LabelledPairs, rule: Rule, *, seeds: int = 10, most: int = 200, ridge: float = 1.0, seed: int = 0
+    labelled: LabelledPairs, rule: Rule, *, seeds: int = 10, most: int = 200, ridge: float = 1.0, seed: int = 0
 ) -> Curve:
     """Held-out accuracy by number of labels, for the rule and for random questions.
 
@@ -133,43 +133,43 @@ def learning_curve(
     Raises:
         AfzalError: there are too few labelled pairs or prompts.
     """
-    train, test, prompt = _divided(known, seed)
+    train, test, prompt = _divided(labelled, seed)
     marks = list(range(START, min(most, len(train)) + 1, BATCH))
-    sign = np.sign(known.p_first[test] - 0.5)
+    sign = np.sign(labelled.p_first[test] - 0.5)
     right: dict[str, np.ndarray] = {}
     for name in dict.fromkeys((rule, "random")):
         of_seeds = []
         for k in range(seeds):
             rng = np.random.default_rng([seed, k])
             start = rng.permutation(train)[:START]
-            learned = simulate_asking(known, train, start, name, marks[-1], rng, ridge)
-            margins = np.stack([known.features[test] @ learned[m] for m in marks])
+            learned = simulate_asking(labelled, train, start, name, marks[-1], rng, ridge)
+            margins = np.stack([labelled.features[test] @ learned[m] for m in marks])
             of_seeds.append(_by_prompt((np.sign(margins) * sign + 1) / 2, prompt))
         right[name] = np.stack(of_seeds)
-    ours, chance = right[rule], right["random"]
+    by_rule, chance = right[rule], right["random"]
     return Curve(
         rule,
         "held-out accuracy",
         "labels",
         tuple(marks),
-        _accuracies(ours),
+        _accuracies(by_rule),
         _accuracies(chance),
-        over_seeds_and_prompts((ours - chance).mean(1)),
-        over_seeds_and_prompts(_slopes(ours, marks)),
+        over_seeds_and_prompts((by_rule - chance).mean(1)),
+        over_seeds_and_prompts(_slopes(by_rule, marks)),
         len(test),
         int(prompt.max()) + 1,
         seeds,
     )
 
 
-def _divided(known: LabelledPairs, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _divided(labelled: LabelledPairs, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The pairs to ask about, the pairs to measure on, and the prompt number of each of the latter, from 0."""
-    prompts = numbered(known.prompts)
+    prompts = numbered(labelled.prompts)
     count = int(prompts.max()) + 1 if len(prompts) else 0
-    held = np.random.default_rng([seed, 1]).permutation(count)[: int(HELD_OUT * count)]
-    apart = np.isin(prompts, held)
-    train = np.flatnonzero(~apart)
-    test = np.flatnonzero(apart & (known.p_first != 0.5))
+    held_out_prompts = np.random.default_rng([seed, 1]).permutation(count)[: int(HELD_OUT * count)]
+    is_held_out = np.isin(prompts, held_out_prompts)
+    train = np.flatnonzero(~is_held_out)
+    test = np.flatnonzero(is_held_out & (labelled.p_first != 0.5))
     if len(train) < FEWEST or len(np.unique(prompts[test])) < 10:
         raise AfzalError(
             f"{len(prompts)} pairs with votes, on {count} prompts, are too few for a learning curve",
@@ -183,7 +183,7 @@ def _divided(known: LabelledPairs, seed: int) -> tuple[np.ndarray, np.ndarray, n
 def _accuracies(right: np.ndarray) -> tuple[Interval, ...]:
     """The accuracy at each mark, from ``[S, C, X]``, with an interval within 0 and 1."""
     intervals = (share_of_verdicts(right[:, c]) for c in range(right.shape[1]))
-    return tuple(one for one in intervals if one is not None)
+    return tuple(interval for interval in intervals if interval is not None)
 
 
 def _by_prompt(values: np.ndarray, prompt: np.ndarray) -> np.ndarray:
@@ -195,14 +195,14 @@ def _by_prompt(values: np.ndarray, prompt: np.ndarray) -> np.ndarray:
 def _slopes(values: np.ndarray, marks: Sequence[int]) -> np.ndarray:
     """``[S, X]`` least-squares gain per 100 labels over the second half of the marks, of values ``[S, C, X]``."""
     half = len(marks) // 2
-    at = np.asarray(marks[half:], float) / 100
-    away = at - at.mean()
-    if not away.any():
+    hundreds = np.asarray(marks[half:], float) / 100
+    deviations = hundreds - hundreds.mean()
+    if not deviations.any():
         return np.zeros((values.shape[0], values.shape[2]))
-    return np.einsum("c,scx->sx", away, values[:, half:]) / (away @ away)
+    return np.einsum("c,scx->sx", deviations, values[:, half:]) / (deviations @ deviations)
 
 
-def model_curve(known: Matches, rule: MatchRule, *, runs: int = 50, votes: int = 300, seed: int = 0) -> Curve:
+def model_curve(matches: Matches, rule: MatchRule, *, runs: int = 50, votes: int = 300, seed: int = 0) -> Curve:
     """How often the best model is found by number of votes, for the rule and for random pairs of models.
 
     Votes are sampled from the recorded ones, whose leader counts as the best. Intervals are over runs: they show the
@@ -211,17 +211,17 @@ def model_curve(known: Matches, rule: MatchRule, *, runs: int = 50, votes: int =
     Raises:
         AfzalError: the record has votes on fewer than three models.
     """
-    enough = known.weight > 0
-    names = known.x[enough].any(0) if enough.any() else np.zeros(0)
+    has_votes = matches.weight > 0
+    names = matches.x[has_votes].any(0) if has_votes.any() else np.zeros(0)
     if names.sum() < 3:
         raise AfzalError(
             "a learning curve of models needs votes on at least three models",
             where="--curve",
             remedy="leave out --curve, or give rows with votes and the model of each response as its source",
         )
-    x = known.x[enough]
-    answers = [_record(p, w) for p, w in zip(known.points[enough], known.weight[enough], strict=True)]
-    best = int(np.argmax(strengths(x, known.points[enough], known.weight[enough]).theta))
+    x = matches.x[has_votes]
+    answers = [_record(p, w) for p, w in zip(matches.points[has_votes], matches.weight[has_votes], strict=True)]
+    best = int(np.argmax(strengths(x, matches.points[has_votes], matches.weight[has_votes]).theta))
     step = max(5, votes // 10 // 5 * 5)
     marks = list(range(step, votes + 1, step))
     right: dict[str, np.ndarray] = {}
@@ -231,16 +231,16 @@ def model_curve(known: Matches, rule: MatchRule, *, runs: int = 50, votes: int =
             thetas = simulate(x, answers, name, votes, np.random.default_rng([seed, k]))
             runs_of.append([float(np.argmax(thetas[m // 5 - 1]) == best) for m in marks])
         right[name] = np.array(runs_of)
-    ours, chance = right[rule], right["random"]
+    by_rule, chance = right[rule], right["random"]
     return Curve(
         rule,
-        f"how often {known.names[best]} is named the best model",
+        f"how often {matches.names[best]} is named the best model",
         "votes",
         tuple(marks),
-        tuple(share_of_wins(ours[:, c], 1) for c in range(len(marks))),
+        tuple(share_of_wins(by_rule[:, c], 1) for c in range(len(marks))),
         tuple(share_of_wins(chance[:, c], 1) for c in range(len(marks))),
-        over_seeds((ours - chance).mean(1).tolist()),
-        over_seeds(_slopes(ours[:, :, None], marks)[:, 0].tolist()),
+        over_seeds((by_rule - chance).mean(1).tolist()),
+        over_seeds(_slopes(by_rule[:, :, None], marks)[:, 0].tolist()),
         0,
         0,
         runs,
@@ -268,24 +268,24 @@ class BestModel:
         return self.share >= LEVEL
 
 
-def best_model(known: Matches, votes: Votes, *, resamples: int = 500, seed: int = 0) -> BestModel | None:
+def best_model(matches: Matches, votes: Votes, *, resamples: int = 500, seed: int = 0) -> BestModel | None:
     """The model that leads after the votes so far; None as long as not every model has a finite strength.
 
     A resample whose votes do not connect all models counts as one in which nobody leads.
     """
     first, second, outcome, prompts = [], [], [], []
-    number = {name: k for k, name in enumerate(known.names)}
-    for two, at, p in zip(votes.writers, votes.pair.tolist(), votes.p.tolist(), strict=True):
-        if two is not None and p == p:
-            first.append(number[two[0]])
-            second.append(number[two[1]])
+    number = {name: k for k, name in enumerate(matches.names)}
+    for models, pair, p in zip(votes.writers, votes.pair.tolist(), votes.p.tolist(), strict=True):
+        if models is not None and p == p:
+            first.append(number[models[0]])
+            second.append(number[models[1]])
             outcome.append(1.0 if p > 0.5 else 0.0 if p < 0.5 else 0.5)
-            prompts.append(votes.pool.prompts[at])
+            prompts.append(votes.pool.prompts[pair])
     played = bt.games(first, second, outcome, prompts, len(number))
     if not first or not bt.connection(played).connected:
         return None
     board = bt.leaderboard(played, resamples=resamples, seed=seed)
     leader = board.places[0].model
     leads = int((np.argmax(board.samples, 1) == leader).sum()) if len(board.samples) else 0
-    drawn = len(board.samples) + board.unconnected
-    return BestModel(known.names[leader], leads / drawn if drawn else 0.0, played.n_prompts)
+    n_samples = len(board.samples) + board.unconnected
+    return BestModel(matches.names[leader], leads / n_samples if n_samples else 0.0, played.n_prompts)

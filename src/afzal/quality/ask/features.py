@@ -67,16 +67,20 @@ def _numbers(item: Item) -> np.ndarray:
     remedy = f"give every row extra.{FIELD}, a list of {size} lists of numbers, one for each response"
     if features is None:
         raise AfzalError(f"the row has no {FIELD}", where=place(item), remedy=remedy)
-    if not isinstance(features, list) or len(features) != size or not all(isinstance(one, list) for one in features):
+    if (
+        not isinstance(features, list)
+        or len(features) != size
+        or not all(isinstance(values, list) for values in features)
+    ):
         raise AfzalError(
             f"extra.{FIELD} is not one list for each of the {size} responses", where=place(item), remedy=remedy
         )
-    for k, one in enumerate(features):
-        for value in one:
+    for k, values in enumerate(features):
+        for value in values:
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                wrong = f"a feature of response {k} is {value!r}, which is not a finite number"
-                raise AfzalError(wrong, where=place(item), remedy=remedy)
-    if len({len(one) for one in features}) != 1 or not features[0]:
+                problem = f"a feature of response {k} is {value!r}, which is not a finite number"
+                raise AfzalError(problem, where=place(item), remedy=remedy)
+    if len({len(values) for values in features}) != 1 or not features[0]:
         raise AfzalError("the responses have different numbers of features, or none", where=place(item), remedy=remedy)
     return np.array(features, dtype=np.float64)
 
@@ -86,15 +90,15 @@ def place(item: Item) -> str:
     return item.where or f"row {item.id}"
 
 
-def reduced(ours: np.ndarray, theirs: np.ndarray, most: int = BUCKETS) -> tuple[np.ndarray, np.ndarray]:
+def reduced(pool: np.ndarray, voted: np.ndarray, most: int = BUCKETS) -> tuple[np.ndarray, np.ndarray]:
     """Differences ``[N, D]`` and ``[V, D]`` of hidden states, projected onto the at most ``most`` directions in which
     the pool varies most, and scaled to a mean square of 1 in the pool.
 
     Directions are those of the second moment about 0, so swapping the responses of pairs changes nothing.
     """
-    if ours.shape[1] > most:
-        values, vectors = np.linalg.eigh(ours.T @ ours)
+    if pool.shape[1] > most:
+        values, vectors = np.linalg.eigh(pool.T @ pool)
         directions = vectors[:, np.argsort(-values, kind="stable")[:most]]
-        ours, theirs = ours @ directions, theirs @ directions
-    size = math.sqrt(float((ours**2).mean())) or 1.0
-    return ours / size, theirs / size
+        pool, voted = pool @ directions, voted @ directions
+    size = math.sqrt(float((pool**2).mean())) or 1.0
+    return pool / size, voted / size

@@ -46,19 +46,19 @@ def fit(x: np.ndarray, p_first: np.ndarray, weight: np.ndarray, ridge: float) ->
     size = x.shape[1]
     theta, prior = np.zeros(size), ridge * np.eye(size)
 
-    def height(at: np.ndarray) -> float:
-        d = x @ at
-        each = p_first * np.logaddexp(0, -d) + (1 - p_first) * np.logaddexp(0, d)
-        return -float(weight @ each) - ridge / 2 * float(at @ at)
+    def height(parameters: np.ndarray) -> float:
+        d = x @ parameters
+        losses = p_first * np.logaddexp(0, -d) + (1 - p_first) * np.logaddexp(0, d)
+        return -float(weight @ losses) - ridge / 2 * float(parameters @ parameters)
 
-    here = height(theta)
+    current = height(theta)
     for _ in range(STEPS):
         p = sigmoid(x @ theta)
         precision = (x * (weight * p * (1 - p))[:, None]).T @ x + prior
         step, scale = np.linalg.solve(precision, x.T @ (weight * (p_first - p)) - ridge * theta), 1.0
-        while (there := height(theta + scale * step)) < here and scale > 1e-6:
+        while (candidate := height(theta + scale * step)) < current and scale > 1e-6:
             scale /= 2
-        theta, here = theta + scale * step, there
+        theta, current = theta + scale * step, candidate
         if np.abs(step).max(initial=0.0) < 1e-8:
             p = sigmoid(x @ theta)
             return Fit(theta, (x * (weight * p * (1 - p))[:, None]).T @ x + prior)

@@ -31,14 +31,15 @@ class Matches:
         names: ``[M]``, sorted.
         x: ``[P, M]`` 1 for the first model, -1 for the second.
         points, weight: ``[P]`` as in :class:`Votes`, summed over the votes on the same two models.
-        of: ``[N]`` int, the pair of models that wrote the pair of answers; -1 if it is one model, or one is unnamed.
+        match_of_pair: ``[N]`` int, the pair of models that wrote the pair of answers; -1 if it is one model, or one
+            is unnamed.
     """
 
     names: tuple[str, ...]
     x: np.ndarray
     points: np.ndarray
     weight: np.ndarray
-    of: np.ndarray
+    match_of_pair: np.ndarray
 
 
 def matches_of(pool: Pool, votes: Votes) -> Matches:
@@ -47,9 +48,9 @@ def matches_of(pool: Pool, votes: Votes) -> Matches:
     Raises:
         AfzalError: no pair of answers is by two named models.
     """
-    ours = [writers_of(pool.items[pair.item], pair.first, pair.second) for pair in pool.pairs]
-    names = sorted({name for two in (*ours, *votes.writers) if two for name in two})
-    if not any(ours):
+    writers = [writers_of(pool.items[pair.item], pair.first, pair.second) for pair in pool.pairs]
+    names = sorted({name for models in (*writers, *votes.writers) if models for name in models})
+    if not any(writers):
         raise AfzalError(
             "no pair of answers is by two models",
             where="--by information, --by closest",
@@ -60,14 +61,14 @@ def matches_of(pool: Pool, votes: Votes) -> Matches:
     x = np.zeros((len(number), len(names)))
     for k, (a, b) in enumerate(combinations(range(len(names)), 2)):
         x[k, a], x[k, b] = 1.0, -1.0
-    of = np.array([-1 if pair is None else number[min(pair), max(pair)] for pair in ours], dtype=np.int64)
+    match_of_pair = np.array([-1 if pair is None else number[min(pair), max(pair)] for pair in writers], dtype=np.int64)
     points, weight = np.zeros(len(number)), np.zeros(len(number))
-    for two, p, w in zip(votes.writers, votes.p.tolist(), votes.w.tolist(), strict=True):
-        if two is not None and p == p:
-            k = number[min(two), max(two)]
-            points[k] += w * (p if two[0] < two[1] else 1 - p)
+    for models, p, w in zip(votes.writers, votes.p.tolist(), votes.w.tolist(), strict=True):
+        if models is not None and p == p:
+            k = number[min(models), max(models)]
+            points[k] += w * (p if models[0] < models[1] else 1 - p)
             weight[k] += w
-    return Matches(tuple(names), x, points, weight, of)
+    return Matches(tuple(names), x, points, weight, match_of_pair)
 
 
 def strengths(x: np.ndarray, points: np.ndarray, weight: np.ndarray, ridge: float = RIDGE) -> Fit:
@@ -98,42 +99,42 @@ def first_of_best(scores: np.ndarray, order: np.ndarray) -> int:
     return int(order[first_of_equals(scores[order])])
 
 
-def next_matches(known: Matches, rule: Literal["information", "closest"], n: int, order: np.ndarray) -> list[Choice]:
+def next_matches(matches: Matches, rule: Literal["information", "closest"], n: int, order: np.ndarray) -> list[Choice]:
     """The n pairs of answers to ask about next: the rule chooses two models, ``order`` a pair of their answers.
 
     Args:
         order: the pairs of answers that may be asked about, in random order.
     """
-    model = strengths(known.x, known.points, known.weight)
-    p, precision = sigmoid(known.x @ model.theta), model.precision
-    waiting: dict[int, list[int]] = {}
+    model = strengths(matches.x, matches.points, matches.weight)
+    p, precision = sigmoid(matches.x @ model.theta), model.precision
+    pairs_of: dict[int, list[int]] = {}
     for k in order[::-1].tolist():
-        if known.of[k] >= 0:
-            waiting.setdefault(int(known.of[k]), []).append(k)
-    ranks = np.array([k for k in dict.fromkeys(known.of[order].tolist()) if k >= 0], dtype=np.int64)
+        if matches.match_of_pair[k] >= 0:
+            pairs_of.setdefault(int(matches.match_of_pair[k]), []).append(k)
+    ranks = np.array([k for k in dict.fromkeys(matches.match_of_pair[order].tolist()) if k >= 0], dtype=np.int64)
     chosen: list[Choice] = []
-    while len(chosen) < n and waiting:
-        scores = _scores(known, rule, p, precision)
-        left = ranks[[int(k) in waiting for k in ranks]]
-        two = first_of_best(scores, left)
-        chosen.append(Choice(waiting[two].pop(), float(scores[two])))
-        if not waiting[two]:
-            del waiting[two]
-        precision = precision + p[two] * (1 - p[two]) * np.outer(known.x[two], known.x[two])
+    while len(chosen) < n and pairs_of:
+        scores = _scores(matches, rule, p, precision)
+        remaining = ranks[[int(k) in pairs_of for k in ranks]]
+        match = first_of_best(scores, remaining)
+        chosen.append(Choice(pairs_of[match].pop(), float(scores[match])))
+        if not pairs_of[match]:
+            del pairs_of[match]
+        precision = precision + p[match] * (1 - p[match]) * np.outer(matches.x[match], matches.x[match])
     return chosen
 
 
-def match_scores(known: Matches, rule: Literal["information", "closest"]) -> np.ndarray:
+def match_scores(matches: Matches, rule: Literal["information", "closest"]) -> np.ndarray:
     """``[N]`` a rule's score of the two models that wrote each pair of answers; 0 if they are not two."""
-    model = strengths(known.x, known.points, known.weight)
-    by_two = _scores(known, rule, sigmoid(known.x @ model.theta), model.precision)
-    return np.where(known.of >= 0, by_two[np.maximum(known.of, 0)], 0.0)
+    model = strengths(matches.x, matches.points, matches.weight)
+    by_match = _scores(matches, rule, sigmoid(matches.x @ model.theta), model.precision)
+    return np.where(matches.match_of_pair >= 0, by_match[np.maximum(matches.match_of_pair, 0)], 0.0)
 
 
 def _scores(
-    known: Matches, rule: Literal["information", "closest"], p: np.ndarray, precision: np.ndarray
+    matches: Matches, rule: Literal["information", "closest"], p: np.ndarray, precision: np.ndarray
 ) -> np.ndarray:
-    return expected_drop(known.x, p, precision) if rule == "information" else closeness(p)
+    return expected_drop(matches.x, p, precision) if rule == "information" else closeness(p)
 
 
 def simulate(
@@ -149,11 +150,11 @@ def simulate(
     """
     points, weight, thetas = np.zeros(len(x)), np.zeros(len(x)), []
     model = strengths(x, points, weight)
-    for asked in range(1, votes + 1):
-        two = _next(x, sigmoid(x @ model.theta), weight, rule, rng)
-        points[two] += answers[two][rng.integers(len(answers[two]))]
-        weight[two] += 1
-        if asked % refit == 0:
+    for n_votes in range(1, votes + 1):
+        match = _next(x, sigmoid(x @ model.theta), weight, rule, rng)
+        points[match] += answers[match][rng.integers(len(answers[match]))]
+        weight[match] += 1
+        if n_votes % refit == 0:
             model = strengths(x, points, weight)
             thetas.append(model.theta)
     return np.array(thetas)

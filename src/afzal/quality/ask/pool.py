@@ -107,7 +107,7 @@ class Pool:
         return replace(row, id=f"{item.id}/{pair.first}-{pair.second}", group=item.group or item.id)
 
 
-def together(items: Sequence[Item]) -> list[Item]:
+def join_answers(items: Sequence[Item]) -> list[Item]:
     """Join rows with a single answer to the same prompt into one row, in the place of the first; keep other rows.
 
     This makes answers that ``afzal generate`` writes one per row comparable. Votes stay with their answers; ``extra``
@@ -140,7 +140,7 @@ def pool_of(items: Sequence[Item]) -> Pool:
     """All pairs of different responses of all items, in order, each once."""
     pairs, number, repeated, identical = [], {}, 0, 0
     settled: set[Key] = set()
-    for at, item in enumerate(items):
+    for index, item in enumerate(items):
         prompt, texts = _text(item.prompt), [_text(r.turns) for r in item.responses]
         for i, j in combinations(range(len(texts)), 2):
             key = _key(prompt, texts[i], texts[j])
@@ -150,12 +150,12 @@ def pool_of(items: Sequence[Item]) -> Pool:
                 repeated += 1
             else:
                 number[key] = len(pairs)
-                pairs.append(Pair(at, i, j))
+                pairs.append(Pair(index, i, j))
             if item.gold:
                 settled.add(key)
     short = sum(len(item.responses) < 2 for item in items)
-    known = np.array([key in settled for key in number], dtype=bool)
-    return Pool(tuple(items), tuple(pairs), tuple(number), number, short, repeated, identical, known)
+    is_settled = np.array([key in settled for key in number], dtype=bool)
+    return Pool(tuple(items), tuple(pairs), tuple(number), number, short, repeated, identical, is_settled)
 
 
 def refuse_nothing_to_ask(pool: Pool, source: str) -> None:
@@ -226,8 +226,8 @@ class Votes:
 
     def _sum(self, values: np.ndarray) -> np.ndarray:
         ordering = ~np.isnan(self.p)
-        at, of = self.pair[ordering], (self.w * values)[ordering]
-        return np.bincount(at, of, minlength=len(self.pool.pairs))
+        pairs, amounts = self.pair[ordering], (self.w * values)[ordering]
+        return np.bincount(pairs, amounts, minlength=len(self.pool.pairs))
 
 
 def votes_of(pool: Pool, cast: Mapping[int, Sequence[Vote]] | None = None, axis: str | None = None) -> Votes:
@@ -240,8 +240,8 @@ def votes_of(pool: Pool, cast: Mapping[int, Sequence[Vote]] | None = None, axis:
         axis: use only votes on this axis; None for all.
     """
     numbers, p, w, writers = [], [], [], []
-    for at, item in enumerate(pool.items):
-        item_votes = item.votes if cast is None else cast.get(at, ())
+    for index, item in enumerate(pool.items):
+        item_votes = item.votes if cast is None else cast.get(index, ())
         on_axis = (*(v for v in item_votes if axis is None or v.axis == axis), *item.gold)
         if not on_axis:
             continue
@@ -250,11 +250,11 @@ def votes_of(pool: Pool, cast: Mapping[int, Sequence[Vote]] | None = None, axis:
             number = pool.number.get(_key(prompt, texts[first], texts[second]))
             if number is not None:  # else the two have the same text
                 pair = pool.pairs[number]
-                upright = _text(pool.items[pair.item].responses[pair.first].turns) == texts[first]
+                same_order = _text(pool.items[pair.item].responses[pair.first].turns) == texts[first]
                 numbers.append(number)
-                p.append(np.nan if share is None else share if upright else 1 - share)
+                p.append(np.nan if share is None else share if same_order else 1 - share)
                 w.append(weight)
-                writers.append(writers_of(item, *((first, second) if upright else (second, first))))
+                writers.append(writers_of(item, *((first, second) if same_order else (second, first))))
     return Votes(pool, np.array(numbers, dtype=np.int64), np.array(p), np.array(w), tuple(writers))
 
 

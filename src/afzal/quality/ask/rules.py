@@ -52,9 +52,9 @@ class Choice:
 
 def binary_entropy(p: np.ndarray) -> np.ndarray:
     """H(p) in nats; 0 at 0 and 1."""
-    inside = np.clip(p, 1e-300, 1.0)
-    other = np.clip(1 - p, 1e-300, 1.0)
-    return -(p * np.log(inside) + (1 - p) * np.log(other))
+    clipped = np.clip(p, 1e-300, 1.0)
+    complement = np.clip(1 - p, 1e-300, 1.0)
+    return -(p * np.log(clipped) + (1 - p) * np.log(complement))
 
 
 def entropy(margins: np.ndarray) -> np.ndarray:
@@ -78,8 +78,8 @@ def information(mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
     """
     nodes, weights = _quadrature()
     p = sigmoid(np.abs(mean)[:, None] + np.sqrt(variance)[:, None] * nodes)
-    known = np.maximum(0.0, binary_entropy(p @ weights) - binary_entropy(p) @ weights)
-    return np.where(variance > 0, known, 0.0)
+    gain = np.maximum(0.0, binary_entropy(p @ weights) - binary_entropy(p) @ weights)
+    return np.where(variance > 0, gain, 0.0)
 
 
 @lru_cache(maxsize=1)
@@ -105,8 +105,8 @@ def by_score(scores: np.ndarray, n: int, order: np.ndarray) -> list[Choice]:
         order: ``[N]`` a random permutation that orders equal scores. A constant score thus gives exactly this order,
             that of random questions.
     """
-    ranked = order[np.argsort(-scores[order], kind="stable")][:n]
-    return [Choice(k, float(scores[k])) for k in ranked.tolist()]
+    best = order[np.argsort(-scores[order], kind="stable")][:n]
+    return [Choice(k, float(scores[k])) for k in best.tolist()]
 
 
 def first_of_equals(scores: np.ndarray) -> int:
@@ -123,7 +123,7 @@ def d_optimal(belief: Belief, n: int, order: np.ndarray) -> list[Choice]:
     """
     p = belief.p_first
     spread = p * (1 - p)
-    return _greedy(belief, n, order, lambda variance, at: np.log1p(spread[at] * variance))
+    return _greedy(belief, n, order, lambda variance, pairs: np.log1p(spread[pairs] * variance))
 
 
 def bald(belief: Belief, n: int, order: np.ndarray) -> list[Choice]:
@@ -133,7 +133,7 @@ def bald(belief: Belief, n: int, order: np.ndarray) -> list[Choice]:
     average, so a batch does not ask the same thing twice.
     """
     mean = belief.margins.mean(0)
-    return _greedy(belief, n, order, lambda variance, at: information(mean[at], variance))
+    return _greedy(belief, n, order, lambda variance, pairs: information(mean[pairs], variance))
 
 
 def ranked(rule: Rule, belief: Belief, n: int, order: np.ndarray) -> list[Choice]:
@@ -168,8 +168,8 @@ def may_be_wrong(points: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """
     from scipy.special import betainc
 
-    few = np.minimum(points, weight - points)
-    return betainc(1 + weight - few, 1 + few, 0.5)
+    minority = np.minimum(points, weight - points)
+    return betainc(1 + weight - minority, 1 + minority, 0.5)
 
 
 def _greedy(
