@@ -353,12 +353,12 @@ def test_a_saved_data_set_keeps_the_bytes_of_its_images_and_sounds(folder):
 def test_a_decoded_picture_is_kept_as_png(folder):
     from PIL import Image
 
-    from afzal.data.mediaparts import given
+    from afzal.data.mediaparts import path_or_bytes
 
     picture = Image.new("RGB", (3, 2), (1, 2, 3))
     import io
 
-    again = Image.open(io.BytesIO(given(picture)))
+    again = Image.open(io.BytesIO(path_or_bytes(picture)))
     assert (again.size, again.getpixel((2, 1))) == ((3, 2), (1, 2, 3))
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from afzal import judge
 from afzal.cli import main
-from afzal.data import plan, read, together, write
+from afzal.data import join_votes, plan, read, write
 from afzal.errors import AfzalError
 from afzal.records import Comparison, Item, Message, Ranking, Rating, Response
 
@@ -124,12 +124,12 @@ def test_alpaca_evals_values(tmp_path):
 def test_rows_of_different_people_are_merged_and_repeats_are_not():
     one, other = item(Comparison(0, 1, "first", annotator="a")), item(Comparison(0, 1, "tie", annotator="b"))
     turned = replace(other, responses=(B, A), votes=(Comparison(0, 1, "second", annotator="c", shown_first=0),))
-    (kept,) = together([one, other, turned])
+    (kept,) = join_votes([one, other, turned])
     assert [(v.annotator, v.p_first) for v in kept.votes] == [("a", 1.0), ("b", 0.5), ("c", 1.0)]
     assert [v.shown_first for v in kept.votes] == [0, 0, 1]
-    assert len(together([one, one])) == 2
+    assert len(join_votes([one, one])) == 2
     alone = [replace(one, responses=(A,), votes=(Rating(0, k, "score", annotator=str(k)),)) for k in range(2)]
-    assert len(together(alone)) == 2
+    assert len(join_votes(alone)) == 2
 
 
 @pytest.mark.parametrize("target", ["alpaca_eval", "fastchat"])
@@ -144,7 +144,7 @@ def test_pandalm_there_and_back(shared, tmp_path, capsys, target):
     back = Counter((repr(i.prompt), repr(i.responses), v.annotator, v.p_first) for i in after.items for v in i.votes)
     assert sum(back.values()) == 1650
     assert back == there
-    assert len(together(after.items)) == 550
+    assert len(join_votes(after.items)) == 550
     assert len(judge.read([str(out)]).verdicts) == 1650
     kept = tmp_path / "kept.jsonl"
     assert main(["aggregate", str(out), "--out", str(kept), "--resamples", "5"]) == 0

@@ -141,10 +141,10 @@ def heard_by(world: Path) -> list[Any]:
 def test_columns_that_are_asked_for_are_kept_whatever_their_size_and_name(world: Path):
     with pytest.raises(AfzalError, match="'solution' may change"):
         data.read("rows.jsonl")
-    items = data.read("rows.jsonl", asked=ColumnRequest(("solution",))).items
+    items = data.read("rows.jsonl", request=ColumnRequest(("solution",))).items
     assert items[1].extra["solution"] == "00" + "x" * 300
     (world / "gsm.jsonl").write_text('{"question": "2+2?", "answer": "4"}\n{"question": "1+2?", "answer": "3"}\n')
-    assert [i.extra["answer"] for i in data.read("gsm.jsonl", asked=ColumnRequest(("answer",))).items] == ["4", "3"]
+    assert [i.extra["answer"] for i in data.read("gsm.jsonl", request=ColumnRequest(("answer",))).items] == ["4", "3"]
     assert "answer" not in data.read("gsm.jsonl").items[0].extra
 
 

@@ -196,7 +196,7 @@ def _on_rows(dataset: Dataset, truths: Sequence[Item], options: _Options) -> tup
     from afzal.judge import labels, ratings, tallies
     from afzal.records import comparisons
 
-    items = data.together(dataset.items)
+    items = data.join_votes(dataset.items)
     notes = [note for note in dataset.notes if note.startswith("votes.jsonl")]
     if dataset.drop_counts:
         lost = ", ".join(f"{reason} {n:,}" for reason, n in dataset.drop_counts.items())

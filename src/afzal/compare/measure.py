@@ -129,7 +129,7 @@ def read_prompts(config: CompareConfig, speaker: Speaker) -> tuple[list[Item], l
     """
     best_of = [e.settings["reward"] for e in entries(config) if e.kind == "best_of" and "reward" in e.settings]
     asks = requests_of_rewards(*config.rewards.values(), *best_of, *config.judges.values())
-    items = data.read(config.prompts, asked=data.merged_request(asks)).items
+    items = data.read(config.prompts, request=data.merged_request(asks)).items
     names = requested_columns(asks, items, config.prompts)
     asked = distinct_prompts(items, names)[: config.max_prompts]
     if len(asked) < 2:

@@ -13,7 +13,7 @@ from afzal.data.detect import ignorable_columns
 from afzal.data.files import refuse_missing
 from afzal.data.format import Format
 from afzal.data.formats import FORMATS
-from afzal.data.joining import together
+from afzal.data.joining import join_votes
 from afzal.data.judged_by import JUDGED_BY, judges_of, naming, naming_all, without_verdicts
 from afzal.data.media_copies import share_media, with_copied_media
 from afzal.data.mediafiles import MediaRules
@@ -41,6 +41,7 @@ __all__ = [
     "fingerprint",
     "ignorable_columns",
     "is_mixture",
+    "join_votes",
     "judges_of",
     "merged_request",
     "naming",
@@ -53,7 +54,6 @@ __all__ = [
     "share_media",
     "split",
     "stream",
-    "together",
     "with_copied_media",
     "without",
     "without_verdicts",

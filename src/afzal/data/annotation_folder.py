@@ -56,7 +56,7 @@ class PageVotes:
             "flags": "flagged",
             "torn": "at the end is cut off in the middle and left out",
         }
-        return [f"{VOTES}: {self.counts[what]} {words}" for what, words in labels.items() if self.counts[what]]
+        return [f"{VOTES}: {self.counts[kind]} {label}" for kind, label in labels.items() if self.counts[kind]]
 
 
 def annotation_rows(source: str | Path, page_votes: PageVotes) -> Iterator[RawRow]:
@@ -68,12 +68,12 @@ def annotation_rows(source: str | Path, page_votes: PageVotes) -> Iterator[RawRo
     path = Path(source).expanduser()
     rows = list(_lines(path / ITEMS))
     gold = {str(raw.value.get("id")) for raw in rows if isinstance(raw.value, Mapping) and _is_gold(raw.value)}
-    known = {str(raw.value.get("id")): raw.value for raw in rows if isinstance(raw.value, Mapping)}
-    acts = list(_lines(path / VOTES))
-    if acts and isinstance(acts[-1].value, Fault) and not _ends_with_newline(path / VOTES):
-        acts.pop()  # a page killed in the middle of a line had not confirmed the vote
+    items_by_id = {str(raw.value.get("id")): raw.value for raw in rows if isinstance(raw.value, Mapping)}
+    actions = list(_lines(path / VOTES))
+    if actions and isinstance(actions[-1].value, Fault) and not _ends_with_newline(path / VOTES):
+        actions.pop()  # a page killed in the middle of a line had not confirmed the vote
         page_votes.counts["torn"] = 1
-    _collect(acts, known, gold, page_votes)
+    _collect(actions, items_by_id, gold, page_votes)
     for raw in rows:
         if isinstance(raw.value, Mapping):
             yield RawRow(raw.where, _with_votes(raw.value, page_votes))
@@ -107,9 +107,9 @@ def _with_votes(row: Row, page_votes: PageVotes) -> dict[str, Any]:
     return full
 
 
-def _collect(acts: list[RawRow], known: Mapping[str, Row], gold: set[str], page_votes: PageVotes) -> None:
+def _collect(actions: list[RawRow], items_by_id: Mapping[str, Row], gold: set[str], page_votes: PageVotes) -> None:
     lines: dict[str, tuple[str, Row]] = {}
-    for raw in acts:
+    for raw in actions:
         if isinstance(raw.value, Fault):
             raise AfzalError(raw.value.detail, where=raw.where, remedy="remove the line, or restore the file")
         if raw.value.get("retracts") is not None:
@@ -119,12 +119,12 @@ def _collect(acts: list[RawRow], known: Mapping[str, Row], gold: set[str], page_
     hashes: dict[str, str | None] = {}
     for where, line in lines.values():
         ident = str(line.get("item"))
-        if ident not in known:
+        if ident not in items_by_id:
             raise AfzalError(
                 f"the item {ident!r} is not in {ITEMS}", where=where, remedy="keep both files of the page together"
             )
         if ident not in hashes:
-            hashes[ident] = _content_sha256(known[ident])
+            hashes[ident] = _content_sha256(items_by_id[ident])
         if line.get("item_sha256", hashes[ident]) != hashes[ident] is not None:
             raise AfzalError(
                 f"the item {ident!r} has changed since this vote",
@@ -167,21 +167,21 @@ def _weighting(line: Row, on_gold: bool, counts: Counter[str]) -> dict[str, Any]
 
 
 def _votes(line: Row) -> Iterator[dict[str, Any]]:
-    about = {k: line[k] for k in ("id", "at", "annotator", "axis", "seconds") if line.get(k) is not None}
+    facts = {k: line[k] for k in ("id", "at", "annotator", "axis", "seconds") if line.get(k) is not None}
     shown = line["shown"]
     match line["kind"]:
         case "pair":
             first, second = shown
             strength = {} if line.get("strength") is None else {"strength": line["strength"]}
             opinion = {"first": first, "second": second, "outcome": line["outcome"], "shown_first": first}
-            yield {"vote": "comparison", **opinion, **strength, **about}
+            yield {"vote": "comparison", **opinion, **strength, **facts}
         case "rank":
-            yield {"vote": "ranking", "groups": line["groups"], "shown": shown, **about}
+            yield {"vote": "ranking", "groups": line["groups"], "shown": shown, **facts}
         case "rate":
-            rated = [(k, v) for k, v in zip(shown, line["values"], strict=True) if v is not None]
-            if "seconds" in about:
-                about["seconds"] /= max(1, len(rated))
-            for response, value in rated:
-                yield {"vote": "rating", "response": response, "value": value, "kind": "score", **about}
+            ratings = [(k, v) for k, v in zip(shown, line["values"], strict=True) if v is not None]
+            if "seconds" in facts:
+                facts["seconds"] /= max(1, len(ratings))
+            for response, value in ratings:
+                yield {"vote": "rating", "response": response, "value": value, "kind": "score", **facts}
         case _:
             raise ValueError

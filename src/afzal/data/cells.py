@@ -35,7 +35,7 @@ def unpacked(row: Row) -> Row:
     spelled = [name for name, cell in row.items() if type(cell) is str and cell[:1] in _OPENERS and _begins(cell)]
     if not spelled:
         return row
-    changed = {name: got for name in spelled if (got := _structure(name, row[name])) is not None}
+    changed = {name: value for name in spelled if (value := _structure(name, row[name])) is not None}
     return {**row, **changed} if changed else row
 
 

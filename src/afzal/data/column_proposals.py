@@ -67,5 +67,5 @@ def _similar_fields(row: Row, want: str) -> list[str]:
     fields = [str(field) for field in row if not str(field).lower().endswith("id") and "," not in str(field)]
     names = _SYNONYMS[want]
     exact = sorted((f for f in fields if f.lower() in names), key=lambda f: names.index(f.lower()))
-    near = [f for f in fields if f not in exact and any(len(name) > 1 and name in f.lower() for name in names)]
-    return (exact + near)[:_MAX_FIELDS]
+    similar = [f for f in fields if f not in exact and any(len(name) > 1 and name in f.lower() for name in names)]
+    return (exact + similar)[:_MAX_FIELDS]

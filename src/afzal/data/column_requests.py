@@ -52,27 +52,27 @@ class ColumnRequest:
 
     def columns(self, items: Iterable[Item]) -> tuple[str, ...]:
         """The items' columns that are asked for, sorted by name."""
-        known = {name for item in items for name in item.extra} if self.any else set()
-        return tuple(sorted(known if self.takes_all else known.intersection(self.names)))
+        names = {name for item in items for name in item.extra} if self.any else set()
+        return tuple(sorted(names if self.takes_all else names.intersection(self.names)))
 
     def select(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """The columns of a row that are asked for."""
         return {name: value for name, value in row.items() if self.takes_all or name in self.names}
 
-    def refuse_missing(self, known: Iterable[str], name: str, where: str = "") -> None:
+    def refuse_missing(self, columns: Iterable[str], name: str, where: str = "") -> None:
         """Refuse a parameter that no row has a value for.
 
         Args:
-            known: the existing columns.
+            columns: the existing columns.
             name: the function's name.
 
         Raises:
             AfzalError: a column is missing; names the parameter and the existing columns.
         """
-        known = sorted(known)
-        lacking = [n for n in self.required if n not in known]
+        columns = sorted(columns)
+        lacking = [n for n in self.required if n not in columns]
         if lacking:
-            existing = f"their other columns are {', '.join(known)}" if known else "they have no other columns"
+            existing = f"their other columns are {', '.join(columns)}" if columns else "they have no other columns"
             raise AfzalError(
                 f"{name} asks for {' and '.join(lacking)}, which no row has",
                 where=where,
@@ -91,23 +91,25 @@ def column_request(fn: Callable[..., Any], n_usual: int = 2) -> ColumnRequest:
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
     takes_lists = n_usual == 2 and any(p.name == "completions" for p in parameters)
     by_place = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    taken = {p.name for p in by_place[:n_usual]} if not takes_lists else set(_TRL_PARAMETERS)
-    further = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in taken]
+    given_names = {p.name for p in by_place[:n_usual]} if not takes_lists else set(_TRL_PARAMETERS)
+    further = [
+        p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in given_names
+    ]
     required = tuple(p.name for p in further if p.default is p.empty)
     optional = tuple(p.name for p in further if p.default is not p.empty)
     takes_prompts = not takes_lists or takes_all or any(p.name == "prompts" for p in parameters)
     return ColumnRequest(required, optional, takes_all, takes_lists, takes_prompts)
 
 
-def merged_request(asked: Iterable[tuple[str, ColumnRequest]]) -> ColumnRequest:
+def merged_request(requests: Iterable[tuple[str, ColumnRequest]]) -> ColumnRequest:
     """The columns that several named functions ask for."""
     union = ColumnRequest()
-    for _, request in asked:
+    for _, request in requests:
         union = union | request
     return union
 
 
-def refuse_missing_columns(asked: Sequence[tuple[str, ColumnRequest]], items: Sequence[Item], where: str) -> None:
+def refuse_missing_columns(requests: Sequence[tuple[str, ColumnRequest]], items: Sequence[Item], where: str) -> None:
     """Refuse a parameter of one of these functions if no item has a column for it.
 
     Args:
@@ -116,10 +118,10 @@ def refuse_missing_columns(asked: Sequence[tuple[str, ColumnRequest]], items: Se
     Raises:
         AfzalError: as for :meth:`ColumnRequest.refuse_missing`.
     """
-    if any(request.required for _, request in asked):
-        known = {key for item in items for key in item.extra}
-        for name, request in asked:
-            request.refuse_missing(known, name, where)
+    if any(request.required for _, request in requests):
+        columns = {key for item in items for key in item.extra}
+        for name, request in requests:
+            request.refuse_missing(columns, name, where)
 
 
 def column_values(items: Sequence[Item], names: Sequence[str]) -> list[dict[str, Any]]:

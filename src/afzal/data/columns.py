@@ -23,23 +23,23 @@ def renamed_rows(stream: Iterator[RawRow], columns: Mapping[str, str]) -> Iterat
 
 
 def _renamed_rows(stream: Iterator[RawRow], columns: Mapping[str, str]) -> Iterator[RawRow]:
-    seen = False
+    checked = False
     for raw in stream:
         if isinstance(raw.value, Fault):
             yield raw
             continue
-        if not seen and (missing := [path for path in columns.values() if _reach(raw.value, path) is _ABSENT]):
+        if not checked and (missing := [path for path in columns.values() if _reach(raw.value, path) is _ABSENT]):
             raise _unknown_column(raw, missing[0])
-        seen = True
+        checked = True
         yield RawRow(raw.where, renamed(raw.value, columns))
 
 
 def renamed(row: Row, columns: Mapping[str, str]) -> Row:
     """The row with the source's names replaced by Afzal's; missing fields are left out."""
     reached = {name: _reach(row, path) for name, path in columns.items()}
-    taken = {path for path in columns.values() if path in row}
-    kept = {k: v for k, v in row.items() if k not in taken}
-    return kept | {name: got for name, got in reached.items() if got is not _ABSENT}
+    sources = {path for path in columns.values() if path in row}
+    others = {k: v for k, v in row.items() if k not in sources}
+    return others | {name: value for name, value in reached.items() if value is not _ABSENT}
 
 
 def _reach(row: Any, path: str) -> Any:

@@ -72,7 +72,7 @@ def detect(
     if 2 * max(fitting.values()) < most:
         raise _several_kinds(fitting, tiers, sample, source, wheres)
     if all(entry.family == "refused" for entry in fitting):
-        raise _refused(next(iter(fitting)), sample, source)
+        raise _refused_format_error(next(iter(fitting)), sample, source)
     entries = [entry for entry in fitting if entry.family != "refused"]
     row = next((row for row in sample if all(entry.applies(row) for entry in entries)), sample[0])
     best = [
@@ -120,16 +120,16 @@ def _fitting(entries: Sequence[Format], sample: Sequence[Row]) -> dict[Format, i
     """
     hits = {entry: sum(entry.applies(row) for row in sample) for entry in entries}
     most = max(hits.values(), default=0)
-    kept = {entry: n for entry, n in hits.items() if n and n >= NEARLY * most}
+    fitting = {entry: n for entry, n in hits.items() if n and n >= NEARLY * most}
     for entry, n in hits.items():
-        if entry not in kept and n == most - 1 and 2 * n >= most:
+        if entry not in fitting and n == most - 1 and 2 * n >= most:
             row = next(row for row in sample if entry.applies(row))
             if any(
-                other.applies(row) and set(_required_fields(entry, row)) > set(_required_fields(other, row))
-                for other in list(kept)
+                rival.applies(row) and set(_required_fields(entry, row)) > set(_required_fields(rival, row))
+                for rival in list(fitting)
             ):
-                kept[entry] = n
-    return {entry: kept[entry] for entry in entries if entry in kept}
+                fitting[entry] = n
+    return {entry: fitting[entry] for entry in entries if entry in fitting}
 
 
 def unknown_votes_error(sample: Sequence[Row], where: str, columns: Mapping[str, str]) -> AfzalError | None:
@@ -148,24 +148,28 @@ def no_format_error(
 ) -> AfzalError:
     """The error for rows that no format fits: a row's fields, the nearest format and what is missing for it, and how to
     name the fields."""
-    if other := unknown_votes_error(sample, wheres[0] if wheres else source, columns):
-        return other
-    plain = [entry for entry in FORMATS if entry.family == "plain"]
-    odd = next((n for n, row in enumerate(sample) if not any(entry.applies(row) for entry in plain)), None)
+    if votes_error := unknown_votes_error(sample, wheres[0] if wheres else source, columns):
+        return votes_error
+    plain_formats = [entry for entry in FORMATS if entry.family == "plain"]
+    unmatched = next(
+        (n for n, row in enumerate(sample) if not any(entry.applies(row) for entry in plain_formats)), None
+    )
     with_opinions = [n for n, row in enumerate(sample) if not _OPINION_FIELDS.isdisjoint(row)]
-    at = odd if odd is not None else with_opinions[0] if with_opinions else 0
-    row = sample[at] if sample else {}
+    k = unmatched if unmatched is not None else with_opinions[0] if with_opinions else 0
+    row = sample[k] if sample else {}
     fields = ", ".join(f"{name} ({columns[name]})" if name in columns else str(name) for name in row) or "none"
-    able = [e for e in FORMATS if e.parse and e.family != "votes" and not (at in with_opinions and e.family == "plain")]
+    candidates = [
+        e for e in FORMATS if e.parse and e.family != "votes" and not (k in with_opinions and e.family == "plain")
+    ]
     # a tool's records whose other columns have free names require only a prompt, which any row may have
-    able = [e for e in able if e.family == "plain" or e.requires != (PROMPTS,)]
-    nearest = max(able, key=lambda entry: (_share(entry, row), len(entry.requires)))
+    candidates = [e for e in candidates if e.family == "plain" or e.requires != (PROMPTS,)]
+    nearest = max(candidates, key=lambda entry: (_share(entry, row), len(entry.requires)))
     missing = [field.replace("|", " or ") for field in nearest.requires if not has(row, field)]
     lack = f"also needs {', '.join(missing)}" if missing else f"but {_complaint(nearest, row)}"
-    near = f"the nearest format, {nearest.name}, {lack}" if _share(nearest, row) else "no format has any of them"
-    which = "the first row's" if at == 0 else "the row's"
-    why = f"{which} fields: {fields}; {near}"
-    where = wheres[at] if at and at < len(wheres) else source
+    comparison = f"the nearest format, {nearest.name}, {lack}" if _share(nearest, row) else "no format has any of them"
+    whose = "the first row's" if k == 0 else "the row's"
+    why = f"{whose} fields: {fields}; {comparison}"
+    where = wheres[k] if k and k < len(wheres) else source
     return AfzalError(
         "no known format fits the rows", where=where, why=why, remedy=columns_hint(sample, _format_of_all)
     )
@@ -191,12 +195,12 @@ def _format_of_all(sample: Sequence[Row]) -> Format | None:
 def ignorable_columns(row: Row, further: Row) -> list[str]:
     """The names of further columns that can be added to a row without changing its format, and that the format does not
     read."""
-    kept, form = [], _format_of_all([row])
+    names, form = [], _format_of_all([row])
     for name, value in further.items():
         extended = {**row, name: value}
         if name not in row and form is not None and name not in form.used() and _format_of_all([extended]) is form:
-            kept.append(name)
-    return kept
+            names.append(name)
+    return names
 
 
 def _reads_row(entry: Format, row: Row, unread: UnreadFields) -> bool:
@@ -211,8 +215,8 @@ def _reads_row(entry: Format, row: Row, unread: UnreadFields) -> bool:
 
 def _beats(a: Format, a_place: int, b: Format, b_place: int, row: Row, hits: dict[Format, int]) -> bool:
     """Whether ``a`` reads all that ``b`` reads and more; or the same, and fits more rows or is listed first."""
-    ours, theirs = set(_required_fields(a, row)), set(_required_fields(b, row))
-    return ours > theirs or (ours == theirs and (hits[a], -a_place) > (hits[b], -b_place))
+    fields_a, fields_b = set(_required_fields(a, row)), set(_required_fields(b, row))
+    return fields_a > fields_b or (fields_a == fields_b and (hits[a], -a_place) > (hits[b], -b_place))
 
 
 def _share(entry: Format, row: Row) -> float:
@@ -240,10 +244,10 @@ def _several_kinds(
     """The error for sources in which a few rows hold opinions and most have a format that would ignore them."""
     rare = max(few, key=lambda entry: few[entry])
     common, n = max(((entry, n) for tier in tiers for entry, n in tier.items()), key=lambda pair: pair[1])
-    at = next(n for n, row in enumerate(sample) if rare.applies(row))
+    k = next(n for n, row in enumerate(sample) if rare.applies(row))
     return AfzalError(
         "the rows are of several kinds",
-        where=wheres[at] if at < len(wheres) else source,
+        where=wheres[k] if k < len(wheres) else source,
         why=f"{few[rare]} of {len(sample)} rows are in the format {rare.name}, the first of them here; "
         f"{n} are in the format {common.name}",
         remedy=f"put each kind in its own file, or name the format: --format {rare.name} or --format {common.name}",
@@ -261,11 +265,11 @@ def _ambiguous(best: list[Format], row: Row, source: str) -> AfzalError:
     )
 
 
-def _refused(entry: Format, sample: Sequence[Row], source: str) -> AfzalError:
+def _refused_format_error(entry: Format, sample: Sequence[Row], source: str) -> AfzalError:
     row = next(row for row in sample if entry.applies(row))
     fields = (name for names in entry.requires for name in names.split("|") if has(row, name))
-    what = entry.refusal.format(fields=", ".join(fields))
-    return AfzalError(f"format '{entry.name}' cannot be read", where=source, why=what)
+    reason = entry.refusal.format(fields=", ".join(fields))
+    return AfzalError(f"format '{entry.name}' cannot be read", where=source, why=reason)
 
 
 def _required_fields(entry: Format, row: Row) -> list[str]:

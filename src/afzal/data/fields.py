@@ -112,10 +112,10 @@ def text(row: Row, names: str) -> str:
     if type(stated) is str and "|" not in names:
         return stated
     name = name_of(row, names)
-    got = row[name] if name else value(row, names)
-    if not isinstance(got, str):
-        raise RowError("wrong_type", name, f"is {kind(got)}, not text")
-    return got
+    raw = row[name] if name else value(row, names)
+    if not isinstance(raw, str):
+        raise RowError("wrong_type", name, f"is {kind(raw)}, not text")
+    return raw
 
 
 def optional_text(row: Row, names: str) -> str:
@@ -125,33 +125,33 @@ def optional_text(row: Row, names: str) -> str:
 
 def array(row: Row, names: str) -> list[Any]:
     """A list; a JSON list in a text cell (as in CSV files) counts as one."""
-    got = value(row, names)
-    if isinstance(got, str) and got.lstrip().startswith("["):
-        got = _json_cell(got, name_of(row, names))
-    if not isinstance(got, list | tuple):
-        raise RowError("wrong_type", name_of(row, names), f"is {kind(got)}, not a list")
-    return list(got)
+    raw = value(row, names)
+    if isinstance(raw, str) and raw.lstrip().startswith("["):
+        raw = _json_cell(raw, name_of(row, names))
+    if not isinstance(raw, list | tuple):
+        raise RowError("wrong_type", name_of(row, names), f"is {kind(raw)}, not a list")
+    return list(raw)
 
 
 def mapping(row: Row, names: str) -> Row:
     """An object."""
-    got = value(row, names)
-    if not isinstance(got, Mapping):
-        raise RowError("wrong_type", name_of(row, names), f"is {kind(got)}, not an object")
-    return got
+    raw = value(row, names)
+    if not isinstance(raw, Mapping):
+        raise RowError("wrong_type", name_of(row, names), f"is {kind(raw)}, not an object")
+    return raw
 
 
 def number(row: Row, names: str) -> float:
     """A finite number; numerals in text (as in CSV files) count."""
-    got, name = value(row, names), name_of(row, names)
-    if isinstance(got, bool) or not isinstance(got, int | float | str):
-        raise RowError("wrong_type", name, f"is {kind(got)}, not a number")
+    raw, name = value(row, names), name_of(row, names)
+    if isinstance(raw, bool) or not isinstance(raw, int | float | str):
+        raise RowError("wrong_type", name, f"is {kind(raw)}, not a number")
     try:
-        result = float(got) if not isinstance(got, str) or is_numeral(got) else math.nan
+        result = float(raw) if not isinstance(raw, str) or is_numeral(raw) else math.nan
     except OverflowError:
         result = math.nan
-    if result != result and not isinstance(got, float):
-        raise RowError("wrong_type", name, f"is {str(got)[:40]!r}, not a number")
+    if result != result and not isinstance(raw, float):
+        raise RowError("wrong_type", name, f"is {str(raw)[:40]!r}, not a number")
     if not math.isfinite(result):
         raise RowError("bad_value", name, f"is {result}, not a finite number")
     return result
@@ -165,15 +165,15 @@ def optional_number(row: Row, names: str) -> float | None:
 
 def index(row: Row, names: str, size: int, *, base: int = 0) -> int:
     """An integer from ``base`` to ``base + size - 1``, returned as an index from 0."""
-    got = number(row, names)
-    if got != int(got) or not base <= got < base + size:
-        raise RowError("bad_value", name_of(row, names), f"is {got:g}, not one of {base} to {base + size - 1}")
-    return int(got) - base
+    position = number(row, names)
+    if position != int(position) or not base <= position < base + size:
+        raise RowError("bad_value", name_of(row, names), f"is {position:g}, not one of {base} to {base + size - 1}")
+    return int(position) - base
 
 
 def flag(row: Row, names: str) -> bool:
     """A boolean: true/false, 1/0, yes/no, as a value or as text in any case."""
-    return _known(row, names, WORDS, "true or false")
+    return _word_value(row, names, WORDS, "true or false")
 
 
 def label(row: Row, names: str) -> bool:
@@ -182,7 +182,7 @@ def label(row: Row, names: str) -> bool:
     Raises:
         ScaleError: the label is another number, so the labels may be ratings.
     """
-    return _known(row, names, LABELS, "a label (docs/formats.md lists them)")
+    return _word_value(row, names, LABELS, "a label (docs/formats.md lists them)")
 
 
 def is_numeral(text: str) -> bool:
@@ -190,27 +190,27 @@ def is_numeral(text: str) -> bool:
     return _NUMERAL.fullmatch(text.strip()) is not None
 
 
-def is_missing(got: Any) -> bool:
+def is_missing(raw: Any) -> bool:
     """Whether a value of a table is not there: null, an empty cell, or NaN, as pandas writes it."""
-    return got is None or (isinstance(got, str) and not got.strip()) or (isinstance(got, float) and got != got)
+    return raw is None or (isinstance(raw, str) and not raw.strip()) or (isinstance(raw, float) and raw != raw)
 
 
-def looks_like_label(got: Any) -> bool:
+def looks_like_label(raw: Any) -> bool:
     """Whether :func:`label` accepts this value."""
     try:
-        label({"value": got}, "value")
+        label({"value": raw}, "value")
     except RowError:
         return False
     return True
 
 
-def _known(row: Row, names: str, words: Mapping[str, bool], wanted: str) -> bool:
-    got, name = value(row, names), name_of(row, names)
-    known = words.get(str(got).strip().lower()) if isinstance(got, bool | int | float | str) else None
-    if known is None:
-        other = isinstance(got, int | float) or (isinstance(got, str) and is_numeral(got))
-        raise (ScaleError if other else RowError)("bad_value", name, f"is {str(got)[:40]!r}, not {wanted}")
-    return known
+def _word_value(row: Row, names: str, words: Mapping[str, bool], expected: str) -> bool:
+    raw, name = value(row, names), name_of(row, names)
+    meaning = words.get(str(raw).strip().lower()) if isinstance(raw, bool | int | float | str) else None
+    if meaning is None:
+        is_number = isinstance(raw, int | float) or (isinstance(raw, str) and is_numeral(raw))
+        raise (ScaleError if is_number else RowError)("bad_value", name, f"is {str(raw)[:40]!r}, not {expected}")
+    return meaning
 
 
 def opinion(row: Row) -> dict[str, Any]:
@@ -225,8 +225,8 @@ def opinion(row: Row) -> dict[str, Any]:
         raise RowError("bad_value", name, f"is {probability:g}, not a probability from 0 to 1")
     facts["probability"] = probability
     facts["weight"] = weight(row)
-    who = name_of(row, _ANNOTATOR)
-    facts["annotator"] = str(row[who]).strip() or None if who else None
+    annotator_field = name_of(row, _ANNOTATOR)
+    facts["annotator"] = str(row[annotator_field]).strip() or None if annotator_field else None
     return facts
 
 
@@ -239,10 +239,10 @@ _STATED = frozenset("|".join((_PROBABILITY, _ANNOTATOR, _MARGIN, _BETTER, _WORSE
 
 def weight(row: Row) -> float:
     """The row's ``weight`` (at least 0); 1 if it has none."""
-    got = optional_number(row, "weight")
-    if got is not None and got < 0:
-        raise RowError("bad_value", "weight", f"is {got:g}, below 0")
-    return 1.0 if got is None else got
+    stated = optional_number(row, "weight")
+    if stated is not None and stated < 0:
+        raise RowError("bad_value", "weight", f"is {stated:g}, below 0")
+    return 1.0 if stated is None else stated
 
 
 def _strength(row: Row) -> float | None:

@@ -45,9 +45,9 @@ def refuse_missing(source: str | Path) -> None:
     if path.is_dir() or path.is_file():
         return
     is_hub = isinstance(source, str) and _HUB.fullmatch(source) and not source.endswith((*KINDS, ".gz"))
-    meant = did_you_mean(path)
-    if meant or not is_hub:  # if a similar local name exists, a typo is likelier than a hub data set
-        raise AfzalError(f"no such file or folder: {source}", remedy=meant or f"check the path; {_HUB_HELP}")
+    hint = did_you_mean(path)
+    if hint or not is_hub:  # if a similar local name exists, a typo is likelier than a hub data set
+        raise AfzalError(f"no such file or folder: {source}", remedy=hint or f"check the path; {_HUB_HELP}")
 
 
 def kind_of_file(path: Path) -> str:
@@ -85,8 +85,8 @@ def _text(path: Path, kind: str, packed: bool, limit: int) -> Iterator[RawRow]:
         with _open(path, packed, limit) as stream:
             raise first_fault(stream, name) from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        if isinstance(error, gzip.BadGzipFile) and (other := other_kind(path, ".gz")):
-            raise other from None
+        if isinstance(error, gzip.BadGzipFile) and (other_error := other_kind(path, ".gz")):
+            raise other_error from None
         remedy = "download it again"
         if isinstance(error, gzip.BadGzipFile):
             remedy += ", or take .gz out of its name if it is not compressed"
@@ -103,8 +103,8 @@ def _refuse_foreign(stream: io.BufferedReader, path: Path, packed: bool) -> None
     except AfzalError as error:
         if not packed:
             raise
-        what = error.what.removesuffix(", but its name does not say so")
-        raise AfzalError(what.replace("the file", "what is inside"), where=error.where, remedy="unpack it") from None
+        message = error.what.removesuffix(", but its name does not say so")
+        raise AfzalError(message.replace("the file", "what is inside"), where=error.where, remedy="unpack it") from None
 
 
 def _open(path: Path, packed: bool, limit: int) -> io.BufferedReader:
@@ -141,8 +141,8 @@ def _is_lines(stream: io.BufferedReader, kind: str, name: str) -> bool:
     """Whether text is JSON lines, judged by its beginning: people use .json and .jsonl for either kind."""
     head = stream.peek(2**16)[: 2**16].removeprefix(b"\xef\xbb\xbf").lstrip()
     if not kind and head[:1] not in (b"{", b"["):
-        known = " ".join(KINDS)
-        raise AfzalError("unknown kind of file", where=name, remedy=f"known: {known} (text kinds also with .gz)")
+        kinds = " ".join(KINDS)
+        raise AfzalError("unknown kind of file", where=name, remedy=f"known: {kinds} (text kinds also with .gz)")
     if head[:1] == b"[":
         return kind != ".json" and head.rstrip() != b"[" and head[:2] not in (b"[{", b"[\n", b"[\r", b"[ ")
     first, newline, rest = head.partition(b"\n")
@@ -160,12 +160,12 @@ def _table(stream: io.BufferedReader, name: str, separator: str) -> Iterator[Raw
         header = [column.strip() for column in next(reader, [])]
     except csv.Error as error:
         raise AfzalError(f"the header is not a table row: {error}", where=f"{name}:1") from None
-    if twice := [column for column in header if header.count(column) > 1]:
-        raise AfzalError(f"column '{twice[0]}' occurs twice in the header", where=f"{name}:1", remedy="rename one")
-    others = [mark for mark in _MARKS if mark in header[0]] if len(header) == 1 else []
-    if others:
+    if duplicates := [column for column in header if header.count(column) > 1]:
+        raise AfzalError(f"column '{duplicates[0]}' occurs twice in the header", where=f"{name}:1", remedy="rename one")
+    separators = [mark for mark in _MARKS if mark in header[0]] if len(header) == 1 else []
+    if separators:
         raise AfzalError(
-            f"the header is one cell with {_MARKS[others[0]]} in it: {header[0]!r}",
+            f"the header is one cell with {_MARKS[separators[0]]} in it: {header[0]!r}",
             where=f"{name}:1",
             remedy=f"separate the cells of a {'.tsv by tabs' if separator == chr(9) else '.csv by commas'}",
         )
@@ -241,8 +241,8 @@ def _arrow(path: Path) -> Iterator[RawRow]:
 
 
 def _unreadable(kind: str, path: Path, error: Exception) -> AfzalError:
-    if other := other_kind(path, f".{kind}"):
-        return other
+    if other_error := other_kind(path, f".{kind}"):
+        return other_error
     remedy = "write or download it again, or give the rows as JSON lines"
     return AfzalError(f"is not a readable {kind} file", where=str(path), why=_first_line(error), remedy=remedy)
 

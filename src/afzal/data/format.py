@@ -33,8 +33,8 @@ class Format:
         optional: fields that are read when present.
         refusal: why the format is refused, and what to do.
         also: the further fields that are read, as a function of a row's field names.
-        beside: the facts about the answers that the parser reads: all that :func:`afzal.data.fields.opinion` knows,
-            only the weight, or none; None for the family's default.
+        annotations: the facts about the answers that the parser reads: all that :func:`afzal.data.fields.opinion`
+            knows, only the weight, or none; None for the family's default.
         system: whether a system message may precede the prompt.
         keeps_empty: whether empty answers are kept, since people judged them.
         settle: returns the format with a parser for this source, given its first rows, for facts that no single row
@@ -50,7 +50,7 @@ class Format:
     optional: tuple[str, ...] = ()
     refusal: str = ""
     also: Callable[[tuple[str, ...]], Iterable[str]] = lambda keys: ()
-    beside: Literal["all", "weight", "none"] | None = None
+    annotations: Literal["all", "weight", "none"] | None = None
     system: bool = True
     keeps_empty: bool = False
     settle: Callable[[Format, Sequence[Row]], Format] | None = None
@@ -61,13 +61,21 @@ class Format:
 
     def used(self) -> frozenset[str]:
         """The top-level fields that the parser reads (a row's other fields are kept separately)."""
-        read = _BESIDE[self.beside or _USUAL[self.family]].union(*map(alternatives, (*self.requires, *self.optional)))
+        read = _ANNOTATIONS[self.annotations or _DEFAULT_ANNOTATIONS[self.family]].union(
+            *map(alternatives, (*self.requires, *self.optional))
+        )
         return read.union(alternatives(SYSTEM)) if self.system else read
 
 
-_USUAL = {"preference": "all", "unpaired": "weight", "votes": "weight", "plain": "none", "refused": "none"}
+_DEFAULT_ANNOTATIONS = {
+    "preference": "all",
+    "unpaired": "weight",
+    "votes": "weight",
+    "plain": "none",
+    "refused": "none",
+}
 _ALWAYS = frozenset({"id", "tools", "chat_template_kwargs", *COLUMNS})
-_BESIDE = {
+_ANNOTATIONS = {
     "none": _ALWAYS,
     "weight": _ALWAYS | {"weight"},
     "all": _ALWAYS

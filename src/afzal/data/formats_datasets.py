@@ -21,7 +21,7 @@ DATASETS: tuple[Format, ...] = (
         others.ultrafeedback,
         {"prompt": "instruction", "answers": "completions", "scores": "the mean of the aspects rated"},
         accepts=is_list("completions"),
-        beside="none",
+        annotations="none",
     ),
     Format(
         "nectar",
@@ -29,14 +29,14 @@ DATASETS: tuple[Format, ...] = (
         others.nectar,
         {"prompt": "prompt", "answers": "answers", "ranks": "rank (1 is best)"},
         accepts=is_list("answers"),
-        beside="none",
+        annotations="none",
     ),
     Format(
         "helpsteer3",
         ("context", "response1", "response2", "overall_preference"),
         pairs.helpsteer3,
         {"prompt": "context", "A": "response1", "B": "response2", "vote": "overall_preference (below 0: A better)"},
-        beside="weight",
+        annotations="weight",
         keeps_empty=True,
     ),
     Format(
@@ -50,7 +50,7 @@ DATASETS: tuple[Format, ...] = (
             "votes": "better_response_id (axis better), safer_response_id (axis safer)",
         },
         optional=("better_response_id", "safer_response_id", "response_0_source", "response_1_source"),
-        beside="weight",
+        annotations="weight",
         keeps_empty=True,
     ),
     Format(
@@ -59,7 +59,7 @@ DATASETS: tuple[Format, ...] = (
         pairs.shp,
         {"prompt": "history", "A": "human_ref_A", "B": "human_ref_B", "vote": "labels (1: A better)"},
         optional=("score_A", "score_B"),
-        beside="weight",
+        annotations="weight",
         keeps_empty=True,
     ),
     Format(
@@ -68,7 +68,7 @@ DATASETS: tuple[Format, ...] = (
         pairs.arena,
         {"prompt": "common beginning", "A": "conversation_a", "B": "conversation_b", "vote": "winner"},
         optional=("model_a", "model_b", "judge", "annotator"),
-        beside="weight",
+        annotations="weight",
         keeps_empty=True,
     ),
     Format(
@@ -82,7 +82,7 @@ DATASETS: tuple[Format, ...] = (
             "vote": "winner_model_a, winner_model_b, winner_tie",
         },
         optional=("model_a", "model_b"),
-        beside="weight",
+        annotations="weight",
         keeps_empty=True,
     ),
     Format(
@@ -92,14 +92,14 @@ DATASETS: tuple[Format, ...] = (
         {"prompt": "info (post or article)", "answers": "summaries", "vote": "choice (index of the better)"},
         accepts=is_list("summaries"),
         optional=("worker",),
-        beside="weight",
+        annotations="weight",
     ),
     Format(
         "webgpt",
         ("question", "answer_0", "answer_1", "score_0", "score_1"),
         pairs.webgpt,
         {"prompt": "question", "A": "answer_0", "B": "answer_1", "vote": "score_0 against score_1 (larger is better)"},
-        beside="weight",
+        annotations="weight",
         keeps_empty=True,
     ),
     Format(
@@ -118,7 +118,7 @@ DATASETS: tuple[Format, ...] = (
             "context",
             *("preference", "label", "generator_1", "generator_2", "annotator", "annotator_id", "time_per_example"),
         ),
-        beside="weight",
+        annotations="weight",
         keeps_empty=True,
     ),
     Format(
@@ -127,7 +127,7 @@ DATASETS: tuple[Format, ...] = (
         pairs.pandalm,
         {"prompt": "instruction + input", "A": "response1", "B": "response2", "votes": "annotator1, 2, ... (0: tie)"},
         optional=("input", "context", *(f"annotator{n}" for n in range(2, 10))),
-        beside="weight",
+        annotations="weight",
         keeps_empty=True,
     ),
     Format(
@@ -151,7 +151,7 @@ DATASETS: tuple[Format, ...] = (
         accepts=lambda row: isinstance(row["data"], Mapping) and pair_of(tuple(row["data"])) is not None,
         settle=label_studio.settled,
         keeps_empty=True,
-        beside="none",
+        annotations="none",
     ),
     Format(
         "label_studio",
@@ -161,7 +161,7 @@ DATASETS: tuple[Format, ...] = (
         accepts=lambda row: isinstance(row["data"], Mapping) and has(row["data"], "items"),
         settle=label_studio.settled,
         keeps_empty=True,
-        beside="none",
+        annotations="none",
     ),
     Format(
         "argilla_records",
@@ -170,7 +170,7 @@ DATASETS: tuple[Format, ...] = (
         {"prompt": "fields.prompt", "answers": "fields.response_1, ...", "votes": "submitted responses of each user"},
         accepts=lambda row: isinstance(row["fields"], Mapping),
         keeps_empty=True,
-        beside="none",
+        annotations="none",
         optional=("suggestions", "metadata", "vectors", "status"),
     ),
     Format(
@@ -185,7 +185,7 @@ DATASETS: tuple[Format, ...] = (
         accepts=exports.is_argilla,
         settle=exports.settled_argilla,
         keeps_empty=True,
-        beside="none",
+        annotations="none",
         optional=("status", "_server_id"),
     ),
     Format(
@@ -231,7 +231,7 @@ DATASETS: tuple[Format, ...] = (
         others.oasst,
         {"prompt": "the path to each question", "answers": "its replies", "ranks": "rank (0 is best)"},
         accepts=lambda row: isinstance(row["prompt"], Mapping) and "replies" in row["prompt"],
-        beside="none",
+        annotations="none",
     ),
     Format(
         "multiple_choice",
@@ -244,7 +244,7 @@ DATASETS: tuple[Format, ...] = (
             "scores": "num_voters (axis voters)",
         },
         optional=("num_voters", *(f"option_{n}" for n in range(3, 27))),
-        beside="weight",
+        annotations="weight",
     ),
     Format(
         "prometheus",

@@ -38,7 +38,7 @@ LAYOUTS: tuple[Format, ...] = (
         {"everything": "afzal's own records"},
         optional=("votes", "gold", "group", "extra", "where"),
         system=False,
-        beside="none",
+        annotations="none",
         keeps_empty=True,
     ),
     Format(
@@ -126,7 +126,7 @@ LAYOUTS: tuple[Format, ...] = (
         _RATINGS,
         accepts=lambda row: is_list("generations")(row) and not (has(row, "chosen") and has(row, "rejected")),
         optional=_OF_RATINGS,
-        beside="none",
+        annotations="none",
     ),
     Format(
         "ratings",
@@ -135,7 +135,7 @@ LAYOUTS: tuple[Format, ...] = (
         _RATINGS | {"better, worse": "chosen and rejected of rows without ratings"},
         accepts=others.fits_rated_pair,
         optional=(*_OF_RATINGS, "ratings|rating", *_OF_PAIR),
-        beside="none",
+        annotations="none",
     ),
     Format(
         "ratings",
@@ -144,7 +144,7 @@ LAYOUTS: tuple[Format, ...] = (
         _RATINGS | {"better, worse": "chosen and rejected of rows without ratings"},
         accepts=others.fits_rated_pair,
         optional=(*_OF_RATINGS, "ratings|rating", *_OF_PAIR),
-        beside="none",
+        annotations="none",
     ),
     Format(
         "scored_responses",
@@ -153,7 +153,7 @@ LAYOUTS: tuple[Format, ...] = (
         {"prompt": "prompt", "answers": "responses", "scores": "scores (larger is better, equal is a tie)"},
         accepts=is_list("responses"),
         optional=("models",),
-        beside="none",
+        annotations="none",
     ),
     Format(
         "indexed",

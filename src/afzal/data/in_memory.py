@@ -129,9 +129,9 @@ def _write_lines(rows: Iterable[Mapping[str, Any]], path: Path, name: str) -> No
 
 def _json_value(value: Any) -> Any:
     """JSON values for numpy numbers and arrays, dates, named tuples and sets."""
-    for way in ("tolist", "isoformat", "_asdict"):
-        if hasattr(value, way):
-            return getattr(value, way)()
+    for method in ("tolist", "isoformat", "_asdict"):
+        if hasattr(value, method):
+            return getattr(value, method)()
     if isinstance(value, set | frozenset):
         return sorted(value)
     raise TypeError(f"it holds a {type(value).__name__}; images and sounds are given by path, or in a Dataset")

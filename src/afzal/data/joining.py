@@ -27,42 +27,42 @@ def joined(items: Iterable[Item]) -> list[Item]:
             else frozenset()
         )
         by_question.setdefault((exact_key(item.prompt), answers), []).append(item)
-    return [same[0] if len(same) == 1 else _as_one(same) for same in by_question.values()]
+    return [group[0] if len(group) == 1 else _as_one(group) for group in by_question.values()]
 
 
-def together(items: Iterable[Item]) -> list[Item]:
+def join_votes(items: Iterable[Item]) -> list[Item]:
     """Join items with the same prompt and the same two or more answers, if different annotators voted on them.
 
     Vote files of other tools hold one vote per row. If an annotator has already voted on the joined item, the question
     was asked again as a separate question, and the items stay separate.
     """
     groups: list[list[Item]] = []
-    open_: dict[tuple[Hashable, frozenset[Hashable]], tuple[list[Item], set[str]]] = {}
+    groups_of: dict[tuple[Hashable, frozenset[Hashable]], tuple[list[Item], set[str]]] = {}
     for item in items:
         key = exact_key(item.prompt), frozenset(exact_key(response.turns) for response in item.responses)
-        names = {vote.annotator for vote in item.votes if vote.annotator is not None}
-        same, heard = open_.get(key, ([], set()))
-        if len(item.responses) > 1 and same and names and not names & heard:
-            same.append(item)
-            heard |= names
+        new_annotators = {vote.annotator for vote in item.votes if vote.annotator is not None}
+        group, annotators = groups_of.get(key, ([], set()))
+        if len(item.responses) > 1 and group and new_annotators and not new_annotators & annotators:
+            group.append(item)
+            annotators |= new_annotators
         else:
-            open_[key] = [item], names
-            groups.append(open_[key][0])
-    return [same[0] if len(same) == 1 else _as_one(same) for same in groups]
+            groups_of[key] = [item], new_annotators
+            groups.append(groups_of[key][0])
+    return [group[0] if len(group) == 1 else _as_one(group) for group in groups]
 
 
-def _as_one(same: Sequence[Item]) -> Item:
-    first = replace(same[0], extra=naming_all(same))
+def _as_one(group: Sequence[Item]) -> Item:
+    first = replace(group[0], extra=naming_all(group))
     if len({exact_key(r.turns) for r in first.responses}) < len(first.responses):
-        return replace(first, votes=tuple(v for item in same for v in item.votes))
-    responses = {exact_key(r.turns): r for item in reversed(same) for r in reversed(item.responses)}
-    keys = dict.fromkeys(exact_key(r.turns) for item in same for r in item.responses)
+        return replace(first, votes=tuple(v for item in group for v in item.votes))
+    responses = {exact_key(r.turns): r for item in reversed(group) for r in reversed(item.responses)}
+    keys = dict.fromkeys(exact_key(r.turns) for item in group for r in item.responses)
     place = {key: k for k, key in enumerate(keys)}
-    orders = [[place[exact_key(response.turns)] for response in item.responses] for item in same]
-    votes = [renumbered_votes(item.votes, order) for item, order in zip(same, orders, strict=True)]
+    orders = [[place[exact_key(response.turns)] for response in item.responses] for item in group]
+    votes = [renumbered_votes(item.votes, order) for item, order in zip(group, orders, strict=True)]
     if len(place) == 2 and {(0, 1), (1, 0)} == set(map(tuple, orders)):
-        votes = [[_shown(v, order[0]) for v in some] for some, order in zip(votes, orders, strict=True)]
-    gold = [renumbered_votes(item.gold, order) for item, order in zip(same, orders, strict=True)]
+        votes = [[_shown(v, order[0]) for v in group_votes] for group_votes, order in zip(votes, orders, strict=True)]
+    gold = [renumbered_votes(item.gold, order) for item, order in zip(group, orders, strict=True)]
     all_votes, all_gold = (tuple(chain.from_iterable(parts)) for parts in (votes, gold))
     return replace(first, responses=tuple(map(responses.__getitem__, place)), votes=all_votes, gold=all_gold)
 

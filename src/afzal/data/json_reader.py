@@ -87,8 +87,8 @@ class _Decoder:
         row = dict(pairs)
         if len(row) < len(pairs):
             names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            self._faults.append(Fault("duplicate_key", f"field '{twice}' occurs twice in one object"))
+            duplicate = next(name for name in names if names.count(name) > 1)
+            self._faults.append(Fault("duplicate_key", f"field '{duplicate}' occurs twice in one object"))
         if self._constants and (field := next((name for name, value in pairs if _holds_constant(value)), None)):
             detail = f"field '{field}' has {self._constants[0]}, which is not JSON; write null or a number"
             self._faults.append(Fault("not_json", detail))
@@ -159,12 +159,14 @@ class Window:
 
     def grow(self) -> None:
         """Discard the text before ``position``, and read as much again as is in memory."""
-        gone = self.text[: self.position]
-        self._column = len(gone) - gone.rfind("\n") - 1 if "\n" in gone else self._column + len(gone)
+        discarded = self.text[: self.position]
+        self._column = (
+            len(discarded) - discarded.rfind("\n") - 1 if "\n" in discarded else self._column + len(discarded)
+        )
         self.text, self.position = self.text[self.position :], 0
         if len(self.text) > MAX_ROW_CHARACTERS:
-            what = f"a row is longer than {MAX_ROW_CHARACTERS // 2**20} MiB"
-            raise AfzalError(what, where=f"{self._name}:{self.line}")
+            message = f"a row is longer than {MAX_ROW_CHARACTERS // 2**20} MiB"
+            raise AfzalError(message, where=f"{self._name}:{self.line}")
         data = self._stream.read(max(_CHUNK, len(self.text)))
         if not self._bytes:
             data = data.removeprefix(_BOM)
@@ -204,8 +206,8 @@ class Window:
                 if self.ended or not self._may_go_on(error):
                     raise self._broken(error) from None
             except (ValueError, RecursionError):
-                what = "is nested too deeply or holds a number that cannot be read"
-                raise AfzalError(what, where=f"{self._name}:{self.line}") from None
+                message = "is nested too deeply or holds a number that cannot be read"
+                raise AfzalError(message, where=f"{self._name}:{self.line}") from None
             else:
                 if end < len(self.text) or self.ended or isinstance(value, dict):
                     checked = _surrogates(decoder.checked(value), self.text, self.position, end)
@@ -219,14 +221,14 @@ class Window:
         return error.msg.startswith("Unterminated string") or error.pos >= len(self.text) - _LONGEST_TOKEN
 
     def _broken(self, error: json.JSONDecodeError) -> AfzalError:
-        cut = error.pos >= len(self.text.rstrip()) or error.msg.startswith("Unterminated string")
+        is_cut = error.pos >= len(self.text.rstrip()) or error.msg.startswith("Unterminated string")
         line = self.line + self.text.count("\n", self.position, error.pos)
         column = error.pos - self.text.rfind("\n", 0, error.pos)
         column += 0 if "\n" in self.text[: error.pos] else self._column
         return AfzalError(
             f"is not JSON: {_reason(error)} (column {column})",
             where=f"{self._name}:{line}",
-            why="the file ends inside a row; was it cut off?" if cut else "",
+            why="the file ends inside a row; was it cut off?" if is_cut else "",
             remedy="fix the file; --skip-bad cannot skip rows inside one JSON document (JSON lines can)",
         )
 
@@ -261,8 +263,8 @@ def _decode(decoder: _Decoder, line: bytes, offset: int) -> Row | Fault:
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
-        at = error.start
-        return Fault("not_utf8", f"byte {offset + at} of the file (0x{line[at]:02x}) is not UTF-8")
+        position = error.start
+        return Fault("not_utf8", f"byte {offset + position} of the file (0x{line[position]:02x}) is not UTF-8")
     if (row := decoder.decode_line(text)) is not None:
         return _surrogates(row, text, 0, len(text))
     try:

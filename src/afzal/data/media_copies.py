@@ -23,8 +23,8 @@ def with_copied_media(items: Sequence[Item], folder: Path) -> list[Item]:
     Raises:
         AfzalError: a file has changed since it was read, or cannot be written.
     """
-    within = folder.expanduser().resolve()
-    return [with_media(item, lambda media: _with_copy(media, within)) if media_of(item) else item for item in items]
+    root = folder.expanduser().resolve()
+    return [with_media(item, lambda media: _with_copy(media, root)) if media_of(item) else item for item in items]
 
 
 def share_media(source: Path, folder: Path) -> None:
@@ -64,8 +64,8 @@ def copy_medium(media: Media, folder: Path) -> Path:
     """
     try:
         content = media.read()
-        known = format_of(content)
-        path = folder / FOLDER / f"{media.sha256}.{known[1] if known else media.kind}"
+        media_format = format_of(content)
+        path = folder / FOLDER / f"{media.sha256}.{media_format[1] if media_format else media.kind}"
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             _write(path, content)

@@ -67,17 +67,17 @@ def inspect(kind: MediaKind, data: bytes, rules: MediaRules) -> Facts:
         RowError: it is of another kind, of an unsupported format, too large, broken, or cut off.
     """
     if not data:
-        raise _broken("is empty")
+        raise _broken_error("is empty")
     if len(data) > rules.max_mib * MIB:
         raise too_large(len(data), rules)
-    known = format_of(data)
-    if known is None or known[0] != kind:
-        actual = f"holds {known[1]} ({known[0]})" if known else _unread(data)
-        wanted = "an image (png, jpeg, gif, webp, bmp)" if kind == "image" else "a sound (wav, flac, ogg, mp3)"
-        raise RowError("media_wrong_type", "", f"{actual}, not {wanted}")
+    media_format = format_of(data)
+    if media_format is None or media_format[0] != kind:
+        actual = f"holds {media_format[1]} ({media_format[0]})" if media_format else _unread(data)
+        expected = "an image (png, jpeg, gif, webp, bmp)" if kind == "image" else "a sound (wav, flac, ogg, mp3)"
+        raise RowError("media_wrong_type", "", f"{actual}, not {expected}")
     if missing_extra(kind):
-        return Facts(known[1])
-    return _image(data, known[1], rules) if kind == "image" else _sound(data, known[1], rules)
+        return Facts(media_format[1])
+    return _image(data, media_format[1], rules) if kind == "image" else _sound(data, media_format[1], rules)
 
 
 def too_large(size: int, rules: MediaRules) -> RowError:
@@ -121,7 +121,7 @@ def _image(data: bytes, name: str, rules: MediaRules) -> Facts:
     except Image.DecompressionBombError:
         raise RowError("media_too_large", "", "has more pixels than Pillow opens (178 million)") from None
     except Exception as error:  # the decoders raise many kinds
-        raise _broken(f"is a broken {name} file ({_words(error)})") from None
+        raise _broken_error(f"is a broken {name} file ({_words(error)})") from None
     if width * height > most:
         detail = f"has {width} x {height} pixels, more than {rules.max_megapixels:g} million"
         raise RowError("media_too_large", "", detail)
@@ -132,7 +132,7 @@ def _image(data: bytes, name: str, rules: MediaRules) -> Facts:
             opened.draft("L", (max(1, width // 8), max(1, height // 8)))  # a JPEG is decoded at an eighth
             opened.load()
     except Exception as error:  # the decoders raise many kinds
-        raise _broken(f"is a broken {name} file, or is cut off ({_words(error)})") from None
+        raise _broken_error(f"is a broken {name} file, or is cut off ({_words(error)})") from None
     return Facts(name, width, height)
 
 
@@ -140,7 +140,7 @@ def _sound(data: bytes, name: str, rules: MediaRules) -> Facts:
     import soundfile
 
     if name == "wav" and (lacking := _lacking(data)):
-        raise _broken(f"is cut off: {lacking} bytes of its samples are missing")
+        raise _broken_error(f"is cut off: {lacking} bytes of its samples are missing")
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as sound:
             frames, rate, channels = sound.frames, sound.samplerate, sound.channels
@@ -148,32 +148,32 @@ def _sound(data: bytes, name: str, rules: MediaRules) -> Facts:
                 detail = f"lasts {frames / rate / 60:.1f} minutes, more than {rules.max_minutes:g}"
                 raise RowError("media_too_large", "", detail)
             if not frames:
-                raise _broken("holds no samples")
-            wanted = min(frames, _LAST_FRAMES)
-            sound.seek(frames - wanted)
-            read = len(sound.read(wanted, dtype="float32"))
+                raise _broken_error("holds no samples")
+            n_frames = min(frames, _LAST_FRAMES)
+            sound.seek(frames - n_frames)
+            n_read = len(sound.read(n_frames, dtype="float32"))
     except RowError:
         raise
     except Exception as error:  # the decoders raise many kinds
-        raise _broken(f"is a broken {name} file, or is cut off ({_words(error)})") from None
-    if read < wanted and name != "mp3":  # an mp3 file only estimates its length
-        raise _broken(f"is cut off: {wanted - read} of its last {wanted} samples are missing")
+        raise _broken_error(f"is a broken {name} file, or is cut off ({_words(error)})") from None
+    if n_read < n_frames and name != "mp3":  # an mp3 file only estimates its length
+        raise _broken_error(f"is cut off: {n_frames - n_read} of its last {n_frames} samples are missing")
     return Facts(name, seconds=frames / rate, rate=rate, channels=channels)
 
 
 def _lacking(data: bytes) -> int:
     """Number of sample bytes missing from a WAV file compared with its header; streaming recorders announce the largest
     size."""
-    at = 12
-    while at + 8 <= len(data):
-        name, size = struct.unpack_from("<4sI", data, at)
+    offset = 12
+    while offset + 8 <= len(data):
+        name, size = struct.unpack_from("<4sI", data, offset)
         if name == b"data":
-            return 0 if size in (0, 0x7FFFFFFF, 0xFFFFFFFF) else max(0, size - (len(data) - at - 8))
-        at += 8 + size + (size & 1)
+            return 0 if size in (0, 0x7FFFFFFF, 0xFFFFFFFF) else max(0, size - (len(data) - offset - 8))
+        offset += 8 + size + (size & 1)
     return 0
 
 
-def _broken(problem: str) -> RowError:
+def _broken_error(problem: str) -> RowError:
     return RowError("media_broken", "", problem)
 
 

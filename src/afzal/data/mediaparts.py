@@ -37,7 +37,7 @@ _TYPES: dict[str, MediaKind] = {
 _PAYLOAD = "image", "image_url", "audio", "audio_url", "input_audio", "path", "url", "bytes", "base64", "data"
 _BESIDE = frozenset({"type", "sha256", "detail", "format", "index"})
 
-Given = str | bytes | Media
+RawMedia = str | bytes | Media
 
 
 def kind_of(part: Mapping[str, Any]) -> MediaKind | None:
@@ -51,23 +51,23 @@ def payload(part: Mapping[str, Any]) -> Any:
     Raises:
         RowError: it has several, or has an unknown field.
     """
-    held = [name for name in _PAYLOAD if part.get(name) is not None]
-    odd = [name for name in part if name not in _PAYLOAD and name not in _BESIDE and part[name] != ""]
-    if odd:
-        raise RowError("wrong_type", "", f"a part of type {part['type']} holds '{odd[0]}', which is not read")
-    if {"path", "bytes"} == set(held):
-        return {name: part[name] for name in held}
-    if len(held) > 1:
-        raise RowError("wrong_type", "", f"a part of type {part['type']} holds both '{held[0]}' and '{held[1]}'")
-    if not held:
+    sources = [name for name in _PAYLOAD if part.get(name) is not None]
+    unknown = [name for name in part if name not in _PAYLOAD and name not in _BESIDE and part[name] != ""]
+    if unknown:
+        raise RowError("wrong_type", "", f"a part of type {part['type']} holds '{unknown[0]}', which is not read")
+    if {"path", "bytes"} == set(sources):
+        return {name: part[name] for name in sources}
+    if len(sources) > 1:
+        raise RowError("wrong_type", "", f"a part of type {part['type']} holds both '{sources[0]}' and '{sources[1]}'")
+    if not sources:
         return None
-    got = part[held[0]]
-    if held[0] in ("base64", "data") and isinstance(got, str):
-        return _decoded(got)
-    return got
+    raw = part[sources[0]]
+    if sources[0] in ("base64", "data") and isinstance(raw, str):
+        return _decoded(raw)
+    return raw
 
 
-def given(value: Any) -> Given:
+def path_or_bytes(value: Any) -> RawMedia:
     """A path, or the bytes, of a value as files, ``datasets`` and servers write it.
 
     Raises:
@@ -99,11 +99,11 @@ def column_values(row: Row) -> dict[MediaKind, list[Any]]:
     if not names_media(row):
         return {}
     if unread := next((name for name in _UNREAD if _is_held(row.get(name))), None):
-        what = "video is not read" if "video" in unread else "answers to different prompts are not a pair"
-        raise UnusableError("media", f"'{unread}': {what}")
-    held = {name: value for name in COLUMNS if _is_held(value := row.get(name))}
+        reason = "video is not read" if "video" in unread else "answers to different prompts are not a pair"
+        raise UnusableError("media", f"'{unread}': {reason}")
+    filled = {name: value for name in COLUMNS if _is_held(value := row.get(name))}
     values: dict[MediaKind, list[Any]] = {}
-    for name, value in held.items():
+    for name, value in filled.items():
         if COLUMNS[name] in values:
             raise RowError("wrong_type", name, f"and another column both hold media of the kind {COLUMNS[name]}")
         values[COLUMNS[name]] = list(value) if isinstance(value, list | tuple) else [value]
@@ -120,11 +120,11 @@ def has_columns(row: Row) -> bool:
 def marked(text: str) -> tuple[dict[str, Any], ...]:
     """A text as parts, with a part without payload at each mark."""
     parts: list[dict[str, Any]] = []
-    for n, piece in enumerate(MARK.split(text)):  # texts and kinds alternate
+    for n, fragment in enumerate(MARK.split(text)):  # texts and kinds alternate
         if n % 2:
-            parts.append({"type": piece})
-        elif piece:
-            parts.append({"type": "text", "text": piece})
+            parts.append({"type": fragment})
+        elif fragment:
+            parts.append({"type": "text", "text": fragment})
     return tuple(parts)
 
 
@@ -132,17 +132,19 @@ def _is_held(value: Any) -> bool:
     return value is not None and value != "" and value != [] and value != {} and value != b""
 
 
-def _of_mapping(value: Mapping[str, Any]) -> Given:
-    held = {name: got for name, got in value.items() if got is not None}
-    if "array" in held and "sampling_rate" in held:
-        return _wave(held["array"], held["sampling_rate"])
+def _of_mapping(value: Mapping[str, Any]) -> RawMedia:
+    fields_held = {name: entry for name, entry in value.items() if entry is not None}
+    if "array" in fields_held and "sampling_rate" in fields_held:
+        return _wave(fields_held["array"], fields_held["sampling_rate"])
     for name in ("bytes", "data", "base64"):
-        if name in held:
-            return _decoded(held[name]) if isinstance(held[name], str) else given(held[name])
+        if name in fields_held:
+            return (
+                _decoded(fields_held[name]) if isinstance(fields_held[name], str) else path_or_bytes(fields_held[name])
+            )
     for name in ("path", "url"):
-        if isinstance(held.get(name), str):
-            return given(held[name])
-    fields = ", ".join(map(str, held)) or "nothing"
+        if isinstance(fields_held.get(name), str):
+            return path_or_bytes(fields_held[name])
+    fields = ", ".join(map(str, fields_held)) or "nothing"
     raise RowError("wrong_type", "", f"an image or a sound is an object of {fields}: it needs path, bytes or url")
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from afzal.data.fields import Row, RowError, UnusableError
 from afzal.data.mediafiles import Facts, MediaRules, inspect, missing_extra, too_large
-from afzal.data.mediaparts import column_values, given, has_columns, kind_of, marked, payload
+from afzal.data.mediaparts import column_values, has_columns, kind_of, marked, path_or_bytes, payload
 from afzal.data.postprocess import as_conversation
 from afzal.data.turns import joined_texts
 from afzal.media import KINDS, Media, MediaKind, media_part
@@ -125,11 +125,13 @@ class MediaReader:
                 parts.append(part)
                 continue
             if (value := payload(part)) is None:
-                at, value = next(feeds[kind])
-                if part.get("index") not in (None, at):
-                    problem = f"place {at} of the kind {kind} has the index {part['index']!r}: media are taken in order"
+                position, value = next(feeds[kind])
+                if part.get("index") not in (None, position):
+                    problem = (
+                        f"place {position} of the kind {kind} has the index {part['index']!r}: media are taken in order"
+                    )
                     raise RowError("media_count", "", problem)
-            media = self._medium(kind, given(value), root)
+            media = self._medium(kind, path_or_bytes(value), root)
             if (stated := part.get("sha256")) and stated != media.sha256:
                 problem = f"{media.name or kind!r} is not the file that the row was written with: its SHA-256 differs"
                 raise RowError("media_changed", "", problem)

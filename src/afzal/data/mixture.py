@@ -79,15 +79,15 @@ class Mixture:
             for task, n in sizes.items()
             if n and task not in stated
         }
-        left, total = 1 - sum(stated.values()), sum(free.values())
-        if free and left <= 0:
+        unstated, total = 1 - sum(stated.values()), sum(free.values())
+        if free and unstated <= 0:
             raise AfzalError(
                 "the stated shares leave nothing for the other tasks",
-                why=f"they sum to {1 - left:g}, and {', '.join(free)} state none",
+                why=f"they sum to {1 - unstated:g}, and {', '.join(free)} state none",
                 remedy="lower a share, or state one for every source",
             )
         scale = 1.0 if free else sum(stated.values())
-        return {t: s / scale for t, s in stated.items()} | {t: left * w / total for t, w in free.items()}
+        return {t: s / scale for t, s in stated.items()} | {t: unstated * w / total for t, w in free.items()}
 
 
 def is_mixture(source: str | Path) -> bool:
@@ -114,8 +114,8 @@ def mixture_of(path: str | Path) -> Mixture:
         _number(content, "temperature", 1.0, str(path)),
         _number(content, "cap", math.inf, str(path)),
     )
-    named = Counter(s.task for s in sources if s.share is not None)
-    both = [s.task for s in sources if s.share is None and s.task in named]
+    with_share = Counter(s.task for s in sources if s.share is not None)
+    both = [s.task for s in sources if s.share is None and s.task in with_share]
     if both:
         raise AfzalError(f"task {both[0]!r} has a share in one source but not in another", where=str(path))
     if sum(s.share or 0.0 for s in sources) > 1 + 1e-9:
@@ -145,11 +145,11 @@ def epoch(tasks: Sequence[str], shares: Mapping[str, float], seed: int) -> list[
     for k, task in enumerate(tasks):
         places.setdefault(task, []).append(k)
     chosen: list[int] = []
-    for task, wanted in _rounded(len(tasks), {t: shares.get(t, 0.0) for t in places}).items():
+    for task, n_items in _rounded(len(tasks), {t: shares.get(t, 0.0) for t in places}).items():
         indices = places[task]
-        times, rest = divmod(wanted, len(indices))
-        drawn = sorted(indices, key=lambda k: hashlib.sha256(f"{seed}:{task}:{k}".encode()).digest())[:rest]
-        chosen += indices * times + drawn
+        times, remainder = divmod(n_items, len(indices))
+        extra = sorted(indices, key=lambda k: hashlib.sha256(f"{seed}:{task}:{k}".encode()).digest())[:remainder]
+        chosen += indices * times + extra
     return sorted(chosen)
 
 
@@ -190,6 +190,8 @@ def _number(entry: Mapping[str, Any], key: str, default: float, where: str) -> f
     return float(value)
 
 
-def _refuse_unknown(entry: Mapping[str, Any], known: set[str], where: str) -> None:
-    if unknown := sorted(set(map(str, entry)) - known):
-        raise AfzalError(f"{unknown[0]!r} is not known here", where=where, remedy=f"one of {', '.join(sorted(known))}")
+def _refuse_unknown(entry: Mapping[str, Any], allowed: set[str], where: str) -> None:
+    if unknown := sorted(set(map(str, entry)) - allowed):
+        raise AfzalError(
+            f"{unknown[0]!r} is not known here", where=where, remedy=f"one of {', '.join(sorted(allowed))}"
+        )

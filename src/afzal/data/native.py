@@ -64,9 +64,9 @@ def from_row(row: Row) -> Item:
 def _vote_to_row(vote: Vote) -> dict[str, Any]:
     row: dict[str, Any] = {"vote": _NAMES[type(vote)]}
     for field in fields(vote):
-        got = getattr(vote, field.name)
-        if field.default is MISSING or got != field.default:
-            row[field.name] = got
+        raw = getattr(vote, field.name)
+        if field.default is MISSING or raw != field.default:
+            row[field.name] = raw
     return row
 
 
@@ -75,56 +75,56 @@ def _vote(entry: Any, where: str, size: int) -> Vote:
     if vote_class is None:
         raise RowError("bad_value", where, "holds something other than comparisons, ratings and rankings")
     values = {k: v for k, v in entry.items() if k != "vote"}
-    known = {field.name for field in fields(vote_class)}
+    allowed = {field.name for field in fields(vote_class)}
     needed = {field.name for field in fields(vote_class) if field.default is MISSING}
-    if not needed <= values.keys() <= known:
-        odd = sorted(needed - values.keys()) or sorted(values.keys() - known)
-        raise RowError("bad_value", where, f"holds a vote with missing or unknown fields: {', '.join(odd)}")
-    for name, got in values.items():
-        if not _fits(name, got, size):
-            raise RowError("bad_value", where, f"holds a vote whose '{name}' is {got!r}")
+    if not needed <= values.keys() <= allowed:
+        wrong_fields = sorted(needed - values.keys()) or sorted(values.keys() - allowed)
+        raise RowError("bad_value", where, f"holds a vote with missing or unknown fields: {', '.join(wrong_fields)}")
+    for name, raw in values.items():
+        if not _fits(name, raw, size):
+            raise RowError("bad_value", where, f"holds a vote whose '{name}' is {raw!r}")
     return _ranking(values, where) if vote_class is Ranking else vote_class(**values)
 
 
 def _ranking(values: dict[str, Any], where: str) -> Ranking:
     groups = tuple(tuple(group) for group in values["groups"])
-    ranked = sorted(k for group in groups for k in group)
+    named = sorted(k for group in groups for k in group)
     shown = None if values.get("shown") is None else tuple(values["shown"])
-    if len(set(ranked)) < max(2, len(ranked)) or (shown is not None and sorted(shown) != ranked):
+    if len(set(named)) < max(2, len(named)) or (shown is not None and sorted(shown) != named):
         raise RowError("bad_value", where, "holds a ranking that does not name two or more responses, each once")
     return Ranking(**values | {"groups": groups, "shown": shown})
 
 
-def _fits(name: str, got: Any, size: int) -> bool:
+def _fits(name: str, raw: Any, size: int) -> bool:
     """Whether a vote's field may have this value, in an item of ``size`` responses."""
-    number = isinstance(got, int | float) and not isinstance(got, bool) and isfinite(got)
+    number = isinstance(raw, int | float) and not isinstance(raw, bool) and isfinite(raw)
     match name:
         case "first" | "second" | "response":
-            return number and isinstance(got, int) and 0 <= got < size
+            return number and isinstance(raw, int) and 0 <= raw < size
         case "shown_first":
-            return got is None or (number and isinstance(got, int) and 0 <= got < size)
+            return raw is None or (number and isinstance(raw, int) and 0 <= raw < size)
         case "outcome":
-            return got in get_args(Outcome)
+            return raw in get_args(Outcome)
         case "kind":
-            return got in get_args(RatingKind)
+            return raw in get_args(RatingKind)
         case "annotator" | "axis" | "id" | "at":
-            return got is None or isinstance(got, str)
+            return raw is None or isinstance(raw, str)
         case "groups":
-            return isinstance(got, list) and all(bool(group) and _are_responses(group, size) for group in got)
+            return isinstance(raw, list) and all(bool(group) and _are_responses(group, size) for group in raw)
         case "shown":
-            return got is None or _are_responses(got, size)
+            return raw is None or _are_responses(raw, size)
         case "probability":
-            return got is None or (number and 0 <= got <= 1)
+            return raw is None or (number and 0 <= raw <= 1)
         case "weight":
-            return number and got >= 0
+            return number and raw >= 0
         case "value":
             return number
         case _:
-            return got is None or number
+            return raw is None or number
 
 
-def _are_responses(got: Any, size: int) -> bool:
-    return isinstance(got, list) and all(type(k) is int and 0 <= k < size for k in got)
+def _are_responses(raw: Any, size: int) -> bool:
+    return isinstance(raw, list) and all(type(k) is int and 0 <= k < size for k in raw)
 
 
 def _response(entry: Any) -> Response:

@@ -15,7 +15,7 @@ from afzal.data.parse_label_studio import SIDES, list_items, ranked
 from afzal.data.parse_tools import (
     PROMPTS,
     SUBMITTED,
-    Given,
+    UserResponse,
     answer_fields,
     opinions,
     pair_in,
@@ -148,7 +148,10 @@ def argilla(row: Row, voting: Sequence[str] | None = None) -> Item | Iterator[It
     names = answer_fields(row)
     data = {name: row[name] for name in (*names, name_of(row, PROMPTS)) if name}
     given = [
-        each for question in _questions(row) if voting is None or question in voting for each in _given(row, question)
+        each
+        for question in _questions(row)
+        if voting is None or question in voting
+        for each in _responses_to(row, question)
     ]
     votes = []
     for each in given:
@@ -224,11 +227,11 @@ def _column_of(row: Row, question: str) -> str:
     return name if name in row else question
 
 
-def _given(row: Row, question: str) -> list[Given]:
+def _responses_to(row: Row, question: str) -> list[UserResponse]:
     """Every user's response to a question; without a column of statuses, all count as submitted."""
     name = f"{question}{RESPONSES}"
     if name not in row:
-        return [_given_in_1(question, entry) for entry in _entries(row.get(question), question)]
+        return [_version_1_response(question, entry) for entry in _entries(row.get(question), question)]
     values = _column(row, name)
     users = _column(row, f"{name}.users") if has(row, f"{name}.users") else [None] * len(values)
     states = _column(row, f"{name}.status") if has(row, f"{name}.status") else [SUBMITTED] * len(values)
@@ -236,7 +239,7 @@ def _given(row: Row, question: str) -> list[Given]:
         if len(got) != len(values):
             raise RowError("bad_value", column, f"has {len(got)} entries for {len(values)} responses")
     return [
-        Given(question, got, None if user is None else str(user), str(state or ""))
+        UserResponse(question, got, None if user is None else str(user), str(state or ""))
         for got, user, state in zip(values, users, states, strict=True)
     ]
 
@@ -244,18 +247,18 @@ def _given(row: Row, question: str) -> list[Given]:
 def _count(row: Row, question: str) -> int:
     """The number of responses to a question; 0 if they are damaged."""
     try:
-        return len(_given(row, question))
+        return len(_responses_to(row, question))
     except RowError:
         return 0
 
 
-def _given_in_1(question: str, entry: Any) -> Given:
+def _version_1_response(question: str, entry: Any) -> UserResponse:
     if not isinstance(entry, Mapping) or entry.keys() != _RESPONSE:
         raise RowError("bad_value", question, "holds something other than responses of user_id, value and status")
     got, user = entry["value"], entry["user_id"]
     if isinstance(got, Mapping) or (isinstance(got, list) and got and isinstance(got[0], Mapping)):
         got = list(_entries(got, question))  # a ranking: the value of each answer with its rank
-    return Given(question, got, None if user is None else str(user), status_of(entry))
+    return UserResponse(question, got, None if user is None else str(user), status_of(entry))
 
 
 def _entries(got: Any, name: str) -> Sequence[Any]:
@@ -283,7 +286,7 @@ def _column(row: Row, name: str) -> Sequence[Any]:
     return parsed
 
 
-def _stated(given: Given, data: Row, names: Sequence[str]) -> list[tuple[str, Vote]]:
+def _stated(given: UserResponse, data: Row, names: Sequence[str]) -> list[tuple[str, Vote]]:
     """(axis, vote) for every vote that a response expresses."""
     axis, place = _axis(given.question, names), _answer_of(given.question, names)
     if place is not None and isinstance(given.value, int | float) and not isinstance(given.value, bool):
@@ -307,6 +310,6 @@ def _orders(row: Row, question: str) -> bool:
     names = answer_fields(row)
     data = {name: row[name] for name in names}
     try:
-        return any(each.counts and _stated(each, data, names) for each in _given(row, question))
+        return any(each.counts and _stated(each, data, names) for each in _responses_to(row, question))
     except RowError:
         return False

@@ -162,8 +162,8 @@ def multiple_choice(row: Row) -> Item:
         raise RowError("bad_value", "answer", f"names option_{chosen}, which the row lacks")
     place = {number: k for k, number in enumerate(numbers)}
     right = place[chosen]
-    others = [k for k in range(len(numbers)) if k != right]
-    votes = [Comparison(right, k, "first", axis="answer", weight=weight(row)) for k in others]
+    wrong_options = [k for k in range(len(numbers)) if k != right]
+    votes = [Comparison(right, k, "first", axis="answer", weight=weight(row)) for k in wrong_options]
     counts = array(row, "num_voters") if has(row, "num_voters") else []
     scores = []
     for option, count in enumerate(counts, 1):
@@ -250,8 +250,8 @@ def prompt_only(row: Row) -> Item:
 
 
 def _labelled(row: Row, prompt: Turns, answer: Turns) -> Item:
-    good = 1.0 if label(row, "label|kto_tag") else 0.0
-    return Item("", prompt, (Response(answer),), (Rating(0, good, "label", weight=weight(row)),))
+    label_value = 1.0 if label(row, "label|kto_tag") else 0.0
+    return Item("", prompt, (Response(answer),), (Rating(0, label_value, "label", weight=weight(row)),))
 
 
 def _last_answer(turns: Messages) -> int:
@@ -264,20 +264,20 @@ def _oasst_node(node: Row, before: Messages, tree: str) -> Iterator[Item | Unusa
     path = (*before, _oasst_message(node))
     replies = [_object(entry, "replies") for entry in array(node, "replies")] if has(node, "replies") else []
     if path[-1].role == "user" and replies:
-        ranked = [entry for entry in replies if entry.get("rank") is not None]
-        if len(ranked) > 1:
-            yield _oasst_item(node, path, ranked, tree)
+        ranked_replies = [entry for entry in replies if entry.get("rank") is not None]
+        if len(ranked_replies) > 1:
+            yield _oasst_item(node, path, ranked_replies, tree)
         else:
             yield UnusableError(
-                "unranked_replies", f"message {node.get('message_id')} has {len(ranked)} ranked replies"
+                "unranked_replies", f"message {node.get('message_id')} has {len(ranked_replies)} ranked replies"
             )
     for entry in replies:
         yield from _oasst_node(entry, path, tree)
 
 
-def _oasst_item(node: Row, path: Messages, ranked: list[Row], tree: str) -> Item:
-    responses = tuple(Response((_oasst_message(e),), optional_text(e, "model_name") or None) for e in ranked)
-    votes = tuple(Rating(k, number(entry, "rank"), "rank") for k, entry in enumerate(ranked))
+def _oasst_item(node: Row, path: Messages, ranked_replies: list[Row], tree: str) -> Item:
+    responses = tuple(Response((_oasst_message(e),), optional_text(e, "model_name") or None) for e in ranked_replies)
+    votes = tuple(Rating(k, number(entry, "rank"), "rank") for k, entry in enumerate(ranked_replies))
     return Item(str(node.get("message_id") or ""), path, responses, votes, group=tree)
 
 

@@ -124,11 +124,11 @@ def message_lists(row: Row) -> Item:
     """``chosen_messages`` and ``rejected_messages`` with typed parts; the answers' ``loss_weight`` weights the pair."""
     better, worse = value(row, "chosen_messages"), value(row, "rejected_messages")
     dialogues = messages(better, "chosen_messages"), messages(worse, "rejected_messages")
-    pieces = split_dialogues(*map(unmarked, dialogues))
+    split = split_dialogues(*map(unmarked, dialogues))
     weights = {_loss_weight(better[-1]), _loss_weight(worse[-1])}
     if len(weights) > 1:
         raise UnusableError("mixed_loss_weight", "chosen and rejected have different loss_weight")
-    return pair({"weight": weights.pop()} | dict(row), *pieces)
+    return pair({"weight": weights.pop()} | dict(row), *split)
 
 
 def openai_preference(row: Row) -> Item:
@@ -184,12 +184,12 @@ def ms_swift(row: Row) -> Item:
 def indexed(row: Row) -> Item:
     """``responses`` with the index ``i`` of the better and ``j`` of the worse one, or ``pairs`` of such."""
     responses = tuple(Response(_turns(r, "responses")) for r in array(row, "responses"))
-    named = array(row, "pairs") if has(row, "pairs") else [[value(row, "i"), value(row, "j")]]
+    index_pairs = array(row, "pairs") if has(row, "pairs") else [[value(row, "i"), value(row, "j")]]
     votes = []
-    for entry in named:
+    for entry in index_pairs:
         if not isinstance(entry, list | tuple) or len(entry) != 2:
             raise RowError("wrong_type", "pairs", "holds something other than [better, worse] indices")
-        i, j = (index({name: at}, name, len(responses)) for name, at in zip("ij", entry, strict=True))
+        i, j = (index({name: position}, name, len(responses)) for name, position in zip("ij", entry, strict=True))
         if i == j:
             raise RowError("bad_value", "j", f"equals i ({i}): a response cannot be better than itself")
         votes.append(Comparison(i, j, "first", **opinion(row)))
@@ -252,8 +252,9 @@ def arena(row: Row) -> Item:
     if winner not in ARENA:
         raise RowError("bad_value", "winner", f"is {winner[:40]!r}, not one of {', '.join(ARENA)}")
     a, b = (messages(value(row, f"conversation_{side}"), f"conversation_{side}") for side in "ab")
-    who = name_of(row, "judge|annotator")
-    vote = Comparison(0, 1, ARENA[winner], annotator=str(row[who]) if who else None, weight=weight(row))
+    judge_field = name_of(row, "judge|annotator")
+    judge = str(row[judge_field]) if judge_field else None
+    vote = Comparison(0, 1, ARENA[winner], annotator=judge, weight=weight(row))
     return versus(*split_dialogues(a, b), vote, sources=(row.get("model_a"), row.get("model_b")))
 
 
@@ -303,18 +304,20 @@ def alpaca_farm(row: Row) -> Item:
     if is_eval and not has(row, "preference|label"):
         raise UnusableError("no_votes", "'preference' is null: no verdict")
     stated, name = number(row, "preference|label"), name_of(row, "preference|label")
-    if name == "preference" and has(row, "label") and (other := number(row, "label")) != stated:
-        raise RowError("bad_value", "label", f"is {other:g}, but 'preference' is {stated:g}: one row states one vote")
+    if name == "preference" and has(row, "label") and (label_value := number(row, "label")) != stated:
+        raise RowError(
+            "bad_value", "label", f"is {label_value:g}, but 'preference' is {stated:g}: one row states one vote"
+        )
     if not (stated in (1, 1.5, 2) or (is_eval and (stated == 0 or 1 <= stated <= 2))):
         raise RowError("bad_value", name, f"is {stated:g}, not one of 1 to 2")
     p = 0.5 if stated == 0 else 2 - stated
     outcome: Outcome = "tie" if p == 0.5 else "first" if p > 0.5 else "second"
-    who = name_of(row, "annotator|annotator_id")
-    about: dict[str, Any] = {"annotator": str(row[who]) if who else None, "weight": weight(row)}
-    about |= {"seconds": optional_number(row, "time_per_example"), "probability": None if p in (0, 0.5, 1) else p}
+    annotator_field = name_of(row, "annotator|annotator_id")
+    facts: dict[str, Any] = {"annotator": str(row[annotator_field]) if annotator_field else None, "weight": weight(row)}
+    facts |= {"seconds": optional_number(row, "time_per_example"), "probability": None if p in (0, 0.5, 1) else p}
     sources = (row.get("generator_1"), row.get("generator_2"))
     a, b = assistant_turn(text(row, "output_1")), assistant_turn(text(row, "output_2"))
-    return versus(chat_prompt(instruction(row)), a, b, Comparison(0, 1, outcome, **about), sources=sources)
+    return versus(chat_prompt(instruction(row)), a, b, Comparison(0, 1, outcome, **facts), sources=sources)
 
 
 def pandalm(row: Row) -> Item:
@@ -362,17 +365,17 @@ def _answer(row: Row, name: str) -> Messages:
     return turns
 
 
-def _turns(given: Any, name: str) -> Turns:
-    if isinstance(given, str):
-        return given
-    if given is None or isinstance(given, bool | int | float):
-        raise RowError("wrong_type", name, f"holds {kind(given)} instead of a text or messages")
-    return messages(given, name)
+def _turns(raw: Any, name: str) -> Turns:
+    if isinstance(raw, str):
+        return raw
+    if raw is None or isinstance(raw, bool | int | float):
+        raise RowError("wrong_type", name, f"holds {kind(raw)} instead of a text or messages")
+    return messages(raw, name)
 
 
-def _prompt_like(given: Any, responses: tuple[Response, ...]) -> Turns:
+def _prompt_like(raw: Any, responses: tuple[Response, ...]) -> Turns:
     """The prompt as text or messages, like the responses; RowError for a mixture."""
-    prompt = _turns(given, "prompt")
+    prompt = _turns(raw, "prompt")
     if any(isinstance(r.turns, str) is not isinstance(prompt, str) for r in responses):
         raise RowError("wrong_type", "responses", "are texts although the prompt is messages, or the other way round")
     return prompt
@@ -384,8 +387,8 @@ def history(row: Row) -> list[Any]:
 
 
 def _loss_weight(raw: Any) -> float:
-    got = optional_number(raw, "loss_weight") if isinstance(raw, dict) else None
-    return 1.0 if got is None else got
+    weight = optional_number(raw, "loss_weight") if isinstance(raw, dict) else None
+    return 1.0 if weight is None else weight
 
 
 def _rejected(row: Row) -> list[Messages]:

@@ -32,15 +32,15 @@ _MARKED = re.compile(r"(?:^|<br\s*/?>|\n)\s*([A-Z])\.\s+")
 _SPENT = re.compile(r"(\d+)d (\d+)h (\d+)m (\d+)s")
 
 
-def with_others(item: Item, others: Sequence[UnusableError], nothing: str) -> Item | Iterator[Item | UnusableError]:
+def with_others(item: Item, others: Sequence[UnusableError], reason: str) -> Item | Iterator[Item | UnusableError]:
     """The item, followed by what people left unfinished, which is no vote and is counted by its reason.
 
     Raises:
-        UnusableError: the item has no votes, and nothing was left unfinished; ``nothing`` says so.
+        UnusableError: the item has no votes, and nothing was left unfinished; ``reason`` says so.
     """
     voted = bool(item.votes or item.gold)
     if not voted and not others:
-        raise UnusableError("no_votes", nothing)
+        raise UnusableError("no_votes", reason)
     return iter([*([item] if voted else ()), *others]) if others else item
 
 
@@ -68,15 +68,15 @@ def argilla_records(row: Row) -> Item | Iterator[Item | UnusableError]:
     names = answer_fields(data)
     raw_prompt = value(data, PROMPTS)
     prompt = chat_prompt(raw_prompt) if isinstance(raw_prompt, str) else messages(raw_prompt, "fields")
-    given = list(_given(value(row, "responses")))
-    votes = [(g.question, vote) for g in given if g.counts for vote in opinions(g, data, names)]
+    responses = list(_user_responses(value(row, "responses")))
+    votes = [(r.question, vote) for r in responses if r.counts for vote in opinions(r, data, names)]
     turns = (assistant_turn(v) if isinstance(v := data[name], str) else messages(v, name) for name in names)
     item = Item(row_id(row), prompt, tuple(map(Response, turns)), placed(votes))
-    return with_others(item, unsubmitted(given), "no submitted response orders the answers")
+    return with_others(item, unsubmitted(responses), "no submitted response orders the answers")
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class UserResponse:
     """A user's response to a question of Argilla; ``status`` is submitted, draft, discarded, or "" if it is null."""
 
     question: str
@@ -90,11 +90,11 @@ class Given:
         return self.status == SUBMITTED
 
 
-def unsubmitted(given: Iterable[Given]) -> list[UnusableError]:
+def unsubmitted(responses: Iterable[UserResponse]) -> list[UnusableError]:
     """One for each draft and discarded response, which answers all questions of a record together."""
-    others = dict.fromkeys((g.user, g.status) for g in given if not g.counts)
+    unfinished = dict.fromkeys((r.user, r.status) for r in responses if not r.counts)
     return [
-        UnusableError(status or "no_status", f"the response of {user} was not submitted") for user, status in others
+        UnusableError(status or "no_status", f"the response of {user} was not submitted") for user, status in unfinished
     ]
 
 
@@ -104,35 +104,35 @@ def placed(votes: Sequence[tuple[str, Vote]], asked: Collection[str] | None = No
     Args:
         asked: the questions of the source; None for those of these votes.
     """
-    one = len({name for name, _ in votes} if asked is None else asked) == 1
-    return tuple(vote if one else replace(vote, axis=name) for name, vote in votes)
+    is_single = len({name for name, _ in votes} if asked is None else asked) == 1
+    return tuple(vote if is_single else replace(vote, axis=name) for name, vote in votes)
 
 
 def answer_fields(data: Row) -> list[str]:
     """The answer fields: one stem with numbers or letters, in order."""
-    known = {plain(name): name for name in data}
+    by_plain_name = {plain(name): name for name in data}
     for stem in STEMS:
         for sides in ([str(n) for n in range(27)], list(_LETTERS)):
-            names = [known[f"{stem}_{side}"] for side in sides if f"{stem}_{side}" in known]
+            names = [by_plain_name[f"{stem}_{side}"] for side in sides if f"{stem}_{side}" in by_plain_name]
             if len(names) > 1:
                 return names
     raise RowError("missing_field", "fields", "holds no two answers, such as response_1 and response_2")
 
 
-def _given(responses: Any) -> Iterator[Given]:
+def _user_responses(responses: Any) -> Iterator[UserResponse]:
     """Every response, grouped by question or by user; one without a status counts as submitted."""
     if isinstance(responses, Mapping):
         for question, entries in responses.items():
             for entry in entries if isinstance(entries, list) else [entries]:
                 if isinstance(entry, Mapping):
-                    yield Given(str(question), entry.get("value"), _user(entry), status_of(entry))
+                    yield UserResponse(str(question), entry.get("value"), _user(entry), status_of(entry))
         return
     for entry in responses if isinstance(responses, list | tuple) else ():
         if isinstance(entry, Mapping):
             values = entry.get("values") or ({} if status_of(entry) == SUBMITTED else {"": None})
-            for question, got in values.items():
-                answer = got.get("value") if isinstance(got, Mapping) else got
-                yield Given(str(question), answer, _user(entry), status_of(entry))
+            for question, entry_value in values.items():
+                answer = entry_value.get("value") if isinstance(entry_value, Mapping) else entry_value
+                yield UserResponse(str(question), answer, _user(entry), status_of(entry))
 
 
 def status_of(entry: Row) -> str:
@@ -141,47 +141,47 @@ def status_of(entry: Row) -> str:
 
 
 def _user(entry: Row) -> str | None:
-    who = name_of(entry, "user_id|user|username")
-    return str(entry[who]) if who else None
+    user_field = name_of(entry, "user_id|user|username")
+    return str(entry[user_field]) if user_field else None
 
 
-def opinions(given: Given, data: Row, names: Sequence[str]) -> Iterable[Vote]:
+def opinions(response: UserResponse, data: Row, names: Sequence[str]) -> Iterable[Vote]:
     """The votes that a response expresses; none if it answers another kind of question."""
-    got, who, places = given.value, given.user, _places(names, data)
-    if isinstance(got, list | tuple):
-        groups = _argilla_groups(got, places)
-        return [Ranking(groups, annotator=who)] if groups else []
-    if not isinstance(got, str):
+    stated, user, places = response.value, response.user, _places(names, data)
+    if isinstance(stated, list | tuple):
+        groups = _argilla_groups(stated, places)
+        return [Ranking(groups, annotator=user)] if groups else []
+    if not isinstance(stated, str):
         return []
-    best = places.get(plain(got))
+    best = places.get(plain(stated))
     if best is not None and len(names) > 2:
-        return [Comparison(best, k, "first", annotator=who) for k in range(len(names)) if k != best]
+        return [Comparison(best, k, "first", annotator=user) for k in range(len(names)) if k != best]
     try:
-        outcome, strength = read_vote(got, pair_in(data), data, "responses")
+        outcome, strength = read_vote(stated, pair_in(data), data, "responses")
     except (RowError, UnusableError):
         return []
-    return [Comparison(0, 1, outcome, strength, annotator=who)]
+    return [Comparison(0, 1, outcome, strength, annotator=user)]
 
 
-def _argilla_groups(got: Sequence[Any], places: Mapping[str, int]) -> tuple[tuple[int, ...], ...]:
+def _argilla_groups(entries: Sequence[Any], places: Mapping[str, int]) -> tuple[tuple[int, ...], ...]:
     """The groups of a ranking question's value: names from best to worst, or names with ranks (equal ranks are
     tied)."""
-    ranked: dict[float, list[int]] = {}
-    for k, entry in enumerate(got):
+    by_rank: dict[float, list[int]] = {}
+    for k, entry in enumerate(entries):
         name = entry.get("value") if isinstance(entry, Mapping) else entry
         rank = entry.get("rank") if isinstance(entry, Mapping) else k
         place = places.get(plain(str(name)))
         if place is None or rank is None:
             return ()
-        ranked.setdefault(rank, []).append(place)
-    groups = tuple(tuple(ranked[rank]) for rank in sorted(ranked))
-    return groups if _once(groups) else ()
+        by_rank.setdefault(rank, []).append(place)
+    groups = tuple(tuple(by_rank[rank]) for rank in sorted(by_rank))
+    return groups if _names_each_once(groups) else ()
 
 
-def _once(groups: Sequence[Sequence[int]]) -> bool:
+def _names_each_once(groups: Sequence[Sequence[int]]) -> bool:
     """Whether groups name two or more responses, each once."""
-    named = [k for group in groups for k in group]
-    return len(named) > 1 and len(set(named)) == len(named)
+    numbers = [k for group in groups for k in group]
+    return len(numbers) > 1 and len(set(numbers)) == len(numbers)
 
 
 def _places(names: Sequence[str], texts: Row | Sequence[str]) -> dict[str, int]:
@@ -189,8 +189,8 @@ def _places(names: Sequence[str], texts: Row | Sequence[str]) -> dict[str, int]:
     answer_texts = [texts[name] for name in names] if isinstance(texts, Mapping) else list(texts)
     places: dict[str, int] = {}
     for k, name in enumerate(names):
-        for called in (plain(name), plain(name).rsplit("_", 1)[-1], _LETTERS[k % 26], str(answer_texts[k]).strip()):
-            places.setdefault(called, k)
+        for alias in (plain(name), plain(name).rsplit("_", 1)[-1], _LETTERS[k % 26], str(answer_texts[k]).strip()):
+            places.setdefault(alias, k)
     return places
 
 
@@ -204,9 +204,9 @@ def potato(row: Row) -> Item:
     answers = _texts(row)
     if len(answers) < 2:
         raise UnusableError("no_pair", "fewer than two texts were compared")
-    about = {"annotator": _user(row), "seconds": _seconds(row.get("behavioral_data"))}
+    facts = {"annotator": _user(row), "seconds": _seconds(row.get("behavioral_data"))}
     schemes = mapping(row, "label_annotations|labels|annotations")
-    votes = [(str(name), vote) for name, got in schemes.items() for vote in _potato_votes(got, answers, about)]
+    votes = [(str(name), vote) for name, answer in schemes.items() for vote in _potato_votes(answer, answers, facts)]
     if not votes:
         raise UnusableError("no_votes", "no pairwise, ranking or best-worst scheme has an answer")
     prompt_field = name_of(row, PROMPTS + "|text|source")
@@ -240,27 +240,27 @@ def _texts(row: Row) -> list[str]:
     )
 
 
-def _potato_votes(got: Any, answers: Sequence[str], about: Mapping[str, Any]) -> Iterator[Vote]:
-    if not isinstance(got, Mapping):
+def _potato_votes(answer: Any, answers: Sequence[str], facts: Mapping[str, Any]) -> Iterator[Vote]:
+    if not isinstance(answer, Mapping):
         return
-    if got.get("selection"):
+    if answer.get("selection"):
         pair = Pair("a", "b", ("a", "b"))
-        outcome, _ = read_vote(got["selection"], pair, dict(zip("ab", answers, strict=False)), "selection")
-        yield Comparison(0, 1, outcome, **about)
-    elif has(got, "scale_value"):
-        liking = -number(got, "scale_value")
+        outcome, _ = read_vote(answer["selection"], pair, dict(zip("ab", answers, strict=False)), "selection")
+        yield Comparison(0, 1, outcome, **facts)
+    elif has(answer, "scale_value"):
+        liking = -number(answer, "scale_value")
         outcome = "tie" if liking == 0 else "first" if liking > 0 else "second"
-        yield Comparison(0, 1, outcome, strength=abs(liking), **about)
-    elif got.get("rank_order"):
-        order = text(got, "rank_order").split(",")
+        yield Comparison(0, 1, outcome, strength=abs(liking), **facts)
+    elif answer.get("rank_order"):
+        order = text(answer, "rank_order").split(",")
         groups = tuple(tuple(_place(name, answers, "rank_order") for name in group.split("=")) for group in order)
-        if not _once(groups):
+        if not _names_each_once(groups):
             raise RowError("bad_value", "rank_order", "does not name two or more items, each once")
-        yield Ranking(groups, **about)
-    elif got.get("best") and got.get("worst"):
-        best, worst = (_place(str(got[name]), answers, name) for name in ("best", "worst"))
-        yield from (Comparison(best, k, "first", **about) for k in range(len(answers)) if k != best)
-        yield from (Comparison(k, worst, "first", **about) for k in range(len(answers)) if k not in (best, worst))
+        yield Ranking(groups, **facts)
+    elif answer.get("best") and answer.get("worst"):
+        best, worst = (_place(str(answer[name]), answers, name) for name in ("best", "worst"))
+        yield from (Comparison(best, k, "first", **facts) for k in range(len(answers)) if k != best)
+        yield from (Comparison(k, worst, "first", **facts) for k in range(len(answers)) if k not in (best, worst))
 
 
 def _place(name: str, answers: Sequence[str], field: str) -> int:

@@ -36,7 +36,7 @@ _WHO = ("annotator", "worker", "rater", "user", "labeler", "evaluator", "expert"
 ANNOTATORS = "|".join((*_WHO, *(f"{who}_id" for who in _WHO), *(f"{who}_name" for who in _WHO)))
 SECONDS = "seconds|lead_time|time_spent|duration_seconds|time_per_example"
 TIMES = "at|timestamp|created_at|submitted_at|tstamp"
-_BESIDE = "|".join((ANNOTATORS, SECONDS, TIMES, "vote_id|annotation_id"))
+_VOTE_FACTS = "|".join((ANNOTATORS, SECONDS, TIMES, "vote_id|annotation_id"))
 _LISTS = ("votes", "annotations", "preferences", "winners", "labels", "judgments", "verdicts", "human_votes", "choices")
 _OF_ONE = re.compile(rf"({'|'.join(_WHO)}|voter|person|vote|winner|preference|choice|label|verdict)_?(?=[^_].*)(.+)")
 _ONES = re.compile(r"(.+)_(vote|winner|preference|choice|verdict)")
@@ -53,9 +53,15 @@ def fits(row: Row) -> bool:
     if pair is None or not _is_complete(row, pair):
         return False
     loose = replace(pair, counts=True)
-    if True not in [_known(row[name], name, loose, row) for name in _decisive(keys)]:
+    if True not in [_is_known_vote(row[name], name, loose, row) for name in _decisive(keys)]:
         return False
-    return sum(bool(_annotator_in(name)) and _known(row[name], name, loose, row) is True for name in _others(keys)) < 2
+    return (
+        sum(
+            bool(_annotator_in(name)) and _is_known_vote(row[name], name, loose, row) is True
+            for name in _other_fields(keys)
+        )
+        < 2
+    )
 
 
 def unknown_winner(row: Row) -> RowError | None:
@@ -81,14 +87,20 @@ def fits_wide(row: Row) -> bool:
     if pair is None or not _is_complete(row, pair):
         return False
     loose = replace(pair, counts=True)
-    if held := _votes_field(keys):
+    if votes_field := _votes_field(keys):
         try:
-            entries = list(_entries(row[held], held)) if isinstance(row[held], list | tuple | Mapping) else []
+            entries = (
+                list(_entries(row[votes_field], votes_field))
+                if isinstance(row[votes_field], list | tuple | Mapping)
+                else []
+            )
         except RowError:
             return False
-        known = [_known(got, field, loose, row) for stated, _ in entries for field, got in stated.items()]
-        return True in known and False not in known
-    return sum(_known(row[name], name, loose, row) is True for name in _others(keys)) > 1
+        recognised = [
+            _is_known_vote(cell, field, loose, row) for stated, _ in entries for field, cell in stated.items()
+        ]
+        return True in recognised and False not in recognised
+    return sum(_is_known_vote(row[name], name, loose, row) is True for name in _other_fields(keys)) > 1
 
 
 def competing_votes(sample: Sequence[Row]) -> tuple[list[str], list[str]]:
@@ -110,7 +122,7 @@ def competing_votes(sample: Sequence[Row]) -> tuple[list[str], list[str]]:
 def fields_read(keys: tuple[str, ...]) -> tuple[str, ...]:
     """Those of these fields that every format of votes reads: two answers and their models, an annotator and facts
     about the vote."""
-    return (*_answers(pair_of(keys)), *(name for name in _BESIDE.split("|") if name in keys))
+    return (*_answers(pair_of(keys)), *(name for name in _VOTE_FACTS.split("|") if name in keys))
 
 
 def settled(entry: Format, sample: Sequence[Row]) -> Format:
@@ -129,10 +141,10 @@ def settled(entry: Format, sample: Sequence[Row]) -> Format:
 
     if pair is None or not votes:  # the format was given by name, and no row is a vote
         return replace(entry, parse=lambda row: vote(row, votes or None), also=also)
-    words = f"{' = '.join(votes)} {_vote_values(pair)}"
-    reads = dict(zip(entry.reads, (name_of(first, PROMPTS), pair.a, pair.b, words), strict=True))
-    usual = (next(iter(votes)), pair.a, pair.b)
-    return replace(entry, reads=reads, parse=lambda row: vote(row, votes, usual), also=also)
+    vote_description = f"{' = '.join(votes)} {_vote_values(pair)}"
+    reads = dict(zip(entry.reads, (name_of(first, PROMPTS), pair.a, pair.b, vote_description), strict=True))
+    usual_names = (next(iter(votes)), pair.a, pair.b)
+    return replace(entry, reads=reads, parse=lambda row: vote(row, votes, usual_names), also=also)
 
 
 def _stating(sample: Sequence[Row]) -> dict[str, bool]:
@@ -143,17 +155,19 @@ def _stating(sample: Sequence[Row]) -> dict[str, bool]:
         return counts
     pairs = [(row, pair) for row in sample if (pair := pair_of(tuple(row)))]
 
-    def known(row: Row, pair: Pair, name: str) -> bool | None:
-        return _known(row.get(name), name, replace(pair, counts=counts[name]), row)
+    def is_known(row: Row, pair: Pair, name: str) -> bool | None:
+        return _is_known_vote(row.get(name), name, replace(pair, counts=counts[name]), row)
 
     if WINNER not in names:
-        stated = {name: [known(row, pair, name) for row, pair in pairs] for name in names}
-        kept = [name for name in names if stated[name].count(True) > 4 * stated[name].count(False)]
-        return {name: counts[name] for name in kept or names}
-    decided = [(row, pair) for row, pair in pairs if known(row, pair, WINNER)]
-    also = [name for name in names if name != WINNER and any(known(row, pair, name) for row, pair in decided)]
-    both = {name: {WINNER: counts[WINNER], name: counts[name]} for name in also}
-    agreeing = [name for name in also if all(_agree(row, pair, both[name]) for row, pair in decided)]
+        stated = {name: [is_known(row, pair, name) for row, pair in pairs] for name in names}
+        consistent = [name for name in names if stated[name].count(True) > 4 * stated[name].count(False)]
+        return {name: counts[name] for name in consistent or names}
+    decided = [(row, pair) for row, pair in pairs if is_known(row, pair, WINNER)]
+    agreeing_names = [
+        name for name in names if name != WINNER and any(is_known(row, pair, name) for row, pair in decided)
+    ]
+    both = {name: {WINNER: counts[WINNER], name: counts[name]} for name in agreeing_names}
+    agreeing = [name for name in agreeing_names if all(_agree(row, pair, both[name]) for row, pair in decided)]
     return {name: counts[name] for name in (WINNER, *agreeing)}
 
 
@@ -175,7 +189,7 @@ def settled_wide(entry: Format, sample: Sequence[Row]) -> Format:
     """
     pairs = [(row, replace(pair, counts=True)) for row in sample if (pair := pair_of(tuple(row)))]
     names = tuple(name for name in dict.fromkeys(n for row in sample for n in row) if _is_column(name, pairs))
-    counts = _are_counts(got for row in sample for stated, _ in _votes_in(row, names) for got in stated.values())
+    counts = _are_counts(cell for row in sample for stated, _ in _votes_in(row, names) for cell in stated.values())
 
     def also(keys: tuple[str, ...]) -> Iterable[str]:
         return (*fields_read(keys), *names, *filter(None, [_votes_field(keys)]))
@@ -189,26 +203,28 @@ def _vote_values(pair: Pair) -> str:
 
 def _are_counts(values: Iterable[Any]) -> bool:
     """Whether both 1 and 2 are among the values, so that 0 is not one of the two sides."""
-    return {"1", "2"} <= {str(got).strip().removesuffix(".0") for got in values}
+    return {"1", "2"} <= {str(cell).strip().removesuffix(".0") for cell in values}
 
 
 def vote(
     row: Row,
     fields: Mapping[str, bool] | None = None,
-    usual: tuple[str, ...] = (WINNER, "response_a", "response_b"),
+    usual_names: tuple[str, ...] = (WINNER, "response_a", "response_b"),
 ) -> Item:
     """One vote on two answers; rows with the same prompt and the same two answers are joined later.
 
     Args:
         fields: the fields that state the vote, and whether 1, 2 and 0 are counts in each; None for the row's own.
-        usual: the names that most rows of the source use for the vote and the two answers, for messages.
+        usual_names: the names that most rows of the source use for the vote and the two answers, for messages.
     """
     pair = pair_of(tuple(row))
     fields = dict.fromkeys(_fields(tuple(row)), False) if fields is None else fields
     stated = {name: row[name] for name in fields if name in row}
     if pair is None or not stated:
-        missing = next((name for name in usual if name not in row), None)
-        raise RowError("missing_field", missing or usual[0], "is missing" if missing else "is not the only such field")
+        missing = next((name for name in usual_names if name not in row), None)
+        raise RowError(
+            "missing_field", missing or usual_names[0], "is missing" if missing else "is not the only such field"
+        )
     outcome, strength = _agreed(stated, pair, row, fields)
     return _item(row, pair, (Comparison(0, 1, outcome, strength, weight=weight(row), **recorded(row)),))
 
@@ -223,14 +239,14 @@ def _agreed(
         RowError: two of them state different votes, or one is unknown.
     """
     votes: dict[str, tuple[Outcome, float | None]] = {}
-    for name, got in stated.items():
-        if not _is_empty(got):
-            votes[name] = read_vote(got, replace(pair, counts=counts.get(name, False)), row, name)
+    for name, cell in stated.items():
+        if not _is_empty(cell):
+            votes[name] = read_vote(cell, replace(pair, counts=counts.get(name, False)), row, name)
     if not votes:
         raise UnusableError("no_votes", f"'{next(iter(stated))}' is empty")
-    (first, (outcome, _)), *others = votes.items()
-    for name, (other, _) in others:
-        if other != outcome:
+    (first, (outcome, _)), *further = votes.items()
+    for name, (other_outcome, _) in further:
+        if other_outcome != outcome:
             values = f"is {str(stated[name])[:40]!r}, but '{first}' is {str(stated[first])[:40]!r}"
             raise RowError("bad_value", name, f"{values}: one row states one vote")
     return outcome, next((strength for _, strength in votes.values() if strength is not None), None)
@@ -242,17 +258,17 @@ def wide_vote(row: Row, columns: tuple[str, ...] = (), counts: bool = False) -> 
     if pair is None:
         raise RowError("missing_field", "response_a", "is missing, or the other answer is")
     votes = []
-    for stated, about in _votes_in(row, columns):
+    for stated, facts in _votes_in(row, columns):
         if not all(map(_is_empty, stated.values())):
             outcome, strength = _agreed(stated, pair, row, dict.fromkeys(stated, counts))
-            votes.append(Comparison(0, 1, outcome, strength, weight=weight(row), **about))
+            votes.append(Comparison(0, 1, outcome, strength, weight=weight(row), **facts))
     if not votes:
         raise UnusableError("no_votes", "nobody voted")
     return _item(row, pair, tuple(votes))
 
 
-def _is_empty(got: Any) -> bool:
-    return got is None or (isinstance(got, str) and not got.strip()) or got != got
+def _is_empty(cell: Any) -> bool:
+    return cell is None or (isinstance(cell, str) and not cell.strip()) or cell != cell
 
 
 def rated(row: Row) -> Item:
@@ -260,17 +276,17 @@ def rated(row: Row) -> Item:
     source = name_of(row, "model|source|generator|response_source")
     answer = Response(_reply(row, ANSWERS), str(row[source]) if source else None)
     rating = Rating(0, number(row, SCORES), "score", weight(row), **recorded(row))
-    return Item("", _asked(row), (answer,), (rating,))
+    return Item("", _prompt(row), (answer,), (rating,))
 
 
 def _item(row: Row, pair: Pair, votes: tuple[Comparison, ...]) -> Item:
     names = [tuple(row.get(field) for field in fields) for fields in pair.names]
     sources = next(((a, b) for a, b in names if isinstance(a, str) and isinstance(b, str)), (None, None))
     responses = (Response(_reply(row, name), source) for name, source in zip((pair.a, pair.b), sources, strict=True))
-    return Item("", _asked(row), tuple(responses), votes)
+    return Item("", _prompt(row), tuple(responses), votes)
 
 
-def _asked(row: Row) -> Turns:
+def _prompt(row: Row) -> Turns:
     prompt = value(row, PROMPTS)
     return chat_prompt(prompt) if isinstance(prompt, str) else messages(prompt, "prompt")
 
@@ -285,20 +301,20 @@ def _reply(row: Row, names: str) -> Turns:
 
 def recorded(row: Row) -> dict[str, Any]:
     """The annotator, duration, time and id of a vote."""
-    who, at, name = (name_of(row, names) for names in (ANNOTATORS, TIMES, "vote_id|annotation_id"))
+    annotator_field, time_field, name = (name_of(row, names) for names in (ANNOTATORS, TIMES, "vote_id|annotation_id"))
     return {
-        "annotator": str(row[who]).strip() or None if who else None,
+        "annotator": str(row[annotator_field]).strip() or None if annotator_field else None,
         "seconds": optional_number(row, SECONDS),
-        "at": _time(row[at]) if at else None,
+        "at": _time(row[time_field]) if time_field else None,
         "id": str(row[name]) if name else None,
     }
 
 
-def _time(given: Any) -> str:
+def _time(raw: Any) -> str:
     """A time as text; seconds since 1970 become ISO 8601."""
-    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < 1e11:
-        return str(given)
-    return datetime.fromtimestamp(given, UTC).isoformat()
+    if isinstance(raw, bool) or not isinstance(raw, int | float) or not 0 < raw < 1e11:
+        return str(raw)
+    return datetime.fromtimestamp(raw, UTC).isoformat()
 
 
 @lru_cache(maxsize=256)
@@ -320,10 +336,10 @@ def _is_complete(row: Row, pair: Pair) -> bool:
     return has(row, PROMPTS) and all(row[name] is not None for name in (pair.a, pair.b))
 
 
-def _known(got: Any, field: str, pair: Pair, row: Row) -> bool | None:
+def _is_known_vote(cell: Any, field: str, pair: Pair, row: Row) -> bool | None:
     """Whether a value is a known vote on the pair; None if it is empty."""
     try:
-        read_vote(got, pair, row, field)
+        read_vote(cell, pair, row, field)
     except RowError:
         return False
     except UnusableError:
@@ -334,23 +350,23 @@ def _known(got: Any, field: str, pair: Pair, row: Row) -> bool | None:
 @lru_cache(maxsize=256)
 def _votes_field(keys: tuple[str, ...]) -> str:
     """The field with the votes of all annotators, if there is exactly one."""
-    held = [name for name in keys if plain(name) in _LISTS]
-    return held[0] if len(held) == 1 else ""
+    fields = [name for name in keys if plain(name) in _LISTS]
+    return fields[0] if len(fields) == 1 else ""
 
 
 @lru_cache(maxsize=256)
-def _others(keys: tuple[str, ...]) -> tuple[str, ...]:
+def _other_fields(keys: tuple[str, ...]) -> tuple[str, ...]:
     """The fields that may hold one annotator's votes; one called ``label`` or ``winner`` holds nobody's own."""
-    read = (*_answers(pair_of(keys)), *PROMPTS.split("|"), *_fields(keys))
-    return tuple(name for name in keys if name not in read and not _NO_VOTE.fullmatch(plain(name)))
+    read_names = (*_answers(pair_of(keys)), *PROMPTS.split("|"), *_fields(keys))
+    return tuple(name for name in keys if name not in read_names and not _NO_VOTE.fullmatch(plain(name)))
 
 
 def _is_column(name: str, pairs: Sequence[tuple[Row, Pair]]) -> bool:
-    present = [(row, pair) for row, pair in pairs if name in row and name in _others(tuple(row))]
-    known = [_known(row[name], name, pair, row) for row, pair in present]
+    present = [(row, pair) for row, pair in pairs if name in row and name in _other_fields(tuple(row))]
+    recognised = [_is_known_vote(row[name], name, pair, row) for row, pair in present]
     if _annotator_in(name):
-        return known.count(True) > 4 * known.count(False)
-    return True in known and False not in known and not any(is_numeral(str(row[name])) for row, _ in present)
+        return recognised.count(True) > 4 * recognised.count(False)
+    return True in recognised and False not in recognised and not any(is_numeral(str(row[name])) for row, _ in present)
 
 
 def _annotator_in(column: str) -> str:
@@ -364,21 +380,21 @@ def _annotator_in(column: str) -> str:
 
 def _votes_in(row: Row, columns: tuple[str, ...]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """(values by field, facts about the vote) for every annotator of a row."""
-    held = _votes_field(tuple(row))
-    if held:
-        return list(_entries(row[held], held))
+    votes_field = _votes_field(tuple(row))
+    if votes_field:
+        return list(_entries(row[votes_field], votes_field))
     return [({name: row[name]}, {"annotator": _annotator_in(name) or name}) for name in columns if name in row]
 
 
-def _entries(given: Any, field: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+def _entries(raw: Any, field: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """The votes in a field: by name, in order, or as objects."""
-    if isinstance(given, Mapping):
-        for who, got in given.items():
-            yield {field: got}, {"annotator": str(who).strip()}
+    if isinstance(raw, Mapping):
+        for annotator, cell in raw.items():
+            yield {field: cell}, {"annotator": str(annotator).strip()}
         return
-    if not isinstance(given, list | tuple):
+    if not isinstance(raw, list | tuple):
         raise RowError("wrong_type", field, "is neither a list of votes nor an object of them")
-    for k, entry in enumerate(given, 1):
+    for k, entry in enumerate(raw, 1):
         if not isinstance(entry, Mapping):
             yield {field: entry}, {"annotator": f"{field} {k}"}
         elif fields := _fields(tuple(entry)):

@@ -50,7 +50,7 @@ def read(
     on_error: Literal["raise", "drop"] = "raise",
     max_unpacked: int = MAX_UNPACKED,
     media: MediaRules = MEDIA_RULES,
-    asked: ColumnRequest = NO_REQUEST,
+    request: ColumnRequest = NO_REQUEST,
 ) -> Dataset:
     """Every row of a file, folder or hub data set as items with votes; the format is detected from the first rows.
 
@@ -64,14 +64,14 @@ def read(
         on_error: what to do with damaged rows (not JSON, a field missing or of a wrong type): raise, or drop and count.
         max_unpacked: bytes that a gzip file may unpack to; 0 for any number.
         media: where images and sounds may be, and how large.
-        asked: columns that a function asks for. They are put in the items' ``extra`` whatever their size, even if the
+        request: columns that a function asks for. They are put in the items' ``extra`` whatever their size, even if the
             format reads them, and those asked for by name are not refused as not understood.
 
     Raises:
         AfzalError: there is nothing to read, no known format, a damaged row with ``on_error="raise"``, an unread field
             that may change what the rows mean, or no row left.
     """
-    options: Any = {"columns": columns, "format": format, "on_error": on_error, "media": media, "asked": asked}
+    options: Any = {"columns": columns, "format": format, "on_error": on_error, "media": media, "request": request}
     reading = Reading(source, max_unpacked=max_unpacked, **options)
     drops: list[Drop] = []
     items = list(reading.items(drops))
@@ -97,29 +97,29 @@ class Reading:
         on_error: Literal["raise", "drop"] = "raise",
         max_unpacked: int = MAX_UNPACKED,
         media: MediaRules = MEDIA_RULES,
-        asked: ColumnRequest = NO_REQUEST,
+        request: ColumnRequest = NO_REQUEST,
     ) -> None:
         self.source, self.rows, self.losses = str(source), 0, Losses()
         self._columns, self._strict, self._lenient = dict(columns or {}), format is None, on_error == "drop"
         self._page = PageVotes()
-        _refuse_misspelt_columns(self._columns.keys() - asked.names)
+        _refuse_misspelt_columns(self._columns.keys() - request.names)
         stream = _structured(renamed_rows(self._raws(source, max_unpacked), self._columns), self._columns)
         head = list(islice(stream, SAMPLE_ROWS))
-        sound = [raw for raw in head if isinstance(raw.value, Mapping)]
-        self._sample = [raw.value for raw in sound if isinstance(raw.value, Mapping)]
+        valid = [raw for raw in head if isinstance(raw.value, Mapping)]
+        self._sample = [raw.value for raw in valid if isinstance(raw.value, Mapping)]
         self._stream = chain(head, stream)
-        if format is None and not sound:
+        if format is None and not valid:
             _refuse_empty(self._stream, self.source)
             raise AfzalError("no row can be read", where=self.source)
-        wheres = [raw.where for raw in sound]
+        wheres = [raw.where for raw in valid]
         self._entry = (
             _named_format(format, self._sample) if format else detect(self._sample, self.source, wheres, self._columns)
         )
         if self._entry.settle is not None:
             self._entry = self._entry.settle(self._entry, self._sample)
         self.format = self._entry.name
-        self._asked = asked
-        self._unread = UnreadFields(self._entry, partial(_is_passed_on, asked, self._entry))
+        self._request = request
+        self._unread = UnreadFields(self._entry, partial(_is_passed_on, request, self._entry))
         self._bare_names: dict[tuple[str, ...], bool] = {}
         self._media = MediaReader(media, self._sample)
         # One row with a system message makes all rows conversations: they are not mixed with plain texts.
@@ -215,7 +215,7 @@ class Reading:
     def _placed(self, item: Item, raw: RawRow, ident: str) -> Item | None:
         """Finish an item of texts whose row holds nothing else: set its place, id and group. None sends any other item
         to :meth:`_finished`."""
-        if not item.is_plain or not self._bare(raw.value):  # pyright: ignore[reportArgumentType]
+        if not item.is_plain or not self._is_bare(raw.value):  # pyright: ignore[reportArgumentType]
             return None
         for response in item.responses:
             if not has_content(response.turns):
@@ -236,20 +236,20 @@ class Reading:
         empty = [k for k, response in enumerate(item.responses) if not has_content(response.turns)]
         if empty and not (entry.keeps_empty and len(empty) < len(item.responses)):
             if len(item.responses) - len(empty) < 2:
-                named_ = ", ".join(f"response {k}" for k in empty)
-                raise UnusableError("empty_response", f"{named_} of {len(item.responses)} is empty")
+                names = ", ".join(f"response {k}" for k in empty)
+                raise UnusableError("empty_response", f"{names} of {len(item.responses)} is empty")
             item = without(item, set(empty))
             drops = [Drop(where, ident, "empty_response", f"response {k}", "response") for k in empty]
         if entry.name == "afzal":
             return item.placed(ident, where, item.group, item.extra), drops
-        keeps = self._asked.takes_all
-        spare = {k: v for k in self._unread.others(row) if (v := row[k]) is not None and (keeps or _small(v))}
-        spare |= {k: row[k] for k in self._asked.names if row.get(k) is not None}
+        keep_all = self._request.takes_all
+        spare = {k: v for k in self._unread.others(row) if (v := row[k]) is not None and (keep_all or _small(v))}
+        spare |= {k: row[k] for k in self._request.names if row.get(k) is not None}
         if not row.keys().isdisjoint(_TEMPLATE):
             spare |= {k: template_option(row, k) for k in _TEMPLATE if row.get(k)}
         return item.placed(ident, where, item.group or _group(item), {**item.extra, **spare}), drops
 
-    def _bare(self, row: Row) -> bool:
+    def _is_bare(self, row: Row) -> bool:
         """Whether a row's field names show that it holds only what its format reads.
 
         The answer is cached for rows with the same names, which saves a dozen look-ups per row.
@@ -257,20 +257,24 @@ class Reading:
         names = tuple(row)
         bare = self._bare_names.get(names)
         if bare is None:
-            named = names_media(row) or not row.keys().isdisjoint(
-                (*_TEMPLATE, *alternatives(SYSTEM), *self._asked.names)
+            has_special = names_media(row) or not row.keys().isdisjoint(
+                (*_TEMPLATE, *alternatives(SYSTEM), *self._request.names)
             )
             bare = not (
-                named or self._chat or self._media.columns or self._entry.name == "afzal" or self._unread.others(row)
+                has_special
+                or self._chat
+                or self._media.columns
+                or self._entry.name == "afzal"
+                or self._unread.others(row)
             )
             self._bare_names[names] = bare
         return bare
 
 
-def _is_passed_on(asked: ColumnRequest, entry: Format, name: str) -> bool:
+def _is_passed_on(request: ColumnRequest, entry: Format, name: str) -> bool:
     """Whether a field that the format does not read is passed to functions that ask for columns. For prompts without
     answers, functions that ask for every column also get fields about answers."""
-    return name in asked.names or (asked.takes_all and entry.name == "prompts" and not may_be_prompt(name))
+    return name in request.names or (request.takes_all and entry.name == "prompts" and not may_be_prompt(name))
 
 
 def _structured(stream: Iterator[RawRow], columns: Mapping[str, str]) -> Iterator[RawRow]:
@@ -300,9 +304,9 @@ def _group(item: Item) -> str:
     return "" if item.prompt.strip() or not item.responses else _hashed("text", answer_text(item.responses[0].turns))
 
 
-def _hashed(what: str, text: str) -> str:
+def _hashed(prefix: str, text: str) -> str:
     text = " ".join(text.casefold().split())
-    return f"{what}:{hashlib.sha256(text.encode()).hexdigest()[:16]}" if text else ""
+    return f"{prefix}:{hashlib.sha256(text.encode()).hexdigest()[:16]}" if text else ""
 
 
 def _small(value: Any) -> bool:
@@ -317,9 +321,9 @@ def _row_id(row: Row) -> str:
     if row.keys().isdisjoint(_ANY_ID):
         return ""
     for name in _IDS:
-        got = row.get(name)
-        if isinstance(got, str | int) and not isinstance(got, bool) and str(got).strip():
-            return str(got)
+        raw = row.get(name)
+        if isinstance(raw, str | int) and not isinstance(raw, bool) and str(raw).strip():
+            return str(raw)
     return ""
 
 
@@ -329,9 +333,9 @@ _ANY_ID = frozenset(_IDS)
 
 def _refuse_misspelt_columns(names: Iterable[str]) -> None:
     """Refuse a name that no format reads if it resembles one that a format does."""
-    known = frozenset().union(*(entry.used() for entry in FORMATS))
-    for name in sorted(set(names) - known):
-        if close := get_close_matches(name.lower(), known, n=1, cutoff=0.85):
+    read_names = frozenset().union(*(entry.used() for entry in FORMATS))
+    for name in sorted(set(names) - read_names):
+        if close := get_close_matches(name.lower(), read_names, n=1, cutoff=0.85):
             raise AfzalError(f"columns: no format reads a field {name!r}", remedy=f"did you mean {close[0]}?")
 
 
@@ -356,7 +360,7 @@ def _refuse_empty(stream: Iterable[RawRow], source: str) -> None:
 
 
 def _notes(entry: Format, first: Row, columns: dict[str, str]) -> list[str]:
-    notes = [f"{what}: {_source(field, columns)}" for what, field in entry.reads.items()]
+    notes = [f"{label}: {_source(field, columns)}" for label, field in entry.reads.items()]
     used = entry.used()
     facts = [name for name in first if name in used and name not in _mentioned(entry) and first[name] is not None]
     return notes + ([f"also read: {', '.join(facts)}"] if facts else [])

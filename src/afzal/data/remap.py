@@ -31,8 +31,8 @@ def renumbered_votes(votes: Iterable[Vote], new_index: Sequence[int | None]) -> 
 
 def without(item: Item, removed: set[int]) -> Item:
     """The item without the responses at these indices."""
-    kept = [k for k in range(len(item.responses)) if k not in removed]
-    place = {old: new for new, old in enumerate(kept)}
+    remaining = [k for k in range(len(item.responses)) if k not in removed]
+    place = {old: new for new, old in enumerate(remaining)}
     return remap(item, [place.get(k) for k in range(len(item.responses))])
 
 

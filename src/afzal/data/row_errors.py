@@ -55,12 +55,12 @@ def scale_error(bad: ScaleError, where: str, entry: Format, columns: Mapping[str
 def faulty_rows_error(faults: list[Drop], n_faulty: int, count: int, sound: int) -> AfzalError:
     """The error for rows that cannot be read: the first ``faults`` of ``n_faulty`` ones among ``count`` rows, of which
     ``sound`` are valid."""
-    others = [f"{fault.where}: {fault.detail}" for fault in faults[1:MAX_SHOWN]]
-    more = n_faulty - 1 - len(others)
+    further = [f"{fault.where}: {fault.detail}" for fault in faults[1:MAX_SHOWN]]
+    n_more = n_faulty - 1 - len(further)
     lines = [
         f"{n_faulty} of {count} rows cannot be read",
-        *others,
-        *([f"and {more} more"] if more > 0 else []),
+        *further,
+        *([f"and {n_more} more"] if n_more > 0 else []),
     ]
     return AfzalError(
         faults[0].detail,
@@ -72,11 +72,11 @@ def faulty_rows_error(faults: list[Drop], n_faulty: int, count: int, sound: int)
 
 def no_usable_rows_error(source: str, entry: Format, losses: Losses, count: int, sample: list[Row]) -> AfzalError:
     """The error for rows that can be read but of which none can be used."""
-    whole = Counter({reason: n for reason, n in losses.counts.items() if not reason.endswith(" (part)")})
-    reasons = ", ".join(f"{reason} {n}" for reason, n in whole.most_common())
+    dropped_rows = Counter({reason: n for reason, n in losses.counts.items() if not reason.endswith(" (part)")})
+    reasons = ", ".join(f"{reason} {n}" for reason, n in dropped_rows.most_common())
     first = losses.first[0]
     why = f"read as {entry.name}; dropped: {reasons}. First: {first.where}: {first.detail}"
-    remedy = "" if "media" in whole else no_format_error(sample).remedy
+    remedy = "" if "media" in dropped_rows else no_format_error(sample).remedy
     return AfzalError(f"none of {count} rows can be used", where=source, why=why, remedy=remedy)
 
 

@@ -24,7 +24,7 @@ def read(
     on_error: Literal["raise", "drop"] = "raise",
     max_unpacked: int = MAX_UNPACKED,
     media: MediaRules = reading.MEDIA_RULES,
-    asked: ColumnRequest = reading.NO_REQUEST,
+    request: ColumnRequest = reading.NO_REQUEST,
 ) -> Dataset:
     """Like :func:`afzal.data.reading.read`; for a mixture (:mod:`afzal.data.mixture`), the rows of all its sources.
 
@@ -36,13 +36,17 @@ def read(
     """
     if not is_mixture(source):
         options: Any = {"columns": columns, "format": format, "on_error": on_error}
-        return reading.read(source, **options, max_unpacked=max_unpacked, media=media, asked=asked)
+        return reading.read(source, **options, max_unpacked=max_unpacked, media=media, request=request)
     if columns or format:
-        what = "columns" if columns else "format"
-        raise AfzalError(f"{what} has no effect on a mixture", where=str(source), remedy=f"state {what} in its sources")
+        setting_name = "columns" if columns else "format"
+        raise AfzalError(
+            f"{setting_name} has no effect on a mixture",
+            where=str(source),
+            remedy=f"state {setting_name} in its sources",
+        )
     mixture = mixture_of(source)
-    read_as: Any = {"on_error": on_error, "max_unpacked": max_unpacked, "media": media, "asked": asked}
-    parts = [reading.read(s.data, columns=s.columns or None, format=s.format, **read_as) for s in mixture.sources]
+    options_each: Any = {"on_error": on_error, "max_unpacked": max_unpacked, "media": media, "request": request}
+    parts = [reading.read(s.data, columns=s.columns or None, format=s.format, **options_each) for s in mixture.sources]
     tasked = [tagged(part.items, s, k) for k, (part, s) in enumerate(zip(parts, mixture.sources, strict=True))]
     items = [item for part_items in tasked for item in part_items]
     return Dataset(

@@ -31,19 +31,19 @@ def _held_out(sizes: Mapping[str, int], fraction: float, seed: int) -> set[str]:
     """The groups to hold out, given the sizes of all groups."""
     if fraction in (0.0, 1.0) or len(sizes) < 2:
         return {key for key in sizes if _draw(key, seed) < fraction}
-    wanted = fraction * sum(sizes.values())
-    ordered = sorted(sizes, key=lambda key: (_draw(key, seed), key))
-    small = [key for key in ordered if sizes[key] <= max(1.0, wanted)]
+    target = fraction * sum(sizes.values())
+    keys = sorted(sizes, key=lambda key: (_draw(key, seed), key))
+    small = [key for key in keys if sizes[key] <= max(1.0, target)]
     held_out: set[str] = set()
     total = 0
     for key in small:
-        if _draw(key, seed) >= fraction or (held_out and total + sizes[key] > 2 * wanted):
+        if _draw(key, seed) >= fraction or (held_out and total + sizes[key] > 2 * target):
             break
         held_out.add(key)
         total += sizes[key]
     if not held_out:
-        return {small[0] if small else min(ordered, key=lambda key: sizes[key])}
-    return held_out if len(held_out) < len(sizes) else held_out - {ordered[-1]}
+        return {small[0] if small else min(keys, key=lambda key: sizes[key])}
+    return held_out if len(held_out) < len(sizes) else held_out - {keys[-1]}
 
 
 def _draw(key: str, seed: int) -> float:

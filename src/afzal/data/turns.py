@@ -68,8 +68,8 @@ def message(raw: Any, field: str) -> Message:
     """One message from ``{role, content}`` or ``{from, value}``, with its thoughts and learning marks."""
     if type(raw) is not dict and not isinstance(raw, Mapping):  # the exact type first: an abstract check is much slower
         raise RowError("wrong_type", field, f"holds {kind(raw)} instead of a message")
-    given = raw.get("role", raw.get("from"))
-    role = _role(given, field) if type(given) is not str or given not in ROLES else ROLES[given]
+    raw_role = raw.get("role", raw.get("from"))
+    role = _role(raw_role, field) if type(raw_role) is not str or raw_role not in ROLES else ROLES[raw_role]
     content = raw.get("content", raw.get("value"))
     if type(content) is not str:
         content = _content(content, field)
@@ -77,8 +77,8 @@ def message(raw: Any, field: str) -> Message:
         return Message(role, content)
     if raw.get("tool_calls"):
         raise UnusableError("tool_calls", "messages with tool calls are not supported yet")
-    if refused := next((name for name in _REFUSED if raw.get(name)), None):
-        raise UnusableError("message_field", f"messages with '{refused}' are not supported yet")
+    if unsupported := next((name for name in _REFUSED if raw.get(name)), None):
+        raise UnusableError("message_field", f"messages with '{unsupported}' are not supported yet")
     thoughts = _reasoning(raw, field)
     learned = learned_share(raw)
     if learned is None:
@@ -116,11 +116,15 @@ def _share(raw: Mapping[str, Any], name: str) -> float:
     return float(flag(raw, name))
 
 
-def _role(given: Any, field: str) -> str:
-    role = ROLES.get(given) or ROLES.get(re.sub("[ -]", "_", given.strip().lower())) if isinstance(given, str) else None
+def _role(raw_role: Any, field: str) -> str:
+    role = (
+        ROLES.get(raw_role) or ROLES.get(re.sub("[ -]", "_", raw_role.strip().lower()))
+        if isinstance(raw_role, str)
+        else None
+    )
     if role is None:
-        known = ", ".join(sorted(ROLES))
-        raise RowError("bad_value", field, f"holds a message with role {given!r} (known: {known})")
+        roles = ", ".join(sorted(ROLES))
+        raise RowError("bad_value", field, f"holds a message with role {raw_role!r} (known: {roles})")
     return role
 
 
@@ -217,11 +221,12 @@ def _message_key(m: Message) -> Hashable:
 
 def transcript(text: str) -> Messages | None:
     """The turns of a ``Human: ... Assistant: ...`` text; None if it does not begin with one."""
-    pieces = _TURN.split(text)
-    if len(pieces) < 3 or pieces[0].strip():
+    segments = _TURN.split(text)
+    if len(segments) < 3 or segments[0].strip():
         return None
     return tuple(
-        Message(ROLES[who.lower()], said.strip()) for who, said in zip(pieces[1::2], pieces[2::2], strict=True)
+        Message(ROLES[speaker.lower()], content.strip())
+        for speaker, content in zip(segments[1::2], segments[2::2], strict=True)
     )
 
 
@@ -265,31 +270,31 @@ def split_texts(first: str, second: str) -> tuple[str, str, str]:
     return first[:shared], first[shared:], second[shared:]
 
 
-def _assistant_at(turns: Messages, at: int) -> bool:
-    return at < len(turns) and turns[at].role == "assistant"
+def _assistant_at(turns: Messages, k: int) -> bool:
+    return k < len(turns) and turns[k].role == "assistant"
 
 
-def _is_cut(first: str, second: str, at: int) -> bool:
-    if first[at - 1].isspace() or not first[at:].strip() or not second[at:].strip():
+def _is_cut(first: str, second: str, position: int) -> bool:
+    if first[position - 1].isspace() or not first[position:].strip() or not second[position:].strip():
         return False
-    return not (_joined(first, at) or _joined(second, at))
+    return not (_joined(first, position) or _joined(second, position))
 
 
-def _joined(text: str, at: int) -> bool:
-    """Whether the characters before and after ``at`` belong to one grapheme or one word.
+def _joined(text: str, position: int) -> bool:
+    """Whether the characters before and after ``position`` belong to one grapheme or one word.
 
     Implements a small part of Unicode text segmentation (UAX #29): marks, joiners, modifiers and flags continue a
     grapheme; letters, digits, marks and "_" continue a word, and so do single apostrophes, dots and commas inside one.
     """
-    before, after = text[at - 1], text[at]
+    before, after = text[position - 1], text[position]
     if before < "\x7f" and after < "\x7f" and not (before.isalnum() or after.isalnum()):
         return before == after == "_"
-    if _continues(after) or before in _JOINERS or (_is_flag(before) and _is_flag(after) and _odd_flags(text, at)):
+    if _continues(after) or before in _JOINERS or (_is_flag(before) and _is_flag(after) and _odd_flags(text, position)):
         return True
     if _in_word(before) and _in_word(after):
         return True
-    return (before in _MIDDLE and at > 1 and _in_word(text[at - 2]) and _in_word(after)) or (
-        after in _MIDDLE and at + 1 < len(text) and _in_word(before) and _in_word(text[at + 1])
+    return (before in _MIDDLE and position > 1 and _in_word(text[position - 2]) and _in_word(after)) or (
+        after in _MIDDLE and position + 1 < len(text) and _in_word(before) and _in_word(text[position + 1])
     )
 
 
@@ -314,9 +319,9 @@ def _is_flag(char: str) -> bool:
     return "\U0001f1e6" <= char <= "\U0001f1ff"
 
 
-def _odd_flags(text: str, at: int) -> bool:
-    """Whether ``at`` is between the two letters of one flag."""
-    return len(list(takewhile(_is_flag, reversed(text[:at])))) % 2 == 1
+def _odd_flags(text: str, position: int) -> bool:
+    """Whether ``position`` is between the two letters of one flag."""
+    return len(list(takewhile(_is_flag, reversed(text[:position])))) % 2 == 1
 
 
 def _in_word(char: str) -> bool:

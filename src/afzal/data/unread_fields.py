@@ -118,16 +118,16 @@ class UnreadFields:
 
     def _classified(self, row: Row) -> tuple[list[str], list[str]]:
         keys = tuple(row)
-        known = self._known.get(keys)
-        if known is None:
-            known = self._known[keys] = self._classify(keys)
-        return known
+        classes = self._known.get(keys)
+        if classes is None:
+            classes = self._known[keys] = self._classify(keys)
+        return classes
 
     def _classify(self, keys: tuple[str, ...]) -> tuple[list[str], list[str]]:
         """(unread fields, those among them that may change the meaning) for rows with these keys."""
         rivals = [name for field in self._choices for name in _rivals(field, keys, self._entry.optional)]
-        read = self._read.union(self._entry.also(keys))
-        others = [name for name in keys if name not in read] + rivals
+        read_names = self._read.union(self._entry.also(keys))
+        others = [name for name in keys if name not in read_names] + rivals
         self.names |= dict.fromkeys(others)
         return others, [name for name in others if suspicious(name, self._entry)]
 
@@ -189,8 +189,8 @@ def _is_in_item(value: Any, item: Item) -> bool:
         return False
     turns = [item.prompt, *(response.turns for response in item.responses)]
     units = {unit.strip() for part in turns for unit in _units(part)}
-    held = "\n".join(map(full_text, turns))
-    return all(text.strip() in units or (len(text) >= _MIN_LENGTH and text.strip() in held) for text in texts)
+    item_text = "\n".join(map(full_text, turns))
+    return all(text.strip() in units or (len(text) >= _MIN_LENGTH and text.strip() in item_text) for text in texts)
 
 
 def _units(turns: Turns) -> list[str]:

@@ -58,22 +58,25 @@ def plain(name: str) -> str:
 @lru_cache(maxsize=256)
 def pair_of(keys: tuple[str, ...]) -> Pair | None:
     """The two answers among the fields of a row, if there is exactly one such pair."""
-    known = {plain(name): name for name in keys}
+    by_plain_name = {plain(name): name for name in keys}
     pairs = [
-        (known[f"{stem}_{a}"], known[f"{stem}_{b}"], (a, b), stem)
+        (by_plain_name[f"{stem}_{a}"], by_plain_name[f"{stem}_{b}"], (a, b), stem)
         for stem in STEMS
         for a, b in SIDES
-        if f"{stem}_{a}" in known and f"{stem}_{b}" in known
+        if f"{stem}_{a}" in by_plain_name and f"{stem}_{b}" in by_plain_name
     ]
     if len(pairs) != 1:
         return None
     a, b, sides, stem = pairs[0]
     schemes = ("model_{}", "source_{}", "generator_{}", "model_name_{}", stem + "_{}_model")
-    names = [(known.get(scheme.format(sides[0]), ""), known.get(scheme.format(sides[1]), "")) for scheme in schemes]
+    names = [
+        (by_plain_name.get(scheme.format(sides[0]), ""), by_plain_name.get(scheme.format(sides[1]), ""))
+        for scheme in schemes
+    ]
     return Pair(a, b, sides, tuple((x, y) for x, y in names if x and y))
 
 
-def read_vote(got: Any, pair: Pair, row: Row, field: str) -> tuple[Outcome, float | None]:
+def read_vote(raw: Any, pair: Pair, row: Row, field: str) -> tuple[Outcome, float | None]:
     """The outcome that a value states for the two answers of a row, and the strength if a sign states one.
 
     Raises:
@@ -81,22 +84,22 @@ def read_vote(got: Any, pair: Pair, row: Row, field: str) -> tuple[Outcome, floa
         ScaleError: it is a number that names no side.
         RowError: it is anything else unknown.
     """
-    stated = "" if got is None else f"{got:g}" if isinstance(got, float) else str(got).strip()
+    stated = "" if raw is None else f"{raw:g}" if isinstance(raw, float) else str(raw).strip()
     if not stated:
         raise UnusableError("no_votes", f"'{field}' is empty")
-    if not isinstance(got, bool):
+    if not isinstance(raw, bool):
         # "-2" does not mean side 2: a signed scale is a different kind of opinion
         word = stated if is_numeral(stated) else plain(stated)
-        known = _words(pair.sides, pair.counts)
-        if word in known:
-            return known[word], None
-        if (signed := _SIGNS.fullmatch(stated)) and (outcome := _by_sign(signed, known)):
+        outcomes = _words(pair.sides, pair.counts)
+        if word in outcomes:
+            return outcomes[word], None
+        if (signed := _SIGNS.fullmatch(stated)) and (outcome := _by_sign(signed, outcomes)):
             return outcome
-        if (named := _by_name(stated, pair, row)) is not None:
-            return named, None
-    number = isinstance(got, bool | int | float) or is_numeral(stated)
-    wanted = f"{pair.sides[0]}, {pair.sides[1]}, tie or both_bad"
-    why = f"is {stated[:40]!r}, not one of {wanted}"
+        if (by_name := _by_name(stated, pair, row)) is not None:
+            return by_name, None
+    number = isinstance(raw, bool | int | float) or is_numeral(stated)
+    expected = f"{pair.sides[0]}, {pair.sides[1]}, tie or both_bad"
+    why = f"is {stated[:40]!r}, not one of {expected}"
     if number and stated in ("0", "1", "2"):
         why += "; without both a 1 and a 2 among the first rows, 1 may be the first answer or the second"
     raise (ScaleError if number else RowError)("bad_value", field, why)
@@ -115,21 +118,21 @@ def _words(sides: tuple[str, str], counts: bool) -> dict[str, Outcome]:
     return words
 
 
-def _by_sign(signed: re.Match[str], known: dict[str, Outcome]) -> tuple[Outcome, float | None] | None:
+def _by_sign(signed: re.Match[str], outcomes: dict[str, Outcome]) -> tuple[Outcome, float | None] | None:
     """``"A>>B"``: the first, clearly; ``"B>A"``: the second. None if the letters are not the two sides."""
     left, sign, right = signed.groups()
-    order = known.get(left.lower()), known.get(right.lower())
+    order = outcomes.get(left.lower()), outcomes.get(right.lower())
     outcome, strength = _SIGNED[sign[:2] if sign[0] != "=" else "="]
     if order == ("first", "second"):
         return outcome, strength
     return (SWAPPED[outcome], strength) if order == ("second", "first") else None
 
 
-def _by_name(given: str, pair: Pair, row: Row) -> Outcome | None:
+def _by_name(stated: str, pair: Pair, row: Row) -> Outcome | None:
     """The answer that a value names by its model or its text, if these differ between the answers."""
     for a, b in (*pair.names, (pair.a, pair.b)):
         names = [row.get(field) for field in (a, b)]
-        same = [isinstance(name, str) and name.strip() == given for name in names]
-        if sum(same) == 1:
-            return "first" if same[0] else "second"
+        matches = [isinstance(name, str) and name.strip() == stated for name in names]
+        if sum(matches) == 1:
+            return "first" if matches[0] else "second"
     return None

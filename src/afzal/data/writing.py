@@ -78,8 +78,8 @@ def write(items: Sequence[Item], path: str | Path, format: Target, *, skip_unhol
             off, or nothing is left to write.
     """
     folder = Path(path).expanduser().resolve().parent
-    named = [with_media(x, lambda media: named_from(media, folder)) if media_of(x) else x for x in items]
-    planned = plan(named, format)
+    renamed_items = [with_media(x, lambda media: named_from(media, folder)) if media_of(x) else x for x in items]
+    planned = plan(renamed_items, format)
     if planned.skipped and not skip_unholdable:
         raise _refusal(planned.skipped, format)
     if not planned.rows:
@@ -196,7 +196,7 @@ def _answer_rows(item: Item, target: Target) -> Iterator[dict[str, Any] | _Canno
 def _facts(pair: Preference) -> dict[str, float]:
     """The pair's non-default facts, under the names that the reader understands."""
     facts = {"p_chosen": (pair.p, 1.0), "weight": (pair.weight, 1.0), "margin": (pair.margin, None)}
-    return {name: got for name, (got, usual) in facts.items() if got != usual and got is not None}
+    return {name: value for name, (value, default) in facts.items() if value != default and value is not None}
 
 
 def _template(item: Item) -> dict[str, Any]:

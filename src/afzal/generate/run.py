@@ -142,7 +142,7 @@ def _prompts(config: GenerateConfig, *, chat: bool) -> list[Item]:
         asked = (Message("user", config.prompt),) if chat else config.prompt
         return [Item("prompt", asked, ())]
     assert config.prompts is not None
-    items = data.read(config.prompts, asked=data.ColumnRequest(takes_all=True)).items
+    items = data.read(config.prompts, request=data.ColumnRequest(takes_all=True)).items
     prompts = distinct_prompts(items)
     if not prompts:
         raise AfzalError("there are no prompts", where=config.prompts, remedy="afzal check shows what the file holds")

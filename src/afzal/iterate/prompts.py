@@ -72,8 +72,8 @@ def read_questions(config: IterateConfig, speaker: Speaker) -> Questions:
     """
     asks = requests_of_rewards(config.reward, config.watch_reward, config.cost)
     wanted = data.merged_request(asks)
-    dataset = data.read(config.prompts, columns=config.columns or None, format=config.data_format, asked=wanted)
-    others = data.read(config.held_out_prompts, asked=wanted).items if config.held_out_prompts else []
+    dataset = data.read(config.prompts, columns=config.columns or None, format=config.data_format, request=wanted)
+    others = data.read(config.held_out_prompts, request=wanted).items if config.held_out_prompts else []
     names = requested_columns(asks, [*dataset.items, *others], config.prompts)
     chat = any_chat([*dataset.items, *others])
     notes = [speaker.notice] if chat and speaker.notice else []

@@ -44,10 +44,10 @@ def read_items(
     """
     functions = functions_of(specs)
     asked = data.merged_request(functions)
-    ours = list(data.read(source, asked=asked).items)
+    ours = list(data.read(source, request=asked).items)
     if against is not None:
         ours = [replace(item, extra=_used_columns(item, asked)) for item in ours]
-        ours = _paired_answers(ours, list(data.read(against, asked=asked).items), stem(source), stem(against))
+        ours = _paired_answers(ours, list(data.read(against, request=asked).items), stem(source), stem(against))
     items = [item for item in ours if len(item.responses) >= 2]
     if not items and against is not None:
         raise AfzalError(
@@ -62,7 +62,7 @@ def read_items(
             remedy="rows with several responses, or the answers of another model with --against FILE",
         )
     if prompts is not None:
-        known = {_key(item): _used_columns(item, asked) for item in reversed(data.read(prompts, asked=asked).items)}
+        known = {_key(item): _used_columns(item, asked) for item in reversed(data.read(prompts, request=asked).items)}
         items = [replace(item, extra={**known.get(_key(item), {}), **item.extra}) for item in items]
     data.refuse_missing_columns(functions, items, source)
     return items

@@ -240,7 +240,7 @@ def _load(
     """Read a source; return it and its cleaned items on the chosen axis. Drops are added to ``dropped``."""
     on_error = "drop" if config.skip_bad else "raise"
     columns, format = config.columns or None, config.data_format
-    dataset = data.read(source, columns=columns, format=format, on_error=on_error, asked=request)
+    dataset = data.read(source, columns=columns, format=format, on_error=on_error, request=request)
     items, drops = passes.apply_passes(dataset.items, passes.of_source(config, source, request.columns(dataset.items)))
     dropped += [*with_stage("read", dataset.drops), *drops]
     return dataset, items
