@@ -86,13 +86,13 @@ class Conversation:
     options: Mapping[str, Any]
     shield: _Shield
 
-    def prompt(self) -> Call:
+    def prompt_call(self) -> Call:
         """The call that renders the prompt."""
         return ((*self.prompt, self.begun), False) if self.begun else (self.prompt, True)
 
     def calls(self) -> list[tuple[Call, Mapping[str, Any]]]:
         """All renderings that the layout needs, each with its options."""
-        calls = [self.prompt()]
+        calls = [self.prompt_call()]
         for response in self.responses:
             if not isinstance(response, TurnError):
                 turns = self.joined(response)
@@ -144,14 +144,14 @@ def chat_layout(talk: Conversation, renderer: Renderer, reader: MediaReader | No
     Raises:
         TurnError: the prompt cannot be rendered.
     """
-    parts = tuple(part for m in talk.prompt()[0] if not isinstance(m.content, str) for part in m.content)
+    parts = tuple(part for m in talk.prompt_call()[0] if not isinstance(m.content, str) for part in m.content)
     media = tuple(part for part in parts if isinstance(part, Media))
     if media and reader is None:
         raise TurnError("media_not_supported", "the model reads only text: its folder has no processor")
-    before = renderer.text(talk.prompt(), talk.options)
+    before = renderer.text(talk.prompt_call(), talk.options)
     if talk.begun is not None:
         before = opening_of(talk.begun, before, renderer.ending)
-    remarks = [*left_out(_spoken(talk.prompt()[0]), before), *_unread(talk, before, renderer)]
+    remarks = [*left_out(_spoken(talk.prompt_call()[0]), before), *_unread(talk, before, renderer)]
     branches: list[Branch] = []
     for response in talk.responses:
         result = (
