@@ -38,9 +38,9 @@ class Scripted:
         self.trouble("log")
         self.lines.extend(lines)
 
-    def finish(self, completed: bool) -> None:
+    def finish(self, complete: bool) -> None:
         self.trouble("finish")
-        self.ended = completed
+        self.ended = complete
 
 
 def failing(at: str) -> Callable[[str], None]:
@@ -80,7 +80,7 @@ def test_every_line_arrives_once_in_order_and_under_its_kind(scripted: Any, tmp_
     with relay_of(tmp_path, say=said.append) as it:
         for line in RECORDS:
             it.hear(line)
-        it.completed = True
+        it.complete = True
     (kept,) = Scripted.kept
     assert [(line.kind, line.step) for line in kept.lines] == [("eval", 0), ("train", 1), ("train", 2), ("eval", 2)]
     assert kept.lines[2].metrics == {"train/loss": 1 / 3}  # texts and booleans are no metrics

@@ -37,4 +37,4 @@ def name_of(folder: Path) -> str:
 def catch_up(config: TrainConfig, run: runs.Run, say: Callable[[str], None]) -> None:
     """Send trackers the metrics of a finished run that they lack."""
     with tracked(config, run, say) as relay:
-        relay.completed = True
+        relay.complete = True

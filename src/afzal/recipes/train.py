@@ -191,7 +191,7 @@ def _run(config: TrainConfig, run: runs.Run, setup: Setup, audience: RunListener
         reason = _fit(config, setup, hooks, state)
         if reason == STOPPED and not due(state.step, setup.settings.eval_every_steps):
             evaluate_and_log(hooks, state)  # the loop has not evaluated at this step
-        relay.completed = reason not in EXIT_CODES
+        relay.complete = reason not in EXIT_CODES
     run.update(step=state.step, seconds=round(state.seconds, 3), stop_reason=reason)
     if reason in EXIT_CODES:
         run.update(status="stopped", finished=_now())

@@ -31,11 +31,11 @@ class Relay:
     """The trackers of one run, each in its own thread.
 
     Attributes:
-        completed: whether the training was completed, for the trackers' status.
+        complete: whether the training was completed, for the trackers' status.
     """
 
     def __init__(self, names: Sequence[str], run_info: RunInfo, say: Callable[[str], None]) -> None:
-        self.completed = False
+        self.complete = False
         self._say, self._run_info, self._notes = say, run_info, _Notes(run_info.folder / NOTES)
         self._ending, self._messages = threading.Event(), SimpleQueue[str]()
         self._inboxes = {name: SimpleQueue[Line | None]() for name in names}
@@ -89,7 +89,7 @@ class Relay:
             self._notes.keep(name, id=tracker.id)
             self._messages.put(f"{name}: {tracker.where}")
             self._send(name, tracker, notes.get("steps", {}))
-            tracker.finish(self.completed)
+            tracker.finish(self.complete)
         except (Exception, SystemExit) as error:  # from a third-party library: whatever it is, the run continues
             problem = " ".join(f"{type(error).__name__}: {error}".split())
             self._messages.put(f"warning: {name} records no more of this run: {problem[:300]}; {_NOTHING_LOST}")

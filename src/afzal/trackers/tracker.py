@@ -73,10 +73,10 @@ class Tracker(Protocol):
         """Record the lines in order."""
         ...
 
-    def finish(self, completed: bool) -> None:
+    def finish(self, complete: bool) -> None:
         """Flush pending lines and close the run.
 
         Args:
-            completed: whether the training was completed.
+            complete: whether the training was completed.
         """
         ...

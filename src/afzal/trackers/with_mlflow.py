@@ -63,5 +63,5 @@ class _Run:
         for k in range(0, len(metrics), _METRICS):
             self.client.log_batch(self.id, metrics=metrics[k : k + _METRICS])
 
-    def finish(self, completed: bool) -> None:
-        self.client.set_terminated(self.id, "FINISHED" if completed else "KILLED")
+    def finish(self, complete: bool) -> None:
+        self.client.set_terminated(self.id, "FINISHED" if complete else "KILLED")

@@ -38,5 +38,5 @@ class _Events:
                 self.writer.add_scalar(name, value, line.step)
         self.writer.flush()
 
-    def finish(self, completed: bool) -> None:
+    def finish(self, complete: bool) -> None:
         self.writer.close()

@@ -34,5 +34,5 @@ class _Run:
         for line in lines:
             self.run.log(dict(line.metrics), step=line.step)
 
-    def finish(self, completed: bool) -> None:
+    def finish(self, complete: bool) -> None:
         self.run.finish()

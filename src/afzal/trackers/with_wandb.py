@@ -62,5 +62,5 @@ class _Run:
         for line in lines:
             self.run.log({STEP: line.step, **line.metrics})
 
-    def finish(self, completed: bool) -> None:
-        self.run.finish(exit_code=0 if completed else 1)
+    def finish(self, complete: bool) -> None:
+        self.run.finish(exit_code=0 if complete else 1)
