@@ -177,14 +177,14 @@ def one_vote(name: str, judges: list[str]) -> Item:
 
 def test_joined_rows_keep_the_judges_of_all(tmp_path):
     rows = [one_vote("ann", []), one_vote("gpt", ["gpt"]), one_vote("rule", ["rule"])]
-    (joined,) = data.together(rows)
+    (joined,) = data.join_votes(rows)
     assert joined.extra["judged_by"] == ["gpt", "rule"]
     people = data.without_verdicts([joined])
     assert [vote.annotator for vote in people.items[0].votes] == ["ann"]
     assert (people.verdicts, people.judges) == (2, ("gpt", "rule"))
-    assert "judged_by" not in data.together([one_vote("ann", []), one_vote("bob", [])])[0].extra
+    assert "judged_by" not in data.join_votes([one_vote("ann", []), one_vote("bob", [])])[0].extra
     answers = [replace(row, responses=row.responses[:1], votes=()) for row in rows]
-    assert pool.together(answers)[0].extra["judged_by"] == ["gpt", "rule"]
+    assert pool.join_answers(answers)[0].extra["judged_by"] == ["gpt", "rule"]
 
 
 def test_an_aggregate_of_joined_rows_is_not_people(tmp_path):
