@@ -53,9 +53,9 @@ def test_ends_as_texts_leave_out_what_has_no_token():
 
 
 def test_room_is_bounded_by_the_context():
-    assert chatml().room(500) == 500
-    assert chatml(context=100).room(500) == 100
-    assert chatml(context=100).room(50) == 50
+    assert chatml().limit_tokens(500) == 500
+    assert chatml(context=100).limit_tokens(500) == 100
+    assert chatml(context=100).limit_tokens(50) == 50
 
 
 def test_what_begins_a_document_is_the_tokenizers_prefix_or_bos_or_the_end():
