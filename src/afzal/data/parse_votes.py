@@ -112,7 +112,7 @@ def competing_votes(sample: Sequence[Row]) -> tuple[list[str], list[str]]:
     of_all = sorted(lists) or [name for name in names if _is_column(name, pairs)]
 
     def states_votes(name: str) -> bool:
-        known = [_known(row[name], name, pair, row) for row, pair in pairs if name in row]
+        known = [_is_known_vote(row[name], name, pair, row) for row, pair in pairs if name in row]
         return known.count(True) > 4 * known.count(False)
 
     of_row = [name for name in names if plain(name) in WINNERS and name not in lists and states_votes(name)]
