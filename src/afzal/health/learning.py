@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from afzal.health.curves import FEW_ROWS, Curves, Diagnosis, tail_mean, step_number
+from afzal.health.curves import FEW_ROWS, Curves, Diagnosis, step_number, tail_mean
 from afzal.health.pace import lr_factor, pace
 from afzal.text import interval, is_number, number, plural, setting, signed
 
