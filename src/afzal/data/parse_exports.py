@@ -55,8 +55,10 @@ def label_studio(row: Row, asked: Sequence[str] | None = None) -> Item:
     if not tags:
         raise UnusableError("no_votes", "no column holds the answer of a Pairwise or Ranker tag")
     if len(tags) > 1 and any(isinstance(row[tag], str) and row[tag] in SIDES for tag in tags):
-        one, two, *_ = tags
-        raise RowError("bad_value", two, f"and '{one}' both hold left or right; --columns winner=FIELD names the vote")
+        first, second, *_ = tags
+        raise RowError(
+            "bad_value", second, f"and '{first}' both hold left or right; --columns winner=FIELD names the vote"
+        )
     if has(row, "items"):
         names, turns = list_items(array(row, "items"))
     else:
@@ -90,15 +92,17 @@ def _tags(row: Row) -> dict[str, list[Any]]:
     set."""
     objects: dict[str, list[Any]] = {}
     words: dict[str, list[Any]] = {}
-    for name, got in row.items():
+    for name, cell in row.items():
         if name in ANNOTATION:
             continue
-        if isinstance(got, str) and got in SIDES:
-            words[name] = [{"selected": got}]
-        parsed = structure(got) if isinstance(got, str) and got.lstrip()[:1] in ("[", "{") else got
-        given = parsed if isinstance(parsed, list) else [parsed]
+        if isinstance(cell, str) and cell in SIDES:
+            words[name] = [{"selected": cell}]
+        parsed = structure(cell) if isinstance(cell, str) and cell.lstrip()[:1] in ("[", "{") else cell
+        entries = parsed if isinstance(parsed, list) else [parsed]
         answers = [
-            one for one in given if isinstance(one, Mapping) and (one.get("selected") in (*SIDES,) or "ranker" in one)
+            entry
+            for entry in entries
+            if isinstance(entry, Mapping) and (entry.get("selected") in (*SIDES,) or "ranker" in entry)
         ]
         if answers:
             objects[name] = answers
@@ -106,14 +110,14 @@ def _tags(row: Row) -> dict[str, list[Any]]:
 
 
 def _vote(answers: Sequence[Mapping[str, Any]], names: Sequence[str], row: Row, tag: str) -> Vote:
-    about, answer = recorded(row), answers[0]
+    facts, answer = recorded(row), answers[0]
     if len(answers) > 1:
         raise RowError("bad_value", tag, f"holds {len(answers)} answers of one annotation")
     if "ranker" in answer:
-        return Ranking(tuple((k,) for k in ranked(answer["ranker"], names)), **about)
+        return Ranking(tuple((k,) for k in ranked(answer["ranker"], names)), **facts)
     if has(row, "items"):
         raise RowError("bad_value", tag, "names a side, but the row holds a list of items")
-    return Comparison(0, 1, SIDES[answer["selected"]], **about)
+    return Comparison(0, 1, SIDES[answer["selected"]], **facts)
 
 
 # --- Argilla: one row per record
@@ -147,19 +151,19 @@ def argilla(row: Row, voting: Sequence[str] | None = None) -> Item | Iterator[It
     """
     names = answer_fields(row)
     data = {name: row[name] for name in (*names, name_of(row, PROMPTS)) if name}
-    given = [
-        each
+    responses = [
+        response
         for question in _questions(row)
         if voting is None or question in voting
-        for each in _responses_to(row, question)
+        for response in _responses_to(row, question)
     ]
     votes = []
-    for each in given:
-        if each.counts:
-            stated = _stated(each, data, names)
+    for response in responses:
+        if response.counts:
+            stated = _stated(response, data, names)
             if not stated and voting is not None:
-                problem = f"holds {str(each.value)[:40]!r}, which does not order {', '.join(names)}"
-                raise RowError("bad_value", _column_of(row, each.question), problem)
+                problem = f"holds {str(response.value)[:40]!r}, which does not order {', '.join(names)}"
+                raise RowError("bad_value", _column_of(row, response.question), problem)
             votes += stated
     turns = (_turns(row[name], name) for name in names)
     raw = value(row, PROMPTS)
@@ -167,7 +171,7 @@ def argilla(row: Row, voting: Sequence[str] | None = None) -> Item | Iterator[It
     asked = None if voting is None else {_axis(question, names) for question in voting}
     ident = row_id(row) or (str(row["external_id"]) if has(row, "external_id") else "")
     item = Item(ident, prompt, tuple(map(Response, turns)), placed(votes, asked))
-    return with_others(item, unsubmitted(given), "no submitted response orders the answers")
+    return with_others(item, unsubmitted(responses), "no submitted response orders the answers")
 
 
 def settled_argilla(entry: Format, sample: Sequence[Row]) -> Format:
@@ -181,8 +185,8 @@ def settled_argilla(entry: Format, sample: Sequence[Row]) -> Format:
 
     def also(keys: tuple[str, ...]) -> Iterable[str]:
         answers = answer_fields(dict.fromkeys(keys))
-        beside = [f"{question}{part}" for question in asked for part in _PARTS]
-        return (*answers, *beside, *(key for key in keys if key.endswith(_OF_SUGGESTION)), "external_id")
+        response_columns = [f"{question}{part}" for question in asked for part in _PARTS]
+        return (*answers, *response_columns, *(key for key in keys if key.endswith(_OF_SUGGESTION)), "external_id")
 
     votes = " and ".join(_column_of(rows[0], question) for question in voting)
     answers = ", ".join(answer_fields(rows[0]))
@@ -196,27 +200,27 @@ def settled_argilla(entry: Format, sample: Sequence[Row]) -> Format:
 _PARTS = ("", *_OF_VERSION_1, *(f"{RESPONSES}{part}" for part in _OF_RESPONSES))
 
 
-def _turns(got: Any, name: str) -> Turns:
-    return assistant_turn(got) if isinstance(got, str) else messages(got, name)
+def _turns(raw: Any, name: str) -> Turns:
+    return assistant_turn(raw) if isinstance(raw, str) else messages(raw, name)
 
 
 def _questions(row: Row) -> list[str]:
     """The questions to which the row has a column of responses; empty for a record without any."""
-    named = [name.removesuffix(RESPONSES) for name, got in row.items() if _holds_responses(name, got)]
+    named = [name.removesuffix(RESPONSES) for name, cell in row.items() if _holds_responses(name, cell)]
     if "external_id" not in row:
         return named
     stated = {name for name in row if f"{name}{_OF_VERSION_1[0]}" in row}
-    return named + [name for name, got in row.items() if name in stated or _is_of_version_1(got)]
+    return named + [name for name, cell in row.items() if name in stated or _is_of_version_1(cell)]
 
 
-def _holds_responses(name: str, got: Any) -> bool:
-    listed = isinstance(got, list | tuple) or (isinstance(got, str) and got.lstrip().startswith("["))
+def _holds_responses(name: str, cell: Any) -> bool:
+    listed = isinstance(cell, list | tuple) or (isinstance(cell, str) and cell.lstrip().startswith("["))
     return name.endswith(RESPONSES) and name != RESPONSES and listed
 
 
-def _is_of_version_1(got: Any) -> bool:
+def _is_of_version_1(cell: Any) -> bool:
     """Whether a value is a list of responses, or, as old versions of ``datasets`` store it, an object of lists."""
-    parsed = structure(got) if isinstance(got, str) and got.lstrip()[:1] in ("[", "{") else got
+    parsed = structure(cell) if isinstance(cell, str) and cell.lstrip()[:1] in ("[", "{") else cell
     entries = parsed if isinstance(parsed, list | tuple) else [parsed]
     return bool(entries) and all(isinstance(entry, Mapping) and entry.keys() == _RESPONSE for entry in entries)
 
@@ -235,12 +239,12 @@ def _responses_to(row: Row, question: str) -> list[UserResponse]:
     values = _column(row, name)
     users = _column(row, f"{name}.users") if has(row, f"{name}.users") else [None] * len(values)
     states = _column(row, f"{name}.status") if has(row, f"{name}.status") else [SUBMITTED] * len(values)
-    for column, got in ((f"{name}.users", users), (f"{name}.status", states)):
-        if len(got) != len(values):
-            raise RowError("bad_value", column, f"has {len(got)} entries for {len(values)} responses")
+    for column, column_values in ((f"{name}.users", users), (f"{name}.status", states)):
+        if len(column_values) != len(values):
+            raise RowError("bad_value", column, f"has {len(column_values)} entries for {len(values)} responses")
     return [
-        UserResponse(question, got, None if user is None else str(user), str(state or ""))
-        for got, user, state in zip(values, users, states, strict=True)
+        UserResponse(question, answer, None if user is None else str(user), str(state or ""))
+        for answer, user, state in zip(values, users, states, strict=True)
     ]
 
 
@@ -255,15 +259,15 @@ def _count(row: Row, question: str) -> int:
 def _version_1_response(question: str, entry: Any) -> UserResponse:
     if not isinstance(entry, Mapping) or entry.keys() != _RESPONSE:
         raise RowError("bad_value", question, "holds something other than responses of user_id, value and status")
-    got, user = entry["value"], entry["user_id"]
-    if isinstance(got, Mapping) or (isinstance(got, list) and got and isinstance(got[0], Mapping)):
-        got = list(_entries(got, question))  # a ranking: the value of each answer with its rank
-    return UserResponse(question, got, None if user is None else str(user), status_of(entry))
+    answer, user = entry["value"], entry["user_id"]
+    if isinstance(answer, Mapping) or (isinstance(answer, list) and answer and isinstance(answer[0], Mapping)):
+        answer = list(_entries(answer, question))  # a ranking: the value of each answer with its rank
+    return UserResponse(question, answer, None if user is None else str(user), status_of(entry))
 
 
-def _entries(got: Any, name: str) -> Sequence[Any]:
+def _entries(raw: Any, name: str) -> Sequence[Any]:
     """The objects of a list, which ``datasets`` may also store as an object of lists; none for null."""
-    parsed = structure(got) if isinstance(got, str) else got
+    parsed = structure(raw) if isinstance(raw, str) else raw
     if parsed is None:
         return []
     if isinstance(parsed, Mapping):
@@ -279,8 +283,8 @@ def _entries(got: Any, name: str) -> Sequence[Any]:
 
 def _column(row: Row, name: str) -> Sequence[Any]:
     """A list, also as JSON or as Python's ``repr`` in a table's cell."""
-    got = row[name]
-    parsed = structure(got) if isinstance(got, str) else got
+    raw = row[name]
+    parsed = structure(raw) if isinstance(raw, str) else raw
     if not isinstance(parsed, list | tuple):
         raise RowError("wrong_type", name, "is not a list; export the records as JSON or parquet")
     return parsed

@@ -50,17 +50,17 @@ def label_studio(row: Row, voting: Sequence[str] | None = None) -> Item | Iterat
 def settled(entry: Format, sample: Sequence[Row]) -> Format:
     """The format for the tags of this source: a Pairwise or Ranker tag states votes, and so does a Choices tag if
     nearly all of its answers in the first rows name a side. Other tags are counted and named."""
-    known: dict[str, Counter[bool]] = {}
+    answers_by_tag: dict[str, Counter[bool]] = {}
     for row in sample:
         for tag, states_vote in _tags_of(row):
-            known.setdefault(tag, Counter())[states_vote] += 1
-    voting = [tag for tag, seen in known.items() if seen[True] > 4 * seen[False]]
+            answers_by_tag.setdefault(tag, Counter())[states_vote] += 1
+    voting = [tag for tag, answers in answers_by_tag.items() if answers[True] > 4 * answers[False]]
     if not voting:
         return entry
     reads = dict(entry.reads)
     if len(voting) > 1:
         reads["votes"] = f"annotations of {' and '.join(voting)}, each an axis (left: A better)"
-    if others := {tag: seen.total() for tag, seen in known.items() if tag not in voting}:
+    if others := {tag: answers.total() for tag, answers in answers_by_tag.items() if tag not in voting}:
         counted = ", ".join(f"{tag} {n}" for tag, n in others.items())
         reads["tags that are not votes, with their answers in the first rows"] = counted
     return replace(entry, reads=reads, parse=lambda row: label_studio(row, voting))
@@ -86,8 +86,8 @@ def ranked(ranker: Any, names: Sequence[str]) -> list[int]:
         if len(filled) > 1:
             raise UnusableError("buckets", f"the buckets {', '.join(map(str, filled))} have no order")
         ranker = next(iter(filled.values()), ranker.get("_", []))
-    known = {name: k for k, name in enumerate(names)}
-    places = [known.get(str(name)) for name in ranker] if isinstance(ranker, list | tuple) else []
+    place_of = {name: k for k, name in enumerate(names)}
+    places = [place_of.get(str(name)) for name in ranker] if isinstance(ranker, list | tuple) else []
     if None in places or len(set(places)) != len(places) or len(places) < 2:
         raise RowError("bad_value", "ranker", "does not name two or more of the items, each once")
     return [k for k in places if k is not None]
@@ -102,10 +102,10 @@ def _answers(data: Row) -> tuple[list[str], list[Turns]]:
 
 def _votes(entry: Row, data: Row, names: Sequence[str], voting: Sequence[str] | None) -> Iterator[tuple[str, Vote]]:
     """(tag, vote) for every tag of an annotation that states one."""
-    who = entry.get("completed_by")
-    who = who.get("email", who.get("id")) if isinstance(who, dict) else who
-    about: dict[str, Any] = {
-        "annotator": None if who is None else str(who),
+    annotator = entry.get("completed_by")
+    annotator = annotator.get("email", annotator.get("id")) if isinstance(annotator, dict) else annotator
+    facts: dict[str, Any] = {
+        "annotator": None if annotator is None else str(annotator),
         "seconds": optional_number(entry, "lead_time"),
         "id": str(entry["id"]) if has(entry, "id") else None,
         "at": str(entry["created_at"]) if has(entry, "created_at") else None,
@@ -115,7 +115,7 @@ def _votes(entry: Row, data: Row, names: Sequence[str], voting: Sequence[str] | 
         if voting is not None and tag not in voting:
             continue
         try:
-            vote = _vote(tag, answer, data, names, about)
+            vote = _vote(tag, answer, data, names, facts)
         except RowError as fault:
             if voting is not None:
                 raise
@@ -137,19 +137,19 @@ def _results(entry: Row) -> Iterator[tuple[str, Row]]:
             yield str(result.get("from_name") or result.get("type") or ""), answer
 
 
-def _vote(tag: str, answer: Row, data: Row, names: Sequence[str], about: Mapping[str, Any]) -> Vote | None:
+def _vote(tag: str, answer: Row, data: Row, names: Sequence[str], facts: Mapping[str, Any]) -> Vote | None:
     """The vote that an answer states; None for answers of another kind."""
     if "ranker" in answer:
-        return Ranking(tuple((k,) for k in ranked(answer["ranker"], names)), **about)
+        return Ranking(tuple((k,) for k in ranked(answer["ranker"], names)), **facts)
     if answer.get("selected") in SIDES:
-        return Comparison(0, 1, SIDES[answer["selected"]], **about)
+        return Comparison(0, 1, SIDES[answer["selected"]], **facts)
     chosen = answer.get("choices")
     if not isinstance(chosen, list) or not chosen or has(data, "items"):
         return None
     if len(chosen) > 1:
         raise RowError("bad_value", tag, f"holds {len(chosen)} choices")
     outcome, strength = read_vote(chosen[0], pair_in(data), data, tag)
-    return Comparison(0, 1, outcome, strength, **about)
+    return Comparison(0, 1, outcome, strength, **facts)
 
 
 def _tags_of(row: Row) -> Iterator[tuple[str, bool]]:

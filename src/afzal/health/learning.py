@@ -65,20 +65,21 @@ def _stuck(c: Curves) -> Diagnosis | None:
     limits = ((loss, MOVED_LOSS * abs(loss[0])), (margin, MOVED_MARGIN), (logp, MOVED_LOGP))
     if any(pair is not None and abs(pair[1] - pair[0]) >= limit for pair, limit in limits):
         return None
-    also = f", the margin from {number(margin[0])} to {number(margin[1])}" if margin else ""
+    margin_text = f", the margin from {number(margin[0])} to {number(margin[1])}" if margin else ""
     factor = lr_factor(_pace(c))
     change = c.times_lr(factor)
-    by = f"to about {setting(change['lr'])}" if change and factor > 10 else "about tenfold"
+    target = f"to about {setting(change['lr'])}" if change and factor > 10 else "about tenfold"
     updates = c.facts.get("step")
-    took = f" in {plural(int(updates), 'update')} at {c.named('lr')}" if is_number(updates) else ""
+    duration_text = f" in {plural(int(updates), 'update')} at {c.named('lr')}" if is_number(updates) else ""
     return Diagnosis(
         "nothing_moved",
         "bad",
         f"nothing was learned: the {c.subject} has hardly changed",
-        f"The loss went from {number(loss[0])} to {number(loss[1])}{also}{took}. The steps were too few or too small.",
+        f"The loss went from {number(loss[0])} to {number(loss[1])}{margin_text}{duration_text}. "
+        "The steps were too few or too small.",
         f"loss changed by less than {MOVED_LOSS:.0%} of its first value, margin by less than {MOVED_MARGIN}, chosen "
         f"log-prob by less than {MOVED_LOGP} nats",
-        f"raise {c.named('lr')} {by}, or make more updates (a smaller batch_size, more epochs)",
+        f"raise {c.named('lr')} {target}, or make more updates (a smaller batch_size, more epochs)",
         evidence={"first": loss[0], "last": loss[1]},
         change=change,
     )
@@ -102,7 +103,7 @@ def _accuracy(c: Curves, last: Mapping[str, Any], bounds: tuple[float, float]) -
     if before is not None:
         value = f"{number(before, 3)} before training, {value} after"
     evidence = {"accuracy": share, "low": low, "high": high} | ({} if before is None else {"before": before})
-    where = {"step": step_number(last.get("step")), "evidence": evidence}
+    fields = {"step": step_number(last.get("step")), "evidence": evidence}
     rule = f"the 95% interval of the last held-out reward accuracy lies above {CHANCE}"
     if (low <= CHANCE <= high and (high - low) / 2 > WIDE_INTERVAL) or (is_number(n) and n < FEW_ROWS):
         return Diagnosis(
@@ -113,16 +114,16 @@ def _accuracy(c: Curves, last: Mapping[str, Any], bounds: tuple[float, float]) -
             "wide to say more.",
             f"the interval includes {CHANCE} and its half width exceeds {WIDE_INTERVAL}, or fewer than {FEW_ROWS} rows",
             "hold out more rows (about 400 give ±0.05): raise eval_fraction or give --eval-data",
-            **where,
+            **fields,
         )
     rise = f"; the margin went from {number(margin[0])} to {number(margin[1])}" if margin else ""
-    words = f"The {c.subject} ranks {share:.1%}{rows} as people did, 95% interval {interval(low, high)}{rise}."
-    grew = margin is None or margin[1] > margin[0] or (before is not None and share > before)
-    if low <= CHANCE and before is not None and share >= before and grew:
-        return _still_low(c, f"accuracy {value}", f"{words} Before training it ranked {before:.1%} so.", where)
+    explanation = f"The {c.subject} ranks {share:.1%}{rows} as people did, 95% interval {interval(low, high)}{rise}."
+    has_grown = margin is None or margin[1] > margin[0] or (before is not None and share > before)
+    if low <= CHANCE and before is not None and share >= before and has_grown:
+        return _still_low(c, f"accuracy {value}", f"{explanation} Before training it ranked {before:.1%} so.", fields)
     if high < CHANCE:
         title = f"the {c.subject} ranks held-out pairs backwards: accuracy {value}"
-        return Diagnosis("backwards", "bad", title, *_why_backwards(c, rule), **where)
+        return Diagnosis("backwards", "bad", title, *_why_backwards(c, rule), **fields)
     if low <= CHANCE:
         return Diagnosis(
             "not_learning",
@@ -132,41 +133,44 @@ def _accuracy(c: Curves, last: Mapping[str, Any], bounds: tuple[float, float]) -
             "what they learned does not carry over.",
             rule,
             f"check that the labels mean something (`afzal check`), train longer, or change {c.named('beta')}",
-            **where,
+            **fields,
         )
     remedy = f"check that the labels mean something (`afzal check`), or change {c.named('lr')}"
     rule = f"{rule}, does not lie below the accuracy before training, and accuracy or margin grew"
     if before is not None and high < before:
         title = f"fewer held-out pairs are ranked as people did than before training: accuracy {value}"
-        return Diagnosis("not_learning", "bad", title, words, rule, remedy, **where)
-    if not grew and margin:
+        return Diagnosis("not_learning", "bad", title, explanation, rule, remedy, **fields)
+    if not has_grown and margin:
         title = f"the margin did not grow: {number(margin[0])} to {number(margin[1])}"
-        also = f"{words} Pairs were already ranked this way before training."
-        return Diagnosis("not_learning", "bad", title, also, rule, remedy, **where)
-    return Diagnosis("learning", "good", f"held-out accuracy {value}, above chance", words, rule, **where)
+        details = f"{explanation} Pairs were already ranked this way before training."
+        return Diagnosis("not_learning", "bad", title, details, rule, remedy, **fields)
+    return Diagnosis("learning", "good", f"held-out accuracy {value}, above chance", explanation, rule, **fields)
 
 
 def _why_backwards(c: Curves, rule: str) -> tuple[str, str, str]:
     """Explanation, rule and remedy: swapped labels would leave one of the two parts ranked right."""
     trained = [v for _, v in c.points("train", "rewards/accuracies")]
-    own = tail_mean(trained) if trained else CHANCE
-    if own < CHANCE:
-        why = f"It ranks the training rows so too (accuracy {number(own, 3)}): the objective itself lowers the margin."
+    training_accuracy = tail_mean(trained) if trained else CHANCE
+    if training_accuracy < CHANCE:
+        value = number(training_accuracy, 3)
+        why = f"It ranks the training rows so too (accuracy {value}): the objective itself lowers the margin."
         return why, rule, "check the sign of the objective, or use another (discopop does so near a margin of 0)"
     why = "Reward accuracy is below chance: the labels of the training or the evaluation rows are probably swapped."
     return why, rule, "look at a few rows with `afzal check`, and set the fields with --columns chosen=…,rejected=…"
 
 
-def _still_low(c: Curves, accuracy: str, words: str, where: Mapping[str, Any]) -> Diagnosis:
+def _still_low(c: Curves, accuracy: str, explanation: str, fields: Mapping[str, Any]) -> Diagnosis:
     """More pairs are ranked as people did than before training, but not more than by chance: without a reference, the
     start has an order of its own, such as short answers first."""
     title = f"held-out pairs are not yet ranked above chance: {accuracy}"
     remedy = f"train longer or raise {c.named('lr')}"
     if not c.is_reward_model:
-        words += " Without a reference, an answer's own log-prob is its reward, so the start has an order of its own."
+        explanation += (
+            " Without a reference, an answer's own log-prob is its reward, so the start has an order of its own."
+        )
         remedy += ", or use an objective with a reference, such as dpo"
     rule = f"the 95% interval of the last held-out reward accuracy includes {CHANCE} or lies below it, but rose"
-    return Diagnosis("little_learned", "watch", title, words, rule, remedy, change=c.times_lr(3), **where)
+    return Diagnosis("little_learned", "watch", title, explanation, rule, remedy, change=c.times_lr(3), **fields)
 
 
 def _falling_loss(c: Curves) -> Diagnosis | None:
@@ -176,19 +180,19 @@ def _falling_loss(c: Curves) -> Diagnosis | None:
         return None
     first, last, best = losses[0], losses[-1], min(losses)
     rule = f"the held-out loss fell by at least {MOVED_LOSS:.0%} of its first value, and the margin did not shrink"
-    words = f"Held-out loss went from {number(first)} to {number(last)}, at its best {number(best)}"
-    words += f"; desirable over undesirable by {signed(margin[1])} in reward." if margin else "."
+    explanation = f"Held-out loss went from {number(first)} to {number(last)}, at its best {number(best)}"
+    explanation += f"; desirable over undesirable by {signed(margin[1])} in reward." if margin else "."
     evidence = {"first": first, "best": best}
-    grew = margin is None or margin[1] > margin[0]
-    if first - best >= MOVED_LOSS * abs(first) and grew:
+    margin_grew = margin is None or margin[1] > margin[0]
+    if first - best >= MOVED_LOSS * abs(first) and margin_grew:
         title = f"held-out loss fell from {number(first)} to {number(best)}"
-        return Diagnosis("learning", "good", title, words, rule, evidence=evidence)
-    if last < first and grew:
+        return Diagnosis("learning", "good", title, explanation, rule, evidence=evidence)
+    if last < first and margin_grew:
         return Diagnosis(
             "little_learned",
             "watch",
             f"little was learned: the held-out loss fell only from {number(first)} to {number(last)}",
-            f"{words} That is less than {MOVED_LOSS:.0%}.",
+            f"{explanation} That is less than {MOVED_LOSS:.0%}.",
             rule,
             f"raise {c.named('lr')}, or make more updates (a smaller batch_size, more epochs)",
             evidence=evidence,
@@ -201,7 +205,7 @@ def _falling_loss(c: Curves) -> Diagnosis | None:
         "not_learning",
         "bad",
         title,
-        f"{words} The weights did move, so what they learned does not carry over.",
+        f"{explanation} The weights did move, so what they learned does not carry over.",
         rule,
         f"check the data (`afzal check`), train longer, or change {c.named('lr')}",
         evidence=evidence,
