@@ -329,6 +329,31 @@ def test_a_second_tab_takes_the_work_when_it_is_told_to(chromium, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_duplicated_tab_is_another_tab_and_a_reloaded_one_is_not(chromium, tmp_path):
+    """``window.open`` copies sessionStorage, as duplicating a tab does. Closing the copy frees no question."""
+    write_rows(tmp_path / "rows.jsonl", pairs(3))
+    arguments = ["rows.jsonl", "--annotators", "ann,ben", "--order", "file", "--overlap", "1", "--out", "out"]
+    with served(*arguments, cwd=tmp_path) as ((address, other), _):
+        opened = chromium.new_context()
+        one = Person(opened.new_page(), address)
+        one.phase("ask")
+        with one.page.expect_popup() as popup:
+            one.page.evaluate("void window.open(location.href)")
+        copy = popup.value
+        copy.wait_for_selector("body[data-phase=elsewhere]")
+        copy.close(run_before_unload=False)
+        two = Person(chromium.new_context().new_page(), other)
+        two.phase("ask")
+        assert set(shown(two)).isdisjoint(shown(one))  # one's question is still reserved
+        one.page.bring_to_front()
+        one.page.reload()
+        one.phase("ask")
+        one.votes(1, "1", says="first")
+        assert [line["annotator"] for line in lines_of(tmp_path / "out")] == ["ann"]
+        opened.close()
+
+
+@pytest.mark.slow
 def test_time_without_input_is_counted_apart(chromium, tmp_path):
     write_rows(tmp_path / "rows.jsonl", pairs(2))
     with served("rows.jsonl", "--annotators", "ann", "--out", "out", cwd=tmp_path) as ((address,), _):

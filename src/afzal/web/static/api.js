@@ -3,7 +3,12 @@
 export const TOKEN = location.pathname.split("/")[2];
 const WAITS = [300, 1000, 2000, 4000, 8000], PATIENCE = 15_000;
 
-export const tab = sessionStorage.afzalTab ??= newId();
+// The id of this tab. sessionStorage holds it only from one page of the tab to the next (a reload): a browser that
+// duplicates a tab copies sessionStorage, and the copy must not pass for this tab.
+export const tab = sessionStorage.afzalTab ?? newId();
+sessionStorage.removeItem("afzalTab");
+addEventListener("pagehide", () => { sessionStorage.afzalTab = tab; });
+addEventListener("pageshow", (event) => { if (event.persisted) sessionStorage.removeItem("afzalTab"); });
 
 export function newId() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
