@@ -364,6 +364,14 @@ def test_one_column_of_side_words_or_numbers_next_to_a_label_are_no_annotators(t
         assert set(columns) <= set(dataset.unread)
 
 
+def test_numbers_in_columns_of_names_are_not_called_no_votes(tmp_path):
+    rows = [NUMBERED | {"ann": a, "ben": b} for a, b in ((1, 2), (2, 0))]
+    with pytest.raises(AfzalError, match="ann and ben hold numbers, which may be votes or scores"):
+        read_rows(tmp_path, rows)
+    named = [{k if k in NUMBERED else f"vote_{k}": v for k, v in row.items()} for row in rows]
+    assert [name for name, _ in said(read_rows(tmp_path, named))] == ["ann", "ben"] * 2
+
+
 def test_votes_in_a_list_state_one_vote_each(tmp_path):
     entry = {"annotator": "ann", "preference": "A", "label": "A"}
     assert said(read_rows(tmp_path, [BASE | {"votes": [entry]}])) == [("ann", "first")]

@@ -25,6 +25,7 @@ from afzal.data.fields import (
 from afzal.data.format import Format
 from afzal.data.turns import answer_text, assistant_turn, chat_prompt, messages
 from afzal.data.vote_values import Pair, pair_of, plain, read_vote
+from afzal.errors import AfzalError
 from afzal.records import Comparison, Item, Outcome, Rating, Response, Turns
 
 PROMPTS = "prompt|instruction|question|query|context"
@@ -194,6 +195,13 @@ def settled_wide(entry: Format, sample: Sequence[Row]) -> Format:
     def also(keys: tuple[str, ...]) -> Iterable[str]:
         return (*fields_read(keys), *names, *filter(None, [_votes_field(keys)]))
 
+    numbers = [name for row, pair in pairs for name in _others(tuple(row)) if _known(row.get(name), name, pair, row)]
+    if numbers and not names and not any(_votes_field(tuple(row)) for row, _ in pairs):
+        raise AfzalError(
+            f"{' and '.join(dict.fromkeys(numbers))} hold numbers, which may be votes or scores",
+            why="numbers are votes only in columns whose names say that they belong to an annotator",
+            remedy=f"rename them (vote_{numbers[0]}, ...), or write the sides as words (A, B, tie)",
+        )
     return replace(entry, parse=lambda row: wide_vote(row, names, counts), also=also)
 
 
