@@ -28,6 +28,8 @@ from afzal.model.reward import choose_pad, load_reward_model, save_reward_model
 
 # 37 pairs in updates of 7: 2 and 4 ranks never have equal shares, and the last update of an epoch is smaller
 SMALL = {"batch_size": 7, "epochs": 1.0, "lr": 3e-4, "tokens_per_forward": 130, "save_every_steps": None}
+# AdamW divides by the size of the gradient, so that its eps decides how much of a gradient's rounding becomes a step
+STEADY = {"lr": 1e-2, "adam_eps": 1e-4}
 ONLY_POLICY = ("sample_prompts", "sample_tokens")
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "dpo": ("dpo", {}),
@@ -57,10 +59,19 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "moving": ("dpo", {"reference_sync_steps": 2, "reference_mixup": 0.5}),
     "tied": ("dpo", {}),
     "experts": ("dpo", {}),
-    "begun": ("dpo", {"adapter_from": "adapter", "lr": 1e-2}),
+    "begun": ("dpo", {"adapter_from": "lora", "lr": 1e-2}),
+    "begun-dora": ("dpo", {"adapter_from": "dora", **STEADY}),
+    "begun-prefix": ("dpo", {"adapter_from": "prefix", **STEADY}),
+    "further-dora": ("dpo", {"further": "dora", **STEADY}),
+    "further-ia3": ("kto", {"further": "ia3", **STEADY}),
+    "further-prompt": ("dpo", {"further": "prompt", **STEADY}),
+    "further-prefix": ("sft", {"further": "prefix", **STEADY}),
+    "further-p_tuning": ("dpo", {"further": "p_tuning", **STEADY}),
+    "from-adapter": ("dpo", {"reference": "adapter", "lora_rank": 4, **STEADY}),
     "elsewhere": ("dpo", {"reference": "other"}),
     "elsewhere-lora": ("kto", {"reference": "other", "lora_rank": 4, "lr": 1e-2}),
 }
+BROUGHT: tuple[str, dict[str, Any]] = ("dpo", {"further": "brought", "lr": 1e-2})
 MODELS: dict[str, dict[str, Any]] = {
     "tied": {"tie_word_embeddings": True},
     "experts": {"kind": "MixtralConfig", "num_local_experts": 4},
@@ -73,20 +84,28 @@ def given(tmp_path: Path, out: str, method: str, **overrides: Any) -> dict[str, 
     pair_file(tmp_path / "pairs.jsonl", 46)
     values = settings(tmp_path, tmp_path / out, **(SMALL | overrides))
     if "adapter_from" in values:
-        values["adapter_from"] = str(adapter_folder(tmp_path / "model", tmp_path / values["adapter_from"]))
+        values["adapter_from"] = str(adapter_folder(tmp_path, values["adapter_from"]))
+    if "further" in values:
+        values["model"] = str(adapter_folder(tmp_path, values.pop("further")))
     if values.get("reference") == "other":
         values["reference"] = str(narrower(tmp_path / "model", tmp_path / "other"))
+    if values.get("reference") == "adapter":
+        values["reference"] = str(adapter_folder(tmp_path, "dora"))
     return {k: v for k, v in values.items() if method != "reward" or k not in ONLY_POLICY}
 
 
-def adapter_folder(model: Path, out: Path) -> Path:
-    """The folder of an adapter that is not the identity."""
-    made = add_adapter(load_model(str(model)), Adapter("lora", 4, 8.0))
+def adapter_folder(tmp_path: Path, kind: Any) -> Path:
+    """The folder of an adapter on ``tmp_path / "model"`` that is not the identity; ``brought`` includes a weight of the
+    model itself."""
+    out, also = tmp_path / kind, ["lm_head"] if kind == "brought" else []
+    chosen = Adapter("lora" if also else kind, 4, 8.0, virtual_tokens=3)
+    made = add_adapter(load_model(str(tmp_path / "model")), chosen, also=also)
     torch.manual_seed(1)
-    for name, p in made.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(p, std=0.02)
+    for p in made.parameters():
+        if p.requires_grad:
+            p.data.add_(0.02 * torch.randn(p.shape))
     made.save_pretrained(out)
+    byte_tokenizer().save_pretrained(out)
     return out
 
 
@@ -184,7 +203,6 @@ def test_four_ranks_are_one(tmp_path, name):
     assert_same(*both(tmp_path, name, 4, epochs=2.0))
 
 
-# AdamW divides by the size of the gradient, so that its eps decides how much of a gradient's rounding becomes a step
 ONLINE: dict[str, Any] = {
     "batch_size": 5,
     "epochs": None,
@@ -286,13 +304,16 @@ def reward_model(model: Path, out: Path) -> None:
         pytest.param("dora", 0, marks=pytest.mark.slow),
         pytest.param("cached", 0, marks=pytest.mark.slow),
         pytest.param("elsewhere", 0, marks=pytest.mark.slow),
-        pytest.param("prompt", 70, marks=pytest.mark.slow),  # the control
+        *(pytest.param(name, 0, marks=pytest.mark.slow) for name in ("prompt", "prefix", "p_tuning")),
+        *(pytest.param(name, 0, marks=pytest.mark.slow) for name in METHODS if name.startswith(("begun-", "further-"))),
+        pytest.param("from-adapter", 0, marks=pytest.mark.slow),
+        pytest.param("brought", 70, marks=pytest.mark.slow),  # the control
     ],
 )
 def test_no_rank_loads_a_whole_model(tmp_path, name, code):
-    method, asked = METHODS.get(name) or FROM_REWARDS[name]
+    method, asked = METHODS.get(name) or FROM_REWARDS.get(name) or BROUGHT
     prepare_model(tmp_path, name)
-    if name in METHODS:
+    if name not in FROM_REWARDS:
         values = given(tmp_path, "out", method, **asked)
     else:
         values = rewarded(tmp_path, "out", name, iterations=1)

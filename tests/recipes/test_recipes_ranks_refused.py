@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -121,33 +122,32 @@ def test_the_command_line_says_it(tmp_path, monkeypatch, capsys, arguments, said
     assert said in printed
 
 
-ONLINE = {"reward": "r.py:r"}
-
-
 @pytest.mark.parametrize(
-    ("method", "asked", "said"),
+    ("about", "said"),
     [
-        ("rloo", ONLINE, ""),
-        ("grpo", ONLINE, ""),
-        ("reinforce", ONLINE, ""),
-        ("ppo", ONLINE | {"value": "shared"}, ""),
-        ("ppo", ONLINE, ""),
-        ("reward", {}, ""),
-        ("reward", {"adapter": "dora"}, ""),
-        (
-            "reward",
-            {"adapter": "dora", "tensor_parallel": 2},
-            "adapter=dora starts from norms of its rows, which tensor_parallel cuts",
-        ),
-        ("dpo", {"adapter": "prompt"}, "adapter=prompt starts from its weights"),
-        ("dpo", {"reference": "cached"}, ""),
-        ("dpo", {}, ""),
+        ({"peft_type": "LORA"}, ""),
+        ({"peft_type": "LORA", "use_dora": True, "init_lora_weights": "gaussian"}, ""),
+        ({"peft_type": "IA3"}, ""),
+        ({"peft_type": "PREFIX_TUNING"}, ""),
+        ({"peft_type": "PROMPT_TUNING"}, ""),
+        ({"peft_type": "P_TUNING"}, ""),
+        ({"peft_type": "LORA", "modules_to_save": ["lm_head"]}, "brings along weights of the base model"),
+        ({"peft_type": "LORA", "init_lora_weights": "pissa"}, "starts from the base model's weights"),
+        ({"peft_type": "OFT"}, "is of a kind that may be made of the base model's weights (OFT)"),
     ],
 )
-def test_what_is_loaded_whole_by_every_rank_says_why_and_is_in_the_documentation(method, asked, said):
-    assert why_whole(make(method, **DATA, **asked)) == said
+def test_what_is_loaded_whole_by_every_rank_says_why_and_is_in_the_documentation(monkeypatch, tmp_path, about, said):
+    monkeypatch.setattr(parallel, "model_folder", lambda path: path)
+    (tmp_path / "adapter_config.json").write_text(json.dumps(about))
+    why = why_whole(make("dpo", **DATA, adapter_from=str(tmp_path)))
+    assert why.startswith(f"the adapter {tmp_path} {said}") if said else not why
     documented = DEVICES.read_text().partition("## Loading")[2].partition("\n## ")[0].replace("\n", " ")
-    assert all(words in documented for words in ("virtual tokens", "DoRA", "`adapter_from`"))
+    assert all(words in documented for words in ("`adapter_from`", "`modules_to_save`", "`pissa`", "of a kind"))
+
+
+@pytest.mark.parametrize("asked", [{}, {"adapter": "prompt"}, {"adapter": "dora", "tensor_parallel": 2}])
+def test_no_fresh_adapter_is_a_reason_to_load_the_model_whole(asked):
+    assert not why_whole(make("dpo", **DATA, **asked))
 
 
 @pytest.mark.parametrize(("world", "said"), [(1, ""), (2, "note: every rank loads all of other: it is packed\n")])

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers_ranks import run_ranks
+from helpers_ranks import run_ranks, start_group
 from helpers_runs import command_line, finished, model_folder, start_command
-from test_recipes_ranks import FROM_REWARDS, assert_same, from_rewards, given, metrics
+from test_recipes_ranks import FROM_REWARDS, _without_whole_models, assert_same, from_rewards, given, metrics
 
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "dpo": ("dpo", {}),
@@ -27,6 +27,10 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "dora": ("dpo", {"adapter": "dora", "lr": 1e-2}),
     "prefix": ("dpo", {"adapter": "prefix", "virtual_tokens": 3, "lr": 1e-2}),
     "prefix-unshared": ("kto", {"adapter": "prefix", "virtual_tokens": 3, "lr": 1e-2, "sharing": "unshared"}),
+    "prompt": ("dpo", {"adapter": "prompt", "virtual_tokens": 3, "lr": 1e-2}),
+    "p_tuning": ("dpo", {"adapter": "p_tuning", "virtual_tokens": 3, "lr": 1e-2}),
+    "further-dora": ("dpo", {"further": "dora", "lr": 1e-2}),
+    "further-prefix": ("dpo", {"further": "prefix", "lr": 1e-2}),
     "recomputed": ("dpo", {"activation_checkpointing": "full"}),
     "moving": ("dpo", {"reference_sync_steps": 2, "reference_mixup": 0.5}),
     "elsewhere": ("dpo", {"reference": "other"}),
@@ -70,6 +74,16 @@ def test_ranks_that_share_every_matrix_are_one_process(tmp_path, name, n):
 @pytest.mark.parametrize("name", [name for name in WAYS if name not in ("dpo", "lora")])
 def test_so_they_are_in_every_other_way(tmp_path, name):
     assert_same(*both(tmp_path, name, 4))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dora", "prompt", "prefix", "further-dora"])
+def test_no_rank_loads_a_whole_model(tmp_path, name):
+    method, overrides = WAYS[name]
+    model_folder(tmp_path / "model", **EVEN)
+    values = given(tmp_path, "out", method, **overrides, tensor_parallel=2)
+    started = start_group(_without_whole_models, 2, command_line(method, values))
+    assert [finished(process) for process in started] == [0, 0]
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from afzal.model.value import freeze_unused_head, own_critic
 from afzal.train import ranks
 from afzal.train.dtensor import local
 from afzal.train.precision import Dtype
-from afzal.train.shard import Sharded, read_frozen, shard, start_norms_in_pieces
+from afzal.train.shard import Sharded, read_frozen, shard, start_adapter_in_pieces
 
 CPU = torch.device("cpu")
 
@@ -44,7 +44,7 @@ def adapted(model: Any, adapter: Kind) -> Any:
 def cut(folder: str, dtype: Dtype, adapter: Kind) -> tuple[Sharded, Sharded]:
     blank, unread = blank_model(folder)
     made = Sharded(adapted(blank, adapter), dtype, CPU, unread)
-    start_norms_in_pieces(made.model)
+    start_adapter_in_pieces(made.model)
     return made, Sharded(adapted(load_model(folder), adapter), dtype, CPU)
 
 
@@ -82,7 +82,7 @@ def _compare_scorers(argument: tuple[str, Dtype, Kind]) -> None:
     blank, unread = blank_reward_model(folder, heads=2, seed=5)
     whole = load_reward_model(folder, heads=2, seed=5)
     made = Sharded(adapted(blank, adapter), dtype, CPU, unread)
-    start_norms_in_pieces(made.model)
+    start_adapter_in_pieces(made.model)
     same(made.model, Sharded(adapted(whole, adapter), dtype, CPU).model)
     saved = made.whole(Path(folder))  # whose adapter is merged into the base before it is written
     assert not ranks.leads() or not any(p.is_meta for p in saved.parameters())

@@ -27,6 +27,21 @@ def enlarge_embedding(base: Any, folder: str) -> bool:
     return True
 
 
+def hold_saved_weights(base: Any, stored: Mapping[str, TensorInfo]) -> None:
+    """Give unread weights of the base that an adapter's files contain memory of their own, which PEFT copies into."""
+    import torch
+
+    own: dict[int, Any] = {}
+    names = {_plain(name) for name in stored}
+    for name, p in base.named_parameters(remove_duplicate=False):  # tied ones may be saved under either name
+        unread = p.untyped_storage().nbytes() < p.numel() * p.element_size()
+        if unread and _plain(f"base_model.model.{name}") in names:
+            own[id(p)] = torch.nn.Parameter(torch.empty(p.shape), p.requires_grad)
+    for module in base.modules() if own else ():
+        for leaf, p in module._parameters.items():
+            module._parameters[leaf] = own.get(id(p), p)
+
+
 def refuse_adapter_misfit(
     folder: str,
     base: Any,

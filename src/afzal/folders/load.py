@@ -14,7 +14,7 @@ from typing import Any
 
 from afzal.errors import AfzalError, did_you_mean
 from afzal.folders import voxtral
-from afzal.folders.adapter_checks import enlarge_embedding, refuse_adapter_misfit
+from afzal.folders.adapter_checks import enlarge_embedding, hold_saved_weights, refuse_adapter_misfit
 from afzal.folders.classifiers import classifier_of, has_classifier, with_head
 from afzal.folders.compatibility import (
     refuse_ids_without_rows,
@@ -388,6 +388,7 @@ def load_peft(base: Any, folder: str, **settings: Any) -> Any:
         )
     stored = tensors_of(folder)
     enlarged = enlarge_embedding(base, folder)
+    hold_saved_weights(base, stored)
     with guarded(folder), quiet_peft(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # about misfits, which are refused by name below
         model = PeftModel.from_pretrained(base, folder, local_files_only=True, ignore_mismatched_sizes=True, **settings)

@@ -8,7 +8,7 @@ differ from the base model.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +26,12 @@ Kind = Literal["lora", "dora", "rslora", "ia3", "prefix", "prompt", "p_tuning"]
 
 # PEFT's names for the adapters that put virtual tokens before every row, and ours
 _VIRTUAL = {"PREFIX_TUNING": "prefix", "PROMPT_TUNING": "prompt", "P_TUNING": "p_tuning"}
+_SELF_CONTAINED = {"LORA", "IA3", *_VIRTUAL}  # their files hold every weight, and PEFT opens them without the base's
 _IA3_LAYERS = ("k_proj", "v_proj", "down_proj")
 _LOW_RANK = ("lora", "dora", "rslora")
 _REFUSED = {"CARTRIDGE", "CPT"}  # other kinds with virtual tokens; they need more than one row per batch
+_FRESH = "afzal_fresh_adapter"  # attribute of a model whose adapter add_adapter has made
+_DRAWN: tuple[Kind, ...] = ("prefix", "prompt")  # virtual tokens that start as those of drawn tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,7 @@ class Adapter:
     excluded: Sequence[str] = ()
 
 
-def add_adapter(model: Any, adapter: Adapter, *, also: Sequence[str] = ()) -> Any:
+def add_adapter(model: Any, adapter: Adapter, *, also: Sequence[str] = (), unread: bool = False) -> Any:
     """The model with a fresh adapter without dropout; only the adapter trains.
 
     Low-rank adapters start with B = 0 and IA3 with factors of 1: the identity. The virtual tokens of prompt tuning
@@ -60,6 +63,8 @@ def add_adapter(model: Any, adapter: Adapter, *, also: Sequence[str] = ()) -> An
 
     Args:
         also: modules to train in full alongside it, such as ``lm_head``; not with virtual tokens.
+        unread: the model's weights have not been read. What starts from them, the virtual tokens of prompt and prefix
+            tuning and DoRA's norms, has arbitrary values until :func:`afzal.train.shard.start_adapter_in_pieces`.
 
     Raises:
         AfzalError: the adapter does not fit the model.
@@ -70,8 +75,6 @@ def add_adapter(model: Any, adapter: Adapter, *, also: Sequence[str] = ()) -> An
     try:
         with quiet_peft():
             adapted = get_peft_model(model, _config(model, adapter, also))
-        if adapter.kind == "prefix":
-            _start_prefix(adapted, adapter.virtual_tokens)
     except ValueError as error:
         first = str(error).strip().partition("\n")[0]
         raise AfzalError(
@@ -79,6 +82,11 @@ def add_adapter(model: Any, adapter: Adapter, *, also: Sequence[str] = ()) -> An
             why=first,
             remedy=_fitting(adapter, [name for name in matrices if f"'{name}'" not in first], "not found" in first),
         ) from error
+    setattr(adapted, _FRESH, True)
+    if starts_from_drawn(adapted):
+        _state_draw(adapted)
+        if not unread:
+            starting_table(adapted).copy_(drawn_tokens(adapted))
     return adapted
 
 
@@ -119,7 +127,7 @@ def _config(model: Any, adapter: Adapter, also: Sequence[str]) -> Any:
     if adapter.kind == "prefix":
         return peft.PrefixTuningConfig(task_type=task, num_virtual_tokens=n)
     if adapter.kind == "prompt":
-        return peft.PromptTuningConfig(task_type=task, num_virtual_tokens=n, prompt_tuning_init="SAMPLE_VOCAB")
+        return peft.PromptTuningConfig(task_type=task, num_virtual_tokens=n, prompt_tuning_init="RANDOM")
     if adapter.kind == "p_tuning":
         return peft.PromptEncoderConfig(task_type=task, num_virtual_tokens=n)
     if adapter.kind == "ia3":
@@ -157,20 +165,72 @@ def _scaled_by_ia3(model: Any) -> dict[str, Any]:
     return {"target_modules": list(_IA3_LAYERS), "feedforward_modules": [_IA3_LAYERS[-1]]}
 
 
+def is_fresh(model: Any) -> bool:
+    """Whether the model's adapter was made by :func:`add_adapter`, not loaded from a folder."""
+    return bool(getattr(model, _FRESH, False))
+
+
+def starts_from_drawn(model: Any) -> bool:
+    """Whether the model has a fresh adapter whose virtual tokens start as :func:`drawn_tokens`."""
+    return is_fresh(model) and virtual_kind(model) in _DRAWN
+
+
+def starting_table(model: Any) -> Tensor:
+    """The weight ``[n, width]`` of a fresh adapter that holds the virtual tokens, without gradient."""
+    return model.prompt_encoder[model.active_adapter].embedding.weight.detach()
+
+
+def _state_draw(model: Any) -> None:
+    """Let a prompt tuning adapter's configuration state how it starts; PEFT was told not to draw by itself."""
+    from peft import PromptTuningConfig, PromptTuningInit
+
+    if isinstance(config := model.active_peft_config, PromptTuningConfig):
+        config.prompt_tuning_init = PromptTuningInit.SAMPLE_VOCAB
+
+
 @torch.no_grad()
-def _start_prefix(model: Any, n: int) -> None:
-    """Start from keys and values of ``n`` real tokens, instead of noise that would drown out the prompt."""
-    base, encoder = model.get_base_model(), model.prompt_encoder[model.active_adapter]
+def drawn_tokens(model: Any, all_heads: Callable[[Tensor], Tensor] = lambda t: t) -> Tensor:
+    """Virtual tokens ``[n, width]`` made of ``n`` tokens drawn from the vocabulary.
+
+    Noise instead would drown out the prompt. For prompt tuning they are the tokens' embeddings, for prefix tuning their
+    keys and values.
+
+    Args:
+        all_heads: gathers keys or values ``[1, kv heads, n, D]``, if the model computes those of some heads only.
+
+    Raises:
+        AfzalError: the model has no such keys and values.
+    """
+    kind, n, base = virtual_kind(model), virtual_tokens(model), model.get_base_model()
     table = base.get_input_embeddings()
+    if kind == "prompt":
+        # on the CPU, as PEFT draws them
+        return table(torch.randint(0, table.num_embeddings, (n,)).to(table.weight.device)).float()
     ids = torch.randint(0, table.num_embeddings, (1, n), device=table.weight.device)
+    try:
+        layers = _keys_and_values(base, ids)
+    except ValueError as error:
+        first = str(error).strip().partition("\n")[0]
+        raise AfzalError(
+            f"adapter {kind} does not fit {type(base).__name__}", why=first, remedy="adapter=lora"
+        ) from error
+    columns = [all_heads(part)[0].transpose(0, 1) for layer in layers for part in layer]  # [n, heads, d] each
+    return torch.stack(columns, dim=1).flatten(1)
+
+
+def _keys_and_values(base: Any, ids: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values ``[1, kv heads, n, D]`` of every layer for tokens ``[1, n]``.
+
+    Raises:
+        ValueError: some layers have none.
+    """
     cache = getattr(base(input_ids=ids, use_cache=True), "past_key_values", None)
     layers = getattr(cache, "layers", ())
     if not layers or any(getattr(layer, "keys", None) is None for layer in layers):
         raise ValueError("some of its layers have no keys and values that a prefix could replace")
-    if any(layer.keys.shape[2] != n for layer in layers):
-        raise ValueError(f"{n} virtual tokens do not fit in its sliding window")
-    columns = [part[0].transpose(0, 1) for layer in layers for part in (layer.keys, layer.values)]  # [n, heads, d] each
-    encoder.load_prompt_embeddings(torch.stack(columns, dim=1).flatten(1))
+    if any(layer.keys.shape[2] != ids.shape[1] for layer in layers):
+        raise ValueError(f"{ids.shape[1]} virtual tokens do not fit in its sliding window")
+    return [(layer.keys, layer.values) for layer in layers]
 
 
 def is_factor(name: str) -> bool:
@@ -235,8 +295,8 @@ def peft_type_of(folder: str | Path) -> str:
 def why_reads_base(folder: str | Path) -> str:
     """Why an adapter folder cannot be loaded without the weights of its base model; empty if it can."""
     about = adapter_config(folder)
-    if about.get("peft_type") != "LORA" or about.get("use_dora"):
-        return f"is of a kind that is made of the base model's weights ({about.get('peft_type')})"
+    if about.get("peft_type") not in _SELF_CONTAINED:
+        return f"is of a kind that may be made of the base model's weights ({about.get('peft_type')})"
     if about.get("init_lora_weights", True) not in (True, False, "gaussian"):
         return f"starts from the base model's weights (init_lora_weights={about['init_lora_weights']})"
     return "brings along weights of the base model" if about.get("modules_to_save") else ""

@@ -66,8 +66,15 @@ def call(model: Any, inputs: Callable[[], Mapping[str, Any]]) -> Any:
     """
     if not is_active(model):
         return model(**inputs())
-    base, forward = model.get_base_model(), model.forward
-    model.forward = lambda: base(**inputs())
+    base = model.get_base_model()
+    return call_in_place(model, lambda: base(**inputs()))
+
+
+def call_in_place(model: Any, compute: Callable[[], Any]) -> Any:
+    """The result of ``compute()``, called in place of the model's own forward pass, with its sharded weights
+    gathered."""
+    forward = model.forward
+    model.forward = compute
     try:
         return model()
     finally:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from afzal import runs
-from afzal.config import VIRTUAL, TrainConfig
+from afzal.config import TrainConfig
 from afzal.errors import AfzalError
 from afzal.folders.lazy_weights import LazyWeights
 from afzal.model.adapters import is_factor, why_reads_base
@@ -34,7 +34,7 @@ from afzal.train.loop import State
 from afzal.train.optim import trainable
 from afzal.train.precision import Dtype, Weights
 from afzal.train.progress import Reporter
-from afzal.train.shard import Sharded, gathered, is_in_pieces, read_frozen, reshard, shard, start_norms_in_pieces
+from afzal.train.shard import Sharded, gathered, is_in_pieces, read_frozen, reshard, shard, start_adapter_in_pieces
 
 
 def refuse(config: TrainConfig, model: Any) -> None:
@@ -159,10 +159,6 @@ def let_go(*models: Any) -> None:
 def why_whole(config: TrainConfig) -> str:
     """Why every one of several ranks must load the full model, according to the settings; empty if it can be read in
     shards."""
-    if config.adapter_kind in VIRTUAL:
-        return f"adapter={config.adapter_kind} starts from its weights"
-    if config.adapter_kind == "dora" and config.tensor_parallel > 1:
-        return "adapter=dora starts from norms of its rows, which tensor_parallel cuts"
     folder = config.policy.adapter_from if config.policy is not None else None
     if folder is not None and (why := why_reads_base(model_folder(folder))):
         return f"the adapter {folder} {why}"
@@ -201,7 +197,7 @@ def read_in_pieces(model: Any, unread: LazyWeights, dtype: Dtype, device: torch.
         AfzalError: a weight is not finite, or the forward pass does not work; on all ranks.
     """
     sharded_model = Sharded(model, dtype, device, unread)
-    start_norms_in_pieces(sharded_model.model)
+    start_adapter_in_pieces(sharded_model.model)
     refuse_unsound_pieces(sharded_model.model, path)
     return sharded_model
 

@@ -197,7 +197,8 @@ def _adapted(config: TrainConfig, opened: parallel.Opened) -> Any:
             remedy=f"leave {setting} out to train it on, or merge it into its base model first: afzal export",
         )
     folder = warm_start.folder_of(config)
-    model = _fresh_adapter(config, model) if folder is None else warm_start.begun(model, folder)
+    fresh = partial(_fresh_adapter, config, unread=opened.unread is not None)
+    model = fresh(model) if folder is None else warm_start.begun(model, folder)
     if folder is not None and opened.unread is None:
         refuse_silent(model, warm_start.named(config))
     if config.adaptation is not None and not is_adapted(model):
@@ -219,13 +220,13 @@ def _weights(config: TrainConfig, model: Any, dtype: Dtype, *, offload: bool = F
     return weights
 
 
-def _fresh_adapter(config: TrainConfig, model: Any) -> Any:
+def _fresh_adapter(config: TrainConfig, model: Any, *, unread: bool = False) -> Any:
     kind = config.adapter_kind
     if kind is None:
         return model
     wanted = _wanted(config, kind)
     spared = () if config.policy is not None and config.policy.train_towers else tuple(towers(model))
-    return add_adapter(model, replace(wanted, excluded=spared))
+    return add_adapter(model, replace(wanted, excluded=spared), unread=unread)
 
 
 def _wanted(config: TrainConfig, kind: Any) -> Adapter:

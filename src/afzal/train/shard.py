@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,19 @@ import torch
 from torch import Tensor, nn
 
 from afzal.folders.lazy_weights import LazyWeights, Place, fill
-from afzal.model.adapters import is_adapted, norms_of
+from afzal.model.adapters import drawn_tokens, is_adapted, is_fresh, starting_table, starts_from_drawn
 from afzal.model.attention import attention_of, set_attention
 from afzal.model.load import cast_parameters
 from afzal.model.media import towers
 from afzal.model.reward import is_reward_model
+from afzal.model.virtual import call_in_place
 from afzal.train import ranks
 from afzal.train.dtensor import filled_like, gather_full, local, memory_mapped_copy
 from afzal.train.optim import trainable
 from afzal.train.precision import Dtype
 from afzal.train.shard_layout import box_of
 from afzal.train.tensor import into_slices
+from afzal.train.tensor_adapters import all_heads, all_norms_of
 from afzal.train.unused_parameters import UnusedParameters
 
 
@@ -176,27 +179,36 @@ def read_frozen(
 
 
 @torch.no_grad()
-def start_norms_in_pieces(model: Any) -> None:
-    """Set the norms of fresh DoRA adapters from the weights that were read, one block at a time.
+def start_adapter_in_pieces(model: Any) -> None:
+    """Set what a fresh adapter starts from in the weights that were read: DoRA's norms, one block at a time, and the
+    virtual tokens of prompt and prefix tuning. Other adapters, and those that were loaded, are unaffected."""
+    if starts_from_drawn(model):
+        values = call_in_place(model, lambda: drawn_tokens(model, partial(all_heads, model)))
+        reshard(model)
+        _copy_own_part(starting_table(model), values)
+    if is_fresh(model) and any("lora_magnitude_vector" in name for name, _ in model.named_parameters()):
+        _start_norms(model)
 
-    Like :func:`afzal.model.adapters.start_norms`, for a model that is cut by FSDP alone. Does nothing without DoRA.
-    """
+
+def _start_norms(model: Any) -> None:
     from torch.distributed.fsdp import FSDPModule
 
-    if not any("lora_magnitude_vector" in name for name, _ in model.named_parameters()):
-        return
     blocks: list[Any] = [m for m in model.modules() if isinstance(m, FSDPModule)]
     norms: dict[Any, Tensor] = {}
     seen: set[nn.Module] = set()
     for block in reversed(blocks):  # inner blocks first
         block.unshard()
         own = [m for m in block.modules() if m not in seen]
-        norms |= dict(norms_of(own))
+        norms |= dict(all_norms_of(own))
         seen.update(own)
         block.reshard()
     for magnitude, value in norms.items():
-        p = magnitude.weight
-        local(p.detach()).copy_(value[tuple(_slices(p))])
+        _copy_own_part(magnitude.weight.detach(), value)
+
+
+def _copy_own_part(into: Tensor, value: Tensor) -> None:
+    """Copy this rank's part of a full tensor into its shard."""
+    local(into).copy_(value[tuple(_slices(into))])
 
 
 def is_in_pieces(model: Any) -> bool:

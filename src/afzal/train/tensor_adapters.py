@@ -6,16 +6,20 @@ own features, and the prefix keys and values of its own heads.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from afzal.model.adapters import virtual_kind
+from afzal.model.adapters import norms_of, virtual_kind
 from afzal.train.dtensor import local
 
 Cut = Literal["columns", "gathered columns", "rows", "split rows"]
 """How a layer is cut, by columns or rows, and whether its output is gathered or its input split."""
+
+_CUT_AS = "afzal_cut"  # attribute of a layer with DoRA: its cut and mesh
+_HEADS_OVER = "afzal_heads_over"  # attribute of a model with prefix tuning: the mesh that its heads are cut over
 
 
 def cut_factors(layer: nn.Module, cut: Cut, mesh: Any) -> None:
@@ -23,9 +27,34 @@ def cut_factors(layer: nn.Module, cut: Cut, mesh: Any) -> None:
     if hasattr(layer, "ia3_l"):
         _cut_ia3(layer, cut, mesh)
     for norms in dict(getattr(layer, "lora_magnitude_vector", {})).values():
+        setattr(layer, _CUT_AS, (cut, mesh))
         if cut in ("columns", "gathered columns"):
             norms.weight = _cut_along(norms.weight, 0, mesh)
         norms.forward = partial(_dora, norms, cut, mesh)
+
+
+def all_norms_of(layers: Iterable[Any]) -> Iterator[tuple[Any, Tensor]]:
+    """Like :func:`afzal.model.adapters.norms_of`, for layers that may be cut; all ranks of a group must iterate.
+
+    Norms of cut layers are those that their forward passes compute, so that a fresh adapter is exactly the identity.
+    """
+    for layer in layers:
+        if (placed := getattr(layer, _CUT_AS, None)) is None:
+            yield from norms_of([layer])
+            continue
+        for name, magnitude in layer.lora_magnitude_vector.items():
+            first, second = layer.lora_A[name], layer.lora_B[name]
+            norms = _norms(layer.get_base_layer(), first, second, layer.scaling[name], *placed)
+            yield magnitude, norms.full_tensor() if hasattr(norms, "full_tensor") else norms
+
+
+def all_heads(model: Any, t: Tensor) -> Tensor:
+    """Keys or values ``[1, kv heads, n, D]`` of all heads, from those of this rank's own, on every rank of a group."""
+    from torch.distributed.tensor import DTensor, Shard
+
+    if (mesh := getattr(model, _HEADS_OVER, None)) is None:
+        return t
+    return DTensor.from_local(t, mesh, [Shard(1)], run_check=False).full_tensor()
 
 
 def cut_prefix(model: Any, mesh: Any) -> None:
@@ -38,6 +67,7 @@ def cut_prefix(model: Any, mesh: Any) -> None:
     from torch.distributed.tensor import DTensor, Replicate, Shard
 
     original = model.get_prompt
+    setattr(model, _HEADS_OVER, mesh)
 
     def own_heads(t: Tensor) -> Tensor:
         return (
