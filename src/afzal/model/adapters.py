@@ -182,10 +182,10 @@ def starting_table(model: Any) -> Tensor:
 
 def _state_draw(model: Any) -> None:
     """Let a prompt tuning adapter's configuration state how it starts; PEFT was told not to draw by itself."""
-    from peft import PromptTuningConfig, PromptTuningInit
+    from peft import PromptTuningInit
 
-    if isinstance(config := model.active_peft_config, PromptTuningConfig):
-        config.prompt_tuning_init = PromptTuningInit.SAMPLE_VOCAB
+    if virtual_kind(model) == "prompt":
+        model.active_peft_config.prompt_tuning_init = PromptTuningInit.SAMPLE_VOCAB
 
 
 @torch.no_grad()
