@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
 import torch
 from helpers_models import make
 from helpers_ranks import start_group
 from helpers_runs import finished
 
-from afzal.model.adapters import Adapter, add_adapter
+from afzal.model.adapters import Adapter, Kind, add_adapter
 from afzal.model.load import load_model
 from afzal.recipes import parallel
 from afzal.train import ranks
@@ -18,6 +19,7 @@ from afzal.train.dtensor import local
 from afzal.train.shard import gathered, is_in_pieces
 
 CPU = torch.device("cpu")
+KINDS: tuple[Kind, ...] = ("lora", "dora", "ia3", "prompt", "prefix", "p_tuning")
 
 
 def _compare(folders: list[str], environment: dict[str, str]) -> None:
@@ -40,13 +42,15 @@ def _compare(folders: list[str], environment: dict[str, str]) -> None:
                     assert torch.equal(logits[-1], whole(ids).logits), (folder, dtype)
 
 
-def test_a_policy_that_draws_answers_is_that_of_one_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kinds", [KINDS[:1], pytest.param(KINDS[1:], marks=pytest.mark.slow)])
+def test_a_policy_that_draws_answers_is_that_of_one_process(tmp_path: Path, kinds: tuple[Kind, ...]) -> None:
     make("llama").save_pretrained(tmp_path / "llama")
-    adapted = add_adapter(load_model(str(tmp_path / "llama")), Adapter("lora", 4, 8.0))
-    torch.manual_seed(1)
-    for name, p in adapted.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(p, std=0.02)
-    adapted.save_pretrained(tmp_path / "lora")
-    started = start_group(_compare, 2, [str(tmp_path / name) for name in ("llama", "lora")])
+    for kind in kinds:
+        adapted = add_adapter(load_model(str(tmp_path / "llama")), Adapter(kind, 4, 8.0, virtual_tokens=4))
+        torch.manual_seed(1)
+        for p in adapted.parameters():
+            if p.requires_grad:
+                p.data.add_(0.02 * torch.randn(p.shape))
+        adapted.save_pretrained(tmp_path / kind)
+    started = start_group(_compare, 2, [str(tmp_path / name) for name in ("llama", *kinds)])
     assert [finished(process) for process in started] == [0, 0]

@@ -238,6 +238,11 @@ def is_factor(name: str) -> bool:
     return "ia3_l" in name or "lora_magnitude_vector" in name
 
 
+def is_of_adapter(name: str) -> bool:
+    """Whether a weight of this name belongs to an adapter; PEFT keeps those in float32 on a bf16 model."""
+    return any(part in name for part in ("lora_", "ia3_l", "prompt_encoder."))
+
+
 @torch.no_grad()
 def start_norms(model: Any) -> None:
     """Set the norms of fresh DoRA adapters from the current weights, after a change of number format.

@@ -15,7 +15,7 @@ from afzal import runs
 from afzal.config import TrainConfig
 from afzal.errors import AfzalError
 from afzal.folders.lazy_weights import LazyWeights
-from afzal.model.adapters import is_factor, why_reads_base
+from afzal.model.adapters import is_factor, is_of_adapter, why_reads_base
 from afzal.model.load import blank_model, load_model, model_folder
 from afzal.model.reference import Frozen, Reference
 from afzal.model.reward import blank_reward_model, load_reward_model
@@ -221,7 +221,7 @@ def frozen_policy(path: str, dtype: Dtype, device: torch.device) -> Any:
     """
     candidate = opened(partial(blank_model, path)) if ranks.world() > 1 else Opened(None)
     if candidate.unread is not None:
-        return _read_frozen(candidate, dtype, device, path, keep=lambda name: "lora_" in name)
+        return _read_frozen(candidate, dtype, device, path, keep=is_of_adapter)
     as_loaded = torch.bfloat16 if dtype == "bf16" else torch.float32
     return load_model(path, device=device, dtype=as_loaded).requires_grad_(False)
 
