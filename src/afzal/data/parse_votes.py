@@ -195,7 +195,12 @@ def settled_wide(entry: Format, sample: Sequence[Row]) -> Format:
     def also(keys: tuple[str, ...]) -> Iterable[str]:
         return (*fields_read(keys), *names, *filter(None, [_votes_field(keys)]))
 
-    numbers = [name for row, pair in pairs for name in _others(tuple(row)) if _known(row.get(name), name, pair, row)]
+    numbers = [
+        name
+        for row, pair in pairs
+        for name in _other_fields(tuple(row))
+        if _is_known_vote(row.get(name), name, pair, row)
+    ]
     if numbers and not names and not any(_votes_field(tuple(row)) for row, _ in pairs):
         raise AfzalError(
             f"{' and '.join(dict.fromkeys(numbers))} hold numbers, which may be votes or scores",
