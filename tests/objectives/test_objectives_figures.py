@@ -10,7 +10,7 @@ import torch
 from afzal.objectives import Pairs, Scored, advantages
 from afzal.objectives.coupled import _beta_next
 from afzal.objectives.inputs import pairs
-from afzal.objectives.policy_gradient import _moved
+from afzal.objectives.policy_gradient import _drift_metrics
 from afzal.objectives.unpaired import _bco_pair_next, mismatched_kl
 
 
@@ -28,11 +28,11 @@ def test_the_kl_of_mismatched_rows_is_policy_over_reference():
 def test_how_far_the_policy_has_moved():
     """Ratios 1/2, 1, 3/2 and 2: outside 0.8 to 1.2 are three of four; k3 of old to new is r - 1 - ln r."""
     ratios = [0.5, 1.0, 1.5, 2.0]
-    means = {k: float(s) / float(n) for k, (s, n) in _moved(torch.tensor(ratios).log(), 0.2, 0.0).items()}
+    means = {k: float(s) / float(n) for k, (s, n) in _drift_metrics(torch.tensor(ratios).log(), 0.2, 0.0).items()}
     assert means["policy/clipfrac"] == 0.75
     assert means["policy/ratio"] == pytest.approx(1.25)
     assert means["policy/approxkl"] == pytest.approx(sum(r - 1 - math.log(r) for r in ratios) / 4)
-    wide = {k: float(s) / float(n) for k, (s, n) in _moved(torch.tensor(ratios).log(), 0.2, 0.6).items()}
+    wide = {k: float(s) / float(n) for k, (s, n) in _drift_metrics(torch.tensor(ratios).log(), 0.2, 0.6).items()}
     assert wide["policy/clipfrac"] == 0.5  # 3/2 is inside 1 + 0.6
 
 

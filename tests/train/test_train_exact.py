@@ -192,10 +192,10 @@ def test_a_learned_parameter_starts_at_its_stated_value(name, nu):
     term = Term(objectives.get(name), {**objectives.get(name).parameters, "nu": nu})
     raw = raw_parameter(term, "nu")
     method = Method((term,), learned={f"{name}.nu": raw})
-    assert float(method.learnt(term)["nu"]) == pytest.approx(nu, rel=1e-6)
+    assert float(method.learned_values(term)["nu"]) == pytest.approx(nu, rel=1e-6)
     with torch.no_grad():
         raw.fill_(-100.0)
-    assert float(method.learnt(term)["nu"]) == pytest.approx(1.0 if name == "rao_kupper" else 0.0, abs=1e-6)
+    assert float(method.learned_values(term)["nu"]) == pytest.approx(1.0 if name == "rao_kupper" else 0.0, abs=1e-6)
     assert parameters_by_name({"w": raw}, method) == {"w": raw, f"objective/{name}.nu": raw}
 
 
@@ -223,9 +223,9 @@ def test_the_strength_of_the_penalty_follows_its_answers():
     """Four answers of KL 3 at a target of 2: 0.1 (1 + 0.2 * 4 / 8)."""
     trees = [tree(f"p{k}", [3], [[4], [5]]) for k in range(2)]
     rollout = Rollout(0, trees, [0, 1], 0.1, 3.0)
-    assert Controller(0.4, 2.0, 8).after(rollout) == pytest.approx(0.1 * 1.1)
-    assert Controller(0.4).after(rollout) == 0.1
-    assert Controller(0.4, 2.0, 8).after(None) == 0.4
+    assert Controller(0.4, 2.0, 8).kl_coef_after(rollout) == pytest.approx(0.1 * 1.1)
+    assert Controller(0.4).kl_coef_after(rollout) == 0.1
+    assert Controller(0.4, 2.0, 8).kl_coef_after(None) == 0.4
 
 
 # losses of an update and of held-out data

@@ -248,7 +248,7 @@ def test_a_task_of_one_prompt_is_named():
 def test_held_out_episodes_take_every_item_once():
     made = many(10)
     feed = Episodes(made, ["a", "b"] * 5, EpisodeShape(2, 2, 3, 2), 0, Layout("unshared", 4096))
-    for episode in feed.each():
+    for episode in feed.evaluation_episodes():
         ids = [i for part in (episode.support[0], episode.query) for b in part for i in b.item_ids]
         own = [t.item_id for t, task in zip(made, feed.task_of, strict=True) if task == episode.task]
         assert sorted(ids) == sorted(own)

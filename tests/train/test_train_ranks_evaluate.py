@@ -29,7 +29,7 @@ def _differences(names: list[str], world: int) -> None:
                 trees = random_trees(n, seed=n)
                 for budget in (40, 120, 4000):
                     layout = Layout("shared", budget, rank=ranks.rank(), world=world)
-                    figures = evaluate(model, method, layout.own(trees)[0])
+                    figures = evaluate(model, method, layout.local_batches(trees)[0])
                     assert figures == pytest.approx(_alone(model, method, trees, budget), rel=1e-5, abs=1e-5), (name, n)
 
 

@@ -77,7 +77,7 @@ def _held_out(n: int, layout: Layout) -> dict[str, float]:
     for name in ("dpo", "aot", "sft"):
         objective = objectives.get(name)
         method = Method.of(objective, {}, reference if objective.needs_reference else None)
-        figures |= {f"{name}/{k}": v for k, v in evaluate(model, method, layout.own(trees)[0]).items()}
+        figures |= {f"{name}/{k}": v for k, v in evaluate(model, method, layout.local_batches(trees)[0]).items()}
     return figures
 
 

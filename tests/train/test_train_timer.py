@@ -126,4 +126,4 @@ def test_a_default_run_killed_after_fifteen_minutes_loses_at_most_ten():
 )
 def test_checkpoints_of_the_clock_give_way_to_those_that_were_asked_for(steps, keep, every, last, stay):
     planned = lambda step: not every or step % every == 0 or step == last  # noqa: E731
-    assert checkpoint.kept(steps, keep, planned) == stay
+    assert checkpoint.steps_to_keep(steps, keep, planned) == stay

@@ -68,7 +68,7 @@ def _compare(argument: tuple[str, Dtype, Kind]) -> None:
         same(copied, base)
     valued = own_critic(adapted(load_model(folder), adapter)).trunk
     assert valued.get_output_embeddings().weight.requires_grad == ("gpt2" in folder)  # with a tied head
-    same(made.twin(freeze_unused_head).model, Sharded(valued, dtype, CPU).model)
+    same(made.trainable_copy(freeze_unused_head).model, Sharded(valued, dtype, CPU).model)
     one, other = made.whole(Path(folder)), whole.whole(Path(folder))
     if ranks.leads():
         for name, p in one.named_parameters():

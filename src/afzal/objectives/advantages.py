@@ -54,8 +54,8 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float = 1.0, la
     """
     real = mask.to(values.dtype)
     values = torch.where(mask, values, 0.0)
-    after = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)
-    delta = (torch.where(mask, rewards, 0.0) + gamma * after - values) * real
+    next_values = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)
+    delta = (torch.where(mask, rewards, 0.0) + gamma * next_values - values) * real
     estimates, running = [], torch.zeros_like(delta[:, 0])
     for t in range(delta.shape[1] - 1, -1, -1):
         running = delta[:, t] + gamma * lam * running

@@ -45,8 +45,8 @@ def aot(
         label_smoothing: probability that a label is wrong, in [0, 0.5).
     """
     w, v = pairs.yw_idxs, pairs.yl_idxs
-    ours, theirs = (scored.logps[w] - scored.logps[v] for scored in (policy, reference))
-    gaps = ours.sort().values - theirs.sort().values
+    policy_margins, reference_margins = (scored.logps[w] - scored.logps[v] for scored in (policy, reference))
+    gaps = policy_margins.sort().values - reference_margins.sort().values
     return _sorted_loss(beta * gaps, label_smoothing), beta * log_ratios(policy, reference).detach()
 
 
@@ -99,9 +99,9 @@ def dr_dpo(
         beta_prime: trust in the labels; infinity is DPO.
     """
     rho = log_ratios(policy, reference)
-    each = soft_label(beta * (rho[pairs.yw_idxs] - rho[pairs.yl_idxs]), pairs.p)
-    log_mean = torch.logsumexp(shares(pairs).log() - each / beta_prime, 0)
-    return (-beta_prime * log_mean).expand(len(each)), beta * rho.detach()
+    losses = soft_label(beta * (rho[pairs.yw_idxs] - rho[pairs.yl_idxs]), pairs.p)
+    log_mean = torch.logsumexp(shares(pairs).log() - losses / beta_prime, 0)
+    return (-beta_prime * log_mean).expand(len(losses)), beta * rho.detach()
 
 
 def _beta_start(parameters: Mapping[str, Any]) -> dict[str, float]:
@@ -172,6 +172,6 @@ def beta_dpo(
     weight = shares(pairs)
     adjusted = (beta * (1 + a * ((fixed * weight).sum() - state["mean"]))).clamp(min=1e-3)
     kept = _keep(fixed, state, 1 - rho)
-    left = (weight * kept).sum()
-    scale = torch.where(left > 0, 1 / left, 0.0)  # the kept pairs weigh as much as all pairs did
+    kept_weight = (weight * kept).sum()
+    scale = torch.where(kept_weight > 0, 1 / kept_weight, 0.0)  # the kept pairs weigh as much as all pairs did
     return kept * scale * soft_label(adjusted * h, pairs.p), beta * log_ratio.detach()

@@ -26,12 +26,12 @@ def _groups(pairs: Pairs) -> Tensor:
     return pairs.task_of[pairs.yw_idxs] if len(pairs.task_of) else torch.zeros_like(pairs.yw_idxs)
 
 
-def _held(pairs: Pairs) -> dict[int, tuple[Tensor, Tensor]]:
+def _weighted_groups(pairs: Pairs) -> dict[int, tuple[Tensor, Tensor]]:
     """For every group with any weight in the update: the mask ``[T]`` of its pairs, and its share of the total
     weight."""
     groups, part = _groups(pairs), shares(pairs)
-    own = {int(group): groups == group for group in groups.unique().tolist()}
-    return {g: (mask, part[mask].sum()) for g, mask in own.items() if float(part[mask].sum()) > 0}
+    masks = {int(group): groups == group for group in groups.unique().tolist()}
+    return {g: (mask, part[mask].sum()) for g, mask in masks.items() if float(part[mask].sum()) > 0}
 
 
 def _next(
@@ -39,9 +39,9 @@ def _next(
 ) -> dict[str, float]:
     """Exponentiated gradient: a group's log-weight grows with its loss. The largest is kept at 0."""
     grown = dict(state)
-    each = dpo(policy, reference, pairs, beta=beta)[0].detach() * shares(pairs)
-    for group, (own, weight) in _held(pairs).items() if float(pairs.weight.sum()) > 0 else ():
-        grown[str(group)] = grown.get(str(group), 0.0) + step * float(each[own].sum() / weight)
+    losses = dpo(policy, reference, pairs, beta=beta)[0].detach() * shares(pairs)
+    for group, (mask, weight) in _weighted_groups(pairs).items() if float(pairs.weight.sum()) > 0 else ():
+        grown[str(group)] = grown.get(str(group), 0.0) + step * float(losses[mask].sum() / weight)
     top = max(grown.values(), default=0.0)
     return {group: max(value - top, -_MOST) for group, value in grown.items()}
 
@@ -80,10 +80,10 @@ def group_dpo(
     Args:
         step: of the exponentiated gradient, per update and nat; 0 keeps the weights equal.
     """
-    each, rewards = dpo(policy, reference, pairs, beta=beta)
-    held = _held(pairs)
-    alpha = {group: math.exp(state.get(str(group), 0.0)) for group in held}
-    scale = torch.zeros_like(each)
-    for group, (own, weight) in held.items():
-        scale = torch.where(own, alpha[group] / sum(alpha.values()) / weight, scale)
-    return scale * each, rewards
+    losses, rewards = dpo(policy, reference, pairs, beta=beta)
+    groups = _weighted_groups(pairs)
+    alpha = {group: math.exp(state.get(str(group), 0.0)) for group in groups}
+    scale = torch.zeros_like(losses)
+    for group, (mask, weight) in groups.items():
+        scale = torch.where(mask, alpha[group] / sum(alpha.values()) / weight, scale)
+    return scale * losses, rewards

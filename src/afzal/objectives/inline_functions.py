@@ -58,10 +58,10 @@ def _content(value: Any, seen: tuple[int, ...]) -> str:
         return "again"
     seen = (*seen, id(value))
     if isinstance(value, list | tuple | set | frozenset):
-        parts = [_content(one, seen) for one in value]
+        parts = [_content(element, seen) for element in value]
         return f"[{', '.join(parts if isinstance(value, list | tuple) else sorted(parts))}]"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key!r}: {_content(one, seen)}" for key, one in value.items()) + "}"
+        return "{" + ", ".join(f"{key!r}: {_content(element, seen)}" for key, element in value.items()) + "}"
     if inspect.isfunction(value):
         return _of_function(value, seen)
     if isinstance(value, partial):
@@ -74,15 +74,15 @@ def _content(value: Any, seen: tuple[int, ...]) -> str:
 
 
 def _of_function(fn: Any, seen: tuple[int, ...]) -> str:
-    around = [
+    context = [
         fn.__defaults__,
         fn.__kwdefaults__,
         [cell.cell_contents for cell in fn.__closure__ or () if _is_set(cell)],
     ]
     if str(fn.__module__).partition(".")[0] in sys.stdlib_module_names - {"__main__"}:
         return f"{fn.__module__}.{fn.__qualname__}"
-    around.append({name: fn.__globals__[name] for name in _names(fn.__code__) if name in fn.__globals__})
-    return _source(fn) + _content(around, seen)
+    context.append({name: fn.__globals__[name] for name in _names(fn.__code__) if name in fn.__globals__})
+    return _source(fn) + _content(context, seen)
 
 
 def _source(fn: Any) -> str:

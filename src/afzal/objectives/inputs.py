@@ -143,11 +143,11 @@ def join_scored(parts: Sequence[Scored]) -> Scored:
 def join_pairs(parts: Sequence[Pairs], n_responses: Sequence[int]) -> Pairs:
     """The opinions of several micro-batches of ``n_responses`` responses each, as one."""
     responses, groups = _starts(n_responses), _starts([part.n_groups for part in parts])
-    moved = [
+    shifted = [
         replace(part, yw_idxs=part.yw_idxs + r, yl_idxs=part.yl_idxs + r, group_of=part.group_of + g)
         for part, r, g in zip(parts, responses, groups, strict=True)
     ]
-    return Pairs(*(torch.cat([getattr(part, name) for part in moved]) for name in Pairs.__dataclass_fields__))
+    return Pairs(*(torch.cat([getattr(part, name) for part in shifted]) for name in Pairs.__dataclass_fields__))
 
 
 def _starts(counts: Sequence[int]) -> list[int]:

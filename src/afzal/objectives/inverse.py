@@ -41,11 +41,11 @@ def maxent_irl(policy: Scored, reference: Scored | None, pairs: Pairs, *, beta: 
     Args:
         beta: strength of the pull to the reference in the demonstrator's objective; rewards are in its units.
     """
-    table, known, shown = _table(policy, pairs, beta)
-    drawn = known & ~shown
-    partition = _log_mean_exp(table, drawn)
-    losses = partition - _mean(table, shown)
-    return torch.where(drawn.any(-1), losses, 0.0 * losses), policy.logps.detach()
+    table, known, demonstrated = _table(policy, pairs, beta)
+    sampled = known & ~demonstrated
+    partition = _log_mean_exp(table, sampled)
+    losses = partition - _mean(table, demonstrated)
+    return torch.where(sampled.any(-1), losses, 0.0 * losses), policy.logps.detach()
 
 
 @objective(
@@ -68,10 +68,10 @@ def ranking_nce(policy: Scored, reference: Scored | None, pairs: Pairs, *, beta:
     Args:
         beta: as for :func:`maxent_irl`.
     """
-    table, known, shown = _table(policy, pairs, beta)
-    rest = _log_sum_exp(table, known & ~shown)[:, None]
-    each = torch.logaddexp(table, rest) - table
-    return _mean(each, shown), policy.logps.detach()
+    table, known, demonstrated = _table(policy, pairs, beta)
+    log_others = _log_sum_exp(table, known & ~demonstrated)[:, None]
+    losses = torch.logaddexp(table, log_others) - table
+    return _mean(losses, demonstrated), policy.logps.detach()
 
 
 @objective(

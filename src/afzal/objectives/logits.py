@@ -87,10 +87,10 @@ def tdpo2(
 def _directions(policy: Scored, w: Tensor, v: Tensor) -> Tensor:
     """Per pair, +1 if the log-ratio of the two rises with every step away from the reference, -1 if it falls, else
     0."""
-    away, towards = (policy.total(policy.extras[name]) for name in ("logp_away", "logp_towards"))
-    at = policy.logps.detach()
-    down, here, up = towards[w] - towards[v], at[w] - at[v], away[w] - away[v]
-    return ((up > here) & (here > down)).to(here.dtype) - ((up < here) & (here < down)).to(here.dtype)
+    logps_away, logps_towards = (policy.total(policy.extras[name]) for name in ("logp_away", "logp_towards"))
+    logps = policy.logps.detach()
+    gap_towards, gap, gap_away = logps_towards[w] - logps_towards[v], logps[w] - logps[v], logps_away[w] - logps_away[v]
+    return ((gap_away > gap) & (gap > gap_towards)).to(gap.dtype) - ((gap_away < gap) & (gap < gap_towards)).to(gap.dtype)
 
 
 def _epsilon_start(parameters: Mapping[str, Any]) -> dict[str, float]:

@@ -25,8 +25,8 @@ def tally(unit: str, policy: Scored, rewards: Tensor, pairs: Pairs, reference: S
         logps, lengths = policy.logps.double(), policy.lengths.double()
         rewards = rewards.double()
         if unit == "token":
-            everything = torch.ones_like(logps, dtype=torch.bool)
-            return {"logps/chosen": _sum(logps, everything), "lengths/chosen": _sum(lengths, everything)}
+            all_responses = torch.ones_like(logps, dtype=torch.bool)
+            return {"logps/chosen": _sum(logps, all_responses), "lengths/chosen": _sum(lengths, all_responses)}
         known = (logps, lengths, rewards)
         if unit == "response":
             return _sides(known, pairs.desirable == 1, known, pairs.desirable == 0)
@@ -65,11 +65,11 @@ def correct(rewards: Tensor, pairs: Pairs, still: Tensor | None = None) -> tuple
     return right, torch.where(pairs.p != 0.5, pairs.weight.double(), 0.0)
 
 
-def add(into: Tally, new: Tally) -> None:
-    """Add ``new`` to ``into`` in place."""
+def add(totals: Tally, new: Tally) -> None:
+    """Add ``new`` to ``totals`` in place."""
     for name, (total, count) in new.items():
-        old_total, old_count = into.get(name, (0.0, 0.0))
-        into[name] = (old_total + total, old_count + count)
+        old_total, old_count = totals.get(name, (0.0, 0.0))
+        totals[name] = (old_total + total, old_count + count)
 
 
 def means(tallies: Tally) -> dict[str, float]:

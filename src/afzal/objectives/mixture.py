@@ -47,10 +47,10 @@ def bind(expression: str, arguments: Mapping[str, Any] | None = None) -> tuple[T
     names = [o.name for _, o in weighted]
     if doubled := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"objective {doubled[0]!r} appears twice in {expression!r}: add up its weights")
-    given = dict(arguments or {})
-    for key in given:
+    values = dict(arguments or {})
+    for key in values:
         _check_owner(key, [o for _, o in weighted])
-    return tuple(Term(o, _parameters(o, given), weight) for weight, o in weighted)
+    return tuple(Term(o, _parameters(o, values), weight) for weight, o in weighted)
 
 
 def parse(expression: str) -> list[tuple[float, str]]:
@@ -71,30 +71,30 @@ def parse(expression: str) -> list[tuple[float, str]]:
     return terms
 
 
-def _parameters(objective: Objective, given: Mapping[str, Any]) -> dict[str, Any]:
-    own = f"{objective.name}."
+def _parameters(objective: Objective, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    prefix = f"{objective.name}."
     values = dict(objective.parameters)
     for name in values:
-        for key in (name, own + name):
-            if key in given:
-                values[name] = _checked(objective, name, given[key])
+        for key in (name, prefix + name):
+            if key in arguments:
+                values[name] = _checked(objective, name, arguments[key])
     return values
 
 
 def _check_owner(key: str, objectives: list[Objective]) -> None:
     """Raise unless the argument is a parameter of one of the objectives."""
     term, dot, name = key.rpartition(".")
-    named = [o for o in objectives if not dot or o.name == term]
-    if dot and not named:
+    candidates = [o for o in objectives if not dot or o.name == term]
+    if dot and not candidates:
         raise ValueError(f"{key}: there is no term {term!r} (only {', '.join(o.name for o in objectives)})")
-    if any(name in o.parameters for o in named):
+    if any(name in o.parameters for o in candidates):
         return
     owners = sorted(o.name for o in REGISTRY.values() if name in o.parameters)
-    known = sorted({p for o in named for p in o.parameters})
-    near = get_close_matches(name, known, n=1)
-    hint = f"; did you mean {near[0]}?" if near else f"; it has {', '.join(known) or 'no parameters'}"
-    elsewhere = f" (only on {', '.join(owners)})" if owners else ""
-    raise ValueError(f"{name} has no effect on {', '.join(o.name for o in named)}{elsewhere}{hint}")
+    known = sorted({p for o in candidates for p in o.parameters})
+    close = get_close_matches(name, known, n=1)
+    hint = f"; did you mean {close[0]}?" if close else f"; it has {', '.join(known) or 'no parameters'}"
+    only_on = f" (only on {', '.join(owners)})" if owners else ""
+    raise ValueError(f"{name} has no effect on {', '.join(o.name for o in candidates)}{only_on}{hint}")
 
 
 def _checked(objective: Objective, name: str, value: Any) -> Any:
@@ -106,8 +106,8 @@ def _checked(objective: Objective, name: str, value: Any) -> Any:
         return value
     number = _number(value)
     if number is None or number not in limit or (isinstance(default, int) and number != int(number)):
-        wanted = "a finite number" if limit == Interval() else f"a number {limit}"
-        raise ValueError(f"{objective.name}: {name} cannot be {value!r}; wanted: {wanted}")
+        expected = "a finite number" if limit == Interval() else f"a number {limit}"
+        raise ValueError(f"{objective.name}: {name} cannot be {value!r}; wanted: {expected}")
     return type(default)(number)
 
 

@@ -36,7 +36,7 @@ def clipped(ratio: Tensor, advantage: Tensor, clip: float, clip_high: float) -> 
     return torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1 - clip, 1 + (clip_high or clip)))
 
 
-def _moved(log_ratio: Tensor, clip: float, clip_high: float) -> Tally:
+def _drift_metrics(log_ratio: Tensor, clip: float, clip_high: float) -> Tally:
     """How far the policy has moved since sampling: share clipped, and KL(old || new) in nats."""
     with torch.no_grad():
         ratio = ratio_of(log_ratio.double())
@@ -63,15 +63,15 @@ def _mean(policy: Scored, values: Tensor) -> Tensor:
 
 
 def _by_token(policy: Scored, pairs: Pairs, *, clip: float, clip_high: float) -> Tally:
-    return _moved(_token_log_ratio(policy), clip, clip_high)
+    return _drift_metrics(_token_log_ratio(policy), clip, clip_high)
 
 
 def _by_answer(policy: Scored, pairs: Pairs, *, clip: float, clip_high: float) -> Tally:
-    return _moved(_answer_log_ratio(policy), clip, clip_high)
+    return _drift_metrics(_answer_log_ratio(policy), clip, clip_high)
 
 
 def _grpo_metrics(policy: Scored, pairs: Pairs, *, clip: float, clip_high: float, beta: float) -> Tally:
-    return _moved(_token_log_ratio(policy), clip, clip_high)
+    return _drift_metrics(_token_log_ratio(policy), clip, clip_high)
 
 
 @objective(
@@ -104,9 +104,9 @@ def ppo(
 
 def _value_metrics(policy: Scored, pairs: Pairs, *, value_clip: float) -> Tally:
     with torch.no_grad():
-        far = (policy.extras["value"] - policy.extras["old_value"]).abs() > value_clip
-        n = torch.ones_like(far, dtype=torch.float64).sum()
-        return {"value/clipfrac": (far.double().sum(), n), "value/mean": (policy.extras["value"].double().sum(), n)}
+        clipped = (policy.extras["value"] - policy.extras["old_value"]).abs() > value_clip
+        n = torch.ones_like(clipped, dtype=torch.float64).sum()
+        return {"value/clipfrac": (clipped.double().sum(), n), "value/mean": (policy.extras["value"].double().sum(), n)}
 
 
 @objective(
@@ -126,8 +126,8 @@ def value(policy: Scored, reference: Scored | None, pairs: Pairs, *, value_clip:
     By hand: V 1, V_old 0, target 2, value_clip 0.2: max(1, 1.8^2) / 2 = 1.62, without gradient; target 0.5: 0.125.
     """
     predicted, old, target = (policy.extras[name] for name in ("value", "old_value", "target"))
-    near = torch.minimum(torch.maximum(predicted, old - value_clip), old + value_clip)
-    losses = 0.5 * torch.maximum((predicted - target) ** 2, (near - target) ** 2)
+    clipped = torch.minimum(torch.maximum(predicted, old - value_clip), old + value_clip)
+    losses = 0.5 * torch.maximum((predicted - target) ** 2, (clipped - target) ** 2)
     return losses, _mean(policy, predicted).detach()
 
 

@@ -33,9 +33,9 @@ def plackett_luce_nll(values: Tensor, pairs: Pairs) -> Tensor:
     lowest = torch.finfo(values.dtype).min
     worse = known[:, None, :] & (score[:, None, :] < score[:, :, None])  # [G, i, j]
     equal = known[:, None, :] & known[:, :, None] & (score[:, None, :] == score[:, :, None])
-    after = torch.where(worse | equal, table[:, None, :], lowest).logsumexp(-1)
-    alone = known & (equal.sum(-1) == 1)
-    losses = torch.where(alone, after - table, 0.0).sum(-1)
+    log_remaining = torch.where(worse | equal, table[:, None, :], lowest).logsumexp(-1)
+    untied = known & (equal.sum(-1) == 1)
+    losses = torch.where(untied, log_remaining - table, 0.0).sum(-1)
     for g, level in _ties(equal):
         rest = torch.where(worse[g, level[0]], table[g], lowest).logsumexp(-1)
         losses = losses.index_add(0, losses.new_tensor([g]).long(), tied_nll(table[g, level], rest)[None])
@@ -66,9 +66,9 @@ def tied_nll(values: Tensor, rest: Tensor) -> Tensor:
         return torch.logaddexp(rest, values.logsumexp(0) + logs).sum() - values.sum()
     # after d - k of them, each set of k is left with the same probability, 1 / C(d, k)
     subsets = torch.tensor(list(product((False, True), repeat=d))[1:], device=values.device)
-    left = torch.where(subsets, values, torch.finfo(values.dtype).min).logsumexp(-1)
+    log_subsets = torch.where(subsets, values, torch.finfo(values.dtype).min).logsumexp(-1)
     share = torch.tensor([1 / math.comb(d, int(k)) for k in subsets.sum(1).tolist()], dtype=values.dtype)
-    return (share.to(values.device) * torch.logaddexp(rest, left)).sum() - values.sum()
+    return (share.to(values.device) * torch.logaddexp(rest, log_subsets)).sum() - values.sum()
 
 
 @objective(
@@ -168,5 +168,5 @@ def nca(
     reward = beta * log_ratios(policy, reference)
     table, target, known = _target(pairs, temperature, reward)
     share = known.to(table.dtype) / known.sum(-1, keepdim=True).clamp(min=1)
-    each = target.exp() * F.logsigmoid(table) + share * F.logsigmoid(-table)
-    return -torch.where(known, each, 0.0).sum(-1), reward.detach()
+    terms = target.exp() * F.logsigmoid(table) + share * F.logsigmoid(-table)
+    return -torch.where(known, terms, 0.0).sum(-1), reward.detach()

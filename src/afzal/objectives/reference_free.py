@@ -75,8 +75,8 @@ def unlikelihood(
     Args:
         alpha: weight of the unlikelihood, in [0, 1] in the DPO paper; 0 is the winner's likelihood alone.
     """
-    lp, against = policy.logps, -policy.total(log_complement(policy.token_logps))
-    return over_labels(lambda a, b: alpha * against[b] - lp[a], pairs), lp.detach()
+    lp, loser_nll = policy.logps, -policy.total(log_complement(policy.token_logps))
+    return over_labels(lambda a, b: alpha * loser_nll[b] - lp[a], pairs), lp.detach()
 
 
 @objective(

@@ -166,13 +166,13 @@ def objective(
         ValueError: another function already has the name or an alias.
     """
     known = at_reference if callable(at_reference) else lambda _: at_reference
-    used = frozenset(_USES[unit] if uses is None else uses)
+    used_fields = frozenset(_USES[unit] if uses is None else uses)
 
     def register(fn: LossFunction) -> LossFunction:
-        for word in (name, *aliases):
-            if not _is_again(fn, REGISTRY.get(ALIASES.get(word, word))):
-                raise ValueError(f"objective {word!r} is registered twice")
-        REGISTRY[name] = Objective(name, fn, unit, needs_reference, known, uses=used, **facts)
+        for key in (name, *aliases):
+            if not _is_again(fn, REGISTRY.get(ALIASES.get(key, key))):
+                raise ValueError(f"objective {key!r} is registered twice")
+        REGISTRY[name] = Objective(name, fn, unit, needs_reference, known, uses=used_fields, **facts)
         ALIASES.update(dict.fromkeys(aliases, name))
         return fn
 

@@ -250,13 +250,13 @@ def ld_dpo(
     return soft_label(beta * (w - v), pairs.p), beta * rho.detach()
 
 
-def _head_sums(scored: Scored, which: Tensor, length: Tensor) -> Tensor:
-    """The sums of the first ``length`` ``[T]`` tokens of the responses ``which`` ``[T]``."""
+def _head_sums(scored: Scored, responses: Tensor, length: Tensor) -> Tensor:
+    """The sums of the first ``length`` ``[T]`` tokens of the responses ``responses`` ``[T]``."""
     place = scored.place
     table = scored.token_logps.new_zeros(scored.n_responses, int(place.max()) + 1)
-    rows = table.index_put((scored.response_of, place), scored.token_logps)[which]
-    kept = torch.arange(rows.shape[1], device=rows.device)[None] < length[:, None]
-    return torch.where(kept, rows, 0.0).sum(1)
+    rows = table.index_put((scored.response_of, place), scored.token_logps)[responses]
+    within_length = torch.arange(rows.shape[1], device=rows.device)[None] < length[:, None]
+    return torch.where(within_length, rows, 0.0).sum(1)
 
 
 @objective(

@@ -29,17 +29,17 @@ def own_sources(spec: str) -> tuple[list[Path], list[str]]:
         return [], []
     by_path = spec.rpartition(":")[0].endswith(".py")
     roots = list(dict.fromkeys([first.resolve().parent if by_path else Path.cwd(), Path.cwd(), *_own_roots()]))
-    waiting, files, packages = [first.resolve()], {}, set()
-    while waiting:
-        path = waiting.pop()
+    queue, files, packages = [first.resolve()], {}, set()
+    while queue:
+        path = queue.pop()
         if path in files:
             continue
         files[path] = None
         for name in sorted(_imported(path)):
-            here = _located(name, roots)
-            waiting += here
+            located = _located(name, roots)
+            queue += located
             top = name.partition(".")[0]
-            if not here and not _located(top, roots) and top not in sys.stdlib_module_names and top != "afzal":
+            if not located and not _located(top, roots) and top not in sys.stdlib_module_names and top != "afzal":
                 packages.add(top)
     return [first, *sorted(path for path in files if path != first.resolve())], sorted(packages)
 
@@ -50,8 +50,8 @@ def _own_roots() -> list[Path]:
     known = {Path(place).resolve() for place in installed} | {Path(__file__).resolve().parents[2]}
     standard = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")]  # contain lib-dynload
     places = [Path(place or ".").resolve() for place in sys.path]
-    own = [place for place in places if place.is_dir() and place not in known]
-    return [place for place in own if not any(map(place.is_relative_to, standard))]
+    candidates = [place for place in places if place.is_dir() and place not in known]
+    return [place for place in candidates if not any(map(place.is_relative_to, standard))]
 
 
 def _located(name: str, roots: list[Path]) -> list[Path]:

@@ -24,8 +24,8 @@ def mismatched_kl(policy: Scored, reference: Scored) -> tuple[Tensor, Tensor]:
 
 
 def _kto_at_reference(params: Mapping[str, Any]) -> float | None:
-    same = params["desirable_weight"] == params["undesirable_weight"]
-    return 0.5 * params["desirable_weight"] if same else None
+    equal_weights = params["desirable_weight"] == params["undesirable_weight"]
+    return 0.5 * params["desirable_weight"] if equal_weights else None
 
 
 @objective(
@@ -72,7 +72,7 @@ def _bco_start(parameters: Mapping[str, Any]) -> dict[str, float]:
     return {"shift": 0.0}
 
 
-def _moved(state: Mapping[str, float], good: Tensor, bad: Tensor) -> dict[str, float]:
+def _next_shift(state: Mapping[str, float], good: Tensor, bad: Tensor) -> dict[str, float]:
     """A moving average of the midpoint between good and bad rewards; unchanged if an update lacks one side."""
     if not (len(good) and len(bad)):
         return dict(state)
@@ -84,7 +84,7 @@ def _bco_next(
     state: Mapping[str, float], policy: Scored, reference: Scored, pairs: Pairs, *, beta: float
 ) -> dict[str, float]:
     reward = beta * log_ratios(policy, reference)
-    return _moved(state, reward[pairs.desirable == 1], reward[pairs.desirable == 0])
+    return _next_shift(state, reward[pairs.desirable == 1], reward[pairs.desirable == 0])
 
 
 def _bco_pair_next(
@@ -92,7 +92,7 @@ def _bco_pair_next(
 ) -> dict[str, float]:
     reward = beta * log_ratios(policy, reference)
     decided = pairs.p != 0.5
-    return _moved(state, reward[pairs.yw_idxs[decided]], reward[pairs.yl_idxs[decided]])
+    return _next_shift(state, reward[pairs.yw_idxs[decided]], reward[pairs.yl_idxs[decided]])
 
 
 @objective(

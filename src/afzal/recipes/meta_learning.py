@@ -69,7 +69,7 @@ def _held_out(
         )
     task_names = [prepared.tasks[t.task] for t in kept]
     shape = EpisodeShape(len(set(task_names)), settings.support_size, settings.query_size, settings.inner_steps)
-    return Episodes(kept, task_names, shape, config.seed, layout).each()
+    return Episodes(kept, task_names, shape, config.seed, layout).evaluation_episodes()
 
 
 def episodes(config: TrainConfig, settings: AdaptationSettings, prepared: Prepared, layout: Layout) -> Episodes:

@@ -68,7 +68,7 @@ def critic_of(
     if settings.value_model is None:
         if pieces is None:
             return own_critic(model)
-        twin = pieces.twin(freeze_unused_head)
+        twin = pieces.trainable_copy(freeze_unused_head)
         return replace(own_critic(model, twin.model), weights=twin)
     what, folder = f"the value model {settings.value_model}", settings.value_model
     refuse_another_tokenizer(prepared.tokenizer, folder, what)

@@ -149,7 +149,7 @@ class Writer:
 
     def _rewards(self, drawn: Sequence[Sample], prompts: Sequence[Tree], turns: Sequence[Turns]) -> Tensor:
         """Rewards ``[N]`` of this rank's answers; zeros on a rank that does not have them rewarded."""
-        if not drawn or not ranks.speaks():
+        if not drawn or not ranks.leads_tensor_group():
             return torch.zeros(len(drawn), dtype=torch.float64)
         ids = [t.prompt.tolist() for t in prompts]
         texts = self.speaker.continuations([(ids[s.prompt_index], s.answer.tolist()) for s in drawn])

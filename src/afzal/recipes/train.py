@@ -197,7 +197,7 @@ def _run(config: TrainConfig, run: runs.Run, setup: Setup, audience: RunListener
         run.update(status="stopped", finished=_now())
         raise Stopped(reason, run.path, state.step)
     if reason == STOPPED:
-        run.update(stop_reason=f"stopped by {'; '.join(audience.callbacks.asked) or STOPPED}")
+        run.update(stop_reason=f"stopped by {'; '.join(audience.callbacks.stop_requests) or STOPPED}")
     if reason == "early":
         _keep_best(run, setup, state, watch)
     return _finish(config, run, setup, state)
@@ -257,8 +257,8 @@ def _hooks(
     config: TrainConfig, run: runs.Run, setup: Setup, watch: Watch, reporter: Reporter, audience: RunListeners
 ) -> Hooks:
     # prompts alone are not batches: a policy that answers them is evaluated differently
-    batches = [] if setup.look else setup.feed.layout.own(setup.prepared.evaluation)[0]
-    mismatched = setup.feed.layout.own(setup.prepared.evaluation_mismatched)[0]
+    batches = [] if setup.look else setup.feed.layout.local_batches(setup.prepared.evaluation)[0]
+    mismatched = setup.feed.layout.local_batches(setup.prepared.evaluation_mismatched)[0]
     follows = sync_steps(config)
     reference, method = setup.reference, setup.method
     if method.reference:
@@ -366,7 +366,7 @@ def _finish(config: TrainConfig, run: runs.Run, setup: Setup, state: State) -> P
     setup.weights.restore()
     if setup.method.learned:
         method = setup.method
-        learnt = {f"{t.name}.{k}": float(v.detach()) for t in method.terms for k, v in method.learnt(t).items()}
+        learnt = {f"{t.name}.{k}": float(v.detach()) for t in method.terms for k, v in method.learned_values(t).items()}
         run.update(learned=learnt)
     model = setup.whole(run.path)
 

@@ -52,7 +52,7 @@ class Callbacks:
 
     on_step: Sequence[Callback] = ()
     on_evaluation: Sequence[Callback] = ()
-    asked: list[str] = field(default_factory=list)
+    stop_requests: list[str] = field(default_factory=list)
 
     def hear(self, record: Mapping[str, Any], steps: int, path: Path) -> None:
         """Call the callbacks for this kind of metric record.
@@ -70,11 +70,11 @@ class Callbacks:
 
     def requested(self) -> str | None:
         """``callback`` once one has requested a stop, else None; the reasons are in ``asked``."""
-        return STOPPED if self.asked else None
+        return STOPPED if self.stop_requests else None
 
     def _stopper(self, fn: Callback) -> Callable[[str], None]:
         def stop(why: str = "") -> None:
-            self.asked.append(f"{function_name(fn)}: {why}" if why else function_name(fn))
+            self.stop_requests.append(f"{function_name(fn)}: {why}" if why else function_name(fn))
 
         return stop
 

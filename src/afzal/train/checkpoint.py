@@ -83,8 +83,8 @@ def save(folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], s
     """
     _check(step, tensors, state)
     final, temporary = folder / f"step-{step:08d}", folder / f"{_TEMPORARY}step-{step:08d}"
-    mine = [local(t) for group in tensors.values() for t in group.values() if is_writer(t)]
-    with_fault = partial(writing, final, sum(t.numel() * t.element_size() for t in mine))
+    local_tensors = [local(t) for group in tensors.values() for t in group.values() if is_writer(t)]
+    with_fault = partial(writing, final, sum(t.numel() * t.element_size() for t in local_tensors))
     try:
         _by_first(partial(_begin, folder, temporary), with_fault)
         written = _by_all(partial(_write, temporary, tensors), with_fault)
@@ -178,7 +178,7 @@ def prune(folder: Path, keep: int, planned: Callable[[int], bool] = lambda step:
     _by_first(partial(_prune, folder, keep, planned), partial(writing, folder))
 
 
-def kept(steps: Sequence[int], keep: int, planned: Callable[[int], bool]) -> set[int]:
+def steps_to_keep(steps: Sequence[int], keep: int, planned: Callable[[int], bool]) -> set[int]:
     """The steps whose checkpoints stay: the ``keep`` highest planned ones, and enough of the later ones to make
     ``keep`` in all, at least one.
 
@@ -188,8 +188,8 @@ def kept(steps: Sequence[int], keep: int, planned: Callable[[int], bool]) -> set
             signal, only to resume from.
     """
     chosen = [step for step in steps if planned(step)][-keep:]
-    beyond = [step for step in steps if not planned(step) and step > max(chosen, default=-1)]
-    return {*chosen, *beyond[-max(1, keep - len(chosen)) :]}
+    unplanned = [step for step in steps if not planned(step) and step > max(chosen, default=-1)]
+    return {*chosen, *unplanned[-max(1, keep - len(chosen)) :]}
 
 
 def verify(path: Path) -> dict[str, Any]:
@@ -218,13 +218,13 @@ def _write(temporary: Path, tensors: Mapping[str, Mapping[str, Tensor]]) -> dict
         raise AfzalError(f"cannot write {temporary}", why=why, remedy="choose a folder (--out) that all machines share")
     files, parts = {}, {}
     for group, members in tensors.items():
-        cut = may_be_sharded(members)
-        mine = {name: local(t) for name, t in members.items() if is_writer(t)}
-        if cut:
+        sharded = may_be_sharded(members)
+        local_tensors = {name: local(t) for name, t in members.items() if is_writer(t)}
+        if sharded:
             parts[group] = describe(members)
-        if mine or (ranks.leads() and not cut):
-            name = shard_name(group, ranks.rank()) if cut else f"{group}.safetensors"
-            files[name] = write_tensors(temporary / name, mine)
+        if local_tensors or (ranks.leads() and not sharded):
+            name = shard_name(group, ranks.rank()) if sharded else f"{group}.safetensors"
+            files[name] = write_tensors(temporary / name, local_tensors)
     return {"files": files, "parts": parts}
 
 
@@ -250,7 +250,7 @@ def _complete(
 
 def _prune(folder: Path, keep: int, planned: Callable[[int], bool]) -> None:
     checkpoints = listed(folder)
-    stay = kept([step for step, _ in checkpoints], keep, planned)
+    stay = steps_to_keep([step for step, _ in checkpoints], keep, planned)
     for step, path in checkpoints:
         if step not in stay:
             _remove(path)
@@ -270,11 +270,11 @@ def _verify_share(path: Path, manifests: list[dict[str, Any]]) -> dict[str, Any]
 def _by_all(work: Callable[[], T], context: Callable[[], AbstractContextManager[Any]]) -> list[T]:
     """Like :func:`ranks.by_all`, for work in a context."""
 
-    def inside() -> T:
+    def work_in_context() -> T:
         with context():
             return work()
 
-    return ranks.by_all(inside)
+    return ranks.by_all(work_in_context)
 
 
 def _by_first(work: Callable[[], None], context: Callable[[], AbstractContextManager[Any]]) -> None:
@@ -287,25 +287,25 @@ def _fill(path: Path, entries: Mapping[str, Entry], targets: Mapping[str, Tensor
     for name, target in targets.items():
         entry = entries.get(name)
         if entry is None or list(target.shape) != entry["shape"] or DTYPES.get(target.dtype) != entry["dtype"]:
-            had = "no such tensor" if entry is None else f"{entry['dtype']} {entry['shape']} there"
-            why = f"{name} is {DTYPES.get(target.dtype)} {list(target.shape)} here, {had}"
+            found = "no such tensor" if entry is None else f"{entry['dtype']} {entry['shape']} there"
+            why = f"{name} is {DTYPES.get(target.dtype)} {list(target.shape)} here, {found}"
             raise AfzalError(f"checkpoint {path} is not of this model", why=why, remedy="give the settings of run.yaml")
         for file, read in overlapping_reads(name, entry, box_of(target)).items():
             reads.setdefault(file, []).append((read, entry, local(target.detach())))
-    for name, wanted in reads.items():
+    for name, file_reads in reads.items():
         try:
             with safe_open(path / name, "pt") as file:
-                for read, entry, into in wanted:
-                    _copy(file, read, entry, into)
+                for read, entry, destination in file_reads:
+                    _copy(file, read, entry, destination)
         except (OSError, SafetensorError, ValueError) as error:
             raise damaged(path, name, str(error)) from error
 
 
-def _copy(file: Any, read: Read, entry: Entry, into: Tensor) -> None:
+def _copy(file: Any, read: Read, entry: Entry, destination: Tensor) -> None:
     part = file.get_tensor(read.name)  # a view of the file: only the copied part is read
-    if DTYPES.get(part.dtype) != entry["dtype"] or list(part.shape) != read.held:
+    if DTYPES.get(part.dtype) != entry["dtype"] or list(part.shape) != read.piece_shape:
         raise ValueError(f"{read.name} is {part.dtype} {list(part.shape)} in it")
-    into[read.target].copy_(part[read.source])
+    destination[read.target].copy_(part[read.source])
 
 
 def _commit(temporary: Path, final: Path) -> None:

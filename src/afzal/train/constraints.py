@@ -67,8 +67,8 @@ class Constraint:
         """Dual ascent: the multiplier grows while the bound is exceeded and never falls below 0."""
         if self.dual_lr is None:
             return {}
-        now = carried.get(self.multiplier_key, 0.0)
-        return {self.multiplier_key: max(0.0, now + self.dual_lr * (value - self.bound))}
+        multiplier = carried.get(self.multiplier_key, 0.0)
+        return {self.multiplier_key: max(0.0, multiplier + self.dual_lr * (value - self.bound))}
 
 
 def cost_of(

@@ -46,8 +46,8 @@ def _full(value: Any) -> Tensor:
     from torch.distributed.tensor import Replicate
 
     for axis in range(value.device_mesh.ndim):
-        done = [Replicate() if at <= axis else p for at, p in enumerate(value.placements)]
-        value = value.redistribute(placements=done)
+        placements = [Replicate() if dim <= axis else p for dim, p in enumerate(value.placements)]
+        value = value.redistribute(placements=placements)
     return value.to_local()
 
 
@@ -91,6 +91,6 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
 
 def norm_of(tensors: Iterable[Tensor]) -> float:
     """The Euclidean norm of these tensors over all ranks."""
-    mine = [t for t in tensors if is_writer(t)]  # a part that several ranks hold counts once
-    squares = [torch.linalg.vector_norm(local(t)).double().square().to(mine[0].device) for t in mine]
+    owned = [t for t in tensors if is_writer(t)]  # a part that several ranks hold counts once
+    squares = [torch.linalg.vector_norm(local(t)).double().square().to(owned[0].device) for t in owned]
     return sum(ranks.gather(float(torch.stack(squares).sum()) if squares else 0.0)) ** 0.5

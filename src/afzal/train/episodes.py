@@ -71,10 +71,10 @@ class Episodes:
 
     def __post_init__(self) -> None:
         least = 2 if self.shape.query else 1
-        few = [task for task, members in self.by_task().items() if len(_prompts(self.trees, members)) < least]
-        if few:
+        too_small = [task for task, members in self.by_task().items() if len(_prompts(self.trees, members)) < least]
+        if too_small:
             raise AfzalError(
-                f"tasks with one prompt only: {', '.join(few[:5])}",
+                f"tasks with one prompt only: {', '.join(too_small[:5])}",
                 why="support and query sets share no prompt",
                 remedy="leave these tasks out, or give them more prompts",
             )
@@ -103,23 +103,23 @@ class Episodes:
         rng = np.random.default_rng([self.seed, step])
         tasks = self.by_task()
         names = list(tasks)
-        drawn = rng.choice(len(names), size=min(self.shape.tasks, len(names)), replace=False)
-        members = {names[k]: self._drawn(tasks[names[k]], rng) for k in drawn}
+        chosen = rng.choice(len(names), size=min(self.shape.tasks, len(names)), replace=False)
+        members = {names[k]: self._draw_sets(tasks[names[k]], rng) for k in chosen}
         episodes = tuple(self._episode(task, *sets) for task, sets in members.items())
-        judged = [b for e in episodes for b in (e.query or [b for part in e.support for b in part])]
+        loss_batches = [b for e in episodes for b in (e.query or [b for part in e.support for b in part])]
         n = sum(len(query) + len({i for part in support for i in part}) for support, query in members.values())
-        return EpisodeUpdate(judged, [], n, episodes=episodes)
+        return EpisodeUpdate(loss_batches, [], n, episodes=episodes)
 
-    def each(self) -> tuple[Episode, ...]:
+    def evaluation_episodes(self) -> tuple[Episode, ...]:
         """One episode per task, the same at every call; all prompts outside the support set are its query set."""
-        drawn = []
+        episodes = []
         for k, (task, members) in enumerate(self.by_task().items()):
             order = _shuffled(self.trees, members, np.random.default_rng([self.seed, k]))
             support, query = split_support_query(self.trees, order, self.shape.support, len(order))
-            drawn.append(self._episode(task, [support] * self.shape.steps, query))
-        return tuple(drawn)
+            episodes.append(self._episode(task, [support] * self.shape.steps, query))
+        return tuple(episodes)
 
-    def _drawn(self, members: Sequence[int], rng: np.random.Generator) -> tuple[list[list[int]], list[int]]:
+    def _draw_sets(self, members: Sequence[int], rng: np.random.Generator) -> tuple[list[list[int]], list[int]]:
         """The support set of every inner step, and the query set."""
         shape = self.shape
         if shape.fresh:
@@ -149,9 +149,9 @@ def split_support_query(
     share = max(1, len(order) * support // (support + query))
     prompts = [trees[i].prompt_key for i in order]
     first = [i for i, prompt in zip(order, prompts, strict=True) if prompt != prompts[-1]] or list(order)
-    taken = first[: min(support, share)]
-    seen = {trees[i].prompt_key for i in taken}
-    return taken, [i for i, prompt in zip(order, prompts, strict=True) if prompt not in seen][:query]
+    support_set = first[: min(support, share)]
+    support_prompts = {trees[i].prompt_key for i in support_set}
+    return support_set, [i for i, prompt in zip(order, prompts, strict=True) if prompt not in support_prompts][:query]
 
 
 def _shuffled(trees: Sequence[Tree], members: Sequence[int], rng: np.random.Generator) -> list[int]:

@@ -44,8 +44,8 @@ def host_pairs(batch: Batch) -> Pairs:
 
 def batch_pairs(batch: Batch) -> Pairs:
     """The opinions of a batch as objectives take them, on the device of its log-probs."""
-    said, device = host_pairs(batch), batch.ids.device
-    return Pairs(*(upload(getattr(said, field.name), device) for field in fields(said)))
+    pairs, device = host_pairs(batch), batch.ids.device
+    return Pairs(*(upload(getattr(pairs, field.name), device) for field in fields(pairs)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +61,9 @@ def score_batch(model: Any, method: Method, batch: Batch) -> ScoredBatch:
     """Score one batch by policy and reference, with the statistics that the method needs and the batch's own
     numbers."""
     reference = method.reference
-    wanted = method.statistics
-    if wanted:
-        policy, ref = score_with(model, reference, batch, wanted, method.temperature)
+    statistics = method.statistics
+    if statistics:
+        policy, ref = score_with(model, reference, batch, statistics, method.temperature)
     elif method.critic is not None:
         policy, ref = _with_values(model, method, method.critic, batch), None
     else:
@@ -80,8 +80,8 @@ def score_batch(model: Any, method: Method, batch: Batch) -> ScoredBatch:
 def _media_log_ratio(model: Any, method: Method, batch: Batch) -> Tensor:
     """``[M]`` log-ratio of each scored token to the reference, both given pieces of the media; with gradient."""
     assert method.reference is not None
-    shown = batch.in_pieces
-    return score(model, shown, method.temperature).token_logps - method.reference.score(shown).token_logps
+    pieces = batch.in_pieces
+    return score(model, pieces, method.temperature).token_logps - method.reference.score(pieces).token_logps
 
 
 def _with_values(model: Any, method: Method, critic: Critic, batch: Batch) -> Scored:
@@ -111,16 +111,16 @@ def _empty_scored(scored: Scored) -> Scored:
     return Scored(scored.token_logps[:0], scored.response_of[:0], 0, extras)
 
 
-def gather_batches(own: ScoredBatch) -> list[ScoredBatch]:
+def gather_batches(local: ScoredBatch) -> list[ScoredBatch]:
     """The scored batches of all data ranks, in rank order, as constants."""
     if ranks.world() == 1:
-        return [own]
-    scored = {"policy": own.policy} | ({"reference": own.reference} if own.reference is not None else {})
-    flat = {f"pairs/{f.name}": getattr(own.pairs, f.name) for f in fields(own.pairs)}
+        return [local]
+    scored = {"policy": local.policy} | ({"reference": local.reference} if local.reference is not None else {})
+    flat = {f"pairs/{f.name}": getattr(local.pairs, f.name) for f in fields(local.pairs)}
     for owner, s in scored.items():
         flat |= {f"{owner}/token_logps": s.token_logps, f"{owner}/response_of": s.response_of}
         flat |= {f"{owner}/extras/{name}": value for name, value in s.extras.items()}
-    counts = ranks.gather_data(own.policy.n_responses)
+    counts = ranks.gather_data(local.policy.n_responses)
     return [_unflattened(part, n) for part, n in zip(ranks.gather_tensors(flat), counts, strict=True)]
 
 
@@ -179,8 +179,8 @@ def losses_of(method: Method, scored: ScoredBatch, carried: Carried, pooled: Map
 
 def by_term(method: Method, losses: Losses) -> Tally:
     """Each term's weighted sum of losses and its weight, as ``loss/<term>``."""
-    each = zip(method.terms, losses.sums, losses.counts, strict=True)
-    return {f"loss/{term.name}": (s.double(), n.double()) for term, s, n in each}
+    terms = zip(method.terms, losses.sums, losses.counts, strict=True)
+    return {f"loss/{term.name}": (s.double(), n.double()) for term, s, n in terms}
 
 
 def weighted_mean(method: Method, tallies: Tally) -> tuple[Tensor, Tensor]:
@@ -206,12 +206,12 @@ def batch_counts(method: Method, batch: Batch, weight_per_item: float | None = N
     """
     if batch.idle:
         return [0.0] * len(method.terms)
-    said, of_token = host_pairs(batch), torch.arange(batch.n_responses).repeat_interleave(batch.scored)
-    items = len(said.group_of[said.yw_idxs].unique())
+    pairs, of_token = host_pairs(batch), torch.arange(batch.n_responses).repeat_interleave(batch.scored)
+    items = len(pairs.group_of[pairs.yw_idxs].unique())
     return [
         items * weight_per_item
         if term.objective.unit == "pair" and weight_per_item is not None
-        else float(unit_weights(term.objective.unit, said, of_token).sum())
+        else float(unit_weights(term.objective.unit, pairs, of_token).sum())
         for term in method.terms
     ]
 
@@ -234,8 +234,8 @@ def _pooled(model: Any, method: Method, term: Term, batches: Sequence[Batch]) ->
     with torch.no_grad():
         parts = [statistic(score(model, b), reference.score(b)) for b in batches]
     if ranks.world() > 1:
-        own = [[float(x) for x in part] for part, b in zip(parts, batches, strict=True) if not b.idle]
-        total, count = ranks.total([sum(column) for column in zip([0.0, 0.0], *own, strict=True)])
+        local = [[float(x) for x in part] for part, b in zip(parts, batches, strict=True) if not b.idle]
+        total, count = ranks.total([sum(column) for column in zip([0.0, 0.0], *local, strict=True)])
         return parts[0][0].new_tensor(total / count)
     total, count = (torch.stack(list(x)).double().sum() for x in zip(*parts, strict=True))  # in float64, as over ranks
     return (total / count).to(parts[0][0].dtype)
@@ -261,7 +261,7 @@ def evaluate(
     answered: list[_Answered] = []
     with torch.no_grad():
         pooled = pooled_statistics(model, method, mismatched)
-        for part, prompts in (_whole if method.couples_batch else _counted)(model, method, batches):
+        for part, prompts in (_join_all_ranks if method.couples_batch else _counted)(model, method, batches):
             losses = losses_of(method, part, carried, pooled)
             of_tasks = task_metrics.losses(
                 method.main.objective.unit, *losses.units, part.pairs, part.policy.response_of
@@ -319,14 +319,17 @@ def _counted(model: Any, method: Method, batches: Sequence[Batch]) -> Iterator[t
             yield scored, _responses([batch])
 
 
-def _whole(model: Any, method: Method, batches: Sequence[Batch]) -> list[tuple[ScoredBatch, _Responses]]:
+def _join_all_ranks(model: Any, method: Method, batches: Sequence[Batch]) -> list[tuple[ScoredBatch, _Responses]]:
     """All batches of all ranks as one, on rank 0 only."""
-    own = join_batches([score_batch_or_empty(model, method, batch) for batch in batches])
-    joined = join_batches(gather_batches(own))
-    mine = _responses([batch for batch in batches if not batch.idle])
-    prompts, lengths = ranks.gather_data(list(mine.prompts)), ranks.gather_data(list(mine.lengths))
-    everything = _Responses([key for part in prompts for key in part], [n for part in lengths for n in part])
-    return [(joined, everything)] if ranks.leads() else []
+    local = join_batches([score_batch_or_empty(model, method, batch) for batch in batches])
+    joined = join_batches(gather_batches(local))
+    local_responses = _responses([batch for batch in batches if not batch.idle])
+    prompts, lengths = (
+        ranks.gather_data(list(local_responses.prompts)),
+        ranks.gather_data(list(local_responses.lengths)),
+    )
+    all_responses = _Responses([key for part in prompts for key in part], [n for part in lengths for n in part])
+    return [(joined, all_responses)] if ranks.leads() else []
 
 
 def _responses(batches: Sequence[Batch]) -> _Responses:

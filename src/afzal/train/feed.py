@@ -21,7 +21,7 @@ from afzal.train import ranks
 class Update:
     """Everything one optimiser step sees: micro-batches, and the mismatched rows of objectives that need them.
 
-    ``record`` is logged before the step and says where the data come from; ``elsewhere`` are the update's trees that
+    ``record`` is logged before the step and says where the data come from; ``remote_trees`` are the update's trees that
     other ranks compute. ``weight_per_item`` is that of the full training set (:func:`weight_per_item`); None if the
     update is a training set in itself.
     """
@@ -30,19 +30,19 @@ class Update:
     mismatched: list[Batch]
     n_trees: int
     record: Mapping[str, Any] = field(default_factory=dict)
-    elsewhere: Sequence[Tree] = ()
+    remote_trees: Sequence[Tree] = ()
     weight_per_item: float | None = None
 
     @property
     def item_ids(self) -> list[str]:
-        own = [i for b in self.batches if not b.idle for i in b.item_ids]
-        return list(dict.fromkeys([*own, *(t.item_id for t in self.elsewhere)]))
+        local = [i for b in self.batches if not b.idle for i in b.item_ids]
+        return list(dict.fromkeys([*local, *(t.item_id for t in self.remote_trees)]))
 
     @property
     def n_tokens(self) -> int:
         """Tokens computed on all ranks, padding excluded."""
         shared = self.batches[0].attention_mask is None
-        return sum(b.n_tokens for b in self.batches if not b.idle) + sum(_tokens(t, shared) for t in self.elsewhere)
+        return sum(b.n_tokens for b in self.batches if not b.idle) + sum(_tokens(t, shared) for t in self.remote_trees)
 
 
 @dataclass(slots=True)
@@ -68,7 +68,7 @@ class Layout:
         bins = _bins(trees, self.sharing, self.tokens_per_forward)
         return [collate([trees[i] for i in members], self.sharing, self.device) for members in bins]
 
-    def own(self, trees: Sequence[Tree]) -> tuple[list[Batch], list[Tree]]:
+    def local_batches(self, trees: Sequence[Tree]) -> tuple[list[Batch], list[Tree]]:
         """This rank's micro-batches of trees that are divided over all ranks by cost, and the other ranks' trees.
 
         Layers are gathered from all ranks for every pass, so all need the same number of passes: a rank with fewer gets
@@ -78,7 +78,7 @@ class Layout:
         return list(self._passes(split)), [t for r, share in enumerate(split) if r != self.rank for t in share]
 
     def passes(self, trees: Sequence[Tree]) -> Iterator[Batch]:
-        """Yield the micro-batches of :meth:`own` one by one, so that those of a full data set need not be in memory
+        """Yield the micro-batches of :meth:`local_batches` one by one, so that those of a full data set need not be in memory
         together."""
         return self._passes(self._shares(trees))
 
@@ -137,15 +137,15 @@ class Feed:
 
     def members(self, step: int) -> list[int]:
         """Indices of the trees in update ``step`` (from 0)."""
-        epoch, at = divmod(step, self.updates_per_epoch)
-        return update_order(len(self.trees), self.batch_size, epoch=epoch, seed=self.seed)[at]
+        epoch, index = divmod(step, self.updates_per_epoch)
+        return update_order(len(self.trees), self.batch_size, epoch=epoch, seed=self.seed)[index]
 
     def update(self, step: int) -> Update:
         members = self.members(step)
-        batches, elsewhere = self.layout.own([self.trees[i] for i in members])
-        mismatched, _ = self.layout.own([self.mismatched[i] for i in members] if self.mismatched else [])
+        batches, remote = self.layout.local_batches([self.trees[i] for i in members])
+        mismatched, _ = self.layout.local_batches([self.mismatched[i] for i in members] if self.mismatched else [])
         weighed = [self.weigh(replace(b, update=step)) for b in batches]
-        return Update(weighed, mismatched, len(members), elsewhere=elsewhere, weight_per_item=self.weight_per_item)
+        return Update(weighed, mismatched, len(members), remote_trees=remote, weight_per_item=self.weight_per_item)
 
 
 def weight_per_item(trees: Sequence[Tree]) -> float:
@@ -169,8 +169,8 @@ def cost_of_tree(t: Tree, width: int) -> float:
     """The arithmetic of one tree, in units of a token without attention: per layer 12 width^2 products for a token, and
     2 width for each token that it sees."""
     prompt = len(t.prompt)
-    seen = prompt * (prompt + 1) / 2 + sum(len(b.ids) * (prompt + (len(b.ids) + 1) / 2) for b in t.branches)
-    return t.n_tokens + seen / (6 * width)
+    attended = prompt * (prompt + 1) / 2 + sum(len(b.ids) * (prompt + (len(b.ids) + 1) / 2) for b in t.branches)
+    return t.n_tokens + attended / (6 * width)
 
 
 def _tokens(t: Tree, shared: bool) -> int:

@@ -61,8 +61,8 @@ class Settings:
             return self.lr * (step + 1) / self.warmup_steps
         if self.schedule == "constant" or self.steps <= self.warmup_steps:
             return self.lr
-        done = (step - self.warmup_steps) / (self.steps - self.warmup_steps)
-        return self.lr * (1 - done if self.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done)))
+        progress = (step - self.warmup_steps) / (self.steps - self.warmup_steps)
+        return self.lr * (1 - progress if self.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 def warmup_steps(warmup: float, steps: int) -> int:
@@ -124,7 +124,7 @@ def fit(
     weights = weights or Weights(model, "fp32")
     parameters = list(parameters_by_name(weights.carriers, method).values())
     state.carried = state.carried or method.start()
-    began = time.perf_counter() - state.seconds
+    start_time = time.perf_counter() - state.seconds
     feed = with_prefetch(feed, settings.steps)
 
     def work(update: Update) -> tuple[dict[str, float], Carried]:
@@ -142,11 +142,11 @@ def fit(
 
     steps_ahead = steps_made(optimizer) - state.step
     if state.step == 0:
-        evaluate_and_log(hooks, state, began)
+        evaluate_and_log(hooks, state, start_time)
     while state.step < settings.steps:
         update = feed.update(state.step)
         if update.record:
-            state.seconds = time.perf_counter() - began
+            state.seconds = time.perf_counter() - start_time
             hooks.log({"step": state.step, "seconds": round(state.seconds, 3), **update.record})
         lr = settings.lr_at(state.step)
         for group in optimizer.param_groups:
@@ -157,7 +157,7 @@ def fit(
             update,
             feed,
             step=state.step,
-            made=steps_before,
+            steps_before=steps_before,
             forget=partial(forget_gradient, weights, method),
             optimizer=optimizer,
             lowered=lowered,
@@ -170,12 +170,12 @@ def fit(
         hooks.stepped(state.step)
         state.tokens += update.n_tokens
         state.examples += update.n_trees
-        state.seconds = time.perf_counter() - began
+        state.seconds = time.perf_counter() - start_time
         last = state.step == settings.steps
         if last or due(state.step, settings.log_every_steps):
             hooks.log(_record(state, feed, lr, figures))
         if last or due(state.step, settings.eval_every_steps):
-            evaluate_and_log(hooks, state, began)
+            evaluate_and_log(hooks, state, start_time)
             if settings.patience and state.stale_evaluations >= settings.patience:
                 hooks.save(state)
                 return "early"
@@ -187,17 +187,17 @@ def fit(
     return "finished"
 
 
-def evaluate_and_log(hooks: Hooks, state: State, began: float | None = None) -> None:
+def evaluate_and_log(hooks: Hooks, state: State, start_time: float | None = None) -> None:
     """Evaluate and log the result, if anything is held out.
 
     Args:
-        began: when the run's clock started (``time.perf_counter``); default: ``state.seconds`` ago.
+        start_time: when the run's clock started (``time.perf_counter``); default: ``state.seconds`` ago.
     """
     if hooks.evaluate is None:
         return
-    began = time.perf_counter() - state.seconds if began is None else began
+    start_time = time.perf_counter() - state.seconds if start_time is None else start_time
     figures = hooks.evaluate(state.step, state.carried)
-    state.seconds = time.perf_counter() - began
+    state.seconds = time.perf_counter() - start_time
     hooks.log({"kind": "eval", "step": state.step, "seconds": round(state.seconds, 3), **figures})
     # a policy that learns from rewards has no held-out loss, but an objective to maximise
     loss = figures.get("loss", -figures.get("objective", -math.inf))

@@ -73,8 +73,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not all(isinstance(manifest.get(key), dict) for key in ("state", "files", "parts")):
         raise damaged(path, MANIFEST, "it states no files or no state")
     for name, entry in manifest["files"].items():
-        stated = isinstance(entry, dict) and {"bytes", "sha256"} <= entry.keys() and type(entry["bytes"]) is int
-        if not (stated and name.endswith(_SUFFIX) and GROUP.fullmatch(name)):
+        well_formed = isinstance(entry, dict) and {"bytes", "sha256"} <= entry.keys() and type(entry["bytes"]) is int
+        if not (well_formed and name.endswith(_SUFFIX) and GROUP.fullmatch(name)):
             raise damaged(path, MANIFEST, f"it names the file {name!r}")
     for group, entries in manifest["parts"].items():
         if fault := _fault(entries, manifest["files"]):
@@ -149,8 +149,8 @@ def _fault(entries: Any, files: Mapping[str, Any]) -> str:
     for name, entry in entries.items():
         if why := layout_fault(entry):
             return f"{name}: {why}"
-        if strange := entry["pieces"].keys() - files.keys():
-            return f"{name}: a piece is in {min(strange)!r}"
+        if unknown := entry["pieces"].keys() - files.keys():
+            return f"{name}: a piece is in {min(unknown)!r}"
         if any(size_of(entry, size) > files[file]["bytes"] for file, (_, size) in entry["pieces"].items()):
             return f"{name}: more than is in the file"
     return ""

@@ -111,15 +111,15 @@ class MetaLearner:
     def _task_gradient(
         self, model: Any, method: Method, episode: Episode, start: Weights, carried: Carried
     ) -> tuple[Weights, Tally]:
-        seen: list[Losses] = []
-        support = [_loss_on(batches, model, method, carried, seen) for batches in episode.support]
-        query = None if self.order == "reptile" else _loss_on(episode.query, model, method, carried, seen)
+        history: list[Losses] = []
+        support = [_loss_on(batches, model, method, carried, history) for batches in episode.support]
+        query = None if self.order == "reptile" else _loss_on(episode.query, model, method, carried, history)
         with twice_differentiable(model) if self.order == "maml" else nullcontext():
             gradient = self.gradient(start, support, query)
         metrics: Tally = {}
-        for losses in seen if query is None else seen[-1:]:
+        for losses in history if query is None else history[-1:]:
             add(metrics, {**losses.metrics, "loss": _mean(method, losses)})
-        return gradient, {**metrics, "support_loss": _mean(method, seen[0])} if support else metrics
+        return gradient, {**metrics, "support_loss": _mean(method, history[0])} if support else metrics
 
 
 def _gradient(loss: Loss, weights: Weights) -> Weights:
@@ -128,12 +128,12 @@ def _gradient(loss: Loss, weights: Weights) -> Weights:
     return dict(zip(leaves, parts, strict=True))
 
 
-def _loss_on(batches: Sequence[Batch], model: Any, method: Method, carried: Carried, seen: list[Losses]) -> Loss:
-    """The loss of a set as a function of the weights; each call appends its losses to ``seen``."""
+def _loss_on(batches: Sequence[Batch], model: Any, method: Method, carried: Carried, history: list[Losses]) -> Loss:
+    """The loss of a set as a function of the weights; each call appends its losses to ``history``."""
 
     def loss(weights: Weights) -> Tensor:
         losses, value = task_loss(model, method, weights, batches, carried)
-        seen.append(replace(losses, sums=tuple(s.detach() for s in losses.sums)))
+        history.append(replace(losses, sums=tuple(s.detach() for s in losses.sums)))
         return value
 
     return loss
@@ -186,11 +186,11 @@ def evaluate_adaptation(
     }
 
 
-def _means(each: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def _means(per_task: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The mean over tasks of every metric that all of them have, except interval ends of single tasks."""
-    shared = [k for k in each[0] if all(k in figures for figures in each) and not k.endswith(("_low", "_high"))]
+    shared = [k for k in per_task[0] if all(k in figures for figures in per_task) and not k.endswith(("_low", "_high"))]
     one = torch.ones((), dtype=torch.float64)
-    return {k: means({k: (one * sum(f[k] for f in each), one * len(each))})[k] for k in shared}
+    return {k: means({k: (one * sum(f[k] for f in per_task), one * len(per_task))})[k] for k in shared}
 
 
 @contextmanager

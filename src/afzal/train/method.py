@@ -30,7 +30,7 @@ class Method:
     Attributes:
         terms: the loss is the sum over terms of weight * mean loss.
         reference: None if no term needs one.
-        learned: raw values of parameters that are learned, by ``objective.parameter``; see :func:`learnt`.
+        learned: raw values of parameters that are learned, by ``objective.parameter``; see :meth:`learned_values`.
         constraints: costs to keep below their bounds.
         critic: the value model trained alongside the policy, if a term needs one.
         temperature: divides the policy's logits before log-probs are taken.
@@ -95,14 +95,14 @@ class Method:
 
     def keywords(self, term: Term, carried: Carried, pooled: Mapping[str, Tensor]) -> dict[str, Any]:
         """A term function's keyword arguments, in addition to log-probs and opinions."""
-        keywords = {**term.parameters, **self.learnt(term)}
+        keywords = {**term.parameters, **self.learned_values(term)}
         if term.objective.initial_state is not None:
             keywords["state"] = state_of(term, carried)
         if term.name in pooled:
             keywords["statistic"] = pooled[term.name]
         return keywords
 
-    def learnt(self, term: Term) -> dict[str, Tensor]:
+    def learned_values(self, term: Term) -> dict[str, Tensor]:
         """The current values of a term's learned parameters: infimum + softplus(raw)."""
         return {
             name: low + F.softplus(self.learned[key])

@@ -54,7 +54,7 @@ def optimizer_slots(
         parameter = parameters[name]
         # the step count, which a fused kernel needs on the parameter's device
         device = parameter.device if fused else "cpu"
-        alike = slot != "step" and shape == tuple(parameter.shape)
-        slots[key] = torch.zeros_like(parameter) if alike else torch.zeros(shape, device=device)
+        matches_parameter = slot != "step" and shape == tuple(parameter.shape)
+        slots[key] = torch.zeros_like(parameter) if matches_parameter else torch.zeros(shape, device=device)
         optimizer.state.setdefault(parameter, {})[slot] = slots[key]
     return slots

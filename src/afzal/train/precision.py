@@ -46,7 +46,7 @@ class Weights:
         self._working = trainable(model)
         self.masters: dict[str, nn.Parameter] = self._working
         if offload or dtype == "bf16":
-            self.masters = {name: nn.Parameter(self._apart(p)) for name, p in self._working.items()}
+            self.masters = {name: nn.Parameter(self._float32_copy(p)) for name, p in self._working.items()}
         if dtype == "bf16":
             self._cast()
         self._landing: dict[str, Tensor] = {}
@@ -57,7 +57,7 @@ class Weights:
             if self.carriers[name] is not p
         ]
 
-    def _apart(self, p: nn.Parameter) -> Tensor:
+    def _float32_copy(self, p: nn.Parameter) -> Tensor:
         return on_host(p.float(), p.device) if self.offload else p.detach().float().clone()
 
     def _cast(self) -> None:

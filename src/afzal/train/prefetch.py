@@ -27,7 +27,7 @@ class PrefetchingFeed:
     feed: Feed
     steps: int
     _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "updates"))
-    _coming: dict[int, Future[Update]] = field(default_factory=dict)
+    _pending: dict[int, Future[Update]] = field(default_factory=dict)
 
     @property
     def updates_per_epoch(self) -> float:
@@ -38,9 +38,9 @@ class PrefetchingFeed:
         return self.feed.layout
 
     def update(self, step: int) -> Update:
-        coming = self._coming.pop(step, None)
-        self._coming.clear()
-        update = self.feed.update(step) if coming is None else coming.result()
+        pending = self._pending.pop(step, None)
+        self._pending.clear()
+        update = self.feed.update(step) if pending is None else pending.result()
         if step + 1 < self.steps:
-            self._coming[step + 1] = self._thread.submit(self.feed.update, step + 1)
+            self._pending[step + 1] = self._thread.submit(self.feed.update, step + 1)
         return update

@@ -89,9 +89,9 @@ class Reporter:
 
 def facts(record: dict[str, Any]) -> str:
     """The most important metrics, as text."""
-    shown = [("loss", "loss", ".4f"), ("rewards/accuracies", "accuracy", ".3f"), ("rewards/margins", "margin", ".3f")]
-    shown += [("reward", "reward", ".3f"), ("kl", "KL", ".2f"), ("perplexity", "perplexity", ".2f")]
-    return "  ".join(f"{label} {record[name]:{fmt}}" for name, label, fmt in shown if name in record)
+    columns = [("loss", "loss", ".4f"), ("rewards/accuracies", "accuracy", ".3f"), ("rewards/margins", "margin", ".3f")]
+    columns += [("reward", "reward", ".3f"), ("kl", "KL", ".2f"), ("perplexity", "perplexity", ".2f")]
+    return "  ".join(f"{label} {record[name]:{fmt}}" for name, label, fmt in columns if name in record)
 
 
 def time_left(first: dict[str, Any], record: dict[str, Any], steps: int) -> str:
@@ -99,17 +99,17 @@ def time_left(first: dict[str, Any], record: dict[str, Any], steps: int) -> str:
 
     Earlier work (loading, the evaluation at step 0, an earlier process) says nothing about the pace.
     """
-    spent = duration(record["seconds"])
-    done = record["step"] - first["step"]
-    if not done or record["step"] == steps:
-        return spent
-    rate = (record["seconds"] - first["seconds"]) / done
-    return f"{spent}, {remaining(rate * (steps - record['step']))}"
+    elapsed = duration(record["seconds"])
+    steps_done = record["step"] - first["step"]
+    if not steps_done or record["step"] == steps:
+        return elapsed
+    rate = (record["seconds"] - first["seconds"]) / steps_done
+    return f"{elapsed}, {remaining(rate * (steps - record['step']))}"
 
 
 def _bar(console: Console) -> Progress:
     """On a narrow terminal the facts are truncated, never the time left."""
     times = (MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    room = Column(ratio=1, no_wrap=True, overflow="ellipsis")
-    shown = TextColumn("{task.fields[facts]}", table_column=room)
-    return Progress(BarColumn(bar_width=10), *times, shown, console=console, expand=True)
+    column = Column(ratio=1, no_wrap=True, overflow="ellipsis")
+    facts_column = TextColumn("{task.fields[facts]}", table_column=column)
+    return Progress(BarColumn(bar_width=10), *times, facts_column, console=console, expand=True)

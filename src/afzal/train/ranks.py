@@ -66,7 +66,7 @@ def data_world() -> int:
     return world() // tensor()
 
 
-def speaks() -> bool:
+def leads_tensor_group() -> bool:
     """Whether this rank contributes its group's items to sums."""
     return rank() % tensor() == 0
 
@@ -203,14 +203,14 @@ def gather_tensors(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
     return [{name: columns[name][r].to(t.device) for name, t in tensors.items()} for r in speakers]
 
 
-def _gather_rows(mine: Tensor) -> list[Tensor]:
+def _gather_rows(local_rows: Tensor) -> list[Tensor]:
     """The rows ``[n]`` of every rank; n may differ."""
     lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(world())]
-    dist.all_gather(lengths, torch.tensor([len(mine)]))
-    most = max(int(n) for n in lengths)
-    padded = torch.cat([mine, mine.new_zeros(most - len(mine))])
+    dist.all_gather(lengths, torch.tensor([len(local_rows)]))
+    longest = max(int(n) for n in lengths)
+    padded = torch.cat([local_rows, local_rows.new_zeros(longest - len(local_rows))])
     rows = [torch.empty_like(padded) for _ in range(world())]
-    if most:
+    if longest:
         dist.all_gather(rows, padded)
     return [part[: int(n)] for part, n in zip(rows, lengths, strict=True)]
 
@@ -255,10 +255,10 @@ def same(name: str, value: Any) -> None:
         AfzalError: on all ranks, if one differs.
     """
     values = gather(value)
-    if other := [r for r, theirs in enumerate(values) if theirs != values[0]]:
+    if differing := [r for r, theirs in enumerate(values) if theirs != values[0]]:
         raise AfzalError(
-            f"rank {other[0]} has another {name} than rank 0",
-            why=f"{values[other[0]]!r} instead of {values[0]!r}",
+            f"rank {differing[0]} has another {name} than rank 0",
+            why=f"{values[differing[0]]!r} instead of {values[0]!r}",
             remedy="give every rank the same files, settings and versions",
         )
 
@@ -305,10 +305,10 @@ def by_all(work: Callable[[], T], caught: type[Exception] = Exception) -> list[T
     answers: list[Any] = gather([value, fault and _fields(fault)])
     if fault is not None:
         raise fault
-    for one, (_, failure) in enumerate(answers):
+    for failed_rank, (_, failure) in enumerate(answers):
         if failure is not None:
             what, where, why, remedy = failure
-            raise AfzalError(f"rank {one}: {what}", where=where, why=why, remedy=remedy)
+            raise AfzalError(f"rank {failed_rank}: {what}", where=where, why=why, remedy=remedy)
     return [value for value, _ in answers]
 
 
@@ -333,8 +333,8 @@ def add_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
     if world() == 1:
         return
     for p in parameters:
-        mine = torch.zeros_like(p) if p.grad is None else p.grad
-        p.grad = torch.stack([part["grad"] for part in gather_tensors({"grad": mine.flatten()})]).sum(0).view_as(p)
+        gradient = torch.zeros_like(p) if p.grad is None else p.grad
+        p.grad = torch.stack([part["grad"] for part in gather_tensors({"grad": gradient.flatten()})]).sum(0).view_as(p)
 
 
 def divide(costs: Sequence[float], shares: int) -> list[list[int]]:

@@ -27,7 +27,7 @@ def within_memory(
     feed: Updates,
     *,
     step: int,
-    made: int,
+    steps_before: int,
     forget: Callable[[], None],
     optimizer: torch.optim.Optimizer,
     lowered: Callable[[int], None],
@@ -40,7 +40,7 @@ def within_memory(
 
     Args:
         step: number of the update, from 0.
-        made: steps that the optimiser made before it.
+        steps_before: steps that the optimiser made before it.
         forget: drops the update's gradients.
         lowered: called with the smaller number before the update starts again.
         lost: called instead with several ranks, on the rank that fails. The others wait inside the pass, where the
@@ -55,7 +55,7 @@ def within_memory(
         result, failed = _tried(work, update)
         if failed is None:
             return update, cast(R, result)
-        _begin_again(step, made, forget, optimizer)
+        _undo_update(step, steps_before, forget, optimizer)
         fewer = smaller(update, feed.layout)
         if fewer and ranks.world() > 1:
             lost(fewer)
@@ -92,13 +92,13 @@ def steps_made(optimizer: torch.optim.Optimizer) -> int:
     return max((int(state["step"]) for state in optimizer.state.values() if "step" in state), default=0)
 
 
-def _begin_again(step: int, made: int, forget: Callable[[], None], optimizer: torch.optim.Optimizer) -> None:
+def _undo_update(step: int, steps_before: int, forget: Callable[[], None], optimizer: torch.optim.Optimizer) -> None:
     """Undo an incomplete update.
 
     Raises:
         AfzalError: the optimiser has started its step, which it counts before it changes a weight.
     """
-    if steps_made(optimizer) > made:
+    if steps_made(optimizer) > steps_before:
         raise AfzalError(
             f"out of memory while the optimizer was changing the weights in update {step + 1}",
             why="some may have changed and others not",

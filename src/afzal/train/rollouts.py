@@ -51,7 +51,7 @@ class Controller:
     target: float | None = None
     horizon: float = 10_000
 
-    def after(self, rollout: Rollout | None) -> float:
+    def kl_coef_after(self, rollout: Rollout | None) -> float:
         """The strength for the iteration after ``rollout``."""
         if rollout is None or self.target is None:
             return self.start if rollout is None else rollout.kl_coef
@@ -94,18 +94,18 @@ class Rollouts:
         return self.updates_per_iteration * self.iterations_per_epoch
 
     def update(self, step: int) -> Update:
-        iteration, at = divmod(step, self.updates_per_iteration)
+        iteration, index = divmod(step, self.updates_per_iteration)
         new = self.current is None or self.current.iteration != iteration
         if new:
-            self.current = self.write(iteration, self.controller.after(self.current))
+            self.current = self.write(iteration, self.controller.kl_coef_after(self.current))
         assert self.current is not None
-        members = self._members(len(self.current.trees), iteration, at)
-        batches, elsewhere = self.layout.own([self.current.trees[i] for i in members])
-        return Update(batches, [], len(members), self.current.record if new else {}, elsewhere=elsewhere)
+        members = self._members(len(self.current.trees), iteration, index)
+        batches, remote = self.layout.local_batches([self.current.trees[i] for i in members])
+        return Update(batches, [], len(members), self.current.record if new else {}, remote_trees=remote)
 
-    def _members(self, n: int, iteration: int, at: int) -> list[int]:
-        """Indices of the trees in update ``at`` of an iteration; shares differ by at most one tree."""
-        epoch, share = divmod(at, self.minibatches)
+    def _members(self, n: int, iteration: int, index: int) -> list[int]:
+        """Indices of the trees in update ``index`` of an iteration; shares differ by at most one tree."""
+        epoch, share = divmod(index, self.minibatches)
         (order,) = update_order(n, n, epoch=iteration * self.epochs + epoch, seed=self.seed)
         return np.array_split(order, self.minibatches)[share].tolist()
 

@@ -100,8 +100,8 @@ class Sharded:
 
     def _saved_with_adapter(self) -> dict[str, nn.Parameter]:
         tables = [self.model.get_input_embeddings(), self.model.get_output_embeddings()]
-        kept = {id(p) for table in tables if table is not None for p in table.parameters()}
-        return {name: p for name, p in self._all.items() if name in self.masters or id(p) in kept}
+        saved = {id(p) for table in tables if table is not None for p in table.parameters()}
+        return {name: p for name, p in self._all.items() if name in self.masters or id(p) in saved}
 
     def frozen_copy(self) -> Any:
         """A sharded copy of the current weights in the compute dtype, never trained."""
@@ -113,7 +113,7 @@ class Sharded:
         self._copy_into(copied)
         return copied
 
-    def twin(self, settle: Callable[[Any], None]) -> Sharded:
+    def trainable_copy(self, settle: Callable[[Any], None]) -> Sharded:
         """A second, sharded copy of the current model, to train alongside it.
 
         Args:
@@ -122,14 +122,14 @@ class Sharded:
         model: Any = copy.deepcopy(self._blank)
         set_attention(model, attention_of(self.model))
         settle(model)
-        twin = Sharded(model, self.dtype, self._device)
+        second = Sharded(model, self.dtype, self._device)
         self._copy_into(model)
-        return twin
+        return second
 
     @torch.no_grad()
-    def _copy_into(self, other: Any) -> None:
+    def _copy_into(self, target: Any) -> None:
         """Copy this model's values into one that is sharded in the same way."""
-        for name, p in other.named_parameters():
+        for name, p in target.named_parameters():
             local(p.detach()).copy_(local(self._all[name].detach()))
 
     def stand_in(self) -> Any:
@@ -144,10 +144,10 @@ class Sharded:
         if ranks.tensor() > 1:
             into_slices(empty, ranks.mesh(self._device.type)["tensor"])
         number = torch.bfloat16 if self.dtype == "bf16" else torch.float32
-        one = torch.zeros((), dtype=number, device=self._device)
+        scalar = torch.zeros((), dtype=number, device=self._device)
         stacked = {name: p for name, p in empty.named_parameters() if p.ndim > 2}
         layer = torch.zeros(max((p.numel() for p in stacked.values()), default=0), dtype=number, device=self._device)
-        values = {name: filled_like(p, one.clone()) for name, p in empty.named_parameters() if name not in stacked}
+        values = {name: filled_like(p, scalar.clone()) for name, p in empty.named_parameters() if name not in stacked}
         _replace(empty, values | {name: layer[: p.numel()].view(p.shape) for name, p in stacked.items()})
         return empty
 
@@ -198,9 +198,9 @@ def _start_norms(model: Any) -> None:
     seen: set[nn.Module] = set()
     for block in reversed(blocks):  # inner blocks first
         block.unshard()
-        own = [m for m in block.modules() if m not in seen]
-        norms |= dict(all_norms_of(own))
-        seen.update(own)
+        new_modules = [m for m in block.modules() if m not in seen]
+        norms |= dict(all_norms_of(new_modules))
+        seen.update(new_modules)
         block.reshard()
     for magnitude, value in norms.items():
         _copy_own_part(magnitude.weight.detach(), value)
@@ -302,9 +302,9 @@ def _cut(model: Any, dtype: Dtype, device: torch.device, *, layers_only: bool = 
     mesh = ranks.flat_mesh(device.type) if layers_only else ranks.mesh(device.type)
     if ranks.tensor() > 1 and not layers_only:
         into_slices(model, mesh["tensor"])
-    inside = {m for tower in towers(model).values() for m in tower.modules()}
-    blocks = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer) and m not in inside]
-    touched = UnusedParameters(model) if inside else None
+    tower_modules = {m for tower in towers(model).values() for m in tower.modules()}
+    blocks = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer) and m not in tower_modules]
+    touched = UnusedParameters(model) if tower_modules else None
     for module in [*blocks, model]:
         fully_shard(module, mesh=mesh["shard"], mp_policy=policy)
     model._apply(lambda t: torch.empty_like(t, device=device) if t.is_meta else t)
@@ -319,7 +319,7 @@ def _cut(model: Any, dtype: Dtype, device: torch.device, *, layers_only: bool = 
 
 def _slices(tensor: Any) -> list[slice]:
     box = box_of(tensor)
-    return [slice(at, at + n) for at, n in zip(box.start, box.size, strict=True)]
+    return [slice(start, start + n) for start, n in zip(box.start, box.size, strict=True)]
 
 
 def _blank_copy(model: nn.Module) -> nn.Module:

@@ -36,7 +36,7 @@ class Read(NamedTuple):
     """A read from one piece of ``name``: the shape of the piece, the slices to read, and their place in the target."""
 
     name: str
-    held: list[int]
+    piece_shape: list[int]
     source: tuple[slice, ...]
     target: tuple[slice, ...]
 
@@ -65,7 +65,7 @@ def is_writer(tensor: Any) -> bool:
     place = tensor.device_mesh.get_coordinate()
     if place is None or box_of(tensor).is_empty or not _has_first(tensor.device_mesh):
         return False
-    return all(at == 0 or not p.is_replicate() for p, at in zip(tensor.placements, place, strict=True))
+    return all(coordinate == 0 or not p.is_replicate() for p, coordinate in zip(tensor.placements, place, strict=True))
 
 
 def describe(tensors: Mapping[str, Tensor]) -> dict[str, Entry]:
@@ -114,7 +114,7 @@ def layout_fault(layout: Any) -> str:
         return "the same piece is in several files"
     starts = [sorted({box.start[axis] for box in boxes}) for axis in range(len(shape))]
     lengths = [{a: b - a for a, b in pairwise([*s, n])} for s, n in zip(starts, shape, strict=True)]
-    fit = all(box.size == tuple(at[a] for at, a in zip(lengths, box.start, strict=True)) for box in boxes)
+    fit = all(box.size == tuple(length_at[a] for length_at, a in zip(lengths, box.start, strict=True)) for box in boxes)
     filled = len(boxes) == prod(map(len, starts)) and all(s[0] == 0 for s in starts if s)
     if not fit or not (filled and boxes if prod(shape) else not boxes):
         return "its pieces do not fill it"
@@ -126,15 +126,15 @@ def size_of(entry: Entry, size: Sequence[int]) -> int:
     return prod(size) * ITEM_BYTES[entry["dtype"]]
 
 
-def overlapping_reads(name: str, layout: Entry, wanted: Box) -> dict[str, Read]:
-    """The reads that fill the part ``wanted`` of a tensor, by file."""
+def overlapping_reads(name: str, layout: Entry, target_box: Box) -> dict[str, Read]:
+    """The reads that fill the part ``target_box`` of a tensor, by file."""
     reads = {}
     for file, (start, size) in layout["pieces"].items():
-        first = [max(a, b) for a, b in zip(start, wanted.start, strict=True)]
-        last = [min(a + n, b + m) for a, n, b, m in zip(start, size, wanted.start, wanted.size, strict=True)]
+        first = [max(a, b) for a, b in zip(start, target_box.start, strict=True)]
+        last = [min(a + n, b + m) for a, n, b, m in zip(start, size, target_box.start, target_box.size, strict=True)]
         if all(a < b for a, b in zip(first, last, strict=True)):
             source = tuple(slice(a - o, b - o) for a, b, o in zip(first, last, start, strict=True))
-            target = tuple(slice(a - o, b - o) for a, b, o in zip(first, last, wanted.start, strict=True))
+            target = tuple(slice(a - o, b - o) for a, b, o in zip(first, last, target_box.start, strict=True))
             reads[file] = Read(name, size, source, target)
     return reads
 

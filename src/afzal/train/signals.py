@@ -38,8 +38,8 @@ class StopSignals:
     def listen(self) -> None:
         """Take the signals over, unless that was done before."""
         if not self._before and threading.current_thread() is threading.main_thread():
-            heard = [n for n in _SIGNALS if n.name != "SIGHUP" or signal.getsignal(n) != signal.SIG_IGN]
-            self._before = {number: signal.signal(number, self._handle) for number in heard}
+            handled = [n for n in _SIGNALS if n.name != "SIGHUP" or signal.getsignal(n) != signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._handle) for number in handled}
 
     def leave(self) -> None:
         """Restore the previous handlers."""

@@ -18,18 +18,18 @@ TASK_LOSS = "tasks/losses/"
 """Prefix of the name of a task's held-out loss, a mean over its units."""
 
 
-def losses(unit: Unit, each: Tensor, weights: Tensor, pairs: Pairs, response_of: Tensor) -> Tally:
+def losses(unit: Unit, unit_losses: Tensor, weights: Tensor, pairs: Pairs, response_of: Tensor) -> Tally:
     """Sum of weighted losses and sum of weights for each task in a batch.
 
     Args:
-        each, weights: ``[n]`` losses of the batch's units, and their weights in the mean.
+        unit_losses, weights: ``[n]`` losses of the batch's units, and their weights in the mean.
         response_of: ``[M]`` int64, the response of each scored token.
     """
     task = _task_of_units(unit, pairs, response_of)
     sums: Tally = {}
     for k in task.unique().tolist():
-        own = weights * (task == k)
-        sums[f"{TASK_LOSS}{k}"] = ((each.detach() * own).double().sum(), own.double().sum())
+        task_weights = weights * (task == k)
+        sums[f"{TASK_LOSS}{k}"] = ((unit_losses.detach() * task_weights).double().sum(), task_weights.double().sum())
     return sums
 
 
@@ -56,10 +56,10 @@ def accuracies(
     """Accuracy of each task with its interval over prompts, if there are several tasks."""
     figures: dict[str, float] = {}
     for task in sorted(set(tasks)) if len(set(tasks)) > 1 else ():
-        own = [k for k, t in enumerate(tasks) if t == task]
-        weight = [weights[k] for k in own]
+        members = [k for k, t in enumerate(tasks) if t == task]
+        weight = [weights[k] for k in members]
         if any(weight):
-            interval = share(clustered([prompts[k] for k in own], [right[k] for k in own], weight))
+            interval = share(clustered([prompts[k] for k in members], [right[k] for k in members], weight))
             name = f"{TASK_ACCURACY}{task}"
             figures |= {name: interval.value, f"{name}/low": interval.ends[0], f"{name}/high": interval.ends[1]}
     return figures

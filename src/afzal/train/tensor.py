@@ -45,16 +45,16 @@ def refuse_uncut(model: Any, members: int) -> None:
         raise _refusal(members, f"{name} has no plan for it in transformers", "leave it out")
     if towers(model):
         raise _refusal(members, f"{name} reads images or sounds, and its plan is for text only", "leave it out")
-    layers = {at: _inner(model, at) for at, style in plan.items() if style in _CUTS}
-    odd = [at for at, layer in layers.items() if type(layer) is not nn.Linear]
-    odd += [at for at, style in plan.items() if style not in (*_CUTS, _OVER_HEADS, _TABLE)]
-    for at in odd:
-        style = plan[at]
-        raise _refusal(members, f"the plan of {name} cuts {at} as {style}, which is not supported", "leave it out")
+    layers = {path: _inner(model, path) for path, style in plan.items() if style in _CUTS}
+    unsupported = [path for path, layer in layers.items() if type(layer) is not nn.Linear]
+    unsupported += [path for path, style in plan.items() if style not in (*_CUTS, _OVER_HEADS, _TABLE)]
+    for path in unsupported:
+        style = plan[path]
+        raise _refusal(members, f"the plan of {name} cuts {path} as {style}, which is not supported", "leave it out")
     text = _base(model).config.get_text_config()
     sizes = {key: getattr(text, key, None) for key in ("num_attention_heads", "num_key_value_heads")}
-    for at, layer in layers.items():
-        sizes[f"the features of {at},"] = layer.out_features if plan[at] in _COLUMNS else layer.in_features
+    for path, layer in layers.items():
+        sizes[f"the features of {path},"] = layer.out_features if plan[path] in _COLUMNS else layer.in_features
     for what, size in sizes.items():
         if isinstance(size, int) and size % members:
             raise _refusal(members, f"{what} {size} does not divide by it", "a divisor of it")
@@ -91,13 +91,13 @@ def into_slices(model: Any, mesh: Any) -> None:
     base = _base(model)
     tied, trains = _is_tied(base), {name: p.requires_grad for name, p in base.named_parameters(remove_duplicate=False)}
     plan = _plan(model, mesh.size())
-    for at, style in plan.items():
-        for part, of_part in _parts(base.get_submodule(at), at, style):
+    for path, style in plan.items():
+        for part, of_part in _parts(base.get_submodule(path), path, style):
             parallelize_module(base, mesh, {part: makers[of_part]()}, src_data_rank=None)
         if style in _CUTS:
-            cut_factors(base.get_submodule(at), _CUTS[style], mesh)
+            cut_factors(base.get_submodule(path), _CUTS[style], mesh)
     # heads are cut if attention's inputs are; phi3 gathers them, and every rank computes all heads
-    if any(style == "colwise" and re.search(r"\battention\.|attn\.", at) for at, style in plan.items()):
+    if any(style == "colwise" and re.search(r"\battention\.|attn\.", path) for path, style in plan.items()):
         cut_prefix(model, mesh)
     if (head := base.get_output_embeddings()) is not None:
         head.register_forward_hook(_waited)
@@ -107,7 +107,7 @@ def into_slices(model: Any, mesh: Any) -> None:
         p.requires_grad_(trains[name])
 
 
-def _waited(_head: nn.Module, _given: Any, logits: Any) -> None:
+def _waited(_head: nn.Module, _inputs: Any, logits: Any) -> None:
     """Wait for gathered logits: a pass for hidden states alone does not read them, and an unawaited exchange keeps its
     memory to the end of the process."""
     from torch.distributed._functional_collectives import AsyncCollectiveTensor
@@ -123,11 +123,11 @@ def _plan(model: Any, members: int) -> dict[str, str]:
     """
     base = _base(model)
     rules = getattr(base, "_tp_plan", None) or {}
-    named = {at: rules.get(re.sub(r"\.\d+(?=\.|$)", ".*", at)) for at, _ in base.named_modules()}
-    styles = {at: style for at, style in named.items() if style is not None}
-    ends = [at for at, module in base.named_modules() if any(module is end for end in _vocabulary(base))]
+    all_styles = {path: rules.get(re.sub(r"\.\d+(?=\.|$)", ".*", path)) for path, _ in base.named_modules()}
+    styles = {path: style for path, style in all_styles.items() if style is not None}
+    ends = [path for path, module in base.named_modules() if any(module is end for end in _vocabulary(base))]
     uncut = vocabulary_of(base) % members or (_is_tied(base) and not set(ends) <= styles.keys())
-    return {at: style for at, style in styles.items() if not (uncut and at in ends)}
+    return {path: style for path, style in styles.items() if not (uncut and path in ends)}
 
 
 def _vocabulary(base: Any) -> list[Any]:
@@ -139,20 +139,20 @@ def _is_tied(base: Any) -> bool:
     return len({id(end.weight) for end in _vocabulary(base)}) < len(_vocabulary(base))
 
 
-def _parts(module: nn.Module, at: str, style: str) -> list[tuple[str, str]]:
+def _parts(module: nn.Module, path: str, style: str) -> list[tuple[str, str]]:
     """A layer and its style; with a low-rank adapter, the layer and the factor on the cut side, with their styles.
 
     The other factor is replicated on every rank.
     """
     if not hasattr(module, "base_layer"):
-        return [(at, style)]
+        return [(path, style)]
     factor = "lora_B" if style in _COLUMNS else "lora_A"
     names: Any = getattr(module, factor, ())
-    return [(f"{at}.base_layer", style), *((f"{at}.{factor}.{name}", style) for name in names)]
+    return [(f"{path}.base_layer", style), *((f"{path}.{factor}.{name}", style) for name in names)]
 
 
-def _inner(model: Any, at: str) -> Any:
-    module = _base(model).get_submodule(at)
+def _inner(model: Any, path: str) -> Any:
+    module = _base(model).get_submodule(path)
     return getattr(module, "base_layer", module)
 
 

@@ -105,10 +105,10 @@ def _cut_ia3(layer: Any, cut: Cut, mesh: Any) -> None:
         return DTensor.from_local(t, mesh, [Shard(-1)], run_check=False)
 
     if layer.is_feedforward:
-        layer.register_forward_pre_hook(lambda _, given: (as_cut(given[0]), *given[1:]))
+        layer.register_forward_pre_hook(lambda _, inputs: (as_cut(inputs[0]), *inputs[1:]))
     else:
-        layer.base_layer.register_forward_hook(lambda _m, _given, made: as_cut(made))
-        layer.register_forward_hook(lambda _m, _given, made: local(made))
+        layer.base_layer.register_forward_hook(lambda _m, _inputs, output: as_cut(output))
+        layer.register_forward_hook(lambda _m, _inputs, output: local(output))
 
 
 def _dora(
@@ -120,7 +120,7 @@ def _dora(
     scaling: float,
     base_layer: nn.Module,
     base_result: Tensor,
-    **others: Any,
+    **factors: Any,
 ) -> Tensor:
     """DoRA's addition to ``base_result``, which PEFT's ``DoraLinearLayer`` computes from full weights (Liu et al. 2024,
     arXiv 2402.09353, section 4.3: no gradient goes through the norm of the changed weights)."""
@@ -128,7 +128,7 @@ def _dora(
     def as_it_leaves(t: Any) -> Tensor:
         return t.full_tensor() if cut == "gathered columns" else local(t)
 
-    first, second = others["lora_A"], others["lora_B"]
+    first, second = factors["lora_A"], factors["lora_B"]
     scale = as_it_leaves(norms.weight / _norms(base_layer, first, second, scaling, cut, mesh))
     if base_layer.bias is not None:
         base_result = base_result - as_it_leaves(base_layer.bias)
@@ -140,7 +140,7 @@ def _norms(base: Any, first: Any, second: Any, scaling: float, cut: Cut, mesh: A
     from torch.distributed.tensor import DTensor, Partial, Shard
 
     changed = local(base.weight.detach()) + scaling * (local(second.weight.detach()) @ local(first.weight.detach()))
-    own = changed.norm(dim=1)
+    norms = changed.norm(dim=1)
     if cut in ("columns", "gathered columns"):
-        return DTensor.from_local(own, mesh, [Shard(0)], run_check=False)
-    return DTensor.from_local(own.square(), mesh, [Partial()], run_check=False).full_tensor().sqrt()
+        return DTensor.from_local(norms, mesh, [Shard(0)], run_check=False)
+    return DTensor.from_local(norms.square(), mesh, [Partial()], run_check=False).full_tensor().sqrt()

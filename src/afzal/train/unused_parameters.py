@@ -40,8 +40,8 @@ class UnusedParameters:
 
     def unseen(self) -> Collection[str]:
         """At the end of an update: the weights without a gradient because no rank saw media."""
-        seen, self._read_media = any(ranks.gather(self._read_media)), False
-        return () if seen else self._owners.keys()
+        media_seen, self._read_media = any(ranks.gather(self._read_media)), False
+        return () if media_seen else self._owners.keys()
 
     def _add_zero_terms(self, module: nn.Module, args: Any, embedded: Tensor) -> Tensor:
         if not torch.is_grad_enabled() or not self._owners:
@@ -56,8 +56,10 @@ def _text_module(model: Any) -> nn.Module:
     """The module that holds the text blocks; every pass runs everything else in it."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    inside = {m for tower in towers(model).values() for m in tower.modules()}
-    blocks = (n for n, m in model.named_modules() if isinstance(m, GradientCheckpointingLayer) and m not in inside)
+    tower_modules = {m for tower in towers(model).values() for m in tower.modules()}
+    blocks = (
+        n for n, m in model.named_modules() if isinstance(m, GradientCheckpointingLayer) and m not in tower_modules
+    )
     return model.get_submodule(next(blocks).rsplit(".", 2)[0])
 
 

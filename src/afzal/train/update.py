@@ -96,18 +96,18 @@ def accumulate(model: Any, method: Method, update: Update, carried: Carried | No
         AfzalError: a constraint has no gradient.
     """
     carried = method.start() if carried is None else carried
-    each = [batch_counts(method, b, update.weight_per_item) for b in update.batches]
-    counts = ranks.total([sum(n) for n in zip(*each, strict=True)])
+    per_batch = [batch_counts(method, b, update.weight_per_item) for b in update.batches]
+    counts = ranks.total([sum(n) for n in zip(*per_batch, strict=True)])
     score_ahead(method.reference, [*update.batches, *update.mismatched])
     pooled = pooled_statistics(model, method, update.mismatched)
     counted = {c.name: sum(c.counts(b) for b in update.batches if not b.idle) for c in method.constraints}
     counted = _over_ranks(method, counted)
     work = _Work(model, method, carried, counts, pooled, counted)
     joint = method.couples_batch and (len(update.batches) > 1 or ranks.world() > 1)
-    results, seen = (_joint if joint else _separate)(work, update.batches, _costs_before(work, update.batches))
+    results, all_scored = (_joint if joint else _separate)(work, update.batches, _costs_before(work, update.batches))
     results = results._replace(costs=_over_ranks(method, results.costs))
     ranks.add_gradients([*method.learned.values(), *(method.critic.whole if method.critic is not None else ())])
-    return _outcome(work, results, seen)
+    return _outcome(work, results, all_scored)
 
 
 class _Results(NamedTuple):
@@ -116,26 +116,26 @@ class _Results(NamedTuple):
 
 
 def _separate(work: _Work, batches: Sequence[Batch], before: Mapping[str, float]) -> tuple[_Results, list[ScoredBatch]]:
-    results, seen = _Results([], {}), []
+    results, all_scored = _Results([], {}), []
     for batch in batches:
         if batch.idle:
-            seen.append(_idle(work, batch))
+            all_scored.append(_idle(work, batch))
             continue
         scored = score_batch(work.model, work.method, batch)
         losses = losses_of(work.method, scored, work.carried, work.pooled)
         _backward(work, work.share(losses), scored, batch, before, results.costs)
         results.losses.append(_detached(losses))
-        seen.append(_constant(scored))
-    return results, seen
+        all_scored.append(_constant(scored))
+    return results, all_scored
 
 
 def _joint(work: _Work, batches: Sequence[Batch], before: Mapping[str, float]) -> tuple[_Results, list[ScoredBatch]]:
     with torch.no_grad():
         first = [score_batch_or_empty(work.model, work.method, batch) for batch in batches]
     leaves = [replace(scored, policy=_leaves(scored.policy)) for scored in first]
-    everybody = gather_batches(join_batches(first))
-    everybody[ranks.data_rank()] = join_batches(leaves)
-    losses = losses_of(work.method, join_batches(everybody), work.carried, work.pooled)
+    all_ranks = gather_batches(join_batches(first))
+    all_ranks[ranks.data_rank()] = join_batches(leaves)
+    losses = losses_of(work.method, join_batches(all_ranks), work.carried, work.pooled)
     work.share(losses).backward()
     if not ranks.leads():  # all ranks have computed this loss; it counts once
         for raw in work.method.learned.values():
@@ -204,7 +204,7 @@ def _over_ranks(method: Method, numbers: Mapping[str, float]) -> dict[str, float
     return dict(zip(names, ranks.total([numbers.get(name, 0.0) for name in names]), strict=True)) if names else {}
 
 
-def _outcome(work: _Work, results: _Results, seen: Sequence[ScoredBatch]) -> Outcome:
+def _outcome(work: _Work, results: _Results, all_scored: Sequence[ScoredBatch]) -> Outcome:
     metrics: Tally = {}
     for losses in results.losses:
         add(metrics, losses.metrics | by_term(work.method, losses))
@@ -216,31 +216,31 @@ def _outcome(work: _Work, results: _Results, seen: Sequence[ScoredBatch]) -> Out
         metrics.pop(f"loss/{work.method.name}")
     for value in work.pooled.values():
         add(metrics, {"kl_estimate": (value.clamp(min=0).double(), one)})
-    add(metrics, {f"learned/{k}": (v.detach().double(), one) for k, v in _learnt(work.method).items()})
+    add(metrics, {f"learned/{k}": (v.detach().double(), one) for k, v in _learned_values(work.method).items()})
     add(metrics, {name: (one * value, one) for name, value in work.carried.items()})
     add(metrics, {f"constraint/{name}": (one * value, one) for name, value in results.costs.items()})
-    return Outcome(total, metrics, _carry_on(work, seen, results.costs))
+    return Outcome(total, metrics, _carry_on(work, all_scored, results.costs))
 
 
-def _carry_on(work: _Work, seen: Sequence[ScoredBatch], costs: Mapping[str, float]) -> Carried:
+def _carry_on(work: _Work, all_scored: Sequence[ScoredBatch], costs: Mapping[str, float]) -> Carried:
     """The running numbers after the update."""
-    after = dict(work.carried)
+    updated = dict(work.carried)
     stateful = [term for term in work.method.terms if term.objective.next_state is not None]
-    joined = join_batches(gather_batches(join_batches(seen))) if stateful else None
+    joined = join_batches(gather_batches(join_batches(all_scored))) if stateful else None
     for term in stateful:
         assert joined is not None
         assert term.objective.next_state is not None
         state = state_of(term, work.carried)
         reference = joined.reference if term.objective.needs_reference else None
-        moved = term.objective.next_state(state, joined.policy, reference, joined.pairs, **term.parameters)
-        after |= {f"{term.name}/{key}": value for key, value in moved.items()}
+        next_state = term.objective.next_state(state, joined.policy, reference, joined.pairs, **term.parameters)
+        updated |= {f"{term.name}/{key}": value for key, value in next_state.items()}
     for constraint in work.method.constraints:
-        after |= constraint.next_multiplier(costs[constraint.name], work.carried)
-    return after
+        updated |= constraint.next_multiplier(costs[constraint.name], work.carried)
+    return updated
 
 
-def _learnt(method: Method) -> dict[str, Tensor]:
-    return {name: value for term in method.terms for name, value in method.learnt(term).items()}
+def _learned_values(method: Method) -> dict[str, Tensor]:
+    return {name: value for term in method.terms for name, value in method.learned_values(term).items()}
 
 
 def _leaves(scored: Scored) -> Scored:

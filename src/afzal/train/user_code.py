@@ -42,12 +42,12 @@ def attribute_errors(fn: Callable[..., Any], name: str, remedy: str) -> Iterator
 
 
 def call_objective(
-    objective: Objective, policy: Scored, reference: Scored | None, pairs: Pairs, given: Mapping[str, Any]
+    objective: Objective, policy: Scored, reference: Scored | None, pairs: Pairs, keywords: Mapping[str, Any]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Call an objective: losses ``[n]``, one per unit; their weights ``[n]``; and rewards ``[B]``.
 
     Args:
-        given: its parameters and other keyword arguments.
+        keywords: its parameters and other keyword arguments.
 
     Raises:
         AfzalError: it is user-defined and fails; or it does not return both; or it returns another number of losses,
@@ -56,7 +56,7 @@ def call_objective(
     name = f"objective {objective.name!r}"
     contract = _LOSSES.format(unit=objective.unit)
     with attribute_errors(objective.fn, name, contract):
-        result = objective.fn(policy, reference, pairs, **given)
+        result = objective.fn(policy, reference, pairs, **keywords)
     if not isinstance(result, tuple) or len(result) != 2:
         raise AfzalError(f"{name} gave a {type(result).__name__}, not two tensors", remedy=contract)
     losses, rewards = result
