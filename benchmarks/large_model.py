@@ -164,7 +164,7 @@ def _as_rank(about: dict[str, Any]) -> None:
 
     module.check_first_loss = first_loss
     if about["whole"]:
-        parallel.why_whole = lambda _: "to be compared"
+        parallel.why_unsharded = lambda _: "to be compared"
     torch.set_num_threads(1)
     peaks["libraries"] = peak()
     settings = {

@@ -75,7 +75,7 @@ def afzal(work: Work) -> Loop:
     from afzal import runs
     from afzal.config.methods.dpo import DPOConfig
     from afzal.prepare import Prepared, recipe_of
-    from afzal.recipes.parallel import Opened
+    from afzal.recipes.parallel import StartingModel
     from afzal.recipes.setup import set_up
     from afzal.records import Preference
     from afzal.tokens import Speaker, tree
@@ -104,7 +104,7 @@ def afzal(work: Work) -> Loop:
             Speaker(None), _as_shuffled(trees, config), [], [], [], [], {}, {}, [], False, recipe_of(config), 1 << 20
         )
         with runs.create(config.out, {}) as run:
-            setup = set_up(config, prepared, Opened(work.model()), work.device, run)
+            setup = set_up(config, prepared, StartingModel(work.model()), work.device, run)
     add_noise(setup.weights.masters.items())
     setup.weights.publish()
     steps = len(trees) // work.pairs

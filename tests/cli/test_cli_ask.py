@@ -221,12 +221,12 @@ def folder(tmp_path_factory):
 def test_heads_of_a_reward_model_are_an_ensemble(folder, tmp_path):
     from afzal.quality import ask
     from afzal.quality.ask import rules
-    from afzal.recipes.pool_scores import scored
+    from afzal.recipes.pool_scores import score_pool
 
     source = pool(tmp_path, n=12)
     items = data.read(source).items
     settings = AskConfig(data=source, by="bald", reward=[str(folder / "rm")])
-    ensemble = scored(settings, items)
+    ensemble = score_pool(settings, items)
     assert ensemble.members is not None
     assert [m.shape for m in ensemble.members] == [(2, 3)] * 12
     margins = ask.pool_of(items).differences(ensemble.members).T
@@ -239,11 +239,11 @@ def test_heads_of_a_reward_model_are_an_ensemble(folder, tmp_path):
 
 
 def test_mean_heads_are_the_scores_of_afzal_score(folder, tmp_path):
-    from afzal.recipes.pool_scores import scored
+    from afzal.recipes.pool_scores import score_pool
 
     source = pool(tmp_path, n=5)
     settings = AskConfig(data=source, by="entropy", reward=[str(folder / "rm")])
-    scores = scored(settings, data.read(source).items)
+    scores = score_pool(settings, data.read(source).items)
     assert main(["score", "--model", str(folder / "rm"), "--data", source, "--out", "scores.jsonl"]) == 0
     wanted = [json.loads(line)["score"] for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
     assert np.concatenate([m.mean(1) for m in scores.members]) == pytest.approx(wanted, abs=1e-5)
@@ -251,11 +251,11 @@ def test_mean_heads_are_the_scores_of_afzal_score(folder, tmp_path):
 
 def test_d_optimal_by_a_reward_model_goes_by_its_hidden_states(folder, tmp_path):
     from afzal.model.reward import load_reward_model
-    from afzal.recipes.pool_scores import scored
+    from afzal.recipes.pool_scores import score_pool
 
     source = pool(tmp_path, n=6)
     items = data.read(source).items
-    scores = scored(AskConfig(data=source, reward=[str(folder / "rm")]), items)
+    scores = score_pool(AskConfig(data=source, reward=[str(folder / "rm")]), items)
     assert scores.hidden
     assert scores.features is not None
     assert scores.features[0].shape == (2, 32)

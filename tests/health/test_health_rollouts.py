@@ -108,8 +108,8 @@ def test_alarms_are_reported_once_and_as_soon_as_they_show():
     lines = rollouts(kl_exact=80.0)
     hears = Alarms(said.append)
     for k, line in enumerate(lines):
-        hears.hear({"kind": "train"})
-        hears.hear(line)
+        hears.receive({"kind": "train"})
+        hears.receive(line)
         if said and k < len(lines) - 1:
             assert len(said) == 2
     assert len(said) == 2
@@ -117,7 +117,7 @@ def test_alarms_are_reported_once_and_as_soon_as_they_show():
     assert said[1].startswith("warning: this may be reward hacking")
     # a resumed run has already reported it
     later: list[str] = []
-    Alarms(later.append, lines[:-1]).hear(lines[-1])
+    Alarms(later.append, lines[:-1]).receive(lines[-1])
     assert later == []
 
 

@@ -20,7 +20,7 @@ from afzal.model.recompute import recompute_of
 from afzal.model.reference import Offloaded, live_reference, offloaded
 from afzal.model.value import own_critic, shared_critic
 from afzal.recipes import memory
-from afzal.recipes.memory import Held, Sizes, sizes_of, terms
+from afzal.recipes.memory import LoadedModels, Sizes, sizes_of, terms
 from afzal.train import checkpoint
 from afzal.train.feed import Layout
 from afzal.train.precision import Weights
@@ -168,7 +168,7 @@ def test_the_terms_are_the_bytes_of_what_is_held(folder: Path):
         model = llama()
         n = sum(p.numel() for p in model.parameters())
         weights = Weights(model, dtype)
-        there, coming = terms(settings, Held(weights, live_reference(model), shared_critic(model)))
+        there, coming = terms(settings, LoadedModels(weights, live_reference(model), shared_critic(model)))
         head = 32 + 1
         masters = 4.0 * n if dtype == "bf16" else 0.0
         assert there == {
@@ -184,12 +184,12 @@ def test_what_is_offloaded_is_not_among_them(folder: Path):
     settings = given(folder, "terms", optimizer="rmsprop")
     model = llama()
     n = sum(p.numel() for p in model.parameters())
-    held = Held(Weights(model, "bf16", offload=True), offloaded(model, torch.device("cpu")), None)
+    held = LoadedModels(Weights(model, "bf16", offload=True), offloaded(model, torch.device("cpu")), None)
     assert isinstance(held.reference, Offloaded)
     there, coming = terms(settings, held)
     assert there == {"weights": 2.0 * n, "float32 weights": 0.0}
     assert coming == {"gradients": 4.0 * n, "optimizer": 0.0}
-    _, coming = terms(settings, Held(Weights(model, "fp32"), None, None))
+    _, coming = terms(settings, LoadedModels(Weights(model, "fp32"), None, None))
     assert coming["optimizer"] == 4.0 * n, "RMSprop keeps one number per weight"
 
 
@@ -203,7 +203,7 @@ def test_over_several_ranks_each_tensor_counts_with_its_own_share(folder: Path, 
     critic = own_critic(model)
     head, trunk = 32 + 1, sum(p.numel() for p in critic.trunk.parameters())
     learns = sum(p.numel() for p in critic.trunk.parameters() if p.requires_grad)
-    held = Held(Weights(model, "fp32"), frozen, critic)
+    held = LoadedModels(Weights(model, "fp32"), frozen, critic)
     there, coming = terms(given(folder, "shares"), held)
     assert there == {
         "weights": 4 * n / 4,
@@ -214,7 +214,9 @@ def test_over_several_ranks_each_tensor_counts_with_its_own_share(folder: Path, 
     trained = n / 4 + head + learns / 4
     assert coming == {"gradients": 4 * trained, "optimizer": 8 * trained}
     settings = given(folder, "shares", memory_gb=1)
-    assert memory.room(settings, held, torch.device("cpu")) == 1e9 - sum(there.values()) - sum(coming.values())
+    assert memory.free_for_activations(settings, held, torch.device("cpu")) == 1e9 - sum(there.values()) - sum(
+        coming.values()
+    )
 
 
 def test_a_value_model_in_bf16_counts_with_its_masters(folder: Path):
@@ -223,7 +225,7 @@ def test_a_value_model_in_bf16_counts_with_its_masters(folder: Path):
     trunk = sum(p.numel() for p in critic.trunk.parameters())
     learns = sum(p.numel() for p in critic.trunk.parameters() if p.requires_grad)
     critic = replace(critic, weights=Weights(critic.trunk, "bf16"))
-    held = Held(Weights(model, "bf16"), None, critic)
+    held = LoadedModels(Weights(model, "bf16"), None, critic)
     there, coming = terms(given(folder, "masters", dtype="bf16"), held)
     assert there["value model"] == 4 * (32 + 1) + 2 * trunk + 4 * learns
     assert learns < trunk  # whose unused head is frozen
@@ -235,7 +237,7 @@ def test_a_value_model_counts_with_its_activations(folder: Path):
     layout = Layout("shared", 1000)
     alone = memory.per_token([model], layout, ("none",))
     critic = own_critic(model)
-    both = memory.per_token(Held(Weights(model, "fp32"), None, critic).trunks, layout, ("none",))
+    both = memory.per_token(LoadedModels(Weights(model, "fp32"), None, critic).trunks, layout, ("none",))
     assert both.kept["none"] == pytest.approx(2 * alone.kept["none"], rel=1e-6)
 
 
@@ -261,7 +263,7 @@ def test_the_first_mode_that_fits_is_taken(folder: Path, monkeypatch: pytest.Mon
     model = llama()
     prepared: Any = type("Prepared", (), {"train": []})()
     layout = Layout("shared", 8192)
-    notes = memory.fit(given(folder, "modes"), prepared, Held(Weights(model, "fp32"), None, None), layout)
+    notes = memory.fit(given(folder, "modes"), prepared, LoadedModels(Weights(model, "fp32"), None, None), layout)
     assert recompute_of(model) == mode
     assert any("recomputed" in note for note in notes) == (mode != "none")
     assert any("memory may not do" in note for note in notes) == (free == 0.1)
@@ -278,7 +280,7 @@ def test_auto_tokens_are_the_largest_power_of_two_that_fits(
     prepared: Any = type("Prepared", (), {"train": []})()
     layout = Layout("shared", 8192)
     settings = given(folder, "tokens", tokens_per_forward="auto", activation_checkpointing="none")
-    memory.fit(settings, prepared, Held(Weights(llama(), "fp32"), None, None), layout)
+    memory.fit(settings, prepared, LoadedModels(Weights(llama(), "fp32"), None, None), layout)
     assert layout.tokens_per_forward == tokens
 
 

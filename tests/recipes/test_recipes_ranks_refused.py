@@ -16,7 +16,7 @@ from afzal.config import make
 from afzal.errors import AfzalError
 from afzal.model.adapters import Adapter, add_adapter
 from afzal.recipes import parallel
-from afzal.recipes.parallel import refuse, refuse_rounded, why_whole
+from afzal.recipes.parallel import refuse, refuse_rounded, why_unsharded
 from afzal.runs import torchrun
 from afzal.train import ranks
 
@@ -139,7 +139,7 @@ def test_the_command_line_says_it(tmp_path, monkeypatch, capsys, arguments, said
 def test_what_is_loaded_whole_by_every_rank_says_why_and_is_in_the_documentation(monkeypatch, tmp_path, about, said):
     monkeypatch.setattr(parallel, "model_folder", lambda path: path)
     (tmp_path / "adapter_config.json").write_text(json.dumps(about))
-    why = why_whole(make("dpo", **DATA, adapter_from=str(tmp_path)))
+    why = why_unsharded(make("dpo", **DATA, adapter_from=str(tmp_path)))
     assert why.startswith(f"the adapter {tmp_path} {said}") if said else not why
     documented = DEVICES.read_text().partition("## Loading")[2].partition("\n## ")[0].replace("\n", " ")
     assert all(words in documented for words in ("`adapter_from`", "`modules_to_save`", "`pissa`", "of a kind"))
@@ -147,7 +147,7 @@ def test_what_is_loaded_whole_by_every_rank_says_why_and_is_in_the_documentation
 
 @pytest.mark.parametrize("asked", [{}, {"adapter": "prompt"}, {"adapter": "dora", "tensor_parallel": 2}])
 def test_no_fresh_adapter_is_a_reason_to_load_the_model_whole(asked):
-    assert not why_whole(make("dpo", **DATA, **asked))
+    assert not why_unsharded(make("dpo", **DATA, **asked))
 
 
 @pytest.mark.parametrize(("world", "said"), [(1, ""), (2, "note: every rank loads all of other: it is packed\n")])
@@ -155,7 +155,7 @@ def test_a_frozen_model_that_every_rank_loads_whole_is_told_of(world, said, monk
     monkeypatch.setattr(ranks, "world", lambda: world)
     monkeypatch.setattr(ranks, "data_world", lambda: world)
     monkeypatch.setattr(ranks, "rank", lambda: 0)
-    monkeypatch.setattr(parallel, "opened", lambda blank: parallel.Opened(None, None, "it is packed"))
+    monkeypatch.setattr(parallel, "opened", lambda blank: parallel.StartingModel(None, None, "it is packed"))
     for name in ("load_model", "load_reward_model"):
         monkeypatch.setattr(parallel, name, lambda path, device: torch.nn.Linear(2, 2))
     cpu = torch.device("cpu")

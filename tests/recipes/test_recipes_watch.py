@@ -21,7 +21,7 @@ from afzal.model.load import load_model
 from afzal.model.probe import choose_common_sharing
 from afzal.model.reference import Frozen, offloaded
 from afzal.recipes.divergence import kl_along
-from afzal.recipes.prompt_columns import as_given
+from afzal.recipes.prompt_columns import prompt_columns
 from afzal.recipes.watch import Watch
 from afzal.records import Item
 from afzal.stats.intervals import over_seeds
@@ -117,7 +117,7 @@ def looked(policies: tuple[Any, Any], path: Path, sampling: Sampling) -> dict[st
     watch = Watch(
         policies[0], speaker, start, layout, ids, names, [language.EOS], sampling, 0, path, {}, [{}] * len(ids)
     )
-    return watch.look(0)
+    return watch.measure(0)
 
 
 def test_the_kl_is_of_the_policy_itself_whatever_the_temperature_of_the_samples(policies, tmp_path):
@@ -167,10 +167,10 @@ def test_prompts_of_samples_are_those_of_their_rows_also_where_rows_share_an_id(
         Item("b", texts[2], ()),
     ]
     trees = speaker.prompt_trees(items)
-    given = as_given([trees[2], trees[1], trees[0]], items, speaker, {}, Path())
+    given = prompt_columns([trees[2], trees[1], trees[0]], items, speaker, {}, Path())
     assert given == [{"prompt": texts[2]}, {"prompt": texts[1]}, {"prompt": texts[0], "tools": [{"name": "f"}]}]
     cut = replace(trees[2], prompt=trees[2].prompt[1:])
-    assert as_given([cut], items, speaker, {}, Path()) == [{}]
+    assert prompt_columns([cut], items, speaker, {}, Path()) == [{}]
 
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -210,7 +210,7 @@ def kl_again(run: runs.Run, policy: Any, start: Any, n: int, given: dict[str, An
     watch = Watch.make(made, policy, prepared, Frozen(start), layout, run.path / "again")
     (run.path / "again").mkdir()
     assert len(watch.prompts) == n
-    return watch.look(1)["kl"]
+    return watch.measure(1)["kl"]
 
 
 def test_a_moving_reference_is_judged_by_where_the_run_started(folder: Path, tmp_path: Path):

@@ -79,7 +79,7 @@ def test_every_line_arrives_once_in_order_and_under_its_kind(scripted: Any, tmp_
     said: list[str] = []
     with relay_of(tmp_path, say=said.append) as it:
         for line in RECORDS:
-            it.hear(line)
+            it.receive(line)
         it.complete = True
     (kept,) = Scripted.kept
     assert [(line.kind, line.step) for line in kept.lines] == [("eval", 0), ("train", 1), ("train", 2), ("eval", 2)]
@@ -100,7 +100,7 @@ def test_a_tracker_that_fails_warns_once_and_the_others_hear_everything(scripted
     said: list[str] = []
     with relay_of(tmp_path, "mlflow", "wandb", say=said.append) as it:
         for step in range(1, 20):
-            it.hear(record(step))
+            it.receive(record(step))
     warnings = [line for line in said if line.startswith("warning: ")]
     assert len(warnings) == 1
     assert "mlflow" in warnings[0]
@@ -116,7 +116,7 @@ def test_a_tracker_that_hangs_is_left_behind(scripted: Any, tmp_path: Path, monk
     said: list[str] = []
     with relay_of(tmp_path, "trackio", say=said.append) as it:
         for step in range(1, 1000):
-            it.hear(record(step))
+            it.receive(record(step))
     assert [line for line in said if "trackio did not answer" in line]
     assert not Scripted.kept  # it hung while opening
     free.set()
@@ -127,22 +127,22 @@ def test_only_the_thread_of_the_run_speaks(scripted: Any, tmp_path: Path):
     speakers = set()
     with relay_of(tmp_path, *TRACKERS, say=lambda line: speakers.add(threading.current_thread())) as it:
         for line in RECORDS:
-            it.hear(line)
+            it.receive(line)
     assert speakers == {threading.main_thread()}
 
 
 def test_a_run_that_is_continued_sends_nothing_twice_and_a_new_tracker_gets_all(scripted: Any, tmp_path: Path):
     with relay_of(tmp_path) as it:
         for step in range(1, 7):
-            it.hear(record(step))
-        it.hear(record(4, "eval"))
+            it.receive(record(step))
+        it.receive(record(4, "eval"))
     # the checkpoint was at step 4, and the evaluation after it is repeated
     before = [record(step) for step in range(1, 5)]
     with relay_of(tmp_path, "wandb", "mlflow", before=before) as it:
-        it.hear(record(4, "eval"))
+        it.receive(record(4, "eval"))
         for step in range(5, 9):
-            it.hear(record(step))
-        it.hear(record(8, "eval"))
+            it.receive(record(step))
+        it.receive(record(8, "eval"))
     by_id = {(kept.about.id, len(kept.lines)): kept for kept in Scripted.kept[1:]}
     continued, fresh = by_id["r1", 3], by_id[None, 10]
     assert [(line.kind, line.step) for line in continued.lines] == [("train", 7), ("train", 8), ("eval", 8)]

@@ -171,7 +171,7 @@ def _sharded_keeps_buffers(folder: str, environment: dict[str, str]) -> None:
         assert gap < 2**-4, gap
         assert_same(buffers(sharded.model), before)
         dist.barrier()
-        whole = sharded.whole(Path(folder))
+        whole = sharded.unsharded_model(Path(folder))
         if ranks.leads():
             assert_same(buffers(whole), before)
 

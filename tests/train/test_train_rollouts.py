@@ -123,7 +123,7 @@ def test_a_value_model_in_bf16_moves_float32_weights_and_follows_them():
     assert {p.dtype for p in critic.trunk.parameters()} == {torch.bfloat16}
     assert {p.dtype for p in critic.parameters.values()} == {torch.float32}
     assert list(critic.parameters) == list(exact.parameters)
-    assert {id(p) for p in critic.whole} < {id(p) for p in critic.parameters.values()}
+    assert {id(p) for p in critic.unsharded} < {id(p) for p in critic.parameters.values()}
     values, expected = critic.values(batch), exact.values(batch)
     assert values.dtype == torch.float32
     assert 0 < float((values - expected).norm() / expected.norm()) < 0.02

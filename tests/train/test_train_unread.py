@@ -69,7 +69,7 @@ def _compare(argument: tuple[str, Dtype, Kind]) -> None:
     valued = own_critic(adapted(load_model(folder), adapter)).trunk
     assert valued.get_output_embeddings().weight.requires_grad == ("gpt2" in folder)  # with a tied head
     same(made.trainable_copy(freeze_unused_head).model, Sharded(valued, dtype, CPU).model)
-    one, other = made.whole(Path(folder)), whole.whole(Path(folder))
+    one, other = made.unsharded_model(Path(folder)), whole.unsharded_model(Path(folder))
     if ranks.leads():
         for name, p in one.named_parameters():
             trains = p.requires_grad or "embed" in name or "lm_head" in name
@@ -84,7 +84,7 @@ def _compare_scorers(argument: tuple[str, Dtype, Kind]) -> None:
     made = Sharded(adapted(blank, adapter), dtype, CPU, unread)
     start_adapter_in_pieces(made.model)
     same(made.model, Sharded(adapted(whole, adapter), dtype, CPU).model)
-    saved = made.whole(Path(folder))  # whose adapter is merged into the base before it is written
+    saved = made.unsharded_model(Path(folder))  # whose adapter is merged into the base before it is written
     assert not ranks.leads() or not any(p.is_meta for p in saved.parameters())
 
 

@@ -103,9 +103,9 @@ def _scored(settings: config.AskConfig, items: Sequence[Item]) -> ScoredItems:
     from afzal.quality import ask
 
     if settings.scorers or settings.features not in (None, "words", "rows"):
-        from afzal.recipes.pool_scores import scored
+        from afzal.recipes.pool_scores import score_pool
 
-        return scored(settings, items)
+        return score_pool(settings, items)
     return ask.with_row_features(items) if settings.features == "rows" else ask.ScoredItems(items)
 
 

@@ -248,7 +248,7 @@ def _open_reward(spec: str | None, config: IterateConfig) -> Rewarder | None:
         replies=Path(config.out) / REPLIES,
         loaders=scorers.loaders,
     )
-    scorers.let_go()
+    scorers.release()
     return scorers.together(rewarder)
 
 

@@ -39,7 +39,7 @@ from afzal.iterate.round_figures import Round
 from afzal.judging.rewards import by_model
 from afzal.prepare import Recipe, recipe_of
 from afzal.recipes.train import train
-from afzal.recipes.training_stage import once
+from afzal.recipes.training_stage import train_unless_finished
 from afzal.records import Item, Turns, preferences
 from afzal.rewards.source import Rewarder
 from afzal.runs.stage import Row, read_rows, run_stage, write_rows
@@ -302,7 +302,7 @@ def _train(job: Job, number: int, start: str) -> None:
         run_stage(data, lambda: _pairs_so_far(job, number))
     several = len({json.dumps(row["prompt"]) for row in read_rows(data)}) > 1
     about: dict[str, Any] = {"number": number, "start": start, "data": str(data), "out": str(out)}
-    once(
+    train_unless_finished(
         str(out),
         lambda resume: job.coordinator.run_collective("training", job, **about, held_out=several, resume=resume),
     )

@@ -61,7 +61,7 @@ class Critic:
             return F.linear(hidden.float(), self.head.weight, self.head.bias)[:, 0]
 
     @property
-    def whole(self) -> tuple[nn.Parameter, ...]:
+    def unsharded(self) -> tuple[nn.Parameter, ...]:
         """Parameters that are not sharded with the trunk: the head."""
         return tuple(self.head.parameters())
 

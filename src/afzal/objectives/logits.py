@@ -90,7 +90,9 @@ def _directions(policy: Scored, w: Tensor, v: Tensor) -> Tensor:
     logps_away, logps_towards = (policy.total(policy.extras[name]) for name in ("logp_away", "logp_towards"))
     logps = policy.logps.detach()
     gap_towards, gap, gap_away = logps_towards[w] - logps_towards[v], logps[w] - logps[v], logps_away[w] - logps_away[v]
-    return ((gap_away > gap) & (gap > gap_towards)).to(gap.dtype) - ((gap_away < gap) & (gap < gap_towards)).to(gap.dtype)
+    return ((gap_away > gap) & (gap > gap_towards)).to(gap.dtype) - ((gap_away < gap) & (gap < gap_towards)).to(
+        gap.dtype
+    )
 
 
 def _epsilon_start(parameters: Mapping[str, Any]) -> dict[str, float]:

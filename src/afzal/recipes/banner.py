@@ -28,8 +28,10 @@ def plan(config: TrainConfig) -> list[str]:
     return [*_data_lines(config, prepared, steps_of(config, feed)), *notes]
 
 
-def banner(config: TrainConfig, run: runs.Run, setup: Setup, prepared: Prepared, begun: Sequence[str]) -> list[str]:
-    """Lines printed before the first update; ``begun`` is last."""
+def banner(
+    config: TrainConfig, run: runs.Run, setup: Setup, prepared: Prepared, start_lines: Sequence[str]
+) -> list[str]:
+    """Lines printed before the first update; ``start_lines`` is last."""
     model, reference = run.facts()["model"], setup.reference
     several = f", sharded over {ranks.world()} ranks" if ranks.world() > 1 else ""
     several += f", of which {ranks.tensor()} share every matrix" if ranks.tensor() > 1 else ""
@@ -42,16 +44,16 @@ def banner(config: TrainConfig, run: runs.Run, setup: Setup, prepared: Prepared,
         f"prompts {setup.feed.layout.sharing}" + (f"; reference: {reference.name}" if reference else ""),
     ]
     lines += setup.notes
-    return [*lines, *begun]
+    return [*lines, *start_lines]
 
 
-def begun(run: runs.Run, state: State) -> str:
+def resume_line(run: runs.Run, state: State) -> str:
     """A line that says where a resumed run starts."""
     if state.step:
         return f"resuming after step {state.step}"
     before = run.facts().get("step", 0)
-    lost = f", although run.json is at step {before}" if before else ""
-    return f"no sound checkpoint in {run.checkpoints}{lost}: starting again at step 0"
+    discrepancy = f", although run.json is at step {before}" if before else ""
+    return f"no sound checkpoint in {run.checkpoints}{discrepancy}: starting again at step 0"
 
 
 def _pace(setup: Setup, weights: int) -> str:
@@ -60,7 +62,7 @@ def _pace(setup: Setup, weights: int) -> str:
 
 def _data_lines(config: TrainConfig, prepared: Prepared, steps: int) -> list[str]:
     facts = prepared.facts
-    lost = ", ".join(f"{n} {reason}" for part in ("dropped", "parts", "cut") for reason, n in facts[part].items())
+    dropped = ", ".join(f"{n} {reason}" for part in ("dropped", "parts", "cut") for reason, n in facts[part].items())
     tokens = sum(t.n_tokens for t in prepared.train)
     work = f"{plural(steps, 'update')} of {plural(config.batch_size, 'item')}, {tokens:,} tokens per epoch"
     if config.rollouts is not None:
@@ -69,7 +71,7 @@ def _data_lines(config: TrainConfig, prepared: Prepared, steps: int) -> list[str
         work = meta_learning.plan_line(config, config.adaptation, prepared, steps)
     return [
         f"data: {plural(facts['rows'], 'row')} as {facts['format']}, {plural(facts['train'], 'item')} to train on, "
-        f"{facts['eval']:,} held out" + (f" ({lost}; see {drops.FILE})" if lost else ""),
+        f"{facts['eval']:,} held out" + (f" ({dropped}; see {drops.FILE})" if dropped else ""),
         work,
         *(f"note: {note}" for note in prepared.notes),
     ]
@@ -89,11 +91,11 @@ def max_steps_note(config: TrainConfig, steps: int, updates_per_epoch: float) ->
         return ""
     online_settings = config.rollouts
     if online_settings is not None and online_settings.iterations is not None:
-        passes, each = (
+        passes, updates = (
             f"iterations={online_settings.iterations}",
             online_settings.ppo_epochs * online_settings.minibatches,
         )
-        remedy = f"iterations={math.ceil(config.max_steps / each)}"
+        remedy = f"iterations={math.ceil(config.max_steps / updates)}"
     else:
         passes = f"epochs={config.epochs:g}"
         remedy = f"epochs={math.ceil(config.max_steps / updates_per_epoch)}"

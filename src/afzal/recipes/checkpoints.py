@@ -37,8 +37,8 @@ def save(run: runs.Run, setup: Setup, state: State, folder: Path, keep: int) -> 
     if isinstance(setup.feed, Rollouts) and (rollout := setup.feed.tensors()):
         tensors["rollout"] = rollout
     checkpoint.save(folder, state.step, tensors, {**asdict(state), "metrics_bytes": run.metrics_bytes()})
-    every, last = setup.settings.save_every_steps, setup.settings.steps
-    checkpoint.prune(folder, keep, lambda step: not every or step % every == 0 or step == last)
+    save_every, last = setup.settings.save_every_steps, setup.settings.steps
+    checkpoint.prune(folder, keep, lambda step: not save_every or step % save_every == 0 or step == last)
     run.update(step=state.step)
 
 
@@ -92,32 +92,34 @@ def bytes_to_write(config: TrainConfig, setup: Setup) -> dict[str, int]:
     """
     parameters = parameters_by_name(setup.weights.masters, setup.method)
     numbers = sum(p.numel() for p in parameters.values())
-    one = sum(p.numel() * p.element_size() for p in parameters.values()) + STATE_BYTES[config.optimizer] * numbers
-    one += sum(p.numel() * p.element_size() for p in reference_weights(setup).values())
+    checkpoint_bytes = (
+        sum(p.numel() * p.element_size() for p in parameters.values()) + STATE_BYTES[config.optimizer] * numbers
+    )
+    checkpoint_bytes += sum(p.numel() * p.element_size() for p in reference_weights(setup).values())
     several = config.save_every_minutes > 0 or setup.settings.save_every_steps > 0
     model = setup.model
     merged = config.scorer is not None or not is_adapted(model)
     saved = [p for p in model.parameters() if p.requires_grad or merged]
     copies = 2 if ranks.world() > 1 else 1  # it is gathered on disk before it is written
     return {
-        "checkpoints": one * (kept_checkpoints(config) + 1 if several else 1),
-        "best checkpoint": 2 * one if setup.settings.patience else 0,
+        "checkpoints": checkpoint_bytes * (kept_checkpoints(config) + 1 if several else 1),
+        "best checkpoint": 2 * checkpoint_bytes if setup.settings.patience else 0,
         "model": copies * setup.save_dtype.itemsize * sum(p.numel() for p in saved),
     }
 
 
 def _require_room(config: TrainConfig, run: runs.Run, needed: Mapping[str, int]) -> None:
-    held = sum(
+    reusable = sum(
         f.stat().st_size for part in ("checkpoints", "best") for f in (run.path / part).rglob("*") if f.is_file()
     )
     free = shutil.disk_usage(run.path).free
-    if sum(needed.values()) <= free + held:
+    if sum(needed.values()) <= free + reusable:
         return
     terms = ", ".join(f"{name} {size / 1e9:.3g}" for name, size in needed.items() if size)
     fewer = ["keep_checkpoints=1"] if kept_checkpoints(config) > 1 else []
     fewer += ["save_every_minutes=0"] if config.save_every_minutes and config.save_every_steps is None else []
     raise AfzalError(
-        f"the run will need {sum(needed.values()) / 1e9:.3g} GB of disk, and {(free + held) / 1e9:.3g} GB are free",
+        f"the run will need {sum(needed.values()) / 1e9:.3g} GB of disk, and {(free + reusable) / 1e9:.3g} GB are free",
         where=str(run.path),
         why=f"in GB: {terms}",
         remedy=", or ".join(["free some space", "use --out on another disk", *fewer]),

@@ -49,8 +49,8 @@ def constraint_of(config: ConstrainedConfig, prepared: Prepared, layout: Layout)
     """
     cost = _cost(config, prepared, layout)
     name = (config.constraint or "").rpartition(":")[2]
-    held = (config.constraint_bound, config.constraint_weight, config.constraint_dual_lr)
-    return (Constraint(name, cost, *held, getattr(cost, "counts", responses)),)
+    enforcement = (config.constraint_bound, config.constraint_weight, config.constraint_dual_lr)
+    return (Constraint(name, cost, *enforcement, getattr(cost, "counts", responses)),)
 
 
 def _counted_by(counts: Callable[[Batch], float]) -> Callable[[Cost], Cost]:
@@ -77,13 +77,13 @@ def _cost(config: ConstrainedConfig, prepared: Prepared, layout: Layout) -> Cost
 
 def _given_columns(cost: Callable[..., Any]) -> Cost:
     """A user-defined cost, called with the columns it asks for as lists with one value per response."""
-    wanted = data.column_request(cost, _ARGUMENTS)
-    if not wanted.any:
+    request = data.column_request(cost, _ARGUMENTS)
+    if not request.any:
         return cost
 
     @wraps(cost)
     def with_columns(model: Any, pi: Tensor, ref: Tensor | None, yw: Tensor, yl: Tensor, batch: Batch) -> Tensor:
-        rows = [wanted.select(t.columns) for t, _ in batch.sources]
+        rows = [request.select(t.columns) for t, _ in batch.sources]
         lists = {key: [row.get(key) for row in rows] for key in (rows[0] if rows else {})}
         return cost(model, pi, ref, yw, yl, batch, **lists)
 
@@ -92,12 +92,12 @@ def _given_columns(cost: Callable[..., Any]) -> Cost:
 
 def unsafe_mass(ids: Sequence[int]) -> Cost:
     """Probability of a set of tokens under the policy, in [0, 1]: the mean over the update's scored positions."""
-    wanted = torch.tensor(sorted(set(ids)))
+    token_ids = torch.tensor(sorted(set(ids)))
 
     @_counted_by(lambda batch: float(batch.scored.sum()))
     def cost(model: Any, pi: Tensor, ref: Tensor | None, yw: Tensor, yl: Tensor, batch: Batch) -> Tensor:
         log_p = logits_of(model, predicting(model, batch)).log_softmax(-1)
-        return log_p[:, wanted.to(log_p.device)].exp().sum(-1).mean()
+        return log_p[:, token_ids.to(log_p.device)].exp().sum(-1).mean()
 
     return cost
 
@@ -110,8 +110,8 @@ def unsafe_likelihood(trees: Sequence[Tree], layout: Layout) -> Cost:
     n = min(_COMPLETIONS, len(trees))
 
     def cost(model: Any, pi: Tensor, ref: Tensor | None, yw: Tensor, yl: Tensor, batch: Batch) -> Tensor:
-        taken = [trees[(batch.update * n + k) % len(trees)] for k in range(n)]
-        parts = [score(model, b).mean_logps.exp().sum() for b in layout.batches(taken)]
+        selected = [trees[(batch.update * n + k) % len(trees)] for k in range(n)]
+        parts = [score(model, b).mean_logps.exp().sum() for b in layout.batches(selected)]
         return torch.stack(parts).sum() / n
 
     return cost
@@ -124,17 +124,17 @@ def score_function(scorer: Scorer, speaker: Speaker, eos: Sequence[int], samplin
     (Williams 1992), mean (s - b) grad log pi(y|x), with the mean of the prompt's other answers as
     baseline b, so it is unbiased. Draws depend on the update number and the item, so a resumed run repeats them.
     """
-    judged = partial(call_about, scorer, data.column_request(scorer))
+    score_text = partial(call_about, scorer, data.column_request(scorer))
 
-    @_counted_by(lambda batch: float(len(_asked(batch))))
+    @_counted_by(lambda batch: float(len(_sampled_items(batch))))
     def cost(model: Any, pi: Tensor, ref: Tensor | None, yw: Tensor, yl: Tensor, batch: Batch) -> Tensor:
-        trees = _asked(batch)
+        trees = _sampled_items(batch)
         numbers = [_number(t.item_id) for t in trees]
         seed = _number(f"update {batch.update}")
         with gathered(model):  # answers differ in length, so ranks run unequal numbers of passes
-            drawn = sample(model, trees, eos=eos, n=_ANSWERS, sampling=sampling, seed=seed, numbers=numbers)
-        costs = torch.tensor([_scored(judged, speaker, trees, s) for s in drawn], device=pi.device)
-        logps = score(model, collate(as_trees(drawn, trees), sharing, pi.device)).logps
+            samples = sample(model, trees, eos=eos, n=_ANSWERS, sampling=sampling, seed=seed, numbers=numbers)
+        costs = torch.tensor([_score_sample(score_text, speaker, trees, s) for s in samples], device=pi.device)
+        logps = score(model, collate(as_trees(samples, trees), sharing, pi.device)).logps
         better_than_others = advantages.rloo(costs.view(-1, _ANSWERS)).flatten()
         surrogate = (better_than_others * logps).mean()
         return costs.mean() + surrogate - surrogate.detach()
@@ -142,23 +142,23 @@ def score_function(scorer: Scorer, speaker: Speaker, eos: Sequence[int], samplin
     return cost
 
 
-def _asked(batch: Batch) -> list[Tree]:
+def _sampled_items(batch: Batch) -> list[Tree]:
     """The items of a batch, whose prompts are sampled from."""
     return [t for t, k in batch.sources if k == 0]
 
 
-def _scored(
-    judged: Callable[[str, str, Mapping[str, Any]], float],
+def _score_sample(
+    score_text: Callable[[str, str, Mapping[str, Any]], float],
     speaker: Speaker,
     trees: Sequence[Tree],
-    drawn: Sample,
+    sample: Sample,
 ) -> float:
     """The cost of a sampled answer, without its end marker."""
-    item = trees[drawn.prompt_index]
+    item = trees[sample.prompt_index]
     prompt = item.prompt.tolist()
-    text = speaker.continuation(prompt, drawn.answer.tolist())
+    text = speaker.continuation(prompt, sample.answer.tolist())
     prompt_text = speaker.tokenizer.decode(prompt, skip_special_tokens=True)
-    return judged(prompt_text, text, item.columns)
+    return score_text(prompt_text, text, item.columns)
 
 
 def _number(words: str) -> int:

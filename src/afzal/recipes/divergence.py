@@ -18,7 +18,7 @@ from afzal.train.feed import Layout
 def kl_along(
     policy: Any,
     other: LiveReference,
-    drawn: Sequence[Sample],
+    samples: Sequence[Sample],
     prompts: Sequence[Prompt],
     layout: Layout,
     temperature: float = 1.0,
@@ -32,11 +32,11 @@ def kl_along(
 
     Args:
         other: a reference with logits, not only log-probs of the given tokens.
-        drawn: the policy's answers, in the order of their prompts; every token counts, including the end marker.
+        samples: the policy's answers, in the order of their prompts; every token counts, including the end marker.
         prompts: the prompts that the samples index.
         temperature: of both policies.
     """
-    trees = as_trees(drawn, prompts)
+    trees = as_trees(samples, prompts)
     values: dict[tuple[int, int], float] = {}
     # offloaded weights are copied once, not once per pass
     visit = other.acting() if isinstance(other, Offloaded) else nullcontext()

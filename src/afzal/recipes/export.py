@@ -77,23 +77,23 @@ def _export(config: ExportConfig) -> list[str]:
     text = modelfile(open_speaker(config.model), _GGUF) if config.ollama else ""
     model = load_model(config.model, device=pick_device(config.device))
     batches = Layout("unshared", _TOKENS_PER_FORWARD, pick_device(config.device)).batches(_rows(config, files, model))
-    wanted = _logps(model, batches)
+    expected = _logps(model, batches)
     with model.disable_adapter():
-        before = largest_gap(_logps(model, batches), wanted)
+        before = largest_gap(_logps(model, batches), expected)
     merged = model.merge_and_unload()
     dtype = _format(config)
     if dtype == "bf16":
         cast_parameters(merged, torch.bfloat16)
-    gap = largest_gap(_logps(merged, batches), wanted)
+    gap = largest_gap(_logps(merged, batches), expected)
     _refuse_difference(config, gap, config.tolerance or _TOLERANCE[dtype])
-    facts = {"adapter": config.model, "base": base, "dtype": dtype, "tokens": len(wanted)}
+    facts = {"adapter": config.model, "base": base, "dtype": dtype, "tokens": len(expected)}
     facts |= {"largest_difference_nats": gap, "adapter_to_base_nats": before}
     save_model(merged, files, Path(config.out))
     runs.force_to_disk(Path(config.out))
     runs.atomic_write(Path(config.out) / "export.json", json.dumps(facts, indent=2) + "\n")
     return [
         f"{config.out}: the adapter merged into {base}, as {dtype}",
-        f"largest difference of a log-prob on {len(wanted)} tokens: {gap:.2g} nats between the merged model and the "
+        f"largest difference of a log-prob on {len(expected)} tokens: {gap:.2g} nats between the merged model and the "
         f"adapter, {before:.2g} between the adapter and its base model",
         *(_modelfile(config, config.out, text) if config.ollama else []),
         *_uploaded(config),

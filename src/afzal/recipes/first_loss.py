@@ -59,15 +59,15 @@ def _check_with_adapter_off(setup: Setup, feed: Feed | Episodes, measure: _Measu
             remedy="report the model type and the adapter, or use adapter=lora",
         )
     with model.disable_adapter():
-        off = measure(model, method).get("loss")
+        loss_without_adapter = measure(model, method).get("loss")
     expected = method.at_reference()
-    if off is not None and expected is not None:
-        _compare(setup, off, expected)
+    if loss_without_adapter is not None and expected is not None:
+        _compare(setup, loss_without_adapter, expected)
     loss = measure(model, method).get("loss")
-    if loss is not None and off is not None:
+    if loss is not None and loss_without_adapter is not None:
         say(
-            f"first loss {loss:.4f}, and {off:.4f} with the adapter off: the reference is the model without it, and "
-            f"{setup.starts_elsewhere} is not the identity"
+            f"first loss {loss:.4f}, and {loss_without_adapter:.4f} with the adapter off: the reference is the model "
+            f"without it, and {setup.starts_elsewhere} is not the identity"
         )
 
 
@@ -78,9 +78,9 @@ def _compare(setup: Setup, loss: float, expected: float) -> None:
         return
     why = f"policy and reference ({method.reference.name}) do not agree before any training"
     remedy = "delete a stale reference cache, or report this as a bug with --debug output"
-    if own := [term.name for term in method.terms if is_user_defined(term.objective.fn)]:
-        why = f"the at_reference of {own[0]} is not its loss where policy equals reference, or {why}"
-        remedy = f"correct at_reference where {own[0]} is defined; None where it depends on the data"
+    if user_defined := [term.name for term in method.terms if is_user_defined(term.objective.fn)]:
+        why = f"the at_reference of {user_defined[0]} is not its loss where policy equals reference, or {why}"
+        remedy = f"correct at_reference where {user_defined[0]} is defined; None where it depends on the data"
     raise AfzalError(
         f"the first loss is {loss:.4f}, but {method.name} starts at {expected:.4f}", why=why, remedy=remedy
     )

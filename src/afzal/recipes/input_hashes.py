@@ -44,7 +44,7 @@ def input_hashes(config: Settings) -> dict[str, str | dict[str, str]]:
         parts = {name: part for term in several for name, part in term.items()}
         if len(parts) < sum(map(len, several)):  # several terms have parts with the same name
             pairs = zip(terms, several, strict=True)
-            parts = {f"{term} {name}".strip(): part for term, own in pairs for name, part in own.items()}
+            parts = {f"{term} {name}".strip(): part for term, term_parts in pairs for name, part in term_parts.items()}
         if parts:
             hashes[key] = parts[""] if parts.keys() == {""} else parts
     return hashes
@@ -55,7 +55,7 @@ def refuse_changes(
     config: Mapping[str, Any],
     files: Inputs,
     data: Mapping[str, tuple[str, str]],
-    also: Iterable[str] = (),
+    other_changes: Iterable[str] = (),
 ) -> None:
     """Refuse to resume a run if settings, data, or the content that settings name have changed.
 
@@ -64,22 +64,24 @@ def refuse_changes(
     Args:
         files: from :func:`input_hashes`.
         data: by key in the data part of ``run.json``: its name for messages, and its current hash.
-        also: descriptions of other changes.
+        other_changes: descriptions of other changes.
 
     Raises:
         AfzalError: something differs from the start of the run in ``run.json``; lists the changes.
     """
     facts = run.facts()
-    before, hashes, seen = facts.get("config", {}), facts.get("files", {}), facts.get("data", {})
-    unchanged = {key for key, now in files.items() if hashes.get(key) == now}
-    if seen.get("fingerprint") == data["fingerprint"][1]:
+    before, hashes, data_before = facts.get("config", {}), facts.get("files", {}), facts.get("data", {})
+    unchanged = {key for key, current in files.items() if hashes.get(key) == current}
+    if data_before.get("fingerprint") == data["fingerprint"][1]:
         unchanged |= {"data", "prompts"}
     free = {*_FREE, *unchanged}
     changed = [f"{k}: {before[k]!r} -> {v!r}" for k, v in config.items() if k not in free and before.get(k, v) != v]
-    changed += [f"{what} has changed" for key, (what, now) in data.items() if seen.get(key) not in (None, now)]
-    for key, now in files.items():
-        changed += _differences(key, hashes.get(key), now)
-    changed += also
+    changed += [
+        f"{what} has changed" for key, (what, current) in data.items() if data_before.get(key) not in (None, current)
+    ]
+    for key, current in files.items():
+        changed += _differences(key, hashes.get(key), current)
+    changed += other_changes
     if changed:
         raise AfzalError(
             f"{run.path} cannot be resumed with other settings",
@@ -88,14 +90,14 @@ def refuse_changes(
         )
 
 
-def _differences(key: str, before: str | Mapping[str, str] | None, now: str | Mapping[str, str]) -> list[str]:
+def _differences(key: str, before: str | Mapping[str, str] | None, after: str | Mapping[str, str]) -> list[str]:
     """The changes in what a setting names; empty if its content was never recorded."""
-    if before is None or before == now:
+    if before is None or before == after:
         return []
-    if isinstance(before, str) and isinstance(now, Mapping):
-        before = {**now, "": before}  # versions that did not follow imports wrote it like this
-    if isinstance(before, str) or isinstance(now, str):
+    if isinstance(before, str) and isinstance(after, Mapping):
+        before = {**after, "": before}  # versions that did not follow imports wrote it like this
+    if isinstance(before, str) or isinstance(after, str):
         return [f"{key}: the content of its file has changed"]
-    changed = (name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name))
-    fate = lambda name: "is new" if name not in before else "is gone" if name not in now else "has changed"  # noqa: E731
-    return [f"{key}: {name or 'its file'} {fate(name)}" for name in changed]
+    changed = (name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name))
+    describe = lambda name: "is new" if name not in before else "is gone" if name not in after else "has changed"  # noqa: E731
+    return [f"{key}: {name or 'its file'} {describe(name)}" for name in changed]

@@ -21,8 +21,8 @@ def ablation_note(model: Any, trees: Sequence[Tree], layout: Layout) -> str:
     """
     blank = [replace(t, media=tuple(m.without_content() for m in t.media)) for t in trees]
     with torch.no_grad():
-        seen, unseen = (_per_response(model, shown, layout) for shown in (trees, blank))
-    change = float((seen - unseen).abs().mean())
+        logps, blank_logps = (_per_response(model, given, layout) for given in (trees, blank))
+    change = float((logps - blank_logps).abs().mean())
     note = f"media: with blank images and sounds, the log-prob of a response changes by {change:.3g} nats on average"
     return note if change > 0 else f"{note}: this model does not use them"
 

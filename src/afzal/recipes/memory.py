@@ -33,7 +33,7 @@ _MOST_TOKENS = 2**17  # larger forward passes gain nothing
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class LoadedModels:
     """The models of a run; ``start`` is the policy before training, if something is measured against it."""
 
     weights: Weights | Sharded
@@ -59,12 +59,12 @@ class Held:
     @property
     def trained(self) -> dict[str, float]:
         """Number of trainable weights per rank, of the policy and the value model."""
-        own = sum(_share(p) for p in self.weights.masters.values())
+        policy = sum(_share(p) for p in self.weights.masters.values())
         critic_parameters, unsharded = (), set[int]()
         if self.critic is not None:
-            critic_parameters, unsharded = self.critic.parameters.values(), {id(p) for p in self.critic.whole}
+            critic_parameters, unsharded = self.critic.parameters.values(), {id(p) for p in self.critic.unsharded}
         return {
-            "policy": own,
+            "policy": policy,
             "value model": sum(p.numel() if id(p) in unsharded else _share(p) for p in critic_parameters),
         }
 
@@ -89,31 +89,31 @@ def shares_memory(device: torch.device) -> bool:
     return device.type in ("cpu", "mps")
 
 
-def terms(config: TrainConfig, held: Held) -> tuple[dict[str, float], dict[str, float]]:
+def terms(config: TrainConfig, models: LoadedModels) -> tuple[dict[str, float], dict[str, float]]:
     """Bytes on the device, by term: those present before the first update, and those that the first update adds.
 
     Activations and logits are not included. With several ranks they are the bytes of this rank once all models are
     sharded, as everything is except the head of a value model.
     """
-    weights, trained = held.weights, held.trained
+    weights, trained = models.weights, models.trained
     current = {"weights": _bytes(weights.model.parameters())}
     policy_ids = {id(p) for p in weights.model.parameters()}
     current["float32 weights"] = _bytes(
         p for p in weights.masters.values() if id(p) not in policy_ids and not weights.offload
     )
-    for name, other in (("reference", held.reference), ("start", held.start)):
-        counted = current.get("reference") and other is held.reference
-        if isinstance(other, Frozen) and not isinstance(other, Offloaded) and not counted:
-            current[name] = _bytes(other.model.parameters())
-    if held.critic is not None:
-        current["value model"] = float(sum(p.numel() * p.element_size() for p in held.critic.whole))
-        if held.critic.trunk is not None:
-            current["value model"] += _bytes(held.critic.trunk.parameters())
-            policy_ids = {id(p) for p in (*held.critic.trunk.parameters(), *held.critic.whole)}
-            current["value model"] += _bytes(p for p in held.critic.parameters.values() if id(p) not in policy_ids)
+    for name, reference in (("reference", models.reference), ("start", models.start)):
+        counted = current.get("reference") and reference is models.reference
+        if isinstance(reference, Frozen) and not isinstance(reference, Offloaded) and not counted:
+            current[name] = _bytes(reference.model.parameters())
+    if models.critic is not None:
+        current["value model"] = float(sum(p.numel() * p.element_size() for p in models.critic.unsharded))
+        if models.critic.trunk is not None:
+            current["value model"] += _bytes(models.critic.trunk.parameters())
+            policy_ids = {id(p) for p in (*models.critic.trunk.parameters(), *models.critic.unsharded)}
+            current["value model"] += _bytes(p for p in models.critic.parameters.values() if id(p) not in policy_ids)
     updated = trained["value model"] + (0 if weights.offload else trained["policy"])
-    coming = {"gradients": 4.0 * sum(trained.values()), "optimizer": float(STATE_BYTES[config.optimizer] * updated)}
-    return current, coming
+    added = {"gradients": 4.0 * sum(trained.values()), "optimizer": float(STATE_BYTES[config.optimizer] * updated)}
+    return current, added
 
 
 def _bytes(tensors: Any) -> float:
@@ -122,17 +122,17 @@ def _bytes(tensors: Any) -> float:
 
 def _share(t: Tensor) -> float:
     """Numbers of a tensor that this rank holds: the size of its shard, or the average size that it will have."""
-    own = local(t)
-    return own.numel() if own is not t else t.numel() / ranks.world()
+    shard = local(t)
+    return shard.numel() if shard is not t else t.numel() / ranks.world()
 
 
-def room(config: TrainConfig, held: Held, device: torch.device) -> float | None:
+def free_for_activations(config: TrainConfig, models: LoadedModels, device: torch.device) -> float | None:
     """Bytes that activations and logits may take; None if the system does not say what is free."""
-    current, coming = (sum(part.values()) for part in terms(config, held))
+    current, added = (sum(part.values()) for part in terms(config, models))
     if config.memory_gb is not None:
-        return config.memory_gb * 1e9 - current - coming
+        return config.memory_gb * 1e9 - current - added
     free = free_bytes(device)
-    return None if free is None else _SPARE * free - coming
+    return None if free is None else _SPARE * free - added
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,28 +157,28 @@ def sizes_of(config: TrainConfig, trees: Sequence[Tree]) -> Sizes:
     return Sizes(int(tokens), int(counts[:, 0].max()), float(scored / tokens))
 
 
-def fit(config: TrainConfig, prepared: Prepared, held: Held, layout: Layout) -> list[str]:
+def fit(config: TrainConfig, prepared: Prepared, models: LoadedModels, layout: Layout) -> list[str]:
     """Set what the models recompute and the tokens per forward pass; returns notes for the user.
 
     Raises:
         AfzalError: nothing fits into ``memory_gb``, or recomputed layers would not see the model's prefix.
     """
     requested: Recompute | None = None if config.activation_checkpointing == "auto" else config.activation_checkpointing
-    obstacle = _obstacle(held, layout)
+    obstacle = _obstacle(models, layout)
     if obstacle and requested not in (None, "none"):
         raise AfzalError(f"activation_checkpointing={requested} is not possible", why=obstacle, remedy="leave it out")
     allowed = (requested,) if requested is not None else ("none",) if obstacle else MODES
-    space = _agreed(room(config, held, layout.device))
+    space = _agreed(free_for_activations(config, models, layout.device))
     if requested is not None and config.tokens_per_forward is not None:
         mode, notes = requested, []
     elif space is None:
         unknown = f"{layout.tokens_per_forward} tokens per forward pass, since it is not known what memory is free"
         mode, notes = requested or "none", [unknown] if config.tokens_per_forward is None else []
     else:
-        mode, notes = _choose(config, sizes_of(config, prepared.train), allowed, held, layout, space)
+        mode, notes = _choose(config, sizes_of(config, prepared.train), allowed, models, layout, space)
     mode = MODES[max(ranks.gather(MODES.index(mode)))]
     layout.tokens_per_forward = min(ranks.gather(layout.tokens_per_forward))
-    for trunk in held.trunks:
+    for trunk in models.trunks:
         set_recompute(trunk, mode)
     return notes
 
@@ -190,46 +190,46 @@ def _agreed(space: float | None) -> float | None:
     return min(spaces) if len(spaces) == ranks.world() else None
 
 
-def _obstacle(held: Held, layout: Layout) -> str:
+def _obstacle(models: LoadedModels, layout: Layout) -> str:
     """Why activations cannot be recomputed; empty if they can."""
-    model = held.weights.model
+    model = models.weights.model
     if virtual_kind(model) == "prefix" and layout.sharing == "unshared":
         return "it would lose the prefix: recomputed layers drop the cache that holds its keys and values"
-    if any(map(drops_by_configuration, held.trunks)):
+    if any(map(drops_by_configuration, models.trunks)):
         return "in training mode its layers would apply dropout at the rates in the configuration"
-    if not all(getattr(trunk, "supports_gradient_checkpointing", False) for trunk in held.trunks):
+    if not all(getattr(trunk, "supports_gradient_checkpointing", False) for trunk in models.trunks):
         return f"{type(model).__name__} does not support it"
     return ""
 
 
 def _choose(
-    config: TrainConfig, sizes: Sizes, allowed: Sequence[Recompute], held: Held, layout: Layout, space: float
+    config: TrainConfig, sizes: Sizes, allowed: Sequence[Recompute], models: LoadedModels, layout: Layout, space: float
 ) -> tuple[Recompute, list[str]]:
     """The mode that the space allows, with notes; also sets the tokens per forward pass, unless the settings do."""
-    wanted = sizes.largest_pass(layout.tokens_per_forward)
-    mode, per = _first_that_fits(allowed, held, layout, partial(_fits, tokens=wanted, sizes=sizes, space=space))
+    tokens = sizes.largest_pass(layout.tokens_per_forward)
+    mode, per = _first_that_fits(allowed, models, layout, partial(_fits, tokens=tokens, sizes=sizes, space=space))
     notes = []
     if mode != "none" and config.activation_checkpointing == "auto":
-        notes.append(f"activations are recomputed ({mode}): {_asked(_needed(per, 'none', wanted, sizes), space)}")
+        notes.append(f"activations are recomputed ({mode}): {_shortage(_needed(per, 'none', tokens, sizes), space)}")
     if config.tokens_per_forward is None:
         layout.tokens_per_forward = _largest(per, mode, sizes, space)
-        wanted = sizes.largest_pass(layout.tokens_per_forward)
-        notes.append(f"{wanted} tokens per forward pass: {_asked(_needed(per, mode, wanted, sizes), space)}")
-    if _fits(per, mode, tokens=wanted, sizes=sizes, space=space):
+        tokens = sizes.largest_pass(layout.tokens_per_forward)
+        notes.append(f"{tokens} tokens per forward pass: {_shortage(_needed(per, mode, tokens, sizes), space)}")
+    if _fits(per, mode, tokens=tokens, sizes=sizes, space=space):
         return mode, notes
     if config.memory_gb is None:
-        return mode, [*notes, f"memory may not do: {_asked(_needed(per, mode, wanted, sizes), space)}"]
-    current, coming = terms(config, held)
-    bytes_by_term = current | coming | per.of(mode, wanted, wanted * sizes.scored)
+        return mode, [*notes, f"memory may not do: {_shortage(_needed(per, mode, tokens, sizes), space)}"]
+    current, added = terms(config, models)
+    bytes_by_term = current | added | per.of(mode, tokens, tokens * sizes.scored)
     raise short_of_memory(config, bytes_by_term, mode, f"memory_gb {config.memory_gb:g} is too little")
 
 
 def _first_that_fits(
-    allowed: Sequence[Recompute], held: Held, layout: Layout, fits: Callable[[PerToken, Recompute], bool]
+    allowed: Sequence[Recompute], models: LoadedModels, layout: Layout, fits: Callable[[PerToken, Recompute], bool]
 ) -> tuple[Recompute, PerToken]:
     """The first mode that fits, else the last. Modes are measured one by one, since most runs need only the first."""
     modes: tuple[Recompute, ...] = ("none",)
-    trunks = held.measured
+    trunks = models.measured
     for mode in allowed:
         modes = modes if mode in modes else (*modes, mode)
         per = per_token(trunks, layout, modes)
@@ -242,7 +242,7 @@ def _fits(per: PerToken, mode: Recompute, *, tokens: int, sizes: Sizes, space: f
     return _needed(per, mode, tokens, sizes) <= space
 
 
-def _asked(needed: float, space: float) -> str:
+def _shortage(needed: float, space: float) -> str:
     return (
         f"{needed / 1e9:.1f} GB of activations and logits would be needed, and {max(0.0, space) / 1e9:.1f} GB are free"
     )
@@ -275,23 +275,23 @@ def per_token(trunks: Sequence[Any], layout: Layout, modes: Sequence[Recompute])
     )
 
 
-def ran_out(config: TrainConfig, prepared: Prepared, held: Held, layout: Layout, said: str) -> AfzalError:
+def ran_out(config: TrainConfig, prepared: Prepared, models: LoadedModels, layout: Layout, message: str) -> AfzalError:
     """The error for memory that ran out during a run."""
-    current, coming = terms(config, held)
-    mode, sizes = recompute_of(held.weights.model), sizes_of(config, prepared.train)
+    current, added = terms(config, models)
+    mode, sizes = recompute_of(models.weights.model), sizes_of(config, prepared.train)
     tokens = sizes.largest_pass(layout.tokens_per_forward)
-    grows = _measured(held, layout, mode, tokens, tokens * sizes.scored)
+    grows = _measured(models, layout, mode, tokens, tokens * sizes.scored)
     what = f"out of memory on {layout.device} with {tokens} tokens in the largest forward pass"
-    error = short_of_memory(config, current | coming | grows, mode, what)
-    return AfzalError(error.what, why=f"{error.why}; {said}", remedy=error.remedy)
+    error = short_of_memory(config, current | added | grows, mode, what)
+    return AfzalError(error.what, why=f"{error.why}; {message}", remedy=error.remedy)
 
 
-def _measured(held: Held, layout: Layout, mode: Recompute, tokens: int, scored: float) -> dict[str, float]:
+def _measured(models: LoadedModels, layout: Layout, mode: Recompute, tokens: int, scored: float) -> dict[str, float]:
     """Bytes of activations and logits; empty if a pass would wait for other ranks or does not fit at all."""
     if ranks.world() > 1:
         return {}
     try:
-        per = per_token(held.trunks, layout, ("none",) if mode == "none" else ("none", mode))
+        per = per_token(models.trunks, layout, ("none",) if mode == "none" else ("none", mode))
     except (RuntimeError, MemoryError):
         return {}
     return per.of(mode, tokens, scored)

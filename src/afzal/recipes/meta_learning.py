@@ -19,7 +19,7 @@ from afzal.train.precision import Weights
 from afzal.train.shard import Sharded
 from afzal.train.update import Accumulate
 
-Look = Callable[[], dict[str, float]]
+EvaluateHeldOut = Callable[[], dict[str, float]]
 
 
 def tasks(
@@ -30,7 +30,7 @@ def tasks(
     method: Method,
     weights: Weights | Sharded,
     layout: Layout,
-) -> tuple[Episodes, Accumulate, Look | None]:
+) -> tuple[Episodes, Accumulate, EvaluateHeldOut | None]:
     """The loop's feed, the function that computes an update's gradient, and one that evaluates on held-out episodes.
 
     Raises:
@@ -40,13 +40,13 @@ def tasks(
     adapting = MetaLearner(settings.order, settings.inner_lr)
     feed = episodes(config, settings, prepared, layout)
     gradient = partial(adapting.accumulate, carriers=weights.carriers)
-    look = None
+    evaluate_held_out = None
     if prepared.evaluation:
         held_out = _held_out(config, settings, prepared, layout)
-        look = partial(
+        evaluate_held_out = partial(
             evaluate_adaptation, model, with_memoized_reference(method), adapting, held_out, list(weights.carriers)
         )
-    return feed, gradient, look
+    return feed, gradient, evaluate_held_out
 
 
 def _held_out(
@@ -60,16 +60,16 @@ def _held_out(
     prompts: dict[int, set[str]] = {}
     for t in prepared.evaluation:
         prompts.setdefault(t.task, set()).add(t.prompt_key)
-    kept = [t for t in prepared.evaluation if len(prompts[t.task]) > 1]
-    if not kept:
+    trees = [t for t in prepared.evaluation if len(prompts[t.task]) > 1]
+    if not trees:
         raise AfzalError(
             "no held-out task has two prompts",
             why="one is used to adapt and the other to evaluate",
             remedy="a larger eval_fraction, eval_data, or eval_fraction=0",
         )
-    task_names = [prepared.tasks[t.task] for t in kept]
+    task_names = [prepared.tasks[t.task] for t in trees]
     shape = EpisodeShape(len(set(task_names)), settings.support_size, settings.query_size, settings.inner_steps)
-    return Episodes(kept, task_names, shape, config.seed, layout).evaluation_episodes()
+    return Episodes(trees, task_names, shape, config.seed, layout).evaluation_episodes()
 
 
 def episodes(config: TrainConfig, settings: AdaptationSettings, prepared: Prepared, layout: Layout) -> Episodes:

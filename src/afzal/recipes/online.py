@@ -68,25 +68,27 @@ def critic_of(
     if settings.value_model is None:
         if pieces is None:
             return own_critic(model)
-        twin = pieces.trainable_copy(freeze_unused_head)
-        return replace(own_critic(model, twin.model), weights=twin)
+        copy = pieces.trainable_copy(freeze_unused_head)
+        return replace(own_critic(model, copy.model), weights=copy)
     what, folder = f"the value model {settings.value_model}", settings.value_model
     refuse_another_tokenizer(prepared.tokenizer, folder, what)
     refuse_language_model(folder, "value_model")
-    opened = parallel.Opened(None) if pieces is None else parallel.opened(partial(blank_reward_model, folder))
-    if ranks.world() > 1 and opened.unread is None:
-        parallel.tell_whole(folder, opened.why_whole or "the trained model is not sharded either")
-    trunk = load_reward_model(folder, device=layout.device) if opened.model is None else opened.model
+    starting = (
+        parallel.StartingModel(None) if pieces is None else parallel.open_blank(partial(blank_reward_model, folder))
+    )
+    if ranks.world() > 1 and starting.unread is None:
+        parallel.report_unsharded(folder, starting.why_unsharded or "the trained model is not sharded either")
+    trunk = load_reward_model(folder, device=layout.device) if starting.model is None else starting.model
     refuse_other_size(vocabulary_of(model), vocabulary_of(trunk), what)
     refuse_fewer_positions(trunk, prepared.max_tokens, what)
     critic, weights = reward_critic(trunk, model, adapt), None
-    if pieces is not None and opened.unread is not None:
-        weights = parallel.read_in_pieces(critic.trunk, opened.unread, pieces.dtype, layout.device, folder)
+    if pieces is not None and starting.unread is not None:
+        weights = parallel.read_in_pieces(critic.trunk, starting.unread, pieces.dtype, layout.device, folder)
         critic = replace(critic, weights=weights)
     low = parallel.trial_format(weights)
     if layout.sharing == "shared" and choose_sharing(critic.trunk, config.max_tokens, dtype=low)[0] != "shared":
         raise AfzalError(f"value_model {folder} cannot share prompts between answers", remedy="sharing=unshared")
-    parallel.let_go(critic.trunk)
+    parallel.release(critic.trunk)
     return critic
 
 
@@ -108,7 +110,7 @@ def rollouts(
         replies=Path(config.out) / REPLIES,
         loaders=scorers.loaders,
     )
-    scorers.let_go()
+    scorers.release()
     writer = Writer(
         config=config,
         model=model,
@@ -124,8 +126,8 @@ def rollouts(
         scorers=scorers.sharded,
     )
     feed = _feed(config, prepared, writer.write, layout)
-    look = held_out(writer, prepared.evaluation, prepared.evaluation_prompts)
-    return feed, lambda: look(config.kl_coef if feed.current is None else feed.current.kl_coef)
+    evaluate_policy = held_out(writer, prepared.evaluation, prepared.evaluation_prompts)
+    return feed, lambda: evaluate_policy(config.kl_coef if feed.current is None else feed.current.kl_coef)
 
 
 def planned(config: OnlineConfig, prepared: Prepared) -> Rollouts:
@@ -155,9 +157,12 @@ def _feed(config: OnlineConfig, prepared: Prepared, write: Callable[[int, float]
 
 def plan_line(config: OnlineConfig, steps: int) -> str:
     """A one-line summary of the run."""
-    each = config.ppo_epochs * config.minibatches
+    updates_per_iteration = config.ppo_epochs * config.minibatches
     answers = config.batch_size * config.n
-    updates, iterations = plural(each, "update"), plural(-(-steps // each), "iteration")
+    updates, iterations = (
+        plural(updates_per_iteration, "update"),
+        plural(-(-steps // updates_per_iteration), "iteration"),
+    )
     pull = "in the loss" if config.penalty is None else "in the reward"
     return (
         f"{iterations} of {answers} answers to {config.batch_size} prompts, {updates} each; "
@@ -179,24 +184,24 @@ class Alarms:
         self.say, self.heard = say, list(before)
         rollouts = config.rollouts if config is not None else None
         self.unpunished = rollouts is not None and rollouts.missing_eos_penalty is None
-        self.said = {name for n in range(1, len(self.heard) + 1) for name in self._signs(self.heard[:n])}
+        self.raised = {name for n in range(1, len(self.heard) + 1) for name in self._signs(self.heard[:n])}
 
-    def _signs(self, heard: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-        cut = 1 - heard[-1].get("rollout/eos_rate", 1.0)
+    def _signs(self, records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+        cut = 1 - records[-1].get("rollout/eos_rate", 1.0)
         if not self.unpunished or cut <= _MANY_CUT:
-            return signs(heard)
+            return signs(records)
         words = (
             f"{cut:.0%} of the answers are cut at sample_tokens, and only their reward tells the policy to end: "
             "raise sample_tokens, or set missing_eos_penalty"
         )
-        return {"cut": words, **signs(heard)}
+        return {"cut": words, **signs(records)}
 
-    def hear(self, record: Mapping[str, Any]) -> None:
+    def receive(self, record: Mapping[str, Any]) -> None:
         """Take a metric record, and warn about each sign that appears for the first time."""
         if record.get("kind") != "rollout":
             return
         self.heard.append(record)
         for name, words in self._signs(self.heard).items():
-            if name not in self.said:
-                self.said.add(name)
+            if name not in self.raised:
+                self.raised.add(name)
                 self.say(f"warning: {words}")

@@ -51,8 +51,8 @@ def refuse(config: TrainConfig, model: Any) -> None:
         )
     if world_size() < 2:
         return
-    for what, (wanted, why, remedy) in _refused(config, model).items():
-        if wanted:
+    for what, (is_set, why, remedy) in _refused(config, model).items():
+        if is_set:
             what = f"{what} cannot be trained over {world_size()} ranks"
             raise AfzalError(what, why=why, remedy=remedy or "run it without torchrun")
 
@@ -149,14 +149,14 @@ def layout(model: Any, sharing: Sharing, tokens_per_forward: int, device: torch.
     return Layout(sharing, tokens_per_forward, device, ranks.data_rank(), ranks.data_world(), width)
 
 
-def let_go(*models: Any) -> None:
+def release(*models: Any) -> None:
     """With several ranks, release everything gathered of these models, so that their weights can be changed."""
     if ranks.world() > 1:
         for model in models:
             reshard(model)
 
 
-def why_whole(config: TrainConfig) -> str:
+def why_unsharded(config: TrainConfig) -> str:
     """Why every one of several ranks must load the full model, according to the settings; empty if it can be read in
     shards."""
     folder = config.policy.adapter_from if config.policy is not None else None
@@ -166,16 +166,16 @@ def why_whole(config: TrainConfig) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """A model to train. Its weights may be ``unread``; else ``why_whole`` says why every one of several ranks loads
+class StartingModel:
+    """A model to train. Its weights may be ``unread``; else ``why_unsharded`` says why every one of several ranks loads
     them all."""
 
     model: Any
     unread: LazyWeights | None = None
-    why_whole: str = ""
+    why_unsharded: str = ""
 
 
-def opened(blank: Callable[[], tuple[Any, LazyWeights]], why: str = "") -> Opened:
+def open_blank(blank: Callable[[], tuple[Any, LazyWeights]], why: str = "") -> StartingModel:
     """A model without its weights; ``model`` is None if it must be loaded in full.
 
     Args:
@@ -183,11 +183,11 @@ def opened(blank: Callable[[], tuple[Any, LazyWeights]], why: str = "") -> Opene
         why: a known reason to load it in full.
     """
     if why:
-        return Opened(None, None, why)
+        return StartingModel(None, None, why)
     try:
-        return Opened(*blank())
+        return StartingModel(*blank())
     except AfzalError as error:  # loading the folder in full reports the fault again
-        return Opened(None, None, error.what)
+        return StartingModel(None, None, error.what)
 
 
 def read_in_pieces(model: Any, unread: LazyWeights, dtype: Dtype, device: torch.device, path: str) -> Sharded:
@@ -219,7 +219,7 @@ def frozen_policy(path: str, dtype: Dtype, device: torch.device) -> Any:
 
     Training, which comes next, prints why a model is not sharded.
     """
-    candidate = opened(partial(blank_model, path)) if ranks.world() > 1 else Opened(None)
+    candidate = open_blank(partial(blank_model, path)) if ranks.world() > 1 else StartingModel(None)
     if candidate.unread is not None:
         return _read_frozen(candidate, dtype, device, path, keep=is_of_adapter)
     as_loaded = torch.bfloat16 if dtype == "bf16" else torch.float32
@@ -260,9 +260,9 @@ class Scorers:
         self.sharded.append(pieces)
         return pieces
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Release layers that a trial has gathered."""
-        let_go(*self.sharded)
+        release(*self.sharded)
 
     def together(self, rewarder: Rewarder) -> Rewarder:
         """The rewarder of these models for calls that all ranks make together, each with answers of its own."""
@@ -291,21 +291,21 @@ def _frozen_pieces(
     Args:
         how: as for :func:`afzal.train.shard.read_frozen`.
     """
-    candidate = opened(blank)
+    candidate = open_blank(blank)
     if candidate.unread is None:
-        tell_whole(path, candidate.why_whole)
+        report_unsharded(path, candidate.why_unsharded)
         return None
     return _read_frozen(candidate, dtype, device, path, **how)
 
 
-def _read_frozen(candidate: Opened, dtype: Dtype, device: torch.device, path: str, **how: Any) -> Any:
+def _read_frozen(candidate: StartingModel, dtype: Dtype, device: torch.device, path: str, **how: Any) -> Any:
     assert candidate.unread is not None
     model = read_frozen(candidate.model, dtype, device, candidate.unread, **how)
     refuse_unsound_pieces(model, path)
     return model
 
 
-def tell_whole(path: str, why: str) -> None:
+def report_unsharded(path: str, why: str) -> None:
     """Print a note at the start that every rank holds a full copy of a model."""
     reporter(0, 0).say(f"note: every rank loads all of {path}: {why}")
 
@@ -315,20 +315,20 @@ def refuse_unsound_pieces(model: Any, path: str) -> None:
     faults = ranks.gather(not_finite((name, local(p)) for name, p in model.named_parameters()))
     refuse_fault(next(filter(None, faults), ""), path)
     refuse_silent(model, path)
-    let_go(model)
+    release(model)
 
 
 def sharded(
-    weights: Weights | Sharded, critic: Critic | None, device: torch.device, *others: Reference | None
+    weights: Weights | Sharded, critic: Critic | None, device: torch.device, *references: Reference | None
 ) -> tuple[Weights | Sharded, Critic | None]:
     """With several ranks, shard the model, its value model and the frozen models used with it."""
     if ranks.world() == 1:
         return weights, critic
     if critic is not None and isinstance(critic.weights, Weights):
         critic = replace(critic, weights=_cut(critic.weights, device))
-    for other in others:
-        if isinstance(other, Frozen) and not is_in_pieces(other.model):
-            shard(other.model, device)
+    for reference in references:
+        if isinstance(reference, Frozen) and not is_in_pieces(reference.model):
+            shard(reference.model, device)
     return weights if isinstance(weights, Sharded) else _cut(weights, device), critic
 
 

@@ -19,7 +19,7 @@ from afzal.rewards.score import heads, hidden_states
 from afzal.rewards.source import reward_source
 
 
-def scored(config: AskConfig, items: Sequence[Item]) -> ScoredItems:
+def score_pool(config: AskConfig, items: Sequence[Item]) -> ScoredItems:
     """Scores and features of every response, by the scorers and features in the settings.
 
     D-optimal choices with given scorers use the hidden states of the first reward model among them, or the scores
@@ -36,11 +36,13 @@ def scored(config: AskConfig, items: Sequence[Item]) -> ScoredItems:
     if hidden:
         features = hidden_states(_score_config(config, model=source), items)
     columns = [values for values in (members, features) if values is not None]
-    kept = [k for k in range(len(items)) if not any(np.isnan(values[k]).all(1).any() for values in columns)]
-    if items and not kept:
+    readable = [k for k in range(len(items)) if not any(np.isnan(values[k]).all(1).any() for values in columns)]
+    if items and not readable:
         raise AfzalError("the models could not read any row", remedy="afzal check --model shows the rows as tokens")
-    left = lambda values: None if values is None else [values[k] for k in kept]  # noqa: E731
-    return ScoredItems([items[k] for k in kept], left(members), left(features), hidden, len(items) - len(kept))
+    select = lambda values: None if values is None else [values[k] for k in readable]  # noqa: E731
+    return ScoredItems(
+        [items[k] for k in readable], select(members), select(features), hidden, len(items) - len(readable)
+    )
 
 
 def _source(config: AskConfig) -> str:
@@ -64,5 +66,5 @@ def _scores(config: AskConfig, spec: str, items: Sequence[Item]) -> list[np.ndar
 
 
 def _score_config(config: AskConfig, **what: Any) -> ScoreConfig:
-    how = {key: getattr(config, key) for key in ("data", "max_tokens", "tokens_per_forward", "device")}
-    return ScoreConfig(**what, **how)
+    shared = {key: getattr(config, key) for key in ("data", "max_tokens", "tokens_per_forward", "device")}
+    return ScoreConfig(**what, **shared)

@@ -26,13 +26,13 @@ def keep_previews(media: Iterable[Media], run: Path) -> dict[str, dict[str, str]
         AfzalError: a medium cannot be read, or the library that decodes it is missing.
     """
     previews: dict[str, dict[str, str]] = {}
-    for one in media:
-        if one.sha256 not in previews:
-            ending, content = ("jpg", _jpeg(one)) if one.kind == "image" else ("mp3", _mp3(one))
-            file = f"{FOLDER}/{one.sha256}.{ending}"
+    for medium in media:
+        if medium.sha256 not in previews:
+            ending, content = ("jpg", _jpeg(medium)) if medium.kind == "image" else ("mp3", _mp3(medium))
+            file = f"{FOLDER}/{medium.sha256}.{ending}"
             (run / FOLDER).mkdir(exist_ok=True)
             runs.atomic_write(run / file, content)
-            previews[one.sha256] = {"kind": one.kind, "file": file, "name": one.name}
+            previews[medium.sha256] = {"kind": medium.kind, "file": file, "name": medium.name}
     return previews
 
 

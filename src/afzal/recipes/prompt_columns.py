@@ -14,7 +14,7 @@ from afzal.records import Item, Media, template_fields, turns_to_row
 from afzal.tokens import Speaker, Tree
 
 
-def as_given(
+def prompt_columns(
     trees: Sequence[Tree],
     items: Iterable[Item],
     speaker: Speaker,
@@ -27,25 +27,29 @@ def as_given(
         trees: made from some of ``items``, with their ids.
         previews: by SHA-256, the small copy of an image or a sound below ``run``, which the prompt names instead.
     """
-    named: defaultdict[str, list[Item]] = defaultdict(list)
+    items_by_id: defaultdict[str, list[Item]] = defaultdict(list)
     for item in items:
-        named[item.id].append(item)
+        items_by_id[item.id].append(item)
 
-    def shown(media: Media) -> Media:
+    def with_preview(media: Media) -> Media:
         if media.sha256 not in previews:
             return media
         name = previews[media.sha256]["file"]
         content = (run / name).read_bytes()
         return replace(media, sha256=hashlib.sha256(content).hexdigest(), name=name, path=str(run / name), data=None)
 
-    sources = [_item(tree, named[tree.item_id], speaker) for tree in trees]
-    return [{"prompt": turns_to_row(with_media(i, shown).prompt), **template_fields(i)} if i else {} for i in sources]
+    sources = [_item(tree, items_by_id[tree.item_id], speaker) for tree in trees]
+    return [
+        {"prompt": turns_to_row(with_media(i, with_preview).prompt), **template_fields(i)} if i else {} for i in sources
+    ]
 
 
-def _item(tree: Tree, named: Sequence[Item], speaker: Speaker) -> Item | None:
+def _item(tree: Tree, items: Sequence[Item], speaker: Speaker) -> Item | None:
     """The tree's item among those with its id. If rows share an id, the one whose prompt has the tree's tokens; None if
     that prompt was truncated."""
-    if len(named) == 1:
-        return named[0]
-    candidates = speaker.prompt_trees(named)
-    return next((i for i, made in zip(named, candidates, strict=True) if made.prompt_key == tree.prompt_key), None)
+    if len(items) == 1:
+        return items[0]
+    candidates = speaker.prompt_trees(items)
+    return next(
+        (i for i, candidate in zip(items, candidates, strict=True) if candidate.prompt_key == tree.prompt_key), None
+    )

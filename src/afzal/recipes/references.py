@@ -73,32 +73,32 @@ def reference_of(
     if config.reference != "cached":
         name = f"the reference {config.reference}"
         refuse_another_tokenizer(prepared.tokenizer, config.reference, name)
-        other = parallel.frozen_model(config.reference, dtype, layout.device)
-        refuse_other_size(vocabulary_of(model), vocabulary_of(other), name)
-        refuse_fewer_positions(other, prepared.max_tokens, name)
+        reference_model = parallel.frozen_model(config.reference, dtype, layout.device)
+        refuse_other_size(vocabulary_of(model), vocabulary_of(reference_model), name)
+        refuse_fewer_positions(reference_model, prepared.max_tokens, name)
         longest = longest_row(config, prepared)
-        if layout.sharing == "shared" and choose_sharing(other, longest)[0] != "shared":
+        if layout.sharing == "shared" and choose_sharing(reference_model, longest)[0] != "shared":
             raise AfzalError(f"reference {config.reference} cannot share prompts", remedy="sharing=unshared")
         if dtype == "bf16":  # a sharded model already is
-            cast_parameters(other, torch.bfloat16)
+            cast_parameters(reference_model, torch.bfloat16)
         name = f"the model {config.reference}"
-        home = move_home(other, layout.device) if offloaded_reference else other
+        host_copy = move_home(reference_model, layout.device) if offloaded_reference else reference_model
         return (
-            Offloaded(home, name, False, device=layout.device)
+            Offloaded(host_copy, name, False, device=layout.device)
             if offloaded_reference
-            else Frozen(other, name, is_start=False)
+            else Frozen(reference_model, name, is_start=False)
         )
-    kept = config.cacheable.reference_cache if config.cacheable is not None else None
-    folder = Path(kept) if kept else run.path / "reference"
+    cache_folder = config.cacheable.reference_cache if config.cacheable is not None else None
+    folder = Path(cache_folder) if cache_folder else run.path / "reference"
     trees = [*prepared.train, *prepared.evaluation, *prepared.train_mismatched, *prepared.evaluation_mismatched]
     if prepared.recipe.shows_pieces:
         trees += [t.in_pieces() for t in trees if t.media]
-    about = {"sharing": layout.sharing, "dtype": dtype, "fresh_adapter": fresh}
-    key = ranks.agreed(cache_key(model, **about, whole=gather_full))  # only rank 0 sees full tensors
+    cache_facts = {"sharing": layout.sharing, "dtype": dtype, "fresh_adapter": fresh}
+    key = ranks.agreed(cache_key(model, **cache_facts, whole=gather_full))  # only rank 0 sees full tensors
     live = AdapterOff(model) if fresh else Frozen(model)
     if ranks.world() > 1:
         table = _cached_together(live, trees, folder, key, layout)
-        parallel.let_go(model)
+        parallel.release(model)
         return table
     return cached(
         live, trees, folder, key=key, sharing=layout.sharing, budget=layout.tokens_per_forward, device=layout.device
@@ -164,12 +164,12 @@ def sync_steps(config: TrainConfig) -> int:
 
 def longest_row(config: TrainConfig, prepared: Prepared) -> int:
     """Tokens of the longest prompt + response that the run can read: in its data, or sampled from the policy."""
-    own = (*prepared.train, *prepared.evaluation)
-    every = (*own, *prepared.train_mismatched, *prepared.evaluation_mismatched)
-    longest = max((len(t.prompt) + len(b.ids) for t in every for b in t.branches), default=0)
+    trees = (*prepared.train, *prepared.evaluation)
+    with_mismatched = (*trees, *prepared.train_mismatched, *prepared.evaluation_mismatched)
+    longest = max((len(t.prompt) + len(b.ids) for t in with_mismatched for b in t.branches), default=0)
     written = (config.policy.sample_tokens or prepared.longest_response) if config.policy is not None else 0
     constrained = prepared.max_tokens if config.constrained is not None and config.constrained.constraint_data else 0
-    return max(longest, constrained, written + max((len(t.prompt) for t in own), default=0))
+    return max(longest, constrained, written + max((len(t.prompt) for t in trees), default=0))
 
 
 def _copy(weights: Weights | Sharded) -> Any:

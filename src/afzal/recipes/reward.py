@@ -37,29 +37,31 @@ _SHIFT_TREES = 512  # items whose better responses determine the zero: enough fo
 
 
 def start(
-    config: TrainConfig, settings: ScorerSettings, prepared: Prepared, device: torch.device, given: Any
-) -> parallel.Opened:
-    """The model to train: ``given``, or the trunk or reward model of ``config.model``, with a padding token.
+    config: TrainConfig, settings: ScorerSettings, prepared: Prepared, device: torch.device, model: Any
+) -> parallel.StartingModel:
+    """The model to train: ``model``, or the trunk or reward model of ``config.model``, with a padding token.
 
     Raises:
         AfzalError: the given model has no scalar head, or another number of heads.
     """
     tokenizer = prepared.tokenizer
     ends = {int(b.ids[-1]) for t in (*prepared.train, *prepared.evaluation) for b in t.branches}
-    opened = parallel.Opened(given)
-    if given is None:
+    starting = parallel.StartingModel(model)
+    if model is None:
         options = {"heads": settings.heads, "seed": config.seed}
         if ranks.world() > 1:
-            opened = parallel.opened(partial(blank_reward_model, config.model, **options), parallel.why_whole(config))
-        if opened.model is None:
-            opened = replace(opened, model=load_reward_model(config.model, device=device, **options))
-    elif not is_reward_model(given) or n_heads(given) != settings.heads:
+            starting = parallel.open_blank(
+                partial(blank_reward_model, config.model, **options), parallel.why_unsharded(config)
+            )
+        if starting.model is None:
+            starting = replace(starting, model=load_reward_model(config.model, device=device, **options))
+    elif not is_reward_model(model) or n_heads(model) != settings.heads:
         raise AfzalError(
-            f"a {type(given).__name__} is not a reward model of {settings.heads} heads",
+            f"a {type(model).__name__} is not a reward model of {settings.heads} heads",
             remedy="pass a folder, or a model of AutoModelForSequenceClassification with num_labels=heads",
         )
-    choose_pad(opened.model, tokenizer, ends, opened.unread)
-    return opened
+    choose_pad(starting.model, tokenizer, ends, starting.unread)
+    return starting
 
 
 def bootstrap(config: TrainConfig) -> Callable[[Batch], Batch]:
@@ -69,32 +71,34 @@ def bootstrap(config: TrainConfig) -> Callable[[Batch], Batch]:
     return lambda batch: batch
 
 
-def judged(
+def assess_held_out(
     settings: ScorerSettings, run: runs.Run, model: Any, prepared: Prepared, layout: Layout
 ) -> tuple[list[Section], float]:
     """Assess the model on the held-out items: sections for its report, and the mean score of better answers."""
     model.eval()
     shift = _shift(model, prepared.train, layout) if settings.shift == "chosen" else 0.0
     extra: list[Section] = []
-    about = {"shift": shift, "heads": settings.heads, "transformers_class": has_classifier(model.config.model_type)}
+    facts = {"shift": shift, "heads": settings.heads, "transformers_class": has_classifier(model.config.model_type)}
     if prepared.evaluation_items:
         score = lambda batch: head_scores(model, batch) - shift  # noqa: E731
         scored, _ = score_items(
             score, prepared.evaluation_items, prepared.speaker, layout, max_tokens=prepared.max_tokens
         )
         assessment = assess(scored)
-        run.update(reward={**about, **assessment.facts()})
+        run.update(reward={**facts, **assessment.facts()})
         extra = [_summary(lines(assessment)), *sections(assessment)]
         if settings.inferred_at is not None and (known := identifiability(scored, settings.inferred_at)) is not None:
             run.update(identified=known.facts())
             extra[1:1] = [section(known)]
     else:
-        run.update(reward=about)
+        run.update(reward=facts)
     return extra, shift
 
 
-def _summary(said: Sequence[str]) -> Section:
-    return Section("The reward model on held-out data", "\n\n".join(line[:1].upper() + line[1:] + "." for line in said))
+def _summary(sentences: Sequence[str]) -> Section:
+    return Section(
+        "The reward model on held-out data", "\n\n".join(line[:1].upper() + line[1:] + "." for line in sentences)
+    )
 
 
 def _shift(model: Any, trees: Sequence[Tree], layout: Layout) -> float:

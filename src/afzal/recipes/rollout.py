@@ -43,7 +43,7 @@ class Answers:
     """N answers to P prompts, grouped by prompt, and their numbers.
 
     Attributes:
-        drawn: the samples.
+        samples: the samples.
         scores: ``[N]`` float64 rewards, with the penalty for answers that do not end.
         mask: ``[N, L]`` real tokens.
         old_logp, ref_logp: ``[N, L]`` float64 nats at the rollout's temperature, 0 outside the mask.
@@ -51,7 +51,7 @@ class Answers:
         old_value: ``[N, L]`` float64; zeros without a value model.
     """
 
-    drawn: Sequence[Sample]
+    samples: Sequence[Sample]
     scores: Tensor
     mask: Tensor
     old_logp: Tensor
@@ -105,23 +105,23 @@ class Writer:
         record = {"kind": "rollout", "iteration": iteration, **figures(answers, numbers, kl_coef, self.config.n)}
         return Rollout(iteration, trees, members, kl_coef, float(answers.kl.sum(1).mean()), record)
 
-    def answer(self, asked: Sequence[Tree], turns: Sequence[Turns], *, n: int, seed: int) -> Answers:
+    def answer(self, prompts: Sequence[Tree], turns: Sequence[Turns], *, n: int, seed: int) -> Answers:
         """``n`` answers to each prompt, rewarded, and scored by policy, reference and value model.
 
         With several ranks each answers a share of the prompts, with gathered layers, and then all exchange answers.
         Draws depend on the prompt's index and the sample's number, so the answers are those of a single rank. Ranks of
         a tensor-parallel group answer the same prompts in the same passes, and the first has the answers rewarded.
         """
-        mine = list(range(self.layout.rank, len(asked), self.layout.world))
-        prompts = [asked[k] for k in mine]
+        local = list(range(self.layout.rank, len(prompts), self.layout.world))
+        local_prompts = [prompts[k] for k in local]
         with gathered(*self._trunks()) if ranks.world() > 1 else nullcontext():
-            drawn, own = self._own(prompts, mine, n, seed)
+            samples, columns = self._local_answers(local_prompts, local, n, seed)
         with gathered(*self.scorers):
-            own["reward"] = self._rewards(drawn, prompts, [turns[k] for k in mine])
-        parts = ranks.gather_tensors(own)
-        places = [k for r in range(len(parts)) for k in range(r, len(asked), len(parts))]
-        columns = {name: torch.cat([part[name] for part in parts]) for name in own}
-        return self._answers(columns, np.argsort(places), n)
+            columns["reward"] = self._rewards(samples, local_prompts, [turns[k] for k in local])
+        parts = ranks.gather_tensors(columns)
+        places = [k for r in range(len(parts)) for k in range(r, len(prompts), len(parts))]
+        all_columns = {name: torch.cat([part[name] for part in parts]) for name in columns}
+        return self._answers(all_columns, np.argsort(places), n)
 
     def _trunks(self) -> list[Any]:
         """The models that run forward passes."""
@@ -130,32 +130,32 @@ class Writer:
         models = [m for m in (self.model, of_reference, of_critic) if m is not None]
         return list({id(m): m for m in models}.values())
 
-    def _own(
+    def _local_answers(
         self, prompts: Sequence[Tree], places: Sequence[int], n: int, seed: int
     ) -> tuple[list[Sample], dict[str, Tensor]]:
         """This rank's answers as flat columns: length and end per answer, everything else per token."""
         sampling = Sampling(self.config.sample_tokens, self.config.temperature)
-        drawn = sample(self.model, prompts, eos=self.eos, n=n, sampling=sampling, seed=seed, numbers=places)
-        answers = [Branch(s.ids, np.ones(len(s.ids), dtype=bool)) for s in drawn]
+        samples = sample(self.model, prompts, eos=self.eos, n=n, sampling=sampling, seed=seed, numbers=places)
+        answers = [Branch(s.ids, np.ones(len(s.ids), dtype=bool)) for s in samples]
         trees = [rollout_tree(t, answers[k * n : (k + 1) * n]) for k, t in enumerate(prompts)]
         mask, tables = self._read(trees)
         flat = {name: table[mask] for name, table in zip(_TABLES, tables, strict=True)}
-        return drawn, flat | {
-            "length": torch.tensor([len(s.ids) for s in drawn], dtype=torch.int64),
-            "ended": torch.tensor([s.stop == "eos" for s in drawn], dtype=torch.int64),
-            "ids": torch.from_numpy(np.concatenate([np.zeros(0, np.int32), *(s.ids for s in drawn)])),
-            "logps": torch.from_numpy(np.concatenate([np.zeros(0, np.float32), *(s.logps for s in drawn)])),
+        return samples, flat | {
+            "length": torch.tensor([len(s.ids) for s in samples], dtype=torch.int64),
+            "ended": torch.tensor([s.stop == "eos" for s in samples], dtype=torch.int64),
+            "ids": torch.from_numpy(np.concatenate([np.zeros(0, np.int32), *(s.ids for s in samples)])),
+            "logps": torch.from_numpy(np.concatenate([np.zeros(0, np.float32), *(s.logps for s in samples)])),
         }
 
-    def _rewards(self, drawn: Sequence[Sample], prompts: Sequence[Tree], turns: Sequence[Turns]) -> Tensor:
+    def _rewards(self, samples: Sequence[Sample], prompts: Sequence[Tree], turns: Sequence[Turns]) -> Tensor:
         """Rewards ``[N]`` of this rank's answers; zeros on a rank that does not have them rewarded."""
-        if not drawn or not ranks.leads_tensor_group():
-            return torch.zeros(len(drawn), dtype=torch.float64)
+        if not samples or not ranks.leads_tensor_group():
+            return torch.zeros(len(samples), dtype=torch.float64)
         ids = [t.prompt.tolist() for t in prompts]
-        texts = self.speaker.continuations([(ids[s.prompt_index], s.answer.tolist()) for s in drawn])
-        ended = [s.stop == "eos" for s in drawn]
-        columns = [prompts[s.prompt_index].columns for s in drawn]
-        rewards = self.rewarder([turns[s.prompt_index] for s in drawn], texts, ended, columns)
+        texts = self.speaker.continuations([(ids[s.prompt_index], s.answer.tolist()) for s in samples])
+        ended = [s.stop == "eos" for s in samples]
+        columns = [prompts[s.prompt_index].columns for s in samples]
+        rewards = self.rewarder([turns[s.prompt_index] for s in samples], texts, ended, columns)
         return torch.tensor(rewards, dtype=torch.float64)
 
     def _answers(self, columns: Mapping[str, Tensor], order: np.ndarray, n: int) -> Answers:
@@ -164,7 +164,7 @@ class Writer:
         lengths = columns["length"].tolist()
         ids, logps = ([part.numpy() for part in columns[name].split(lengths)] for name in ("ids", "logps"))
         ended = columns["ended"].bool()[rows]
-        drawn = [
+        samples = [
             Sample(k // n, ids[row], "eos" if end else "length", logps[row])
             for k, (row, end) in enumerate(zip(rows, ended.tolist(), strict=True))
         ]
@@ -176,17 +176,17 @@ class Writer:
         for name in _TABLES:
             parts = columns[name].split(lengths)
             tables.append(pad_sequence([parts[row] for row in rows], batch_first=True))
-        return Answers(drawn, scores, mask, *tables)
+        return Answers(samples, scores, mask, *tables)
 
     def _read(self, trees: Sequence[Tree]) -> tuple[Tensor, Tensor]:
         """Mask ``[N, L]``; log-probs under policy and reference, KL and values of every token, ``[4, N, L]``."""
-        at = {id(t): k * len(t.branches) for k, t in enumerate(trees)}
+        first_row = {id(t): k * len(t.branches) for k, t in enumerate(trees)}
         lengths = torch.tensor([len(b.ids) for t in trees for b in t.branches], dtype=torch.int64)
         mask = torch.arange(max(lengths.tolist(), default=0)) < lengths[:, None]
         tables = torch.zeros(4, *mask.shape, dtype=torch.float64)
         with torch.no_grad():
             for batch in self.layout.batches(trees):
-                rows = [at[id(t)] + k for t, k in batch.sources]
+                rows = [first_row[id(t)] + k for t, k in batch.sources]
                 flat = torch.zeros(len(rows), mask.shape[1], dtype=torch.bool)
                 flat[:] = mask[rows]
                 for table, values in zip(tables, self._columns(batch), strict=True):
@@ -234,7 +234,7 @@ def _trees(prompts: Sequence[Tree], answered: Answers, numbers: dict[str, Tensor
     plain = {name: table.float().numpy() for name, table in numbers.items()}
     answers = [
         Branch(s.ids, np.ones(length, dtype=bool), {name: table[k, :length] for name, table in plain.items()})
-        for k, (s, length) in enumerate(zip(answered.drawn, lengths, strict=True))
+        for k, (s, length) in enumerate(zip(answered.samples, lengths, strict=True))
     ]
     return [rollout_tree(t, answers[k * n : (k + 1) * n]) for k, t in enumerate(prompts)]
 
@@ -255,7 +255,7 @@ def figures(answers: Answers, numbers: dict[str, Tensor], kl_coef: float, n: int
         "objective/entropy": float(-answers.old_logp.sum(1).mean()),
         "objective/kl_coef": kl_coef,
         "rollout/length": float(answers.mask.sum(1).double().mean()),
-        "rollout/eos_rate": float(np.mean([s.stop == "eos" for s in answers.drawn])),
+        "rollout/eos_rate": float(np.mean([s.stop == "eos" for s in answers.samples])),
     }
     if len(answers.scores) > 1:
         metrics["objective/scores_sd"] = float(answers.scores.std())
@@ -270,9 +270,9 @@ def figures(answers: Answers, numbers: dict[str, Tensor], kl_coef: float, n: int
 
 def explained_variance(target: Tensor, value: Tensor, mask: Tensor) -> float:
     """1 - Var(target - value) / Var(target) over real tokens: 1 for a perfect value model, 0 for a constant one."""
-    left, real = (target - value)[mask], target[mask]
+    residual, real = (target - value)[mask], target[mask]
     spread = float(real.var(correction=0))
-    return 1 - float(left.var(correction=0)) / spread if spread > 0 else 0.0
+    return 1 - float(residual.var(correction=0)) / spread if spread > 0 else 0.0
 
 
 def _check_start(answers: Answers, dtype: torch.dtype) -> None:
@@ -290,18 +290,18 @@ def held_out(writer: Writer, prompts: Sequence[Tree], turns: Sequence[Turns]) ->
 
     Prompts and seed are the same each time. ``objective`` is reward - kl_coef KL, which training maximises.
     """
-    few, writer = slice(0, writer.config.eval_prompts), replace(writer, critic=None)
+    first, writer = slice(0, writer.config.eval_prompts), replace(writer, critic=None)
 
-    def look(kl_coef: float) -> dict[str, float]:
-        answers = writer.answer(prompts[few], turns[few], n=1, seed=seed_of(writer.config.seed, "held-out", 0))
+    def evaluate_policy(kl_coef: float) -> dict[str, float]:
+        answers = writer.answer(prompts[first], turns[first], n=1, seed=seed_of(writer.config.seed, "held-out", 0))
         kl = answers.kl.sum(1)
         lengths = answers.mask.sum(1).double()
         figures = {"n": float(len(kl)), "reward": float(answers.scores.mean()), "kl": float(kl.mean())}
         if len(kl) > 1:
             errors = [mean(clustered(range(len(kl)), values.tolist())).se for values in (answers.scores, kl)]
             figures |= {"reward_se": errors[0], "kl_se": errors[1]}
-        ends = float(np.mean([s.stop == "eos" for s in answers.drawn]))
+        ends = float(np.mean([s.stop == "eos" for s in answers.samples]))
         figures |= {"samples/length": float(lengths.mean()), "samples/eos_rate": ends}
         return figures | {"objective": figures["reward"] - kl_coef * figures["kl"]}
 
-    return look
+    return evaluate_policy

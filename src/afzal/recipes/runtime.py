@@ -58,11 +58,13 @@ def runtime_of(config: TrainConfig, setup: Setup) -> dict[str, Any]:
     return facts | ({"threads": torch.get_num_threads()} if device.type == "cpu" else {})
 
 
-def refuse_runtime(run: runs.Run, now: Mapping[str, Any]) -> None:
+def refuse_runtime(run: runs.Run, current: Mapping[str, Any]) -> None:
     """Raise AfzalError if a resumed run would compute different numbers than before."""
     before = run.facts().get("runtime", {})
     changed = [
-        f"{what}: {before[k]} -> {now.get(k)}" for k, what in _FIXED.items() if before.get(k) not in (None, now.get(k))
+        f"{what}: {before[k]} -> {current.get(k)}"
+        for k, what in _FIXED.items()
+        if before.get(k) not in (None, current.get(k))
     ]
     if changed:
         raise AfzalError(
@@ -72,13 +74,15 @@ def refuse_runtime(run: runs.Run, now: Mapping[str, Any]) -> None:
         )
 
 
-def other_machine(run: runs.Run, now: Mapping[str, Any]) -> list[str]:
+def other_machine(run: runs.Run, current: Mapping[str, Any]) -> list[str]:
     """A line on differences from the start of the run that may change the last bits of numbers; empty if there are
     none."""
     facts = run.facts()
     before, versions = facts.get("runtime", {}), facts.get("versions", {})
     changes = [
-        f"{what} {before[k]} -> {now[k]}" for k, what in _SAID.items() if k in now and before.get(k, now[k]) != now[k]
+        f"{what} {before[k]} -> {current[k]}"
+        for k, what in _SAID.items()
+        if k in current and before.get(k, current[k]) != current[k]
     ]
     installed = runs.environment()["versions"]
     changes += [f"{k} {versions[k]} -> {v}" for k, v in installed.items() if versions.get(k, v) != v]

@@ -52,9 +52,10 @@ _RSLORA_ALPHA = 8.0  # PEFT's default; constant, since the scale alpha / sqrt(ra
 class Setup:
     """Everything a run holds in memory.
 
-    ``look`` evaluates a policy that samples its own answers; others are evaluated on the held-out trees. ``start`` is
-    the policy before training, as a reference that can be run: the KL is measured to it, and it replaces a moving
-    reference on held-out data; None if neither is needed. ``save_dtype`` is the number format of the saved weights.
+    ``evaluate_policy`` is for a policy that samples its own answers; others are evaluated on the held-out trees.
+    ``start`` is the policy before training, as a reference that can be run: the KL is measured to it, and it replaces
+    a moving reference on held-out data; None if neither is needed. ``save_dtype`` is the number format of the saved
+    weights.
     """
 
     model: Any
@@ -70,11 +71,11 @@ class Setup:
     notes: tuple[str, ...] = ()
     starts_elsewhere: str = ""  # description of a new adapter that is not the identity
     gradient: Accumulate = accumulate
-    look: Callable[[], dict[str, float]] | None = None
+    evaluate_policy: Callable[[], dict[str, float]] | None = None
     architecture: str = ""
     save_dtype: torch.dtype = torch.float32
 
-    def whole(self, folder: Path) -> Any:
+    def unsharded_model(self, folder: Path) -> Any:
         """The unsharded model, for saving; None on a rank that does not save.
 
         Args:
@@ -84,19 +85,21 @@ class Setup:
             return self.model
         # adapters are merged in float32
         merged = is_adapted(self.model) and is_reward_model(self.model)
-        return self.weights.whole(folder, partial(cast_as_saved, dtype=torch.float32 if merged else self.save_dtype))
+        return self.weights.unsharded_model(
+            folder, partial(cast_as_saved, dtype=torch.float32 if merged else self.save_dtype)
+        )
 
 
 def set_up(
-    config: TrainConfig, prepared: Prepared, opened: parallel.Opened, device: torch.device, run: runs.Run
+    config: TrainConfig, prepared: Prepared, starting: parallel.StartingModel, device: torch.device, run: runs.Run
 ) -> Setup:
     """Adapters, reference, objectives, constraints and optimiser around the model, on ``device``.
 
     Raises:
         AfzalError: the model cannot do what the settings ask for.
     """
-    _settle_towers(config, opened.model)
-    model = _adapted(config, opened)
+    _settle_towers(config, starting.model)
+    model = _adapted(config, starting)
     if prepared.facts.get("media") and virtual_kind(model):
         raise AfzalError("prompts with images or sounds cannot follow virtual tokens", remedy="adapter=lora")
     if ranks.tensor() > 1:
@@ -105,12 +108,14 @@ def set_up(
     # under quantize the adapter is in float32 already, and the base model in the compute dtype
     dtype = "fp32" if _is_quantized(config) else dtype_of(config, device)
     parallel.refuse_rounded(model, dtype)
-    pieces = opened.unread and parallel.read_in_pieces(model, opened.unread, dtype, device, warm_start.named(config))
+    pieces = starting.unread and parallel.read_in_pieces(
+        model, starting.unread, dtype, device, warm_start.describe_start(config)
+    )
     longest = longest_row(config, prepared)
-    shown = [t for t in prepared.train if t.media and t.branches][:_PROBED]
-    sharing, why_unshared = _sharing(config, model, longest, shown, pieces)
+    probed = [t for t in prepared.train if t.media and t.branches][:_PROBED]
+    sharing, why_unshared = _sharing(config, model, longest, probed, pieces)
     if pieces is not None:
-        parallel.let_go(model)
+        parallel.release(model)
     layout = parallel.layout(model, sharing, config.pass_tokens, device)
     critic = online.critic_of(config, prepared, pieces or model, layout, partial(_fresh_adapter, config))
     if critic is not None and critic.trunk is not None and critic.weights is None:
@@ -126,14 +131,14 @@ def set_up(
     reference = None if referenced is None else reference_of(referenced, weights, prepared, layout, run)
     notes += [f"prompts are not shared: {why_unshared}"] if why_unshared else []
     notes += [note] if (note := router_note(model.config)) else []
-    notes += [ablation_note(model, shown, layout)] if shown else []
-    notes += [f"every rank has loaded the full model: {opened.why_whole}"] if opened.why_whole else []
+    notes += [ablation_note(model, probed, layout)] if probed else []
+    notes += [f"every rank has loaded the full model: {starting.why_unsharded}"] if starting.why_unsharded else []
     start = start_of(config, weights, prepared, reference, device)
-    notes += memory.fit(config, prepared, memory.Held(weights, reference, critic, start), layout)
+    notes += memory.fit(config, prepared, memory.LoadedModels(weights, reference, critic, start), layout)
     if is_adapted(model) and not config.has_new_adapter and config.lr == type(config).model_fields["lr"].default:
         notes.append(f"lr {config.lr:g} is the default for all weights; adapters take a larger one")
     weights, critic = parallel.sharded(weights, critic, device, *{id(r): r for r in (reference, start)}.values())
-    method, feed, gradient, look = _learning(config, prepared, model, weights, layout, reference, critic)
+    method, feed, gradient, evaluate_policy = _learning(config, prepared, model, weights, layout, reference, critic)
     optimizer = _optimizer(config, weights, method)
     settings = _settings(config, feed, bool(prepared.evaluation))
     return Setup(
@@ -150,7 +155,7 @@ def set_up(
         notes=tuple(notes),
         starts_elsewhere=warm_start.not_the_identity(config, model),
         gradient=gradient,
-        look=look,
+        evaluate_policy=evaluate_policy,
         architecture=architecture,
     )
 
@@ -164,12 +169,12 @@ def _learning(
     reference: Reference | None,
     critic: Critic | None,
 ) -> tuple[Method, Feed | Rollouts | Episodes, Accumulate, Callable[[], dict[str, float]] | None]:
-    """The method, its feed, the function that computes an update's gradient, and :attr:`Setup.look`."""
+    """The method, its feed, the function that computes an update's gradient, and :attr:`Setup.evaluate_policy`."""
     if config.rollouts is not None:
         assert reference is not None
         method = Method(prepared.recipe.terms, critic=critic, temperature=config.rollouts.temperature)
-        feed, look = online.rollouts(config.rollouts, prepared, model, reference, critic, layout)
-        return method, feed, accumulate, look
+        feed, evaluate_policy = online.rollouts(config.rollouts, prepared, model, reference, critic, layout)
+        return method, feed, accumulate, evaluate_policy
     method = _method(config, model, prepared, layout, reference)
     if config.adaptation is not None:
         return method, *meta_learning.tasks(config, config.adaptation, prepared, model, method, weights, layout)
@@ -187,9 +192,9 @@ def _settle_towers(config: TrainConfig, model: Any) -> None:
         freeze_towers(model)
 
 
-def _adapted(config: TrainConfig, opened: parallel.Opened) -> Any:
+def _adapted(config: TrainConfig, starting: parallel.StartingModel) -> Any:
     """The model with the requested adapter, if any, fresh or from a folder."""
-    kind, model = config.adapter_kind, opened.model
+    kind, model = config.adapter_kind, starting.model
     if kind is not None and is_adapted(model):
         setting = "adapter" if config.adapter else "lora_rank"
         raise AfzalError(
@@ -197,10 +202,10 @@ def _adapted(config: TrainConfig, opened: parallel.Opened) -> Any:
             remedy=f"leave {setting} out to train it on, or merge it into its base model first: afzal export",
         )
     folder = warm_start.folder_of(config)
-    fresh = partial(_fresh_adapter, config, unread=opened.unread is not None)
-    model = fresh(model) if folder is None else warm_start.begun(model, folder)
-    if folder is not None and opened.unread is None:
-        refuse_silent(model, warm_start.named(config))
+    fresh = partial(_fresh_adapter, config, unread=starting.unread is not None)
+    model = fresh(model) if folder is None else warm_start.with_adapter_from(model, folder)
+    if folder is not None and starting.unread is None:
+        refuse_silent(model, warm_start.describe_start(config))
     if config.adaptation is not None and not is_adapted(model):
         raise AfzalError(f"{config.method} learns an adapter, and there is none", remedy="adapter=lora")
     if _is_quantized(config):
@@ -224,16 +229,16 @@ def _fresh_adapter(config: TrainConfig, model: Any, *, unread: bool = False) -> 
     kind = config.adapter_kind
     if kind is None:
         return model
-    wanted = _wanted(config, kind)
+    settings = _adapter_settings(config, kind)
     spared = () if config.policy is not None and config.policy.train_towers else tuple(towers(model))
-    return add_adapter(model, replace(wanted, excluded=spared), unread=unread)
+    return add_adapter(model, replace(settings, excluded=spared), unread=unread)
 
 
-def _wanted(config: TrainConfig, kind: Any) -> Adapter:
+def _adapter_settings(config: TrainConfig, kind: Any) -> Adapter:
     if kind in LOW_RANK:
         rank = config.lora_rank or Adapter.rank
-        usual = _RSLORA_ALPHA if kind == "rslora" else 2.0 * rank
-        alpha = config.lora_alpha if config.lora_alpha is not None else usual
+        default = _RSLORA_ALPHA if kind == "rslora" else 2.0 * rank
+        alpha = config.lora_alpha if config.lora_alpha is not None else default
         return Adapter(kind, rank, alpha, config.lora_targets or "all-linear")
     tokens = config.policy.virtual_tokens if config.policy is not None else None
     return Adapter(kind) if tokens is None else Adapter(kind, virtual_tokens=tokens)
@@ -253,8 +258,8 @@ def _method(config: TrainConfig, model: Any, prepared: Prepared, layout: Layout,
         if name in term.objective.learnable
     }
     constrained = config.constrained
-    held = () if constrained is None else constraint_of(constrained, prepared, layout)
-    return Method(terms, reference, learned, held)
+    constraints = () if constrained is None else constraint_of(constrained, prepared, layout)
+    return Method(terms, reference, learned, constraints)
 
 
 def _optimizer(config: TrainConfig, weights: Weights | Sharded, method: Method) -> torch.optim.Optimizer:
@@ -306,7 +311,7 @@ def _settings(config: TrainConfig, feed: Updates, evaluates: bool) -> Settings:
 
 
 def _sharing(
-    config: TrainConfig, model: Any, longest: int, shown: Sequence[Tree], pieces: Sharded | None
+    config: TrainConfig, model: Any, longest: int, probed: Sequence[Tree], pieces: Sharded | None
 ) -> tuple[Sharing, str]:
     """The layout of prompts, and why they are not shared if the settings do not say so."""
     if ranks.world() > 1 and (reason := rotary.why_not_share(model, longest)):
@@ -317,7 +322,7 @@ def _sharing(
         )
     if config.sharing == "unshared":
         return "unshared", ""
-    sharing, reason = choose_sharing(model, longest, shown, dtype=parallel.trial_format(pieces))
+    sharing, reason = choose_sharing(model, longest, probed, dtype=parallel.trial_format(pieces))
     if sharing == "unshared" and config.sharing == "shared":
         raise AfzalError("sharing=shared is not possible with this model", why=reason, remedy="sharing=auto")
     return sharing, reason

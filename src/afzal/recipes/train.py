@@ -34,7 +34,7 @@ from afzal.prepare import Prepared, prepare
 from afzal.recipes import banner, checkpoints, online, outputs, parallel, reward
 from afzal.recipes.first_loss import check_first_loss
 from afzal.recipes.input_hashes import input_hashes, refuse_changes
-from afzal.recipes.memory import Held, ran_out
+from afzal.recipes.memory import LoadedModels, ran_out
 from afzal.recipes.references import sync_steps
 from afzal.recipes.runtime import fixed_date, other_machine, refuse_runtime, runtime_of
 from afzal.recipes.setup import Setup, dtype_of, set_up
@@ -112,13 +112,13 @@ def _joined(
         parallel.reporter(0, 0).say(f"{run.path} has finished: there is nothing left to do")
         return run.path
     facts = {"command": command, "launch": torchrun.run_id()}
-    run.update(template_date=date, **{name: said for name, said in facts.items() if said})
+    run.update(template_date=date, **{name: value for name, value in facts.items() if value})
     restored = nullcontext() if model is None else attention_restored(model)
     signals = stop_on_signals()
     if ranks.world() > 1:  # all ranks must end at the same place, or some would wait for the others
         signals.listen()
-    with run, restored, ExitStack() as ended:
-        ended.callback(signals.leave)
+    with run, restored, ExitStack() as cleanup:
+        cleanup.callback(signals.leave)
         try:
             return _train(config, run, prepared, model, RunListeners(signals, callbacks), resume)
         except Stopped:
@@ -142,7 +142,7 @@ def _train(
     if model is not None:
         switch_off_dropout(model.to(device).eval())
         fuse_norms(model)
-    setup = set_up(config, prepared, _opened(config, prepared, device, model), device, run)
+    setup = set_up(config, prepared, _open_model(config, prepared, device, model), device, run)
     setup = replace(setup, save_dtype=outputs.saved_format(config, setup.model, input_dtype))
     try:
         return _run(config, run, setup, audience, resume)
@@ -150,14 +150,14 @@ def _train(
         setup.weights.restore()
 
 
-def _opened(config: TrainConfig, prepared: Prepared, device: torch.device, model: Any) -> parallel.Opened:
+def _open_model(config: TrainConfig, prepared: Prepared, device: torch.device, model: Any) -> parallel.StartingModel:
     """The model to train; with several ranks without its weights, if each rank can read its own shards."""
     if config.scorer is not None:
         return reward.start(config, config.scorer, prepared, device, model)
     if model is not None or ranks.world() == 1:
-        return parallel.Opened(_starting_model(config, device) if model is None else model)
-    opened = parallel.opened(partial(blank_model, config.model), parallel.why_whole(config))
-    return opened if opened.unread is not None else replace(opened, model=_starting_model(config, device))
+        return parallel.StartingModel(_starting_model(config, device) if model is None else model)
+    starting = parallel.open_blank(partial(blank_model, config.model), parallel.why_unsharded(config))
+    return starting if starting.unread is not None else replace(starting, model=_starting_model(config, device))
 
 
 def _starting_model(config: TrainConfig, device: torch.device) -> Any:
@@ -173,14 +173,14 @@ def _run(config: TrainConfig, run: runs.Run, setup: Setup, audience: RunListener
     if resume:
         refuse_runtime(run, runtime)
     state = checkpoints.restore(run, setup) if resume else State()
-    start_lines = [banner.begun(run, state), *other_machine(run, runtime)] if resume else []
+    start_lines = [banner.resume_line(run, state), *other_machine(run, runtime)] if resume else []
     start_lines += parallel.fewer_tokens(run, setup.feed.layout, state) if resume else []
     if config.tokens_per_forward is None:  # the first measurement holds, whatever memory is free when a run is resumed
         state.tokens_per_forward = state.tokens_per_forward or setup.feed.layout.tokens_per_forward
     _announce(config, run, setup, prepared, runtime)
     watch = Watch.make(config, setup.model, prepared, setup.start, setup.feed.layout, run.path)
-    shown = parallel.reporter(setup.settings.steps, state.step)
-    with shown as reporter, tracked(config, run, reporter.say) as relay:
+    progress = parallel.reporter(setup.settings.steps, state.step)
+    with progress as reporter, tracked(config, run, reporter.say) as relay:
         for line in banner.banner(config, run, setup, prepared, start_lines) if ranks.leads() else ():
             reporter.say(line)
         hooks = _hooks(config, run, setup, watch, reporter, replace(audience, relay=relay))
@@ -216,12 +216,12 @@ def _fit(config: TrainConfig, setup: Setup, hooks: Hooks, state: State) -> str:
         message = str(error).strip().partition("\n")[0]
     # outside the except block, so that nothing holds the tensors of the failed pass
     forget_gradient(setup.weights, setup.method)
-    held = Held(setup.weights, setup.reference, setup.method.critic, setup.start)
-    error = ran_out(config, setup.prepared, held, layout, message)
+    models = LoadedModels(setup.weights, setup.reference, setup.method.critic, setup.start)
+    error = ran_out(config, setup.prepared, models, layout, message)
     if ranks.world() == 1:
         raise error
-    again = "--resume, or torchrun --max-restarts, restarts all ranks with passes of half the size"
-    raise AfzalError(error.what, why=error.why, remedy=f"{again}; or {error.remedy}")
+    restart = "--resume, or torchrun --max-restarts, restarts all ranks with passes of half the size"
+    raise AfzalError(error.what, why=error.why, remedy=f"{restart}; or {error.remedy}")
 
 
 def _open(config: TrainConfig, prepared: Prepared, model: Any, resume: bool) -> runs.Run:
@@ -231,16 +231,16 @@ def _open(config: TrainConfig, prepared: Prepared, model: Any, resume: bool) -> 
 
 
 def _begin(config: TrainConfig, prepared: Prepared, model: Any, resume: bool) -> None:
-    plain = config.model_dump(mode="json")
+    settings = config.model_dump(mode="json")
     inputs = input_hashes(config) | ({} if model is None else {"model": weights_hash(model)})
-    run = runs.resume(config.out) if resume else runs.create(config.out, plain)
+    run = runs.resume(config.out) if resume else runs.create(config.out, settings)
     if resume:
         fingerprints = {
             "fingerprint": ("data: the content of the training data", prepared.facts["fingerprint"]),
             "tokens": ("tokens: what the data becomes (tokenizer, chat template, versions)", prepared.facts["tokens"]),
             "columns": ("columns: the row fields that functions read", prepared.facts.get("columns", "")),
         }
-        refuse_changes(run, plain, inputs, fingerprints)
+        refuse_changes(run, settings, inputs, fingerprints)
         if outputs.is_done(run):
             return
         run.update(status="running")
@@ -257,7 +257,7 @@ def _hooks(
     config: TrainConfig, run: runs.Run, setup: Setup, watch: Watch, reporter: Reporter, audience: RunListeners
 ) -> Hooks:
     # prompts alone are not batches: a policy that answers them is evaluated differently
-    batches = [] if setup.look else setup.feed.layout.local_batches(setup.prepared.evaluation)[0]
+    batches = [] if setup.evaluate_policy else setup.feed.layout.local_batches(setup.prepared.evaluation)[0]
     mismatched = setup.feed.layout.local_batches(setup.prepared.evaluation_mismatched)[0]
     follows = sync_steps(config)
     reference, method = setup.reference, setup.method
@@ -268,18 +268,18 @@ def _hooks(
         method = replace(method, reference=judge if method.statistics else MemoizedReference(judge))
 
     def look(step: int, carried: Carried) -> dict[str, float]:
-        if setup.look is not None:
-            return {**watch.look(step), **setup.look()}
+        if setup.evaluate_policy is not None:
+            return {**watch.measure(step), **setup.evaluate_policy()}
         figures = evaluate(setup.model, method, batches, mismatched, carried)
-        return {"n": float(len(setup.prepared.evaluation)), **figures, **watch.look(step)}
+        return {"n": float(len(setup.prepared.evaluation)), **figures, **watch.measure(step)}
 
     alarms = online.Alarms(reporter.say, run.metrics("rollout"), config)
 
     def log(record: dict[str, Any]) -> None:
         run.log(record)
         reporter.record(record)
-        alarms.hear(record)
-        audience.hear(record, setup.settings.steps, run.path)
+        alarms.receive(record)
+        audience.receive(record, setup.settings.steps, run.path)
 
     timer = SaveTimer(60 * config.save_every_minutes or math.inf)
 
@@ -295,7 +295,7 @@ def _hooks(
         if follows and step % follows == 0:
             assert config.referenced is not None
             assert isinstance(reference, Frozen)
-            parallel.let_go(setup.model, reference.model)
+            parallel.release(setup.model, reference.model)
             move_towards_policy(reference, setup.model, config.referenced.reference_mixup)
 
     def stopped() -> str | None:
@@ -303,8 +303,8 @@ def _hooks(
         return ranks.first(audience.requested())
 
     evaluated = look if setup.prepared.evaluation else None
-    lost = partial(parallel.remember_smaller, run.path)
-    return Hooks(log, evaluated, save, improved, stopped, stepped, reporter.say, timer.due, lost)
+    restart_with = partial(parallel.remember_smaller, run.path)
+    return Hooks(log, evaluated, save, improved, stopped, stepped, reporter.say, timer.due, restart_with)
 
 
 def _announce(config: TrainConfig, run: runs.Run, setup: Setup, prepared: Prepared, runtime: dict[str, Any]) -> None:
@@ -353,7 +353,7 @@ def _parameters(method: Method) -> dict[str, Any]:
 def _keep_best(run: runs.Run, setup: Setup, state: State, watch: Watch) -> None:
     """After an early stop: restore the weights with the lowest held-out loss, and sample from them."""
     if checkpoints.best(run, setup):
-        watch.look(state.best_step)
+        watch.measure(state.best_step)
     reason = f"held-out loss did not improve; kept the weights of step {state.best_step}"
     run.update(stop_reason=reason, kept_step=state.best_step)
 
@@ -362,13 +362,15 @@ def _finish(config: TrainConfig, run: runs.Run, setup: Setup, state: State) -> P
     sections: Sequence[report.Section] = ()
     shift = 0.0
     if config.scorer is not None:  # in the number format of training, like every evaluation
-        sections, shift = reward.judged(config.scorer, run, setup.model, setup.prepared, setup.feed.layout)
+        sections, shift = reward.assess_held_out(config.scorer, run, setup.model, setup.prepared, setup.feed.layout)
     setup.weights.restore()
     if setup.method.learned:
         method = setup.method
-        learnt = {f"{t.name}.{k}": float(v.detach()) for t in method.terms for k, v in method.learned_values(t).items()}
-        run.update(learned=learnt)
-    model = setup.whole(run.path)
+        learned = {
+            f"{t.name}.{k}": float(v.detach()) for t in method.terms for k, v in method.learned_values(t).items()
+        }
+        run.update(learned=learned)
+    model = setup.unsharded_model(run.path)
 
     def write() -> None:
         rounded = partial(outputs.written_as, dtype=setup.save_dtype)

@@ -22,11 +22,11 @@ def train_once(config: TrainConfig, callbacks: Callbacks | None = None) -> Path:
     Raises:
         AfzalError: as for :func:`afzal.recipes.train.train`; an existing run has other settings.
     """
-    once(config.out, lambda resume: train(config, resume=resume, callbacks=callbacks))
+    train_unless_finished(config.out, lambda resume: train(config, resume=resume, callbacks=callbacks))
     return Path(config.out)
 
 
-def once(folder: str, train: Callable[[bool], object]) -> None:
+def train_unless_finished(folder: str, train: Callable[[bool], object]) -> None:
     """Train into a folder, unless it holds a finished run.
 
     Args:

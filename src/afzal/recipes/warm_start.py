@@ -20,7 +20,7 @@ def folder_of(config: TrainConfig) -> str | None:
     return config.policy.adapter_from if config.policy is not None else None
 
 
-def begun(model: Any, folder: str) -> Any:
+def with_adapter_from(model: Any, folder: str) -> Any:
     """The model with the adapter from a folder; not yet checked to compute finite numbers.
 
     Raises:
@@ -31,7 +31,7 @@ def begun(model: Any, folder: str) -> Any:
     return begin_with(model, folder)
 
 
-def named(config: TrainConfig) -> str:
+def describe_start(config: TrainConfig) -> str:
     """The model and the adapter that it starts from, for messages."""
     folder = folder_of(config)
     return config.model if folder is None else f"{config.model} with the adapter {folder}"

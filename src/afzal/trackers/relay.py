@@ -45,7 +45,7 @@ class Relay:
         for thread in self._threads.values():
             thread.start()
 
-    def hear(self, record: Mapping[str, Any]) -> None:
+    def receive(self, record: Mapping[str, Any]) -> None:
         """Pass on a line of the metrics. Returns immediately, whatever the trackers do."""
         if not self._inboxes:
             return
@@ -148,7 +148,7 @@ def open_relay(
     relay = Relay(names, run_info, say)
     try:
         for record in earlier if names else ():
-            relay.hear(record)
+            relay.receive(record)
         yield relay
     finally:
         relay.close()

@@ -37,7 +37,7 @@ Callback = Callable[[Progress], object]
 class Relay(Protocol):
     """Passes metric records on to trackers; returns immediately and never fails."""
 
-    def hear(self, record: Mapping[str, Any]) -> None:
+    def receive(self, record: Mapping[str, Any]) -> None:
         """Receive a metric record that was logged."""
         ...
 
@@ -54,7 +54,7 @@ class Callbacks:
     on_evaluation: Sequence[Callback] = ()
     stop_requests: list[str] = field(default_factory=list)
 
-    def hear(self, record: Mapping[str, Any], steps: int, path: Path) -> None:
+    def receive(self, record: Mapping[str, Any], steps: int, path: Path) -> None:
         """Call the callbacks for this kind of metric record.
 
         Raises:
@@ -87,11 +87,11 @@ class RunListeners:
     callbacks: Callbacks
     relay: Relay | None = None
 
-    def hear(self, record: Mapping[str, Any], steps: int, path: Path) -> None:
+    def receive(self, record: Mapping[str, Any], steps: int, path: Path) -> None:
         """Pass on a metric record that was logged."""
         if self.relay is not None:
-            self.relay.hear(record)
-        self.callbacks.hear(record, steps, path)
+            self.relay.receive(record)
+        self.callbacks.receive(record, steps, path)
 
     def requested(self) -> str | None:
         """The name of the signal that requests a stop, or ``callback``; None without a request."""

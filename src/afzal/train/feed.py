@@ -78,8 +78,8 @@ class Layout:
         return list(self._passes(split)), [t for r, share in enumerate(split) if r != self.rank for t in share]
 
     def passes(self, trees: Sequence[Tree]) -> Iterator[Batch]:
-        """Yield the micro-batches of :meth:`local_batches` one by one, so that those of a full data set need not be in memory
-        together."""
+        """Yield the micro-batches of :meth:`local_batches` one by one, so that those of a full data set need not be in
+        memory together."""
         return self._passes(self._shares(trees))
 
     def _shares(self, trees: Sequence[Tree]) -> list[list[Tree]]:

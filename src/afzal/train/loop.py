@@ -97,7 +97,7 @@ class Hooks:
     stepped: Callable[[int], None] = lambda step: None
     say: Callable[[str], None] = lambda line: None
     save_due: Callable[[], bool] = lambda: False
-    lost: Callable[[int], None] = lambda tokens_per_forward: None
+    restart_with: Callable[[int], None] = lambda tokens_per_forward: None
 
 
 def fit(
@@ -161,7 +161,7 @@ def fit(
             forget=partial(forget_gradient, weights, method),
             optimizer=optimizer,
             lowered=lowered,
-            lost=hooks.lost,
+            restart_with=hooks.restart_with,
         )
         optimizer.zero_grad(set_to_none=True)
         publish(weights, method)

@@ -31,7 +31,7 @@ def within_memory(
     forget: Callable[[], None],
     optimizer: torch.optim.Optimizer,
     lowered: Callable[[int], None],
-    lost: Callable[[int], None],
+    restart_with: Callable[[int], None],
 ) -> tuple[Update, R]:
     """Run ``work(update)``, halving the tokens per forward pass each time memory runs out.
 
@@ -43,8 +43,8 @@ def within_memory(
         steps_before: steps that the optimiser made before it.
         forget: drops the update's gradients.
         lowered: called with the smaller number before the update starts again.
-        lost: called instead with several ranks, on the rank that fails. The others wait inside the pass, where the
-            ranks cannot agree on anything; all have to restart.
+        restart_with: called instead with several ranks, on the rank that fails. The others wait inside the pass,
+            where the ranks cannot agree on anything; all have to restart.
 
     Raises:
         AfzalError: memory ran out while the optimiser was changing the weights.
@@ -58,7 +58,7 @@ def within_memory(
         _undo_update(step, steps_before, forget, optimizer)
         fewer = smaller(update, feed.layout)
         if fewer and ranks.world() > 1:
-            lost(fewer)
+            restart_with(fewer)
         if not fewer or ranks.world() > 1:
             raise failed
         del failed  # its traceback keeps the tensors of the pass alive

@@ -79,7 +79,7 @@ class Sharded:
     def restore(self) -> None:
         """Do nothing: the shards are in float32 already."""
 
-    def whole(self, folder: Path, cast: Callable[[Any], None] = lambda model: None) -> Any:
+    def unsharded_model(self, folder: Path, cast: Callable[[Any], None] = lambda model: None) -> Any:
         """The unsharded model on the CPU of rank 0; None on the other ranks.
 
         It is gathered tensor by tensor into memory-mapped files in the folder, so no rank needs memory for more than

@@ -106,7 +106,7 @@ def accumulate(model: Any, method: Method, update: Update, carried: Carried | No
     joint = method.couples_batch and (len(update.batches) > 1 or ranks.world() > 1)
     results, all_scored = (_joint if joint else _separate)(work, update.batches, _costs_before(work, update.batches))
     results = results._replace(costs=_over_ranks(method, results.costs))
-    ranks.add_gradients([*method.learned.values(), *(method.critic.whole if method.critic is not None else ())])
+    ranks.add_gradients([*method.learned.values(), *(method.critic.unsharded if method.critic is not None else ())])
     return _outcome(work, results, all_scored)
 
 
