@@ -86,7 +86,7 @@ def case(
     expected = _values(lambda *t: unshared(*(x[0].float() for x in t), layout, job)[None], [q, k, v], upstream)
     result: dict[str, Any] = {"shape": shape, "model": model, "tokens": layout.n_tokens, "kernels": {}, "left_out": {}}
     for kernel in options.kernels:
-        if reason := choose.able(kernel, job):
+        if reason := choose.why_unable(kernel, job):
             result["left_out"][kernel] = reason
             continue
         call = _call(kernel, layout, job)

@@ -58,7 +58,7 @@ def measure(model: Path, rows: Path, to: Path) -> None:
     """Write the log-probs of every held-out item's captions, the true one first, with real and with blank media."""
     loaded, speaker = load_model(str(model)), open_speaker(str(model))
     trees = speaker.encode(data.read(str(rows)).items, max_tokens=1024).trees
-    layout = Layout(choose_sharing(loaded, shown=trees[:1])[0], _TOKENS_PER_FORWARD)
+    layout = Layout(choose_sharing(loaded, media_trees=trees[:1])[0], _TOKENS_PER_FORWARD)
     blank = [replace(t, media=tuple(m.without_content() for m in t.media)) for t in trees]
     logps = {name: _captions(loaded, variant, layout).tolist() for name, variant in (("seen", trees), ("blank", blank))}
     to.write_text(json.dumps(logps) + "\n", "utf-8")

@@ -267,7 +267,7 @@ def test_on_a_gpu_16_bits_take_ragged_sequences_and_soft_caps_take_flex(monkeypa
     on = replace(JOB, device=torch.device("cuda"))
     assert kernels.kernel_for(on) == "ragged"
     assert kernels.kernel_for(replace(on, softcap=30.0)) == "flex"
-    assert kernels.kernel_for(replace(on, odd=True)) == "blocks"
+    assert kernels.kernel_for(replace(on, unsupported=True)) == "blocks"
     assert kernels.kernel_for(replace(on, dtype=torch.float32)) == "blocks"
 
 
@@ -296,5 +296,5 @@ def test_grouped_heads_in_blocks_share_their_keys_and_give_the_same():
 
 
 def test_the_compiled_form_is_asked_for_once():
-    assert flex._made() is flex._made()
+    assert flex._compiled_kernel() is flex._compiled_kernel()
     assert flex._capped(30.0) is flex._capped(30.0)

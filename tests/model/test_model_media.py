@@ -86,7 +86,7 @@ def test_log_probs_are_those_of_transformers_shared_and_unshared(family: str) ->
         apart = score(model, collate(trees, "unshared"))
         assert int(apart.lengths.sum()) == sum(int(b.scored.sum()) for t in trees for b in t.branches)
         assert torch.allclose(apart.token_logps, wanted, atol=1e-4)
-        sharing, why = choose_sharing(model, shown=trees)
+        sharing, why = choose_sharing(model, media_trees=trees)
         assert (sharing, "gemma3" in why) == (("unshared", True) if family == "gemma3" else ("shared", False))
         together = score(model, collate(trees, sharing)).token_logps
     assert torch.allclose(together, wanted, atol=1e-4)

@@ -45,7 +45,7 @@ def test_scores_are_the_heads_of_the_last_hidden_state_and_survive_saving(family
         last = [len(trees[0].prompt) + len(b.ids) - 1 for b in trees[0].branches]
         expected = torch.stack([hidden[row, at] @ scorer.score.weight[0] for row, at in enumerate(last)])
         assert torch.allclose(head_scores(scorer, batch)[:, 0], expected, atol=1e-5)
-        sharing, _ = choose_sharing(scorer, shown=trees)
+        sharing, _ = choose_sharing(scorer, media_trees=trees)
         assert sharing == ("unshared" if family == "gemma3" else "shared")
         assert torch.allclose(head_scores(scorer, collate(trees, sharing))[:, 0], expected, atol=1e-4)
         choose_pad(scorer, speaker.tokenizer, {speaker.tokenizer.eos_token_id})

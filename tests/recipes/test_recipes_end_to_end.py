@@ -55,7 +55,7 @@ STARTS = {
     "full": lambda m, _: (m, False),
     "lora": lambda m, _: (add_lora(m, rank=2, alpha=4), True),
     "sft-adapter": lambda m, t: (adapted_again(m, t), False),
-    "lora-and-head": lambda m, _: (add_lora(m, rank=2, alpha=4, also=["lm_head"]), True),
+    "lora-and-head": lambda m, _: (add_lora(m, rank=2, alpha=4, trained_in_full=["lm_head"]), True),
 }
 
 

@@ -78,7 +78,7 @@ def adapter_of(folder: Path, model: Path) -> Path:
 
 def run_once(kind: str, folder: Path, model: Path, given: dict[str, Any]) -> runs.Run:
     if kind == "lora_and_head":
-        wrapped = add_lora(load_model(str(model)), rank=2, alpha=4, also=["lm_head"])
+        wrapped = add_lora(load_model(str(model)), rank=2, alpha=4, trained_in_full=["lm_head"])
         return afzal.fit("dpo", model=wrapped, tokenizer=load_tokenizer(str(model)), **given)
     start = adapter_of(folder, model) if kind == "adapter" else model
     given = given | ({"lora_rank": 2} if kind == "lora" else {})

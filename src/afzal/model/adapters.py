@@ -53,7 +53,7 @@ class Adapter:
     excluded: Sequence[str] = ()
 
 
-def add_adapter(model: Any, adapter: Adapter, *, also: Sequence[str] = (), unread: bool = False) -> Any:
+def add_adapter(model: Any, adapter: Adapter, *, trained_in_full: Sequence[str] = (), unread: bool = False) -> Any:
     """The model with a fresh adapter without dropout; only the adapter trains.
 
     Low-rank adapters start with B = 0 and IA3 with factors of 1: the identity. The virtual tokens of prompt tuning
@@ -62,7 +62,7 @@ def add_adapter(model: Any, adapter: Adapter, *, also: Sequence[str] = (), unrea
     those of p-tuning as PEFT initialises them. The draws use torch's generator.
 
     Args:
-        also: modules to train in full alongside it, such as ``lm_head``; not with virtual tokens.
+        trained_in_full: modules to train in full alongside it, such as ``lm_head``; not with virtual tokens.
         unread: the model's weights have not been read. What starts from them, the virtual tokens of prompt and prefix
             tuning and DoRA's norms, has arbitrary values until :func:`afzal.train.shard.start_adapter_in_pieces`.
 
@@ -74,7 +74,7 @@ def add_adapter(model: Any, adapter: Adapter, *, also: Sequence[str] = (), unrea
     matrices = _matrices(model)
     try:
         with quiet_peft():
-            adapted = get_peft_model(model, _config(model, adapter, also))
+            adapted = get_peft_model(model, _config(model, adapter, trained_in_full))
     except ValueError as error:
         first = str(error).strip().partition("\n")[0]
         raise AfzalError(
@@ -110,19 +110,19 @@ def _fitting(adapter: Adapter, matrices: Sequence[str], unknown: bool) -> str:
     """
     if adapter.kind not in _LOW_RANK:
         return "adapter=lora"
-    named = f"lora_targets={','.join(matrices[:12]) or 'the names of single matrices'}"
+    setting = f"lora_targets={','.join(matrices[:12]) or 'the names of single matrices'}"
     if unknown:
-        return f"leave lora_targets out, or {named}"
-    return f"adapter=lora, or {named}" if adapter.kind == "dora" else named
+        return f"leave lora_targets out, or {setting}"
+    return f"adapter=lora, or {setting}" if adapter.kind == "dora" else setting
 
 
-def _config(model: Any, adapter: Adapter, also: Sequence[str]) -> Any:
+def _config(model: Any, adapter: Adapter, trained_in_full: Sequence[str]) -> Any:
     import peft
 
     task = "SEQ_CLS" if type(model).__name__.endswith("ForSequenceClassification") else "CAUSAL_LM"
-    saved: Any = list(also) or None
-    inside = "|".join(map(re.escape, adapter.excluded))
-    excluded: Any = rf"({inside})\..*" if inside else None
+    saved: Any = list(trained_in_full) or None
+    prefixes = "|".join(map(re.escape, adapter.excluded))
+    excluded: Any = rf"({prefixes})\..*" if prefixes else None
     n: Any = adapter.virtual_tokens
     if adapter.kind == "prefix":
         return peft.PrefixTuningConfig(task_type=task, num_virtual_tokens=n)
@@ -159,8 +159,8 @@ def _scaled_by_ia3(model: Any) -> dict[str, Any]:
 
     config = model.config.get_text_config()
     linear = [name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, nn.Linear)]
-    usual = all(linear.count(name) == config.num_hidden_layers for name in _IA3_LAYERS)
-    if config.model_type in KNOWN or not usual or any("expert" in name for name, _ in model.named_modules()):
+    has_known_names = all(linear.count(name) == config.num_hidden_layers for name in _IA3_LAYERS)
+    if config.model_type in KNOWN or not has_known_names or any("expert" in name for name, _ in model.named_modules()):
         return {}
     return {"target_modules": list(_IA3_LAYERS), "feedforward_modules": [_IA3_LAYERS[-1]]}
 
@@ -299,12 +299,12 @@ def peft_type_of(folder: str | Path) -> str:
 
 def why_reads_base(folder: str | Path) -> str:
     """Why an adapter folder cannot be loaded without the weights of its base model; empty if it can."""
-    about = adapter_config(folder)
-    if about.get("peft_type") not in _SELF_CONTAINED:
-        return f"is of a kind that may be made of the base model's weights ({about.get('peft_type')})"
-    if about.get("init_lora_weights", True) not in (True, False, "gaussian"):
-        return f"starts from the base model's weights (init_lora_weights={about['init_lora_weights']})"
-    return "brings along weights of the base model" if about.get("modules_to_save") else ""
+    config = adapter_config(folder)
+    if config.get("peft_type") not in _SELF_CONTAINED:
+        return f"is of a kind that may be made of the base model's weights ({config.get('peft_type')})"
+    if config.get("init_lora_weights", True) not in (True, False, "gaussian"):
+        return f"starts from the base model's weights (init_lora_weights={config['init_lora_weights']})"
+    return "brings along weights of the base model" if config.get("modules_to_save") else ""
 
 
 def positions_taken(folder: str | Path) -> int:

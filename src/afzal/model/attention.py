@@ -66,11 +66,11 @@ class PrefixedLayout(TreeLayout):
         """Keys and values ``[1, kv heads, N, D]`` of a layer with the prefix filled in."""
         if layer is None:
             raise ValueError("this attention layer does not know its index, so it cannot have a prefix")
-        own = self.layers[layer]
-        trees = len(self.places) // own[0].shape[2]
+        prefix = self.layers[layer]
+        trees = len(self.places) // prefix[0].shape[2]
         key, value = (
-            t.index_copy(2, self.places, given.to(t.dtype).repeat(1, 1, trees, 1))
-            for t, given in zip((key, value), own, strict=True)
+            t.index_copy(2, self.places, values.to(t.dtype).repeat(1, 1, trees, 1))
+            for t, values in zip((key, value), prefix, strict=True)
         )
         return key, value
 
@@ -106,7 +106,7 @@ def tree_attention(
     if kernel != kernels.BLOCKS:
         return kernels.run(kernel, q, k, v, tree, job)[None], None
     plan = tree.plan(query.shape[1] * query.shape[3], sliding_window, query.dtype)
-    by_blocks = partial(_by_blocks, plan=plan, how=softmax)
+    by_blocks = partial(_by_blocks, plan=plan, softmax=softmax)
     if not _by_products(q, k, plan, softmax):
         return by_blocks(q, k, v)[None], None
     heads = q.shape[1], k.shape[1]
@@ -114,30 +114,30 @@ def tree_attention(
     return cpu_attention.attention(q, k, v, rows, scale, by_blocks)[None], None
 
 
-def _by_blocks(q: Tensor, k: Tensor, v: Tensor, plan: Plan, how: _Softmax) -> Tensor:
+def _by_blocks(q: Tensor, k: Tensor, v: Tensor, plan: Plan, softmax: _Softmax) -> Tensor:
     """Query ``[N, H, D]``, keys and values ``[N, kv heads, D]`` to ``[N, H, D]``, one call per block."""
     shapes = [block.shape for block in plan.blocks]
     qs = _blocks(q, plan.queries, [(g, n) for g, n, _ in shapes])
     ks, vs = (_blocks(t, plan.keys, [(g, n) for g, _, n in shapes]) for t in (k, v))
     outputs = [
-        _attend(qb, kb, vb, block, how).transpose(1, 2).flatten(0, 1)
+        _attend(qb, kb, vb, block, softmax).transpose(1, 2).flatten(0, 1)
         for qb, kb, vb, block in zip(qs, ks, vs, plan.blocks, strict=True)
     ]
     slots = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     return slots.index_select(0, plan.inverse)
 
 
-def _by_products(q: Tensor, k: Tensor, plan: Plan, how: _Softmax) -> bool:
+def _by_products(q: Tensor, k: Tensor, plan: Plan, softmax: _Softmax) -> bool:
     """Whether every block is plain softmax attention for which batched products are fastest."""
-    if how.softcap is not None or how.sinks is not None or how.dropout:
+    if softmax.softcap is not None or softmax.sinks is not None or softmax.dropout:
         return False
     return type(q) is type(k) is Tensor and all(_prefers_products(q, block.shape[2]) for block in plan.blocks)
 
 
-def _job(q: Tensor, k: Tensor, how: _Softmax, window: int | None) -> kernels.Job:
+def _job(q: Tensor, k: Tensor, softmax: _Softmax, window: int | None) -> kernels.Job:
     heads, width = q.shape[1:]
-    odd = bool(how.dropout) or how.sinks is not None
-    return kernels.Job(q.device, q.dtype, heads, k.shape[1], width, how.scale, window, how.softcap, odd)
+    unsupported = bool(softmax.dropout) or softmax.sinks is not None
+    return kernels.Job(q.device, q.dtype, heads, k.shape[1], width, softmax.scale, window, softmax.softcap, unsupported)
 
 
 def _blocks(rows: Tensor, index: Tensor, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
@@ -156,25 +156,34 @@ class _Softmax:
     sinks: Tensor | None
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, block: Block, how: _Softmax) -> Tensor:
+def _attend(q: Tensor, k: Tensor, v: Tensor, block: Block, softmax: _Softmax) -> Tensor:
     """Query ``[G, H, Q, D]``, keys and values ``[G, kv heads, K, D]`` to ``[G, H, Q, D]``."""
-    if how.softcap is not None or how.sinks is not None or _prefers_products(q, k.shape[2]):
-        return _eager(q, k, v, block, how)
+    if softmax.softcap is not None or softmax.sinks is not None or _prefers_products(q, k.shape[2]):
+        return _eager(q, k, v, block, softmax)
     grouped, mask = q.shape[1] != k.shape[1], block.mask
     if grouped and mask is not None and q.device.type == "cuda":  # no CUDA kernel has both: keys would be copied
-        return _grouped(q, k, v, mask, how)
+        return _grouped(q, k, v, mask, softmax)
     return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, dropout_p=how.dropout, is_causal=mask is None, scale=how.scale, enable_gqa=grouped
+        q,
+        k,
+        v,
+        attn_mask=mask,
+        dropout_p=softmax.dropout,
+        is_causal=mask is None,
+        scale=softmax.scale,
+        enable_gqa=grouped,
     )
 
 
-def _grouped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, how: _Softmax) -> Tensor:
+def _grouped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, softmax: _Softmax) -> Tensor:
     """Stack heads that share keys along the query axis, so that keys and values are never copied."""
     kv_heads = k.shape[1]
     sharing = q.shape[1] // kv_heads
     folded = q.unflatten(1, (kv_heads, sharing)).flatten(2, 3)
-    seen = mask.repeat(1, 1, sharing, 1)
-    out = F.scaled_dot_product_attention(folded, k, v, attn_mask=seen, dropout_p=how.dropout, scale=how.scale)
+    repeated_mask = mask.repeat(1, 1, sharing, 1)
+    out = F.scaled_dot_product_attention(
+        folded, k, v, attn_mask=repeated_mask, dropout_p=softmax.dropout, scale=softmax.scale
+    )
     return out.unflatten(2, (sharing, q.shape[2])).flatten(1, 2)
 
 
@@ -182,31 +191,31 @@ def _prefers_products(q: Tensor, keys: int) -> bool:
     return q.device.type == "cpu" and q.dtype == torch.bfloat16 and keys <= _PRODUCTS_UP_TO_KEYS
 
 
-def _eager(q: Tensor, k: Tensor, v: Tensor, block: Block, how: _Softmax) -> Tensor:
+def _eager(q: Tensor, k: Tensor, v: Tensor, block: Block, softmax: _Softmax) -> Tensor:
     """Softmax attention in two batched products. Causal queries go in chunks, which skip later keys."""
     if block.mask is not None:
-        return _product(q, k, v, block.bias, how)
+        return _product(q, k, v, block.bias, softmax)
     outputs = []
-    for at, seen in cpu_attention.causal_chunks(q.shape[2]):
-        part, keys, values, bias = q[:, :, at], k[:, :, :seen], v[:, :, :seen], block.bias[..., at, :seen]
-        outputs.append(_product(part, keys, values, bias, how))
+    for chunk, n_keys in cpu_attention.causal_chunks(q.shape[2]):
+        part, keys, values, bias = q[:, :, chunk], k[:, :, :n_keys], v[:, :, :n_keys], block.bias[..., chunk, :n_keys]
+        outputs.append(_product(part, keys, values, bias, softmax))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
 
 
-def _product(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, how: _Softmax) -> Tensor:
+def _product(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, softmax: _Softmax) -> Tensor:
     """Fold grouped heads into the query axis, so that keys and values are never copied."""
     groups, heads, slots, width = q.shape
     kv_heads, keys = k.shape[1], k.shape[2]
-    folded = (q * how.scale).reshape(groups, kv_heads, -1, width)
+    folded = (q * softmax.scale).reshape(groups, kv_heads, -1, width)
     scores = (folded @ k.transpose(-1, -2)).view(groups, heads, slots, keys)
-    if how.softcap is not None:
-        scores = how.softcap * torch.tanh(scores / how.softcap)
+    if softmax.softcap is not None:
+        scores = softmax.softcap * torch.tanh(scores / softmax.softcap)
     scores = scores.add_(bias.to(scores.dtype))
-    if how.sinks is not None:
-        extra = how.sinks.view(1, heads, 1, 1).expand(groups, heads, slots, 1).to(scores.dtype)
+    if softmax.sinks is not None:
+        extra = softmax.sinks.view(1, heads, 1, 1).expand(groups, heads, slots, 1).to(scores.dtype)
         scores = torch.cat([scores, extra], dim=-1)
     weights = torch.softmax(scores, dim=-1)[..., :keys]  # sums in float32 whatever the dtype
-    weights = F.dropout(weights, how.dropout) if how.dropout else weights
+    weights = F.dropout(weights, softmax.dropout) if softmax.dropout else weights
     return (weights.reshape(groups, kv_heads, -1, keys) @ v).view(groups, heads, slots, width)
 
 
@@ -269,5 +278,5 @@ def may_share(config: Any) -> str:
     known = text.model_type in SHAREABLE if text is config else config.model_type in SHAREABLE_WITH_MEDIA
     if not known:
         return f"model type {config.model_type!r} is not among the families known to share prompts exactly"
-    odd = set(getattr(text, "layer_types", None) or ()) - _LAYER_TYPES
-    return f"layer types {sorted(odd)} carry state that branches would share" if odd else ""
+    unsupported = set(getattr(text, "layer_types", None) or ()) - _LAYER_TYPES
+    return f"layer types {sorted(unsupported)} carry state that branches would share" if unsupported else ""

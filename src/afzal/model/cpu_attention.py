@@ -95,13 +95,15 @@ def _ordered(rows: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
     return torch.cat(ordered)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, rows: Rows, scale: float, again: Callable[..., Tensor]) -> Tensor:
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, rows: Rows, scale: float, differentiable: Callable[..., Tensor]
+) -> Tensor:
     """Query ``[N, H, D]``, keys and values ``[N, V, D]`` to ``[N, H, D]``.
 
     Args:
-        again: the same by operations that can be differentiated twice.
+        differentiable: the same by operations that can be differentiated twice.
     """
-    return _Products.apply(q, k, v, rows, scale, again)
+    return _Products.apply(q, k, v, rows, scale, differentiable)
 
 
 class _Products(torch.autograd.Function):
@@ -109,54 +111,54 @@ class _Products(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, rows: Rows, scale: float, again: Callable[..., Tensor]
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, rows: Rows, scale: float, differentiable: Callable[..., Tensor]
     ) -> Tensor:
         heads, width = q.shape[1:]
-        taken = _taken(q, k, v, rows, scale)
-        out, kept = torch.empty_like(taken[0]), []
+        gathered = _gather(q, k, v, rows, scale)
+        out, saved = torch.empty_like(gathered[0]), []
         for part in rows.parts:
-            own, keys, values, results = _of_part(part, heads, k.shape[1], *taken, out)
-            for at, seen in part.chunks():
-                folded = _folded(own, at)
-                scores = torch.bmm(folded, keys[:, :seen].transpose(1, 2)).view(part.groups, heads, -1, seen)
-                weights = scores.add_(part.bias[..., at, :seen]).softmax(-1).view(*folded.shape[:2], seen)
-                _put(results, at, torch.bmm(weights, values[:, :seen]))
-                kept.append(weights)
-        ctx.save_for_backward(q, k, v, *kept)
-        ctx.about = rows, scale, again
+            queries, keys, values, results = _of_part(part, heads, k.shape[1], *gathered, out)
+            for chunk, n_keys in part.chunks():
+                folded = _folded(queries, chunk)
+                scores = torch.bmm(folded, keys[:, :n_keys].transpose(1, 2)).view(part.groups, heads, -1, n_keys)
+                weights = scores.add_(part.bias[..., chunk, :n_keys]).softmax(-1).view(*folded.shape[:2], n_keys)
+                _put(results, chunk, torch.bmm(weights, values[:, :n_keys]))
+                saved.append(weights)
+        ctx.save_for_backward(q, k, v, *saved)
+        ctx.settings = rows, scale, differentiable
         return out.index_select(0, rows.inverse).view(len(q), heads, width)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
-        q, k, v, *kept = ctx.saved_tensors
-        rows, scale, again = ctx.about
+        q, k, v, *saved = ctx.saved_tensors
+        rows, scale, differentiable = ctx.settings
         if torch.is_grad_enabled():  # the gradient itself will be differentiated
-            return (*_differentiable(again, (q, k, v), gradients[0]), None, None, None)
+            return (*_differentiable(differentiable, (q, k, v), gradients[0]), None, None, None)
         heads, kv_heads = q.shape[1], k.shape[1]
-        weights_of_chunks, taken = iter(kept), _taken(q, k, v, rows, scale)
-        upstream = torch.zeros_like(taken[0])  # 0 for slots that repeat a position
+        weights_of_chunks, gathered = iter(saved), _gather(q, k, v, rows, scale)
+        upstream = torch.zeros_like(gathered[0])  # 0 for slots that repeat a position
         upstream.index_copy_(0, rows.inverse, gradients[0].reshape(-1, q.shape[2]))
         for part in rows.parts:
-            own, keys, values, arrived = _of_part(part, heads, kv_heads, *taken, upstream)
+            queries, keys, values, arrived = _of_part(part, heads, kv_heads, *gathered, upstream)
             chunks = part.chunks()
             sums = [torch.zeros_like(t) if len(chunks) > 1 else t for t in (keys, values)]
-            for at, seen in chunks:
+            for chunk, n_keys in chunks:
                 # gradients overwrite what has been read for the last time; the queries' overwrite the upstream ones
-                weights, slope = next(weights_of_chunks), _folded(arrived, at)
-                of_weights = torch.bmm(slope, values[:, :seen].transpose(1, 2))
-                _add(sums[1], seen, len(chunks) > 1, weights.transpose(1, 2), slope)
+                weights, slope = next(weights_of_chunks), _folded(arrived, chunk)
+                of_weights = torch.bmm(slope, values[:, :n_keys].transpose(1, 2))
+                _add(sums[1], n_keys, len(chunks) > 1, weights.transpose(1, 2), slope)
                 slope = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)
-                _put(arrived, at, torch.bmm(slope, keys[:, :seen]))
-                _add(sums[0], seen, len(chunks) > 1, slope.transpose(1, 2), _folded(own, at))
+                _put(arrived, chunk, torch.bmm(slope, keys[:, :n_keys]))
+                _add(sums[0], n_keys, len(chunks) > 1, slope.transpose(1, 2), _folded(queries, chunk))
             if len(chunks) > 1:
                 keys.copy_(sums[0])
                 values.copy_(sums[1])
         of_q = upstream.mul_(scale).index_select(0, rows.inverse).view_as(q)
-        of_kv = (_summed(t, rows.keys, k) for t in taken[1:])
+        of_kv = (_summed(t, rows.keys, k) for t in gathered[1:])
         return (of_q, *of_kv, None, None, None)
 
 
-def _taken(q: Tensor, k: Tensor, v: Tensor, rows: Rows, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+def _gather(q: Tensor, k: Tensor, v: Tensor, rows: Rows, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     """Scaled queries, keys and values of all slots. They are gathered again for the backward pass, since keys occupy
     one slot per branch."""
     q, k, v = (t.reshape(-1, t.shape[2]) for t in (q, k, v))
@@ -175,21 +177,21 @@ def _of_part(
     return q[first:last].view(shape), k, v, out[first:last].view(shape)
 
 
-def _folded(rows: Tensor, at: slice) -> Tensor:
+def _folded(rows: Tensor, chunk: slice) -> Tensor:
     """Slots of ``[G V, H/V, Q, D]``, with heads that share keys stacked along the query axis."""
-    return rows[:, :, at].flatten(1, 2)
+    return rows[:, :, chunk].flatten(1, 2)
 
 
-def _put(rows: Tensor, at: slice, values: Tensor) -> None:
-    rows[:, :, at] = values.view(len(rows), rows.shape[1], -1, rows.shape[3])
+def _put(rows: Tensor, chunk: slice, values: Tensor) -> None:
+    rows[:, :, chunk] = values.view(len(rows), rows.shape[1], -1, rows.shape[3])
 
 
-def _add(rows: Tensor, seen: int, several: bool, one: Tensor, other: Tensor) -> None:
-    """Write a product to ``rows``; with several chunks, add it to the first ``seen`` rows."""
+def _add(rows: Tensor, n_keys: int, several: bool, left: Tensor, right: Tensor) -> None:
+    """Write a product to ``rows``; with several chunks, add it to the first ``n_keys`` rows."""
     if several:
-        rows[:, :seen] += torch.bmm(one, other)
+        rows[:, :n_keys] += torch.bmm(left, right)
     else:
-        torch.bmm(one, other, out=rows)
+        torch.bmm(left, right, out=rows)
 
 
 def _summed(rows: Tensor, index: Tensor, like: Tensor) -> Tensor:
@@ -200,9 +202,9 @@ def _summed(rows: Tensor, index: Tensor, like: Tensor) -> Tensor:
 
 
 def _differentiable(
-    again: Callable[..., Tensor], inputs: tuple[Tensor, ...], gradient: Tensor
+    fn: Callable[..., Tensor], inputs: tuple[Tensor, ...], gradient: Tensor
 ) -> tuple[Tensor | None, ...]:
     """Gradients from differentiable operations."""
-    wanted = [t for t in inputs if t.requires_grad]
-    gradients = iter(torch.autograd.grad(again(*inputs), wanted, gradient, create_graph=True))
+    differentiated = [t for t in inputs if t.requires_grad]
+    gradients = iter(torch.autograd.grad(fn(*inputs), differentiated, gradient, create_graph=True))
     return tuple(next(gradients) if t.requires_grad else None for t in inputs)

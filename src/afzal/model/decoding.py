@@ -98,34 +98,34 @@ class DecodeCache:
         flat = grid.flatten(0, 1)
         return flat if self._slot is None else flat[self._slot]
 
-    def apart(self, q: Tensor) -> Tensor:
+    def block_diagonal(self, q: Tensor) -> Tensor:
         """``[R, H, K * D]``: queries ``[R, K, H/K, D]`` in the columns of their own key head, zeros in the others'.
 
         All heads' scores over a row's suffix are then one product. It does K times the necessary multiplications, most
         of them by zero; but decoding is bound by memory, and this product reads a row's keys as one matrix. The next
         call overwrites the result.
         """
-        rows, heads, each, width = q.shape
+        rows, heads, per_key_head, width = q.shape
         if q.shape not in self._apart:
-            self._apart[q.shape] = q.new_zeros((rows, heads, each, heads, width))
+            self._apart[q.shape] = q.new_zeros((rows, heads, per_key_head, heads, width))
         self._apart[q.shape].diagonal(dim1=1, dim2=3).copy_(q.permute(0, 2, 3, 1))
-        return self._apart[q.shape].view(rows, heads * each, heads * width)
+        return self._apart[q.shape].view(rows, heads * per_key_head, heads * width)
 
     def _arrange(self) -> None:
         counts = torch.bincount(self.group, minlength=len(self.lengths))
-        most = int(counts.max())
+        largest = int(counts.max())
         self._shortest = int(self.lengths.min())
         self._hidden: dict[int | None, Tensor | None] = {}
         self._hidden_at = -1
         self._apart: dict[torch.Size, Tensor] = {}
         self._grid = self._slot = None
-        if not bool((counts == most).all()):
+        if not bool((counts == largest).all()):
             first = counts.cumsum(0) - counts
             place = torch.arange(len(self.group), device=self.group.device) - first[self.group]
-            self._slot = self.group * most + place
-            self._grid = torch.zeros(len(counts) * most, dtype=torch.int64, device=self.group.device)
+            self._slot = self.group * largest + place
+            self._grid = torch.zeros(len(counts) * largest, dtype=torch.int64, device=self.group.device)
             self._grid[self._slot] = torch.arange(len(self.group), device=self.group.device)
-            self._grid = self._grid.view(len(counts), most)
+            self._grid = self._grid.view(len(counts), largest)
 
     def _find_hidden(self, window: int | None) -> Tensor | None:
         width = next(iter(self.layers.values())).prompt_k.shape[3]
@@ -183,8 +183,8 @@ def _layer_of(module: nn.Module) -> int:
 def _put(prefix: tuple[Tensor, Tensor], *computed: Tensor) -> tuple[Tensor, Tensor]:
     """Keys and values ``[g, K, P, D]`` with those of the prefix in the first places."""
     key, value = (
-        torch.cat([own.to(t.dtype).expand(len(t), -1, -1, -1), t[:, :, own.shape[2] :]], dim=2)
-        for own, t in zip(prefix, computed, strict=True)
+        torch.cat([prefix_values.to(t.dtype).expand(len(t), -1, -1, -1), t[:, :, prefix_values.shape[2] :]], dim=2)
+        for prefix_values, t in zip(prefix, computed, strict=True)
     )
     return key, value
 
@@ -208,9 +208,9 @@ def _append(cache: DecodeCache, module: nn.Module, key: Tensor, value: Tensor) -
 
 
 def _longer(suffix: Tensor) -> Tensor:
-    rows, room, width = suffix.shape
+    rows, slots, width = suffix.shape
     # an empty slot costs as much to read as a full one, so the space grows by a quarter instead of doubling
-    return torch.cat([suffix, suffix.new_zeros((rows, max(_ROOM, room // 4 // _ROOM * _ROOM), width))], dim=1)
+    return torch.cat([suffix, suffix.new_zeros((rows, max(_ROOM, slots // 4 // _ROOM * _ROOM), width))], dim=1)
 
 
 def _causal(
@@ -220,8 +220,8 @@ def _causal(
     width = q.shape[2]
     if softcap is None and sinks is None and (window is None or window >= width):
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
-    at = torch.arange(width, device=q.device)
-    distance = at[:, None] - at
+    position = torch.arange(width, device=q.device)
+    distance = position[:, None] - position
     hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
     grouped = (q * scale).unflatten(1, (k.shape[1], -1))  # [g, K, H/K, P, D]
     scores = (grouped @ k[:, :, None].transpose(-1, -2)).float()
@@ -236,32 +236,32 @@ def _continued(
 ) -> Tensor:
     """``[R, H, D]`` for scaled queries ``[R, H, D]``: one softmax over the row's prompt and its suffix."""
     heads, width = layer.prompt_v.shape[1:3]
-    own = q.unflatten(1, (heads, -1))  # [R, K, H/K, D]
-    grid = cache.to_grid(own).transpose(1, 2)  # [G, K, m, H/K, D]
+    queries = q.unflatten(1, (heads, -1))  # [R, K, H/K, D]
+    grid = cache.to_grid(queries).transpose(1, 2)  # [G, K, m, H/K, D]
     shape = grid.shape[2:4]
-    scores = torch.empty((*own.shape[:3], width + layer.suffix_k.shape[1]), dtype=torch.float32, device=q.device)
+    scores = torch.empty((*queries.shape[:3], width + layer.suffix_k.shape[1]), dtype=torch.float32, device=q.device)
     of_prompt = grid.flatten(2, 3) @ layer.prompt_k
     scores[..., :width] = cache.to_rows(of_prompt.unflatten(2, shape).transpose(1, 2))
-    scores[..., width:] = (layer.suffix_k @ cache.apart(own).mT).mT.unflatten(1, own.shape[1:3])
+    scores[..., width:] = (layer.suffix_k @ cache.block_diagonal(queries).mT).mT.unflatten(1, queries.shape[1:3])
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
-    hidden, now = cache.hidden_prompt(window), cache.written + 1
+    hidden, filled = cache.hidden_prompt(window), cache.written + 1
     if hidden is not None:
         scores[..., width - hidden.shape[-1] : width].masked_fill_(hidden, -torch.inf)
-    scores[..., width + now :] = -torch.inf  # slots not filled yet
+    scores[..., width + filled :] = -torch.inf  # slots not filled yet
     if window is not None:
-        scores[..., width : width + max(0, now - window)] = -torch.inf
+        scores[..., width : width + max(0, filled - window)] = -torch.inf
     weights = _softmax(scores, sinks).to(q.dtype)
     of_prompt = cache.to_grid(weights[..., :width]).transpose(1, 2).flatten(2, 3) @ layer.prompt_v
     of_suffix = weights[..., width:].flatten(1, 2) @ layer.suffix_v
-    out = cache.to_rows(of_prompt.unflatten(2, shape).transpose(1, 2)) + _together(of_suffix, own.shape)
+    out = cache.to_rows(of_prompt.unflatten(2, shape).transpose(1, 2)) + _diagonal(of_suffix, queries.shape)
     return out.flatten(1, 2)
 
 
-def _together(out: Tensor, shape: torch.Size) -> Tensor:
+def _diagonal(out: Tensor, shape: torch.Size) -> Tensor:
     """``[R, K, H/K, D]`` from ``[R, H, K * D]``: the columns of each query's own key head."""
-    rows, heads, each, width = shape
-    return out.view(rows, heads, each, heads, width).diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
+    rows, heads, per_key_head, width = shape
+    return out.view(rows, heads, per_key_head, heads, width).diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
 
 
 def _softmax(scores: Tensor, sinks: Tensor | None) -> Tensor:
@@ -310,9 +310,9 @@ def read_prompts(
     per_pass = max(1, tokens_per_forward // int(lengths.max()))
     logits = []
     for first in range(0, len(prompts), per_pass):
-        some = prompts[first : first + per_pass]
-        cache.filling = slice(first, first + len(some))
-        logits.append(_first_logits(model, some, cache, device))
+        part = prompts[first : first + per_pass]
+        cache.filling = slice(first, first + len(part))
+        logits.append(_first_logits(model, part, cache, device))
     cache.filling = None
     return torch.cat(logits)[cache.group], cache
 

@@ -55,16 +55,16 @@ class _LinearLogps(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, scale: float, cap: float | None
     ) -> Tensor:
-        wanted = any(ctx.needs_input_grad[:3])
-        room = KEEP_BYTES_GPU if hidden.device.type == "cuda" else KEEP_BYTES
-        keep = wanted and len(target) * weight.shape[0] * hidden.element_size() <= room
+        needs_gradient = any(ctx.needs_input_grad[:3])
+        limit = KEEP_BYTES_GPU if hidden.device.type == "cuda" else KEEP_BYTES
+        keep = needs_gradient and len(target) * weight.shape[0] * hidden.element_size() <= limit
         rows = max(1, len(target)) if keep else _rows(weight.shape[0], hidden.device)
         lse, picked = (hidden.new_empty(len(target), dtype=torch.float32) for _ in range(2))
         logits = None
-        for at in tiles(len(target), rows):
-            logits = F.linear(hidden[at], weight, bias)
-            _scan(logits, target[at], lse[at], picked[at], scale, cap)
-        if wanted:
+        for tile in tiles(len(target), rows):
+            logits = F.linear(hidden[tile], weight, bias)
+            _scan(logits, target[tile], lse[tile], picked[tile], scale, cap)
+        if needs_gradient:
             ctx.save_for_backward(hidden, weight, bias, target, lse)
             ctx.kept, ctx.scale, ctx.cap, ctx.rows = logits if keep else None, scale, cap, rows
         return picked - lse
@@ -77,9 +77,9 @@ class _LinearLogps(torch.autograd.Function):
         if ctx.kept is None:
             of_inputs = _recomputed(ctx, hidden, weight, bias, target, lse, gradient)
         else:
-            kept, ctx.kept = ctx.kept, None  # its gradient takes its place: a second backward pass recomputes it
-            _turn(kept, target, lse, gradient, ctx.scale, ctx.cap)
-            of_inputs = _products(ctx.needs_input_grad, kept, hidden, weight, bias)
+            logits, ctx.kept = ctx.kept, None  # its gradient takes its place: a second backward pass recomputes it
+            _turn(logits, target, lse, gradient, ctx.scale, ctx.cap)
+            of_inputs = _products(ctx.needs_input_grad, logits, hidden, weight, bias)
         return (*of_inputs, None, None, None)
 
 
@@ -91,28 +91,28 @@ def _recomputed(
     d_hidden = torch.empty_like(hidden) if to_hidden else None
     d_weight = torch.zeros_like(weight, dtype=torch.float32) if to_weight else None
     d_bias = torch.zeros_like(bias, dtype=torch.float32) if to_bias and bias is not None else None
-    for at in tiles(len(target), ctx.rows):
-        logits = F.linear(hidden[at], weight, bias)
-        _turn(logits, target[at], lse[at], gradient[at], ctx.scale, ctx.cap)
-        parts = _products(ctx.needs_input_grad, logits, hidden[at], weight, bias)
+    for tile in tiles(len(target), ctx.rows):
+        logits = F.linear(hidden[tile], weight, bias)
+        _turn(logits, target[tile], lse[tile], gradient[tile], ctx.scale, ctx.cap)
+        parts = _products(ctx.needs_input_grad, logits, hidden[tile], weight, bias)
         for total, part in ((d_weight, parts[1]), (d_bias, parts[2])):
             if total is not None and part is not None:
                 total.add_(part)
         if d_hidden is not None and parts[0] is not None:
-            d_hidden[at] = parts[0]
+            d_hidden[tile] = parts[0]
     cast = lambda total, like: None if total is None else total.to(like.dtype)  # noqa: E731
     return d_hidden, cast(d_weight, weight), cast(d_bias, bias)
 
 
 def _products(
-    wanted: tuple[bool, ...], back: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None
+    needs_gradient: tuple[bool, ...], gradient: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of hidden states, weights and bias from those of the logits, ``back`` ``[M, V]``."""
-    to_hidden, to_weight, to_bias = wanted[:3]
+    """Gradients of hidden states, weights and bias from those of the logits, ``gradient`` ``[M, V]``."""
+    to_hidden, to_weight, to_bias = needs_gradient[:3]
     return (
-        back @ weight if to_hidden else None,
-        back.t() @ hidden if to_weight else None,
-        back.float().sum(0).to(back.dtype) if to_bias and bias is not None else None,
+        gradient @ weight if to_hidden else None,
+        gradient.t() @ hidden if to_weight else None,
+        gradient.float().sum(0).to(gradient.dtype) if to_bias and bias is not None else None,
     )
 
 
@@ -121,12 +121,12 @@ def _scan(logits: Tensor, target: Tensor, lse: Tensor, picked: Tensor, scale: fl
     if fused.fused(logits):
         fused.scan(logits, target, lse, picked, scale=scale, cap=cap)
         return
-    for at, room in _in_cache(logits):
-        shown = _shown(room.copy_(logits[at]), scale, cap)
-        picked[at] = shown.gather(1, target[at, None])[:, 0]
-        largest = shown.amax(1, keepdim=True)
+    for tile, buffer in _in_cache(logits):
+        values = _softmax_inputs(buffer.copy_(logits[tile]), scale, cap)
+        picked[tile] = values.gather(1, target[tile, None])[:, 0]
+        largest = values.amax(1, keepdim=True)
         largest.masked_fill_(largest.isinf(), 0.0)
-        torch.add(shown.sub_(largest).exp_().sum(1).log_(), largest[:, 0], out=lse[at])
+        torch.add(values.sub_(largest).exp_().sum(1).log_(), largest[:, 0], out=lse[tile])
 
 
 def _turn(logits: Tensor, target: Tensor, lse: Tensor, gradient: Tensor, scale: float, cap: float | None) -> None:
@@ -134,26 +134,26 @@ def _turn(logits: Tensor, target: Tensor, lse: Tensor, gradient: Tensor, scale: 
     if fused.fused(logits):
         fused.turn(logits, target, lse, gradient, scale=scale, cap=cap)
         return
-    for at, room in _in_cache(logits):
-        shown = room.copy_(logits[at])
-        logits[at] = _logit_gradient(shown, target[at, None], lse[at, None], gradient[at, None], scale, cap)
+    for tile, buffer in _in_cache(logits):
+        values = buffer.copy_(logits[tile])
+        logits[tile] = _logit_gradient(values, target[tile, None], lse[tile, None], gradient[tile, None], scale, cap)
 
 
 def _logit_gradient(
     logits: Tensor, target: Tensor, lse: Tensor, gradient: Tensor, scale: float, cap: float | None
 ) -> Tensor:
     """float32 ``[rows, V]``: gradient (one-hot - softmax), back through cap and scale, in the logits' memory."""
-    shown = _shown(logits, scale, cap)
-    slope = None if cap is None else (1 - (shown / cap).square_())
-    back = shown.sub_(lse).exp_().mul_(-gradient).scatter_add_(1, target, gradient)
-    back = back if slope is None else back.mul_(slope)
-    return back if scale == 1.0 else back.mul_(scale)
+    values = _softmax_inputs(logits, scale, cap)
+    slope = None if cap is None else (1 - (values / cap).square_())
+    result = values.sub_(lse).exp_().mul_(-gradient).scatter_add_(1, target, gradient)
+    result = result if slope is None else result.mul_(slope)
+    return result if scale == 1.0 else result.mul_(scale)
 
 
-def _shown(logits: Tensor, scale: float, cap: float | None) -> Tensor:
+def _softmax_inputs(logits: Tensor, scale: float, cap: float | None) -> Tensor:
     """Float32 logits as the softmax sees them, in place."""
-    shown = logits.mul_(scale) if scale != 1.0 else logits
-    return shown if cap is None else shown.div_(cap).tanh_().mul_(cap)
+    values = logits.mul_(scale) if scale != 1.0 else logits
+    return values if cap is None else values.div_(cap).tanh_().mul_(cap)
 
 
 def _rows(vocabulary: int, device: torch.device) -> int:
@@ -166,9 +166,9 @@ def _in_cache(logits: Tensor) -> Iterator[tuple[slice, Tensor]]:
     on_gpu = logits.device.type == "cuda"
     elements = _CACHED_ELEMENTS_GPU if on_gpu else _CACHED_ELEMENTS * torch.get_num_threads()
     rows = min(max(1, elements // logits.shape[1]), len(logits))
-    room = logits.new_empty(rows, logits.shape[1], dtype=torch.float32)
-    for at in tiles(len(logits), rows):
-        yield at, room[: at.stop - at.start]
+    buffer = logits.new_empty(rows, logits.shape[1], dtype=torch.float32)
+    for tile in tiles(len(logits), rows):
+        yield tile, buffer[: tile.stop - tile.start]
 
 
 def tiles(n: int, rows: int) -> list[slice]:

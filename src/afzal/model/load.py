@@ -66,8 +66,8 @@ def load_model(
         AfzalError: the folder is missing, hostile (code, pickles, links outside) or not a causal language model; or
             bitsandbytes is needed and not installed.
     """
-    placed = four_bit(dtype, device) if quantize else {}
-    model = _with_adapter(partial(load_causal_model, dtype=dtype, **placed), model_folder(path))
+    quantization = four_bit(dtype, device) if quantize else {}
+    model = _with_adapter(partial(load_causal_model, dtype=dtype, **quantization), model_folder(path))
     if not quantize:  # quantised layers are already on the device
         model.to(device)
     switch_off_dropout(model)
@@ -88,18 +88,18 @@ def blank_model(path: str) -> tuple[Any, LazyWeights]:
     folder = model_folder(path)
     if is_adapter(folder) and (why := why_reads_base(folder)):
         raise AfzalError(f"the adapter {path} {why}")
-    unread: list[LazyWeights] = []
+    weights: list[LazyWeights] = []
 
     def blank(base: str) -> Any:
-        model, theirs = blank_causal_model(base)
-        unread.append(theirs)
+        model, base_weights = blank_causal_model(base)
+        weights.append(base_weights)
         return model
 
     model = _with_adapter(blank, folder)
     switch_off_dropout(model)
     fuse_norms(model)
     settle_generation(model.eval(), path)
-    return model, unread[0]
+    return model, weights[0]
 
 
 def _with_adapter(load: Callable[[str], Any], folder: str) -> Any:
@@ -108,8 +108,8 @@ def _with_adapter(load: Callable[[str], Any], folder: str) -> Any:
         return load(folder)
     base = _base_folder(base, folder)
     model = load_adapter(load(base), folder)
-    for about in model.peft_config.values():
-        about.base_model_name_or_path = base  # the resolved path: the folder's own may be relative to the folder
+    for peft_config in model.peft_config.values():
+        peft_config.base_model_name_or_path = base  # the resolved path: the folder's own may be relative to the folder
     if (Path(folder) / "generation_config.json").exists():
         settings = load_generation_config(folder)
         if fault := wrong_token(settings.to_dict(), model.get_input_embeddings().num_embeddings):
@@ -200,16 +200,16 @@ def context_of_model(model: Any) -> int | None:
     return remaining_context(context_of(model.config), virtual_tokens(model))
 
 
-def remaining_context(context: int | None, taken: int) -> int | None:
-    """Tokens left in a context after ``taken`` are used; None if unlimited."""
-    return None if context is None else context - taken
+def remaining_context(context: int | None, used: int) -> int | None:
+    """Tokens left in a context after ``used`` are used; None if unlimited."""
+    return None if context is None else context - used
 
 
 def context_of(config: Any) -> int | None:
     """Positions a model's configuration allows, in tokens; None if unlimited."""
     text = config.get_text_config()
-    stated = (getattr(text, name, None) for name in _POSITIONS)
-    return next((n for n in stated if isinstance(n, int) and n > 0), None)
+    lengths = (getattr(text, name, None) for name in _POSITIONS)
+    return next((n for n in lengths if isinstance(n, int) and n > 0), None)
 
 
 def refuse_fewer_positions(model: Any, longest: int, what: str) -> None:
@@ -253,9 +253,9 @@ def share_weights(folder: Path) -> None:
     Since 0.8, ``safetensors`` makes them readable by their owner alone, so a server that runs as another user cannot
     read them.
     """
-    for about in [f for name in ("config.json", ADAPTER_CONFIG) if (f := folder / name).exists()]:
+    for config_file in [f for name in ("config.json", ADAPTER_CONFIG) if (f := folder / name).exists()]:
         for file in folder.glob("*.safetensors"):
-            shutil.copymode(about, file)
+            shutil.copymode(config_file, file)
 
 
 def settle_generation(model: Any, path: str) -> None:
@@ -284,8 +284,8 @@ def settle_generation(model: Any, path: str) -> None:
 def name_base(adapter: Path, base: str | None) -> None:
     """Name a saved adapter's base model so that it is found from any folder: by hub id or absolute path."""
     if base:
-        about = adapter_config(adapter) | {"base_model_name_or_path": stored_name(base)}
-        (adapter / ADAPTER_CONFIG).write_text(json.dumps(about, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        config = adapter_config(adapter) | {"base_model_name_or_path": stored_name(base)}
+        (adapter / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def cast_parameters(model: nn.Module, dtype: torch.dtype, *, keep: Callable[[str], bool] = lambda name: False) -> None:
@@ -344,15 +344,15 @@ def drops_by_configuration(model: Any) -> bool:
 
 
 def add_lora(
-    model: Any, *, rank: int, alpha: float, targets: str | list[str] = "all-linear", also: Sequence[str] = ()
+    model: Any, *, rank: int, alpha: float, targets: str | list[str] = "all-linear", trained_in_full: Sequence[str] = ()
 ) -> Any:
     """The model wrapped with fresh LoRA adapters (no dropout, B = 0: it starts as the identity); only they train.
 
     Args:
         alpha: scale of the adapters is ``alpha / rank``.
-        also: modules to train in full alongside them, such as ``lm_head``.
+        trained_in_full: modules to train in full alongside them, such as ``lm_head``.
     """
-    return add_adapter(model, Adapter("lora", rank, alpha, targets), also=also)
+    return add_adapter(model, Adapter("lora", rank, alpha, targets), trained_in_full=trained_in_full)
 
 
 def compile_layers(model: nn.Module, backend: str = "inductor") -> None:

@@ -47,37 +47,37 @@ def predicting(model: Any, batch: Batch) -> Tensor:
 
 def hidden_states(model: Any, batch: Batch) -> Tensor:
     """``[R, L, d]``: the output head's inputs at every position, without an adapter's virtual tokens."""
-    seen: list[Tensor] = []
+    captured: list[Tensor] = []
 
     def take(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
-        seen.append(args[0])
+        captured.append(args[0])
         # One position per row, so the head does next to no work. Given a view with the full tensor's strides, a frozen
         # head would first copy its transposed matrix.
         return (args[0][:, 0].clone(memory_format=torch.contiguous_format)[:, None],)
 
     def run(inputs: Mapping[str, Any]) -> Tensor:
-        seen.clear()
+        captured.clear()
         model(**inputs, use_cache=False)
-        return _once(seen, model)[:, -inputs["input_ids"].shape[1] :]
+        return _only_input(captured, model)[:, -inputs["input_ids"].shape[1] :]
 
     hook = output_head(model).register_forward_pre_hook(take, prepend=True)
     try:
         if batch.layout is None or not virtual.is_active(model):
             return rotary.run_rows(model, batch, run)
-        kept = virtual.run_shared(model, batch)
-        return _once(seen, model)[:, kept]
+        positions = virtual.run_shared(model, batch)
+        return _only_input(captured, model)[:, positions]
     finally:
         hook.remove()
 
 
-def _once(seen: list[Tensor], model: Any) -> Tensor:
-    if len(seen) != 1:
+def _only_input(captured: list[Tensor], model: Any) -> Tensor:
+    if len(captured) != 1:
         raise AfzalError(
-            f"the output head of {type(model).__name__} ran {len(seen)} times in one forward pass",
+            f"the output head of {type(model).__name__} ran {len(captured)} times in one forward pass",
             why="log-probs are taken at the head's input, which must be reached exactly once",
             remedy="use a model whose forward pass calls its output head once",
         )
-    return seen[0]
+    return captured[0]
 
 
 def head_logps(model: Any, hidden: Tensor, target: Tensor, temperature: float = 1.0) -> Tensor:

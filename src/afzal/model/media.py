@@ -39,11 +39,11 @@ def towers(model: Any) -> dict[str, nn.Module]:
     """The modules that encode images and sounds, by name: those whose configuration is a tower's own."""
     if not reads_media(model.config):
         return {}
-    own = [part for name in _TOWERS if (part := getattr(model.config, name, None)) is not None]
+    tower_configs = [part for name in _TOWERS if (part := getattr(model.config, name, None)) is not None]
     encoders: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
-        inside = any(name.startswith(f"{outer}.") for outer in encoders)
-        if name and not inside and any(getattr(module, "config", None) is config for config in own):
+        nested = any(name.startswith(f"{outer}.") for outer in encoders)
+        if name and not nested and any(getattr(module, "config", None) is config for config in tower_configs):
             encoders[name] = module
     return encoders
 
@@ -58,8 +58,8 @@ def placeholder_ids(config: Any) -> tuple[int, ...]:
     """Ids of the tokens that stand for images and sounds: a forward pass replaces each by features."""
     if not reads_media(config):
         return ()
-    named = (getattr(config, f"{kind}_token_{ending}", None) for kind in _KINDS for ending in ("id", "index"))
-    return tuple(sorted({int(i) for i in named if i is not None}))
+    ids = (getattr(config, f"{kind}_token_{ending}", None) for kind in _KINDS for ending in ("id", "index"))
+    return tuple(sorted({int(i) for i in ids if i is not None}))
 
 
 def random_ids(config: Any, vocabulary: int, rng: np.random.Generator, n: int) -> list[int]:
@@ -84,10 +84,12 @@ def _tree_positions(base: Any, t: Tree, device: torch.device) -> Tensor:
     types = t.types.get("mm_token_type_ids")
     grids = [torch.from_numpy(m.arrays()["image_grid_thw"]) for m in t.media]
     if grids and types is not None:
-        given = {"mm_token_type_ids": torch.from_numpy(types)[None].to(device)}
-        prompt, _ = base.get_rope_index(ids, image_grid_thw=torch.cat(grids).to(device), **given)
+        token_types = {"mm_token_type_ids": torch.from_numpy(types)[None].to(device)}
+        prompt, _ = base.get_rope_index(ids, image_grid_thw=torch.cat(grids).to(device), **token_types)
     else:
         prompt = torch.arange(ids.shape[1], device=device).expand(3, 1, -1)
-    after = int(prompt.max()) + 1
-    branches = [torch.arange(after, after + len(b.ids), device=device).expand(3, 1, -1) for b in t.branches]
+    next_position = int(prompt.max()) + 1
+    branches = [
+        torch.arange(next_position, next_position + len(b.ids), device=device).expand(3, 1, -1) for b in t.branches
+    ]
     return torch.cat([prompt, *branches], dim=2)

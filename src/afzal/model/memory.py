@@ -60,16 +60,16 @@ class PerToken:
 
     def of(self, mode: Recompute, tokens: float, scored: float) -> dict[str, float]:
         """Bytes of activations and logits that a forward pass keeps for its backward pass."""
-        again = mode != "none"  # one block's are recomputed at a time
-        fixed = self.fixed.get(mode, 0.0) + self.fixed_block * again
-        growing = (self.kept[mode] + self.block * again) * tokens
+        recomputes = mode != "none"  # one block's are recomputed at a time
+        fixed = self.fixed.get(mode, 0.0) + self.fixed_block * recomputes
+        growing = (self.kept[mode] + self.block * recomputes) * tokens
         return {"activations": growing + fixed, "logits": self._logits(scored)}
 
     def _logits(self, scored: float) -> float:
-        kept = scored * self.logit
+        size = scored * self.logit
         if self.called:  # logits, and in float32 their log-probs, the gradient, or a reference's alongside the policy's
-            return min(kept / self.element, logprobs.TILE_ELEMENTS) * (self.element + 12.0)
-        return kept if kept <= KEEP_BYTES else float(TILE_ELEMENTS * self.element)
+            return min(size / self.element, logprobs.TILE_ELEMENTS) * (self.element + 12.0)
+        return size if size <= KEEP_BYTES else float(TILE_ELEMENTS * self.element)
 
 
 def measure(model: Any, sharing: Sharing, probe: Tree | None = None, modes: Sequence[Recompute] = MODES) -> PerToken:
@@ -86,13 +86,13 @@ def measure(model: Any, sharing: Sharing, probe: Tree | None = None, modes: Sequ
     for mode in modes:
         set_recompute(model, mode)
         measured[mode] = kept_bytes(model, sharing, probe)
-    kept: dict[Recompute, float] = {mode: measured[mode].per_token for mode in modes}
+    per_token: dict[Recompute, float] = {mode: measured[mode].per_token for mode in modes}
     fixed: dict[Recompute, float] = {mode: measured[mode].fixed for mode in modes}
     element = next(model.parameters()).element_size()
     scalar, blocks = is_reward_model(model), model.config.get_text_config().num_hidden_layers
     logit = 0.0 if scalar else float(vocabulary_of(model) * element)
     called = not scalar and not is_plain(output_head(model))
-    return PerToken(kept["none"] / blocks, kept, logit, element, called, fixed, fixed["none"] / blocks)
+    return PerToken(per_token["none"] / blocks, per_token, logit, element, called, fixed, fixed["none"] / blocks)
 
 
 class KeptBytes(NamedTuple):
@@ -111,14 +111,18 @@ def kept_bytes(model: Any, sharing: Sharing, probe: Tree | None = None) -> KeptB
     """Bytes that one forward pass keeps for its backward pass, without weights and the head."""
     device = next(model.parameters()).device
     batch = collate([probe or tree("memory", [0] * 40, [[0] * 12] * 2)], sharing, device)
-    own = {storage._cdata for t in (*model.parameters(), *model.buffers()) for storage in _storages(t)}
-    with torch.enable_grad(), _StorageRecorder(own) as made:
+    weight_storages = {storage._cdata for t in (*model.parameters(), *model.buffers()) for storage in _storages(t)}
+    with torch.enable_grad(), _StorageRecorder(weight_storages) as recorder:
         output = head_scores(model, batch) if is_reward_model(model) else hidden_states(model, batch)
     # apart from the result, whatever is still alive is held by the graph
-    alive = {at: size for at, (held, size) in made.storages.items() if at not in own and not held.expired()}
+    alive = {
+        address: size
+        for address, (storage_ref, size) in recorder.storages.items()
+        if address not in weight_storages and not storage_ref.expired()
+    }
     for storage in _storages(output):
         alive.pop(storage._cdata, None)
-    fixed = sum(size for at, size in alive.items() if at in made.fixed)
+    fixed = sum(size for address, size in alive.items() if address in recorder.fixed)
     return KeptBytes((sum(alive.values()) - fixed) / batch.ids.numel(), float(fixed))
 
 
@@ -137,7 +141,7 @@ class _StorageRecorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         read = [storage._cdata for leaf in tree_leaves((args, kwargs)) for storage in _storages(leaf)]
-        of_weights = bool(read) and all(at in self._weights or at in self.fixed for at in read)
+        of_weights = bool(read) and all(address in self._weights or address in self.fixed for address in read)
         results = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(results):
             for storage in _storages(leaf):
@@ -173,12 +177,12 @@ def _available(meminfo: Path) -> int | None:
 def _left_in_group(root: Path) -> int | None:
     """Bytes left under the memory limits of containers and jobs; None without limits. Cached files, the model's among
     them, count as used there, but the system can drop them: they count as free here."""
-    left = []
+    free = []
     for group in own_memory_limits(root):
         used = "".join(_lines(group.used)).strip()
         if used.isdigit():
-            left.append(group.limit - int(used) + _first_number(_lines(group.stat), group.cache))
-    return min(left, default=None)
+            free.append(group.limit - int(used) + _first_number(_lines(group.stat), group.cache))
+    return min(free, default=None)
 
 
 def _first_number(lines: Sequence[str], key: str) -> int:

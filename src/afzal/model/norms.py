@@ -33,8 +33,8 @@ def fuse_norms(model: nn.Module) -> None:
     classes (Gemma's, and OLMo 2's in bf16) keep theirs.
     """
     for module in model.modules():
-        name, home = type(module).__name__, type(module).__module__
-        if name.endswith("RMSNorm") and home.startswith("transformers.") and hasattr(module, "variance_epsilon"):
+        name, module_name = type(module).__name__, type(module).__module__
+        if name.endswith("RMSNorm") and module_name.startswith("transformers.") and hasattr(module, "variance_epsilon"):
             module.forward = _Norm(module)
 
 
@@ -76,13 +76,13 @@ class _RMSNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         out, scale = torch.empty_like(rows), rows.new_empty((len(rows), 1), dtype=torch.float32)
-        normed, square, rounded = _rooms(rows, torch.float32, torch.float32, x.dtype)
-        for at in tiles(len(rows), len(normed)):
-            n = at.stop - at.start
-            root, high = scale[at], _like(rows[at], normed[:n])
+        normed, square, rounded = _buffers(rows, torch.float32, torch.float32, x.dtype)
+        for block in tiles(len(rows), len(normed)):
+            n = block.stop - block.start
+            root, high = scale[block], _like(rows[block], normed[:n])
             torch.mean(torch.mul(high, high, out=square[:n]), -1, keepdim=True, out=root)
             high = torch.mul(high, root.add_(eps).rsqrt_(), out=normed[:n])
-            torch.mul(weight, _like(high, rounded[:n]), out=out[at])
+            torch.mul(weight, _like(high, rounded[:n]), out=out[block])
         ctx.save_for_backward(x, weight, scale)
         ctx.eps = eps
         return out.view(x.shape)
@@ -96,17 +96,17 @@ class _RMSNorm(torch.autograd.Function):
         rows, upstream = x.reshape(-1, x.shape[-1]), gradients[0].reshape(-1, x.shape[-1])
         d_x = torch.empty_like(rows) if of_x else None
         total = weight.new_zeros(weight.shape, dtype=torch.float32) if of_weight else None
-        normed, inner, product, rounded = _rooms(rows, torch.float32, torch.float32, torch.float32, x.dtype)
-        for at in tiles(len(rows), len(normed)):
-            n = at.stop - at.start
-            root, low = scale[at], rounded[:n]
-            high = torch.mul(_like(rows[at], normed[:n]), root, out=normed[:n])
+        normed, inner, product, rounded = _buffers(rows, torch.float32, torch.float32, torch.float32, x.dtype)
+        for block in tiles(len(rows), len(normed)):
+            n = block.stop - block.start
+            root, low = scale[block], rounded[:n]
+            high = torch.mul(_like(rows[block], normed[:n]), root, out=normed[:n])
             if total is not None:
-                total += torch.mul(_like(high, low), upstream[at], out=low).sum(0, dtype=torch.float32)
+                total += torch.mul(_like(high, low), upstream[block], out=low).sum(0, dtype=torch.float32)
             if d_x is not None:
-                slope = _like(torch.mul(upstream[at], weight, out=low), inner[:n])
-                along = torch.mul(high, slope, out=product[:n]).mean(-1, keepdim=True)
-                d_x[at] = slope.addcmul_(high, along, value=-1).mul_(root)
+                slope = _like(torch.mul(upstream[block], weight, out=low), inner[:n])
+                projection = torch.mul(high, slope, out=product[:n]).mean(-1, keepdim=True)
+                d_x[block] = slope.addcmul_(high, projection, value=-1).mul_(root)
         return (
             None if d_x is None else d_x.view(x.shape),
             None if total is None else total.to(weight.dtype),
@@ -114,23 +114,23 @@ class _RMSNorm(torch.autograd.Function):
         )
 
 
-def _rooms(rows: Tensor, *dtypes: torch.dtype) -> list[Tensor]:
+def _buffers(rows: Tensor, *dtypes: torch.dtype) -> list[Tensor]:
     """Buffers for one block of rows, one per number format."""
     at_once = _CACHED_ELEMENTS * torch.get_num_threads() // rows.shape[1]
     return [rows.new_empty((max(1, min(len(rows), at_once)), rows.shape[1]), dtype=dtype) for dtype in dtypes]
 
 
-def _like(rows: Tensor, room: Tensor) -> Tensor:
+def _like(rows: Tensor, buffer: Tensor) -> Tensor:
     """Rows in the buffer's number format: unchanged, or copied into the buffer."""
-    return rows if rows.dtype == room.dtype else room.copy_(rows)
+    return rows if rows.dtype == buffer.dtype else buffer.copy_(rows)
 
 
 def _differentiable(x: Tensor, weight: Tensor, eps: float, gradient: Tensor) -> tuple[Tensor | None, ...]:
     """Gradients of input and weight, from differentiable operations."""
-    wanted = [t for t in (x, weight) if t.requires_grad]
+    differentiated = [t for t in (x, weight) if t.requires_grad]
     high = x.float()
     out = weight * (high * torch.rsqrt(high.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype)
-    gradients = iter(torch.autograd.grad(out, wanted, gradient, create_graph=True))
+    gradients = iter(torch.autograd.grad(out, differentiated, gradient, create_graph=True))
     return tuple(next(gradients) if t.requires_grad else None for t in (x, weight))
 
 
@@ -141,14 +141,14 @@ def _is_known(forward: Callable[..., Tensor], dtype: torch.dtype) -> bool:
     @torch.inference_mode(False)
     @torch.enable_grad()
     def trial() -> float:
-        x, weight = _drawn(dtype, (70, 1200), (1200,))
+        x, weight = _random_tensors(dtype, (70, 1200), (1200,))
         layer = SimpleNamespace(weight=weight, variance_epsilon=1e-5)
         return _distance(forward(layer, x), _RMSNorm.apply(x, weight, 1e-5), (x, weight))
 
     return not trials.verdict(f"the fused norm for {forward.__qualname__}", trial, _TOLERANCE[dtype])
 
 
-def _drawn(dtype: torch.dtype, *shapes: tuple[int, ...]) -> list[Tensor]:
+def _random_tensors(dtype: torch.dtype, *shapes: tuple[int, ...]) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
     return [torch.randn(shape, generator=generator).to(dtype).requires_grad_() for shape in shapes]
 
@@ -157,6 +157,6 @@ def _distance(expected: Tensor, actual: Tensor, inputs: tuple[Tensor, ...]) -> f
     """Infinite if results differ in a bit; else the largest relative error of a gradient."""
     if not torch.equal(expected, actual):
         return float("inf")
-    upstream = _drawn(expected.dtype, tuple(expected.shape))[0].detach()
+    upstream = _random_tensors(expected.dtype, tuple(expected.shape))[0].detach()
     pairs = zip(*(torch.autograd.grad(t, inputs, upstream) for t in (actual, expected)), strict=True)
-    return max(float((own.float() - b.float()).norm() / b.float().norm()) for own, b in pairs)
+    return max(float((a.float() - b.float()).norm() / b.float().norm()) for a, b in pairs)

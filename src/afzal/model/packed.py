@@ -68,8 +68,8 @@ def _layers(model: nn.Module) -> list[nn.Linear]:
     layers = [m for m in model.modules() if type(m) is nn.Linear and _may(m)]
     size = sum(m.weight.numel() * m.weight.element_size() for m in layers)
     # the machine's total memory, not the free memory: the same run must give the same bits
-    room = (memory_bytes() or 0) * _SHARE_OF_MEMORY / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return layers if size <= room else []
+    limit = (memory_bytes() or 0) * _SHARE_OF_MEMORY / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return layers if size <= limit else []
 
 
 def _may(layer: nn.Linear) -> bool:

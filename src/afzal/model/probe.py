@@ -33,7 +33,7 @@ _Rule = tuple[float, Callable[[Tensor, Tensor], float]]  # the allowed differenc
 
 
 def choose_sharing(
-    model: Any, longest: int | None = None, shown: Sequence[Tree] = (), *, dtype: torch.dtype | None = None
+    model: Any, longest: int | None = None, media_trees: Sequence[Tree] = (), *, dtype: torch.dtype | None = None
 ) -> tuple[Sharing, str]:
     """Decide by allow-list and by trial whether the model can share a prompt between branches; if not, say why.
 
@@ -41,13 +41,13 @@ def choose_sharing(
 
     Args:
         longest: tokens of the longest prompt + response to expect; None if unknown.
-        shown: trees with images or sounds to try as well; the probe's own trees have none.
+        media_trees: trees with images or sounds to try as well; the probe's own trees have none.
         dtype: the compute dtype, if it is not that of the weights.
 
     Raises:
         AfzalError: even the unshared path disagrees with the model's own logits, so no path can be trusted.
     """
-    trees = [*probe_trees(model), *shown]
+    trees = [*probe_trees(model), *media_trees]
     model.eval()
     with torch.no_grad():
         allowed = tolerance(model, dtype)
@@ -89,10 +89,10 @@ def router_note(config: Any) -> str:
     if not _is_mixture(config):
         return ""
     text = config.get_text_config()
-    named = next(((n, c) for n in _ROUTER_LOSSES if (c := getattr(text, n, None)) is not None), None)
-    which = f" ({named[0]} {named[1]:g} in its configuration)" if named else ""
+    setting = next(((n, c) for n in _ROUTER_LOSSES if (c := getattr(text, n, None)) is not None), None)
+    details = f" ({setting[0]} {setting[1]:g} in its configuration)" if setting else ""
     return (
-        f"mixture of experts: the auxiliary loss that balances its experts{which} is not added to the loss, so "
+        f"mixture of experts: the auxiliary loss that balances its experts{details} is not added to the loss, so "
         "long training may end up using few of them"
     )
 
@@ -109,8 +109,8 @@ def plain_logps(model: Any, batch: Batch) -> Tensor:
     if is_reward_model(model):
         return torch.stack([_own_score(model, t, k) for t, k in batch.sources])
     if rotary.constant_up_to(model.config) is not None and batch.n_responses > 1:
-        alone = [collate([only_branch(t, k)], "unshared", batch.ids.device) for t, k in batch.sources]
-        return torch.cat([plain_logps(model, one) for one in alone])
+        rows = [collate([only_branch(t, k)], "unshared", batch.ids.device) for t, k in batch.sources]
+        return torch.cat([plain_logps(model, row) for row in rows])
     rotary.start_afresh(model)
     logits = model(**batch.inputs, use_cache=False).logits
     logits = logits[:, -batch.ids.shape[1] :]  # drop the logits of an adapter's virtual tokens
@@ -126,9 +126,9 @@ def gap_to_plain(model: Any, t: Tree, sharing: Sharing) -> float:
     with torch.no_grad():
         actual = score(model, collate([t], sharing, device)).token_logps
     with torch.no_grad(), stock_attention(model):
-        alone = [plain_logps(model, collate([one], "unshared", device)) for one in expand([t])]
+        expected = [plain_logps(model, collate([row], "unshared", device)) for row in expand([t])]
     model.train(training)
-    return largest_gap(actual, torch.cat(alone))
+    return largest_gap(actual, torch.cat(expected))
 
 
 def largest_gap(actual: Tensor, expected: Tensor) -> float:
@@ -146,19 +146,19 @@ def _gaps(actual: Tensor, expected: Tensor) -> Tensor:
 
 
 def _own_score(model: Any, t: Tree, branch: int) -> Tensor:
-    device, seen = _device(model), []
+    device, outputs = _device(model), []
     if t.media:
         inputs = collate([only_branch(t, branch)], "unshared", device).inputs
     else:
         ids = np.concatenate([t.prompt, t.branches[branch].ids]).astype(np.int64)
         inputs = {"input_ids": torch.from_numpy(ids)[None].to(device)}
-    hook = reward_head(model).register_forward_hook(lambda _m, _a, out: seen.append(out[0, -1]))
+    hook = reward_head(model).register_forward_hook(lambda _m, _a, out: outputs.append(out[0, -1]))
     rotary.start_afresh(model)
     try:
         model(**inputs, use_cache=False)
     finally:
         hook.remove()
-    return seen[0].float().mean()
+    return outputs[0].float().mean()
 
 
 def _check_head(model: Any, trees: list[Tree], allowed: float) -> Tensor:

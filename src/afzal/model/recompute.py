@@ -35,13 +35,13 @@ def set_recompute(model: Any, mode: Recompute) -> None:
             model.activation_checkpointing_disable() if _renamed(model) else model.gradient_checkpointing_disable()
         model.eval()
         return
-    how: dict[str, Any] = {"use_reentrant": False}
+    options: dict[str, Any] = {"use_reentrant": False}
     if mode == "selective":
-        how["context_fn"] = partial(create_selective_checkpoint_contexts, _keep_what_costs)
+        options["context_fn"] = partial(create_selective_checkpoint_contexts, _keep_what_costs)
     if _renamed(model):
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs=how)
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
     else:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
     model.enable_input_require_grads()
     model.train()  # the blocks recompute in training mode only; dropout is off either way
 
@@ -51,8 +51,8 @@ def recompute_of(model: Any) -> Recompute:
     blocks = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
     if not blocks:
         return "none"
-    how = getattr(blocks[-1]._gradient_checkpointing_func, "keywords", {})
-    return "selective" if "context_fn" in how else "full"
+    options = getattr(blocks[-1]._gradient_checkpointing_func, "keywords", {})
+    return "selective" if "context_fn" in options else "full"
 
 
 def _renamed(model: Any) -> bool:

@@ -222,7 +222,7 @@ def live_reference(model: Any, *, fresh_adapter: bool = False) -> Reference:
 
 
 def cached(
-    live: Reference, trees: Sequence[Tree], folder: Path, *, key: str, sharing: Sharing, budget: int, device: Any
+    reference: Reference, trees: Sequence[Tree], folder: Path, *, key: str, sharing: Sharing, budget: int, device: Any
 ) -> Cached:
     """The reference's log-probs of all ``trees``, from disk if present; missing ones are computed and written.
 
@@ -237,7 +237,7 @@ def cached(
     lacking = [trees[i] for i in missing_trees(trees, table)]
     bins = pack([t.n_tokens for t in lacking], budget)
     batches = (collate([lacking[i] for i in members], sharing, device) for members in bins)
-    return Cached(table | fill_cache(live, batches, folder, key))
+    return Cached(table | fill_cache(reference, batches, folder, key))
 
 
 def read_cache(folder: Path, key: str) -> dict[str, np.ndarray]:
@@ -257,7 +257,7 @@ def missing_trees(trees: Sequence[Tree], table: Mapping[str, np.ndarray]) -> lis
     return [i for i, t in enumerate(trees) if any(t.key(k) not in table for k in range(len(t.branches)))]
 
 
-def fill_cache(live: Reference, batches: Iterable[Batch], folder: Path, key: str) -> dict[str, np.ndarray]:
+def fill_cache(reference: Reference, batches: Iterable[Batch], folder: Path, key: str) -> dict[str, np.ndarray]:
     """Score batches one by one and write the reference's log-probs to the folder on the way.
 
     An idle batch is scored but not stored.
@@ -266,7 +266,7 @@ def fill_cache(live: Reference, batches: Iterable[Batch], folder: Path, key: str
     new: dict[str, np.ndarray] = {}
     tokens = 0
     for batch in batches:
-        token_logps = live.score(batch).token_logps
+        token_logps = reference.score(batch).token_logps
         if batch.idle:
             continue
         new |= _by_key(batch, token_logps)
@@ -283,7 +283,7 @@ def cache_key(
     sharing: Sharing,
     dtype: str,
     fresh_adapter: bool = False,
-    whole: Callable[[Mapping[str, Tensor]], Iterable[tuple[str, Tensor]]] = Mapping.items,
+    gather: Callable[[Mapping[str, Tensor]], Iterable[tuple[str, Tensor]]] = Mapping.items,
 ) -> str:
     """SHA-256 over everything except the tokens that the reference's numbers depend on: weights, architecture, dtype,
     layout.
@@ -292,13 +292,13 @@ def cache_key(
 
     Args:
         dtype: effective number format of the forward pass, ``fp32`` or ``bf16``, never ``auto``.
-        whole: gathers tensors that are sharded over ranks, one at a time.
+        gather: gathers tensors that are sharded over ranks, one at a time.
     """
     adapters = {} if fresh_adapter else _adapters(model)
-    about = [_CACHE_FORMAT, sharing, dtype, _architecture(model.config), adapters]
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode())
+    facts = [_CACHE_FORMAT, sharing, dtype, _architecture(model.config), adapters]
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
     weights = _base_weights(model) if fresh_adapter else model.state_dict().items()
-    for name, value in whole(dict(sorted(weights, key=lambda pair: pair[0]))):
+    for name, value in gather(dict(sorted(weights, key=lambda pair: pair[0]))):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
@@ -341,11 +341,11 @@ def _read(path: Path, key: str) -> dict[str, np.ndarray]:
 
     try:
         with safe_open(path, framework="np") as file:
-            about = json.loads(file.metadata()["afzal"])
-            flat, keys, ends = file.get_tensor("logps"), about["responses"], file.get_tensor("ends")
+            header = json.loads(file.metadata()["afzal"])
+            flat, keys, ends = file.get_tensor("logps"), header["responses"], file.get_tensor("ends")
     except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
         raise AfzalError(f"reference cache {path} is damaged", why=str(error), remedy=f"delete {path}") from error
-    if about["key"] != key:
+    if header["key"] != key:
         raise AfzalError(f"reference cache {path} belongs to other weights", remedy=f"delete {path}")
     return dict(zip(keys, np.split(flat, ends[:-1]), strict=True))
 
@@ -366,6 +366,6 @@ def _write(path: Path, key: str, table: Mapping[str, np.ndarray]) -> None:
 
     make_folder(path.parent)
     ends = np.cumsum([len(v) for v in table.values()])
-    about = json.dumps({"key": key, "responses": list(table)})
-    data = save({"logps": np.concatenate(list(table.values())), "ends": ends}, metadata={"afzal": about})
+    header = json.dumps({"key": key, "responses": list(table)})
+    data = save({"logps": np.concatenate(list(table.values())), "ends": ends}, metadata={"afzal": header})
     atomic_write(path, data)

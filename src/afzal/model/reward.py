@@ -59,7 +59,7 @@ def load_reward_model(path: str, *, heads: int | None = None, seed: int = 0, dev
     """
     folder = _whole_folder(path)
     loaded = load_classifier(folder, num_labels=1, dtype=torch.float32)
-    model = _settled(loaded, Path(folder), heads, seed).to(device)
+    model = _prepared(loaded, Path(folder), heads, seed).to(device)
     refuse_unsound(model, path)
     return model
 
@@ -73,10 +73,10 @@ def blank_reward_model(path: str, *, heads: int | None = None, seed: int = 0) ->
         AfzalError: as there; or the weights are not stored as they are in memory.
     """
     folder = _whole_folder(path)
-    made, unread = blank_classifier(folder, num_labels=1)
-    if isinstance(getattr(made, "score", None), nn.Linear):
-        made.score.weight = nn.Parameter(unread.read(made.score.weight.detach()))
-    return _settled(made, Path(folder), heads, seed), unread
+    model, weights = blank_classifier(folder, num_labels=1)
+    if isinstance(getattr(model, "score", None), nn.Linear):
+        model.score.weight = nn.Parameter(weights.read(model.score.weight.detach()))
+    return _prepared(model, Path(folder), heads, seed), weights
 
 
 def _whole_folder(path: str) -> str:
@@ -88,10 +88,10 @@ def _whole_folder(path: str) -> str:
     )
 
 
-def _settled(made: Any, folder: Path, heads: int | None, seed: int) -> Any:
-    if made.config.get_text_config().pad_token_id is None:
-        made.config.get_text_config().pad_token_id = 0  # needed for its own scores only
-    model = _with_heads(made, folder, heads, seed)
+def _prepared(trunk: Any, folder: Path, heads: int | None, seed: int) -> Any:
+    if trunk.config.get_text_config().pad_token_id is None:
+        trunk.config.get_text_config().pad_token_id = 0  # needed for its own scores only
+    model = _with_heads(trunk, folder, heads, seed)
     switch_off_dropout(model)
     fuse_norms(model)
     return model.eval()
@@ -117,10 +117,10 @@ def _with_heads(model: Any, folder: Path, heads: int | None, seed: int) -> Any:
 def _fresh_heads(heads: int, width: int, seed: int) -> Tensor:
     """``[N, d]``, each weight N(0, 1 / (d + 1)). Heads share half of their variance: entirely unrelated
     ones pull the trunk in N directions and it learns several times more slowly."""
-    common, *own = torch.randn(heads + 1, width, generator=torch.Generator().manual_seed(seed))
+    common, *separate = torch.randn(heads + 1, width, generator=torch.Generator().manual_seed(seed))
     if heads == 1:
         return common[None] / math.sqrt(width + 1)
-    return (common + torch.stack(own)) / math.sqrt(2 * (width + 1))
+    return (common + torch.stack(separate)) / math.sqrt(2 * (width + 1))
 
 
 def _set_heads(model: Any, weights: Tensor) -> None:
@@ -176,13 +176,13 @@ def head_scores(model: Any, batch: Batch) -> Tensor:
 
 def states_at_head(model: Any, batch: Batch) -> Tensor:
     """``[R, L, d]``: the inputs of a reward model's head at every position."""
-    seen: list[Tensor] = []
-    hook = reward_head(model).register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    captured: list[Tensor] = []
+    hook = reward_head(model).register_forward_pre_hook(lambda _, args: captured.append(args[0]))
 
     def run(inputs: Mapping[str, Any]) -> Tensor:
-        seen.clear()
+        captured.clear()
         model(**inputs, use_cache=False)
-        return seen[0]
+        return captured[0]
 
     try:
         return rotary.run_rows(model, batch, run)
@@ -201,17 +201,17 @@ def reward_scores(model: Any, batch: Batch) -> Tensor:
 
 def last_scored(batch: Batch) -> Tensor:
     """``[B]`` int64: flat position of each response's last scored token, its EOS unless it was truncated."""
-    positions, row, at = [], 0, 0
+    positions, row, offset = [], 0, 0
     for t, k in batch.sources:
         last = int(np.flatnonzero(t.branches[k].scored)[-1])
         if batch.layout is None:
             positions.append(row * batch.ids.shape[1] + len(t.prompt) + last)
             row += 1
         else:
-            at += len(t.prompt) if k == 0 else 0
-            positions.append(at + last)
-            at += len(t.branches[k].ids)
-        if row == batch.ids.shape[0] or at == batch.ids.numel():
+            offset += len(t.prompt) if k == 0 else 0
+            positions.append(offset + last)
+            offset += len(t.branches[k].ids)
+        if row == batch.ids.shape[0] or offset == batch.ids.numel():
             break  # the rest are the copies for an ensemble
     return upload(torch.tensor(positions), batch.ids.device)
 
@@ -241,9 +241,9 @@ def ensemble(batch: Batch, heads: int, seed: int) -> Batch:
 def _poisson(seed: int, item: str, head: int) -> int:
     """A Poisson(1) count from a hash, by inversion."""
     digest = hashlib.sha256(f"{seed}/{head}/{item}".encode()).digest()
-    left, term, count = int.from_bytes(digest[:8], "little") / 2**64, math.exp(-1), 0
-    while left >= term and count < 20:
-        left, count = left - term, count + 1
+    remainder, term, count = int.from_bytes(digest[:8], "little") / 2**64, math.exp(-1), 0
+    while remainder >= term and count < 20:
+        remainder, count = remainder - term, count + 1
         term /= count
     return count
 

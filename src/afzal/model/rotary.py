@@ -107,13 +107,15 @@ def _kinds(config: Any) -> list[tuple[str, int]]:
     """For every rotary embedding that depends on the length: ``longrope`` or ``dynamic``, and the length up to which
     it is constant."""
     text = config.get_text_config()
-    stated = getattr(text, "rope_parameters", None) or {}
-    settings = [stated] if "rope_type" in stated else [p for p in stated.values() if isinstance(p, Mapping)]
+    parameters = getattr(text, "rope_parameters", None) or {}
+    all_settings = (
+        [parameters] if "rope_type" in parameters else [p for p in parameters.values() if isinstance(p, Mapping)]
+    )
     kinds: list[tuple[str, int]] = []
-    for parameters in settings:
-        kind = str(parameters.get("rope_type"))
+    for settings in all_settings:
+        kind = str(settings.get("rope_type"))
         if kind == "longrope":
-            original = parameters.get("original_max_position_embeddings")
+            original = settings.get("original_max_position_embeddings")
             kinds.append((kind, int(original or text.original_max_position_embeddings)))
         elif "dynamic" in kind:
             kinds.append(("dynamic", int(text.max_position_embeddings)))

@@ -30,25 +30,27 @@ def open_speaker(
     if tokenizer is None:
         tokenizer = load_tokenizer(path) if processor is None else processor.tokenizer
     ends = _ends_of(_generation_settings(path))
-    stated = eos_id(tokenizer, eos_token)
-    return Speaker(tokenizer, chat_template, stated, ends, context_tokens(path), reader_of(processor))
+    end_id = eos_id(tokenizer, eos_token)
+    return Speaker(tokenizer, chat_template, end_id, ends, context_tokens(path), reader_of(processor))
 
 
-def speaker_of(model: Any, given: Any, *, chat_template: str | None = None, eos_token: str | None = None) -> Speaker:
+def speaker_of(
+    model: Any, processing: Any, *, chat_template: str | None = None, eos_token: str | None = None
+) -> Speaker:
     """Like :func:`open_speaker`, for a loaded model.
 
     Args:
-        given: its tokenizer, or its processor.
+        processing: its tokenizer, or its processor.
     """
-    tokenizer = getattr(given, "tokenizer", given)
-    stated, ends = eos_id(tokenizer, eos_token), _ends_of(getattr(model, "generation_config", None))
-    reader = None if tokenizer is given else reader_of(given)
-    return Speaker(tokenizer, chat_template, stated, ends, context_of_model(model), reader)
+    tokenizer = getattr(processing, "tokenizer", processing)
+    end_id, ends = eos_id(tokenizer, eos_token), _ends_of(getattr(model, "generation_config", None))
+    reader = None if tokenizer is processing else reader_of(processing)
+    return Speaker(tokenizer, chat_template, end_id, ends, context_of_model(model), reader)
 
 
 def _ends_of(settings: Any) -> tuple[int, ...]:
-    named = settings.eos_token_id if settings is not None else None
-    return tuple(named if isinstance(named, list) else () if named is None else (named,))
+    ids = settings.eos_token_id if settings is not None else None
+    return tuple(ids if isinstance(ids, list) else () if ids is None else (ids,))
 
 
 def _generation_settings(path: str) -> Any:

@@ -41,7 +41,7 @@ class LiveReference(Protocol):
 
 
 def score_with(
-    model: Any, reference: Any, batch: Batch, wanted: StatisticRequests, temperature: float = 1.0
+    model: Any, reference: Any, batch: Batch, requests: StatisticRequests, temperature: float = 1.0
 ) -> tuple[Scored, Scored | None]:
     """The policy's log-probs with ``extras``, and the reference's log-probs if a statistic compares the two.
 
@@ -51,14 +51,14 @@ def score_with(
     Raises:
         AfzalError: a statistic needs the reference's logits, but the reference is a table of log-probs.
     """
-    compares = any(compares_with_reference(fn) for fn, _ in wanted)
+    compares = any(compares_with_reference(fn) for fn, _ in requests)
     if compares and not hasattr(reference, "logits"):
-        names = ", ".join(fn.__name__ for fn, _ in wanted)
+        names = ", ".join(fn.__name__ for fn, _ in requests)
         raise AfzalError(
             f"the reference ({getattr(reference, 'name', 'none')}) has no logits for {names}", remedy="reference=frozen"
         )
     hidden = predicting(model, batch)
-    other = reference.hidden(batch) if compares else None
+    ref_hidden = reference.hidden(batch) if compares else None
 
     def read(logits: Tensor, target: Tensor, ref_logits: Tensor | None = None) -> Tensor:
         logp = adjusted(model.config, logits, temperature).log_softmax(-1)
@@ -67,7 +67,7 @@ def score_with(
         if ref_logits is not None:
             compared = {"ref_logp": adjusted(reference.model.config, ref_logits, temperature).log_softmax(-1)}
             rows.append(compared["ref_logp"].gather(1, target[:, None])[:, 0])
-        for fn, parameters in wanted:
+        for fn, parameters in requests:
             rows.append(fn(logp, target, **parameters, **(compared if compares_with_reference(fn) else {})))
         return torch.stack(rows)
 
@@ -75,12 +75,12 @@ def score_with(
         columns = output_head(model)(h), target, *map(reference.logits, r)
         return tiled(read, *columns, rows=inner) if small else read(*columns)
 
-    columns = (hidden, batch.target) if other is None else (hidden, batch.target, other)
+    columns = (hidden, batch.target) if ref_hidden is None else (hidden, batch.target, ref_hidden)
     small, vocabulary = hidden.device.type == "cpu" and not torch.is_grad_enabled(), vocabulary_of(model)
     elements = _TILE_BYTES_UNTRAINED // hidden.element_size() if small else _TILE_ELEMENTS
     inner = max(1, _CACHED_ELEMENTS * torch.get_num_threads() // vocabulary)
     rows = tiled(tile, *columns, rows=max(1, elements // vocabulary))
-    names = [fn.__name__ for fn, _ in wanted]
+    names = [fn.__name__ for fn, _ in requests]
     extras = dict(zip(names, rows[-len(names) :], strict=True))
     policy = Scored(rows[0], batch.response_of, batch.n_responses, extras)
     return policy, Scored(rows[1].detach(), batch.response_of, batch.n_responses) if compares else None

@@ -28,12 +28,12 @@ class _ExtendedRow:
     """A row with room for virtual tokens.
 
     Attributes:
-        kept: ``[N]`` int64, the new position of each position of the batch.
+        new_positions: ``[N]`` int64, the new position of each position of the batch.
         places: ``[T n]`` int64, positions of the virtual tokens.
         segments: of all ``N + T n`` positions.
     """
 
-    kept: Tensor
+    new_positions: Tensor
     places: Tensor
     segments: tuple[Segment, ...]
 
@@ -104,10 +104,10 @@ def run_shared(model: Any, batch: Batch) -> Tensor:
     n, base = virtual_tokens(model), model.get_base_model()
     row, device = _extended(batch.layout, n, batch.ids.device), batch.layout.device
     trees, total = len(row.places) // n, batch.ids.numel() + len(row.places)
-    ids = batch.ids.new_zeros(1, total).index_copy(1, row.kept, batch.ids)
-    at = torch.arange(n, device=batch.ids.device).repeat(trees)[None]
-    positions = batch.positions.new_zeros(1, total).index_copy(1, row.kept, batch.positions + n)
-    positions = positions.index_copy(1, row.places, at)
+    ids = batch.ids.new_zeros(1, total).index_copy(1, row.new_positions, batch.ids)
+    virtual_positions = torch.arange(n, device=batch.ids.device).repeat(trees)[None]
+    positions = batch.positions.new_zeros(1, total).index_copy(1, row.new_positions, batch.positions + n)
+    positions = positions.index_copy(1, row.places, virtual_positions)
     common: dict[str, Any] = {"position_ids": positions, "use_cache": False}
 
     def inputs() -> dict[str, Any]:
@@ -120,7 +120,7 @@ def run_shared(model: Any, batch: Batch) -> Tensor:
         return {"inputs_embeds": words, "tree": TreeLayout(row.segments, total, device), **common}
 
     call(model, inputs)
-    return row.kept
+    return row.new_positions
 
 
 def _extended(layout: TreeLayout, n: int, device: torch.device) -> _ExtendedRow:
@@ -138,5 +138,7 @@ def _extended(layout: TreeLayout, n: int, device: torch.device) -> _ExtendedRow:
         for s in layout.segments
     ]
     places = np.concatenate([start + int(before[start]) - n + np.arange(n) for start in prompts])
-    kept = np.arange(layout.n_tokens) + before
-    return _ExtendedRow(torch.from_numpy(kept).to(device), torch.from_numpy(places).to(device), tuple(segments))
+    new_positions = np.arange(layout.n_tokens) + before
+    return _ExtendedRow(
+        torch.from_numpy(new_positions).to(device), torch.from_numpy(places).to(device), tuple(segments)
+    )

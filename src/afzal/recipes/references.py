@@ -94,7 +94,7 @@ def reference_of(
     if prepared.recipe.shows_pieces:
         trees += [t.in_pieces() for t in trees if t.media]
     cache_facts = {"sharing": layout.sharing, "dtype": dtype, "fresh_adapter": fresh}
-    key = ranks.agreed(cache_key(model, **cache_facts, whole=gather_full))  # only rank 0 sees full tensors
+    key = ranks.agreed(cache_key(model, **cache_facts, gather=gather_full))  # only rank 0 sees full tensors
     live = AdapterOff(model) if fresh else Frozen(model)
     if ranks.world() > 1:
         table = _cached_together(live, trees, folder, key, layout)

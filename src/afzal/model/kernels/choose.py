@@ -40,7 +40,7 @@ class Job:
         width: features per head.
         window: of a sliding-window layer, in positions.
         softcap: of its scores.
-        odd: whether the layer needs dropout or sinks, which no kernel here supports.
+        unsupported: whether the layer needs dropout or sinks, which no kernel here supports.
     """
 
     device: torch.device
@@ -51,7 +51,7 @@ class Job:
     scale: float
     window: int | None = None
     softcap: float | None = None
-    odd: bool = False
+    unsupported: bool = False
 
 
 def kernel_for(job: Job) -> Kernel:
@@ -61,24 +61,24 @@ def kernel_for(job: Job) -> Kernel:
         ValueError: the forced kernel cannot do the job.
     """
     if _forced:
-        if reason := able(_forced[-1], job):
+        if reason := why_unable(_forced[-1], job):
             raise ValueError(f"attention kernel {_forced[-1]!r} cannot be used here: {reason}")
         return _forced[-1]
     for kernel in _PREFERENCE.get((job.device.type, job.dtype.itemsize == 2), ()):
-        if not able(kernel, job) and not distrusted(kernel, job):
+        if not why_unable(kernel, job) and not distrusted(kernel, job):
             return kernel
     return BLOCKS
 
 
-def able(kernel: Kernel, job: Job) -> str:
+def why_unable(kernel: Kernel, job: Job) -> str:
     """Why a kernel cannot do a job, from its properties alone; empty if it can."""
     if kernel == BLOCKS:
         return ""
-    if job.odd:
+    if job.unsupported:
         return "it has neither dropout nor sinks"
     if kernel == "ragged":
-        return "flash attention has no soft-cap" if job.softcap else ragged.unable(job.dtype, job.width)
-    return flex.unable(job.dtype, job.width)
+        return "flash attention has no soft-cap" if job.softcap else ragged.why_unable(job.dtype, job.width)
+    return flex.why_unable(job.dtype, job.width)
 
 
 def run(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, layout: TreeLayout, job: Job) -> Tensor:
@@ -125,18 +125,18 @@ def trial(kernel: Kernel, job: Job) -> float:
     On two trees with five branches. The numbers come from a separate generator, not from one that a run depends on.
     """
     n = sum(s.length for s in _TRIAL)
-    drawn = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     shapes = [(n, job.heads, job.width), *[(n, job.kv_heads, job.width)] * 2, (n, job.heads, job.width)]
-    q, k, v, upstream = (torch.randn(s, generator=drawn).to(job.device, job.dtype) for s in shapes)
+    q, k, v, upstream = (torch.randn(s, generator=generator).to(job.device, job.dtype) for s in shapes)
     with torch.inference_mode(False), torch.enable_grad():
         layout = TreeLayout(_TRIAL, n, job.device)
         inputs = [t.clone().requires_grad_() for t in (q, k, v)]
         exact = [t.float().requires_grad_() for t in (q, k, v)]
         output = run(kernel, inputs[0], inputs[1], inputs[2], layout, job)
         expected = plain(exact[0], exact[1], exact[2], layout, job)
-        ours = torch.autograd.grad(output, inputs, upstream)
-        theirs = torch.autograd.grad(expected, exact, upstream.float())
-    pairs = zip((output.detach(), *ours), (expected.detach(), *theirs), strict=True)
+        gradients = torch.autograd.grad(output, inputs, upstream)
+        expected_gradients = torch.autograd.grad(expected, exact, upstream.float())
+    pairs = zip((output.detach(), *gradients), (expected.detach(), *expected_gradients), strict=True)
     return max(float((a.float() - b).norm() / b.norm()) for a, b in pairs)
 
 

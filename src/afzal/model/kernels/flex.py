@@ -24,7 +24,7 @@ _NARROWEST = 16  # features per head
 _FORMS = 64
 
 
-def unable(dtype: torch.dtype, width: int) -> str:
+def why_unable(dtype: torch.dtype, width: int) -> str:
     """Why the kernel cannot take these numbers; empty if it can."""
     if dtype == torch.float64:
         return "FlexAttention does not compute in float64"
@@ -48,11 +48,11 @@ def _compiled(*args: Any, **options: Any) -> Tensor:
     import torch._dynamo as compiler
 
     with compiler.config.patch(recompile_limit=_FORMS):
-        return _made()(*args, **options)
+        return _compiled_kernel()(*args, **options)
 
 
 @cache
-def _made() -> Callable[..., Any]:
+def _compiled_kernel() -> Callable[..., Any]:
     return torch.compile(_plain(), fullgraph=True)
 
 
@@ -79,9 +79,9 @@ def block_mask(layout: TreeLayout, window: int | None = None) -> Any:
     from torch.nn.attention.flex_attention import BlockMask
 
     runs = spans(layout, window)
-    seen = pairs_per_block(runs, layout.n_tokens)
-    whole = seen == BLOCK * BLOCK
-    parts = [_listed(at, layout.device) for at in ((seen > 0) & ~whole, whole)]
+    n_pairs = pairs_per_block(runs, layout.n_tokens)
+    full = n_pairs == BLOCK * BLOCK
+    parts = [_listed(table, layout.device) for table in ((n_pairs > 0) & ~full, full)]
     return BlockMask.from_kv_blocks(
         *parts[0],
         *parts[1],
@@ -110,7 +110,7 @@ def _looks_at(prompt_from: Tensor, prompt_to: Tensor, own_from: Tensor) -> Calla
     return may_see
 
 
-def _listed(at: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
+def _listed(table: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
     """How many key blocks each row of a table names, int32 ``[1, 1, rows]``, and which, ``[1, 1, rows, columns]``."""
-    order = np.argsort(~at, axis=1, kind="stable").astype(np.int32)
-    return upload(at.sum(1).astype(np.int32)[None, None], device), upload(order[None, None], device)
+    order = np.argsort(~table, axis=1, kind="stable").astype(np.int32)
+    return upload(table.sum(1).astype(np.int32)[None, None], device), upload(order[None, None], device)

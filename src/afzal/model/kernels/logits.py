@@ -129,19 +129,21 @@ def _tried(device: torch.device, dtype: torch.dtype) -> str:
 
 def trial(device: torch.device, dtype: torch.dtype) -> float:
     """The largest error against plain torch on rows that end within a block, relative to the size."""
-    drawn = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     worst = 0.0
     for scale, cap in ((1.0, None), (0.5, 20.0)):
-        logits = (4 * torch.randn(6, _BLOCK + 333, generator=drawn)).to(device, dtype)
-        target = torch.randint(0, logits.shape[1], (6,), generator=drawn).to(device)
-        gradient = torch.randn(6, generator=drawn).to(device)
-        computed = _by(logits.clone(), target, gradient, scale, cap)
+        logits = (4 * torch.randn(6, _BLOCK + 333, generator=generator)).to(device, dtype)
+        target = torch.randint(0, logits.shape[1], (6,), generator=generator).to(device)
+        gradient = torch.randn(6, generator=generator).to(device)
+        computed = _by_kernels(logits.clone(), target, gradient, scale, cap)
         for a, b in zip(computed, by_definition(logits, target, gradient, scale, cap), strict=True):
             worst = max(worst, float((a.float() - b).norm() / b.norm()))
     return worst
 
 
-def _by(logits: Tensor, target: Tensor, gradient: Tensor, scale: float, cap: float | None) -> tuple[Tensor, ...]:
+def _by_kernels(
+    logits: Tensor, target: Tensor, gradient: Tensor, scale: float, cap: float | None
+) -> tuple[Tensor, ...]:
     lse, picked = (torch.empty_like(gradient) for _ in range(2))
     scan(logits, target, lse, picked, scale=scale, cap=cap)
     turn(logits, target, lse, gradient, scale=scale, cap=cap)
@@ -154,8 +156,8 @@ def by_definition(
     """Log-sum-exp and target logit ``[M]``, and the logits' gradient ``[M, V]``, by autograd in float32."""
     with torch.inference_mode(False), torch.enable_grad():
         leaf = logits.detach().float().requires_grad_()
-        shown: Tensor = leaf * scale
-        shown = shown if cap is None else cap * torch.tanh(shown / cap)
-        lse, picked = shown.logsumexp(1), shown.gather(1, target[:, None])[:, 0]
-        (back,) = torch.autograd.grad(((picked - lse) * gradient).sum(), leaf)
-    return lse.detach(), picked.detach(), back
+        values: Tensor = leaf * scale
+        values = values if cap is None else cap * torch.tanh(values / cap)
+        lse, picked = values.logsumexp(1), values.gather(1, target[:, None])[:, 0]
+        (gradient_of_logits,) = torch.autograd.grad(((picked - lse) * gradient).sum(), leaf)
+    return lse.detach(), picked.detach(), gradient_of_logits

@@ -41,7 +41,7 @@ class Sequences:
     keys: Tensor | None
 
 
-def unable(dtype: torch.dtype, width: int) -> str:
+def why_unable(dtype: torch.dtype, width: int) -> str:
     """Why the kernel cannot take these numbers; empty if it can."""
     if dtype not in (torch.bfloat16, torch.float16):
         return f"flash attention computes in 16 bits, not in {str(dtype).removeprefix('torch.')}"
@@ -56,9 +56,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, layout: TreeLayout, *, scale: float,
     if cut.keys is not None:
         k, v = k.index_select(0, cut.keys), v.index_select(0, cut.keys)
     # a window of W positions is the query itself and the W - 1 before it
-    seen = (-1 if window is None else window - 1, 0)
+    window_size = (-1 if window is None else window - 1, 0)
     lengths = (cut.query_ends, cut.key_ends, cut.longest_query, cut.longest_key)
-    return flash(q, k, v, *lengths, scale=scale, window_size=seen, **_grouped(q.shape[1] != k.shape[1]))
+    return flash(q, k, v, *lengths, scale=scale, window_size=window_size, **_grouped(q.shape[1] != k.shape[1]))
 
 
 def flash(*args: Any, **options: Any) -> Any:
@@ -94,22 +94,22 @@ def sequences(layout: TreeLayout) -> Sequences:
 
 def _runs(segments: Sequence[Segment]) -> Iterator[Segment]:
     """Yield segments in row order, a prompt and the branch right behind it as one."""
-    waiting: Segment | None = None
+    pending: Segment | None = None
     for s in sorted(segments, key=lambda s: s.start):
-        if waiting is not None and s.prompt_length and s.start == waiting.start + waiting.length:
-            waiting = Segment(waiting.start, waiting.length + s.length)
-            yield waiting
-            waiting = None
+        if pending is not None and s.prompt_length and s.start == pending.start + pending.length:
+            pending = Segment(pending.start, pending.length + s.length)
+            yield pending
+            pending = None
             continue
-        if waiting is not None:
-            yield waiting
-        waiting = None
+        if pending is not None:
+            yield pending
+        pending = None
         if s.prompt_length:
             yield s
         else:
-            waiting = s
-    if waiting is not None:
-        yield waiting
+            pending = s
+    if pending is not None:
+        yield pending
 
 
 def _places(s: Segment) -> list[tuple[int, int]]:

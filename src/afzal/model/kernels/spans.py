@@ -26,14 +26,14 @@ def spans(layout: TreeLayout, window: int | None = None) -> Spans:
     """The two runs of every position of a row."""
     prompt_from, prompt_to, own_from = np.zeros((3, layout.n_tokens), dtype=np.int64)
     for s in layout.segments:
-        at = slice(s.start, s.start + s.length)
-        prompt_from[at], prompt_to[at] = s.prompt_start, s.prompt_start + s.prompt_length
-        own_from[at] = s.start
+        rows = slice(s.start, s.start + s.length)
+        prompt_from[rows], prompt_to[rows] = s.prompt_start, s.prompt_start + s.prompt_length
+        own_from[rows] = s.start
         if window is not None:
             logical = s.prompt_length + np.arange(s.length)
             first = logical - window + 1  # the first logical position in sight
-            prompt_from[at] = np.clip(s.prompt_start + first, prompt_from[at], prompt_to[at])
-            own_from[at] = np.maximum(s.start, s.start + first - s.prompt_length)
+            prompt_from[rows] = np.clip(s.prompt_start + first, prompt_from[rows], prompt_to[rows])
+            own_from[rows] = np.maximum(s.start, s.start + first - s.prompt_length)
     return Spans(prompt_from, prompt_to, own_from)
 
 

@@ -12,8 +12,8 @@ def verdict(what: str, trial: Callable[[], float], limit: float) -> str:
     """Why ``what`` is not to be trusted; empty if its relative error in the trial is within the limit."""
     try:
         # in a separate thread: a layer that is being recorded or checkpointed must not see the trial's work
-        with ThreadPoolExecutor(1, "trial") as apart:
-            worst = apart.submit(trial).result()
+        with ThreadPoolExecutor(1, "trial") as executor:
+            worst = executor.submit(trial).result()
     except Exception as error:  # a compiler can raise any error, and there is a fallback
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
     else:
