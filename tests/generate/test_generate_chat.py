@@ -38,7 +38,7 @@ def test_streamed_tokens_are_the_samples(decoding):
         n=3,
         sampling=Sampling(max_new_tokens=12),
         decoding=decoding,
-        heard=lambda row, token: heard.setdefault((row.prompt, row.sample), []).append(token),
+        on_token=lambda row, token: heard.setdefault((row.prompt, row.sample), []).append(token),
     )
     assert len({len(s.ids) for s in samples}) > 1
     assert [heard[s.prompt_index, k % 3] for k, s in enumerate(samples)] == [s.ids.tolist() for s in samples]
@@ -54,7 +54,7 @@ def test_a_listener_may_end_the_decoding_and_leaves_the_model_unchanged():
 
     for decoding in ("shared", "stock"):
         with pytest.raises(KeyboardInterrupt):
-            sample(model, PROMPTS, eos=[2], sampling=Sampling(max_new_tokens=6), decoding=decoding, heard=enough)
+            sample(model, PROMPTS, eos=[2], sampling=Sampling(max_new_tokens=6), decoding=decoding, on_token=enough)
         assert model.config._attn_implementation == attention
     again = sample(model, PROMPTS, eos=[2], sampling=Sampling(max_new_tokens=6))
     assert [s.ids.tolist() for s in again] == [s.ids.tolist() for s in plain]

@@ -179,13 +179,13 @@ class _Options:
 
     def refuse(self, what: str, why: str) -> None:
         """Raise an error if an option would be ignored."""
-        given = {
+        options = {
             f"--by {self.by}": self.by != "mean",
             f"--labels {self.kind}": self.kind != "soft",
             "--gold-sizes": bool(self.gold_sizes),
             "--group-by": self.group_by is not None,
         }
-        if ignored := [name for name, is_given in given.items() if is_given]:
+        if ignored := [name for name, is_given in options.items() if is_given]:
             remedy = "--by mean" if ignored[0].startswith("--by") else "omit the option"
             raise AfzalError(what, where=ignored[0], why=why, remedy=remedy)
 
@@ -199,12 +199,12 @@ def _on_rows(dataset: Dataset, truths: Sequence[Item], options: _Options) -> tup
     items = data.join_votes(dataset.items)
     notes = [note for note in dataset.notes if note.startswith("votes.jsonl")]
     if dataset.drop_counts:
-        lost = ", ".join(f"{reason} {n:,}" for reason, n in dataset.drop_counts.items())
-        notes.append(f"Not counted, since they are not votes or cannot be used: {lost}.")
+        dropped = ", ".join(f"{reason} {n:,}" for reason, n in dataset.drop_counts.items())
+        notes.append(f"Not counted, since they are not votes or cannot be used: {dropped}.")
     by_people = data.without_verdicts(dataset.items)
     if by_people.verdicts:
-        of = sum(len(item.votes) for item in dataset.items)
-        notes.append(f"{by_people.in_words} are among the {of:,} votes; they count like people's.")
+        n_votes = sum(len(item.votes) for item in dataset.items)
+        notes.append(f"{by_people.in_words} are among the {n_votes:,} votes; they count like people's.")
     if tallies.are_tallies(items):
         options.refuse("counts of voters are reported and not aggregated", "the rows do not say who voted for what")
         return tallies.of_voters(items, options.name, resamples=options.resamples), [], False
@@ -256,23 +256,23 @@ def _on_pairs(items: Sequence[Item], labelled: Labels, options: _Options) -> tup
         for line, eta in zip(body["lines"], result.eta, strict=True):
             line["eta"] = eta
     refused = by in aggregate.UNSUPERVISED and result.refused
-    how = {"resamples": resamples}
+    options_for_tables = {"resamples": resamples}
     if group_by is not None and group_by != "found" and not group_by.endswith((".json", ".csv")):
-        body["tables"].append(groups.by_field(items, labelled, group_by, **how))
+        body["tables"].append(groups.by_field(items, labelled, group_by, **options_for_tables))
         return body, aggregate.as_items(items, labelled, result, by, kind), refused
     if group_by is None or group_by == "found":
-        apart = groups.found(labelled, **how)
+        found = groups.found(labelled, **options_for_tables)
     else:
-        apart = groups.stated(labelled, groups.read_groups(group_by), **how)
-    if apart is not None:
-        body["tables"] += groups.tables(labelled, apart)
-        body["groups"] = groups.as_plain(apart)
-    if group_by is None or apart is None:
-        body["findings"] += [groups.in_words(apart)] if apart is not None else []
+        found = groups.stated(labelled, groups.read_groups(group_by), **options_for_tables)
+    if found is not None:
+        body["tables"] += groups.tables(labelled, found)
+        body["groups"] = groups.as_plain(found)
+    if group_by is None or found is None:
+        body["findings"] += [groups.in_words(found)] if found is not None else []
         if group_by is not None:
             body["findings"].append("No groups of annotators were found; all are aggregated together.")
         return body, aggregate.as_items(items, labelled, result, by, kind), refused
-    rows, answers = groups.rows_by_group(items, labelled, apart, by, kind)
+    rows, answers = groups.rows_by_group(items, labelled, found, by, kind)
     body["findings"].append("Each group is aggregated apart; the rows carry its name in extra.group.")
     return body, rows, by in aggregate.UNSUPERVISED and any(answer.refused for answer in answers.values())
 
@@ -296,11 +296,11 @@ def _text(body: Mapping[str, Any]) -> list[str]:
     for line in body["lines"]:
         cells = [f"{visible(line['name']):{width}}"]
         if line["value"] is not None:
-            shown = interval(line["low"], line["high"])
-            cells.append(f"{body['unit']} {number(line['value'], 3)} {shown}".rstrip())
+            ends = interval(line["low"], line["high"])
+            cells.append(f"{body['unit']} {number(line['value'], 3)} {ends}".rstrip())
         for key in (key for key in _KNOWN if line.get(key) is not None):
-            ends = interval(line.get(f"{key}_low"), line.get(f"{key}_high"))
-            cells.append(f"{key.replace('_', ' ')} {_cell(line[key])} {ends}".rstrip())
+            bounds = interval(line.get(f"{key}_low"), line.get(f"{key}_high"))
+            cells.append(f"{key.replace('_', ' ')} {_cell(line[key])} {bounds}".rstrip())
         lines.append("  ".join(cells))
     for table in body.get("tables", []):
         lines.append(f"{visible(table['title'])}: {visible(table['words'])}".rstrip(": "))

@@ -47,8 +47,8 @@ def generate(
     from afzal import config
     from afzal.generate.run import answers
 
-    given = {"model": model, "prompts": prompts, "prompt": prompt, "out": out, **settings}
-    return answers(settings_of(config.GenerateConfig, given))
+    arguments = {"model": model, "prompts": prompts, "prompt": prompt, "out": out, **settings}
+    return answers(settings_of(config.GenerateConfig, arguments))
 
 
 def score(
@@ -83,8 +83,8 @@ def score(
     from afzal import config
     from afzal.rewards.score import scored_rows
 
-    given = {"data": data, "model": model, "policy": policy, "reference": reference, "out": out, **settings}
-    rows, lines = scored_rows(settings_of(config.ScoreConfig, given))
+    arguments = {"data": data, "model": model, "policy": policy, "reference": reference, "out": out, **settings}
+    rows, lines = scored_rows(settings_of(config.ScoreConfig, arguments))
     return Result({"scored": len(rows)}, lines, rows=rows)
 
 
@@ -155,11 +155,11 @@ def revise(
     """
     from afzal import config
 
-    given = {"model": model, "prompts": prompts, "principles": principles, "out": out, **settings}
-    return revised(settings_of(config.ReviseConfig, given))
+    arguments = {"model": model, "prompts": prompts, "principles": principles, "out": out, **settings}
+    return run_revision(settings_of(config.ReviseConfig, arguments))
 
 
-def revised(settings: ReviseConfig, say: Callable[[str], None] = lambda line: None) -> Result:
+def run_revision(settings: ReviseConfig, say: Callable[[str], None] = lambda line: None) -> Result:
     """Make the pairs of these settings, and the report.
 
     Raises:

@@ -48,10 +48,10 @@ def ask(
     """
     from afzal import config
 
-    return asked(settings_of(config.AskConfig, {"data": data, "out": out, **settings}), force)
+    return choose_questions(settings_of(config.AskConfig, {"data": data, "out": out, **settings}), force)
 
 
-def asked(settings: config.AskConfig, force: bool = False) -> Result:
+def choose_questions(settings: config.AskConfig, force: bool = False) -> Result:
     """Choose and write the questions of these settings.
 
     Raises:
@@ -65,9 +65,9 @@ def asked(settings: config.AskConfig, force: bool = False) -> Result:
 
     dataset = data.read(settings.data, columns=settings.columns or None, format=settings.data_format)
     pool_rows = data.without_verdicts(dataset.items)
-    pool, voted, notes = _scored(settings, ask.join_answers(pool_rows.items)), None, []
+    pool, known_votes, notes = _with_scores(settings, ask.join_answers(pool_rows.items)), None, []
     if settings.votes == NOBODY:
-        voted = ask.ScoredItems(())
+        known_votes = ask.ScoredItems(())
     elif settings.votes is not None:
         vote_rows = data.without_verdicts(data.read(settings.votes).items)
         if vote_rows.verdicts and not any(item.votes for item in vote_rows.items):
@@ -77,7 +77,7 @@ def asked(settings: config.AskConfig, force: bool = False) -> Result:
                 why=f"it holds {vote_rows.in_words}",
                 remedy=f"name the file or folder of people's votes, or --votes {NOBODY} if there are none",
             )
-        voted, notes = _scored(settings, ask.join_answers(vote_rows.items)), vote_rows.notes(Path(settings.votes).name)
+        known_votes, notes = _with_scores(settings, ask.join_answers(vote_rows.items)), vote_rows.notes(Path(settings.votes).name)
     else:
         notes = pool_rows.notes("the pool")
     options = ask.AskOptions(
@@ -91,14 +91,14 @@ def asked(settings: config.AskConfig, force: bool = False) -> Result:
         settings.labels,
         settings.axis,
     )
-    chosen = ask.ask(pool, voted, options)
+    chosen = ask.ask(pool, known_votes, options)
     if chosen.rows:
         data.write(chosen.rows, out, "afzal")
     body = chosen.plain | {"out": str(out) if chosen.rows else None}
     return Result(body, [*notes, *chosen.lines], rows=chosen.rows)
 
 
-def _scored(settings: config.AskConfig, items: Sequence[Item]) -> ScoredItems:
+def _with_scores(settings: config.AskConfig, items: Sequence[Item]) -> ScoredItems:
     """The rows with the scores or features that the rule needs; torch is loaded only for models."""
     from afzal.quality import ask
 
@@ -132,11 +132,11 @@ def annotate(
     """
     from afzal import config
 
-    given = {"data": data, "out": out, "until_done": until_done or None, **settings}
-    return annotated(settings_of(config.AnnotateConfig, given), _print_addresses)
+    arguments = {"data": data, "out": out, "until_done": until_done or None, **settings}
+    return serve_annotation(settings_of(config.AnnotateConfig, arguments), _print_addresses)
 
 
-def annotated(
+def serve_annotation(
     settings: config.AnnotateConfig, ready: Callable[[AnnotationFolder, list[tuple[str, str]]], None]
 ) -> Result:
     """Serve the page of these settings until it ends, then write the export.
@@ -161,11 +161,11 @@ def annotated(
         )
     job = job_of(settings)
 
-    def opened(folder: AnnotationFolder, addresses: list[tuple[str, str]]) -> None:
+    def on_open(folder: AnnotationFolder, addresses: list[tuple[str, str]]) -> None:
         ready(folder, addresses)
         open_page(addresses[0][1], settings)
 
-    folder = serve(job, server_options(settings), opened, "done" if settings.until_done else "stopped")
+    folder = serve(job, server_options(settings), on_open, "done" if settings.until_done else "stopped")
     counts = folder.session.counts()
     lines = []
     if settings.export is not None:

@@ -60,7 +60,7 @@ def check(
         ('standard', 1)
     """
     scorers = {key: None if m is None else as_path(m, key) for key, m in (("reward", reward), ("policy", policy))}
-    request = wanted(
+    request = check_request(
         as_path(data, "data"),
         columns=_columns(columns),
         format=format,
@@ -71,13 +71,13 @@ def check(
         max_tokens=max_tokens,
         **scorers,
     )
-    return checked(request, deep=deep, against=None if against is None else as_path(against, "against")).result
+    return run_check(request, deep=deep, against=None if against is None else as_path(against, "against")).result
 
 
-def _columns(given: Any) -> dict[str, str] | None:
-    if given is not None and not isinstance(given, Mapping):
-        raise wrong(given, "columns", 'names of the fields, such as {"chosen": "good"}')
-    return dict(given) if given else None
+def _columns(columns: Any) -> dict[str, str] | None:
+    if columns is not None and not isinstance(columns, Mapping):
+        raise wrong(columns, "columns", 'names of the fields, such as {"chosen": "good"}')
+    return dict(columns) if columns else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +101,12 @@ class Checked:
     @property
     def result(self) -> Result:
         """The check as plain values and in words."""
-        about = {"notes": self.notes, "unread": self.unread}
+        reading_notes = {"notes": self.notes, "unread": self.unread}
         lines = lines_of(self.audit, self.notes, self.unread)
-        return Result(asdict(self.audit) | about, lines, ok=self.audit.worst != "major")
+        return Result(asdict(self.audit) | reading_notes, lines, ok=self.audit.worst != "major")
 
 
-def wanted(
+def check_request(
     source: str,
     *,
     columns: dict[str, str] | None,
@@ -126,12 +126,12 @@ def wanted(
     """
     from afzal import data
 
-    most, rules = int(max_unpacked * 2**30), data.MediaRules(folder=media_folder or "")
-    reads = _Reads(columns, format, "drop" if skip_bad else "raise", most, rules)
+    max_bytes, rules = int(max_unpacked * 2**30), data.MediaRules(folder=media_folder or "")
+    reads = _Reads(columns, format, "drop" if skip_bad else "raise", max_bytes, rules)
     return Wanted(source, reads, _scorer(source, reward, policy, reference, max_tokens))
 
 
-def checked(request: Wanted, *, deep: bool = False, against: str | None = None, keep: bool = False) -> Checked:
+def run_check(request: Wanted, *, deep: bool = False, against: str | None = None, keep: bool = False) -> Checked:
     """Run the requested audit. ``keep``: also return the rows, to show them."""
     from afzal import data, quality
 
@@ -139,15 +139,15 @@ def checked(request: Wanted, *, deep: bool = False, against: str | None = None, 
     dataset: Dataset | None = None
     with collector_paused():
         extra = [quality.Overlap(quality.HeldOutPrompts(data.stream(against)))] if against else []
-        how = "always" if deep else "small"
+        near_duplicates = "always" if deep else "small"
         if not keep and scorer is None and not data.is_mixture(source):
             # item by item, so that a file of any size needs little memory
-            reading = data.Reading(source, **reads.named())
-            audit = quality.audit_stream(reading, extra, how)
+            reading = data.Reading(source, **reads.keywords())
+            audit = quality.audit_stream(reading, extra, near_duplicates)
             notes, unread = reading.notes(), reading.unread()
         else:
-            dataset = data.read(source, **reads.named())
-            audit = quality.audit(dataset, extra, how)
+            dataset = data.read(source, **reads.keywords())
+            audit = quality.audit(dataset, extra, near_duplicates)
             notes, unread = dataset.notes, dataset.unread
     if scorer is not None and dataset is not None:
         audit = replace(audit, findings=audit.findings + _by_scores(dataset, scorer))
@@ -165,7 +165,7 @@ class _Reads:
     max_unpacked: int
     media: MediaRules
 
-    def named(self) -> dict[str, Any]:
+    def keywords(self) -> dict[str, Any]:
         """As keyword arguments."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
@@ -178,8 +178,8 @@ def _scorer(
         return None
     from afzal import config
 
-    named = {"model": (reward, "--reward"), "policy": (policy, "--policy"), "reference": (reference, "--reference")}
-    settings = [config.Setting(key, value, flag) for key, (value, flag) in named.items() if value is not None]
+    flags = {"model": (reward, "--reward"), "policy": (policy, "--policy"), "reference": (reference, "--reference")}
+    settings = [config.Setting(key, value, flag) for key, (value, flag) in flags.items() if value is not None]
     settings += [config.Setting("data", source, "FILE"), config.Setting("max_tokens", max_tokens, "--max-tokens")]
     return config.build(config.ScoreConfig, settings)
 
@@ -202,8 +202,8 @@ def _not_requested(audit: Audit, against: str | None, scorer: ScoreConfig | None
     if against is None:
         missing.append(NotRun(("overlap",), "needs a test set", "--against TEST"))
     if scorer is None and audit.pairs:
-        how = "--reward MODEL, or --policy MODEL --reference MODEL"
-        missing.append(NotRun(("suspicious_pairs", "ambiguous_pairs"), "need scores", how))
+        remedy = "--reward MODEL, or --policy MODEL --reference MODEL"
+        missing.append(NotRun(("suspicious_pairs", "ambiguous_pairs"), "need scores", remedy))
     return missing
 
 
@@ -211,10 +211,10 @@ def counts(audit: Audit) -> dict[str, str]:
     """The figures of an audit by name, without those that are zero or meaningless for its kind of data."""
     sizes = ", ".join(f"{n} x {k}" for k, n in audit.responses_per_item.items())
     lengths = ", ".join(f"{name} {v['median']} / {v['p95']} / {v['max']}" for name, v in audit.characters.items())
-    apart = f" in {audit.groups} groups" if audit.groups < audit.prompts else ""
+    in_groups = f" in {audit.groups} groups" if audit.groups < audit.prompts else ""
     figures: dict[str, Any] = {
         "rows": f"{audit.rows} ({audit.kept} used)",
-        "items": f"{audit.items} over {audit.prompts} prompts{apart}",
+        "items": f"{audit.items} over {audit.prompts} prompts{in_groups}",
         "items x responses": sizes,
         "pairs": audit.pairs and f"{audit.pairs} ({audit.ties} ties, {audit.soft} with split or stated probability)",
         "both bad": audit.both_bad,
@@ -236,9 +236,9 @@ def lines_of(audit: Audit, notes: list[str], unread: list[str]) -> list[str]:
         if finding.severity != "ok":
             lines += [f"      first: {one_line(', '.join(finding.ids[:5]))}"] if finding.ids else []
             lines += [f"      try: {finding.remedy}"] if finding.remedy else []
-    return lines + [f"not run: {one}" for one in left_out(audit)]
+    return lines + [f"not run: {check}" for check in left_out(audit)]
 
 
 def left_out(audit: Audit) -> list[str]:
     """The checks that were not run, why, and the flag that requests them."""
-    return [f"{', '.join(one.codes)} ({one.why}): add {one.how}" for one in audit.not_run]
+    return [f"{', '.join(check.codes)} ({check.why}): add {check.how}" for check in audit.not_run]

@@ -38,35 +38,37 @@ INPUTS = "inputs"
 """The folder for in-memory rows, inside the run folder."""
 
 
-def plain(given: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
+def plain(arguments: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
     """Settings as text and numbers: rows are written to a file, functions and paths become their names.
 
     Args:
-        given: by setting; None means not given.
+        arguments: by setting; None means not given.
         folder: where rows are written; default: a folder that is removed when Python exits.
 
     Raises:
         AfzalError: rows cannot be read.
     """
-    return {key: _plain(key, value, folder) for key, value in given.items() if value is not None}
+    return {key: _plain(key, value, folder) for key, value in arguments.items() if value is not None}
 
 
-def settings_of(kind: type[S], given: Mapping[str, Any], folder: Path | None = None, base: Sequence[Setting] = ()) -> S:
+def settings_of(
+    kind: type[S], arguments: Mapping[str, Any], folder: Path | None = None, base: Sequence[Setting] = ()
+) -> S:
     """Settings of one kind from Python arguments, as if they came from the command line.
 
     Args:
         kind: the class of settings.
-        given: by setting; None means not given.
+        arguments: by setting; None means not given.
         folder: where rows in memory are written; default: a folder that is removed when Python exits.
-        base: settings that ``given`` overrides, such as those of a file.
+        base: settings that ``arguments`` overrides, such as those of a file.
 
     Raises:
         AfzalError: a setting is unknown or has no effect, or rows cannot be read.
     """
     from afzal import config
 
-    named = plain(given, folder)
-    return config.build(kind, [*base, *(config.Setting(key, value) for key, value in named.items())])
+    values = plain(arguments, folder)
+    return config.build(kind, [*base, *(config.Setting(key, value) for key, value in values.items())])
 
 
 def as_path(value: Any, name: str) -> str:
@@ -74,14 +76,14 @@ def as_path(value: Any, name: str) -> str:
     return os.fspath(value) if is_source(value) else str(save_rows(value, _scratch(), name))
 
 
-def path_of(value: Any, name: str, wanted: str = "a path: text or pathlib.Path") -> str:
+def path_of(value: Any, name: str, expected: str = "a path: text or pathlib.Path") -> str:
     """A path, a hub id or a run as text.
 
     Raises:
         AfzalError: it is none of these.
     """
     if not is_source(value):
-        raise wrong(value, name, wanted)
+        raise wrong(value, name, expected)
     return os.fspath(value)
 
 
@@ -95,17 +97,17 @@ def one_of(value: Any, name: str, choices: Any) -> None:
         raise wrong(value, name, f"one of {', '.join(get_args(choices))}")
 
 
-def wrong(value: Any, name: str, wanted: str) -> AfzalError:
+def wrong(value: Any, name: str, expected: str) -> AfzalError:
     """The error for an argument of the wrong kind, with its name and value."""
-    return AfzalError(f"{name} cannot be {reprlib.repr(value)}", remedy=f"give {wanted}")
+    return AfzalError(f"{name} cannot be {reprlib.repr(value)}", remedy=f"give {expected}")
 
 
-def out_of(given: Mapping[str, Any], usual: str, *, resume: bool) -> Path | None:
+def out_of(arguments: Mapping[str, Any], default: str, *, resume: bool) -> Path | None:
     """The run folder for rows in memory; None if there are none and the settings name no folder.
 
     Args:
-        given: by setting.
-        usual: the default folder for rows in memory.
+        arguments: by setting.
+        default: the default folder for rows in memory.
         resume: whether the folder may hold a run.
 
     Raises:
@@ -113,10 +115,10 @@ def out_of(given: Mapping[str, Any], usual: str, *, resume: bool) -> Path | None
     """
     from afzal.runs.folder import refuse_used
 
-    in_memory = any(_is_rows(key, value) for key, value in given.items())
-    if given.get("out") is None and not in_memory:
+    in_memory = any(_is_rows(key, value) for key, value in arguments.items())
+    if arguments.get("out") is None and not in_memory:
         return None
-    out = Path(path_of(given.get("out") or usual, "out"))
+    out = Path(path_of(arguments.get("out") or default, "out"))
     if in_memory and not resume:
         refuse_used(out)  # before rows are written into it
     return out
@@ -137,10 +139,10 @@ def _plain(key: str, value: Any, folder: Path | None) -> Any:
 
         return spec_of(value)
     if isinstance(value, list | tuple):
-        return [_plain("", one, folder) for one in value]
+        return [_plain("", element, folder) for element in value]
     if isinstance(value, dict):
         # in ``space``, a name maps to the values of a setting; one of them may be a list of files
-        return {name: _plain("" if key == "space" else name, one, folder) for name, one in value.items()}
+        return {name: _plain("" if key == "space" else name, element, folder) for name, element in value.items()}
     return value
 
 

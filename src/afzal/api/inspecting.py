@@ -81,7 +81,7 @@ def conclusion(page: Path) -> tuple[Mapping[str, Any], list[str]]:
 
     body = json.loads(page.with_suffix(".json").read_text("utf-8"))
     verdict = body["verdict"]
-    steps = [step(*each["words"], why=each["why"]) for each in body["steps"]]
+    steps = [step(*entry["words"], why=entry["why"]) for entry in body["steps"]]
     return verdict, conclusion_lines(f"{verdict['word']}: {verdict['sentence']}", steps)
 
 

@@ -88,57 +88,62 @@ def judge(
     from afzal.text import visible
 
     sources = [as_path(data, "ours"), *(as_path(rows, f"ours {k}") for k, rows in enumerate(also, start=2))]
-    other = None if against is None else as_path(against, "theirs")
+    opponent = None if against is None else as_path(against, "theirs")
     if not (isinstance(judge, str | Sequence) or callable(judge)):
         raise wrong(judge, "judge", "the name or the file of a judge, a function, or a list of them")
     judges = plain({"judge": [judge] if isinstance(judge, str) or callable(judge) else list(judge)})["judge"]
     if also:
-        _refuse_several(sources, other, judges)
-    folder = Path(path_of(out, "out")) if out is not None else usual_out(sources[0], other)
+        _refuse_several(sources, opponent, judges)
+    folder = Path(path_of(out, "out")) if out is not None else default_out(sources[0], opponent)
     refuse_unwritable(folder)
     with sole_folder(folder):
         if prompts is not None:
             from afzal.generate.answers import Drawing, answers_of, refuse_no_model
 
-            refuse_no_model([s for s in (*sources, other) if s is not None])
+            refuse_no_model([s for s in (*sources, opponent) if s is not None])
             drawing = Drawing(**sampling)
             questions, place = as_path(prompts, "prompts"), folder / "answers"
             runs = list(sources)
             sources = [answers_of(source, questions, drawing, place, say) for source in runs]
-            other = answers_of(other, questions, drawing, place, say, beside=runs) if other is not None else None
+            opponent = (
+                answers_of(opponent, questions, drawing, place, say, opponents=runs) if opponent is not None else None
+            )
         if not judges:
-            if (waiting := _for_people(judging.read_items(sources[0], other), folder)) is not None:
-                return waiting
+            if (pending := _for_people(judging.read_items(sources[0], opponent), folder)) is not None:
+                return pending
             judges = [f"people:{folder / VOTES}"]
         votes, store = None if people is None else as_path(people, "people"), None if cache is None else Path(cache)
-        how: dict[str, Any] = {"cache": store, "resamples": resamples, "say": say}
+        options: dict[str, Any] = {"cache": store, "resamples": resamples, "say": say}
         rows = None if prompts is None else as_path(prompts, "prompts")
         page = folder / "judge_card.html" if len(judges) == 1 else None
-        if other is not None:
-            board, models = judge_against(sources, other, judges, folder, votes=votes, prompts=rows, **how)
-            summaries = [each for of_one in models.values() for each in of_one]
+        if opponent is not None:
+            board, models = judge_against(sources, opponent, judges, folder, votes=votes, prompts=rows, **options)
+            summaries = [summary for of_one in models.values() for summary in of_one]
             body = {"judges": summaries, "table": board, "models": models}
             if also:
                 lines = [*map(visible, board_lines(board)), f"written: {folder}"]
                 return Result(body, lines, folder / "table.html")
         else:
             items = judging.read_items(sources[0], specs=judges, prompts=rows)
-            voted = votes_on(items, votes, say) if votes is not None else None
-            if voted is None:
+            human_votes = votes_on(items, votes, say) if votes is not None else None
+            if human_votes is None:
                 by_people = without_verdicts(items)
                 for note in by_people.notes("the rows"):
                     say(note)
-                voted = by_people.items if any(item.votes for item in by_people.items) else None
-            summaries = judging.run_judges(items, judges, folder, voted=voted, **how)
+                human_votes = by_people.items if any(item.votes for item in by_people.items) else None
+            summaries = judging.run_judges(items, judges, folder, voted=human_votes, **options)
             body = {"judges": summaries}
-        lines = [visible(line) for each in summaries for line in summary_text.lines(each)]
-        lines += [f"written: {folder}", *(visible(line) for each in summaries if (line := summary_text.verdict(each)))]
+        lines = [visible(line) for summary in summaries for line in summary_text.lines(summary)]
+        lines += [
+            f"written: {folder}",
+            *(visible(line) for summary in summaries if (line := summary_text.verdict(summary))),
+        ]
         return Result(body, lines, page)
 
 
-def _refuse_several(sources: Sequence[str], other: str | None, judges: Sequence[str]) -> None:
+def _refuse_several(sources: Sequence[str], opponent: str | None, judges: Sequence[str]) -> None:
     """Refuse several models without a model to compare them with, or without a judge."""
-    if other is None:
+    if opponent is None:
         raise AfzalError(
             f"{len(sources)} files, and nothing to compare them with",
             where=", ".join(sources),
@@ -153,7 +158,7 @@ def _refuse_several(sources: Sequence[str], other: str | None, judges: Sequence[
         )
 
 
-def usual_out(source: str, against: str | None) -> Path:
+def default_out(source: str, against: str | None) -> Path:
     """The default folder for verdicts: inside the run that is judged, or named after the file."""
     name = f"judged-{_stem(against)}" if against is not None else "judged"
     return Path(source) / name if Path(source).is_dir() else Path(f"{_stem(source)}.{name}")

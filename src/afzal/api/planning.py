@@ -108,13 +108,13 @@ def device_of(settings: PlanConfig) -> Device:
     """The named hardware, with the numbers given in the settings in place of the table's."""
     from afzal import plan
 
-    named = plan.device_named(settings.hardware)
+    device = plan.device_named(settings.hardware)
     giga = {"memory": "memory_gb", "bandwidth": "bandwidth_gbs", "intra": "intra_gbs", "inter": "inter_gbs"}
     values = {field: getattr(settings, key) for field, key in giga.items()}
     changed = {field: value * 1e9 for field, value in values.items() if value is not None}
     if settings.tflops is not None:
         changed |= {"bf16": settings.tflops * 1e12, "fp32": settings.tflops * 1e12}
-    return replace(named, **changed)
+    return replace(device, **changed)
 
 
 def wish_of(settings: PlanConfig) -> LayoutRequest:
@@ -130,8 +130,8 @@ def assumptions_of(settings: PlanConfig) -> Assumptions:
     """The shares of peak compute and link bandwidth that the plan assumes."""
     from afzal import plan
 
-    usual = 0.45 if settings.hardware == "cpu" else 0.3
-    return plan.Assumptions(usual if settings.mfu is None else settings.mfu, settings.link)
+    default_mfu = 0.45 if settings.hardware == "cpu" else 0.3
+    return plan.Assumptions(default_mfu if settings.mfu is None else settings.mfu, settings.link)
 
 
 def _counts(settings: PlanConfig, method: Method) -> np.ndarray:

@@ -59,32 +59,32 @@ def leaderboard(
         why = "judges are ranked by accuracy, and have no strengths"
         raise AfzalError(f"--ties {ties} needs models", where="--of judges", why=why, remedy="omit one of them")
     several = list(files) if isinstance(files, list | tuple) and all(map(is_source, files)) else [files]
-    named = [as_path(one, "files") for one in several]
-    verdicts = judging.read_gold_verdicts(named) if of == "judges" else judging.read_model_verdicts(named)
+    paths = [as_path(file, "files") for file in several]
+    verdicts = judging.read_gold_verdicts(paths) if of == "judges" else judging.read_model_verdicts(paths)
     if judge is not None:
         verdicts = _only(verdicts, judge)
-    source = ", ".join(Path(name).name for name in named)
+    source = ", ".join(Path(name).name for name in paths)
     if of == "judges":
         ranked = judging.rank_judges(verdicts, resamples=resamples or 2000, seed=seed)
         body, is_complete = judging.judges_as_plain(ranked, source), True
     else:
         board = judging.rank_models(verdicts, ties, resamples=resamples or 500, seed=seed)
         body, is_complete = judging.models_as_plain(board, ties, source, verdicts.notes), board.board is not None
-        more = [judging.weighed_as_plain(verdicts)]
+        parts = [judging.weighed_as_plain(verdicts)]
         if length_control:
             at_equal = judging.length_controlled_rates(verdicts, resamples=resamples or 500, seed=seed)
-            more.append(judging.length_controlled_as_plain(at_equal))
-        for part in more:  # append the tables and findings of each
+            parts.append(judging.length_controlled_as_plain(at_equal))
+        for part in parts:  # append the tables and findings of each
             joined = {key: [*body.get(key, []), *part[key]] for key in ("tables", "findings") if key in part}
             body |= part | joined
         if beside is not None:
-            others, own = _without(judging.read_model_verdicts([str(beside)]), judge, str(beside))
-            tied = any(v.outcome in ("tie", "both_bad") for v in others.verdicts)  # without ties, half gives the same
-            other = judging.rank_models(others, ties if tied else "half", resamples=2)
-            body["beside"] = judging.rank_correlation(board, other)
+            other_verdicts, n_left_out = _without(judging.read_model_verdicts([str(beside)]), judge, str(beside))
+            tied = any(v.outcome in ("tie", "both_bad") for v in other_verdicts.verdicts)  # without ties, half gives the same
+            other_board = judging.rank_models(other_verdicts, ties if tied else "half", resamples=2)
+            body["beside"] = judging.rank_correlation(board, other_board)
             body["findings"].append(_correlation(body["beside"], Path(beside).name))
-            if own:
-                left_out = f"{plural(own, 'verdict')} of {judge} in {Path(beside).name}"
+            if n_left_out:
+                left_out = f"{plural(n_left_out, 'verdict')} of {judge} in {Path(beside).name}"
                 body["findings"].append(f"{left_out} are left out: its leaderboard is compared with the others'.")
     lines, page = _text(body), None
     if out is not None:
@@ -96,10 +96,10 @@ def leaderboard(
 
 
 def _correlation(correlation: Mapping[str, Any], name: str) -> str:
-    shown = {
+    texts = {
         key: "unknown" if correlation[key] is None else f"{correlation[key]:.2f}" for key in ("spearman", "kendall")
     }
-    return f"With {name}: Spearman's rank correlation {shown['spearman']}, Kendall's tau {shown['kendall']}."
+    return f"With {name}: Spearman's rank correlation {texts['spearman']}, Kendall's tau {texts['kendall']}."
 
 
 def _without(verdicts: Any, judge: str | None, source: str) -> tuple[Any, int]:

@@ -75,12 +75,12 @@ class Plot:
         return places
 
     def _repr_html_(self) -> str:
-        shown = (
+        figures = (
             '<figure style="display:inline-block;margin:0 12px 12px 0">'
             f"<figcaption>{escape(self.captions.get(name, name))}</figcaption>{image(drawing, name)}</figure>"
             for name, drawing in self.drawings.items()
         )
-        return f"<div>{''.join(shown)}</div>"
+        return f"<div>{''.join(figures)}</div>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +119,8 @@ class Run(runs.Run):
 
                 what = f"the run has no {kind} metric {name!r}{suggestion(name, known)}"
                 raise AfzalError(what, where=str(self.path), remedy=f"one of {', '.join(known) or 'none'}")
-        wanted = ["step", *(name for name in names or known if name != "step")]
-        return {name: [record.get(name) for record in records] for name in wanted}
+        columns = ["step", *(name for name in names or known if name != "step")]
+        return {name: [record.get(name) for record in records] for name in columns}
 
     def plot(self, *names: str) -> Plot:
         """Plots of the curves, training and held out together.

@@ -70,9 +70,9 @@ def fit(
         if in_memory is None
         else getattr(in_memory.config, "_name_or_path", "") or runs.IN_MEMORY
     )
-    about: dict[str, Any] = {**settings, "data": data, "eval_data": eval_data}
-    out = out_of(about, f"runs/{method}-rows", resume=resume)
-    built = config.make(method, model=path, **_in_folder(about, out))
+    arguments: dict[str, Any] = {**settings, "data": data, "eval_data": eval_data}
+    out = out_of(arguments, f"runs/{method}-rows", resume=resume)
+    built = config.make(method, model=path, **_in_folder(arguments, out))
     at_end = _several(on_end, "on_end")
     callbacks = Callbacks(_several(on_step, "on_step"), _several(on_evaluation, "on_evaluation"))
     run = Run(recipes.train(built, resume=resume, model=in_memory, tokenizer=tokenizer, callbacks=callbacks))
@@ -123,9 +123,9 @@ def iterate(
     from afzal.iterate import iterate as rounds
     from afzal.train.callbacks import Callbacks
 
-    about: dict[str, Any] = {**settings, "model": model, "prompts": prompts, "reward": reward}
-    out = out_of(about, "runs/iterate-rows", resume=resume)
-    built = settings_of(config.IterateConfig, _in_folder(about, out))
+    arguments: dict[str, Any] = {**settings, "model": model, "prompts": prompts, "reward": reward}
+    out = out_of(arguments, "runs/iterate-rows", resume=resume)
+    built = settings_of(config.IterateConfig, _in_folder(arguments, out))
     return Run(rounds(built, resume=resume, callbacks=Callbacks(_several(on_step, "on_step"))))
 
 
@@ -281,8 +281,8 @@ def demo(
         raise AfzalError("model and data go together", remedy="give both, or neither")
     from afzal.lab import demo as language
 
-    named = plain({"model": model, "data": data})
-    language.run(out=Path(out), quick=quick, model=named.get("model"), data=named.get("data"))
+    arguments = plain({"model": model, "data": data})
+    language.run(out=Path(out), quick=quick, model=arguments.get("model"), data=arguments.get("data"))
     return Path(out)
 
 
@@ -294,16 +294,16 @@ def _study(kind: Any, settings: Any, overrides: Mapping[str, Any]) -> Any:
     base = config.read_file(settings) if file else []
     if not file and not isinstance(settings, Mapping):
         raise wrong(settings, "settings", "a YAML file, or its keys as a mapping")
-    given = {**({} if file else settings), **overrides}
-    out = given.get("out") or next((s.value for s in base if s.key == "out"), kind.model_fields["out"].default)
-    return settings_of(kind, given, Path(path_of(out, "out")) / INPUTS, base)
+    arguments = {**({} if file else settings), **overrides}
+    out = arguments.get("out") or next((s.value for s in base if s.key == "out"), kind.model_fields["out"].default)
+    return settings_of(kind, arguments, Path(path_of(out, "out")) / INPUTS, base)
 
 
-def _in_folder(given: Mapping[str, Any], out: Path | None) -> dict[str, Any]:
+def _in_folder(arguments: Mapping[str, Any], out: Path | None) -> dict[str, Any]:
     """Settings as text; rows in memory are written to the run folder, which the settings then name."""
     if out is None:
-        return plain(given)
-    return plain({**given, "out": out}, out / INPUTS)
+        return plain(arguments)
+    return plain({**arguments, "out": out}, out / INPUTS)
 
 
 def _written(page: Path, lines: Sequence[str]) -> Result:

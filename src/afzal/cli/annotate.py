@@ -29,9 +29,9 @@ def _annotate(
     settings = config.build(
         config.AnnotateConfig, [config.Setting("data", source, "FILE"), *given(config.AnnotateConfig, flags)]
     )
-    from afzal.api.asking import annotated
+    from afzal.api.asking import serve_annotation
 
-    result = annotated(settings, _print_addresses)
+    result = serve_annotation(settings, _print_addresses)
     for line in result.lines[:-1]:
         typer.echo(line, err=True)
     steps = [step("aggregate", result["out"], why="agreement")] if result["votes"] else []

@@ -32,9 +32,9 @@ def _ask(
     settings = [config.Setting("data", pool, "POOL", typed=True), *given(config.AskConfig, flags | {"n": n})]
     built = config.build(config.AskConfig, settings)
     startup.refuse_missing(built)
-    from afzal.api.asking import asked
+    from afzal.api.asking import choose_questions
 
-    result = asked(built, force)
+    result = choose_questions(built, force)
     for warning in result["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
     if as_json:

@@ -61,9 +61,9 @@ def command(
     ] = 1024,
 ) -> None:
     """Show what a file holds and what is wrong with it. Exit 0: fine, 1: major findings or no tokens, 2: unreadable."""
-    from afzal.api.checking import checked, wanted
+    from afzal.api.checking import run_check, check_request
 
-    request = wanted(
+    request = check_request(
         source,
         columns=parse_columns(columns),
         format=format,
@@ -75,7 +75,7 @@ def command(
         reference=reference,
         max_tokens=max_tokens,
     )
-    outcome = checked(request, deep=deep, against=against, keep=model is not None)
+    outcome = run_check(request, deep=deep, against=against, keep=model is not None)
     if as_json:
         typer.echo(json.dumps(outcome.result.body, ensure_ascii=False, indent=2))
     elif sys.stdout.isatty():

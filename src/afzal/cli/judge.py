@@ -70,10 +70,10 @@ def command(
     """
     conditions = parse_conditions(require) if require else []
     from afzal.api.judging import judge as judged
-    from afzal.api.judging import usual_out
+    from afzal.api.judging import default_out
     from afzal.cli.interruption import announce
 
-    announce(f"verdicts on {', '.join(source)}", out or usual_out(source[0], against))
+    announce(f"verdicts on {', '.join(source)}", out or default_out(source[0], against))
     result = judged(
         source[0],
         also=source[1:],

@@ -26,10 +26,10 @@ def _revise(
         settings if settings.url is None else settings.model_copy(update={"model": f"{settings.url}:{settings.model}"})
     )
     startup.begin(displayed, f"pairs from the principles of {settings.principles}")
-    from afzal.api.answers import revised
+    from afzal.api.answers import run_revision
     from afzal.text import plural
 
-    result = revised(settings, say=lambda line: typer.echo(line, err=True))
+    result = run_revision(settings, say=lambda line: typer.echo(line, err=True))
     typer.echo(json.dumps(result.body, indent=1, ensure_ascii=False) if as_json else str(result))
     if not result.ok:
         raise typer.Exit(1)

@@ -49,7 +49,7 @@ def generator_of(config: CompareConfig) -> ServerConfig | None:
         config.generator,
         "the answers of all policies" if several else "",
         why="the start and each method are compared by the answers of their own weights",
-        instead="leave generator out",
+        alternative="leave generator out",
     )
     key_from(server.key_env)
     return server

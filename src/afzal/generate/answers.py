@@ -33,7 +33,7 @@ def answers_of(
     folder: Path,
     say: Callable[[str], None] = lambda line: None,
     *,
-    beside: Sequence[str] = (),
+    opponents: Sequence[str] = (),
 ) -> str:
     """The file of a model's answers to the prompts of a file; ``source`` itself if it is a file of answers.
 
@@ -45,7 +45,7 @@ def answers_of(
 
     Args:
         source: the folder of a model or a finished run, the YAML file of a server, or a file of answers.
-        beside: the sources compared with. If the same model is among them, it draws independent answers.
+        opponents: the sources compared with. If the same model is among them, it draws independent answers.
 
     Raises:
         AfzalError: the model or the prompts cannot be read.
@@ -54,8 +54,8 @@ def answers_of(
     if not _answers(source):
         return source
     content = content_hash(source)
-    again = any(_answers(other) and content_hash(other) == content for other in beside)
-    seed = drawing.seed ^ int(content[:15], 16) ^ (again << 60)
+    same_model = any(_answers(opponent) and content_hash(opponent) == content for opponent in opponents)
+    seed = drawing.seed ^ int(content[:15], 16) ^ (same_model << 60)
     what = json.dumps([content, content_hash(prompts), asdict(drawing), seed], sort_keys=True)
     stem = model.stem if is_server(source) else model.resolve().name
     name = "".join(c if c.isalnum() or c in "-_" else "_" for c in stem)

@@ -49,7 +49,7 @@ class ChatModel:
         dtype = torch.bfloat16 if config.dtype == "bf16" else torch.float32
         self._model = load_model(path, device=pick_device("auto"), dtype=dtype)
         self._sampling = Sampling(config.max_new_tokens, config.temperature, config.top_p, config.top_k or 0)
-        self._seed, self._alone = config.seed, Lock()
+        self._seed, self._lock = config.seed, Lock()
 
     @property
     def continues_text(self) -> bool:
@@ -87,7 +87,7 @@ class ChatModel:
             if stop.is_set():
                 raise _Stopped
 
-        with self._alone:
+        with self._lock:
             try:
                 (drawn_answer,) = sample(
                     self._model,
@@ -96,12 +96,12 @@ class ChatModel:
                     sampling=self._sampling,
                     seed=self._seed,
                     numbers=[number],
-                    heard=token,
+                    on_token=token,
                 )
             except (_Stopped, KeyboardInterrupt):
-                return ChatReply(text.whole(), len(text.ids), "stopped")
+                return ChatReply(text.full_text(), len(text.ids), "stopped")
         text.replace(drawn_answer.answer.tolist())
-        return ChatReply(text.whole(), len(drawn_answer.ids), drawn_answer.stop)
+        return ChatReply(text.full_text(), len(drawn_answer.ids), drawn_answer.stop)
 
     def _prompt(self, turns: Sequence[Message]) -> Tree:
         conversation: Turns = as_text(turns) if self.continues_text else tuple(turns)
@@ -119,14 +119,14 @@ class StreamedText:
     def add(self, token: int) -> None:
         """Add a token and report the settled text."""
         self.ids.append(token)
-        self._report(self.whole().rstrip(_UNFINISHED))
+        self._report(self.full_text().rstrip(_UNFINISHED))
 
     def replace(self, ids: list[int]) -> None:
         """Replace the tokens by the final answer without its end token, and report it."""
         self.ids = ids
-        self._report(self.whole())
+        self._report(self.full_text())
 
-    def whole(self) -> str:
+    def full_text(self) -> str:
         """The text of all tokens so far."""
         return self._speaker.continuation(self._before, self.ids) if self.ids else ""
 
@@ -148,17 +148,17 @@ def load_chat_models(config: ChatConfig, say: Callable[[str], None]) -> list[Cha
     Raises:
         AfzalError: a model cannot be loaded.
     """
-    other = config.against or (None if config.alone else start_of(config.model))
-    if other is None and not config.alone:
+    second = config.against or (None if config.alone else start_of(config.model))
+    if second is None and not config.alone:
         say(f"{config.model} names no starting model that still exists, so it answers alone (--against OTHER)")
-    paths = [config.model, *([other] if other is not None else [])]
+    paths = [config.model, *([second] if second is not None else [])]
     return [ChatModel(path, name, config) for path, name in zip(paths, names_of(paths), strict=True)]
 
 
 def names_of(paths: Sequence[str]) -> list[str]:
     """Display names of models: their paths, relative if below the current folder; equal names are made distinct."""
-    here = [os.path.relpath(path) if Path(path).is_absolute() and Path(path).exists() else path for path in paths]
-    names = [path if name.startswith("..") else name for name, path in zip(here, paths, strict=True)]
+    relative = [os.path.relpath(path) if Path(path).is_absolute() and Path(path).exists() else path for path in paths]
+    names = [path if name.startswith("..") else name for name, path in zip(relative, paths, strict=True)]
     return [name if names.index(name) == k else f"{name} (again)" for k, name in enumerate(names)]
 
 

@@ -30,9 +30,9 @@ def choose_decoding(model: Any, longest: int | None = None) -> tuple[Literal["sh
     """
     if reason := rotary.why_not_share(model, longest):
         return "stock", reason
-    about = (model.dtype, next(model.parameters()).device, virtual.is_active(model))
-    if model not in _known or _known[model][0] != about:
-        _known[model] = (about, may_share(model.config) or _trial(model))
+    key = (model.dtype, next(model.parameters()).device, virtual.is_active(model))
+    if model not in _known or _known[model][0] != key:
+        _known[model] = (key, may_share(model.config) or _trial(model))
     reason = _known[model][1]
     return ("stock", reason) if reason else ("shared", "")
 

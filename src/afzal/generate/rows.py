@@ -64,10 +64,10 @@ def answer_limits(lengths: Sequence[int], max_new_tokens: int, context: int | No
         return [max_new_tokens] * len(lengths)
     full = [i for i, length in enumerate(lengths) if length >= context]
     if full:
-        more = f", and {len(full) - 1} more prompts are too long" if len(full) > 1 else ""
+        others = f", and {len(full) - 1} more prompts are too long" if len(full) > 1 else ""
         raise AfzalError(
             f"prompt {full[0]} has {lengths[full[0]]} tokens, and the model has {context} positions for prompt and "
-            f"answer together{more}",
+            f"answer together{others}",
             remedy="leave it out, shorten it, or use a model with more positions",
         )
     return [min(max_new_tokens, context - length) for length in lengths]
@@ -100,9 +100,9 @@ class TokenBuffer:
         sampling: Sampling,
         seed: int,
         device: torch.device,
-        heard: TokenCallback | None = None,
+        on_token: TokenCallback | None = None,
     ):
-        self.rows, self.sampling, self._heard = rows, sampling, heard
+        self.rows, self.sampling, self._on_token = rows, sampling, on_token
         self._ended: set[int] = set()
         self._ends = frozenset(eos)
         self.keys = row_keys(seed, np.array([r.number for r in rows]), np.array([r.sample for r in rows]))
@@ -111,7 +111,7 @@ class TokenBuffer:
         self.never_or_early = torch.cat([self.never, self.eos])
         self.ids = torch.zeros((len(rows), sampling.max_new_tokens), dtype=torch.int32, device=device)
         self.logps = torch.zeros((len(rows), sampling.max_new_tokens), device=device)
-        self._room: Tensor | None = None
+        self._buffer: Tensor | None = None
 
     def draw(self, logits: Tensor, step: int, live: Tensor, live_host: np.ndarray) -> Tensor:
         """Draw and store token ``step`` of the rows ``live`` ``[r]`` from their logits ``[r, V]``; return tokens
@@ -119,21 +119,21 @@ class TokenBuffer:
         uniform = torch.from_numpy(uniforms(self.keys[live_host], step)).to(logits.device)
         early = step < self.sampling.min_new_tokens and len(self.eos)
         barred = self.never_or_early if early else self.never if len(self.never) else None
-        if self._room is None:
-            self._room = torch.empty_like(logits, dtype=torch.float32)
-        tokens, logps = draw_tokens(logits, uniform, self.sampling, barred, self._room[: len(logits)])
+        if self._buffer is None:
+            self._buffer = torch.empty_like(logits, dtype=torch.float32)
+        tokens, logps = draw_tokens(logits, uniform, self.sampling, barred, self._buffer[: len(logits)])
         self.ids[live, step] = tokens.to(torch.int32)
         self.logps[live, step] = logps
-        if self._heard is not None:
-            self._report(self._heard, tokens.tolist(), live_host.tolist())
+        if self._on_token is not None:
+            self._report(self._on_token, tokens.tolist(), live_host.tolist())
         return tokens
 
-    def _report(self, heard: TokenCallback, tokens: Sequence[int], live: Sequence[int]) -> None:
+    def _report(self, on_token: TokenCallback, tokens: Sequence[int], live: Sequence[int]) -> None:
         """Report tokens, except those still drawn for rows that have ended."""
         for row, token in zip(live, tokens, strict=True):
             if row not in self._ended:
                 self._ended |= {row} if token in self._ends else set()
-                heard(self.rows[row], token)
+                on_token(self.rows[row], token)
 
     def samples(self) -> list[Sample]:
         """Every row up to and including its first EOS.

@@ -34,7 +34,7 @@ def generate(config: GenerateConfig) -> Path | None:
     records = answers(config)
     if config.out is None:
         for record in records:
-            print(_shown(record))
+            print(_as_text(record))
         return None
     return Path(config.out)
 
@@ -60,16 +60,16 @@ def answers(config: GenerateConfig) -> list[dict[str, Any]]:
 def _sampled(config: GenerateConfig) -> list[dict[str, Any]]:
     speaker = open_speaker(config.model)
     prompts = _prompts(config, chat=bool(speaker.tokenizer.chat_template))
-    asked = speaker.prompt_trees(prompts)
-    ids = [t.prompt.tolist() for t in asked]
+    trees = speaker.prompt_trees(prompts)
+    ids = [t.prompt.tolist() for t in trees]
     _note_short_answers(config, speaker, ids)
-    drawn = _draw(config, speaker.ends(chat=any_chat(prompts)), asked)
+    samples = _draw(config, speaker.ends(chat=any_chat(prompts)), trees)
     prompts = _with_media_to_name(config, prompts)
     return [
         _record(
             prompts[s.prompt_index], speaker.continuation(ids[s.prompt_index], s.answer.tolist()), len(s.ids), s.stop
         )
-        for s in drawn
+        for s in samples
     ]
 
 
@@ -84,12 +84,12 @@ def _served(config: GenerateConfig) -> list[dict[str, Any]]:
         print("note: no folder is named, so the server's own end marks and template apply", file=sys.stderr)
     else:
         _note_short_answers(config, speaker, ids)
-    asked = ServerQuery(turns, config.n, _sampling(config), config.seed, speaker, ids)
+    query = ServerQuery(turns, config.n, _sampling(config), config.seed, speaker, ids)
     with TemporaryDirectory() as spare:
         cache = _replies(config) if config.out is not None else Path(spare) / REPLIES
-        drawn = answers_from(settings, asked, settings.folder or "", cache)
+        answers = answers_from(settings, query, settings.folder or "", cache)
     prompts = _with_media_to_name(config, prompts)
-    return [_record(prompts[a.prompt_index], a.text, a.tokens, a.stop) for a in drawn]
+    return [_record(prompts[a.prompt_index], a.text, a.tokens, a.stop) for a in answers]
 
 
 def _with_media_to_name(config: GenerateConfig, prompts: list[Item]) -> list[Item]:
@@ -106,24 +106,24 @@ def _sampling(config: GenerateConfig) -> Sampling:
     return Sampling(config.max_new_tokens, config.temperature, config.top_p, config.top_k or 0, config.min_new_tokens)
 
 
-def _draw(config: GenerateConfig, eos: Sequence[int], asked: Sequence[Tree]) -> list[Sample]:
-    ids = [t.prompt.tolist() for t in asked]
+def _draw(config: GenerateConfig, eos: Sequence[int], trees: Sequence[Tree]) -> list[Sample]:
+    ids = [t.prompt.tolist() for t in trees]
     sampling = _sampling(config)
-    shows = any(t.media for t in asked)
+    has_media = any(t.media for t in trees)
     if config.engine == "vllm":
-        if shows:
+        if has_media:
             raise AfzalError("vLLM receives only text, and prompts show images or sounds", remedy="--engine stock")
         print("note: Afzal has been tested only with a stand-in for vLLM, never with vLLM itself", file=sys.stderr)
         return sample_with_vllm(config.model, ids, eos=eos, n=config.n, sampling=sampling, seed=config.seed)
     dtype = torch.bfloat16 if config.dtype == "bf16" else torch.float32
     model = load_model(config.model, device=pick_device("auto"), dtype=dtype)
     longest = max(map(len, ids)) + config.max_new_tokens
-    decoding, reason = ("stock", "") if shows or config.engine == "stock" else choose_decoding(model, longest)
+    decoding, reason = ("stock", "") if has_media or config.engine == "stock" else choose_decoding(model, longest)
     if reason:
         print(f"note: prompts are read once per answer, since {reason}", file=sys.stderr)
     return sample(
         model,
-        asked,
+        trees,
         eos=eos,
         n=config.n,
         sampling=sampling,
@@ -139,8 +139,8 @@ def _prompts(config: GenerateConfig, *, chat: bool) -> list[Item]:
     Other columns of their rows stay in ``extra`` if all rows of a prompt agree.
     """
     if config.prompt is not None:
-        asked = (Message("user", config.prompt),) if chat else config.prompt
-        return [Item("prompt", asked, ())]
+        prompt = (Message("user", config.prompt),) if chat else config.prompt
+        return [Item("prompt", prompt, ())]
     assert config.prompts is not None
     items = data.read(config.prompts, request=data.ColumnRequest(takes_all=True)).items
     prompts = distinct_prompts(items)
@@ -148,9 +148,9 @@ def _prompts(config: GenerateConfig, *, chat: bool) -> list[Item]:
         raise AfzalError("there are no prompts", where=config.prompts, remedy="afzal check shows what the file holds")
     agreed: dict[str, dict[str, Any]] = {}
     for item in items:
-        same = agreed.setdefault(_question(item), dict(item.extra))
-        for name in [name for name, value in same.items() if item.extra.get(name) != value]:
-            del same[name]
+        agreed_columns = agreed.setdefault(_question(item), dict(item.extra))
+        for name in [name for name, value in agreed_columns.items() if item.extra.get(name) != value]:
+            del agreed_columns[name]
     return [replace(item, extra=agreed[_question(item)]) for item in prompts]
 
 
@@ -170,10 +170,10 @@ def _note_short_answers(config: GenerateConfig, speaker: Speaker, ids: Sequence[
         )
 
 
-def _record(asked: Item, text: str, tokens: int | None, stop: str) -> dict[str, Any]:
-    about = {"prompt": turns_to_row(asked.prompt), "completion": text, "tokens": tokens, "stop": stop}
-    further = {name: value for name, value in asked.extra.items() if name not in about}
-    return about | further
+def _record(item: Item, text: str, tokens: int | None, stop: str) -> dict[str, Any]:
+    record = {"prompt": turns_to_row(item.prompt), "completion": text, "tokens": tokens, "stop": stop}
+    columns = {name: value for name, value in item.extra.items() if name not in record}
+    return record | columns
 
 
 _OWN = frozenset({"prompt", "completion", "tokens", "stop", *TEMPLATE_FIELDS})
@@ -192,13 +192,13 @@ def _as_answers(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         if name not in data.ignorable_columns(plain, {name: record[name]}):
             misread.add(name)
     if misread:
-        left_out, kept = ", ".join(sorted(misread)), f"reference_{min(misread)}"
+        left_out, renamed = ", ".join(sorted(misread)), f"reference_{min(misread)}"
         why = "with them the rows would not be read as answers"
-        print(f"note: left out of the answers: {left_out}; {why} (a column called {kept} stays)", file=sys.stderr)
+        print(f"note: left out of the answers: {left_out}; {why} (a column called {renamed} stays)", file=sys.stderr)
     return [{name: value for name, value in record.items() if name not in misread} for record in records]
 
 
-def _shown(record: dict[str, Any]) -> str:
+def _as_text(record: dict[str, Any]) -> str:
     prompt = record["prompt"]
     head = prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False) + "\n"
     return f"{head}{record['completion']}"

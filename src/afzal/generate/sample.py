@@ -44,7 +44,7 @@ def sample(
     rows_per_batch: int = 128,
     decoding: Decoding = "auto",
     numbers: Sequence[int] | None = None,
-    heard: TokenCallback | None = None,
+    on_token: TokenCallback | None = None,
 ) -> list[Sample]:
     """``n`` continuations of every prompt, ordered by prompt and then by sample number.
 
@@ -60,7 +60,7 @@ def sample(
             are decoded by ``stock``.
         numbers: for each prompt, the number on which its draws depend instead of its index, so that a prompt gets the
             same samples among other prompts.
-        heard: called with every token as soon as it is drawn, for live output.
+        on_token: called with every token as soon as it is drawn, for live output.
 
         An answer ends at the model's last position, whatever ``sampling`` allows.
 
@@ -69,27 +69,29 @@ def sample(
             position for an answer; or the model's log-probs are NaN.
     """
     ends = sorted(set(eos))
-    shown = [t if isinstance(t, Tree) and t.media else None for t in prompts]
+    media_trees = [t if isinstance(t, Tree) and t.media else None for t in prompts]
     ids = [prompt_ids(p) for p in prompts]
     longest = max(map(len, ids), default=0) + sampling.max_new_tokens
-    way, reason = _way(model, decoding, longest, shows=any(shown))
-    if decoding == "shared" and way != "shared":
+    method, reason = _decoding_method(model, decoding, longest, shows=any(media_trees))
+    if decoding == "shared" and method != "shared":
         raise AfzalError("this model cannot share prompts between samples", why=reason, remedy="decoding='auto'")
     lengths = [len(p) for p in ids]
     sampling = replace(sampling, barred=placeholder_ids(model.config))
     limits = answer_limits(lengths, sampling.max_new_tokens, context_of_model(model))
-    drawn: list[tuple[int, int, Sample]] = []
+    samples: list[tuple[int, int, Sample]] = []
     with torch.no_grad(), packed(model), experts_added_once(model):
         for limit in sorted(set(limits), reverse=True):  # those that share a limit are decoded together
-            alike = {i: length for i, length in enumerate(lengths) if limits[i] == limit}
+            same_limit = {i: length for i, length in enumerate(lengths) if limits[i] == limit}
             limited = replace(sampling, max_new_tokens=limit)
-            for rows in batches(alike, n, rows_per_batch, numbers):
-                samples = _decode(way, model, rows, ids, shown, eos=ends, sampling=limited, seed=seed, heard=heard)
-                drawn += [(r.prompt, r.sample, s) for r, s in zip(rows, samples, strict=True)]
-    return [s for _, _, s in sorted(drawn, key=lambda entry: entry[:2])]
+            for rows in batches(same_limit, n, rows_per_batch, numbers):
+                batch = _decode(
+                    method, model, rows, ids, media_trees, eos=ends, sampling=limited, seed=seed, on_token=on_token
+                )
+                samples += [(r.prompt, r.sample, s) for r, s in zip(rows, batch, strict=True)]
+    return [s for _, _, s in sorted(samples, key=lambda entry: entry[:2])]
 
 
-def _way(model: Any, decoding: Decoding, longest: int, *, shows: bool) -> tuple[str, str]:
+def _decoding_method(model: Any, decoding: Decoding, longest: int, *, shows: bool) -> tuple[str, str]:
     """``shared`` or ``stock``, and the reason for not sharing."""
     if decoding == "stock":
         return "stock", ""
@@ -97,12 +99,17 @@ def _way(model: Any, decoding: Decoding, longest: int, *, shows: bool) -> tuple[
 
 
 def _decode(
-    way: str, model: Any, rows: Sequence[Row], ids: Sequence[Sequence[int]], shown: Sequence[Tree | None], **how: Any
+    method: str,
+    model: Any,
+    rows: Sequence[Row],
+    ids: Sequence[Sequence[int]],
+    media_trees: Sequence[Tree | None],
+    **options: Any,
 ) -> list[Sample]:
-    if way == "stock":
-        return decode_with_transformers(model, rows, ids, shown=shown, **how)
+    if method == "stock":
+        return decode_with_transformers(model, rows, ids, media_trees=media_trees, **options)
     with shared_decoding(model):
-        return decode_shared(model, rows, ids, **how)
+        return decode_shared(model, rows, ids, **options)
 
 
 def as_trees(samples: Sequence[Sample], prompts: Sequence[Prompt]) -> list[Tree]:

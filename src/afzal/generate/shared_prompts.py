@@ -23,14 +23,14 @@ def decode_shared(
     eos: Sequence[int],
     sampling: Sampling,
     seed: int,
-    heard: TokenCallback | None = None,
+    on_token: TokenCallback | None = None,
 ) -> list[Sample]:
     """Samples for ``rows``, in the same order; must run inside :func:`afzal.model.decoding.shared_decoding`."""
-    used = list(dict.fromkeys(r.prompt for r in rows))
-    place = {p: i for i, p in enumerate(used)}
-    logits, cache = read_prompts(model, [prompts[p] for p in used], [place[r.prompt] for r in rows])
+    prompt_indices = list(dict.fromkeys(r.prompt for r in rows))
+    place = {p: i for i, p in enumerate(prompt_indices)}
+    logits, cache = read_prompts(model, [prompts[p] for p in prompt_indices], [place[r.prompt] for r in rows])
     device = logits.device
-    written = TokenBuffer(rows, eos, sampling, seed, device, heard)
+    written = TokenBuffer(rows, eos, sampling, seed, device, on_token)
     live_host = np.arange(len(rows))
     live = torch.arange(len(rows), device=device)
     going = np.ones(len(rows), dtype=bool)  # of the live rows, those without an EOS

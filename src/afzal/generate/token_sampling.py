@@ -53,7 +53,7 @@ def uniforms(keys: np.ndarray, step: int) -> np.ndarray:
 
 
 def draw_tokens(
-    logits: Tensor, uniform: Tensor, sampling: Sampling, barred: Tensor | None = None, room: Tensor | None = None
+    logits: Tensor, uniform: Tensor, sampling: Sampling, barred: Tensor | None = None, buffer: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """A token per row and its log-prob under the model itself.
 
@@ -61,7 +61,7 @@ def draw_tokens(
         logits: ``[R, V]``, read as float32.
         uniform: ``[R]`` float64 in (0, 1); the token is where it falls in the cumulative distribution.
         barred: ids that must not be drawn.
-        room: ``[R, V]`` float32 buffer to overwrite. On a CPU allocating it takes longer than filling it, so a caller
+        buffer: ``[R, V]`` float32 buffer to overwrite. On a CPU allocating it takes longer than filling it, so a caller
             that draws at every step keeps one.
 
     Returns:
@@ -73,9 +73,9 @@ def draw_tokens(
         scores = logits if barred is None else logits.index_fill(1, barred, -torch.inf)
         tokens = scores.argmax(-1)
         return tokens, _logps(logits, tokens)
-    weights = torch.empty(logits.shape, dtype=torch.float32, device=logits.device) if room is None else room
+    weights = torch.empty(logits.shape, dtype=torch.float32, device=logits.device) if buffer is None else buffer
     pieces = zip(logits.split(_rows(logits)), weights.split(_rows(logits)), strict=True)
-    sums = torch.cat([_weigh(some, place, sampling, barred) for some, place in pieces])
+    sums = torch.cat([_weigh(block, place, sampling, barred) for block, place in pieces])
     tokens = invert_cdf(weights, sums, uniform)
     if barred is None and sampling.temperature == 1 and sampling.top_p == 1 and not sampling.top_k:
         return tokens, (weights.gather(1, tokens[:, None])[:, 0] / sums.double().sum(1)).log().float()
@@ -127,12 +127,12 @@ def invert_cdf(weights: Tensor, sums: Tensor, uniform: Tensor) -> Tensor:
     target = uniform[:, None] * edges[:, -1:]
     # NaN is beyond every edge: such a row gets an arbitrary token, whose log-prob is NaN too
     block = torch.searchsorted(edges, target, right=True).clamp(max=edges.shape[1] - 1)
-    within = (target - (edges - sums).gather(1, block)) / sums.gather(1, block)
-    at = block * _BLOCK + torch.arange(_BLOCK, device=block.device)
-    inside = weights.gather(1, at.clamp(max=weights.shape[1] - 1)).double()
-    steps = inside.masked_fill(at >= weights.shape[1], 0.0).cumsum(1)
+    fraction = (target - (edges - sums).gather(1, block)) / sums.gather(1, block)
+    index = block * _BLOCK + torch.arange(_BLOCK, device=block.device)
+    block_weights = weights.gather(1, index.clamp(max=weights.shape[1] - 1)).double()
+    steps = block_weights.masked_fill(index >= weights.shape[1], 0.0).cumsum(1)
     # a block's float32 sum and the sum of its tokens differ in the last bits: use the latter
-    places = torch.searchsorted(steps, within.clamp(0.0, 1 - 2.0**-40) * steps[:, -1:], right=True)
+    places = torch.searchsorted(steps, fraction.clamp(0.0, 1 - 2.0**-40) * steps[:, -1:], right=True)
     return (block * _BLOCK + places)[:, 0].clamp(max=weights.shape[1] - 1)
 
 
@@ -147,5 +147,5 @@ def block_sums(weights: Tensor) -> Tensor:
 
 
 def _logps(logits: Tensor, tokens: Tensor) -> Tensor:
-    wholes = torch.cat([some.float().logsumexp(-1) for some in logits.split(_rows(logits))])
+    wholes = torch.cat([block.float().logsumexp(-1) for block in logits.split(_rows(logits))])
     return logits.gather(1, tokens[:, None])[:, 0].float() - wholes

@@ -34,28 +34,28 @@ def decode_unpadded(
     eos: Sequence[int],
     sampling: Sampling,
     seed: int,
-    heard: TokenCallback | None = None,
+    on_token: TokenCallback | None = None,
 ) -> list[Sample]:
     """Samples for ``rows``, in the same order."""
     samples: dict[Row, Sample] = {}
     with stock_attention(model), evaluating(model):
         for length in sorted({len(prompts[r.prompt]) for r in rows}):
-            some = [r for r in rows if len(prompts[r.prompt]) == length]
-            written = TokenBuffer(some, eos, sampling, seed, next(model.parameters()).device, heard)
-            _write(model, written, [prompts[r.prompt] for r in some])
-            samples |= dict(zip(some, written.samples(), strict=True))
+            same_length = [r for r in rows if len(prompts[r.prompt]) == length]
+            written = TokenBuffer(same_length, eos, sampling, seed, next(model.parameters()).device, on_token)
+            _write(model, written, [prompts[r.prompt] for r in same_length])
+            samples |= dict(zip(same_length, written.samples(), strict=True))
     return [samples[r] for r in rows]
 
 
 def _write(model: Any, written: TokenBuffer, prompts: Sequence[Sequence[int]]) -> None:
     device = written.ids.device
     ids = torch.from_numpy(np.asarray(prompts, dtype=np.int64)).to(device)
-    everyone = np.arange(len(prompts))
+    all_rows = np.arange(len(prompts))
     live = torch.arange(len(prompts), device=device)
     going = torch.ones(len(prompts), dtype=torch.bool, device=device)
     reader = _Reader(model)
     for step in range(written.sampling.max_new_tokens):
-        tokens = written.draw(reader.logits(ids), step, live, everyone)
+        tokens = written.draw(reader.logits(ids), step, live, all_rows)
         going &= ~torch.isin(tokens, written.eos)
         if not going.any():
             return
@@ -76,11 +76,11 @@ class _Reader:
     def logits(self, ids: Tensor) -> Tensor:
         """``[R, V]`` logits after ``ids`` ``[R, L]``, whose first L - 1 columns may have been read before."""
         before, keys = virtual.count(self.model), virtual.has_prefix_keys(self.model)
-        wanted = rotary.frequencies(self.base.config, before + ids.shape[1])
-        afresh = self._cache is None or wanted != self._frequencies
+        frequencies = rotary.frequencies(self.base.config, before + ids.shape[1])
+        afresh = self._cache is None or frequencies != self._frequencies
         if afresh:
             rotary.start_afresh(self.base)
-            self._cache, self._frequencies = _empty_cache(self.base), wanted
+            self._cache, self._frequencies = _empty_cache(self.base), frequencies
         first = (before if keys else 0) if afresh else before + ids.shape[1] - 1
         options: dict[str, Any] = {self._name: self._cache, "use_cache": True}
         if self._takes_positions:

@@ -90,12 +90,12 @@ def read_server(path: str) -> ServerConfig:
     return config.build(ServerConfig, config.read_file(Path(path)))
 
 
-def policy_server_settings(path: str, several: str = "", *, why: str, instead: str) -> ServerConfig:
+def policy_server_settings(path: str, several: str = "", *, why: str, alternative: str) -> ServerConfig:
     """The settings of a server that answers for policies named by the command.
 
     Args:
         several: what it would write with the same weights if it answers for several policies; else empty.
-        why, instead: why that would be wrong, and the alternative to naming the policy.
+        why, alternative: why that would be wrong, and the alternative to naming the policy.
 
     Raises:
         AfzalError: it would answer with the same weights for all of them, or for another folder.
@@ -109,12 +109,12 @@ def policy_server_settings(path: str, several: str = "", *, why: str, instead: s
             f"the server would write {several} with the same weights",
             where=path,
             why=why,
-            remedy=f"name {POLICY} in model, or in a reload command; or {instead}",
+            remedy=f"name {POLICY} in model, or in a reload command; or {alternative}",
         )
     return server_settings
 
 
-def answers_from(settings: ServerConfig, asked: ServerQuery, policy: str, cache: Path) -> list[Answer]:
+def answers_from(settings: ServerConfig, query: ServerQuery, policy: str, cache: Path) -> list[Answer]:
     """``n`` answers to every prompt, ordered by prompt and then by sample number; progress goes to stderr.
 
     Args:
@@ -125,7 +125,7 @@ def answers_from(settings: ServerConfig, asked: ServerQuery, policy: str, cache:
         AfzalError: the server does not support the request, refuses it, answers with another model, or tokenises
             prompts differently than the folder; or it does not answer (earlier replies are in the cache).
     """
-    refuse_unsupported(settings, asked)
+    refuse_unsupported(settings, query)
     server = Server(
         settings.url,
         settings.named(policy),
@@ -135,8 +135,8 @@ def answers_from(settings: ServerConfig, asked: ServerQuery, policy: str, cache:
         caller="generator",
         exact=settings.kind != "openai",
     )
-    about = {"kind": settings.kind, "url": settings.url, "model": server.model, "answers": True}
-    made = _requests(settings, asked, about)
+    key_facts = {"kind": settings.kind, "url": settings.url, "model": server.model, "answers": True}
+    requests = _requests(settings, query, key_facts)
 
     def ask(messages: Sequence[Mapping[str, Any]], fields: Mapping[str, Any]) -> Reply:
         if messages:
@@ -144,15 +144,15 @@ def answers_from(settings: ServerConfig, asked: ServerQuery, policy: str, cache:
         return server.complete(fields["prompt"], {key: value for key, value in fields.items() if key != "prompt"})
 
     with Cache(cache) as replies:
-        heard = counter(len(made), lambda line: print(line, file=sys.stderr))
+        progress = counter(len(requests), lambda line: print(line, file=sys.stderr))
         known = fetch_replies(
-            list(made.values()), ask, replies, name=server.model, concurrency=settings.concurrency, on_reply=heard
+            list(requests.values()), ask, replies, name=server.model, concurrency=settings.concurrency, on_reply=progress
         )
-    reply_to = {place: known[request.key] for place, request in made.items()}
-    _refuse_other_tokens(reply_to, asked, settings)
-    if _all_identical(reply_to, asked):
+    reply_to = {place: known[request.key] for place, request in requests.items()}
+    _refuse_other_tokens(reply_to, query, settings)
+    if _all_identical(reply_to, query):
         print(
-            f"note: all {asked.n} answers to each prompt are the same at temperature {asked.sampling.temperature:g}: "
+            f"note: all {query.n} answers to each prompt are the same at temperature {query.sampling.temperature:g}: "
             "the server may not sample (transformers serve does so only for kind: transformers)",
             file=sys.stderr,
         )
@@ -172,13 +172,13 @@ def reload(settings: ServerConfig, policy: str) -> None:
         return
     words = [word.replace(POLICY, policy) for word in settings.reload]
     try:
-        done = subprocess.run(words, check=False, capture_output=True, text=True, errors="replace")
+        result = subprocess.run(words, check=False, capture_output=True, text=True, errors="replace")
     except OSError as error:
         raise AfzalError(f"the program {words[0]} cannot be started", where="reload", why=str(error)) from None
-    if done.returncode:
-        output = (done.stderr or done.stdout).strip().splitlines()
+    if result.returncode:
+        output = (result.stderr or result.stdout).strip().splitlines()
         raise AfzalError(
-            f"the program {words[0]} ended with {done.returncode}, so the server may hold other weights",
+            f"the program {words[0]} ended with {result.returncode}, so the server may hold other weights",
             where="reload",
             why=output[-1] if output else "",
             remedy="resume once it works",
@@ -190,34 +190,34 @@ def serves_named_policies(settings: ServerConfig) -> bool:
     return settings.reload is not None or POLICY in settings.model
 
 
-def refuse_unsupported(settings: ServerConfig, asked: ServerQuery) -> None:
+def refuse_unsupported(settings: ServerConfig, query: ServerQuery) -> None:
     """Refuse requests that the server cannot express or answer; sends nothing.
 
     Raises:
         AfzalError: names what the server does not support.
     """
-    shows = [index for index, prompt in enumerate(asked.prompts) if media_of(prompt)]
+    shows = [index for index, prompt in enumerate(query.prompts) if media_of(prompt)]
     if settings.kind == "vllm" and shows:
         raise AfzalError(
             f"a server of kind vllm is sent token ids, and prompt {shows[0]} has images or sounds",
             where=settings.url,
-            why=f"{len(shows)} of {len(asked.prompts)} prompts have some",
+            why=f"{len(shows)} of {len(query.prompts)} prompts have some",
             remedy="kind: openai sends prompts as messages; or name a model's folder instead of the server",
         )
-    unknown = {"top_k": asked.sampling.top_k, "min_new_tokens": asked.sampling.min_new_tokens}
+    unknown = {"top_k": query.sampling.top_k, "min_new_tokens": query.sampling.min_new_tokens}
     if settings.kind == "openai" and (unsupported := [name for name, value in unknown.items() if value]):
         raise AfzalError(
             f"{', '.join(unsupported)}: a server of kind openai has no such field",
             remedy="leave it out, or name the server's kind: vllm or transformers",
         )
-    if settings.kind != "openai" and asked.speaker is None:
+    if settings.kind != "openai" and query.speaker is None:
         raise AfzalError(
             f"a server of kind {settings.kind} needs the ids that end an answer, and no folder provides them",
             where="folder",
             remedy="name the model's folder, or kind: openai",
         )
-    plain = any(isinstance(prompt, str) and prompt for prompt in asked.prompts)
-    if settings.kind == "transformers" and plain and asked.speaker is not None and asked.speaker.drops_blank():
+    plain = any(isinstance(prompt, str) and prompt for prompt in query.prompts)
+    if settings.kind == "transformers" and plain and query.speaker is not None and query.speaker.drops_blank():
         raise AfzalError(
             "transformers serve would drop the space between a plain prompt and its answer",
             where=settings.url,
@@ -226,74 +226,76 @@ def refuse_unsupported(settings: ServerConfig, asked: ServerQuery) -> None:
         )
 
 
-def _requests(settings: ServerConfig, asked: ServerQuery, about: Mapping[str, Any]) -> dict[tuple[int, int], Request]:
+def _requests(
+    settings: ServerConfig, query: ServerQuery, key_facts: Mapping[str, Any]
+) -> dict[tuple[int, int], Request]:
     """The request for each (prompt, sample)."""
-    limits = [asked.sampling.max_new_tokens] * len(asked.prompts)
-    if asked.speaker is not None and asked.ids is not None:
-        limits = answer_limits([len(ids) for ids in asked.ids], asked.sampling.max_new_tokens, asked.speaker.context)
-    made = {}
-    for index, (prompt, limit) in enumerate(zip(asked.prompts, limits, strict=True)):
-        numbers = np.arange(asked.n)
-        keys = row_keys(asked.seed, np.full(asked.n, index), numbers) >> np.uint64(33)
+    limits = [query.sampling.max_new_tokens] * len(query.prompts)
+    if query.speaker is not None and query.ids is not None:
+        limits = answer_limits([len(ids) for ids in query.ids], query.sampling.max_new_tokens, query.speaker.context)
+    requests = {}
+    for index, (prompt, limit) in enumerate(zip(query.prompts, limits, strict=True)):
+        numbers = np.arange(query.n)
+        keys = row_keys(query.seed, np.full(query.n, index), numbers) >> np.uint64(33)
         for number, seed in enumerate(keys.tolist()):
-            messages, fields = _request(settings.kind, asked, index, prompt, limit)
-            fields |= {"seed": seed} if asked.sampling.temperature > 0 else {}
+            messages, fields = _request(settings.kind, query, index, prompt, limit)
+            fields |= {"seed": seed} if query.sampling.temperature > 0 else {}
             # two equal prompts are separate requests
             sent = cache_key_parts(messages)
-            key = key_of({**about, "messages": sent, "fields": fields, "place": [index, number]})
-            made[index, number] = Request(messages, fields, key)
-    return made
+            key = key_of({**key_facts, "messages": sent, "fields": fields, "place": [index, number]})
+            requests[index, number] = Request(messages, fields, key)
+    return requests
 
 
 def _request(
-    kind: str, asked: ServerQuery, index: int, prompt: Turns, limit: int
+    kind: str, query: ServerQuery, index: int, prompt: Turns, limit: int
 ) -> tuple[tuple[Mapping[str, Any], ...], dict[str, Any]]:
     """The messages (empty if the prompt is among the fields) and the fields, without a seed."""
-    how, chat = asked.sampling, not isinstance(prompt, str)
-    ends = asked.speaker.ends(chat=chat) if asked.speaker is not None else []
-    fields: dict[str, Any] = {"max_tokens": limit, "temperature": how.temperature, "top_p": how.top_p}
+    sampling, chat = query.sampling, not isinstance(prompt, str)
+    ends = query.speaker.ends(chat=chat) if query.speaker is not None else []
+    fields: dict[str, Any] = {"max_tokens": limit, "temperature": sampling.temperature, "top_p": sampling.top_p}
     if kind == "vllm":
-        assert asked.ids is not None
+        assert query.ids is not None
         fields |= {
-            "prompt": [int(i) for i in asked.ids[index]],
-            "top_k": how.top_k or -1,
-            "min_tokens": how.min_new_tokens,
+            "prompt": [int(i) for i in query.ids[index]],
+            "top_k": sampling.top_k or -1,
+            "min_tokens": sampling.min_new_tokens,
         }
         # a marker within an answer is part of its text, as in Afzal's own answers; the final one is not
         fields |= {"stop_token_ids": ends, "ignore_eos": True, "skip_special_tokens": False}
         # overrides the folder's own generation settings
         return (), fields | {"repetition_penalty": 1.0, "min_p": 0.0}
     if kind == "transformers":
-        settings: dict[str, Any] = {**_PLAIN, "max_new_tokens": limit, "do_sample": how.temperature > 0}
+        settings: dict[str, Any] = {**_PLAIN, "max_new_tokens": limit, "do_sample": sampling.temperature > 0}
         settings |= {"eos_token_id": ends, "pad_token_id": ends[0]} if ends else {}
-        if how.temperature > 0:
-            settings |= {"temperature": how.temperature, "top_p": how.top_p, "top_k": how.top_k}
-        settings |= {"min_new_tokens": how.min_new_tokens}
+        if sampling.temperature > 0:
+            settings |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
+        settings |= {"min_new_tokens": sampling.min_new_tokens}
         fields = {"generation_config": json.dumps(settings)}
-    elif asked.speaker is not None:
-        fields |= {"stop": asked.speaker.end_texts(chat=chat)[:_MOST_STOPS]}
+    elif query.speaker is not None:
+        fields |= {"stop": query.speaker.end_texts(chat=chat)[:_MOST_STOPS]}
     if isinstance(prompt, str):
         return (), {"prompt": prompt, **fields}
     return tuple(messages_of(prompt)), fields
 
 
-def _all_identical(reply_to: Mapping[tuple[int, int], Reply], asked: ServerQuery) -> bool:
+def _all_identical(reply_to: Mapping[tuple[int, int], Reply], query: ServerQuery) -> bool:
     """Whether sampled answers are identical for each of at least two prompts."""
-    if asked.sampling.temperature == 0 or asked.n < 2 or len(asked.prompts) < 2:
+    if query.sampling.temperature == 0 or query.n < 2 or len(query.prompts) < 2:
         return False
-    texts = [{reply_to[index, number].text for number in range(asked.n)} for index in range(len(asked.prompts))]
-    return all(len(of) == 1 for of in texts)
+    texts = [{reply_to[index, number].text for number in range(query.n)} for index in range(len(query.prompts))]
+    return all(len(prompt_texts) == 1 for prompt_texts in texts)
 
 
-def _refuse_other_tokens(reply_to: Mapping[tuple[int, int], Reply], asked: ServerQuery, settings: ServerConfig) -> None:
+def _refuse_other_tokens(reply_to: Mapping[tuple[int, int], Reply], query: ServerQuery, settings: ServerConfig) -> None:
     """Check by token counts that the server's template and tokenizer are those of the folder."""
-    if asked.ids is None:
+    if query.ids is None:
         return
     for (index, _), reply in reply_to.items():
-        if reply.tokens_in and reply.tokens_in != len(asked.ids[index]):
+        if reply.tokens_in and reply.tokens_in != len(query.ids[index]):
             raise AfzalError(
                 f"the server reads prompt {index} as {reply.tokens_in} tokens, but by the model's folder it has "
-                f"{len(asked.ids[index])}",
+                f"{len(query.ids[index])}",
                 where=settings.url,
                 why="it uses another chat template, tokenizer or model",
                 remedy="serve exactly this folder; a chat_template in the settings must be in the folder too",

@@ -33,25 +33,25 @@ def decode_with_transformers(
     eos: Sequence[int],
     sampling: Sampling,
     seed: int,
-    heard: TokenCallback | None = None,
-    shown: Sequence[Tree | None] = (),
+    on_token: TokenCallback | None = None,
+    media_trees: Sequence[Tree | None] = (),
 ) -> list[Sample]:
     """Samples for ``rows``, in the same order; by :func:`.unpadded.decode_unpadded` if padding would change the model's
     output.
 
     Args:
-        shown: for each prompt, its tree if it shows images or sounds, else None.
+        media_trees: for each prompt, its tree if it shows images or sounds, else None.
 
     Raises:
         AfzalError: prompts show media to a model whose output padding would change.
     """
     longest = max(len(prompts[r.prompt]) for r in rows) + sampling.max_new_tokens
-    trees = [shown[r.prompt] for r in rows] if any(shown) else []
+    trees = [media_trees[r.prompt] for r in rows] if any(media_trees) else []
     if virtual.is_active(model) or rotary.why_not_share(model, longest):
         if trees:
             raise AfzalError("prompts with images or sounds cannot follow virtual tokens", remedy="adapter=lora")
-        return decode_unpadded(model, rows, prompts, eos=eos, sampling=sampling, seed=seed, heard=heard)
-    return _decode(model, rows, prompts, trees, eos=eos, sampling=sampling, seed=seed, heard=heard)
+        return decode_unpadded(model, rows, prompts, eos=eos, sampling=sampling, seed=seed, on_token=on_token)
+    return _decode(model, rows, prompts, trees, eos=eos, sampling=sampling, seed=seed, on_token=on_token)
 
 
 def _decode(
@@ -63,47 +63,47 @@ def _decode(
     eos: Sequence[int],
     sampling: Sampling,
     seed: int,
-    heard: TokenCallback | None = None,
+    on_token: TokenCallback | None = None,
 ) -> list[Sample]:
     device = next(model.parameters()).device
-    written = TokenBuffer(rows, eos, sampling, seed, device, heard)
+    written = TokenBuffer(rows, eos, sampling, seed, device, on_token)
     pad = eos[0] if eos else 0
     ids, mask = _left_padded([prompts[r.prompt] for r in rows], pad, device)
     with stock_attention(model), _plain_settings(model):
         model.generate(
             input_ids=ids,
             attention_mask=mask,
-            **_shown(trees, ids.shape[1], device),
+            **_media_inputs(trees, ids.shape[1], device),
             do_sample=False,
             max_new_tokens=sampling.max_new_tokens,
             eos_token_id=list(eos) or None,
             pad_token_id=pad,
-            logits_processor=[_drawing(written, ids.shape[1])],
+            logits_processor=[_drawing_processor(written, ids.shape[1])],
             synced_gpus=False,  # layers are gathered, and ranks may write different numbers of answers
         )
     return written.samples()
 
 
-def _shown(trees: Sequence[Tree | None], width: int, device: torch.device) -> dict[str, Tensor]:
+def _media_inputs(trees: Sequence[Tree | None], width: int, device: torch.device) -> dict[str, Tensor]:
     """The model's inputs for the rows' media, with token types left-padded like the ids."""
     present = [t for t in trees if t is not None]
-    made = model_inputs([m for t in present for m in t.media])
+    inputs = model_inputs([m for t in present for m in t.media])
     for name in {name for t in present for name in t.types}:
         types = np.zeros((len(trees), width), dtype=np.int64)
         for row, t in enumerate(trees):
             if t is not None:
                 types[row, width - len(t.prompt) :] = t.types[name]
-        made[name] = types
-    return {name: torch.from_numpy(array).to(device) for name, array in made.items()}
+        inputs[name] = types
+    return {name: torch.from_numpy(array).to(device) for name, array in inputs.items()}
 
 
-def _drawing(written: TokenBuffer, width: int) -> Any:
+def _drawing_processor(written: TokenBuffer, width: int) -> Any:
     """A logits processor that draws the token itself and masks all others."""
-    everyone = np.arange(len(written.rows))
+    all_rows = np.arange(len(written.rows))
     live = torch.arange(len(written.rows), device=written.ids.device)
 
     def process(input_ids: Tensor, scores: Tensor) -> Tensor:
-        tokens = written.draw(scores, input_ids.shape[1] - width, live, everyone)
+        tokens = written.draw(scores, input_ids.shape[1] - width, live, all_rows)
         return torch.full_like(scores, -torch.inf).scatter(1, tokens[:, None], 0.0)
 
     return process

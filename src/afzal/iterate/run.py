@@ -264,7 +264,7 @@ def _generator(config: IterateConfig) -> ServerConfig | None:
         config.generator,
         f"the answers of all {config.rounds} rounds" if config.rounds > 1 else "",
         why="each round trains a new policy, and learns from its answers",
-        instead="rounds=1",
+        alternative="rounds=1",
     )
 
 

@@ -181,10 +181,10 @@ class Alarms:
     def __init__(
         self, say: Callable[[str], None], before: Sequence[Mapping[str, Any]] = (), config: TrainConfig | None = None
     ) -> None:
-        self.say, self.heard = say, list(before)
+        self.say, self.records = say, list(before)
         rollouts = config.rollouts if config is not None else None
         self.unpunished = rollouts is not None and rollouts.missing_eos_penalty is None
-        self.raised = {name for n in range(1, len(self.heard) + 1) for name in self._signs(self.heard[:n])}
+        self.raised = {name for n in range(1, len(self.records) + 1) for name in self._signs(self.records[:n])}
 
     def _signs(self, records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         cut = 1 - records[-1].get("rollout/eos_rate", 1.0)
@@ -200,8 +200,8 @@ class Alarms:
         """Take a metric record, and warn about each sign that appears for the first time."""
         if record.get("kind") != "rollout":
             return
-        self.heard.append(record)
-        for name, words in self._signs(self.heard).items():
+        self.records.append(record)
+        for name, words in self._signs(self.records).items():
             if name not in self.raised:
                 self.raised.add(name)
                 self.say(f"warning: {words}")
