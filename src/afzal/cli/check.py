@@ -61,7 +61,7 @@ def command(
     ] = 1024,
 ) -> None:
     """Show what a file holds and what is wrong with it. Exit 0: fine, 1: major findings or no tokens, 2: unreadable."""
-    from afzal.api.checking import run_check, check_request
+    from afzal.api.checking import check_request, run_check
 
     request = check_request(
         source,

@@ -69,8 +69,8 @@ def command(
     Run the same command again to ask only the questions that have no reply yet.
     """
     conditions = parse_conditions(require) if require else []
-    from afzal.api.judging import judge as judged
     from afzal.api.judging import default_out
+    from afzal.api.judging import judge as judged
     from afzal.cli.interruption import announce
 
     announce(f"verdicts on {', '.join(source)}", out or default_out(source[0], against))

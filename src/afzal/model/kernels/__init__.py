@@ -5,7 +5,7 @@ Query ``[N, H, D]``, key and value ``[N, kv heads, D]`` and a tree layout give `
 goes through the blocks of :mod:`afzal.model.attention`.
 """
 
-from afzal.model.kernels.choose import BLOCKS, Job, why_unable, distrusted, forced, kernel_for, run
+from afzal.model.kernels.choose import BLOCKS, Job, distrusted, forced, kernel_for, run, why_unable
 from afzal.model.kernels.trials import notes
 
-__all__ = ["BLOCKS", "Job", "able", "distrusted", "forced", "kernel_for", "notes", "run"]
+__all__ = ["BLOCKS", "Job", "distrusted", "forced", "kernel_for", "notes", "run", "why_unable"]
