@@ -158,7 +158,7 @@ def test_metadata_is_made_once_for_all_layers(monkeypatch):
 def standing_in(monkeypatch):
     """The ragged kernel by its definition, in any number format, forced on every layer."""
     monkeypatch.setattr(ragged, "flash", flash_by_definition)
-    monkeypatch.setattr(ragged, "unable", lambda dtype, width: "")
+    monkeypatch.setattr(ragged, "why_unable", lambda dtype, width: "")
     with kernels.forced("ragged"):
         yield
 

@@ -155,7 +155,7 @@ def test_a_frozen_model_that_every_rank_loads_whole_is_told_of(world, said, monk
     monkeypatch.setattr(ranks, "world", lambda: world)
     monkeypatch.setattr(ranks, "data_world", lambda: world)
     monkeypatch.setattr(ranks, "rank", lambda: 0)
-    monkeypatch.setattr(parallel, "opened", lambda blank: parallel.StartingModel(None, None, "it is packed"))
+    monkeypatch.setattr(parallel, "open_blank", lambda blank: parallel.StartingModel(None, None, "it is packed"))
     for name in ("load_model", "load_reward_model"):
         monkeypatch.setattr(parallel, name, lambda path, device: torch.nn.Linear(2, 2))
     cpu = torch.device("cpu")
