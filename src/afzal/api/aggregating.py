@@ -261,18 +261,18 @@ def _on_pairs(items: Sequence[Item], labelled: Labels, options: _Options) -> tup
         body["tables"].append(groups.by_field(items, labelled, group_by, **options_for_tables))
         return body, aggregate.as_items(items, labelled, result, by, kind), refused
     if group_by is None or group_by == "found":
-        found = groups.found(labelled, **options_for_tables)
+        annotator_groups = groups.found(labelled, **options_for_tables)
     else:
-        found = groups.stated(labelled, groups.read_groups(group_by), **options_for_tables)
-    if found is not None:
-        body["tables"] += groups.tables(labelled, found)
-        body["groups"] = groups.as_plain(found)
-    if group_by is None or found is None:
-        body["findings"] += [groups.in_words(found)] if found is not None else []
+        annotator_groups = groups.stated(labelled, groups.read_groups(group_by), **options_for_tables)
+    if annotator_groups is not None:
+        body["tables"] += groups.tables(labelled, annotator_groups)
+        body["groups"] = groups.as_plain(annotator_groups)
+    if group_by is None or annotator_groups is None:
+        body["findings"] += [groups.in_words(annotator_groups)] if annotator_groups is not None else []
         if group_by is not None:
             body["findings"].append("No groups of annotators were found; all are aggregated together.")
         return body, aggregate.as_items(items, labelled, result, by, kind), refused
-    rows, answers = groups.rows_by_group(items, labelled, found, by, kind)
+    rows, answers = groups.rows_by_group(items, labelled, annotator_groups, by, kind)
     body["findings"].append("Each group is aggregated apart; the rows carry its name in extra.group.")
     return body, rows, by in aggregate.UNSUPERVISED and any(answer.refused for answer in answers.values())
 
