@@ -69,7 +69,7 @@ def test_agreement_within_and_between_by_hand():
         return Item(f"i{k}", f"p{k}", (Response("x"), Response("y")), votes)
 
     said = labels.of_items([item(0, "first", "first", "second", "second"), item(1, "first", "second", "first", "tie")])
-    known = groups.stated(said, {"a": "1", "b": "1", "c": "2", "d": "2"}, resamples=10)
+    known = groups.given_groups(said, {"a": "1", "b": "1", "c": "2", "d": "2"}, resamples=10)
     # within: (a,b) and (c,d) agree on the first; (a,b) differ on the second, where d names no winner: 2 of 3
     assert known.within.value == pytest.approx(2 / 3)
     # between: none of four on the first; a with c and not b with c on the second: 1 of 6
@@ -79,9 +79,9 @@ def test_agreement_within_and_between_by_hand():
 def test_groups_that_miss_somebody_are_refused():
     said = labels.of_items(rows(5, TWO))
     with pytest.raises(AfzalError, match="'eve' has no group"):
-        groups.stated(said, dict.fromkeys(("ann", "ben", "cat", "dil"), "x"), resamples=5)
+        groups.given_groups(said, dict.fromkeys(("ann", "ben", "cat", "dil"), "x"), resamples=5)
     with pytest.raises(AfzalError, match="annotators are in one group"):
-        groups.stated(said, dict.fromkeys(TWO, "x"), resamples=5)
+        groups.given_groups(said, dict.fromkeys(TWO, "x"), resamples=5)
 
 
 def written(path, items: list[Item]) -> str:

@@ -263,7 +263,7 @@ def _on_pairs(items: Sequence[Item], labelled: Labels, options: _Options) -> tup
     if group_by is None or group_by == "found":
         annotator_groups = groups.found(labelled, **options_for_tables)
     else:
-        annotator_groups = groups.stated(labelled, groups.read_groups(group_by), **options_for_tables)
+        annotator_groups = groups.given_groups(labelled, groups.read_groups(group_by), **options_for_tables)
     if annotator_groups is not None:
         body["tables"] += groups.tables(labelled, annotator_groups)
         body["groups"] = groups.as_plain(annotator_groups)

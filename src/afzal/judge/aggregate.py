@@ -64,9 +64,9 @@ class Aggregation:
 
     def right(self, gold: np.ndarray) -> float | None:
         """How often the answer names the true winner ``[N]``; a tie or no answer counts half. None without truths."""
-        at = np.flatnonzero(ordering(gold) >= 0)
-        p = np.nan_to_num(self.p_first, nan=0.5)[at]
-        return float(credit(p, POINTS[gold[at]]).mean()) if len(at) else None
+        known = np.flatnonzero(ordering(gold) >= 0)
+        p = np.nan_to_num(self.p_first, nan=0.5)[known]
+        return float(credit(p, POINTS[gold[known]]).mean()) if len(known) else None
 
     @property
     def doubtful(self) -> bool:
@@ -102,9 +102,9 @@ def aggregate(labels: Labels, by: By = "mean", *, anchored: bool = True) -> Aggr
     """
     table = without_bad(labels.table)
     bad = counts(labels.table, len(CLASSES))[:, BOTH_BAD]
-    heard = (table >= 0).sum(1)
+    n_votes = (table >= 0).sum(1)
     majority = _majority(table)
-    unsupervised = _unsupervised(table) if table.shape[1] >= 3 and heard.max(initial=0) >= 3 else None
+    unsupervised = _unsupervised(table) if table.shape[1] >= 3 and n_votes.max(initial=0) >= 3 else None
     eta = checked = fit = None
     known = ordering(labels.gold)
     if by == "crowd_bt":
@@ -118,7 +118,7 @@ def aggregate(labels: Labels, by: By = "mean", *, anchored: bool = True) -> Aggr
         answer = _mean(labels, heard, by)
     else:
         answer = _answer(table, known, by)
-    answer = np.where((heard > 0) & (bad <= heard), answer, np.nan)
+    answer = np.where((n_votes > 0) & (bad <= n_votes), answer, np.nan)
     decided = int((np.isfinite(majority) & (majority != 0.5)).sum())
     ds_moved = None if unsupervised is None else _count_overturned(_points(unsupervised.posterior), majority)
     answered = Aggregation(answer, _count_overturned(answer, majority), decided, ds_moved, (), eta, checked, fit)
@@ -146,16 +146,16 @@ def _is_anchored(table: np.ndarray, known: np.ndarray) -> bool:
 
 def _held_out(table: np.ndarray, known: np.ndarray, majority: np.ndarray) -> tuple[int, float, float]:
     """(number of pairs, accuracy of Dawid-Skene, accuracy of the majority), by five-fold cross-validation."""
-    at = np.flatnonzero((known >= 0) & (table >= 0).any(1))
+    known_pairs = np.flatnonzero((known >= 0) & (table >= 0).any(1))
     answer = np.full(len(known), np.nan)
-    for fold in range(min(5, len(at))):
-        held = at[fold::5]
-        shown = known.copy()
-        shown[held] = -1
-        answer[held] = _points(_dawid_skene(table, shown).posterior)[held]
-    truth = POINTS[known[at]]
-    anchored, voted = (float(credit(estimates[at], truth).mean()) for estimates in (answer, majority))
-    return len(at), anchored, voted
+    for fold in range(min(5, len(known_pairs))):
+        fold_pairs = known_pairs[fold::5]
+        training_truth = known.copy()
+        training_truth[fold_pairs] = -1
+        answer[fold_pairs] = _points(_dawid_skene(table, training_truth).posterior)[fold_pairs]
+    truth = POINTS[known[known_pairs]]
+    anchored, by_majority = (float(credit(estimates[known_pairs], truth).mean()) for estimates in (answer, majority))
+    return len(known_pairs), anchored, by_majority
 
 
 POINTS = np.array([1.0, 0.0, 0.5])
@@ -176,11 +176,11 @@ def _crowd_bt(table: np.ndarray, pairs: Sequence[Place]) -> tuple[np.ndarray, tu
     players: dict[tuple[int, int, str | None], int] = {}
     ends = [[players.setdefault((item, k, axis), len(players)) for k in (i, j)] for item, i, j, axis in pairs]
     first, second = np.array(ends).T
-    pair, who = np.nonzero(table >= 0)
-    outcome = POINTS[table[pair, who]]
+    pair, annotator = np.nonzero(table >= 0)
+    outcome = POINTS[table[pair, annotator]]
     sizes = {"n_models": len(players), "n_annotators": table.shape[1], "ridge": CROWD_RIDGE}
     try:
-        fit = annotators.crowd_bt(first[pair], second[pair], outcome, who, **sizes)
+        fit = annotators.crowd_bt(first[pair], second[pair], outcome, annotator, **sizes)
     except ValueError as error:
         raise AfzalError(
             "Crowd-BT gives no answer", where="--by crowd_bt", why=str(error), remedy="--by mean"
@@ -343,11 +343,11 @@ def as_items(
         votes.setdefault(number, []).append(vote)
     rows = []
     for number, item in enumerate(items):
-        others = tuple(v for v in item.votes if isinstance(v, Rating))
-        made = votes.get(number, ())
-        row = replace(item, votes=(*made, *others))
+        ratings = tuple(v for v in item.votes if isinstance(v, Rating))
+        combined = votes.get(number, ())
+        row = replace(item, votes=(*combined, *ratings))
         judges = {*judges_of(item)}.intersection(labels.annotators)
-        if made and any(vote.annotator in judges for vote in item.votes):
-            row = replace(row, extra=naming(item, [str(vote.annotator) for vote in made]))
+        if combined and any(vote.annotator in judges for vote in item.votes):
+            row = replace(row, extra=naming(item, [str(vote.annotator) for vote in combined]))
         rows.append(row)
     return rows

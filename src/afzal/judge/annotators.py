@@ -91,13 +91,13 @@ def overall_agreement(labels: Labels, *, resamples: int = 1000, seed: int = 0) -
     ordered = agreement.counts(np.where(labels.table < len(VALUES), labels.table, -1), len(VALUES))
     winners = agreement.counts(decided, 2)
     sizes = table.sum(1)[table.sum(1) >= 2]
-    used = table[:, table.sum(0) > 0]
+    used_classes = table[:, table.sum(0) > 0]
     parts = [
         agreement.raw_sums(table),
         agreement.raw_sums(winners),
-        agreement.alpha_sums(used),
+        agreement.alpha_sums(used_classes),
         agreement.alpha_sums(ordered),
-        agreement.gwet_sums(used),
+        agreement.gwet_sums(used_classes),
     ]
     ends = np.cumsum([0, *(part.shape[1] for part in parts)])
     known = sums(np.concatenate(parts, 1), labels.prompts, resamples=resamples, seed=seed)
@@ -126,13 +126,13 @@ def _pairs(labels: Labels) -> tuple[AnnotatorPair, ...]:
     names, table = labels.annotators, labels.table
     annotator_pairs = []
     for a, b in combinations(range(len(names)), 2) if len(names) <= 10 else ():
-        met = (table[:, a] >= 0) & (table[:, b] >= 0)
-        if met.any():
-            same, decided = table[:, a] == table[:, b], met & (table[:, (a, b)] <= SECOND).all(1)
-            winners = float(same[decided].mean()) if decided.any() else None
+        shared = (table[:, a] >= 0) & (table[:, b] >= 0)
+        if shared.any():
+            equal, decided = table[:, a] == table[:, b], shared & (table[:, (a, b)] <= SECOND).all(1)
+            winners = float(equal[decided].mean()) if decided.any() else None
             kappa = agreement.cohen(table[:, a], table[:, b])
             annotator_pairs.append(
-                AnnotatorPair((names[a], names[b]), float(same[met].mean()), winners, int(decided.sum()), kappa)
+                AnnotatorPair((names[a], names[b]), float(equal[shared].mean()), winners, int(decided.sum()), kappa)
             )
     return tuple(annotator_pairs)
 
@@ -141,9 +141,9 @@ def annotator_reports(labels: Labels) -> list[AnnotatorReport]:
     """Every annotator compared with the others."""
     table = labels.table
     pairs, people = np.nonzero(table >= 0)
-    rest = agreement.credit_with_rest(table, len(CLASSES))
+    with_others = agreement.credit_with_rest(table, len(CLASSES))
     right = np.where(labels.gold[pairs] >= 0, table[pairs, people] == labels.gold[pairs], np.nan)
-    shares = [_shares(labels, values, (pairs, people)) for values in (rest, right)]
+    shares = [_shares(labels, values, (pairs, people)) for values in (with_others, right)]
     by_person: dict[int, list[Label]] = defaultdict(list)
     for s in labels.entries:
         by_person[s.annotator].append(s)
@@ -163,17 +163,19 @@ def annotator_reports(labels: Labels) -> list[AnnotatorReport]:
         }
         remarks = _remarks(labels, person, labels_given, totals, figures)
         ties = sum(CLASSES[s.label] == "tie" for s in labels_given)
-        same, repeats = _repeat_consistency(labels_given)
+        consistent, repeats = _repeat_consistency(labels_given)
         persons.append(
-            AnnotatorReport(name, len(labels_given), ties, consistent=same, remarks=remarks, repeats=repeats, **figures)
+            AnnotatorReport(
+                name, len(labels_given), ties, consistent=consistent, remarks=remarks, repeats=repeats, **figures
+            )
         )
     return persons
 
 
-def _shares(labels: Labels, values: np.ndarray, at: tuple[np.ndarray, np.ndarray]) -> dict[int, Interval]:
+def _shares(labels: Labels, values: np.ndarray, positions: tuple[np.ndarray, np.ndarray]) -> dict[int, Interval]:
     """The mean of each annotator's values ``[M]``: one from 0 to 1 per label, or NaN."""
     by_person: dict[int, tuple[list[str], list[float]]] = defaultdict(lambda: ([], []))
-    for pair, person, value in zip(at[0].tolist(), at[1].tolist(), values.tolist(), strict=True):
+    for pair, person, value in zip(positions[0].tolist(), positions[1].tolist(), values.tolist(), strict=True):
         if value == value:
             by_person[person][0].append(labels.prompts[pair])
             by_person[person][1].append(value)
@@ -245,14 +247,19 @@ def _remarks(
     if len(own_labels) < ENOUGH:
         return ()
     remarks, n, pace = [], len(labels.annotators), totals.median_seconds
-    mine = labels.table[:, person]
+    own = labels.table[:, person]
     # compared with the class that the others chose, on pairs with a winner on both sides
-    others = totals.label_counts - (mine[:, None] == np.arange(len(CLASSES)))
-    clear = (mine >= 0) & (mine <= SECOND) & (others[:, FIRST] != others[:, SECOND]) & (others[:, :2].sum(1) > 0)
+    other_counts = totals.label_counts - (own[:, None] == np.arange(len(CLASSES)))
+    clear = (
+        (own >= 0)
+        & (own <= SECOND)
+        & (other_counts[:, FIRST] != other_counts[:, SECOND])
+        & (other_counts[:, :2].sum(1) > 0)
+    )
     if clear.any():
-        same = (mine == others[:, :2].argmax(1))[clear]
+        agrees = (own == other_counts[:, :2].argmax(1))[clear]
         prompts = [p for p, c in zip(labels.prompts, clear, strict=True) if c]
-        agreeing = share(clustered(prompts, same.astype(float)))
+        agreeing = share(clustered(prompts, agrees.astype(float)))
         if agreeing.high is not None and agreeing.high < 0.5:
             remarks.append(f"names the loser of the others on {1 - agreeing.value:.0%} of pairs: reversed?")
     p = figures["first_slot_p"]
@@ -263,13 +270,13 @@ def _remarks(
     if steps and changes > 0.5 * steps and binomtest(changes, steps).pvalue < 0.001 / n:
         remarks.append(f"changes the slot {changes} times in {steps} steps: left, right, left, right?")
     own_counts = _class_counts(own_labels)
-    rest = totals.given_counts - own_counts
-    given, usual = own_counts / len(own_labels), rest / max(1, rest.sum())
-    top = int(given.argmax())
-    only_annotator = not rest.any()  # then a constant 'first' is the format of the rows and not a habit
-    if given[top] >= ONE_ANSWER and (top > SECOND if only_annotator else usual[top] < given[top] / 2):
-        contrast = "" if only_annotator else f", the others {usual[top]:.0%}"
-        remarks.append(f"says {CLASSES[top]!r} {given[top]:.0%} of the time{contrast}")
+    other_totals = totals.given_counts - own_counts
+    shares, other_shares = own_counts / len(own_labels), other_totals / max(1, other_totals.sum())
+    top = int(shares.argmax())
+    only_annotator = not other_totals.any()  # then a constant 'first' is the format of the rows and not a habit
+    if shares[top] >= ONE_ANSWER and (top > SECOND if only_annotator else other_shares[top] < shares[top] / 2):
+        contrast = "" if only_annotator else f", the others {other_shares[top]:.0%}"
+        remarks.append(f"says {CLASSES[top]!r} {shares[top]:.0%} of the time{contrast}")
     if figures["seconds"] is not None and pace and figures["seconds"] < HASTY * pace:
         remarks.append(f"takes {figures['seconds']:.1f} s; the median of all is {pace:.1f} s")
     return tuple(remarks)
@@ -301,15 +308,15 @@ def as_plain(
     counts = agreement.counts(labels.table, len(CLASSES))
     several = counts[counts.sum(1) >= 2]
     unanimous = int((several.max(1) == several.sum(1)).sum())
-    most = int((2 * several.max(1) > several.sum(1)).sum())
+    with_majority = int((2 * several.max(1) > several.sum(1)).sum())
     facts = [
         ("annotators", f"{len(labels.annotators):,}"),
         ("labels", f"{len(labels.entries):,}"),
         ("pairs", f"{len(labels.pairs):,}"),
         ("pairs with two labels or more", f"{len(several):,}"),
         ("of them unanimous", f"{unanimous:,}"),
-        ("with a majority", f"{most - unanimous:,}"),
-        ("without one", f"{len(several) - most:,}"),
+        ("with a majority", f"{with_majority - unanimous:,}"),
+        ("without one", f"{len(several) - with_majority:,}"),
         ("groups of prompts", f"{len(set(labels.prompts)):,}"),
         ("pairs of known truth", f"{int((labels.gold >= 0).sum()):,}"),
     ]
@@ -338,10 +345,10 @@ def _similar_names(names: Sequence[str]) -> list[str]:
     for name in names:
         by_spelling[" ".join(name.casefold().split())].append(name)
     return [
-        f"{' and '.join(same)} are counted as {len(same)} annotators because their names differ: one person, spelled "
-        f"{len(same)} ways?"
-        for same in by_spelling.values()
-        if len(same) > 1
+        f"{' and '.join(variants)} are counted as {len(variants)} annotators because their names differ: one person, "
+        f"spelled {len(variants)} ways?"
+        for variants in by_spelling.values()
+        if len(variants) > 1
     ]
 
 

@@ -43,12 +43,12 @@ _FIGURES = {
 }
 
 
-def card(summary: Mapping[str, Any], about: Mapping[str, Any], worst: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+def card(summary: Mapping[str, Any], description: Mapping[str, Any], worst: Sequence[Mapping[str, str]]) -> dict[str, Any]:
     """The card as plain values, for the page and for files.
 
     Args:
         summary: the judge's summary; kept in full under ``summary``.
-        about: facts about the judge: kind, model, fingerprint, prompt.
+        description: facts about the judge: kind, model, fingerprint, prompt.
         worst: pairs to read, from :func:`pairs_to_read`.
     """
     numbers = flat(summary)
@@ -62,22 +62,22 @@ def card(summary: Mapping[str, Any], about: Mapping[str, Any], worst: Sequence[M
     facts += [("cost", f"{summary['cost']:.2f}")] if "cost" in summary else []
     return {
         "title": f"Judge {summary['judge']}",
-        "subtitle": about["kind"],
+        "subtitle": description["kind"],
         "unit": "share",
         "rule": None,
         "findings": _findings(summary),
-        "facts": [*facts, *((name, value) for name, value in about.items() if name != "prompt")],
+        "facts": [*facts, *((name, value) for name, value in description.items() if name != "prompt")],
         "lines": [_line(summary, key, words, numbers[key]) for key, words in _FIGURES.items() if key in numbers],
         "differences": [],
         "tables": [
             *_verdicts(summary),
             *_controls(summary),
             *_alt_test(summary),
-            *_own(summary),
+            *_self_preference(summary),
             *_categories(summary),
             *_calibration(summary),
         ],
-        "texts": [{"title": "What the judge is asked", "text": about["prompt"]}] if about.get("prompt") else [],
+        "texts": [{"title": "What the judge is asked", "text": description["prompt"]}] if description.get("prompt") else [],
         "worst": list(worst),
         "summary": dict(summary),
     }
@@ -113,8 +113,8 @@ def _findings(summary: Mapping[str, Any]) -> list[str]:
         often = f"{abs(100 * gap['value']):.1f} points {'less' if gap['value'] < 0 else 'more'} often"
         unsure = "" if sign(gap) else ", which may be chance"
         findings.append(f"It agrees with people {often} than one of them does{unsure}.")
-    for name, other in (summary.get("own_answers") or {}).get("beside", {}).items():
-        gap = other["difference"]
+    for name, comparison in (summary.get("own_answers") or {}).get("beside", {}).items():
+        gap = comparison["difference"]
         if sign(gap):
             side = "more" if gap["value"] > 0 else "fewer"
             findings.append(f"It gives answers of its own model {abs(gap['value']):.1%} {side} points than {name}.")
@@ -152,9 +152,9 @@ def _alt_test(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [_table("Alternative-annotator test", words, columns, rows)] if rows else []
 
 
-def _own(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    beside = (summary.get("own_answers") or {}).get("beside", {})
-    rows = [(n, percent(o["share"]), f"{100 * o['difference']['value']:+.1f}") for n, o in beside.items()]
+def _self_preference(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    comparisons = (summary.get("own_answers") or {}).get("beside", {})
+    rows = [(n, percent(o["share"]), f"{100 * o['difference']['value']:+.1f}") for n, o in comparisons.items()]
     words = "Points for answers of the judge's own model, on the same pairs; the difference is the judge's less theirs."
     return [_table("Self-preference", words, ("compared with", "their points", "difference"), rows)] if rows else []
 
@@ -166,8 +166,8 @@ def _categories(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
         "agreement with people": lambda line: percent(line["agreement"]) if line.get("agreement") else "",
         "both orders agree": lambda line: f"{line['consistent']:.1%}" if line.get("consistent") is not None else "",
     }
-    known = {name: of for name, of in cells.items() if any(map(of, lines))}
-    rows = [(line["category"], f"{line['pairs']:,}", *(of(line) for of in known.values())) for line in lines]
+    known = {name: cell for name, cell in cells.items() if any(map(cell, lines))}
+    rows = [(line["category"], f"{line['pairs']:,}", *(cell(line) for cell in known.values())) for line in lines]
     return [_table("By category", "", ("category", "pairs", *known), rows)] if rows else []
 
 
@@ -193,15 +193,15 @@ def pairs_to_read(
 
     Pairs on which people agree most come first; each has the verdicts in both orders and people's labels.
     """
-    table, together = outcome_codes(pairs, games, rulings)
+    table, combined = outcome_codes(pairs, games, rulings)
     p = np.full(len(pairs), np.nan) if people is None else aggregate(people, "majority").p_first
     why: dict[int, str] = {}
     for k in range(len(pairs)):
-        if together[k] > 0 and p[k] in (0.0, 1.0) and (p[k] > 0.5) != (together[k] == 1):
+        if combined[k] > 0 and p[k] in (0.0, 1.0) and (p[k] > 0.5) != (combined[k] == 1):
             why[k] = "people prefer the other"
         elif set(table[k].tolist()) == {1, 2}:
             why[k] = "each order names a different winner"
-        elif together[k] == -1:
+        elif combined[k] == -1:
             why[k] = "no verdict"
     rank = {reason: n for n, reason in enumerate(("people prefer the other", "each order names a different winner"))}
     order = sorted(why, key=lambda k: (rank.get(why[k], 2), -_margin(people, k), k))[:WORST]
@@ -228,8 +228,8 @@ def _margin(people: Labels | None, pair: int) -> int:
 
 def _games(outcomes: Sequence[int]) -> str:
     words = {1: "first", 2: "second", 0: "tie", -1: "no verdict"}
-    named = zip(("first shown first", "second shown first"), outcomes, strict=True)
-    return "; ".join(f"{order}: {words[code]}" for order, code in named if code in words)
+    by_order = zip(("first shown first", "second shown first"), outcomes, strict=True)
+    return "; ".join(f"{order}: {words[code]}" for order, code in by_order if code in words)
 
 
 def _people(people: Labels | None, pair: int) -> str:

@@ -37,21 +37,24 @@ def compare_with_controls(
     judge_results: tuple[Sequence[Game], Sequence[Ruling]],
     controls: Sequence[Control],
     people: Labels | None,
-    **drawn: int,
+    **resampling: int,
 ) -> dict[str, Any]:
     """By protocol of each control: how often its verdicts equal the judge's. With people's labels, also the control's
     agreement with them and the difference, judge less control, with an interval over prompts."""
     prompts = [prompt_key(items[pair.item]) for pair in pairs]
-    ours = outcome_codes(pairs, *judge_results)[1]
+    judge_codes = outcome_codes(pairs, *judge_results)[1]
     figures: dict[str, Any] = {"quotes": count_quotes(judge_results[0])}
     for control in controls:
-        theirs = outcome_codes(pairs, control.games, control.rulings)[1]
-        line: dict[str, Any] = {"judge": control.name, "same": _share((ours == theirs).astype(float), prompts)}
+        control_codes = outcome_codes(pairs, control.games, control.rulings)[1]
+        line: dict[str, Any] = {
+            "judge": control.name,
+            "same": _share((judge_codes == control_codes).astype(float), prompts),
+        }
         line["no_verdict"] = sum(r.outcome == "none" for r in control.rulings)
         if people is not None and (people.table >= 0).any():
-            equal = [_by_pair(validation.equal_labels(each, people)) for each in (ours, theirs)]
+            equal = [_by_pair(validation.equal_labels(codes, people)) for codes in (judge_codes, control_codes)]
             line["agreement"] = _share(equal[1], prompts)
-            line["difference"] = _difference(equal[0] - equal[1], prompts, **drawn)
+            line["difference"] = _difference(equal[0] - equal[1], prompts, **resampling)
         figures[control.protocol] = line
     return figures
 
@@ -67,8 +70,8 @@ def _share(values: np.ndarray, prompts: Sequence[Hashable]) -> dict[str, Any] | 
     return figure(judging.column_shares(values[:, None], prompts)[0]) if np.isfinite(values).any() else None
 
 
-def _difference(values: np.ndarray, prompts: Sequence[Hashable], **drawn: int) -> dict[str, Any] | None:
-    return figure(judging.mean_difference(values, prompts, **drawn)) if np.isfinite(values).any() else None
+def _difference(values: np.ndarray, prompts: Sequence[Hashable], **resampling: int) -> dict[str, Any] | None:
+    return figure(judging.mean_difference(values, prompts, **resampling)) if np.isfinite(values).any() else None
 
 
 def lines(figures: Mapping[str, Any]) -> list[str]:

@@ -71,7 +71,7 @@ def play_debates(
     """
     sides: list[tuple[Side, ...]] = [_sides(game, protocol, seed) for game in games]
     for number in range(1, rounds + 1 if protocol == "debate" else 2):
-        turns = [(k, side) for k, own in enumerate(sides) for side in own]
+        turns = [(k, side) for k, game_sides in enumerate(sides) for side in game_sides]
         positions = [_position(games[k], side, number) for k, side in turns]
         texts: dict[int, list[str]] = {}
         for (k, side), position, text in zip(turns, positions, speak(positions), strict=True):
@@ -90,8 +90,8 @@ def _sides(game: Game, protocol: Protocol, seed: int) -> tuple[Side, ...]:
         return ("",)
     if protocol == "alone":
         return ()
-    about = json.dumps([seed, game.sample, game.pair.prompt, sorted(game.pair.answers)], ensure_ascii=False)
-    smaller = bool(hashlib.sha256(about.encode("utf-8", "surrogatepass")).digest()[0] & 1)
+    key = json.dumps([seed, game.sample, game.pair.prompt, sorted(game.pair.answers)], ensure_ascii=False)
+    smaller = bool(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()[0] & 1)
     first, second = game.shown
     # by the texts and not by their order, so that both orders defend the same answer
     return ("A",) if (first <= second) == smaller else ("B",)

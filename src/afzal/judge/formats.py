@@ -50,15 +50,15 @@ def _alpaca_eval(row: Row) -> ParsedRow:
 
     A weighted annotator gives a number in between: 1 + P(the second is better).
     """
-    stated = row["preference"]
+    preference = row["preference"]
     names, prompt = (_text(row["generator_1"]), _text(row["generator_2"])), _text(row["instruction"])
     judge, item = _text(row.get("annotator", "")), _key(prompt, *names)
     lengths = _lengths(row["output_1"], row["output_2"]) if {"output_1", "output_2"} <= row.keys() else None
-    if is_missing(stated):
+    if is_missing(preference):
         return [Verdict(prompt, item, *names, "none", judge, lengths=lengths)], None
-    value = float(stated)
+    value = float(preference)
     if not (value == 0 or 1 <= value <= 2):
-        raise ValueError(f"preference {stated!r} is not 1, 2, 1.5, 0 (a draw) or between 1 and 2")
+        raise ValueError(f"preference {preference!r} is not 1, 2, 1.5, 0 (a draw) or between 1 and 2")
     p = 0.5 if value == 0 else 2 - value
     return [Verdict(prompt, item, *names, from_probability(p), judge, probability=p, lengths=lengths)], None
 
@@ -72,7 +72,7 @@ def _fastchat_judge(row: Row) -> ParsedRow:
     prompt = f"{row['question_id']}/{row.get('turn', 1)}"
     item, judge = _key(prompt, *names), _name(row.get("judge", ""))
     games = (row["g1_winner"], 0), (row["g2_winner"], 1)
-    return [Verdict(prompt, item, *names, _outcome(_FASTCHAT, w), judge, shown) for w, shown in games], None
+    return [Verdict(prompt, item, *names, _outcome(_FASTCHAT, w), judge, first_shown) for w, first_shown in games], None
 
 
 def _fastchat_people(row: Row) -> ParsedRow:
@@ -107,19 +107,19 @@ _SCORES: dict[str, Outcome] = {
 def _arena_hard(row: Row) -> ParsedRow:
     """``games``: in the first the baseline is A, in the second the model is; a score of null is not a verdict."""
     names, prompt = (_text(row["model"]), _text(row.get("baseline") or "baseline")), _text(row["uid"])
-    item, judge, made = _key(prompt, *names), _text(row["judge"]), []
-    for game, (played, model_first) in enumerate(zip(row["games"], (False, True), strict=False)):
-        score = (played or {}).get("score")
+    item, judge, verdicts = _key(prompt, *names), _text(row["judge"]), []
+    for game, (judged, model_first) in enumerate(zip(row["games"], (False, True), strict=False)):
+        score = (judged or {}).get("score")
         verdict: Outcome = "none" if score is None else _outcome(_SCORES, score)
-        made.append(Verdict(prompt, item, *names, verdict if model_first else MIRRORED[verdict], judge, 1 - game))
-    return made, None
+        verdicts.append(Verdict(prompt, item, *names, verdict if model_first else MIRRORED[verdict], judge, 1 - game))
+    return verdicts, None
 
 
 def _judgebench(row: Row) -> ParsedRow:
     """``judgments``: the second was made with the answers swapped. A null decision is no verdict; ``label`` is the
     truth."""
     item = _text(row["pair_id"])
-    names, made = ("response_A", "response_B"), []
+    names, verdicts = ("response_A", "response_B"), []
     for game, judgment in enumerate(row["judgments"][:2]):
         decision = (judgment or {}).get("decision")
         outcome: Outcome = "none" if decision is None else _outcome(_SCORES, decision)
@@ -127,8 +127,8 @@ def _judgebench(row: Row) -> ParsedRow:
             (judgment or {}).get("judgment", {}).get("judge_model", "") if isinstance(judgment, Mapping) else ""
         )
         outcome = outcome if game == 0 else MIRRORED[outcome]
-        made.append(Verdict(_text(row["question"]), item, *names, outcome, judge or "judge", game))
-    return made, _outcome(_SCORES, row["label"])
+        verdicts.append(Verdict(_text(row["question"]), item, *names, outcome, judge or "judge", game))
+    return verdicts, _outcome(_SCORES, row["label"])
 
 
 def _llmbar(row: Row) -> ParsedRow:
@@ -136,13 +136,13 @@ def _llmbar(row: Row) -> ParsedRow:
 
     An ``id`` such as ``Natural/0`` names the subset.
     """
-    item, names, made = _text(row.get("id", row["input"])), ("output_1", "output_2"), []
+    item, names, verdicts = _text(row.get("id", row["input"])), ("output_1", "output_2"), []
     lengths, subset = _lengths(row["output_1"], row["output_2"]), item.rpartition("/")[0]
     for judge, winners in row["judges"].items():
         for game, winner in enumerate(winners):
             outcome: Outcome = "none" if winner in (None, "", 0) else _outcome(_NUMBERS, str(winner))
-            made.append(Verdict(item, item, *names, outcome, judge, game, lengths=lengths, category=subset))
-    return made, _outcome(_NUMBERS, str(row["label"]))
+            verdicts.append(Verdict(item, item, *names, outcome, judge, game, lengths=lengths, category=subset))
+    return verdicts, _outcome(_NUMBERS, str(row["label"]))
 
 
 _NUMBERS: dict[str, Outcome] = {"1": "first", "2": "second", "0": "tie", "Tie": "tie", "garbage": "none"}
@@ -156,22 +156,22 @@ def _pandalm(row: Row) -> ParsedRow:
     item = _key(prompt, first, second)
     people = sorted(name for name in row if name.startswith("annotator") and not is_missing(row[name]))
     lengths = _lengths(row.get("response1", ""), row.get("response2", ""))
-    made = [
+    verdicts = [
         Verdict(prompt, item, first, second, _outcome(_NUMBERS, _digits(row[p])), p, 0, lengths=lengths) for p in people
     ]
-    return made, None
+    return verdicts, None
 
 
 def _prometheus(row: Row) -> ParsedRow:
     """``gpt4_score``: repeated scores of one answer. Among the answers to one question the larger score wins, repeat by
     repeat; equal scores are a tie, and a null score is no verdict."""
     answers = {_text(r["response_source"]): r["gpt4_score"] for r in row["rows"]}
-    prompt, made = _text(row["rows"][0]["idx"]), []
+    prompt, verdicts = _text(row["rows"][0]["idx"]), []
     for first, second in combinations(sorted(answers), 2):
         for k, (a, b) in enumerate(zip(answers[first], answers[second], strict=True), start=1):
             outcome: Outcome = "none" if a is None or b is None else "first" if a > b else "second" if a < b else "tie"
-            made.append(Verdict(prompt, _key(prompt, first, second), first, second, outcome, f"gpt4_score {k}"))
-    return made, None
+            verdicts.append(Verdict(prompt, _key(prompt, first, second), first, second, outcome, f"gpt4_score {k}"))
+    return verdicts, None
 
 
 def _digits(value: Any) -> str:
@@ -252,13 +252,13 @@ def _read_format(source: str, form: Format, rows: Iterable[RawRow]) -> Verdicts:
         try:
             if not isinstance(raw.value, Mapping):
                 raise ValueError(raw.value.detail)
-            made, truth = form.read(raw.value)
+            row_verdicts, truth = form.read(raw.value)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             fault = f"lacks the field {error}" if isinstance(error, KeyError) else str(error)
             raise AfzalError(f"a row of {form.name} {fault}", where=raw.where) from None
-        verdicts += made if made[:1] and made[0].judge else [_with_judge(judge, v) for v in made]
-        if truth is not None and made:
-            gold[made[0].item] = truth
+        verdicts += row_verdicts if row_verdicts[:1] and row_verdicts[0].judge else [_with_judge(judge, v) for v in row_verdicts]
+        if truth is not None and row_verdicts:
+            gold[row_verdicts[0].item] = truth
     return Verdicts(verdicts, gold, form.name, n)
 
 
@@ -282,7 +282,7 @@ def _with_judge(judge: str, v: Verdict) -> Verdict:
 def _read_rows(source: str) -> Verdicts:
     """Comparisons of Afzal's rows, or of any preference format, between responses that name their model."""
     dataset = data.read(source)
-    verdicts, without = [], 0
+    verdicts, unnamed = [], 0
     for item in dataset.items:
         prompt = json.dumps(turns_to_json(item.prompt), ensure_ascii=False)
         names = [response.source for response in item.responses]
@@ -291,16 +291,16 @@ def _read_rows(source: str) -> Verdicts:
         for vote in comparisons(item.votes):
             first, second = names[vote.first], names[vote.second]
             if not first or not second or first == second:
-                without += 1
+                unnamed += 1
                 continue
-            shown = None if vote.shown_first is None else int(vote.shown_first == vote.second)
+            first_shown = None if vote.shown_first is None else int(vote.shown_first == vote.second)
             key, outcome = _key(prompt, first, second), outcome_of(vote)
             judge = vote.annotator or "votes"
             size = (lengths[vote.first], lengths[vote.second])
             verdicts.append(
-                Verdict(prompt, key, first, second, outcome, judge, shown, vote.probability, size, category)
+                Verdict(prompt, key, first, second, outcome, judge, first_shown, vote.probability, size, category)
             )
-    if not verdicts and not without:
+    if not verdicts and not unnamed:
         raise AfzalError(
             f"{source} holds no verdicts",
             why=f"read as {dataset.format}: it holds answers, but no comparisons of them",
@@ -309,10 +309,10 @@ def _read_rows(source: str) -> Verdicts:
     if not verdicts:
         raise AfzalError(
             f"{source} holds no verdicts on models",
-            why=f"read as {dataset.format}: {without} comparisons, but their responses name no models",
+            why=f"read as {dataset.format}: {unnamed} comparisons, but their responses name no models",
             remedy="Afzal rows with a source for each response, or one of: " + ", ".join(f.name for f in FORMATS),
         )
-    notes = [f"Left out: {plural(without, 'comparison')} of answers that do not name two models."] if without else []
+    notes = [f"Left out: {plural(unnamed, 'comparison')} of answers that do not name two models."] if unnamed else []
     return Verdicts(verdicts, {}, dataset.format, dataset.rows, notes)
 
 

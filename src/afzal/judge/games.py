@@ -52,16 +52,16 @@ class Game:
     @property
     def shown(self) -> tuple[str, str]:
         """The answers' texts in the order shown."""
-        one, two = self.pair.answers
-        return (two, one) if self.swapped else (one, two)
+        first, second = self.pair.answers
+        return (second, first) if self.swapped else (first, second)
 
     @property
     def turns(self) -> tuple[Turns, Turns, Turns]:
         """Prompt and answers in the order shown: turns if there are media, else texts."""
         if self.pair.turns is None:
             return self.pair.prompt, *self.shown
-        prompt, one, two = self.pair.turns
-        return (prompt, two, one) if self.swapped else (prompt, one, two)
+        prompt, first, second = self.pair.turns
+        return (prompt, second, first) if self.swapped else (prompt, first, second)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +127,9 @@ def games_of(pairs: Sequence[Pair], orders: Orders, *, samples: int = 1, seed: i
 
 
 def _draw_order(pair: Pair, sample: int, seed: int) -> bool:
-    shown = [m.sha256 for m in pair.media]
-    about = json.dumps([seed, sample, pair.prompt, pair.answers, *shown], ensure_ascii=False)
-    return bool(hashlib.sha256(about.encode("utf-8", "surrogatepass")).digest()[0] & 1)
+    media = [m.sha256 for m in pair.media]
+    key = json.dumps([seed, sample, pair.prompt, pair.answers, *media], ensure_ascii=False)
+    return bool(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()[0] & 1)
 
 
 def category_of(item: Item) -> str | None:

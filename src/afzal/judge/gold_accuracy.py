@@ -34,11 +34,11 @@ class Share:
     high: float | None
 
 
-def accuracy_on(p_first: np.ndarray, labels: Labels, at: np.ndarray) -> Share:
-    """The accuracy of the probabilities ``[N]`` on the pairs ``at`` (bool ``[N]``, all of known truth)."""
+def accuracy_on(p_first: np.ndarray, labels: Labels, selected: np.ndarray) -> Share:
+    """The accuracy of the probabilities ``[N]`` on the pairs ``selected`` (bool ``[N]``, all of known truth)."""
     gold = ordering(labels.gold)
-    right = credit(np.nan_to_num(p_first, nan=0.5), POINTS[gold])[at]
-    known = share(clustered([labels.prompts[k] for k in np.flatnonzero(at)], right.tolist()))
+    right = credit(np.nan_to_num(p_first, nan=0.5), POINTS[gold])[selected]
+    known = share(clustered([labels.prompts[k] for k in np.flatnonzero(selected)], right.tolist()))
     return Share(len(right), float(right.mean()), known.low, known.high)
 
 
@@ -58,9 +58,9 @@ def brier(p_first: np.ndarray, labels: Labels) -> Interval | None:
     0 is perfect; a constant 1/2 scores 1/4 if all truths name a winner. None without truths.
     """
     gold = ordering(labels.gold)
-    at = np.flatnonzero(gold >= 0)
-    losses = (np.nan_to_num(p_first, nan=0.5) - POINTS[gold])[at] ** 2
-    return brier_score(losses, [labels.prompts[k] for k in at]) if len(at) else None
+    known = np.flatnonzero(gold >= 0)
+    losses = (np.nan_to_num(p_first, nan=0.5) - POINTS[gold])[known] ** 2
+    return brier_score(losses, [labels.prompts[k] for k in known]) if len(known) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +106,14 @@ def curve(labels: Labels, sizes: Sequence[int]) -> Curve:
         AfzalError: a size leaves no pair to measure on, or all pairs of known truth share one prompt.
     """
     table, gold = without_bad(labels.table), ordering(labels.gold)
-    at = np.flatnonzero((gold >= 0) & (table >= 0).any(1))
-    _check(sizes, len(at))
-    number = {prompt: k for k, prompt in enumerate(dict.fromkeys(labels.prompts[k] for k in at))}
-    prompts = np.array([number[labels.prompts[k]] for k in at])
+    known_pairs = np.flatnonzero((gold >= 0) & (table >= 0).any(1))
+    _check(sizes, len(known_pairs))
+    number = {prompt: k for k, prompt in enumerate(dict.fromkeys(labels.prompts[k] for k in known_pairs))}
+    prompts = np.array([number[labels.prompts[k]] for k in known_pairs])
     truth = accuracy_of(table, gold)
     by_size: dict[int, dict[str, HeldOutAccuracy]] = {}
     for size in sizes:
-        choices = [_choice(at, prompts, size, seed) for seed in range(DRAWS)]
+        choices = [_choice(known_pairs, prompts, size, seed) for seed in range(DRAWS)]
         if not all(len(rest) for _, rest in choices):
             raise AfzalError(
                 f"{size} pairs of known truth leave no pair to measure on",
@@ -121,10 +121,10 @@ def curve(labels: Labels, sizes: Sequence[int]) -> Curve:
                 why=f"truths are chosen by prompt, and there are {len(number)} prompts",
                 remedy="smaller sizes",
             )
-        ways = {name: _held_out_accuracy(way, table, gold, choices, truth) for name, way in _METHODS.items()}
-        by_size[size] = {name: learned for name, learned in ways.items() if learned is not None}
-    everything = _by_gold(table, gold)[0]
-    return Curve(len(at), by_size, float(credit(everything, POINTS[gold])[at].mean()))
+        results = {name: _held_out_accuracy(method, table, gold, choices, truth) for name, method in _METHODS.items()}
+        by_size[size] = {name: result for name, result in results.items() if result is not None}
+    answer = _by_gold(table, gold)[0]
+    return Curve(len(known_pairs), by_size, float(credit(answer, POINTS[gold])[known_pairs].mean()))
 
 
 def _check(sizes: Sequence[int], known: int) -> None:
@@ -145,23 +145,23 @@ def accuracy_of(table: np.ndarray, gold: np.ndarray) -> np.ndarray:
         return (known & (table == gold[:, None])).sum(0) / known.sum(0)
 
 
-def rank_correlation(one: np.ndarray, two: np.ndarray) -> float | None:
+def rank_correlation(first: np.ndarray, second: np.ndarray) -> float | None:
     """Spearman's correlation over the annotators for whom both are known; None for fewer than two or without
     variation."""
     from scipy.stats import spearmanr
 
-    both = np.isfinite(one) & np.isfinite(two)
-    if both.sum() < 2 or np.ptp(one[both]) == 0 or np.ptp(two[both]) == 0:
+    both = np.isfinite(first) & np.isfinite(second)
+    if both.sum() < 2 or np.ptp(first[both]) == 0 or np.ptp(second[both]) == 0:
         return None
-    rank: Any = spearmanr(one[both], two[both])[0]
+    rank: Any = spearmanr(first[both], second[both])[0]
     return float(rank)
 
 
-def _choice(at: np.ndarray, prompts: np.ndarray, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Split the pairs ``at`` of known truth into those whose truth is taken as known and those to measure on."""
+def _choice(known_pairs: np.ndarray, prompts: np.ndarray, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split pairs of known truth into those whose truth is taken as known and those to measure on."""
     turn = np.argsort(np.random.default_rng(seed).permutation(int(prompts.max()) + 1))[prompts]
     order = np.argsort(turn, kind="stable")
-    return at[order[:size]], at[turn > turn[order[size - 1]]]
+    return known_pairs[order[:size]], known_pairs[turn > turn[order[size - 1]]]
 
 
 Method = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -185,7 +185,7 @@ _METHODS: dict[str, Method] = {"gold": _by_gold, "dawid_skene": _by_dawid_skene}
 
 
 def _held_out_accuracy(
-    way: Method,
+    method: Method,
     table: np.ndarray,
     gold: np.ndarray,
     choices: Sequence[tuple[np.ndarray, np.ndarray]],
@@ -196,7 +196,7 @@ def _held_out_accuracy(
         known = np.full(len(gold), -1)
         known[chosen] = gold[chosen]
         try:
-            answer, estimated = way(table, known)
+            answer, estimated = method(table, known)
         except ValueError:  # Dawid-Skene did not converge
             return None
         right.append(float(credit(answer, POINTS[gold])[rest].mean()))

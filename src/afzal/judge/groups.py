@@ -47,20 +47,20 @@ class Groups:
         return tuple(dict.fromkeys(self.of.values()))
 
 
-def stated(labels: Labels, of: Mapping[str, str], *, resamples: int, seed: int = 0) -> Groups:
+def given_groups(labels: Labels, group_by_name: Mapping[str, str], *, resamples: int, seed: int = 0) -> Groups:
     """Groups known beforehand, measured on all pairs.
 
     Raises:
         AfzalError: an annotator has no group, or there is only one group.
     """
-    missing = [name for name in labels.annotators if name not in of]
+    missing = [name for name in labels.annotators if name not in group_by_name]
     if missing:
         raise AfzalError(f"{missing[0]!r} has no group", where="--group-by", why=f"{len(missing)} annotators have none")
-    group_of = {name: str(of[name]) for name in labels.annotators}
+    group_of = {name: str(group_by_name[name]) for name in labels.annotators}
     if len(set(group_of.values())) < 2:
         raise AfzalError("all annotators are in one group", where="--group-by", remedy="leave the option out")
-    every = np.ones(len(labels.pairs), bool)
-    return _measured(labels, group_of, every, resamples, seed)
+    all_rows = np.ones(len(labels.pairs), bool)
+    return _measured(labels, group_of, all_rows, resamples, seed)
 
 
 def read_groups(path: str) -> dict[str, str]:
@@ -102,8 +102,8 @@ def _decided(labels: Labels, rows: np.ndarray, columns: np.ndarray) -> tuple[np.
     """``[R, R]`` how many pairs each two annotators both decided, and on how many they name the same winner."""
     table = labels.table[rows][:, columns]
     first, second = ((table == c).astype(np.float64) for c in (0, SECOND))
-    voted = first + second
-    return voted.T @ voted, first.T @ first + second.T @ second
+    decided = first + second
+    return decided.T @ decided, first.T @ first + second.T @ second
 
 
 def _two_groups(labels: Labels, rows: np.ndarray) -> dict[str, str] | None:
@@ -113,21 +113,21 @@ def _two_groups(labels: Labels, rows: np.ndarray) -> dict[str, str] | None:
     # an annotator who decided too few pairs is in no group
     table = labels.table[rows]
     busy = np.flatnonzero(((table >= 0) & (table <= SECOND)).sum(0) >= SHARED_AT_LEAST / 2)
-    shared, same = _decided(labels, rows, busy)
+    shared, equal = _decided(labels, rows, busy)
     known = [k for k in range(len(shared)) if (shared[k] >= SHARED_AT_LEAST / 2).sum() > 1]
     if len(known) < 4:
         return None
-    shared, same = shared[np.ix_(known, known)], same[np.ix_(known, known)]
-    apart = 1 - np.where(shared > 0, same / np.maximum(shared, 1), same.sum() / shared.sum())
-    np.fill_diagonal(apart, 0.0)
-    which = fcluster(linkage(squareform(apart, checks=False), "average"), 2, "maxclust")
-    sizes = np.bincount(which)[1:]
+    shared, equal = shared[np.ix_(known, known)], equal[np.ix_(known, known)]
+    distance = 1 - np.where(shared > 0, equal / np.maximum(shared, 1), equal.sum() / shared.sum())
+    np.fill_diagonal(distance, 0.0)
+    cluster = fcluster(linkage(squareform(distance, checks=False), "average"), 2, "maxclust")
+    sizes = np.bincount(cluster)[1:]
     if len(sizes) < 2 or sizes.min() < 2:
         return None
     names = [labels.annotators[k] for k in busy[known]]
-    order = dict.fromkeys(which.tolist())
+    order = dict.fromkeys(cluster.tolist())
     number = {group: f"group {k}" for k, group in enumerate(order, 1)}
-    return {name: number[group] for name, group in zip(names, which.tolist(), strict=True)}
+    return {name: number[group] for name, group in zip(names, cluster.tolist(), strict=True)}
 
 
 def _measured(labels: Labels, group_of: Mapping[str, str], rows: np.ndarray, resamples: int, seed: int) -> Groups:
@@ -135,14 +135,14 @@ def _measured(labels: Labels, group_of: Mapping[str, str], rows: np.ndarray, res
     table = labels.table[rows]
     number = {name: k for k, name in enumerate(labels.annotators)}
     columns = [[number[n] for n, g in group_of.items() if g == group] for group in dict.fromkeys(group_of.values())]
-    first = np.stack([(table[:, some] == 0).sum(1) for some in columns], 1).astype(np.float64)
-    second = np.stack([(table[:, some] == SECOND).sum(1) for some in columns], 1).astype(np.float64)
+    first = np.stack([(table[:, members] == 0).sum(1) for members in columns], 1).astype(np.float64)
+    second = np.stack([(table[:, members] == SECOND).sum(1) for members in columns], 1).astype(np.float64)
     n = first + second
-    inside = (n * (n - 1)).sum(1), (first * (first - 1) + second * (second - 1)).sum(1)
+    within_groups = (n * (n - 1)).sum(1), (first * (first - 1) + second * (second - 1)).sum(1)
     all_pairs = n.sum(1) * (n.sum(1) - 1)
     all_same = first.sum(1) * (first.sum(1) - 1) + second.sum(1) * (second.sum(1) - 1)
-    quantities = np.stack([*inside, all_pairs - inside[0], all_same - inside[1]], 1)
-    prompts = [p for p, used in zip(labels.prompts, rows, strict=True) if used]
+    quantities = np.stack([*within_groups, all_pairs - within_groups[0], all_same - within_groups[1]], 1)
+    prompts = [p for p, selected in zip(labels.prompts, rows, strict=True) if selected]
     known = resampling.sums(quantities, prompts, resamples=resamples, seed=seed)
     return Groups(
         dict(group_of),
@@ -226,11 +226,11 @@ def _by_value(
     counted = agreement.counts(labels.table, len(CLASSES))
     rows = []
     for value in sorted({str(v) for v in values}):
-        used = np.array([str(v) == value for v in values])
-        several = used & (counted.sum(1) >= 2)
-        cells = [value, str(int(used.sum())), str(int(several.sum()))]
+        selected = np.array([str(v) == value for v in values])
+        several = selected & (counted.sum(1) >= 2)
+        cells = [value, str(int(selected.sum())), str(int(several.sum()))]
         if several.any():
-            prompts = [p for p, one in zip(labels.prompts, several, strict=True) if one]
+            prompts = [p for p, is_used in zip(labels.prompts, several, strict=True) if is_used]
             group_counts = counted[several]
             known = resampling.sums(agreement.raw_sums(group_counts), prompts, resamples=resamples, seed=seed)
             raw = agreement.with_width(known.interval(agreement.raw_of), group_counts, prompts)

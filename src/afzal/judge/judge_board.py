@@ -106,11 +106,11 @@ def rank_judges(verdicts: Verdicts, *, resamples: int = 2000, seed: int = 0) -> 
         both = _outcomes_by_order(judge_verdicts, place)
         by_category = {}
         for category in category_names:
-            of = np.array([c == category for c in categories])
+            in_category = np.array([c == category for c in categories])
             by_category[category] = (
-                int(of.sum()),
-                float(np.nanmean(table[of, column])),
-                order_consistency(both[of], truth[of]),
+                int(in_category.sum()),
+                float(np.nanmean(table[in_category, column])),
+                order_consistency(both[in_category], truth[in_category]),
             )
         missing = sum(v.outcome == "none" for v in judge_verdicts)
         ranks = int(places[column]), int(best[column]), int(worst[column])
@@ -134,24 +134,30 @@ def rank_judges(verdicts: Verdicts, *, resamples: int = 2000, seed: int = 0) -> 
 
 def _hits(verdicts: Sequence[Verdict], place: Mapping[str, int], truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For each game of a judge, its item's number and whether it names the truth."""
-    at = np.array([place[v.item] for v in verdicts])
-    return at, np.array([CODES[v.outcome] for v in verdicts]) == truth[at]
+    item_numbers = np.array([place[v.item] for v in verdicts])
+    return item_numbers, np.array([CODES[v.outcome] for v in verdicts]) == truth[item_numbers]
 
 
 def _item_accuracy(verdicts: Sequence[Verdict], place: Mapping[str, int], truth: np.ndarray) -> np.ndarray:
     """``[N]`` the share of a judge's games on each item that name the truth; NaN without games."""
-    at, hits = _hits(verdicts, place, truth)
-    played = np.bincount(at, minlength=len(place))
-    return np.where(played > 0, np.bincount(at, hits, len(place)) / np.maximum(played, 1), np.nan)
+    item_numbers, hits = _hits(verdicts, place, truth)
+    n_games = np.bincount(item_numbers, minlength=len(place))
+    return np.where(n_games > 0, np.bincount(item_numbers, hits, len(place)) / np.maximum(n_games, 1), np.nan)
 
 
 def _accuracy(
     verdicts: Sequence[Verdict], place: Mapping[str, int], truth: np.ndarray, prompts: Sequence[Hashable]
 ) -> Interval:
     """A judge's accuracy: the share of games that name the truth, with equal weight for each item."""
-    at, hits = _hits(verdicts, place, truth)
-    played = np.bincount(at, minlength=len(place))
-    return share(clustered([prompts[k] for k in at.tolist()], hits.astype(float).tolist(), (1 / played[at]).tolist()))
+    item_numbers, hits = _hits(verdicts, place, truth)
+    n_games = np.bincount(item_numbers, minlength=len(place))
+    return share(
+        clustered(
+            [prompts[k] for k in item_numbers.tolist()],
+            hits.astype(float).tolist(),
+            (1 / n_games[item_numbers]).tolist(),
+        )
+    )
 
 
 def _ranks(means: judging.Means) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -176,23 +182,23 @@ def _outcomes_by_order(verdicts: Sequence[Verdict], place: Mapping[str, int]) ->
 
 def order_consistency(table: np.ndarray, truth: np.ndarray) -> OrderConsistency | None:
     """The figures of the items ``[N, 2]`` that a judge saw in both orders; None without any."""
-    played = (table > -2).all(1)
-    if not played.any():
+    both_played = (table > -2).all(1)
+    if not both_played.any():
         return None
-    one, two, truth = table[played, 0], table[played, 1], truth[played]
-    spoke = (one >= 0) & (two >= 0)
-    same = spoke & (one == two)
-    right = same & (one == truth)
+    first, second, truth = table[both_played, 0], table[both_played, 1], truth[both_played]
+    decided = (first >= 0) & (second >= 0)
+    consistent = decided & (first == second)
+    right = consistent & (first == truth)
     return OrderConsistency(
-        orders=judging.both_orders(one, two),
-        first_order=float((one == truth).mean()),
-        second_order=float((two == truth).mean()),
-        both_right=float(((one == truth) & (two == truth)).mean()),
-        consistent=float(same.mean()),
-        consistent_of_two=float(same.sum() / spoke.sum()) if spoke.any() else float("nan"),
-        right_where_consistent=float(right.sum() / same.sum()) if same.any() else float("nan"),
-        right_by_halves=float((right + 0.5 * (spoke & ~same)).mean()),
-        none_as_label=(float((one == two).mean()), agreement.cohen(one + 1, two + 1)),
+        orders=judging.both_orders(first, second),
+        first_order=float((first == truth).mean()),
+        second_order=float((second == truth).mean()),
+        both_right=float(((first == truth) & (second == truth)).mean()),
+        consistent=float(consistent.mean()),
+        consistent_of_two=float(consistent.sum() / decided.sum()) if decided.any() else float("nan"),
+        right_where_consistent=float(right.sum() / consistent.sum()) if consistent.any() else float("nan"),
+        right_by_halves=float((right + 0.5 * (decided & ~consistent)).mean()),
+        none_as_label=(float((first == second).mean()), agreement.cohen(first + 1, second + 1)),
     )
 
 
@@ -229,8 +235,8 @@ def judges_as_plain(board: JudgeBoard, source: str) -> dict[str, Any]:
     if missing := sum(x.no_verdict for x in board.lines):
         findings.append(f"{missing} games have no verdict; none of them counts as right.")
     facts = [("judges", f"{len(lines):,}"), ("items of known truth", f"{board.items:,}")]
-    about = {"title": "Leaderboard of judges", "subtitle": source, "unit": "accuracy", "rule": None}
-    body = {**about, "findings": findings, "facts": facts, "lines": [_shown(x) for x in lines], "differences": gaps}
+    header = {"title": "Leaderboard of judges", "subtitle": source, "unit": "accuracy", "rule": None}
+    body = {**header, "findings": findings, "facts": facts, "lines": [_shown(x) for x in lines], "differences": gaps}
     body |= {"judges": lines, "separable": board.separable, "pairs": board.pairs}
     return body | ({"categories": categories, "tables": [_by_category(categories)]} if categories else {})
 
@@ -247,12 +253,12 @@ def _consistency_figures(consistency: OrderConsistency | None) -> dict[str, Any]
     if consistency is None:
         return {}
     orders = asdict(consistency.orders)
-    shown = ("contradictions", "first_slot", "slot_bias", "slot_p", "always_first", "always_second", "kappa")
+    keys = ("contradictions", "first_slot", "slot_bias", "slot_p", "always_first", "always_second", "kappa")
     shares = {
         key: finite(value) for key, value in asdict(consistency).items() if key not in ("orders", "none_as_label")
     }
     labels = dict(zip(("consistent", "kappa"), map(finite, consistency.none_as_label), strict=True))
-    return {**shares, **{key: finite(orders[key]) for key in shown}, "none_as_label": labels}
+    return {**shares, **{key: finite(orders[key]) for key in keys}, "none_as_label": labels}
 
 
 def _by_category(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -33,15 +33,15 @@ def read_labelled(sources: Sequence[str]) -> Verdicts:
             why="the truth of a pair is its gold or a label without an annotator; a verdict names its judge",
             remedy="rows.jsonl of afzal judge on labelled pairs, or a file with a label and judges, such as LLMBar's",
         )
-    judged = {v.item for v in verdicts}
-    return Verdicts(verdicts, {item: truth for item, truth in gold.items() if item in judged}, formats[0], rows)
+    judged_items = {v.item for v in verdicts}
+    return Verdicts(verdicts, {item: truth for item, truth in gold.items() if item in judged_items}, formats[0], rows)
 
 
 def truths_of(item: Item) -> dict[str, Outcome]:
     """The true outcome of every pair of responses with exactly one stated truth."""
-    stated = list(comparisons(item.gold)) or [vote for vote in comparisons(item.votes) if vote.annotator is None]
+    truths = list(comparisons(item.gold)) or [vote for vote in comparisons(item.votes) if vote.annotator is None]
     by_pair: dict[str, set[Outcome]] = {}
-    for vote in stated:
+    for vote in truths:
         ordered = _by_number(vote)
         by_pair.setdefault(pair_name(item, ordered.first, ordered.second), set()).add(outcome_of(ordered))
     return {pair: outcomes.pop() for pair, outcomes in by_pair.items() if len(outcomes) == 1}
@@ -51,10 +51,10 @@ def _verdict(item: Item, vote: Comparison) -> Verdict | None:
     if vote.annotator is None:
         return None
     ordered = _by_number(vote)
-    shown = None if ordered.shown_first is None else int(ordered.shown_first == ordered.second)
+    first_shown = None if ordered.shown_first is None else int(ordered.shown_first == ordered.second)
     names = f"response {ordered.first}", f"response {ordered.second}"
     pair, p = pair_name(item, ordered.first, ordered.second), ordered.probability
-    return Verdict(prompt_key(item), pair, *names, outcome_of(ordered), vote.annotator, shown, p)
+    return Verdict(prompt_key(item), pair, *names, outcome_of(ordered), vote.annotator, first_shown, p)
 
 
 def pair_name(item: Item, first: int, second: int) -> str:

@@ -126,15 +126,15 @@ def of_items(items: Sequence[Item], gold: Iterable[Item] = ()) -> Labels:
     Raises:
         AfzalError: there is no comparison.
     """
-    stated = (item for item in items if item.gold)
+    with_gold = (item for item in items if item.gold)
     truth: dict[tuple[str, str, str], dict[str | None, int]] = defaultdict(dict)
-    for item in chain(stated, gold):
+    for item in chain(with_gold, gold):
         for key, axis, label in _truths(item):
             truth[key][axis] = label
     pairs: dict[Place, int] = {}
     people: dict[str, int] = {}
     prompts, known, labels, categories = [], [], [], []
-    heard: set[tuple[int, int]] = set()
+    seen: set[tuple[int, int]] = set()
     keys = [prompt_key(item) for item in items]
     for number, item in enumerate(items):
         prompt = json.dumps(turns_to_json(item.prompt), ensure_ascii=False)
@@ -148,12 +148,12 @@ def of_items(items: Sequence[Item], gold: Iterable[Item] = ()) -> Labels:
                 categories.append(category_of(item) or "")
                 known.append(_true(truth.get((prompt, answers[low], answers[high]), {}), vote.axis))
             vote = vote if vote.first == low else vote.swap()
-            shown = None if vote.shown_first is None else vote.shown_first == low
+            shown_first = None if vote.shown_first is None else vote.shown_first == low
             person = people.setdefault(vote.annotator or "votes", len(people))
-            again = vote.weight == 0 and (pairs[place], person) in heard
-            heard.add((pairs[place], person))
+            is_repeat = vote.weight == 0 and (pairs[place], person) in seen
+            seen.add((pairs[place], person))
             labels.append(
-                Label(pairs[place], person, _label(vote), shown, seconds, again, vote.probability, vote.weight)
+                Label(pairs[place], person, _label(vote), shown_first, seconds, is_repeat, vote.probability, vote.weight)
             )
     if not labels:
         raise AfzalError(

@@ -37,16 +37,16 @@ def by_log_probs(
         AfzalError: (at creation) the tokenizer cannot write the verdict words as a continuation.
     """
     builder = PromptBuilder(settings)
-    spelled = speaker.codec.continuations([f"{LEAD} {word}" for word in choices], markers=False)
-    if any(ids is None for ids in spelled):
+    continuations = speaker.codec.continuations([f"{LEAD} {word}" for word in choices], markers=False)
+    if any(ids is None for ids in continuations):
         raise AfzalError(
             "the tokenizer cannot write the judge's verdict words", where="verdict.choices", remedy="plain words: A, B"
         )
-    endings: list[list[int]] = [list(ids) for ids in spelled if ids is not None]
+    endings: list[list[int]] = [list(ids) for ids in continuations if ids is not None]
 
     def judge(games: Sequence[Game]) -> list[Ruling]:
-        asked = [_turns(builder, game, speaker) for game in games]
-        logps, lengths = _scored(model, speaker, layout, asked, endings)
+        questions = [_turns(builder, game, speaker) for game in games]
+        logps, lengths = _score_endings(model, speaker, layout, questions, endings)
         return [
             _ruling(game, row, n, list(choices.values())) for game, row, n in zip(games, logps, lengths, strict=True)
         ]
@@ -67,8 +67,8 @@ def _turns(builder: PromptBuilder, game: Game, speaker: Speaker) -> Turns:
     return "\n\n".join(m["content"] for m in messages) + "\n"
 
 
-def _scored(
-    model: Any, speaker: Speaker, layout: Any, asked: Sequence[Turns], endings: Sequence[Sequence[int]]
+def _score_endings(
+    model: Any, speaker: Speaker, layout: Any, questions: Sequence[Turns], endings: Sequence[Sequence[int]]
 ) -> tuple[list[list[float] | None], list[int]]:
     """Summed log-probs of each ending after each question (None if it does not fit), and the questions' token
     counts."""
@@ -78,12 +78,12 @@ def _scored(
     from afzal.model.logprobs import score
     from afzal.tokens import ENDLESS, Branch
 
-    prompts = speaker.prompt_trees(asked)
-    room = speaker.limit_tokens(ENDLESS)
+    prompts = speaker.prompt_trees(questions)
+    limit = speaker.limit_tokens(ENDLESS)
     longest = max(map(len, endings))
     trees = []
     for number, t in enumerate(prompts):
-        if len(t.prompt) + longest <= room:
+        if len(t.prompt) + longest <= limit:
             branches = tuple(Branch(np.asarray(e, np.int32), np.ones(len(e), dtype=bool)) for e in endings)
             trees.append(replace(t, item_id=str(number), branches=branches))
     by_question: dict[int, list[float]] = {int(t.item_id): [0.0] * len(endings) for t in trees}

@@ -28,16 +28,17 @@ def content(render: Callable[..., str], values: Mapping[str, Turns]) -> Content:
     """
     if not any(media_of(turns) for turns in values.values()):
         return render(**{name: full_text(turns) for name, turns in values.items()})
-    about = json.dumps([turns_to_json(turns) for turns in values.values()], ensure_ascii=False)
-    token = int(hashlib.sha256(about.encode("utf-8", "surrogatepass")).hexdigest()[:24], 16)
+    key = json.dumps([turns_to_json(turns) for turns in values.values()], ensure_ascii=False)
+    token = int(hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:24], 16)
     numbers = count()
     media = [m for turns in values.values() for m in media_of(turns)]
     text = render(**{name: _with_marks(turns, token, numbers) for name, turns in values.items()})
     pieces = re.split(rf"\[media {token} (\d+)\]", text)
-    lost = [m for n, m in enumerate(media) if str(n) not in pieces[1::2]]
-    if lost:
+    missing = [m for n, m in enumerate(media) if str(n) not in pieces[1::2]]
+    if missing:
         raise AfzalError(
-            f"the judge's prompt leaves out an {lost[0].kind} of the row: {lost[0].name or lost[0].sha256[:12]}",
+            f"the judge's prompt leaves out an {missing[0].kind} of the row: "
+            f"{missing[0].name or missing[0].sha256[:12]}",
             where="prompt",
             remedy="write {{ prompt }}, {{ first }} and {{ second }} (or {{ answer }}) without filters",
         )
@@ -52,7 +53,7 @@ def _with_marks(turns: Turns, token: int, numbers: Iterator[int]) -> str:
     """The text of the turns with marks for media."""
     if isinstance(turns, str):
         return turns
-    spelled = []
+    marked = []
     for message in turns:
         parts = message.content
         if not isinstance(parts, str):
@@ -60,5 +61,5 @@ def _with_marks(turns: Turns, token: int, numbers: Iterator[int]) -> str:
                 {"type": "text", "text": f"[media {token} {next(numbers)}]"} if "media" in part else part
                 for part in parts
             )
-        spelled.append(Message(message.role, parts))
-    return full_text(tuple(spelled))
+        marked.append(Message(message.role, parts))
+    return full_text(tuple(marked))

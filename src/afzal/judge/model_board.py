@@ -60,17 +60,17 @@ def rank_models(verdicts: Verdicts, ties: bt.Ties = "half", *, resamples: int = 
     number = {name: k for k, name in enumerate(names)}
     first, second = [number[v.first] for v in counted], [number[v.second] for v in counted]
     points = [POINTS[v.outcome] for v in counted]
-    played = bt.games(first, second, points, [v.prompt for v in counted], len(names))
-    connection = bt.connection(played)
-    board = _fitted(played, ties, resamples, seed) if connection.connected else None
+    games = bt.games(first, second, points, [v.prompt for v in counted], len(names))
+    connection = bt.connection(games)
+    board = _fitted(games, ties, resamples, seed) if connection.connected else None
     tally = {p: Counter[int]() for p in (1.0, 0.5, 0.0)}
-    met: Counter[tuple[int, int, float]] = Counter()
+    head_to_head: Counter[tuple[int, int, float]] = Counter()
     for i, j, p in zip(first, second, points, strict=True):
-        met[(i, j, p) if i < j else (j, i, 1 - p)] += 1
-    for (i, j, p), n in met.items():
+        head_to_head[(i, j, p) if i < j else (j, i, 1 - p)] += 1
+    for (i, j, p), n in head_to_head.items():
         tally[p][i] += n
         tally[1 - p][j] += n
-    pairs = sorted({(i, j) for i, j, _ in met})
+    pairs = sorted({(i, j) for i, j, _ in head_to_head})
     won, drawn, lost = (tuple(tally[p][k] for k in range(len(names))) for p in (1.0, 0.5, 0.0))
     return ModelBoard(
         tuple(names),
@@ -79,7 +79,7 @@ def rank_models(verdicts: Verdicts, ties: bt.Ties = "half", *, resamples: int = 
         won,
         drawn,
         lost,
-        {(i, j): (met[i, j, 1.0], met[i, j, 0.0], met[i, j, 0.5]) for i, j in pairs},
+        {(i, j): (head_to_head[i, j, 1.0], head_to_head[i, j, 0.0], head_to_head[i, j, 0.5]) for i, j in pairs},
         judges=len({v.judge for v in counted}),
         items=len({v.item for v in counted}),
         prompts=len({v.prompt for v in counted}),
@@ -154,8 +154,8 @@ def length_controlled_as_plain(lines: Sequence[LengthControlledRate]) -> dict[st
             rows.append([line.model, f"{line.pairs:,}", "", "not known", "lengths alone decide who won"])
             continue
         known = {"raw": interval(c.raw), "controlled": interval(c.controlled), "slope": interval(c.slope)}
-        about = {"deviation": c.deviation, "overlap": c.overlap, "extrapolated": c.extrapolated}
-        plain.append({"model": line.model, "pairs": line.pairs, **known, **about})
+        fit_facts = {"deviation": c.deviation, "overlap": c.overlap, "extrapolated": c.extrapolated}
+        plain.append({"model": line.model, "pairs": line.pairs, **known, **fit_facts})
         marked = "extrapolated" if c.extrapolated else f"{c.overlap:.0%}"
         rows.append(
             [line.model, f"{line.pairs:,}", *(summary_text.percent(known[k]) for k in ("raw", "controlled")), marked]
@@ -184,10 +184,10 @@ def rank_correlation(board: ModelBoard, other: ModelBoard) -> dict[str, Any]:
             where="--beside",
             why="both need strengths, and two models or more in common",
         )
-    one, two = (
+    first, second = (
         [float(b.board.theta[b.names.index(name)]) for name in shared] for b in (board, other) if b.board is not None
     )
-    figures: dict[str, Any] = {"spearman": spearmanr(one, two)[0], "kendall": kendalltau(one, two)[0]}
+    figures: dict[str, Any] = {"spearman": spearmanr(first, second)[0], "kendall": kendalltau(first, second)[0]}
     return {"models": len(shared), **{name: finite(float(value)) for name, value in figures.items()}}
 
 
@@ -219,8 +219,8 @@ def models_as_plain(board: ModelBoard, ties: bt.Ties, source: str, notes: Sequen
         clear = sum(sign(gap) != 0 for gap in gaps)
         findings = [f"{leader(gaps)} {clear} of {len(gaps)} differences between two models exclude 0."]
         if board.board.unconnected:
-            lost = f"{board.board.unconnected} of the resamples had no finite strengths and are left out"
-            findings.append(f"{lost}: the intervals are too narrow at the far ends.")
+            left_out = f"{board.board.unconnected} of the resamples had no finite strengths and are left out"
+            findings.append(f"{left_out}: the intervals are too narrow at the far ends.")
     if board.no_verdict:
         findings.append(f"{board.no_verdict} verdicts name neither a winner nor a tie and are not counted.")
     findings += notes
@@ -233,13 +233,13 @@ def models_as_plain(board: ModelBoard, ties: bt.Ties, source: str, notes: Sequen
         "prompts": _count(board.prompts),
         "ties": _TIES[ties],
     }
-    about = {"title": "Leaderboard of models", "subtitle": source, "unit": "strength in nats", "rule": 0.0}
-    played = [
+    header = {"title": "Leaderboard of models", "subtitle": source, "unit": "strength in nats", "rule": 0.0}
+    pairings = [
         {"first": names[i], "second": names[j], **dict(zip(("won", "lost", "tied"), counts, strict=True))}
         for (i, j), counts in board.head_to_head.items()
     ]
-    body = {**about, "findings": findings, "facts": list(facts.items()), "lines": lines, "differences": gaps}
-    return body | {"met": played} | _fit(board)
+    body = {**header, "findings": findings, "facts": list(facts.items()), "lines": lines, "differences": gaps}
+    return body | {"met": pairings} | _fit(board)
 
 
 def _fit(board: ModelBoard) -> dict[str, Any]:

@@ -38,8 +38,8 @@ def transcript_row(judge: str, items: Sequence[Item], game: Game) -> dict[str, A
     """The transcript of one game, as JSON values."""
     pair = game.pair
     order = [pair.second, pair.first] if game.swapped else [pair.first, pair.second]
-    about = {"id": items[pair.item].id, "pair": [pair.first, pair.second], "judge": judge, "order": order}
-    return {**about, "sample": game.sample, "transcript": game.transcript}
+    header = {"id": items[pair.item].id, "pair": [pair.first, pair.second], "judge": judge, "order": order}
+    return {**header, "sample": game.sample, "transcript": game.transcript}
 
 
 def transcripts_to_read(items: Sequence[Item], games: Sequence[Game]) -> list[dict[str, str]]:
@@ -83,9 +83,14 @@ def with_votes(items: Sequence[Item], judge: str, games: Sequence[Game], rulings
         pair = game.pair
         if ruling.outcome == "none":
             continue
-        shown = pair.second if game.swapped else pair.first
+        shown_first = pair.second if game.swapped else pair.first
         vote = Comparison(
-            pair.first, pair.second, ruling.outcome, probability=ruling.p_first, annotator=judge, shown_first=shown
+            pair.first,
+            pair.second,
+            ruling.outcome,
+            probability=ruling.p_first,
+            annotator=judge,
+            shown_first=shown_first,
         )
         votes.setdefault(pair.item, []).append(vote)
     rows = []

@@ -48,23 +48,23 @@ def votes_on(items: Sequence[Item], path: str, say: Callable[[str], None] = lamb
     )
 
 
-def _matched(items: Sequence[Item], others: Sequence[Item]) -> list[Item]:
+def _matched(items: Sequence[Item], voted_items: Sequence[Item]) -> list[Item]:
     """The rows with their votes replaced by the others' comparisons of the same prompts and answers."""
     votes_by_prompt: dict[str, list[tuple[Item, Comparison]]] = {}
-    for other in others:
-        for vote in comparisons(other.votes):
-            votes_by_prompt.setdefault(repr(turns_to_json(other.prompt)), []).append((other, vote))
+    for voted_item in voted_items:
+        for vote in comparisons(voted_item.votes):
+            votes_by_prompt.setdefault(repr(turns_to_json(voted_item.prompt)), []).append((voted_item, vote))
     rows = []
     for item in items:
         places = {repr(turns_to_json(r.turns)): k for k, r in enumerate(item.responses)}
         votes = []
-        for other, vote in votes_by_prompt.get(repr(turns_to_json(item.prompt)), ()):
-            answers = [repr(turns_to_json(r.turns)) for r in other.responses]
+        for voted_item, vote in votes_by_prompt.get(repr(turns_to_json(item.prompt)), ()):
+            answers = [repr(turns_to_json(r.turns)) for r in voted_item.responses]
             first, second = places.get(answers[vote.first]), places.get(answers[vote.second])
             if first is None or second is None or first == second:
                 continue
-            shown = None if vote.shown_first is None else places.get(answers[vote.shown_first])
-            votes.append(vote.between(first, second, shown))
+            shown_first = None if vote.shown_first is None else places.get(answers[vote.shown_first])
+            votes.append(vote.between(first, second, shown_first))
         rows.append(replace(item, votes=tuple(votes)))
     return rows
 
@@ -88,13 +88,15 @@ def labels_on(items: Sequence[Item], pairs: Sequence[Pair]) -> Labels | None:
     prompts = [""] * len(pairs)
     for k, pair in enumerate(pairs):
         prompts[k] = prompt_key(items[pair.item])
-    names, who = labels.annotators, [s.annotator for s in labels.entries]
+    names, people = labels.annotators, [s.annotator for s in labels.entries]
     if pooled_axes(items):
-        people = [(labels.annotators[s.annotator], labels.pairs[s.pair][3]) for s in labels.entries]
-        known = {person: k for k, person in enumerate(dict.fromkeys(people))}
+        voters = [(labels.annotators[s.annotator], labels.pairs[s.pair][3]) for s in labels.entries]
+        known = {person: k for k, person in enumerate(dict.fromkeys(voters))}
         names = tuple(name if axis is None else f"{name} ({axis})" for name, axis in known)
-        who = [known[person] for person in people]
-    renumbered = tuple(replace(s, pair=target[s.pair], annotator=k) for s, k in zip(labels.entries, who, strict=True))
+        people = [known[person] for person in voters]
+    renumbered = tuple(
+        replace(s, pair=target[s.pair], annotator=k) for s, k in zip(labels.entries, people, strict=True)
+    )
     return Labels(tuple(numbered), tuple(prompts), names, renumbered, gold)
 
 

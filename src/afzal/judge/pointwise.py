@@ -23,14 +23,14 @@ def by_score(score: Score, *, stated: bool = False) -> Judge:
     """
 
     def judge(games: Sequence[Game]) -> list[Ruling]:
-        once: dict[tuple[int, int], tuple[Pair, str]] = {}
+        distinct: dict[tuple[int, int], tuple[Pair, str]] = {}
         for pair in (game.pair for game in games):
             for response, answer in zip((pair.first, pair.second), pair.answers, strict=True):
-                once.setdefault((pair.item, response), (pair, answer))
-        values = score([pair for pair, _ in once.values()], [answer for _, answer in once.values()])
+                distinct.setdefault((pair.item, response), (pair, answer))
+        values = score([pair for pair, _ in distinct.values()], [answer for _, answer in distinct.values()])
         if any(value != value for value in values):
             raise AfzalError("a score is not a number", remedy="fix the rule or function so that it always returns one")
-        known = dict(zip(once, values, strict=True))
+        known = dict(zip(distinct, values, strict=True))
         both = [(known[g.pair.item, g.pair.first], known[g.pair.item, g.pair.second]) for g in games]
         return [Ruling(_larger(*values), _sigmoid(values[0] - values[1]) if stated else None) for values in both]
 

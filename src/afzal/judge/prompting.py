@@ -89,10 +89,10 @@ class PromptBuilder:
         prompt, first, second = game.turns
         if self.settings.pointwise:
             answers = (second, first) if game.swapped else (first, second)
-            asked = [{"prompt": prompt, "answer": answer} for answer in answers]
+            variables = [{"prompt": prompt, "answer": answer} for answer in answers]
         else:
-            asked = [{"prompt": prompt, "first": first, "second": second, "transcript": game.transcript}]
-        return [self.request(game.sample, **values) for values in asked]
+            variables = [{"prompt": prompt, "first": first, "second": second, "transcript": game.transcript}]
+        return [self.request(game.sample, **values) for values in variables]
 
     def request(self, sample: int, **values: Turns) -> Request:
         """One request for the given sample number."""
@@ -125,9 +125,9 @@ def ruling(game: Game, settings: PromptSettings, game_replies: Sequence[Reply]) 
     """The ruling that follows from a game's replies, in the numbering of its pair."""
     tokens = sum(r.tokens_in for r in game_replies), sum(r.tokens_out for r in game_replies)
     readings = [settings.parse(reply) for reply in game_replies]
-    why, unread = next(((r.why, g.text) for r, g in zip(readings, game_replies, strict=True) if r.why), ("", ""))
+    why, unreadable = next(((r.why, g.text) for r, g in zip(readings, game_replies, strict=True) if r.why), ("", ""))
     if why:
-        return Ruling("none", why=why, tokens=tokens, unreadable_reply=unread)
+        return Ruling("none", why=why, tokens=tokens, unreadable_reply=unreadable)
     if not settings.pointwise:
         return Ruling(in_pair_order(game, readings[0].outcome)[0], tokens=tokens)
     first, second = (r.score for r in readings)
@@ -198,8 +198,9 @@ def play_games(
     builder = PromptBuilder(settings)
     requests = [builder.requests(game) for game in games]
     answers = fetch_replies(
-        [r for asked in requests for r in asked], ask, cache, name=name, concurrency=concurrency, on_reply=heard
+        [r for game_requests in requests for r in game_requests], ask, cache, name=name, concurrency=concurrency, on_reply=heard
     )
     return [
-        ruling(game, settings, [answers[r.key] for r in asked]) for game, asked in zip(games, requests, strict=True)
+        ruling(game, settings, [answers[r.key] for r in game_requests])
+        for game, game_requests in zip(games, requests, strict=True)
     ]

@@ -48,7 +48,7 @@ def of_items(items: Sequence[Item]) -> Scores | None:
     units: dict[tuple[int, int, str | None], int] = {}
     people: dict[str, int] = {}
     scores: dict[tuple[int, int], float] = {}
-    again, seconds = defaultdict(list), defaultdict(list)
+    repeats, seconds = defaultdict(list), defaultdict(list)
     for number, item in enumerate(items):
         for vote in item.votes:
             if not isinstance(vote, Rating) or vote.kind != "score":
@@ -58,7 +58,7 @@ def of_items(items: Sequence[Item]) -> Scores | None:
             if vote.seconds is not None:
                 seconds[person].append(vote.seconds)
             if vote.weight == 0 and (unit, person) in scores:
-                again[person].append((scores[unit, person], vote.value))
+                repeats[person].append((scores[unit, person], vote.value))
             else:
                 scores[unit, person] = vote.value
     if not scores:
@@ -73,7 +73,7 @@ def of_items(items: Sequence[Item]) -> Scores | None:
         tuple(units),
         prompts,
         tuple(people),
-        tuple(tuple(again[k]) for k in numbers),
+        tuple(tuple(repeats[k]) for k in numbers),
         tuple(tuple(seconds[k]) for k in numbers),
     )
 
@@ -87,21 +87,21 @@ def report(
         items: the scored rows, for means by source.
     """
     scale = ratings.scale_of(scores.values)
-    rest = ratings.rest_sums(scores.values)
-    parts = [ratings.alpha_sums(scores.values), rest.sum(1), rest.reshape(len(rest), -1)]
+    rest_sums = ratings.rest_sums(scores.values)
+    parts = [ratings.alpha_sums(scores.values), rest_sums.sum(1), rest_sums.reshape(len(rest_sums), -1)]
     known = resampling.sums(np.concatenate(parts, 1), scores.prompts, resamples=resamples, seed=seed)
     people = [_person(scores, k, known) for k in range(len(scores.annotators))]
     per_unit = np.isfinite(scores.values).sum(1)
     several = int((per_unit >= 2).sum())
     figures = _figures(scores, scale, known) if several else []
-    shown = scale if scale == "numbers" else f"{scale}, {_span(scores.values)}"
+    scale_words = scale if scale == "numbers" else f"{scale}, {_span(scores.values)}"
     facts = [
         ("annotators", f"{len(scores.annotators):,}"),
         ("scores", f"{int(per_unit.sum()):,}"),
         ("answers", f"{len(scores.units):,}"),
         ("answers with two scores or more", f"{several:,}"),
         ("groups of prompts", f"{len(set(scores.prompts)):,}"),
-        ("scale", shown),
+        ("scale", scale_words),
     ]
     findings = [_advice(scale, figures)]
     findings += [f"{line['name']}: {remark}" for line, remarks in people for remark in remarks]
@@ -124,17 +124,17 @@ def report(
 
 def _by_source(scores: Scores, items: Sequence[Item], *, resamples: int, seed: int) -> dict[str, Any]:
     """The mean score by source, best first, with a table; empty for fewer than two named sources."""
-    named = [items[number].responses[response].source or "" for number, response, _ in scores.units] if items else []
-    names = sorted({name for name in named if name})
+    sources = [items[number].responses[response].source or "" for number, response, _ in scores.units] if items else []
+    names = sorted({name for name in sources if name})
     if len(names) < 2 or any(axis is not None for *_, axis in scores.units):
         return {}
     means = np.nanmean(scores.values, 1)
     by_source = {}
     for name in names:
-        at = [k for k, source in enumerate(named) if source == name]
-        sums = np.stack([np.ones(len(at)), means[at]], 1)
-        known = resampling.sums(sums, [scores.prompts[k] for k in at], resamples=resamples, seed=seed)
-        by_source[name] = {"answers": len(at), **interval(known.interval(lambda s: s[..., 1] / s[..., 0]))}
+        members = [k for k, source in enumerate(sources) if source == name]
+        sums = np.stack([np.ones(len(members)), means[members]], 1)
+        known = resampling.sums(sums, [scores.prompts[k] for k in members], resamples=resamples, seed=seed)
+        by_source[name] = {"answers": len(members), **interval(known.interval(lambda s: s[..., 1] / s[..., 0]))}
     order = sorted(by_source, key=lambda name: -by_source[name]["value"])
     rows = [[name, f"{by_source[name]['answers']:,}", _shown(by_source[name])] for name in order]
     words = "The mean of an answer's scores, with intervals over prompts. Compare models with: afzal leaderboard."
@@ -171,29 +171,29 @@ def _short(value: float | None) -> str:
 def _figures(scores: Scores, scale: ratings.Scale, known: resampling.Sums) -> list[dict[str, Any]]:
     values = scores.values
     alpha = known.interval(lambda s: ratings.alpha_of(s[..., :4]))
-    named: dict[str, Interval | float] = {"alpha, interval": alpha}
+    by_name: dict[str, Interval | float] = {"alpha, interval": alpha}
     if scale != "numbers":
-        counts, used = ratings.class_counts(values)
+        counts, classes = ratings.class_counts(values)
         levels = ("ordinal", "nominal") if scale == "whole numbers" else ("nominal",)
         for level in levels:
-            named[f"alpha, {level}"] = agreement.krippendorff(counts, level)
-        if used.min() < 0 < used.max():
+            by_name[f"alpha, {level}"] = agreement.krippendorff(counts, level)
+        if classes.min() < 0 < classes.max():
             signs, _ = ratings.class_counts(np.sign(values))
-            named["alpha of the sign, nominal"] = agreement.krippendorff(signs, "nominal")
-            named["Gwet's AC1 of the sign"] = agreement.gwet(signs)
+            by_name["alpha of the sign, nominal"] = agreement.krippendorff(signs, "nominal")
+            by_name["Gwet's AC1 of the sign"] = agreement.gwet(signs)
         pairs = ratings.pairwise(values)
-        named |= {"two scores equal": pairs.equal, "two scores within 1": pairs.within_one}
-    named["one annotator with the mean of the others"] = known.interval(_beside(ratings.correlation_of, 0))
+        by_name |= {"two scores equal": pairs.equal, "two scores within 1": pairs.within_one}
+    by_name["one annotator with the mean of the others"] = known.interval(_with_others(ratings.correlation_of, 0))
     if (values[np.isfinite(values)] < 0).any():
-        named["same sign as the mean of the others"] = known.interval(_beside(ratings.same_sign_of, 0))
-    named["standard deviation within an answer"] = ratings.spread(values)
+        by_name["same sign as the mean of the others"] = known.interval(_with_others(ratings.same_sign_of, 0))
+    by_name["standard deviation within an answer"] = ratings.spread(values)
     raters = float(np.isfinite(values).sum(1)[np.isfinite(values).sum(1) >= 2].mean())
-    named[f"reliability of a mean of {raters:.3g}"] = ratings.reliability(alpha.value, raters)
-    named |= _verdicts(scores)
-    return [{"name": name, **_figure(known)} for name, known in named.items()]
+    by_name[f"reliability of a mean of {raters:.3g}"] = ratings.reliability(alpha.value, raters)
+    by_name |= _verdicts(scores)
+    return [{"name": name, **_figure(known)} for name, known in by_name.items()]
 
 
-def _beside(figure: Callable[[np.ndarray], np.ndarray], part: int) -> Callable[[np.ndarray], np.ndarray]:
+def _with_others(figure: Callable[[np.ndarray], np.ndarray], part: int) -> Callable[[np.ndarray], np.ndarray]:
     """A figure of all annotators (part 0) or of annotator number ``part - 1``, from the sums of the report."""
     return lambda s: figure(s[..., 4 + 7 * part : 11 + 7 * part])
 
@@ -228,33 +228,36 @@ def _person(scores: Scores, person: int, known: resampling.Sums) -> tuple[dict[s
     values = scores.values[:, person]
     values = values[np.isfinite(values)]
     part = person + 1
-    with_others = known.interval(_beside(ratings.correlation_of, part)) if known.total[4 + 7 * part] else None
-    again, seconds = scores.repeats[person], scores.seconds[person]
+    with_others = known.interval(_with_others(ratings.correlation_of, part)) if known.total[4 + 7 * part] else None
+    repeats, seconds = scores.repeats[person], scores.seconds[person]
     line = {
         "name": scores.annotators[person],
         **({"value": None, "low": None, "high": None} if with_others is None else interval(with_others)),
         "scores": len(values),
         "mean": float(values.mean()),
-        "above_others": None if with_others is None else finite(known.interval(_beside(ratings.above_of, part)).value),
-        "consistent": sum(a == b for a, b in again) / len(again) if again else None,
+        "above_others": None
+        if with_others is None
+        else finite(known.interval(_with_others(ratings.above_of, part)).value),
+        "consistent": sum(a == b for a, b in repeats) / len(repeats) if repeats else None,
         "seconds": float(np.median(seconds)) if seconds else None,
     }
     return line, _remarks(scores, values, with_others, line) if len(values) >= ENOUGH else []
 
 
-def _remarks(scores: Scores, own: np.ndarray, correlation: Interval | None, line: dict[str, Any]) -> list[str]:
+def _remarks(scores: Scores, values: np.ndarray, correlation: Interval | None, line: dict[str, Any]) -> list[str]:
     remarks = []
     if correlation is not None and correlation.high is not None and correlation.high < 0:
         remarks.append(f"goes against the others (correlation {correlation.value:.2f}): reversed?")
-    used, times = np.unique(own, return_counts=True)
-    usual = (scores.values == used[times.argmax()]).sum() / np.isfinite(scores.values).sum()
-    if times.max() >= ONE_ANSWER * len(own) and usual < times.max() / len(own) / 2:
+    classes, times = np.unique(values, return_counts=True)
+    share_of_all = (scores.values == classes[times.argmax()]).sum() / np.isfinite(scores.values).sum()
+    if times.max() >= ONE_ANSWER * len(values) and share_of_all < times.max() / len(values) / 2:
         remarks.append(
-            f"gives {used[times.argmax()]:g} {times.max() / len(own):.0%} of the time, everyone together {usual:.0%}"
+            f"gives {classes[times.argmax()]:g} {times.max() / len(values):.0%} of the time, "
+            f"everyone together {share_of_all:.0%}"
         )
-    everybody = [s for some in scores.seconds for s in some]
-    if line["seconds"] is not None and line["seconds"] < HASTY * float(np.median(everybody)):
-        remarks.append(f"takes {line['seconds']:.1f} s; the median of all is {float(np.median(everybody)):.1f} s")
+    all_seconds = [s for seconds in scores.seconds for s in seconds]
+    if line["seconds"] is not None and line["seconds"] < HASTY * float(np.median(all_seconds)):
+        remarks.append(f"takes {line['seconds']:.1f} s; the median of all is {float(np.median(all_seconds)):.1f} s")
     return remarks
 
 
@@ -271,5 +274,5 @@ def as_items(items: Sequence[Item], scores: Scores) -> list[Item]:
     for (number, response, axis), mean, n in zip(scores.units, np.nanmean(scores.values, 1), counted, strict=True):
         vote = Rating(response, float(mean), "score", annotator=f"mean of {n}", axis=axis)
         means[number].append(vote if (number, response, axis) in weighed else replace(vote, weight=0.0))
-    others = [[v for v in item.votes if not isinstance(v, Rating) or v.kind != "score"] for item in items]
-    return [replace(item, votes=(*others[k], *means[k])) for k, item in enumerate(items)]
+    other_votes = [[v for v in item.votes if not isinstance(v, Rating) or v.kind != "score"] for item in items]
+    return [replace(item, votes=(*other_votes[k], *means[k])) for k, item in enumerate(items)]

@@ -61,19 +61,23 @@ def from_file(path: str, judge: str, items: Sequence[Item], pairs: Sequence[Pair
     place: dict[str, list[Pair]] = {}
     for pair in pairs:
         place.setdefault(items[pair.item].id, []).append(pair)
-    heard: dict[Pair, list[tuple[Game, Ruling]]] = {}
+    results_by_pair: dict[Pair, list[tuple[Game, Ruling]]] = {}
     for where, row in _rows(path):
         name = next((str(row[key]) for key in _IDS if key in row), "")
         if name in place:
             for game, ruling in _parse_any_row(row, judge, place[name], where):
-                heard.setdefault(game.pair, []).append((game, ruling))
-    if not heard:
+                results_by_pair.setdefault(game.pair, []).append((game, ruling))
+    if not results_by_pair:
         raise AfzalError(
             f"{path} holds no verdicts of {judge} on these items",
             why="a verdict belongs to the item with the same id (or idx)",
             remedy="compare the ids of both files",
         )
-    results = [got for pair in pairs for got in heard.get(pair, [(Game(pair, False), Ruling("none", why=_ABSENT))])]
+    results = [
+        result
+        for pair in pairs
+        for result in results_by_pair.get(pair, [(Game(pair, False), Ruling("none", why=_ABSENT))])
+    ]
     return [game for game, _ in results], [ruling for _, ruling in results]
 
 
@@ -117,15 +121,15 @@ def _parse_afzal_row(row: Mapping[str, Any], pairs: Sequence[Pair], where: str) 
     if pair is None:
         raise AfzalError(f"the item has no pair of answers {row['pair']}", where=where)
     ruling = _ruling(row["verdict"], where)
-    why, asked = row.get("why_none") or ruling.why, row.get("tokens") or (0, 0)
-    tokens = int(asked[0]), int(asked[1])
+    why, token_counts = row.get("why_none") or ruling.why, row.get("tokens") or (0, 0)
+    tokens = int(token_counts[0]), int(token_counts[1])
     swapped = row["order"] == [pair.second, pair.first]
     return Game(pair, swapped, row.get("sample", 0)), Ruling(ruling.outcome, row.get("p_first"), why, tokens)
 
 
 def _is_verdict(value: Any) -> bool:
-    each = value if isinstance(value, list) else [value]
-    return all(v is None or str(v).lower() in _WORDS for v in each)
+    values = value if isinstance(value, list) else [value]
+    return all(v is None or str(v).lower() in _WORDS for v in values)
 
 
 def _ruling(word: Any, where: str) -> Ruling:

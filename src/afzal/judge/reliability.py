@@ -32,9 +32,9 @@ def weighed_as_plain(verdicts: Verdicts) -> dict[str, Any]:
         return {}
     judge, model = ({name: k for k, name in enumerate(names)} for names in (judges, models))
     columns = [(model[v.first], model[v.second], POINTS[v.outcome], judge[v.judge]) for v in counted]
-    first, second, outcome, who = (np.array(column) for column in zip(*columns, strict=True))
+    first, second, outcome, judge_codes = (np.array(column) for column in zip(*columns, strict=True))
     try:
-        fit = crowd_bt(first, second, outcome, who, n_models=len(models), n_annotators=len(judges), ridge=RIDGE)
+        fit = crowd_bt(first, second, outcome, judge_codes, n_models=len(models), n_annotators=len(judges), ridge=RIDGE)
     except ValueError as error:
         return {"findings": [f"Judges are not weighed: {error}"]}
     if np.ptp(fit.theta) < LEVEL:

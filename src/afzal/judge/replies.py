@@ -82,12 +82,12 @@ def _chosen(words: str | None, choices: Mapping[str, Outcome]) -> str | None:
     """The choice that the words name; None if they name none."""
     if words is None:
         return None
-    bare = words.strip(_AROUND)
-    for word in (words, bare):
+    stripped = words.strip(_AROUND)
+    for word in (words, stripped):
         if word in choices:
             return word
-    same = [word for word in choices if word.casefold() == bare.casefold()]
-    return same[0] if len(same) == 1 else None
+    matches = [word for word in choices if word.casefold() == stripped.casefold()]
+    return matches[0] if len(matches) == 1 else None
 
 
 def _plain(line: str) -> str:
@@ -105,7 +105,7 @@ def by_json(reply: str, path: str, values: Mapping[str, Outcome], finish: str = 
         return Reading(why=_ENDED.get(finish, f"the reply ended by {finish}"))
     fenced = _FENCE.fullmatch(reply)
     try:
-        value = json.loads(fenced[1] if fenced else reply, object_pairs_hook=_once, parse_constant=_no_constant)
+        value = json.loads(fenced[1] if fenced else reply, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         return Reading(why=f"the reply is not a JSON object: {str(error) or type(error).__name__}")
     for key in path.split("."):
@@ -143,7 +143,7 @@ def _lines(reply: str) -> list[str]:
     return [line for line in reply.replace("\r\n", "\n").split("\n") if line.strip()]
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
         raise ValueError("a key occurs twice")

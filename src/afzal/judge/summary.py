@@ -49,19 +49,19 @@ def outcome_codes(
     """``[N, 2]`` first samples' outcomes in original and in swapped order (-2 if not played), and ``[N]`` the outcome
     of all games together: the common verdict, a tie if they differ, no verdict if any game has none."""
     place = {pair: k for k, pair in enumerate(pairs)}
-    table, together = np.full((len(pairs), 2), -2), np.full(len(pairs), -2)
+    table, combined = np.full((len(pairs), 2), -2), np.full(len(pairs), -2)
     for game, ruling in zip(games, rulings, strict=True):
         k, code = place[game.pair], CODES[ruling.outcome]
         if game.sample == 0:
             table[k, int(game.swapped)] = code
-        before = together[k]
-        together[k] = code if before == -2 else -1 if -1 in (before, code) else before if before == code else 0
-    return table, together
+        before = combined[k]
+        combined[k] = code if before == -2 else -1 if -1 in (before, code) else before if before == code else 0
+    return table, combined
 
 
-def points_of(together: np.ndarray) -> np.ndarray:
+def points_of(codes: np.ndarray) -> np.ndarray:
     """``[N]`` points of the first answer from outcomes ``[N]``; NaN without a verdict."""
-    return np.array([_POINTS.get(int(code), math.nan) for code in together])
+    return np.array([_POINTS.get(int(code), math.nan) for code in codes])
 
 
 def summary(
@@ -77,7 +77,7 @@ def summary(
 ) -> dict[str, Any]:
     """All figures of a judge that the data can give."""
     known, resampling = known or JudgeContext(), {"resamples": resamples, "seed": seed}
-    table, together = outcome_codes(pairs, games, rulings)
+    table, combined = outcome_codes(pairs, games, rulings)
     prompts = [prompt_key(items[pair.item]) for pair in pairs]
     gap = np.array([len(p.answers[0]) - len(p.answers[1]) for p in pairs])
     figures: dict[str, Any] = {
@@ -89,9 +89,9 @@ def summary(
         "no_verdict_share": sum(r.outcome == "none" for r in rulings) / len(rulings),
         "why_none": dict(Counter(r.why for r in rulings if r.outcome == "none").most_common(8)),
         **_cost(rulings, known.prices),
-        "outcomes": {word: int((together == code).sum()) for word, code in CODES.items() if word != "both_bad"},
-        "first_wins": share_of((together == 1).astype(float), together > 0, prompts),
-        "longer_wins": share_of(((together == 1) == (gap > 0)).astype(float), (together > 0) & (gap != 0), prompts),
+        "outcomes": {word: int((combined == code).sum()) for word, code in CODES.items() if word != "both_bad"},
+        "first_wins": share_of((combined == 1).astype(float), combined > 0, prompts),
+        "longer_wins": share_of(((combined == 1) == (gap > 0)).astype(float), (combined > 0) & (gap != 0), prompts),
     }
     both = (table > -2).all(1)
     if both.any():
@@ -99,16 +99,16 @@ def summary(
     people = known.people if known.people is not None and (known.people.table >= 0).any() else None
     human = None if people is None else validation.points_of_people(people)
     if (sides := two_models(items, pairs)) is not None:
-        figures["models"] = _models(sides, together, gap, prompts, human, **resampling)
+        figures["models"] = _models(sides, combined, gap, prompts, human, **resampling)
     if people is not None:
-        figures["people"] = validation.compare_with_people(together, people, **resampling)
+        figures["people"] = validation.compare_with_people(combined, people, **resampling)
     if human is not None and (p := _mean_probability(pairs, games, rulings)) is not None:
         figures["calibration"] = validation.calibration_figures(p, human, prompts)
     if known.own is not None:
-        others = dict(known.others) if human is None else {"people": human, **known.others}
-        own = _source_sides(known.own, items, pairs)
-        figures["own_answers"] = validation.self_preference(own, points_of(together), others, prompts, **resampling)
-    if by_category := _by_category(items, pairs, prompts, together, table, sides, people):
+        other_points = dict(known.others) if human is None else {"people": human, **known.others}
+        wrote = _source_sides(known.own, items, pairs)
+        figures["own_answers"] = validation.self_preference(wrote, points_of(combined), other_points, prompts, **resampling)
+    if by_category := _by_category(items, pairs, prompts, combined, table, sides, people):
         figures["by_category"] = by_category
     return figures
 
@@ -116,20 +116,20 @@ def summary(
 def _cost(rulings: Sequence[Ruling], prices: tuple[float | None, float | None]) -> dict[str, Any]:
     """Tokens of the verdicts, and their cost if a price is given."""
     tokens = [sum(r.tokens[k] for r in rulings) for k in (0, 1)]
-    paid = [n * price / 1e6 for n, price in zip(tokens, prices, strict=True) if price is not None]
-    cost = {"cost": sum(paid)} if paid else {}
+    costs = [n * price / 1e6 for n, price in zip(tokens, prices, strict=True) if price is not None]
+    cost = {"cost": sum(costs)} if costs else {}
     return {"tokens_in": tokens[0], "tokens_out": tokens[1], **cost}
 
 
 def _mean_probability(pairs: Sequence[Pair], games: Sequence[Game], rulings: Sequence[Ruling]) -> np.ndarray | None:
     """``[N]`` the mean probability that a judge states for the first answer; None if it states none."""
     place = {pair: k for k, pair in enumerate(pairs)}
-    stated = [(place[g.pair], r.p_first) for g, r in zip(games, rulings, strict=True) if r.p_first is not None]
-    if not stated:
+    probabilities = [(place[g.pair], r.p_first) for g, r in zip(games, rulings, strict=True) if r.p_first is not None]
+    if not probabilities:
         return None
-    at, p = (np.array(column) for column in zip(*stated, strict=True))
+    index, p = (np.array(column) for column in zip(*probabilities, strict=True))
     with np.errstate(invalid="ignore"):
-        return np.bincount(at, p, len(pairs)) / np.bincount(at, minlength=len(pairs))
+        return np.bincount(index, p, len(pairs)) / np.bincount(index, minlength=len(pairs))
 
 
 def _source_sides(source: str, items: Sequence[Item], pairs: Sequence[Pair]) -> np.ndarray:
@@ -142,29 +142,29 @@ def _by_category(
     items: Sequence[Item],
     pairs: Sequence[Pair],
     prompts: Sequence[Hashable],
-    together: np.ndarray,
+    combined: np.ndarray,
     table: np.ndarray,
     sides: tuple[str, str, np.ndarray] | None,
     people: Labels | None,
 ) -> list[dict[str, Any]]:
     """Pairs, win rate, agreement with people and consistency by category; empty for fewer than two categories."""
-    of = np.array([category_of(items[pair.item]) or "" for pair in pairs])
-    names = sorted({name for name in of.tolist() if name})
-    points, lines = points_of(together), []
+    categories = np.array([category_of(items[pair.item]) or "" for pair in pairs])
+    names = sorted({name for name in categories.tolist() if name})
+    points, lines = points_of(combined), []
     if sides is not None:
         points = np.where(sides[2] > 0, points, 1 - points)
-    equal = None if people is None else validation.equal_labels(together, people)
+    equal = None if people is None else validation.equal_labels(combined, people)
     for name in names if len(names) > 1 else ():
-        own = of == name
-        line: dict[str, Any] = {"category": name, "pairs": int(own.sum())}
+        in_category = categories == name
+        line: dict[str, Any] = {"category": name, "pairs": int(in_category.sum())}
         if sides is not None:
-            line["win_rate"] = share_of(points, own & np.isfinite(points), prompts)
+            line["win_rate"] = share_of(points, in_category & np.isfinite(points), prompts)
         if equal is not None:
-            rows, columns = np.nonzero(np.isfinite(equal) & own[:, None])
+            rows, columns = np.nonzero(np.isfinite(equal) & in_category[:, None])
             where = [prompts[r] for r in rows.tolist()]
             line["agreement"] = figure(share(clustered(where, equal[rows, columns].tolist()))) if where else None
-        if (played := own & (table > -2).all(1)).any():
-            line["consistent"] = judging.both_orders(table[played, 0], table[played, 1]).consistent
+        if (both_played := in_category & (table > -2).all(1)).any():
+            line["consistent"] = judging.both_orders(table[both_played, 0], table[both_played, 1]).consistent
         lines.append(line)
     return lines
 
@@ -177,9 +177,9 @@ def share_of(values: np.ndarray, use: np.ndarray, prompts: Sequence[Hashable]) -
     return figure(share(rows)) | {"pairs": int(use.sum())}
 
 
-def _orders(seen: judging.Orders) -> dict[str, Any]:
+def _orders(orders: judging.Orders) -> dict[str, Any]:
     names = ("pairs", "contradictions", "consistent", "first_slot", "slot_bias", "slot_p", "kappa")
-    return {name: finite(getattr(seen, name)) for name in names}
+    return {name: finite(getattr(orders, name)) for name in names}
 
 
 def two_models(items: Sequence[Item], pairs: Sequence[Pair]) -> tuple[str, str, np.ndarray] | None:
@@ -188,19 +188,19 @@ def two_models(items: Sequence[Item], pairs: Sequence[Pair]) -> tuple[str, str, 
     The first model is the first one that the first pair names. None unless the answers are from exactly two named
     models.
     """
-    named = [(items[p.item].responses[p.first].source, items[p.item].responses[p.second].source) for p in pairs]
-    names = list(dict.fromkeys(name for both in named for name in both))
-    if len(names) != 2 or None in names or any(a == b for a, b in named):
+    sources = [(items[p.item].responses[p.first].source, items[p.item].responses[p.second].source) for p in pairs]
+    names = list(dict.fromkeys(name for both in sources for name in both))
+    if len(names) != 2 or None in names or any(a == b for a, b in sources):
         return None
-    ours, theirs = names
-    assert ours is not None
-    assert theirs is not None
-    return ours, theirs, np.array([1 if a == ours else -1 for a, _ in named])
+    first, second = names
+    assert first is not None
+    assert second is not None
+    return first, second, np.array([1 if a == first else -1 for a, _ in sources])
 
 
 def _models(
     sides: tuple[str, str, np.ndarray],
-    together: np.ndarray,
+    combined: np.ndarray,
     gap: np.ndarray,
     prompts: Sequence[Hashable],
     human: np.ndarray | None,
@@ -211,25 +211,25 @@ def _models(
     """Wins, ties and losses of the first model, and its win rate: raw, at equal lengths, and corrected by people's
     labels."""
     ours, theirs, side = sides
-    spoke = together >= 0
-    points = np.where(side > 0, points_of(together), 1 - points_of(together))
+    decided = combined >= 0
+    points = np.where(side > 0, points_of(combined), 1 - points_of(combined))
     figures: dict[str, Any] = {
         "ours": ours,
         "theirs": theirs,
         "win": int((points == 1).sum()),
         "tie": int((points == 0.5).sum()),
         "loss": int((points == 0).sum()),
-        "no_verdict": int((~spoke).sum()),
+        "no_verdict": int((~decided).sum()),
     }
-    if not spoke.any():
+    if not decided.any():
         return figures
-    longer_by = (gap * side)[spoke]
+    longer_by = (gap * side)[decided]
     longest = np.where(gap * side > 0, 1.0, np.where(gap * side < 0, 0.0, 0.5))
-    figures |= {"win_rate": share_of(points, spoke, prompts), "win_rate_of_the_longer": float(longest[spoke].mean())}
+    figures |= {"win_rate": share_of(points, decided, prompts), "win_rate_of_the_longer": float(longest[decided].mean())}
     if np.ptp(longer_by) > 0:
-        judged_prompts = [p for p, s in zip(prompts, spoke, strict=True) if s]
-        drawn = {"resamples": min(resamples, 500), "seed": seed}
-        control = judging.length_controlled(points[spoke], longer_by, judged_prompts, **drawn)
+        judged_prompts = [p for p, s in zip(prompts, decided, strict=True) if s]
+        resampling = {"resamples": min(resamples, 500), "seed": seed}
+        control = judging.length_controlled(points[decided], longer_by, judged_prompts, **resampling)
         figures |= {"lengths_decide": True} if control is None else {"length_controlled": _at_equal_lengths(control)}
     if human is not None:
         corrected = validation.prediction_powered_win_rate(points, np.where(side > 0, human, 1 - human), prompts)

@@ -22,7 +22,7 @@ def lines(summary: Plain) -> list[str]:
         *_verdicts(summary),
         *(_people(summary["people"]) if "people" in summary else ()),
         *(_calibration(summary["calibration"]) if summary.get("calibration") else ()),
-        *(_own(summary["own_answers"]) if summary.get("own_answers") else ()),
+        *(_self_preference(summary["own_answers"]) if summary.get("own_answers") else ()),
         *(controls.lines(summary["controls"]) if "controls" in summary else ()),
         *map(_category, summary.get("by_category", ())),
         *_cost(summary),
@@ -98,8 +98,8 @@ def _people(h: Plain) -> list[str]:
             f"{percent(h['ceiling'])}: {100 * h['minus_ceiling']['value']:+.1f} points"
         )
     if test := h.get("alt_test", {}).get("0.2"):
-        passed = "passes" if test["passes"] else "fails"
-        lines.append(f"  {passed} the alternative-annotator test at epsilon 0.2 (advantage {test['advantage']:.3f})")
+        verb = "passes" if test["passes"] else "fails"
+        lines.append(f"  {verb} the alternative-annotator test at epsilon 0.2 (advantage {test['advantage']:.3f})")
     return lines
 
 
@@ -112,10 +112,10 @@ def _calibration(c: Plain) -> list[str]:
     ]
 
 
-def _own(own: Plain) -> list[str]:
-    lines = [f"  gives answers of its own model {percent(own['share'])} of the points"]
-    for name, other in own["beside"].items():
-        gap = other["difference"]
+def _self_preference(figures: Plain) -> list[str]:
+    lines = [f"  gives answers of its own model {percent(figures['share'])} of the points"]
+    for name, comparison in figures["beside"].items():
+        gap = comparison["difference"]
         lines.append(f"    {points(gap, ' points')} compared with {name}, on {gap['pairs']} pairs")
     return lines
 
@@ -131,8 +131,8 @@ def _category(line: Plain) -> str:
 def _cost(summary: Plain) -> list[str]:
     if not summary["tokens_in"]:
         return []
-    paid = f", cost {summary['cost']:.2f}" if "cost" in summary else ""
-    return [f"  tokens: {summary['tokens_in']:,} in requests, {summary['tokens_out']:,} in replies{paid}"]
+    cost = f", cost {summary['cost']:.2f}" if "cost" in summary else ""
+    return [f"  tokens: {summary['tokens_in']:,} in requests, {summary['tokens_out']:,} in replies{cost}"]
 
 
 def percent(known: Plain) -> str:

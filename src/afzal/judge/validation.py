@@ -25,38 +25,38 @@ _CLASS_OF = {1: FIRST, 2: SECOND, 0: TIE}
 _POINTS = np.array([1.0, 0.0, 0.5])
 
 
-def compare_with_people(together: np.ndarray, people: Labels, *, resamples: int, seed: int) -> dict[str, Any]:
+def compare_with_people(codes: np.ndarray, people: Labels, *, resamples: int, seed: int) -> dict[str, Any]:
     """A judge's ``[N]`` agreement with people. A missing verdict counts as disagreement, but ``verdicts_only`` and
     ``without_ties`` leave it out."""
-    judged, equal = _classes(together), equal_labels(together, people)
-    labels, voted = people.table, people.table >= 0
+    classes, equal = _classes(codes), equal_labels(codes, people)
+    labels, labelled = people.table, people.table >= 0
     resampling = {"resamples": resamples, "seed": seed}
-    spoke = np.where((judged >= 0)[:, None], equal, np.nan)
-    winners = (labels <= SECOND) & (judged <= SECOND)[:, None]
+    equal_with_verdict = np.where((classes >= 0)[:, None], equal, np.nan)
+    winners = (labels <= SECOND) & (classes <= SECOND)[:, None]
     figures: dict[str, Any] = {
         "people": len(people.annotators),
-        "labels": int(voted.sum()),
+        "labels": int(labelled.sum()),
         "agreement": _share(equal, people.prompts),
-        "verdicts_only": _share(spoke, people.prompts),
-        "without_ties": _share(np.where(winners, spoke, np.nan), people.prompts),
+        "verdicts_only": _share(equal_with_verdict, people.prompts),
+        "without_ties": _share(np.where(winners, equal_with_verdict, np.nan), people.prompts),
     }
-    if (voted.sum(1) >= 2).any():
-        figures["with_the_majority"] = _with_majority(judged, labels, people.prompts)
-        figures |= _against_ceiling(judged, labels, people.prompts, **resampling)
-    if labels.shape[1] >= 3 and (voted.sum(1) >= 3).any():
-        tests = {str(epsilon): _alt_test(judged, labels, epsilon) for epsilon in EPSILONS}
+    if (labelled.sum(1) >= 2).any():
+        figures["with_the_majority"] = _with_majority(classes, labels, people.prompts)
+        figures |= _against_ceiling(classes, labels, people.prompts, **resampling)
+    if labels.shape[1] >= 3 and (labelled.sum(1) >= 3).any():
+        tests = {str(epsilon): _alt_test(classes, labels, epsilon) for epsilon in EPSILONS}
         figures["alt_test"] = {epsilon: test for epsilon, test in tests.items() if test is not None}
     return figures
 
 
-def _classes(together: np.ndarray) -> np.ndarray:
-    return np.array([_CLASS_OF.get(int(code), -1) for code in together])
+def _classes(codes: np.ndarray) -> np.ndarray:
+    return np.array([_CLASS_OF.get(int(code), -1) for code in codes])
 
 
-def equal_labels(together: np.ndarray, people: Labels) -> np.ndarray:
+def equal_labels(codes: np.ndarray, people: Labels) -> np.ndarray:
     """``[N, R]`` 1 if judge and person agree, 0 if not, NaN without a label of the person."""
-    same = people.table == _classes(together)[:, None]
-    return np.where(people.table >= 0, same.astype(float), np.nan)
+    equal = people.table == _classes(codes)[:, None]
+    return np.where(people.table >= 0, equal.astype(float), np.nan)
 
 
 def _share(values: np.ndarray, prompts: Sequence[Hashable]) -> dict[str, Any] | None:
@@ -73,11 +73,11 @@ def _difference(values: np.ndarray, prompts: Sequence[Hashable], **resampling: i
     rows, columns = np.nonzero(np.isfinite(values))
     if not len(rows):
         return None
-    of = [prompts[r] for r in rows.tolist()]
-    return figure(judging.mean_difference(values[rows, columns], of, **resampling)) | {"pairs": len(rows)}
+    row_prompts = [prompts[r] for r in rows.tolist()]
+    return figure(judging.mean_difference(values[rows, columns], row_prompts, **resampling)) | {"pairs": len(rows)}
 
 
-def _with_majority(judged: np.ndarray, labels: np.ndarray, prompts: Sequence[Hashable]) -> dict[str, Any]:
+def _with_majority(classes: np.ndarray, labels: np.ndarray, prompts: Sequence[Hashable]) -> dict[str, Any]:
     """Agreement with the most frequent label of each pair: shares, Cohen's kappa, and means over the classes."""
     votes = agreement.counts(labels, len(CLASSES))
     top = votes == votes.max(1, keepdims=True)
@@ -85,34 +85,34 @@ def _with_majority(judged: np.ndarray, labels: np.ndarray, prompts: Sequence[Has
     use = majority >= 0
     if not use.any():
         return {}
-    equal = (judged == majority).astype(float)
-    spoke, decided = use & (judged >= 0), use & (judged >= 0) & (judged <= SECOND) & (majority <= SECOND)
+    equal = (classes == majority).astype(float)
+    with_verdict, decided = use & (classes >= 0), use & (classes >= 0) & (classes <= SECOND) & (majority <= SECOND)
     over = lambda where: np.where(where, equal, np.nan)[:, None]  # noqa: E731
     return {
         "agreement": _share(over(use), prompts),
-        "verdicts_only": _share(over(spoke), prompts),
+        "verdicts_only": _share(over(with_verdict), prompts),
         "without_ties": _share(over(decided), prompts),
-        "cohen": finite(agreement.cohen(judged[spoke], majority[spoke])) if spoke.any() else None,
-        **_by_class(judged[use], majority[use]),
+        "cohen": finite(agreement.cohen(classes[with_verdict], majority[with_verdict])) if with_verdict.any() else None,
+        **_by_class(classes[use], majority[use]),
     }
 
 
-def _by_class(judged: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+def _by_class(classes: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """Macro-averaged precision, recall and F1 over the classes that occur; a missing verdict is a miss."""
     shares = []
-    for label in np.unique(np.concatenate([truth, judged[judged >= 0]])).tolist():
-        hits = float(((judged == label) & (truth == label)).sum())
-        precision = hits / max(1, int((judged == label).sum()))
+    for label in np.unique(np.concatenate([truth, classes[classes >= 0]])).tolist():
+        hits = float(((classes == label) & (truth == label)).sum())
+        precision = hits / max(1, int((classes == label).sum()))
         recall = hits / max(1, int((truth == label).sum()))
         shares.append((precision, recall, 2 * precision * recall / (precision + recall) if hits else 0.0))
     return dict(zip(("precision", "recall", "f1"), np.mean(shares, 0).tolist(), strict=True))
 
 
 def _against_ceiling(
-    judged: np.ndarray, labels: np.ndarray, prompts: Sequence[Hashable], **resampling: int
+    classes: np.ndarray, labels: np.ndarray, prompts: Sequence[Hashable], **resampling: int
 ) -> dict[str, Any]:
     """Agreement of the judge and of each person with the mode of the other people: the same references for both."""
-    judge = agreement.judge_with_rest(judged, labels, len(CLASSES))
+    judge = agreement.judge_with_rest(classes, labels, len(CLASSES))
     ceiling = agreement.agreement_with_rest(labels, len(CLASSES))
     use = np.isfinite(judge) & np.isfinite(ceiling)
     if not use.any():
@@ -125,9 +125,9 @@ def _against_ceiling(
     }
 
 
-def _alt_test(judged: np.ndarray, labels: np.ndarray, epsilon: float) -> dict[str, Any] | None:
+def _alt_test(classes: np.ndarray, labels: np.ndarray, epsilon: float) -> dict[str, Any] | None:
     try:
-        tested = judging.alt_test(judged, labels, epsilon=epsilon)
+        tested = judging.alt_test(classes, labels, epsilon=epsilon)
     except ValueError:
         return None
     return {
@@ -158,12 +158,12 @@ def prediction_powered_win_rate(
         points: ``[N]`` of the judge, NaN without a verdict.
         human: ``[N]`` of people, NaN without a label.
     """
-    place, spoke = numbered(prompts), np.isfinite(points)
-    both = spoke & np.isfinite(human)
-    labelled, judged = _by_prompt(human[both], place[both]), _by_prompt(points[both], place[both])
+    place, with_verdict = numbered(prompts), np.isfinite(points)
+    both = with_verdict & np.isfinite(human)
+    labelled, by_judge = _by_prompt(human[both], place[both]), _by_prompt(points[both], place[both])
     if len(labelled) < 3:
         return None
-    rate = judging.prediction_powered(labelled, judged, _by_prompt(points[spoke], place[spoke]))
+    rate = judging.prediction_powered(labelled, by_judge, _by_prompt(points[with_verdict], place[with_verdict]))
     return {
         "prompts": len(labelled),
         "corrected": figure(rate.value),
@@ -189,9 +189,9 @@ def calibration_figures(p_first: np.ndarray, human: np.ndarray, prompts: Sequenc
 
 
 def self_preference(
-    own: np.ndarray,
+    wrote: np.ndarray,
     points: np.ndarray,
-    others: Mapping[str, np.ndarray],
+    other_points: Mapping[str, np.ndarray],
     prompts: Sequence[Hashable],
     **resampling: int,
 ) -> dict[str, Any] | None:
@@ -199,16 +199,16 @@ def self_preference(
 
 
     Args:
-        own: ``[N]`` 1 if only the first answer is by the judge's model, -1 if only the second is, else 0.
+        wrote: ``[N]`` 1 if only the first answer is by the judge's model, -1 if only the second is, else 0.
         points: ``[N]`` of the judge for the first answer, NaN without a verdict.
-        others: points ``[N]`` of people or of other judges, by name.
+        other_points: points ``[N]`` of people or of other judges, by name.
     """
-    for_own = np.where(own > 0, points, np.where(own < 0, 1 - points, np.nan))
+    for_own = np.where(wrote > 0, points, np.where(wrote < 0, 1 - points, np.nan))
     if not np.isfinite(for_own).any():
         return None
     figures: dict[str, Any] = {"share": _share(for_own[:, None], prompts), "beside": {}}
-    for name, theirs in others.items():
-        reference = np.where(own > 0, theirs, np.where(own < 0, 1 - theirs, np.nan))
+    for name, other in other_points.items():
+        reference = np.where(wrote > 0, other, np.where(wrote < 0, 1 - other, np.nan))
         gap = for_own - reference
         if np.isfinite(gap).any():
             both = np.where(np.isfinite(gap), reference, np.nan)

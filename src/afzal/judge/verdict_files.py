@@ -64,8 +64,8 @@ def read_afzal_file(source: str) -> Verdicts:
             raise AfzalError(f"{rows_file} has no row {raw.value['id']!r}", where=raw.where)
         verdicts.append(_verdict(item, raw.value, raw.where))
         gold |= truths_of(item)
-    judged = {v.item for v in verdicts}
-    return Verdicts(verdicts, {name: truth for name, truth in gold.items() if name in judged}, FORMAT, rows)
+    judged_items = {v.item for v in verdicts}
+    return Verdicts(verdicts, {name: truth for name, truth in gold.items() if name in judged_items}, FORMAT, rows)
 
 
 def _verdict(item: Item, row: dict[str, Any], where: str) -> Verdict:
@@ -94,17 +94,17 @@ def read_model_verdicts(sources: Sequence[str]) -> Verdicts:
         AfzalError: as for :func:`afzal.judge.formats.read` and :func:`read_afzal_file`, or the answers name no models.
     """
     ours = _all_afzal_files(sources)
-    together = _merged([read_afzal_file(source) for source in sources]) if ours else formats.read(sources)
-    verdicts = [v for v in together.verdicts if v.first and v.second and v.first != v.second]
+    merged = _merged([read_afzal_file(source) for source in sources]) if ours else formats.read(sources)
+    verdicts = [v for v in merged.verdicts if v.first and v.second and v.first != v.second]
     if not verdicts:
         raise AfzalError(
             f"{', '.join(sources)} holds no verdicts on models",
-            why=f"{len(together.verdicts)} verdicts, but the answers of their rows name no models",
+            why=f"{len(merged.verdicts)} verdicts, but the answers of their rows name no models",
             remedy="afzal judge FILE --against FILE, which names them; or --of judges, if the rows have a label",
         )
-    left = len(together.verdicts) - len(verdicts)
-    notes = [f"Left out: {plural(left, 'verdict')} on answers that do not name two models."] if left else []
-    return replace(together, verdicts=verdicts, gold={} if ours else together.gold, notes=[*together.notes, *notes])
+    n_left_out = len(merged.verdicts) - len(verdicts)
+    notes = [f"Left out: {plural(n_left_out, 'verdict')} on answers that do not name two models."] if n_left_out else []
+    return replace(merged, verdicts=verdicts, gold={} if ours else merged.gold, notes=[*merged.notes, *notes])
 
 
 def read_gold_verdicts(sources: Sequence[str]) -> Verdicts:
@@ -117,15 +117,15 @@ def read_gold_verdicts(sources: Sequence[str]) -> Verdicts:
         return formats.read(sources)
     if not _all_afzal_files(sources):
         return read_labelled(sources)
-    together = _merged([read_afzal_file(source) for source in sources])
-    verdicts = [v for v in together.verdicts if v.item in together.gold]
+    merged = _merged([read_afzal_file(source) for source in sources])
+    verdicts = [v for v in merged.verdicts if v.item in merged.gold]
     if not verdicts:
         raise AfzalError(
             f"{', '.join(sources)} holds no verdicts on pairs of known truth",
             why=f"no row of {ROWS} in its folder has gold, or a label without an annotator",
             remedy="judge rows that have a label",
         )
-    return replace(together, verdicts=verdicts)
+    return replace(merged, verdicts=verdicts)
 
 
 def _all_afzal_files(sources: Sequence[str]) -> bool:

@@ -57,7 +57,7 @@ def people_figures(
     }
 
 
-def table(columns: Sequence[Column], other: str) -> dict[str, Any]:
+def table(columns: Sequence[Column], opponent: str) -> dict[str, Any]:
     """The table as plain values, for :func:`afzal.report.write_board`.
 
     ``lines`` has a win rate per model and judge (people included), ``agreement`` how often two of them agree on a pair,
@@ -65,12 +65,12 @@ def table(columns: Sequence[Column], other: str) -> dict[str, Any]:
     """
     judges = [summary["judge"] for summary in columns[0].summaries]
     return {
-        "title": f"Win rates against {other}",
+        "title": f"Win rates against {opponent}",
         "subtitle": ", ".join(c.name for c in columns),
-        "unit": f"win rate against {other}",
+        "unit": f"win rate against {opponent}",
         "rule": 0.5,
-        "findings": _findings(columns, judges, other),
-        "facts": [("against", other), ("judges", ", ".join(judges))],
+        "findings": _findings(columns, judges, opponent),
+        "facts": [("against", opponent), ("judges", ", ".join(judges))],
         "lines": [line for c in columns for line in _lines(c)],
         "differences": [],
         "agreement": [line for c in columns for line in _agreement(c)],
@@ -92,8 +92,8 @@ def _lines(column: Column) -> list[dict[str, Any]]:
     if column.people is not None:
         rates.append((PEOPLE, column.people["win_rate"], column.people["win_rate"]["pairs"]))
     return [
-        {"name": f"{column.name} by {who}", "model": column.name, "by": who, **_ends(rate), "pairs": pairs}
-        for who, rate, pairs in rates
+        {"name": f"{column.name} by {name}", "model": column.name, "by": name, **_ends(rate), "pairs": pairs}
+        for name, rate, pairs in rates
     ]
 
 
@@ -120,14 +120,16 @@ def _agreement(column: Column) -> list[dict[str, Any]]:
 
 def _side_by_side(columns: Sequence[Column], judges: Sequence[str]) -> dict[str, Any]:
     """The models side by side, one row per figure."""
-    voted = any(c.people is not None for c in columns)
+    has_people = any(c.people is not None for c in columns)
     rows = [["pairs of answers", *(f"{c.summaries[0]['pairs']:,}" for c in columns)]]
-    rows += [["labels of people", *(_cell(c.people, lambda p: f"{p['labels']:,}") for c in columns)]] if voted else []
+    rows += (
+        [["labels of people", *(_cell(c.people, lambda p: f"{p['labels']:,}") for c in columns)]] if has_people else []
+    )
     for k, name in enumerate(judges):
         rows.append([f"win rate by {name}", *(_cell(_rate(c.summaries[k]), percent) for c in columns)])
     for k, name in enumerate(judges):
         rows += _trust(name, [c.summaries[k] for c in columns])
-    if voted:
+    if has_people:
         rows.append(["win rate by people", *(_cell(c.people, lambda p: percent(p["win_rate"])) for c in columns)])
         for k, name in enumerate(judges):
             with_people = [c.summaries[k].get("people") for c in columns]
@@ -139,7 +141,7 @@ def _side_by_side(columns: Sequence[Column], judges: Sequence[str]) -> dict[str,
         agreed = [None if c.people is None else c.people["agreement"] for c in columns]
         rows.append(["a person agrees with another", *(_cell(known, percent) for known in agreed)])
     words = "Win rates count a tie as half a win. Agreement is the share of equal labels, a tie being a label."
-    if voted:
+    if has_people:
         words += (
             " A judge less a person: its agreement with the most frequent label of the other people, less what one of"
             " them reaches on the same pairs, in points."
@@ -161,36 +163,36 @@ def _trust(name: str, summaries: Sequence[Mapping[str, Any]]) -> list[list[str]]
     return rows
 
 
-def _cell(known: Any, shown: Callable[[Any], str]) -> str:
-    return "-" if known is None else shown(known)
+def _cell(known: Any, render: Callable[[Any], str]) -> str:
+    return "-" if known is None else render(known)
 
 
-def _findings(columns: Sequence[Column], judges: Sequence[str], other: str) -> list[str]:
+def _findings(columns: Sequence[Column], judges: Sequence[str], opponent: str) -> list[str]:
     findings = []
     for c in columns:
         rate = c.people["win_rate"] if c.people is not None else _rate(c.summaries[0])
-        who = PEOPLE if c.people is not None else judges[0]
+        source = PEOPLE if c.people is not None else judges[0]
         if rate is not None:
             verdict = "" if side(rate) else ", not told apart"
-            findings.append(f"{c.name} against {other}, by {who}: {percent(rate)}{verdict}.")
+            findings.append(f"{c.name} against {opponent}, by {source}: {percent(rate)}{verdict}.")
     for k, name in enumerate(judges):
         games = [(c.name, orders) for c in columns if (orders := c.summaries[k].get("orders")) is not None]
         leaning = [model for model, orders in games if orders["slot_p"] is not None and orders["slot_p"] < _CERTAIN]
         findings += [f"{name} prefers a slot regardless of the answer, on {', '.join(leaning)}."] if leaning else []
-        seen = [
+        comparisons = [
             (c.name, rate, c.people["win_rate"])
             for c in columns
             if c.people is not None and (rate := _rate(c.summaries[k])) is not None
         ]
-        wrong = [name for name, rate, by_people in seen if _apart(rate, by_people)]
+        wrong = [name for name, rate, by_people in comparisons if _do_not_overlap(rate, by_people)]
         if wrong:
             findings.append(
                 f"{name} and people disagree on {', '.join(wrong)}: the intervals of their win rates do not overlap."
             )
-        if len(seen) > 1:
-            ranked = [c for c, *_ in sorted(seen, key=lambda known: -known[1]["value"])]
-            same = ranked == [c for c, *_ in sorted(seen, key=lambda known: -known[2]["value"])]
-            words = "as people do" if same else "differently from people"
+        if len(comparisons) > 1:
+            ranked = [c for c, *_ in sorted(comparisons, key=lambda known: -known[1]["value"])]
+            same_order = ranked == [c for c, *_ in sorted(comparisons, key=lambda known: -known[2]["value"])]
+            words = "as people do" if same_order else "differently from people"
             findings.append(f"{name} ranks the models {words}: {', '.join(ranked)}.")
     missing = [c.name for c in columns if c.people is None]
     if missing and len(missing) < len(columns):
@@ -198,7 +200,7 @@ def _findings(columns: Sequence[Column], judges: Sequence[str], other: str) -> l
     return findings
 
 
-def _apart(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
-    if one["low"] is None or two["low"] is None:
+def _do_not_overlap(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    if first["low"] is None or second["low"] is None:
         return False
-    return one["low"] > two["high"] or two["low"] > one["high"]
+    return first["low"] > second["high"] or second["low"] > first["high"]
