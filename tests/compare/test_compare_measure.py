@@ -99,7 +99,7 @@ def test_the_answers_of_the_start_are_those_drawn_and_rewards_are_asked_about_th
     assert answers.unended.tolist() == np.reshape([s.stop == "length" for s in drawn], (3, SAMPLES)).tolist()
     assert 0 < answers.unended.sum() < 3 * SAMPLES, "both kinds occur"
     assert answers.kl.tolist() == [[0.0] * SAMPLES] * 3
-    assert answers.drawn == answers.tokens.mean()
+    assert answers.drawn_tokens == answers.tokens.mean()
     ids = [list(prompt_ids(p)) for p in setup.inputs]
     texts = [setup.speaker.continuation(ids[s.prompt_index], s.answer.tolist()) for s in drawn]
     assert [t for row in answers.texts for t in row] == texts
@@ -130,7 +130,7 @@ def test_best_of_n_takes_all_about_an_answer_from_the_best_candidate(setup):
                 assert answers.unended[x, a] == (drawn[best].stop == "length")
         assert answers.kl == pytest.approx(np.full((3, SAMPLES), np.log(n) - (n - 1) / n))
         used = [len(drawn[x * 8 + k].ids) for x in range(3) for k in range(n * SAMPLES)]
-        assert answers.drawn == pytest.approx(sum(used) / (3 * SAMPLES))
+        assert answers.drawn_tokens == pytest.approx(sum(used) / (3 * SAMPLES))
     # rewards are asked about the answers that were taken
     assert [call[1] for call in gold.calls] == [[t for row in a.texts for t in row] for _, a in results]
     assert [call[2] for call in gold.calls] == [(~a.unended).ravel().tolist() for _, a in results]
@@ -158,7 +158,7 @@ def test_what_was_measured_is_read_again_unless_something_it_depends_on_changed(
     for name in ("tokens", "unended", "kl"):
         kept, read = getattr(first, name), getattr(again, name)
         assert (read.tolist(), read.dtype, read.shape) == (kept.tolist(), kept.dtype, kept.shape)
-    assert (again.texts, again.drawn) == (first.texts, first.drawn)
+    assert (again.texts, again.drawn_tokens) == (first.texts, first.drawn_tokens)
     assert again.rewards["gold"].tolist() == first.rewards["gold"].tolist()
     assert measure.start_answers(setup, {"gold": gold}, {"gold": "g"}, 1).texts != first.texts  # another seed
     measure.start_answers(setup, {"gold": gold}, {"gold": "another"}, 0)

@@ -244,17 +244,19 @@ def test_answers_that_no_longer_end_are_reported():
 @pytest.mark.parametrize(("reason", "words"), [("empty", "are empty"), ("no_eos", "do not end")])
 def test_growing_numbers_of_rejected_answers_are_reported(reason, words):
     """Answers left out of the pairs are never trained against, and their share could grow unnoticed."""
-    first = Round(1, samples=100, lost={reason: 4}, measured=policy(1, 2.0).measured)
-    later = Round(2, samples=200, lost={reason: 30, "margin": 99}, measured=policy(2, 2.0).measured)
+    first = Round(1, samples=100, rejections={reason: 4}, measured=policy(1, 2.0).measured)
+    later = Round(2, samples=200, rejections={reason: 30, "margin": 99}, measured=policy(2, 2.0).measured)
     (said,) = round_figures.alarms([policy(0, 1.0), first, later])
     assert said.startswith(f"15% of the answers {words}, from 4%")
-    steady = Round(2, samples=200, lost={reason: 16}, measured=policy(2, 2.0).measured)
+    steady = Round(2, samples=200, rejections={reason: 16}, measured=policy(2, 2.0).measured)
     assert round_figures.alarms([policy(0, 1.0), first, steady]) == []
 
 
 def test_a_round_in_one_line_always_says_its_kl():
     made = policy(2, 1.5, kl=0.75)
-    said = round_figures.line(Round(2, prompts=10, samples=50, pairs=8, lost={"margin": 2}, measured=made.measured))
+    said = round_figures.line(
+        Round(2, prompts=10, samples=50, pairs=8, rejections={"margin": 2}, measured=made.measured)
+    )
     assert said.startswith("round 2: 10 prompts, 50 answers, 8 pairs (lost: 2 margin); reward 1.500 ± 0.020")
     assert "KL to the first policy 0.750 ± 0.020 nats" in said
 

@@ -102,7 +102,7 @@ def test_every_round_holds_out_its_share_of_pairs(held_out):
     order = [items[key] for key in sorted(items, key=lambda key: sort_key(key, 0))][held_out:]
     given = config.IterateConfig(model="m", prompts="p", reward="r:f")
     for number in (1, 2, 3):
-        part = round_groups(order, number, len(order) // 3, again=False)
+        part = round_groups(order, number, len(order) // 3, reuse=False)
         _, held = data.split(part, 0.1, stages.training(given, number, "m", "d", "o").seed)
         assert 0.06 < len(held) / len(part) < 0.14
 

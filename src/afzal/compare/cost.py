@@ -14,12 +14,12 @@ from afzal.config import CompareConfig, Entry, entries
 def required_cost(config: CompareConfig, entry: Entry, seed: int) -> Cost:
     """The total cost of the runs that an entry is built on, each counted once."""
     known = {e.name: e for e in entries(config)}
-    names, waiting = [], list(entry.needs)
-    while waiting:
-        name = waiting.pop()
+    names, queue = [], list(entry.needs)
+    while queue:
+        name = queue.pop()
         if name not in names:
             names.append(name)
-            waiting += known[name].needs
+            queue += known[name].needs
     return sum((cost_at(config, known[name], seed, None) for name in names), Cost())
 
 
@@ -41,22 +41,22 @@ def cost_at(config: CompareConfig, entry: Entry, seed: int, step: int | None) ->
 
 def _rollout_tokens(run: Path, step: int | None) -> int:
     """Answer tokens of all rollouts before a step; 0 for methods without rollouts."""
-    opened = runs.open_run(run)
-    settings = opened.facts().get("config", {})
+    run_folder = runs.open_run(run)
+    settings = run_folder.facts().get("config", {})
     answers = settings.get("batch_size", 0) * settings.get("n", 0)
-    rollouts = [r for r in opened.metrics("rollout") if step is None or r["step"] < step]
+    rollouts = [r for r in run_folder.metrics("rollout") if step is None or r["step"] < step]
     return round(sum(r["rollout/length"] * answers for r in rollouts))
 
 
 def _rounds_cost(run: Path, ledger: Path, last: int | None) -> Cost:
-    made = [r["number"] for r in runs.read_json(run / "rounds.json")["rounds"] if r["steps"]]
+    trained_rounds = [r["number"] for r in runs.read_json(run / "rounds.json")["rounds"] if r["steps"]]
     cost = Cost()
-    for k in (k for k in made if last is None or k <= last):
+    for k in (k for k in trained_rounds if last is None or k <= last):
         folder = run / "rounds" / f"{k:03d}"
         logged = runs.open_run(folder / "run").metrics("train")
         lines = (folder / "samples.jsonl").read_text("utf-8").splitlines()
-        drawn = sum(json.loads(line)["tokens"] for line in lines)
-        cost += Cost(0.0, int(logged[-1]["tokens"]) if logged else 0, drawn)
+        sampled_tokens = sum(json.loads(line)["tokens"] for line in lines)
+        cost += Cost(0.0, int(logged[-1]["tokens"]) if logged else 0, sampled_tokens)
     seconds = float(runs.read_json(ledger).get("seconds", 0.0)) if ledger.exists() else 0.0
-    share = 1.0 if last is None or not made else sum(k <= last for k in made) / len(made)
+    share = 1.0 if last is None or not trained_rounds else sum(k <= last for k in trained_rounds) / len(trained_rounds)
     return cost + Cost(seconds=seconds * share)

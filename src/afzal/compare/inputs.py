@@ -95,7 +95,7 @@ def _open_judge(name: str, spec: str) -> None:
 
 def _open_data(stages: Sequence[Stage], made_here: Sequence[str]) -> None:
     """Read every data source once for each way of reading it."""
-    seen = set()
+    done = set()
     for stage in stages:
         settings: Any = stage.config
         for key, source in _settings_that_name(settings, _DATA, made_here):
@@ -103,6 +103,6 @@ def _open_data(stages: Sequence[Stage], made_here: Sequence[str]) -> None:
             columns = None if plain else getattr(settings, "columns", None)
             shape = None if plain else getattr(settings, "data_format", None)
             damaged = "drop" if getattr(settings, "skip_bad", False) else "raise"
-            if (way := (source, repr(columns), shape, damaged)) not in seen:
-                seen.add(way)
+            if (reading := (source, repr(columns), shape, damaged)) not in done:
+                done.add(reading)
                 data.read(source, columns=columns or None, format=shape, on_error=damaged)

@@ -83,9 +83,9 @@ def compare_judges(
 def _matches(chosen: ChosenPoints, prompts: int) -> Iterator[Match]:
     """Matches of every two policies of the same seed on each prompt, by the first answers without shared random
     numbers."""
-    for (ours, mine), (theirs, other) in combinations(chosen.items(), 2):
-        for seed, a in mine.items():
-            b = other.get(seed)
+    for (ours, our_points), (theirs, their_points) in combinations(chosen.items(), 2):
+        for seed, a in our_points.items():
+            b = their_points.get(seed)
             if a is None or b is None:
                 continue
             n, m = (p.answers.tokens.shape[1] for p in (a, b))
@@ -120,10 +120,10 @@ def _verdicts(
     path = folder / f"{name}.json"
     body = read_stage(path, key)
     if body is None:
-        voted = None if people is None else votes_on(items, people, say)
-        judging = judge_items(spec, items, cache=folder / REPLIES, voted=voted, say=say)
-        together = outcome_codes(judging.pairs, judging.games, judging.rulings)[1]
-        body = {"outcomes": together.tolist(), "summary": judging.summary}
+        voted_items = None if people is None else votes_on(items, people, say)
+        judging = judge_items(spec, items, cache=folder / REPLIES, voted=voted_items, say=say)
+        codes = outcome_codes(judging.pairs, judging.games, judging.rulings)[1]
+        body = {"outcomes": codes.tolist(), "summary": judging.summary}
         write_stage(path, key, body)
     return np.asarray(body["outcomes"]), body["summary"]
 
@@ -136,10 +136,10 @@ def _facts(judge: ResolvedJudge) -> dict[str, Any]:
 def _wins(config: CompareConfig, matches: Sequence[Match], outcomes: np.ndarray) -> Iterator[dict[str, Any]]:
     """Wins, ties, losses, missing verdicts and win rate of each ordered pair of policies."""
     points = points_of(outcomes)
-    at: dict[tuple[str, str], list[int]] = {}
+    rows_by_pair: dict[tuple[str, str], list[int]] = {}
     for k, m in enumerate(matches):
-        at.setdefault((m.ours, m.theirs), []).append(k)
-    for (ours, theirs), rows in at.items():
+        rows_by_pair.setdefault((m.ours, m.theirs), []).append(k)
+    for (ours, theirs), rows in rows_by_pair.items():
         seeds = [s for s in config.seeds if any(matches[k].seed == s for k in rows)]
         table = np.full((len(seeds), 1 + max(matches[k].prompt for k in rows)), np.nan)
         for k in rows:
@@ -169,13 +169,13 @@ def _agreement(outcomes_of: Mapping[str, np.ndarray], matches: Sequence[Match]) 
     """The agreement of every two judges, the true reward included (last in ``outcomes_of``): over pairs with two
     verdicts, and over pairs on which both name a winner. Intervals are over prompts."""
     prompts = [m.prompt for m in matches]
-    for (one, a), (two, b) in combinations(outcomes_of.items(), 2):
-        spoke = (a >= 0) & (b >= 0)
+    for (first, a), (second, b) in combinations(outcomes_of.items(), 2):
+        decided = (a >= 0) & (b >= 0)
         yield {
-            "first": one,
-            "second": two,
-            "same": _share(a == b, spoke, prompts),
-            "same_winner": _share(a == b, spoke & (a > 0) & (b > 0), prompts),
+            "first": first,
+            "second": second,
+            "same": _share(a == b, decided, prompts),
+            "same_winner": _share(a == b, decided & (a > 0) & (b > 0), prompts),
         }
 
 

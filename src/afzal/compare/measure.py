@@ -45,7 +45,7 @@ class Answers:
         unended: ``[X, n]`` bool, answers cut at the length limit.
         kl: ``[X, n]`` nats, whose mean estimates the KL to the start per answer.
         rewards: ``[X, n]`` by reward name.
-        drawn: mean number of tokens drawn per answer; n times as many for best-of-n.
+        drawn_tokens: mean number of tokens drawn per answer; n times as many for best-of-n.
     """
 
     texts: list[list[str]]
@@ -53,7 +53,7 @@ class Answers:
     unended: np.ndarray
     kl: np.ndarray
     rewards: dict[str, np.ndarray]
-    drawn: float
+    drawn_tokens: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,10 +99,10 @@ def set_up(config: CompareConfig) -> MeasurementSetup:
     device = pick_device(config.device)
     speaker = open_speaker(config.model, eos_token=config.eos_token)
     start = load_model(config.model, device=device).requires_grad_(False)
-    asked, trees, columns = read_prompts(config, speaker)
-    eos = speaker.ends(chat=any_chat(asked))
+    items, trees, columns = read_prompts(config, speaker)
+    eos = speaker.ends(chat=any_chat(items))
     sampling = Sampling(config.sample_tokens, config.temperature)
-    about = [
+    key_parts = [
         content_hash(config.model),
         [prompt_ids(t) for t in trees],
         eos,
@@ -110,13 +110,13 @@ def set_up(config: CompareConfig) -> MeasurementSetup:
         config.temperature,
         config.samples,
     ]
-    about += [data.columns_hash(columns)] if any(columns) else []
-    about += [[t.prompt_key for t in trees]] if any(t.media for t in trees) else []
+    key_parts += [data.columns_hash(columns)] if any(columns) else []
+    key_parts += [[t.prompt_key for t in trees]] if any(t.media for t in trees) else []
     generator = server_answers.generator_of(config)
-    about += [generator.model_dump(include={"kind", "url", "model", "reload"})] if generator is not None else []
-    prompts = [item.prompt for item in asked]
+    key_parts += [generator.model_dump(include={"kind", "url", "model", "reload"})] if generator is not None else []
+    prompts = [item.prompt for item in items]
     return MeasurementSetup(
-        start, speaker, prompts, trees, eos, sampling, device, config, key_of(*about), columns, generator
+        start, speaker, prompts, trees, eos, sampling, device, config, key_of(*key_parts), columns, generator
     )
 
 
@@ -128,25 +128,25 @@ def read_prompts(config: CompareConfig, speaker: Speaker) -> tuple[list[Item], l
             a reward asks for a column that no row has.
     """
     best_of = [e.settings["reward"] for e in entries(config) if e.kind == "best_of" and "reward" in e.settings]
-    asks = requests_of_rewards(*config.rewards.values(), *best_of, *config.judges.values())
-    items = data.read(config.prompts, request=data.merged_request(asks)).items
-    names = requested_columns(asks, items, config.prompts)
-    asked = distinct_prompts(items, names)[: config.max_prompts]
-    if len(asked) < 2:
-        raise AfzalError(f"{len(asked)} prompts are too few to compare on", where=config.prompts, remedy="at least 2")
-    room = speaker.limit_tokens(config.max_tokens) - config.sample_tokens
-    if room < 1:
+    requests = requests_of_rewards(*config.rewards.values(), *best_of, *config.judges.values())
+    items = data.read(config.prompts, request=data.merged_request(requests)).items
+    names = requested_columns(requests, items, config.prompts)
+    prompt_items = distinct_prompts(items, names)[: config.max_prompts]
+    if len(prompt_items) < 2:
+        raise AfzalError(f"{len(prompt_items)} prompts are too few to compare on", where=config.prompts, remedy="at least 2")
+    limit = speaker.limit_tokens(config.max_tokens) - config.sample_tokens
+    if limit < 1:
         raise AfzalError("sample_tokens leaves no room for a prompt", remedy="lower sample_tokens, or raise max_tokens")
-    trees = speaker.prompt_trees(asked)
-    long = [k for k, tree in enumerate(trees) if len(tree.prompt) > room]
+    trees = speaker.prompt_trees(prompt_items)
+    long = [k for k, tree in enumerate(trees) if len(tree.prompt) > limit]
     if long:
         raise AfzalError(
-            f"{len(long)} of {len(trees)} prompts have more than {room} tokens, which leave no room for an answer",
+            f"{len(long)} of {len(trees)} prompts have more than {limit} tokens, which leave no room for an answer",
             where=config.prompts,
             why=f"the first of them is prompt {long[0]}, with {len(trees[long[0]].prompt)} tokens",
             remedy="leave them out, lower sample_tokens, or raise max_tokens up to the model's context",
         )
-    return asked, trees, data.column_values(asked, names)
+    return prompt_items, trees, data.column_values(prompt_items, names)
 
 
 def open_finished(run: Path) -> runs.Run:
@@ -155,14 +155,14 @@ def open_finished(run: Path) -> runs.Run:
     Raises:
         AfzalError: the run is not finished.
     """
-    opened = runs.open_run(run)
-    if opened.status() != "finished":
-        raise AfzalError(f"the run {run} is {opened.status()}", remedy=f"afzal train {run} --resume")
-    return opened
+    finished_run = runs.open_run(run)
+    if finished_run.status() != "finished":
+        raise AfzalError(f"the run {run} is {finished_run.status()}", remedy=f"afzal train {run} --resume")
+    return finished_run
 
 
-def snapshots(run: Path, most: int) -> list[Snapshot]:
-    """At most ``most`` policies along a run, evenly spaced, in order of step; the last is its finished model.
+def snapshots(run: Path, max_snapshots: int) -> list[Snapshot]:
+    """At most ``max_snapshots`` policies along a run, evenly spaced, in order of step; the last is its finished model.
 
     Raises:
         AfzalError: the run did not finish.
@@ -171,17 +171,19 @@ def snapshots(run: Path, most: int) -> list[Snapshot]:
         return [Snapshot(run, 1, None, content_hash(str(run)))]
     facts = open_finished(run).facts()
     if (run / "rounds.json").exists():
-        made = [r["number"] for r in runs.read_json(run / "rounds.json")["rounds"] if r["steps"]]
-        folders = {k: run / "rounds" / f"{k:03d}" / "run" for k in made}
-        return _evenly_spaced([Snapshot(path, k, None, content_hash(str(path))) for k, path in folders.items()], most)
+        trained_rounds = [r["number"] for r in runs.read_json(run / "rounds.json")["rounds"] if r["steps"]]
+        folders = {k: run / "rounds" / f"{k:03d}" / "run" for k in trained_rounds}
+        return _evenly_spaced(
+            [Snapshot(path, k, None, content_hash(str(path))) for k, path in folders.items()], max_snapshots
+        )
     end = int(facts.get("kept_step", facts.get("step", 0)))
     weights = content_hash(str(run))
-    along = [
+    on_the_way = [
         Snapshot(run, step, path, f"{weights} {checkpoint.fingerprint(path, 'model')}")
         for step, path in checkpoint.listed(run / "checkpoints")
         if step < end
     ]
-    return _evenly_spaced([*along, Snapshot(run, end, None, weights)], most)
+    return _evenly_spaced([*on_the_way, Snapshot(run, end, None, weights)], max_snapshots)
 
 
 def _evenly_spaced(snaps: Sequence[Snapshot], most: int) -> list[Snapshot]:
@@ -264,13 +266,13 @@ def best_of_answers(
 
 
 def _select_answers(
-    setup: MeasurementSetup, drawn: Answers, take: np.ndarray, n: int, rewarders: Mapping[str, Rewarder]
+    setup: MeasurementSetup, candidates: Answers, take: np.ndarray, n: int, rewarders: Mapping[str, Rewarder]
 ) -> Answers:
-    texts = [[row[k] for k in places] for row, places in zip(drawn.texts, take.tolist(), strict=True)]
-    tokens, unended = (np.take_along_axis(a, take, 1) for a in (drawn.tokens, drawn.unended))
-    spent = drawn.tokens[:, : n * take.shape[1]].sum() / take.size
+    texts = [[row[k] for k in places] for row, places in zip(candidates.texts, take.tolist(), strict=True)]
+    tokens, unended = (np.take_along_axis(a, take, 1) for a in (candidates.tokens, candidates.unended))
+    drawn_tokens = candidates.tokens[:, : n * take.shape[1]].sum() / take.size
     kl = np.full(take.shape, best_of_kl(n))
-    return Answers(texts, tokens, unended, kl, _rewards(setup, texts, unended, rewarders), float(spent))
+    return Answers(texts, tokens, unended, kl, _rewards(setup, texts, unended, rewarders), float(drawn_tokens))
 
 
 def _start_source(setup: MeasurementSetup, path: Path, key: str) -> server_answers.Source | None:
@@ -309,8 +311,8 @@ def _measure(
     seed: int,
     source: server_answers.Source | None,
 ) -> Answers:
-    drawn = _draw(setup, model, setup.config.samples, seed, source)
-    return replace(drawn, rewards=_rewards(setup, drawn.texts, drawn.unended, rewarders))
+    answers = _draw(setup, model, setup.config.samples, seed, source)
+    return replace(answers, rewards=_rewards(setup, answers.texts, answers.unended, rewarders))
 
 
 def _draw(
@@ -319,29 +321,29 @@ def _draw(
     """``n`` answers to each prompt with their KL to the start, without rewards."""
     ids = [prompt_ids(p) for p in setup.inputs]
     if source is None:
-        more = {"n": n, "sampling": setup.sampling, "seed": seed, "rows_per_batch": setup.config.rows_per_batch}
-        drawn = sample(model, setup.inputs, eos=setup.eos, **more)
-        flat = setup.speaker.continuations([(ids[s.prompt_index], s.answer.tolist()) for s in drawn])
+        options = {"n": n, "sampling": setup.sampling, "seed": seed, "rows_per_batch": setup.config.rows_per_batch}
+        samples = sample(model, setup.inputs, eos=setup.eos, **options)
+        flat = setup.speaker.continuations([(ids[s.prompt_index], s.answer.tolist()) for s in samples])
     else:
-        drawn, flat = server_answers.request_answers(
+        samples, flat = server_answers.request_answers(
             source, ServerQuery(setup.prompts, n, setup.sampling, seed, setup.speaker, ids)
         )
     shape = (len(setup.prompts), n)
     texts = [flat[k * n : (k + 1) * n] for k in range(len(setup.prompts))]
-    tokens = np.array([len(s.ids) for s in drawn]).reshape(shape)
-    unended = np.array([s.stop == "length" for s in drawn]).reshape(shape)
+    tokens = np.array([len(s.ids) for s in samples]).reshape(shape)
+    unended = np.array([s.stop == "length" for s in samples]).reshape(shape)
     kl = np.zeros(shape)
     if model is not setup.start:
         temperature, budget = setup.sampling.temperature, setup.config.tokens_per_forward
-        kl += np.reshape(sequence_kl(model, setup.start, drawn, setup.inputs, budget, temperature), shape)
+        kl += np.reshape(sequence_kl(model, setup.start, samples, setup.inputs, budget, temperature), shape)
     return Answers(texts, tokens, unended, kl, {}, float(tokens.mean()))
 
 
 def _rewards(
     setup: MeasurementSetup, texts: list[list[str]], unended: np.ndarray, rewarders: Mapping[str, Rewarder]
 ) -> dict[str, np.ndarray]:
-    asked = _rewarder_arguments(setup, texts, unended)
-    return {name: np.asarray(give(*asked)).reshape(len(texts), -1) for name, give in rewarders.items()}
+    arguments = _rewarder_arguments(setup, texts, unended)
+    return {name: np.asarray(give(*arguments)).reshape(len(texts), -1) for name, give in rewarders.items()}
 
 
 def _rewarder_arguments(
@@ -388,12 +390,12 @@ def _read(path: Path, key: str) -> Answers | None:
         return None
     rewards = {name: np.asarray(values) for name, values in body["rewards"].items()}
     arrays = (np.asarray(body[name]) for name in ("tokens", "unended", "kl"))
-    return Answers(body["texts"], *arrays, rewards=rewards, drawn=body["drawn"])
+    return Answers(body["texts"], *arrays, rewards=rewards, drawn_tokens=body["drawn"])
 
 
 def _write(path: Path, key: str, answers: Answers, source: server_answers.Source | None) -> None:
     arrays = {name: getattr(answers, name).tolist() for name in ("tokens", "unended", "kl")}
     rewards = {name: values.tolist() for name, values in answers.rewards.items()}
-    write_stage(path, key, {"drawn": answers.drawn, **arrays, "rewards": rewards, "texts": answers.texts})
+    write_stage(path, key, {"drawn": answers.drawn_tokens, **arrays, "rewards": rewards, "texts": answers.texts})
     if source is not None:
         server_answers.delete_replies(source)

@@ -53,8 +53,8 @@ def _compare(config: CompareConfig, say: Say, date: str) -> Path:
         setup = set_up(config)
         policies = [e for e in entries(config) if e.is_policy]
         starts, trajectories = _measure_policies(setup, policies, stages, say)
-        shown = [full_text(p) for p in setup.prompts[: config.show_prompts]]
-        body = summary(config, policies, starts, trajectories, shown)
+        shown_prompts = [full_text(p) for p in setup.prompts[: config.show_prompts]]
+        body = summary(config, policies, starts, trajectories, shown_prompts)
         chosen = {**chosen_points(config, policies, trajectories), START: start_points(starts)}
         body |= compare_judges(config, chosen, setup.prompts, say, setup.columns)
         body |= {
@@ -80,9 +80,9 @@ def _ensure_trainings(stages: Sequence[Stage], config: CompareConfig, say: Say) 
     states: dict[str, State] = {}
     for k, stage in enumerate(stages, 1):
         states[stage.name] = ensure(stage, config, lambda line, k=k: say(f"[{k}/{len(stages)}] {line}"))
-    again = sum(state == "reused" for state in states.values())
-    if again:
-        say(f"{again} of {len(stages)} runs reused: finished, with the same settings and inputs")
+    n_reused = sum(state == "reused" for state in states.values())
+    if n_reused:
+        say(f"{n_reused} of {len(stages)} runs reused: finished, with the same settings and inputs")
     return states
 
 

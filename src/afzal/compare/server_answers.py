@@ -70,7 +70,7 @@ def temporary_model_folder(model: Any, speaker: Speaker, path: Path) -> Iterator
         shutil.rmtree(path, ignore_errors=True)
 
 
-def request_answers(source: Source, asked: ServerQuery) -> tuple[list[Sample], list[str]]:
+def request_answers(source: Source, query: ServerQuery) -> tuple[list[Sample], list[str]]:
     """The answers as tokens (with EOS if the model emitted it) and as texts, in order of their prompts.
 
     Raises:
@@ -78,7 +78,7 @@ def request_answers(source: Source, asked: ServerQuery) -> tuple[list[Sample], l
     """
     reload(source.settings, source.folder)
     source.replies.parent.mkdir(parents=True, exist_ok=True)
-    answers = answers_from(source.settings, asked, source.folder, source.replies)
+    answers = answers_from(source.settings, query, source.folder, source.replies)
     if withheld := next((a for a in answers if a.stop not in ("eos", "length")), None):
         raise AfzalError(
             f"the server ended answer {withheld.sample} to prompt {withheld.prompt_index} by {withheld.stop!r}",
@@ -86,8 +86,8 @@ def request_answers(source: Source, asked: ServerQuery) -> tuple[list[Sample], l
             why="a policy is measured by all its answers, and this one is incomplete",
             remedy="leave the prompt out, or serve the model without a filter",
         )
-    assert asked.speaker is not None
-    return _samples(answers, asked, asked.speaker), [a.text for a in answers]
+    assert query.speaker is not None
+    return _samples(answers, query, query.speaker), [a.text for a in answers]
 
 
 def delete_replies(source: Source) -> None:
@@ -95,13 +95,13 @@ def delete_replies(source: Source) -> None:
     source.replies.unlink(missing_ok=True)
 
 
-def _samples(answers: Sequence[Answer], asked: ServerQuery, speaker: Speaker) -> list[Sample]:
-    items = [Item(str(k), asked.prompts[a.prompt_index], (Response(a.text),)) for k, a in enumerate(answers)]
+def _samples(answers: Sequence[Answer], query: ServerQuery, speaker: Speaker) -> list[Sample]:
+    items = [Item(str(k), query.prompts[a.prompt_index], (Response(a.text),)) for k, a in enumerate(answers)]
     ids = {t.item_id: t.branches[0].ids for t in speaker.encode(items, max_tokens=ENDLESS).trees}
     samples = []
     for k, a in enumerate(answers):
         # an empty answer is only its end marker, which no data row can be
-        end = np.array([speaker.response_end(chat=not isinstance(asked.prompts[a.prompt_index], str))], dtype=np.int32)
+        end = np.array([speaker.response_end(chat=not isinstance(query.prompts[a.prompt_index], str))], dtype=np.int32)
         tokens = ids.get(str(k), end)
         tokens = tokens if a.stop == "eos" or len(tokens) == 1 else tokens[:-1]
         stop = "eos" if a.stop == "eos" else "length"

@@ -143,8 +143,8 @@ def start_points(starts: Mapping[int, Answers]) -> dict[int, Point]:
 
 def _final_point(trajectory: Trajectory, budget: float | None) -> Point | None:
     """The last point, or the last one within the budget; it is never selected by reward."""
-    inside = [p for p in trajectory if budget is None or total(p.answers.kl).mean <= budget]
-    return inside[-1] if inside else None
+    within_budget = [p for p in trajectory if budget is None or total(p.answers.kl).mean <= budget]
+    return within_budget[-1] if within_budget else None
 
 
 def _with_start(start: Answers, trajectory: Trajectory) -> list[Point]:
@@ -184,7 +184,7 @@ def _record(config: CompareConfig, seed: int, point: Point, start: Answers, true
         "unended": _total(a.unended),
         "gain": asdict(gain),
         "win": asdict(share_of_wins(shares, a.rewards[true_reward].shape[1])),
-        "drawn_per_answer": a.drawn,
+        "drawn_per_answer": a.drawn_tokens,
         "cost": asdict(point.cost),
     }
 
@@ -198,11 +198,11 @@ def _curve(
     trajectories: Mapping[int, Trajectory], starts: Mapping[int, Answers], true_reward: str
 ) -> list[dict[str, Any]]:
     """Figures over seeds at each step, with the start as step 0."""
-    at: dict[int, dict[int, Point | None]] = {0: {s: Point(0, starts[s], Cost()) for s in trajectories}}
+    by_step: dict[int, dict[int, Point | None]] = {0: {s: Point(0, starts[s], Cost()) for s in trajectories}}
     for seed, trajectory in trajectories.items():
         for point in trajectory:
-            at.setdefault(point.step, {})[seed] = point
-    return [{"step": step, **_figures(points, starts, true_reward)} for step, points in sorted(at.items())]
+            by_step.setdefault(point.step, {})[seed] = point
+    return [{"step": step, **_figures(points, starts, true_reward)} for step, points in sorted(by_step.items())]
 
 
 def _figures(points: Mapping[int, Point | None], starts: Mapping[int, Answers], true_reward: str) -> dict[str, Any]:
@@ -231,7 +231,7 @@ def _figures(points: Mapping[int, Point | None], starts: Mapping[int, Answers], 
         "kl": mean("kl"),
         "tokens": mean("tokens"),
         "unended": mean("unended"),
-        "drawn_per_answer": over(lambda _, p: p.answers.drawn),
+        "drawn_per_answer": over(lambda _, p: p.answers.drawn_tokens),
         "seconds": over(lambda _, p: p.cost.seconds),
         "trained_tokens": over(lambda _, p: float(p.cost.tokens)),
         "generated_tokens": over(lambda _, p: float(p.cost.generated)),
@@ -263,16 +263,18 @@ def _differences(
 ) -> list[dict[str, Any]]:
     """Each method's reward at a KL less that of each later method, paired by seed and prompt, if all seeds of both
     reach it."""
-    at = {
+    rewards_by_name = {
         name: {s: _rewards_at(level, trajectory, true_reward) for s, trajectory in of_method.items()}
         for name, of_method in trajectories.items()
     }
     complete = {
-        name: rewards for name, rewards in at.items() if rewards and all(r is not None for r in rewards.values())
+        name: rewards
+        for name, rewards in rewards_by_name.items()
+        if rewards and all(r is not None for r in rewards.values())
     }
     rows = []
-    for (ours, mine), (theirs, other) in combinations(complete.items(), 2):
-        pairs = [(mine[s], other[s]) for s in mine if s in other]
+    for (ours, our_rewards), (theirs, their_rewards) in combinations(complete.items(), 2):
+        pairs = [(our_rewards[s], their_rewards[s]) for s in our_rewards if s in their_rewards]
         if pairs:
             gap = over_seeds_and_prompts(np.stack([a - b for a, b in pairs if a is not None and b is not None]))
             rows.append({"kl": level, "ours": ours, "theirs": theirs, **asdict(gap)})
@@ -313,9 +315,9 @@ def _overoptimised(trajectories: Mapping[int, Trajectory], true_reward: str) -> 
 def _table_of_wins(chosen: Mapping[str, Mapping[int, Point | None]], true_reward: str) -> list[dict[str, Any]]:
     """For every ordered pair of policies, how often the first's answer has the higher true reward; ties count half."""
     rows = []
-    for ours, mine in chosen.items():
-        for theirs, other in chosen.items():
-            pairs = [(p, q) for s, p in mine.items() if p is not None and (q := other.get(s)) is not None]
+    for ours, our_points in chosen.items():
+        for theirs, their_points in chosen.items():
+            pairs = [(p, q) for s, p in our_points.items() if p is not None and (q := their_points.get(s)) is not None]
             if ours != theirs and pairs:
                 interval = over_seeds_and_prompts(np.stack([_win_rates(p, q, true_reward) for p, q in pairs]))
                 rows.append({"ours": ours, "theirs": theirs, **asdict(interval)})

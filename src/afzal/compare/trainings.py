@@ -138,14 +138,14 @@ def ensure(stage: Stage, config: CompareConfig, say: Say) -> State:
     say(f"{stage.name}: {'resuming' if resume else 'training'}")
     before = runs.read_json(ledger).get("seconds", 0.0) if resume else 0.0
     _write_ledger(ledger, {**record, "seconds": before})
-    began = time.perf_counter()
+    start_time = time.perf_counter()
     try:
         if stage.in_rounds:
             run = iterate(cast(IterateConfig, settings), resume=resume)
         else:
             run = train(cast(TrainConfig, settings), resume=resume)
     finally:
-        _write_ledger(ledger, {**record, "seconds": round(before + time.perf_counter() - began, 3)})
+        _write_ledger(ledger, {**record, "seconds": round(before + time.perf_counter() - start_time, 3)})
     if (status := runs.open_run(run).status()) != "finished":
         raise AfzalError(f"{run} is {status}", remedy="provide what it waits for, then run the same command again")
     return "resumed" if resume else "trained"
@@ -206,8 +206,8 @@ def with_snapshots(settings: TrainConfig, config: CompareConfig) -> TrainConfig:
     else:
         layout = Layout("shared", settings.pass_tokens)
         steps = steps_of(settings, Feed(prepared.train, (), settings.batch_size, settings.seed, layout))
-    every = -(-steps // config.snapshots)
-    return settings.model_copy(update={"save_every_steps": every, "keep_checkpoints": config.snapshots + 1})
+    save_every = -(-steps // config.snapshots)
+    return settings.model_copy(update={"save_every_steps": save_every, "keep_checkpoints": config.snapshots + 1})
 
 
 def _run_record(stage: Stage, settings: Settings, config: CompareConfig) -> tuple[Settings, dict[str, Any]]:
@@ -244,7 +244,7 @@ def _refuse_other(stage: Stage, ledger: Path, record: Mapping[str, Any]) -> None
         )
 
 
-def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterable[str]:
-    for key in sorted(before.keys() | now.keys()):
-        if before.get(key) != now.get(key):
-            yield f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterable[str]:
+    for key in sorted(before.keys() | after.keys()):
+        if before.get(key) != after.get(key):
+            yield f"{key}: {before.get(key)!r} -> {after.get(key)!r}"

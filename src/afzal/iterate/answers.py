@@ -50,7 +50,7 @@ class Policy:
         """
         numbers = range(len(questions)) if part is None else part
         with gathered(self.model):
-            drawn = sample(
+            samples = sample(
                 self.model,
                 [questions[k].input for k in numbers],
                 eos=self.ends,
@@ -60,19 +60,19 @@ class Policy:
                 rows_per_batch=self.rows_per_batch,
                 numbers=numbers,
             )
-        return [replace(s, prompt_index=numbers[s.prompt_index]) for s in drawn]
+        return [replace(s, prompt_index=numbers[s.prompt_index]) for s in samples]
 
 
-def rows_of(drawn: Sequence[Sample], questions: Sequence[Question], speaker: Speaker) -> list[dict[str, Any]]:
+def rows_of(samples: Sequence[Sample], questions: Sequence[Question], speaker: Speaker) -> list[dict[str, Any]]:
     """Answers as JSON values: ``prompt_index``, ``sample`` (its number among the prompt's answers), ``prompt``,
     ``text`` without its end marker, ``tokens`` with it, and ``stop``."""
-    texts = speaker.continuations([(questions[s.prompt_index].ids, s.answer.tolist()) for s in drawn])
+    texts = speaker.continuations([(questions[s.prompt_index].ids, s.answer.tolist()) for s in samples])
     rows: list[dict[str, Any]] = []
-    for s, text in zip(drawn, texts, strict=True):
+    for s, text in zip(samples, texts, strict=True):
         number = rows[-1]["sample"] + 1 if rows and rows[-1]["prompt_index"] == s.prompt_index else 0
         prompt = turns_to_json(questions[s.prompt_index].prompt)
-        about = {"prompt_index": s.prompt_index, "sample": number, "prompt": prompt, "text": text}
-        rows.append({**about, "tokens": len(s.ids), "stop": s.stop})
+        header = {"prompt_index": s.prompt_index, "sample": number, "prompt": prompt, "text": text}
+        rows.append({**header, "tokens": len(s.ids), "stop": s.stop})
     return rows
 
 
@@ -83,16 +83,16 @@ def served_rows(answers: Sequence[Answer], questions: Sequence[Question], speake
         tokens = (
             len(speaker.codec.encode([a.text], markers=False)[0]) + (a.stop == "eos") if a.tokens is None else a.tokens
         )
-        about = {"prompt_index": a.prompt_index, "sample": a.sample}
+        header = {"prompt_index": a.prompt_index, "sample": a.sample}
         prompt = turns_to_json(questions[a.prompt_index].prompt)
-        rows.append({**about, "prompt": prompt, "text": a.text, "tokens": tokens, "stop": a.stop})
+        rows.append({**header, "prompt": prompt, "text": a.text, "tokens": tokens, "stop": a.stop})
     return rows
 
 
 def sequence_kl(
     policy: Any,
     first: Any,
-    drawn: Sequence[Sample],
+    samples: Sequence[Sample],
     prompts: Sequence[Prompt],
     budget: int,
     temperature: float = 1.0,
@@ -102,7 +102,7 @@ def sequence_kl(
     All ranks must call this together, with or without answers.
 
     Args:
-        drawn: the policy's answers, in order of their prompts; every token counts, including the end marker.
+        samples: the policy's answers, in order of their prompts; every token counts, including the end marker.
         prompts: the prompts that the samples index, with their images and sounds.
         budget: tokens per forward pass.
         temperature: of both policies.
@@ -112,11 +112,11 @@ def sequence_kl(
     """
     device = next(policy.parameters()).device
     with gathered(policy, first):
-        if not drawn:
+        if not samples:
             return []
-        longest = max(len(prompt_ids(prompts[s.prompt_index])) + len(s.ids) for s in drawn)
+        longest = max(len(prompt_ids(prompts[s.prompt_index])) + len(s.ids) for s in samples)
         layout = Layout(choose_common_sharing((policy, first), longest), budget, device)
-        values = kl_along(policy, Frozen(first), drawn, prompts, layout, temperature)
+        values = kl_along(policy, Frozen(first), samples, prompts, layout, temperature)
     if not all(map(math.isfinite, values)):
         raise AfzalError(
             "the KL of a policy to its start is not finite",

@@ -58,27 +58,27 @@ def split_rejected(
     white space. Rejection sampling keeps repeats: an answer's frequency reflects its probability.
     """
     usable: list[int] = []
-    lost: list[Rejection] = []
-    seen: dict[str, int] = {}
+    rejections: list[Rejection] = []
+    first_number: dict[str, int] = {}
     for k, candidate in enumerate(candidates):
         text = candidate.text.strip()
         if candidate.withheld:
-            lost.append(Rejection("withheld", f"answer {k} ended by {candidate.withheld}"))
+            rejections.append(Rejection("withheld", f"answer {k} ended by {candidate.withheld}"))
         elif not text:
-            lost.append(Rejection("empty", f"answer {k}"))
+            rejections.append(Rejection("empty", f"answer {k}"))
         elif require_eos and not candidate.ended:
-            lost.append(Rejection("no_eos", f"answer {k}"))
-        elif repeats == "reject" and text in seen:
-            lost.append(Rejection("duplicate", f"answer {k} is answer {seen[text]} again"))
+            rejections.append(Rejection("no_eos", f"answer {k}"))
+        elif repeats == "reject" and text in first_number:
+            rejections.append(Rejection("duplicate", f"answer {k} is answer {first_number[text]} again"))
         else:
-            seen.setdefault(text, k)
+            first_number.setdefault(text, k)
             usable.append(k)
-    return usable, lost
+    return usable, rejections
 
 
 def pairs_of(
     candidates: Sequence[Candidate],
-    kept: Sequence[int],
+    usable: Sequence[int],
     pairing: Pairing,
     uniform: Iterator[float],
     *,
@@ -86,28 +86,28 @@ def pairs_of(
     rso_beta: float = 0.5,
     rso_accepted: int = 8,
 ) -> tuple[list[Pair], list[Rejection]]:
-    """Pairs of the answers ``kept``, and rejections (``margin``, ``duplicate``, ``too_few``).
+    """Pairs of the answers ``usable``, and rejections (``margin``, ``duplicate``, ``too_few``).
 
     Args:
         uniform: numbers in [0, 1), for the random choices of ``best_random`` and ``rso``.
         min_margin: pairs whose rewards differ by at most this are left out; 0 leaves out equal rewards.
         rso_beta, rso_accepted: as for :func:`rejection_sample`.
     """
-    if len(kept) < 2:
-        return [], [Rejection("too_few", f"{len(kept)} of {len(candidates)} answers are left", "item")]
-    rewards = [candidates[k].reward for k in kept]
-    chosen = [(kept[i], kept[j]) for i, j in _matches(rewards, pairing, uniform, rso_beta, rso_accepted)]
-    pairs, lost = [], []
+    if len(usable) < 2:
+        return [], [Rejection("too_few", f"{len(usable)} of {len(candidates)} answers are left", "item")]
+    rewards = [candidates[k].reward for k in usable]
+    chosen = [(usable[i], usable[j]) for i, j in _matches(rewards, pairing, uniform, rso_beta, rso_accepted)]
+    pairs, rejections = [], []
     for i, j in chosen:
         better, worse = (i, j) if candidates[i].reward >= candidates[j].reward else (j, i)
         margin = candidates[better].reward - candidates[worse].reward
         if candidates[better].text.strip() == candidates[worse].text.strip():
-            lost.append(Rejection("duplicate", f"answers {better} and {worse} are the same text", "pair"))
+            rejections.append(Rejection("duplicate", f"answers {better} and {worse} are the same text", "pair"))
         elif not margin > min_margin:
-            lost.append(Rejection("margin", f"answers {better} and {worse} differ by {margin:g}", "pair"))
+            rejections.append(Rejection("margin", f"answers {better} and {worse} differ by {margin:g}", "pair"))
         else:
             pairs.append(Pair(better, worse, margin))
-    return pairs, lost
+    return pairs, rejections
 
 
 def _matches(
@@ -121,10 +121,10 @@ def _matches(
         accepted = rejection_sample(rewards, rso_accepted, rso_beta, uniform)
         return list(zip(accepted[0::2], accepted[1::2], strict=False))
     best = max(numbers, key=lambda k: (rewards[k], -k))
-    others = [k for k in numbers if k != best]
+    other_numbers = [k for k in numbers if k != best]
     if pairing == "best_random":
-        return [(best, others[int(next(uniform) * len(others))])]
-    return [(best, min(others, key=lambda k: (rewards[k], k)))]
+        return [(best, other_numbers[int(next(uniform) * len(other_numbers))])]
+    return [(best, min(other_numbers, key=lambda k: (rewards[k], k)))]
 
 
 def acceptance(rewards: Sequence[float], beta: float) -> list[float]:
@@ -137,23 +137,23 @@ def acceptance(rewards: Sequence[float], beta: float) -> list[float]:
     return [math.exp((r - top) / beta) for r in rewards]
 
 
-def rejection_sample(rewards: Sequence[float], wanted: int, beta: float, uniform: Iterator[float]) -> list[int]:
-    """Numbers of the accepted answers, in order, until there are ``wanted`` or none is left (RSO's Algorithm 1).
+def rejection_sample(rewards: Sequence[float], limit: int, beta: float, uniform: Iterator[float]) -> list[int]:
+    """Numbers of the accepted answers, in order, until there are ``limit`` or none is left (RSO's Algorithm 1).
 
     Each pass goes over the remaining answers with their maximum, so that every pass accepts at least one.
 
     Args:
         beta: > 0, in units of the reward; a small value accepts only the best, a large one accepts all alike.
     """
-    left, accepted = list(range(len(rewards))), []
-    while left and len(accepted) < wanted:
-        waiting = []
-        for k, probability in zip(left, acceptance([rewards[k] for k in left], beta), strict=True):
-            if len(accepted) < wanted and next(uniform) < probability:
+    remaining, accepted = list(range(len(rewards))), []
+    while remaining and len(accepted) < limit:
+        not_accepted = []
+        for k, probability in zip(remaining, acceptance([rewards[k] for k in remaining], beta), strict=True):
+            if len(accepted) < limit and next(uniform) < probability:
                 accepted.append(k)
             else:
-                waiting.append(k)
-        left = waiting
+                not_accepted.append(k)
+        remaining = not_accepted
     return accepted
 
 
@@ -179,29 +179,29 @@ def uniforms(name: str) -> Iterator[float]:
 
 def paired_item(item_id: str, prompt: Turns, candidates: Sequence[Candidate], pairs: Sequence[Pair]) -> Item:
     """The pairs of one prompt as an item; margins become the strengths of its votes, and answers keep their numbers."""
-    used = sorted({k for p in pairs for k in (p.better, p.worse)})
-    at = {k: n for n, k in enumerate(used)}
-    responses = tuple(Response(answer(prompt, candidates[k].text), f"answer {k}") for k in used)
-    votes = tuple(Comparison(at[p.better], at[p.worse], "first", strength=p.margin) for p in pairs)
+    numbers = sorted({k for p in pairs for k in (p.better, p.worse)})
+    position = {k: n for n, k in enumerate(numbers)}
+    responses = tuple(Response(answer(prompt, candidates[k].text), f"answer {k}") for k in numbers)
+    votes = tuple(Comparison(position[p.better], position[p.worse], "first", strength=p.margin) for p in pairs)
     return Item(item_id, prompt, responses, votes)
 
 
 def spin_item(
-    item_id: str, prompt: Turns, demonstration: str, candidates: Sequence[Candidate], kept: Sequence[int]
+    item_id: str, prompt: Turns, demonstration: str, candidates: Sequence[Candidate], usable: Sequence[int]
 ) -> tuple[Item | None, list[Rejection]]:
     """The data's answer preferred to each of the policy's own (SPIN, Chen et al. 2024, arXiv 2401.01335).
 
     An answer with the same text is left out (``duplicate``); None if no other is left (``too_few``).
     """
-    same = [k for k in kept if candidates[k].text.strip() == demonstration.strip()]
-    lost = [Rejection("duplicate", f"answer {k} is the data's own") for k in same]
-    used = [k for k in kept if k not in same]
-    if not used:
-        return None, [*lost, Rejection("too_few", f"none of {len(candidates)} answers is left", "item")]
+    equal = [k for k in usable if candidates[k].text.strip() == demonstration.strip()]
+    rejections = [Rejection("duplicate", f"answer {k} is the data's own") for k in equal]
+    different = [k for k in usable if k not in equal]
+    if not different:
+        return None, [*rejections, Rejection("too_few", f"none of {len(candidates)} answers is left", "item")]
     responses = [Response(answer(prompt, demonstration), "the data's answer")]
-    responses += [Response(answer(prompt, candidates[k].text), f"answer {k}") for k in used]
+    responses += [Response(answer(prompt, candidates[k].text), f"answer {k}") for k in different]
     votes = tuple(Comparison(0, n, "first") for n in range(1, len(responses)))
-    return Item(item_id, prompt, tuple(responses), votes), lost
+    return Item(item_id, prompt, tuple(responses), votes), rejections
 
 
 def answer(prompt: Turns, text: str) -> Turns:

@@ -44,12 +44,12 @@ def _check_half(measured: Mapping[int, Rows], last: int, parity: int) -> tuple[i
     """The peak chosen on the prompts of one parity, and both changes since then on the other prompts; None if they are
     not clear."""
     prompts = sorted({row["prompt_index"] for row in measured[last]})
-    chosen, other = set(prompts[parity::2]), set(prompts[1 - parity :: 2])
+    chosen, measured_on = set(prompts[parity::2]), set(prompts[1 - parity :: 2])
     heights = {k: _mean(rows, chosen) for k, rows in measured.items()}
     peak = max(heights, key=heights.__getitem__)
-    if peak == last or len(other) < 2:
+    if peak == last or len(measured_on) < 2:
         return None
-    reward, watched = (_change(measured[peak], measured[last], other, name) for name in _NAMES)
+    reward, watched = (_change(measured[peak], measured[last], measured_on, name) for name in _NAMES)
     return (peak, reward, watched) if reward.ends[0] > 0 > watched.ends[1] else None
 
 

@@ -23,14 +23,16 @@ def questionnaire(
     item_id: str, prompt: Turns, candidates: Sequence[Candidate], *, require_eos: bool
 ) -> tuple[Item | None, list[Rejection]]:
     """One prompt with the answers to ask about; None if fewer than two are left."""
-    kept, lost = split_rejected(candidates, require_eos=require_eos)
-    if len(kept) < 2:
-        return None, [*lost, Rejection("too_few", f"{len(kept)} of {len(candidates)} answers are left", "item")]
-    responses = tuple(Response(answer(prompt, candidates[k].text), f"answer {k}") for k in kept)
-    return Item(item_id, prompt, responses), lost
+    usable, rejections = split_rejected(candidates, require_eos=require_eos)
+    if len(usable) < 2:
+        return None, [*rejections, Rejection("too_few", f"{len(usable)} of {len(candidates)} answers are left", "item")]
+    responses = tuple(Response(answer(prompt, candidates[k].text), f"answer {k}") for k in usable)
+    return Item(item_id, prompt, responses), rejections
 
 
-def labelled_items(folder: Path, asked: Sequence[Item], go_on: str) -> tuple[list[Item], list[tuple[str, Rejection]]]:
+def labelled_items(
+    folder: Path, questions: Sequence[Item], go_on: str
+) -> tuple[list[Item], list[tuple[str, Rejection]]]:
     """The labelled items with at least one opinion that orders two answers, and those without (``undecided``).
 
     The labelled file may have any training data format and need not cover every prompt.
@@ -42,17 +44,17 @@ def labelled_items(folder: Path, asked: Sequence[Item], go_on: str) -> tuple[lis
     path = folder / LABELLED
     if not path.exists():
         raise LabelsNeeded(
-            f"{folder / TO_LABEL} holds {len(asked)} prompts with answers to label; "
+            f"{folder / TO_LABEL} holds {len(questions)} prompts with answers to label; "
             f"save the labelled file as {path}, then: {go_on}"
         )
-    known = {_key(item.prompt, response.turns): item.extra for item in asked for response in item.responses}
+    known = {_key(item.prompt, response.turns): item.extra for item in questions for response in item.responses}
     labelled: list[Item] = []
     undecided: list[tuple[str, Rejection]] = []
     for item in data.read(str(path)).items:
-        strange = [r for r in item.responses if _key(item.prompt, r.turns) not in known]
-        if strange:
+        unknown = [r for r in item.responses if _key(item.prompt, r.turns) not in known]
+        if unknown:
             raise AfzalError(
-                f"this answer was not asked about: {str(strange[0].turns)[:80]!r}",
+                f"this answer was not asked about: {str(unknown[0].turns)[:80]!r}",
                 where=item.where or item.id,
                 remedy=f"label the answers of {TO_LABEL} without changing them",
             )

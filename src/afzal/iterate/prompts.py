@@ -28,7 +28,7 @@ _MOST_HELD_OUT = 64
 class Question:
     """A prompt with its token ids, and the answer to imitate if the data has one.
 
-    ``stated`` are its row's fields for the chat template, which are copied to the items made from its answers.
+    ``template_fields`` are its row's fields for the chat template, which are copied to the items made from its answers.
     ``columns`` are the other columns of its row that rewards ask for. ``tree`` holds the images and sounds of a prompt
     that has any, else it is None.
     """
@@ -36,7 +36,7 @@ class Question:
     prompt: Turns
     ids: tuple[int, ...]
     demonstration: str = ""
-    stated: Mapping[str, Any] = field(default_factory=dict)
+    template_fields: Mapping[str, Any] = field(default_factory=dict)
     columns: Mapping[str, Any] = field(default_factory=dict)
     tree: Tree | None = None
 
@@ -70,41 +70,43 @@ def read_questions(config: IterateConfig, speaker: Speaker) -> Questions:
     Raises:
         AfzalError: the source cannot be read, or too few prompts are left.
     """
-    asks = requests_of_rewards(config.reward, config.watch_reward, config.cost)
-    wanted = data.merged_request(asks)
-    dataset = data.read(config.prompts, columns=config.columns or None, format=config.data_format, request=wanted)
-    others = data.read(config.held_out_prompts, request=wanted).items if config.held_out_prompts else []
-    names = requested_columns(asks, [*dataset.items, *others], config.prompts)
-    chat = any_chat([*dataset.items, *others])
+    requests = requests_of_rewards(config.reward, config.watch_reward, config.cost)
+    request = data.merged_request(requests)
+    dataset = data.read(config.prompts, columns=config.columns or None, format=config.data_format, request=request)
+    held_out_items = data.read(config.held_out_prompts, request=request).items if config.held_out_prompts else []
+    names = requested_columns(requests, [*dataset.items, *held_out_items], config.prompts)
+    chat = any_chat([*dataset.items, *held_out_items])
     notes = [speaker.notice] if chat and speaker.notice else []
     remarks: Counter[str] = Counter()
     by_key = _groups(dataset.items, config, speaker, notes, remarks, names)
-    apart = _groups(others, config.model_copy(update={"pairing": "best_worst"}), speaker, notes, remarks, names)
+    held_out_groups = _groups(
+        held_out_items, config.model_copy(update={"pairing": "best_worst"}), speaker, notes, remarks, names
+    )
     notes += remark_texts(remarks)
-    if config.held_out_prompts and not apart:
+    if config.held_out_prompts and not held_out_groups:
         raise AfzalError(
             "there is no held-out prompt that leaves room for an answer",
             where=config.held_out_prompts,
             remedy="a larger max_tokens, or shorter prompts",
         )
     order = sorted(by_key, key=lambda key: sort_key(key, config.seed))
-    if apart:
-        shared = [key for key in order if key in apart]
+    if held_out_groups:
+        shared = [key for key in order if key in held_out_groups]
         notes += [f"{len(shared)} prompts are held out too, and so not trained on"] if shared else []
-        held, order = list(apart.values()), [key for key in order if key not in apart]
+        held_out_questions, order = list(held_out_groups.values()), [key for key in order if key not in held_out_groups]
     else:
         n_held = config.held_out or max(1, min(_MOST_HELD_OUT, len(order) // 5))
-        held, order = [by_key[key] for key in order[:n_held]], order[n_held:]
+        held_out_questions, order = [by_key[key] for key in order[:n_held]], order[n_held:]
     if not order:
         raise AfzalError(
-            f"no prompt is left to train on: {len(by_key)} were read, {len(held)} are held out",
+            f"no prompt is left to train on: {len(by_key)} were read, {len(held_out_questions)} are held out",
             where=config.prompts,
             remedy="give more prompts, or a smaller held_out",
         )
     per_round = config.prompts_per_round or max(1, len(order) // config.rounds)
     notes += _shortage_note(len(order), per_round, config)
     groups = [by_key[key] for key in order]
-    held_out = [q[0] for q in held]
+    held_out = [q[0] for q in held_out_questions]
     rows = [q.columns for q in (*(q for group in groups for q in group), *held_out)]
     columns = data.columns_hash(rows) if names else ""
     return Questions(groups, held_out, per_round, chat, dataset.fingerprint, notes, columns)
@@ -119,11 +121,11 @@ def sort_key(key: str, seed: int) -> str:
     return hashlib.sha256(f"{seed}:{key}".encode()).hexdigest()
 
 
-def round_groups(groups: Sequence[T], number: int, size: int, *, again: bool) -> list[T]:
-    """The groups of round ``number`` (from 1): fresh ones until none are left; with ``again``, then from the start
+def round_groups(groups: Sequence[T], number: int, size: int, *, reuse: bool) -> list[T]:
+    """The groups of round ``number`` (from 1): fresh ones until none are left; with ``reuse``, then from the start
     again."""
     first = (number - 1) * size
-    if again:
+    if reuse:
         return [groups[(first + i) % len(groups)] for i in range(min(size, len(groups)))]
     return list(groups[first : first + size])
 
@@ -148,8 +150,8 @@ def _groups(
     names: Sequence[str],
 ) -> dict[str, list[Question]]:
     """Questions by prompt: one each, or for spin one per answer in the data."""
-    asked: list[tuple[str, Item, str]] = []
-    seen: set[tuple[str, str, str]] = set()
+    kept: list[tuple[str, Item, str]] = []
+    distinct: set[tuple[str, str, str]] = set()
     without = 0
     for item in items:
         answer = own_answer(item) if config.pairing == "spin" else ""
@@ -157,23 +159,25 @@ def _groups(
         key = prompt_key(item)
         facts = [template_fields(item), *({name: item.extra.get(name)} for name in names)]
         this = (key, answer or "", json.dumps(facts, sort_keys=True, default=str))
-        if answer is not None and this not in seen:
-            seen.add(this)
-            asked.append((key, item, answer))
+        if answer is not None and this not in distinct:
+            distinct.add(this)
+            kept.append((key, item, answer))
     if without:
         notes.append(f"{without} rows have no answer to imitate and are left out")
-    prompts = [item for _, item, _ in asked]
+    prompts = [item for _, item, _ in kept]
     trees = speaker.prompt_trees(prompts, remarks=remarks) if prompts else []
-    room = speaker.limit_tokens(config.max_tokens) - config.max_new_tokens
-    long = sum(len(tree.prompt) > room for tree in trees)
+    limit = speaker.limit_tokens(config.max_tokens) - config.max_new_tokens
+    long = sum(len(tree.prompt) > limit for tree in trees)
     if long:
         notes.append(f"{long} prompts are left out: they leave fewer than max_new_tokens of max_tokens for an answer")
     groups: dict[str, list[Question]] = {}
-    for (key, item, answer), tree in zip(asked, trees, strict=True):
-        if len(tree.prompt) <= room:
+    for (key, item, answer), tree in zip(kept, trees, strict=True):
+        if len(tree.prompt) <= limit:
             (columns,) = data.column_values([item], names)
-            shown = tree if tree.media else None
-            question = Question(item.prompt, tuple(tree.prompt.tolist()), answer, template_fields(item), columns, shown)
+            media_tree = tree if tree.media else None
+            question = Question(
+                item.prompt, tuple(tree.prompt.tolist()), answer, template_fields(item), columns, media_tree
+            )
             groups.setdefault(key, []).append(question)
     return groups
 

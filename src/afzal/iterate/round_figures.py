@@ -28,7 +28,7 @@ _LOST_ALARM = 0.05  # absolute rise of the share of answers rejected as empty or
 class Round:
     """One round, or the first policy for ``number`` 0. ``policy`` is the path of its model in the run's folder.
 
-    ``lost`` counts rejections by reason; ``steps`` is the number of training updates, ``margin`` the reward gap of the
+    ``rejections`` counts them by reason; ``steps`` is the number of training updates, ``margin`` the reward gap of the
     pairs. ``measured`` holds the policy's figures: ``reward``, ``watch_reward``, ``kl`` in nats per response to the
     first policy, ``cost``, ``length`` in tokens, ``ended``, ``win_rate`` against the first policy by the reward; it is
     empty for an unmeasured round. ``parted`` says how the reward and the watched one part, if they do; ``multiplier``
@@ -41,7 +41,7 @@ class Round:
     samples: int = 0
     pairs: int = 0
     steps: int = 0
-    lost: Mapping[str, int] = field(default_factory=dict)
+    rejections: Mapping[str, int] = field(default_factory=dict)
     margin: Estimate | None = None
     measured: Mapping[str, Estimate] = field(default_factory=dict)
     parted: str = ""
@@ -81,16 +81,16 @@ def figures(rows: Rows, first: Rows, *, common: bool = True) -> dict[str, Estima
             ``watch_reward`` and ``cost``.
         common: whether both were drawn with the same random numbers.
     """
-    named = {}
+    by_name = {}
     keys = {"reward": "reward", "watch_reward": "watch_reward", "cost": "cost", "kl": "kl", "length": "tokens"}
     for name, key in keys.items():
         if rows and rows[0].get(key) is not None:
-            named[name] = estimate([(r["prompt_index"], float(r[key])) for r in rows])
+            by_name[name] = estimate([(r["prompt_index"], float(r[key])) for r in rows])
     if rows:
-        named["ended"] = proportion([(r["prompt_index"], float(r["stop"] == "eos")) for r in rows])
-    if "reward" in named and (won := won_by(rows, first, common=common)):
-        named["win_rate"] = proportion(won)
-    return named
+        by_name["ended"] = proportion([(r["prompt_index"], float(r["stop"] == "eos")) for r in rows])
+    if "reward" in by_name and (won := won_by(rows, first, common=common)):
+        by_name["win_rate"] = proportion(won)
+    return by_name
 
 
 def won_by(rows: Rows, first: Rows, *, common: bool = True) -> list[tuple[Any, float]]:
@@ -101,13 +101,13 @@ def won_by(rows: Rows, first: Rows, *, common: bool = True) -> list[tuple[Any, f
     same number then resemble each other, and their pairs would bias the win rate. They are left out, so with a single
     answer per prompt there is no win rate.
     """
-    others: dict[Any, list[Mapping[str, Any]]] = {}
+    first_answers: dict[Any, list[Mapping[str, Any]]] = {}
     for row in first:
-        others.setdefault(row["prompt_index"], []).append(row)
+        first_answers.setdefault(row["prompt_index"], []).append(row)
     return [
         (row["prompt_index"], 1.0 if row["reward"] > o["reward"] else 0.5 if row["reward"] == o["reward"] else 0.0)
         for row in rows
-        for o in others.get(row["prompt_index"], ())
+        for o in first_answers.get(row["prompt_index"], ())
         if not common or row["sample"] != o["sample"]
     ]
 
@@ -209,10 +209,10 @@ def alarms(rounds: Sequence[Round]) -> list[str]:
 
 def _unseen(rounds: Sequence[Round]) -> list[str]:
     """Alarms for kinds of rejected answers whose share of all answers has grown."""
-    asked = [r for r in rounds if r.samples]
+    sampled = [r for r in rounds if r.samples]
     signs = []
     for reason, words in (("empty", "are empty"), ("no_eos", "do not end")):
-        shares = [r.lost.get(reason, 0) / r.samples for r in asked]
+        shares = [r.rejections.get(reason, 0) / r.samples for r in sampled]
         if shares and shares[-1] - shares[0] > _LOST_ALARM:
             signs.append(
                 f"{shares[-1]:.0%} of the answers {words}, from {shares[0]:.0%}: left out of the pairs, they are "
@@ -223,13 +223,13 @@ def _unseen(rounds: Sequence[Round]) -> list[str]:
 
 def line(r: Round, with_error: Sequence[str] = ("reward", "watch_reward", "cost", "kl")) -> str:
     """A round as one line: counts, rejections, and figures with 95% intervals."""
-    lost = ", ".join(f"{n} {reason}" for reason, n in r.lost.items())
+    rejections = ", ".join(f"{n} {reason}" for reason, n in r.rejections.items())
     counts = f"{plural(r.prompts, 'prompt')}, {plural(r.samples, 'answer')}, {plural(r.pairs, 'pair')}"
-    counts += f" (lost: {lost})" if lost else ""
+    counts += f" (lost: {rejections})" if rejections else ""
     counts += "" if r.multiplier is None else f", multiplier {r.multiplier:.3g}"
     head = f"round {r.number}: {counts}" if r.number else "first policy"
-    shown = [_figure(name, r.measured[name], name in with_error) for name in _SHOWN if name in r.measured]
-    return "; ".join([head, ", ".join(shown) if shown else "not measured"])
+    figures_text = [_figure(name, r.measured[name], name in with_error) for name in _SHOWN if name in r.measured]
+    return "; ".join([head, ", ".join(figures_text) if figures_text else "not measured"])
 
 
 _SHOWN = {
@@ -245,19 +245,19 @@ _SHOWN = {
 
 def _figure(name: str, value: Estimate, with_error: bool) -> str:
     words, shape = _SHOWN[name]
-    shown = shape.format(value.mean)
+    figure = shape.format(value.mean)
     if with_error and math.isfinite(value.se) and value.se > 0:
-        shown += f" ± {value.ends[1] - value.mean:.3f}"
-    return words.format(shown)
+        figure += f" ± {value.ends[1] - value.mean:.3f}"
+    return words.format(figure)
 
 
 def to_json(r: Round) -> dict[str, Any]:
     """A round as plain values, with sums and counts as well as means."""
     body: dict[str, Any] = {k: getattr(r, k) for k in ("number", "policy", "prompts", "samples", "pairs", "steps")}
-    body["lost"] = dict(r.lost)
+    body["lost"] = dict(r.rejections)
     body |= {} if r.multiplier is None else {"multiplier": r.multiplier}
-    named = dict(r.measured) | ({"margin": r.margin} if r.margin else {})
-    return body | {name: plain(e) for name, e in named.items()}
+    by_name = dict(r.measured) | ({"margin": r.margin} if r.margin else {})
+    return body | {name: plain(e) for name, e in by_name.items()}
 
 
 def plain(e: Estimate) -> dict[str, float | int | None]:
@@ -274,8 +274,8 @@ def csv(rounds: Sequence[Round]) -> str:
     """CSV with one line per round: counts, then mean and standard error of every figure; empty if not measured."""
     costs = any(r.multiplier is not None for r in rounds)
     names = ["reward", "watch_reward", *(["cost"] if costs else []), "kl", "length", "ended", "win_rate", "margin"]
-    more = ["multiplier"] if costs else []
-    lines = [",".join(["round", "prompts", "samples", "pairs", "steps", *(f"{n},{n}_se" for n in names), *more])]
+    extra_names = ["multiplier"] if costs else []
+    lines = [",".join(["round", "prompts", "samples", "pairs", "steps", *(f"{n},{n}_se" for n in names), *extra_names])]
     for r in rounds:
         known = dict(r.measured) | ({"margin": r.margin} if r.margin else {})
         cells = [str(v) for v in (r.number, r.prompts, r.samples, r.pairs, r.steps)]
@@ -287,9 +287,9 @@ def csv(rounds: Sequence[Round]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def lost_counts(lost: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+def rejection_counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Rejections by reason, the most frequent first."""
-    return dict(Counter(str(row["reason"]) for row in lost).most_common())
+    return dict(Counter(str(row["reason"]) for row in rows).most_common())
 
 
 def sections(rounds: Sequence[Round], words: str, cost_bound: float | None = None) -> list[Section]:
@@ -321,8 +321,8 @@ def _table(rounds: Sequence[Round]) -> Table:
     rows = [(r.number, r.prompts, r.samples, r.pairs, *map(r.mean, _MEANS)) for r in rounds]
     if all(r.multiplier is None for r in rounds):
         return Table(_COLUMNS, tuple(rows))
-    more = [(*row, r.mean("cost"), r.multiplier) for row, r in zip(rows, rounds, strict=True)]
-    return Table((*_COLUMNS, "cost", "multiplier"), tuple(more))
+    extended = [(*row, r.mean("cost"), r.multiplier) for row, r in zip(rows, rounds, strict=True)]
+    return Table((*_COLUMNS, "cost", "multiplier"), tuple(extended))
 
 
 def _path(known: Sequence[Round]) -> FrontierChart | LineChart:
@@ -330,18 +330,20 @@ def _path(known: Sequence[Round]) -> FrontierChart | LineChart:
     if known[0].mean("reward") is None:
         series = (_series("kl", "KL to the first policy", HELD_OUT, known),)
         return LineChart(series, x_label="round", y_label="nats")
-    at = [(r.measured["kl"], r.measured["reward"], r.number) for r in known]
-    spots = [
+    measurements = [(r.measured["kl"], r.measured["reward"], r.number) for r in known]
+    policy_points = [
         PolicyPoint(f"round {k}" if k else "start", kl.mean, reward.mean, _finite(kl.se), _finite(reward.se))
-        for kl, reward, k in at
+        for kl, reward, k in measurements
     ]
-    way = Series("rounds", tuple((kl.mean, reward.mean) for kl, reward, _ in at), HELD_OUT)
-    return FrontierChart(tuple(spots), paths=(way,), x_label="KL to the first policy, nats", y_label="held-out reward")
+    path = Series("rounds", tuple((kl.mean, reward.mean) for kl, reward, _ in measurements), HELD_OUT)
+    return FrontierChart(
+        tuple(policy_points), paths=(path,), x_label="KL to the first policy, nats", y_label="held-out reward"
+    )
 
 
 def _by_round(title: str, known: Sequence[Round], lines: Sequence[tuple[str, str, int]], unit: str) -> Section:
-    drawn = tuple(_series(key, name, colour, known) for key, name, colour in lines if key in known[-1].measured)
-    return Section(title, "", LineChart(drawn, x_label="round", y_label=unit))
+    series = tuple(_series(key, name, colour, known) for key, name, colour in lines if key in known[-1].measured)
+    return Section(title, "", LineChart(series, x_label="round", y_label=unit))
 
 
 def _series(key: str, name: str, colour: int, known: Sequence[Round]) -> Series:

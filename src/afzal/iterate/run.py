@@ -24,7 +24,7 @@ from afzal.iterate.people import LabelsNeeded
 from afzal.iterate.prompts import Questions, read_questions, round_groups
 from afzal.iterate.round_figures import Round
 from afzal.iterate.stages import Job, measure, refuse_generator, resume_command, round_of, run_round, training
-from afzal.iterate.summary import finish, now
+from afzal.iterate.summary import finish, utc_now
 from afzal.judging.rewards import reward_or_judge
 from afzal.model.load import pick_device
 from afzal.model.speakers import open_speaker
@@ -88,15 +88,15 @@ def _iterate(config: IterateConfig, resume: bool, command: str, date: str, callb
             run.update(template_date=date, **{name: fact for name, fact in launch_facts.items() if fact})
             _all_rounds(job)
         except Stopped as stop:
-            run.update(status="stopped", stop_reason=stop.signal, finished=now())
+            run.update(status="stopped", stop_reason=stop.signal, finished=utc_now())
             raise Stopped(stop.signal, run.path, stop.step, remedy=f"continue with: {resume_command(run)}") from None
         except (KeyboardInterrupt, Terminated) as stop:
             with suppress(AfzalError):
-                run.update(status="stopped", stop_reason=signal_of(stop), finished=now())
+                run.update(status="stopped", stop_reason=signal_of(stop), finished=utc_now())
             raise
         except BaseException as error:
             with suppress(AfzalError):  # on a full disk even this can fail; report the first error
-                run.update(status="failed", stop_reason=f"{type(error).__name__}: {error}", finished=now())
+                run.update(status="failed", stop_reason=f"{type(error).__name__}: {error}", finished=utc_now())
             raise
         finally:
             job.coordinator.stop()
@@ -135,9 +135,9 @@ def _all_rounds(job: Job) -> None:
             break
         try:
             rounds.append(_check_parting(job, rounds, run_round(job, number, first)))
-        except LabelsNeeded as waiting:
+        except LabelsNeeded as needed:
             finish(job, rounds, "waiting", "labels")
-            _say(str(waiting))
+            _say(str(needed))
             return
         _say(round_figures.line(rounds[-1]))
         if rounds[-1].parted:
@@ -171,8 +171,8 @@ def _stop_reason(job: Job, rounds: Sequence[Round]) -> str:
         return reason
     if number > config.rounds:
         return "finished"
-    left = round_groups(job.questions.groups, number, job.questions.per_round, again=config.reuse_prompts)
-    return "" if left else "no_prompts"
+    remaining = round_groups(job.questions.groups, number, job.questions.per_round, reuse=config.reuse_prompts)
+    return "" if remaining else "no_prompts"
 
 
 def _notes(config: IterateConfig, recipe: Recipe) -> list[str]:
@@ -205,19 +205,19 @@ def _claim_run(config: IterateConfig, questions: Questions, resume: bool) -> Non
     files = input_hashes(config)
     if not resume:
         run = runs.create(config.out, plain)
-        about = {"method": "iterate", "config": plain, "seed": config.seed, "data": facts, "files": files}
-        run.update(**about, model={"path": config.model}, reference=f"{config.reference} policy")
+        facts_at_start = {"method": "iterate", "config": plain, "seed": config.seed, "data": facts, "files": files}
+        run.update(**facts_at_start, model={"path": config.model}, reference=f"{config.reference} policy")
         return
     run = runs.resume(config.out)
     try:
         method = run.facts().get("method")
-        other = [] if method in (None, "iterate") else [f"this is a run of {method}, not of iterate"]
-        seen = {
+        other_changes = [] if method in (None, "iterate") else [f"this is a run of {method}, not of iterate"]
+        hashes = {
             "fingerprint": ("prompts: the content of the file", questions.fingerprint),
             "tokens": ("tokens: what the prompts become (tokenizer, chat template, versions)", facts["tokens"]),
             "columns": ("columns: the row fields that functions read", questions.columns),
         }
-        refuse_changes(run, plain, files, seen, other)
+        refuse_changes(run, plain, files, hashes, other_changes)
         run.update(status="running", method="iterate", config=plain, data=facts, files=files)
     except BaseException:
         run.release()

@@ -81,8 +81,8 @@ class Job:
     @property
     def sources(self) -> dict[str, Rewarder]:
         """The reward sources by the names of their settings."""
-        named = {"reward": self.reward, "watch_reward": self.watch, "cost": self.cost}
-        return {name: source for name, source in named.items() if source is not None}
+        by_setting = {"reward": self.reward, "watch_reward": self.watch, "cost": self.cost}
+        return {name: source for name, source in by_setting.items() if source is not None}
 
     def load(self, policy: str) -> Policy:
         """Load a policy of the run. Answers end by the rule of the run's start model."""
@@ -107,25 +107,25 @@ def run_round(job: Job, number: int, first: Sequence[Row]) -> Round:
         Waiting: people have not labelled its answers yet.
     """
     config, folder, start = job.config, job.folder(number), job.policy(number - 1)
-    asked = _questions(job, number)
-    samples = run_stage(folder / SAMPLES, lambda: _samples(job, number, start, asked))
+    questions = _questions(job, number)
+    samples = run_stage(folder / SAMPLES, lambda: _samples(job, number, start, questions))
     scores: Sequence[Row] = ()
     if job.reward is not None and config.pairing != "spin":
         scores = run_stage(folder / SCORES, lambda: _scores(job, samples, number))
     if not (folder / PAIRS).exists():
-        items, lost = _pairs(job, number, asked, samples, _pairing_values(scores, multiplier(job, number)))
-        write_rows(folder / REJECTED, lost)
+        items, rejected_rows = _pairs(job, number, questions, samples, _pairing_values(scores, multiplier(job, number)))
+        write_rows(folder / REJECTED, rejected_rows)
         write_rows(folder / PAIRS, _data_rows(items, folder))
     if not (folder / PAIRS).stat().st_size:
         return round_of(job, number, (), first)
     _train(job, number, start)
-    due = number % config.measure_every == 0 or number == config.rounds
-    return round_of(job, number, measure(job, number) if due else (), first)
+    is_due = number % config.measure_every == 0 or number == config.rounds
+    return round_of(job, number, measure(job, number) if is_due else (), first)
 
 
 def _questions(job: Job, number: int) -> list[Question]:
     """The questions of a round, in order."""
-    groups = round_groups(job.questions.groups, number, job.questions.per_round, again=job.config.reuse_prompts)
+    groups = round_groups(job.questions.groups, number, job.questions.per_round, reuse=job.config.reuse_prompts)
     return [question for group in groups for question in group]
 
 
@@ -150,15 +150,15 @@ def _pairing_values(scores: Sequence[Row], multiplier: float | None) -> list[flo
     return [row["reward"] - (0.0 if multiplier is None else multiplier * row["cost"]) for row in scores]
 
 
-def _samples(job: Job, number: int, policy: str, asked: Sequence[Question]) -> list[Row]:
+def _samples(job: Job, number: int, policy: str, questions: Sequence[Question]) -> list[Row]:
     if job.generator is None:
         return list(chain(*job.coordinator.run_parts("answers", job, number=number)))
-    about = job.config.n, *_sampling(job.config, number)
-    wanted = ServerQuery([q.prompt for q in asked], *about, job.speaker, [q.ids for q in asked])
+    options = job.config.n, *_sampling(job.config, number)
+    query = ServerQuery([q.prompt for q in questions], *options, job.speaker, [q.ids for q in questions])
     folder = str(Path(policy).resolve()) if Path(policy).exists() else policy
     reload(job.generator, folder)
-    answers = answers_from(job.generator, wanted, folder, job.folder(number) / REPLIES)
-    return served_rows(answers, asked, job.speaker)
+    answers = answers_from(job.generator, query, folder, job.folder(number) / REPLIES)
+    return served_rows(answers, questions, job.speaker)
 
 
 def refuse_generator(generator: ServerConfig, config: IterateConfig, questions: Questions, speaker: Speaker) -> None:
@@ -174,10 +174,10 @@ def refuse_generator(generator: ServerConfig, config: IterateConfig, questions: 
 def _answers(job: Job, number: int) -> list[Row]:
     """This rank's part of a round's answers. A tensor-parallel group draws its part together; its first rank returns
     it."""
-    asked, config = _questions(job, number), job.config
+    questions, config = _questions(job, number), job.config
     policy = job.load(job.policy(number - 1))
-    drawn = policy.draw(asked, config.n, *_sampling(config, number), ranks.data_portion(len(asked)))
-    return rows_of(drawn, asked, job.speaker) if ranks.speaks() else []
+    samples = policy.draw(questions, config.n, *_sampling(config, number), ranks.data_portion(len(questions)))
+    return rows_of(samples, questions, job.speaker) if ranks.leads_tensor_group() else []
 
 
 def _sampling(config: IterateConfig, number: int) -> tuple[Sampling, int]:
@@ -207,63 +207,63 @@ def _values(job: Job, source: str, rows: Sequence[Row], number: int | None) -> l
     if by_model(getattr(job.config, source)):
         facts = [{key: row[key] for key in ("prompt_index", "text", "stop")} for row in rows]
         return list(chain(*job.coordinator.run_parts("values", job, source=source, rows=facts, number=number)))
-    asked = _answered(job, number)
-    return job.sources[source](*_texts(rows, asked), _ended_flags(rows), _columns(rows, asked))
+    questions = _answered(job, number)
+    return job.sources[source](*_texts(rows, questions), _ended_flags(rows), _columns(rows, questions))
 
 
 def _values_of_part(job: Job, source: str, rows: Sequence[Row], number: int | None) -> list[float]:
     """A model's values for this rank's part of the answers."""
-    mine = [rows[k] for k in ranks.portion(len(rows))]
-    return job.sources[source](*_texts(mine, _answered(job, number)), _ended_flags(mine))
+    local_rows = [rows[k] for k in ranks.portion(len(rows))]
+    return job.sources[source](*_texts(local_rows, _answered(job, number)), _ended_flags(local_rows))
 
 
 def _answered(job: Job, number: int | None) -> Sequence[Question]:
     return job.questions.held_out if number is None else _questions(job, number)
 
 
-def _texts(rows: Sequence[Row], asked: Sequence[Question]) -> tuple[list[Turns], list[str]]:
-    return [asked[row["prompt_index"]].prompt for row in rows], [row["text"] for row in rows]
+def _texts(rows: Sequence[Row], questions: Sequence[Question]) -> tuple[list[Turns], list[str]]:
+    return [questions[row["prompt_index"]].prompt for row in rows], [row["text"] for row in rows]
 
 
 def _ended_flags(rows: Sequence[Row]) -> list[bool]:
     return [row["stop"] == "eos" for row in rows]
 
 
-def _columns(rows: Sequence[Row], asked: Sequence[Question]) -> list[Mapping[str, Any]]:
-    return [asked[row["prompt_index"]].columns for row in rows]
+def _columns(rows: Sequence[Row], questions: Sequence[Question]) -> list[Mapping[str, Any]]:
+    return [questions[row["prompt_index"]].columns for row in rows]
 
 
 def _pairs(
-    job: Job, number: int, asked: Sequence[Question], samples: Sequence[Row], worth: Sequence[float]
+    job: Job, number: int, questions: Sequence[Question], samples: Sequence[Row], values: Sequence[float]
 ) -> tuple[list[Item], list[Row]]:
-    """The round's pairs, and a row per rejection; ``worth`` is empty if people judge."""
+    """The round's pairs, and a row per rejection; ``values`` is empty if people judge."""
     by_prompt: dict[int, list[Candidate]] = {}
     for k, row in enumerate(samples):
-        reward = worth[k] if worth else float("nan")
+        reward = values[k] if values else float("nan")
         withheld = "" if row["stop"] in ("eos", "length") else row["stop"]
         candidate = Candidate(row["text"], reward, row["stop"] == "eos", withheld)
         by_prompt.setdefault(row["prompt_index"], []).append(candidate)
     if job.config.reward == PEOPLE:
-        return _by_people(job, number, asked, by_prompt)
-    items, lost = [], []
+        return _by_people(job, number, questions, by_prompt)
+    items, rejected_rows = [], []
     for index, candidates in by_prompt.items():
         item_id = f"r{number:03d}-{index:05d}"
-        item, why = _pair(job.config, item_id, asked[index], candidates)
-        items += [replace(item, extra=asked[index].stated)] if item else []
-        lost += [_rejection_row(item_id, rejection) for rejection in why]
-    return items, lost
+        item, why = _pair(job.config, item_id, questions[index], candidates)
+        items += [replace(item, extra=questions[index].template_fields)] if item else []
+        rejected_rows += [_rejection_row(item_id, rejection) for rejection in why]
+    return items, rejected_rows
 
 
 def _pair(
-    config: IterateConfig, item_id: str, asked: Question, candidates: Sequence[Candidate]
+    config: IterateConfig, item_id: str, question: Question, candidates: Sequence[Candidate]
 ) -> tuple[Item | None, list[Rejection]]:
     pairing = config.pairing
     repeats = "keep" if pairing == "rso" else "reject"
-    usable, lost = split_rejected(candidates, require_eos=config.require_eos, repeats=repeats)
+    usable, rejections = split_rejected(candidates, require_eos=config.require_eos, repeats=repeats)
     if pairing == "spin":
-        item, more = spin_item(item_id, asked.prompt, asked.demonstration, candidates, usable)
-        return item, [*lost, *more]
-    pairs, more = pairs_of(
+        item, more_rejections = spin_item(item_id, question.prompt, question.demonstration, candidates, usable)
+        return item, [*rejections, *more_rejections]
+    pairs, more_rejections = pairs_of(
         candidates,
         usable,
         pairing,
@@ -272,26 +272,26 @@ def _pair(
         rso_beta=config.rso_beta,
         rso_accepted=config.rso_accepted,
     )
-    item = paired_item(item_id, asked.prompt, candidates, pairs) if pairs else None
-    return item, [*lost, *more]
+    item = paired_item(item_id, question.prompt, candidates, pairs) if pairs else None
+    return item, [*rejections, *more_rejections]
 
 
 def _by_people(
-    job: Job, number: int, asked: Sequence[Question], by_prompt: Mapping[int, Sequence[Candidate]]
+    job: Job, number: int, questions: Sequence[Question], by_prompt: Mapping[int, Sequence[Candidate]]
 ) -> tuple[list[Item], list[Row]]:
     """The pairs from people's labels; until they exist, write a file to be labelled and wait."""
-    items, lost = [], []
+    items, rejected_rows = [], []
     for index, candidates in by_prompt.items():
         item_id = f"r{number:03d}-{index:05d}"
-        item, why = questionnaire(item_id, asked[index].prompt, candidates, require_eos=job.config.require_eos)
-        items += [replace(item, extra=asked[index].stated)] if item else []
-        lost += [_rejection_row(item_id, rejection) for rejection in why]
+        item, why = questionnaire(item_id, questions[index].prompt, candidates, require_eos=job.config.require_eos)
+        items += [replace(item, extra=questions[index].template_fields)] if item else []
+        rejected_rows += [_rejection_row(item_id, rejection) for rejection in why]
     folder = job.folder(number)
     run_stage(folder / TO_LABEL, lambda: _data_rows(items, folder))
     if not items:
-        return [], lost
+        return [], rejected_rows
     labelled, undecided = labelled_items(folder, items, resume_command(job.run))
-    return labelled, [*lost, *(_rejection_row(item_id, rejection) for item_id, rejection in undecided)]
+    return labelled, [*rejected_rows, *(_rejection_row(item_id, rejection) for item_id, rejection in undecided)]
 
 
 def _train(job: Job, number: int, start: str) -> None:
@@ -301,16 +301,16 @@ def _train(job: Job, number: int, start: str) -> None:
         data = job.folder(number) / TRAIN
         run_stage(data, lambda: _pairs_so_far(job, number))
     several = len({json.dumps(row["prompt"]) for row in read_rows(data)}) > 1
-    about: dict[str, Any] = {"number": number, "start": start, "data": str(data), "out": str(out)}
+    options: dict[str, Any] = {"number": number, "start": start, "data": str(data), "out": str(out)}
     train_unless_finished(
         str(out),
-        lambda resume: job.coordinator.run_collective("training", job, **about, held_out=several, resume=resume),
+        lambda resume: job.coordinator.run_collective("training", job, **options, held_out=several, resume=resume),
     )
 
 
-def _train_part(job: Job, *, resume: bool, **about: Any) -> None:
+def _train_part(job: Job, *, resume: bool, **options: Any) -> None:
     """This rank's part of a round's training."""
-    train(training(job.config, **about), resume=resume, callbacks=job.callbacks)
+    train(training(job.config, **options), resume=resume, callbacks=job.callbacks)
 
 
 def _pairs_so_far(job: Job, number: int) -> list[Row]:
@@ -320,10 +320,10 @@ def _pairs_so_far(job: Job, number: int) -> list[Row]:
         for k in rounds[:-1]:
             data.share_media(job.folder(k), job.folder(number))
         return [row for k in rounds for row in read_rows(job.folder(k) / PAIRS)]
-    now, rows = multiplier(job, number), []
+    current, rows = multiplier(job, number), []
     for k in rounds:
-        worth = _pairing_values(read_rows(job.folder(k) / SCORES), now)
-        items, _ = _pairs(job, k, _questions(job, k), read_rows(job.folder(k) / SAMPLES), worth)
+        values = _pairing_values(read_rows(job.folder(k) / SCORES), current)
+        items, _ = _pairs(job, k, _questions(job, k), read_rows(job.folder(k) / SAMPLES), values)
         rows += _data_rows(items, job.folder(number))
     return rows
 
@@ -381,18 +381,18 @@ def _measured(job: Job, number: int, draws: str) -> list[Row]:
 
 def _held_out(job: Job, number: int, draws: str) -> list[Row]:
     """This rank's part of a policy's answers to the held-out prompts, each with its KL to the first policy."""
-    config, asked = job.config, job.questions.held_out
+    config, questions = job.config, job.questions.held_out
     policy = job.load(job.policy(number))
     plain = Sampling(config.max_new_tokens)  # the policy itself without restrictions, so that its mean KL is unbiased
     seed = _seed(config.seed, draws)
-    drawn = policy.draw(asked, config.held_out_samples, plain, seed, ranks.data_portion(len(asked)))
-    kl = [0.0] * len(drawn)
+    samples = policy.draw(questions, config.held_out_samples, plain, seed, ranks.data_portion(len(questions)))
+    kl = [0.0] * len(samples)
     if number:
         first = job.load(config.model).model
-        kl = sequence_kl(policy.model, first, drawn, [q.input for q in asked], config.pass_tokens)
-    if not ranks.speaks():
+        kl = sequence_kl(policy.model, first, samples, [q.input for q in questions], config.pass_tokens)
+    if not ranks.leads_tensor_group():
         return []
-    return [{**row, "kl": value} for row, value in zip(rows_of(drawn, asked, job.speaker), kl, strict=True)]
+    return [{**row, "kl": value} for row, value in zip(rows_of(samples, questions, job.speaker), kl, strict=True)]
 
 
 # Functions that rank 0 runs on all ranks.
@@ -413,7 +413,7 @@ def round_of(job: Job, number: int, measured: Sequence[Row], first: Sequence[Row
         samples=len(samples),
         pairs=len(pairs),
         steps=int(runs.open_run(run).facts().get("step", 0)) if items else 0,
-        lost=round_figures.lost_counts(read_rows(folder / REJECTED)),
+        rejections=round_figures.rejection_counts(read_rows(folder / REJECTED)),
         margin=round_figures.estimate(gaps) if gaps else None,
         measured=round_figures.figures(measured, first) if measured else {},
         multiplier=multiplier(job, number) if number else None,
@@ -421,8 +421,8 @@ def round_of(job: Job, number: int, measured: Sequence[Row], first: Sequence[Row
 
 
 def _rejection_row(item_id: str, rejection: Rejection) -> Row:
-    about = {"item_id": item_id, "reason": rejection.reason, "detail": rejection.detail}
-    return {**about, "stage": "reject", "action": "dropped", "unit": rejection.unit}
+    header = {"item_id": item_id, "reason": rejection.reason, "detail": rejection.detail}
+    return {**header, "stage": "reject", "action": "dropped", "unit": rejection.unit}
 
 
 def _seed(seed: int, name: str) -> int:

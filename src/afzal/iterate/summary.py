@@ -41,18 +41,20 @@ def finish(job: Job, rounds: Sequence[Round], status: str, reason: str) -> list[
     stages = [("before", 0), *([("after", last.number)] if last.number else [])]
     previews = _previews(job)
     write_rows(path / "samples.jsonl", [row for stage, k in stages for row in _page_samples(job, stage, k, previews)])
-    write_rows(path / drops.FILE, [row for r in rounds for row in _lost(job, r.number)])
+    write_rows(path / drops.FILE, [row for r in rounds for row in _rejected_rows(job, r.number)])
     runs.atomic_write(path / "data.json", json.dumps({"notes": job.questions.notes}, indent=2) + "\n")
     steps = sum(r.steps for r in rounds)
     trained = [runs.open_run(job.folder(r.number) / "run").facts() for r in rounds if r.steps]
-    about = {key: trained[0].get(key) for key in ("objective", "chat")} if trained else {}
-    job.run.update(status=status, stop_reason=reason, best=policy, step=steps, steps=steps, finished=now(), **about)
+    run_facts = {key: trained[0].get(key) for key in ("objective", "chat")} if trained else {}
+    job.run.update(
+        status=status, stop_reason=reason, best=policy, step=steps, steps=steps, finished=utc_now(), **run_facts
+    )
     words = _outcome_sentence(rounds, replace(best, measured=fresh or best.measured), policy, reason, bound)
     report.build(path, round_figures.sections(rounds, words, bound))
     return [*round_figures.alarms(rounds), words]
 
 
-def _lost(job: Job, number: int) -> list[Row]:
+def _rejected_rows(job: Job, number: int) -> list[Row]:
     where = f"round {number}"
     return [{"where": where, **row} for row in read_rows(job.folder(number) / REJECTED)]
 
@@ -71,22 +73,22 @@ _REASONS = {
 
 def _outcome_sentence(rounds: Sequence[Round], best: Round, policy: str, reason: str, bound: float | None) -> str:
     """The outcome in a few words."""
-    made = f"{plural(sum(bool(r.steps) for r in rounds), 'round')} of training"
-    ended = f", ended because {_REASONS[reason]}"
+    training = f"{plural(sum(bool(r.steps) for r in rounds), 'round')} of training"
+    end_reason = f", ended because {_REASONS[reason]}"
     kl, reward = best.mean("kl") or 0.0, best.mean("reward")
-    worth = "" if reward is None else f" reward {reward:.3f} (from {rounds[0].mean('reward') or 0.0:.3f}),"
+    measured = "" if reward is None else f" reward {reward:.3f} (from {rounds[0].mean('reward') or 0.0:.3f}),"
     over = bound is not None and (best.mean("cost") or 0.0) > bound
     broken = f" It does not keep the mean cost at {bound:g}, and no sound policy does." if over else ""
     if bound is not None and best.number:
-        worth += f" cost {best.mean('cost') or 0.0:.3f} (bound {bound:g}),"
+        measured += f" cost {best.mean('cost') or 0.0:.3f} (bound {bound:g}),"
     later = [r for r in rounds if r.measured and r.number > best.number]
     hacked = bool(later) and bool(round_figures.alarms(rounds))
     if not best.number:
         none = " No round is sound: the first policy is the one to use." if hacked else ""
         none = none or (" No round is better than the first policy." if len(rounds) > 1 else "")
-        return f"{made}{ended}.{none}{broken}"
-    text = f"{made}{ended}. The policy to use is {policy}: held out, on fresh answers,{worth} KL {kl:.3f} nats to the "
-    text += "first policy."
+        return f"{training}{end_reason}.{none}{broken}"
+    text = f"{training}{end_reason}. The policy to use is {policy}: held out, on fresh answers,{measured} KL {kl:.3f} "
+    text += "nats to the first policy."
     text += broken
     return text + (" The rounds after it are not recommended, whatever their reward." if hacked else "")
 
@@ -138,9 +140,12 @@ def _previews(job: Job) -> list[Row]:
     """For each held-out prompt, small copies of its images and sounds for the page; empty without any."""
     media = [[m.media for m in q.tree.media] if q.tree is not None else [] for q in job.questions.held_out]
     previews = keep_previews(chain.from_iterable(media), job.run.path)
-    return [{"media": [previews[one.sha256] for one in shown]} if shown else {} for shown in media]
+    return [
+        {"media": [previews[medium.sha256] for medium in prompt_media]} if prompt_media else {}
+        for prompt_media in media
+    ]
 
 
-def now() -> str:
+def utc_now() -> str:
     """The current time in UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")
