@@ -257,7 +257,7 @@ def test_a_trial_is_no_part_of_the_layer_that_caused_it(fresh, monkeypatch):
 
 def test_what_kernels_do_not_have_goes_to_the_blocks(fresh, monkeypatch):
     monkeypatch.setattr(ragged, "flash", flash_by_definition)
-    for odd in ({"odd": True}, {"softcap": 30.0}, {"width": 12}, {"dtype": torch.float32}):
+    for odd in ({"unsupported": True}, {"softcap": 30.0}, {"width": 12}, {"dtype": torch.float32}):
         assert kernels.kernel_for(replace(JOB, **odd)) == "blocks", odd
     assert kernels.notes() == ()
 
