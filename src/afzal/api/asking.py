@@ -77,7 +77,10 @@ def choose_questions(settings: config.AskConfig, force: bool = False) -> Result:
                 why=f"it holds {vote_rows.in_words}",
                 remedy=f"name the file or folder of people's votes, or --votes {NOBODY} if there are none",
             )
-        known_votes, notes = _with_scores(settings, ask.join_answers(vote_rows.items)), vote_rows.notes(Path(settings.votes).name)
+        known_votes, notes = (
+            _with_scores(settings, ask.join_answers(vote_rows.items)),
+            vote_rows.notes(Path(settings.votes).name),
+        )
     else:
         notes = pool_rows.notes("the pool")
     options = ask.AskOptions(

@@ -79,7 +79,9 @@ def leaderboard(
             body |= part | joined
         if beside is not None:
             other_verdicts, n_left_out = _without(judging.read_model_verdicts([str(beside)]), judge, str(beside))
-            tied = any(v.outcome in ("tie", "both_bad") for v in other_verdicts.verdicts)  # without ties, half gives the same
+            tied = any(
+                v.outcome in ("tie", "both_bad") for v in other_verdicts.verdicts
+            )  # without ties, half gives the same
             other_board = judging.rank_models(other_verdicts, ties if tied else "half", resamples=2)
             body["beside"] = judging.rank_correlation(board, other_board)
             body["findings"].append(_correlation(body["beside"], Path(beside).name))

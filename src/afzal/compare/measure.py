@@ -133,7 +133,9 @@ def read_prompts(config: CompareConfig, speaker: Speaker) -> tuple[list[Item], l
     names = requested_columns(requests, items, config.prompts)
     prompt_items = distinct_prompts(items, names)[: config.max_prompts]
     if len(prompt_items) < 2:
-        raise AfzalError(f"{len(prompt_items)} prompts are too few to compare on", where=config.prompts, remedy="at least 2")
+        raise AfzalError(
+            f"{len(prompt_items)} prompts are too few to compare on", where=config.prompts, remedy="at least 2"
+        )
     limit = speaker.limit_tokens(config.max_tokens) - config.sample_tokens
     if limit < 1:
         raise AfzalError("sample_tokens leaves no room for a prompt", remedy="lower sample_tokens, or raise max_tokens")

@@ -146,7 +146,12 @@ def answers_from(settings: ServerConfig, query: ServerQuery, policy: str, cache:
     with Cache(cache) as replies:
         progress = counter(len(requests), lambda line: print(line, file=sys.stderr))
         known = fetch_replies(
-            list(requests.values()), ask, replies, name=server.model, concurrency=settings.concurrency, on_reply=progress
+            list(requests.values()),
+            ask,
+            replies,
+            name=server.model,
+            concurrency=settings.concurrency,
+            on_reply=progress,
         )
     reply_to = {place: known[request.key] for place, request in requests.items()}
     _refuse_other_tokens(reply_to, query, settings)

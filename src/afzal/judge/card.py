@@ -43,7 +43,9 @@ _FIGURES = {
 }
 
 
-def card(summary: Mapping[str, Any], description: Mapping[str, Any], worst: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+def card(
+    summary: Mapping[str, Any], description: Mapping[str, Any], worst: Sequence[Mapping[str, str]]
+) -> dict[str, Any]:
     """The card as plain values, for the page and for files.
 
     Args:
@@ -77,7 +79,9 @@ def card(summary: Mapping[str, Any], description: Mapping[str, Any], worst: Sequ
             *_categories(summary),
             *_calibration(summary),
         ],
-        "texts": [{"title": "What the judge is asked", "text": description["prompt"]}] if description.get("prompt") else [],
+        "texts": [{"title": "What the judge is asked", "text": description["prompt"]}]
+        if description.get("prompt")
+        else [],
         "worst": list(worst),
         "summary": dict(summary),
     }

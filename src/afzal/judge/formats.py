@@ -256,7 +256,11 @@ def _read_format(source: str, form: Format, rows: Iterable[RawRow]) -> Verdicts:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             fault = f"lacks the field {error}" if isinstance(error, KeyError) else str(error)
             raise AfzalError(f"a row of {form.name} {fault}", where=raw.where) from None
-        verdicts += row_verdicts if row_verdicts[:1] and row_verdicts[0].judge else [_with_judge(judge, v) for v in row_verdicts]
+        verdicts += (
+            row_verdicts
+            if row_verdicts[:1] and row_verdicts[0].judge
+            else [_with_judge(judge, v) for v in row_verdicts]
+        )
         if truth is not None and row_verdicts:
             gold[row_verdicts[0].item] = truth
     return Verdicts(verdicts, gold, form.name, n)

@@ -153,7 +153,9 @@ def of_items(items: Sequence[Item], gold: Iterable[Item] = ()) -> Labels:
             is_repeat = vote.weight == 0 and (pairs[place], person) in seen
             seen.add((pairs[place], person))
             labels.append(
-                Label(pairs[place], person, _label(vote), shown_first, seconds, is_repeat, vote.probability, vote.weight)
+                Label(
+                    pairs[place], person, _label(vote), shown_first, seconds, is_repeat, vote.probability, vote.weight
+                )
             )
     if not labels:
         raise AfzalError(

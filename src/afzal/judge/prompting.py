@@ -198,7 +198,12 @@ def play_games(
     builder = PromptBuilder(settings)
     requests = [builder.requests(game) for game in games]
     answers = fetch_replies(
-        [r for game_requests in requests for r in game_requests], ask, cache, name=name, concurrency=concurrency, on_reply=heard
+        [r for game_requests in requests for r in game_requests],
+        ask,
+        cache,
+        name=name,
+        concurrency=concurrency,
+        on_reply=heard,
     )
     return [
         ruling(game, settings, [answers[r.key] for r in game_requests])

@@ -107,7 +107,9 @@ def summary(
     if known.own is not None:
         other_points = dict(known.others) if human is None else {"people": human, **known.others}
         wrote = _source_sides(known.own, items, pairs)
-        figures["own_answers"] = validation.self_preference(wrote, points_of(combined), other_points, prompts, **resampling)
+        figures["own_answers"] = validation.self_preference(
+            wrote, points_of(combined), other_points, prompts, **resampling
+        )
     if by_category := _by_category(items, pairs, prompts, combined, table, sides, people):
         figures["by_category"] = by_category
     return figures
@@ -225,7 +227,10 @@ def _models(
         return figures
     longer_by = (gap * side)[decided]
     longest = np.where(gap * side > 0, 1.0, np.where(gap * side < 0, 0.0, 0.5))
-    figures |= {"win_rate": share_of(points, decided, prompts), "win_rate_of_the_longer": float(longest[decided].mean())}
+    figures |= {
+        "win_rate": share_of(points, decided, prompts),
+        "win_rate_of_the_longer": float(longest[decided].mean()),
+    }
     if np.ptp(longer_by) > 0:
         judged_prompts = [p for p, s in zip(prompts, decided, strict=True) if s]
         resampling = {"resamples": min(resamples, 500), "seed": seed}
