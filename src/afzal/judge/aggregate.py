@@ -115,7 +115,7 @@ def aggregate(labels: Labels, by: By = "mean", *, anchored: bool = True) -> Aggr
             fit, checked = _dawid_skene(table, known), _held_out(table, known, majority)
         answer = _points(fit.posterior)
     elif by in ("mean", "jeffreys"):
-        answer = _mean(labels, heard, by)
+        answer = _mean(labels, n_votes, by)
     else:
         answer = _answer(table, known, by)
     answer = np.where((n_votes > 0) & (bad <= n_votes), answer, np.nan)

@@ -287,8 +287,8 @@ def _fill(path: Path, entries: Mapping[str, Entry], targets: Mapping[str, Tensor
     for name, target in targets.items():
         entry = entries.get(name)
         if entry is None or list(target.shape) != entry["shape"] or DTYPES.get(target.dtype) != entry["dtype"]:
-            found = "no such tensor" if entry is None else f"{entry['dtype']} {entry['shape']} there"
-            why = f"{name} is {DTYPES.get(target.dtype)} {list(target.shape)} here, {found}"
+            actual = "no such tensor" if entry is None else f"{entry['dtype']} {entry['shape']} there"
+            why = f"{name} is {DTYPES.get(target.dtype)} {list(target.shape)} here, {actual}"
             raise AfzalError(f"checkpoint {path} is not of this model", why=why, remedy="give the settings of run.yaml")
         for file, read in overlapping_reads(name, entry, box_of(target)).items():
             reads.setdefault(file, []).append((read, entry, local(target.detach())))
