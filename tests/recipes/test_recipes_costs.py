@@ -141,7 +141,7 @@ def test_a_scorer_reads_the_answer_without_its_end_and_its_row():
 
     ended = Sample(1, np.array([97, 98, EOS]), "eos", np.zeros(3))
     cut = Sample(0, np.array([32, 99]), "length", np.zeros(2))
-    assert [module._scored(judged, speaker, trees, s) for s in (ended, cut)] == [0.5, 0.5]
+    assert [module._score_sample(judged, speaker, trees, s) for s in (ended, cut)] == [0.5, 0.5]
     assert seen == [("two", "ab", {"worth": 1}), ("one", " c", {"worth": 0})]
 
 
