@@ -99,7 +99,7 @@ def adapter_folder(tmp_path: Path, kind: Any) -> Path:
     model itself."""
     out, also = tmp_path / kind, ["lm_head"] if kind == "brought" else []
     chosen = Adapter("lora" if also else kind, 4, 8.0, virtual_tokens=3)
-    made = add_adapter(load_model(str(tmp_path / "model")), chosen, also=also)
+    made = add_adapter(load_model(str(tmp_path / "model")), chosen, trained_in_full=also)
     torch.manual_seed(1)
     for p in made.parameters():
         if p.requires_grad:
