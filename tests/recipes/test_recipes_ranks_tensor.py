@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers_ranks import run_ranks, start_group
+from helpers_ranks import run_in_shards, run_ranks
 from helpers_runs import command_line, finished, model_folder, start_command
-from test_recipes_ranks import FROM_REWARDS, _without_whole_models, assert_same, from_rewards, given, metrics
+from test_recipes_ranks import FROM_REWARDS, assert_same, from_rewards, given, metrics
 
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "dpo": ("dpo", {}),
@@ -82,8 +82,8 @@ def test_no_rank_loads_a_whole_model(tmp_path, name):
     method, overrides = WAYS[name]
     model_folder(tmp_path / "model", **EVEN)
     values = given(tmp_path, "out", method, **overrides, tensor_parallel=2)
-    started = start_group(_without_whole_models, 2, command_line(method, values))
-    assert [finished(process) for process in started] == [0, 0]
+    codes, _ = run_in_shards(command_line(method, values), 2)
+    assert codes == [0, 0]
 
 
 @pytest.mark.slow
