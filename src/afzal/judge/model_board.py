@@ -170,7 +170,8 @@ def length_controlled_as_plain(lines: Sequence[LengthControlledRate]) -> dict[st
 
 
 def rank_correlation(board: ModelBoard, other: ModelBoard) -> dict[str, Any]:
-    """Rank correlations between two leaderboards' strengths, over the models that they share.
+    """Rank correlations between two leaderboards' strengths, over the models that they share; None if one ranks all of
+    them as equal.
 
     Raises:
         AfzalError: one of them has no strengths, or they share fewer than two models.
@@ -187,6 +188,8 @@ def rank_correlation(board: ModelBoard, other: ModelBoard) -> dict[str, Any]:
     first, second = (
         [float(b.board.theta[b.names.index(name)]) for name in shared] for b in (board, other) if b.board is not None
     )
+    if len(set(first)) == 1 or len(set(second)) == 1:  # a leaderboard on which all are equal ranks nothing
+        return {"models": len(shared), "spearman": None, "kendall": None}
     figures: dict[str, Any] = {"spearman": spearmanr(first, second)[0], "kendall": kendalltau(first, second)[0]}
     return {"models": len(shared), **{name: finite(float(value)) for name, value in figures.items()}}
 
