@@ -33,7 +33,7 @@ def _group(folder: Path, files: dict[str, str]) -> Path:
     ],
 )
 def test_a_containers_share_is_read_of_both_kinds_of_groups(files: dict[str, str], share: float | None, tmp_path: Path):
-    assert environment._share(_group(tmp_path, files)) == share
+    assert environment._cpu_quota(_group(tmp_path, files)) == share
 
 
 @pytest.mark.parametrize(("share", "cpus"), [(None, 6), (2.0, 2), (1.5, 2), (0.2, 1), (64.0, 6)])
