@@ -128,23 +128,17 @@ LAYOUTS: tuple[Format, ...] = (
         optional=_OF_RATINGS,
         annotations="none",
     ),
-    Format(
-        "ratings",
-        (_ASKED, "generations", "chosen", "rejected"),
-        others.rated_pair,
-        _RATINGS | {"better, worse": "chosen and rejected of rows without ratings"},
-        accepts=others.fits_rated_pair,
-        optional=(*_OF_RATINGS, "ratings|rating", *_OF_PAIR),
-        annotations="none",
-    ),
-    Format(
-        "ratings",
-        ("prompt", _ASKED, "generations", "chosen", "rejected"),
-        others.rated_pair,
-        _RATINGS | {"better, worse": "chosen and rejected of rows without ratings"},
-        accepts=others.fits_rated_pair,
-        optional=(*_OF_RATINGS, "ratings|rating", *_OF_PAIR),
-        annotations="none",
+    *(
+        Format(
+            "ratings",
+            (*asked, "generations", "chosen", "rejected"),
+            others.rated_pair,
+            _RATINGS | {"better, worse": "chosen and rejected of rows without ratings"},
+            accepts=others.fits_rated_pair,
+            optional=(*_OF_RATINGS, "ratings|rating", *_OF_PAIR),
+            annotations="none",
+        )
+        for asked in ((_ASKED,), ("prompt", _ASKED))
     ),
     Format(
         "scored_responses",
