@@ -8,11 +8,12 @@ from helpers_models import OTHER_FAMILIES, SHARING_FAMILIES, VOCABULARY, make
 from scipy import stats
 
 from afzal.errors import AfzalError
-from afzal.generate import Sampling, as_trees, choose_decoding, sample
-from afzal.generate.rows import Row, TokenBuffer, batches
+from afzal.generate import Sampling, as_trees, choose_decoding, sample, shared_prompts
+from afzal.generate.rows import Row, TokenBuffer, batches, rows_of
 from afzal.lab import exact, language
+from afzal.model.adapters import Adapter, add_adapter
 from afzal.model.attention import use_tree_attention
-from afzal.model.decoding import DecodeCache, decode_attention, read_prompts
+from afzal.model.decoding import DecodeCache, decode_attention, merged, next_logits, read_prompts
 from afzal.model.load import add_lora
 from afzal.model.logprobs import score
 from afzal.model.probe import choose_sharing
@@ -144,6 +145,49 @@ def test_answers_longer_than_the_first_buffers():
     assert texts(shared) == texts(stock)
 
 
+@pytest.mark.parametrize("n", [1, 3, 11], ids="{} answers".format)
+@pytest.mark.parametrize("family", SHARING_FAMILIES)
+def test_waiting_rows_take_the_place_of_finished_ones(family, n, monkeypatch):
+    """Eight places for up to 264 rows: cohorts of different ages are decoded together, and merged if they are many."""
+    model, merges, rows_per_step = flatter(family), [], []
+    monkeypatch.setattr(shared_prompts, "_COHORTS", 2)
+    monkeypatch.setattr(shared_prompts, "merged", lambda a, b: merges.append(1) or merged(a, b))
+    monkeypatch.setattr(
+        shared_prompts, "next_logits", lambda m, t, *caches: rows_per_step.append(len(t)) or next_logits(m, t, *caches)
+    )
+    sizes = np.random.default_rng(n).integers(1, 12, 24)
+    prompts = [list(range(4 + k % 9, 4 + k % 9 + int(size))) for k, size in enumerate(sizes)]
+    few = sample(model, prompts, eos=[2, 3], n=n, sampling=Sampling(40), rows_per_batch=8)
+    steps = len(rows_per_step)
+    assert merges
+    assert max(rows_per_step) <= 8
+    many = sample(model, prompts, eos=[2, 3], n=n, sampling=Sampling(40), rows_per_batch=1000)
+    assert texts(few) == texts(many)
+    for a, b in zip(few, many, strict=True):
+        np.testing.assert_allclose(a.logps, b.logps, atol=1e-4)
+    in_turn = batches(sorted(few, key=lambda s: (-sizes[s.prompt_index], s.prompt_index)), n, 8)
+    assert steps < sum(max(len(s.ids) for s in batch) for batch in in_turn), "as if each batch waited for the last"
+
+
+@pytest.mark.parametrize("kind", ["prefix", "prompt"])
+def test_waiting_rows_have_virtual_tokens_too(kind, monkeypatch):
+    model = add_adapter(make("llama"), Adapter(kind, virtual_tokens=3))
+    noise = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.requires_grad:
+                p.copy_(torch.randn(p.shape, generator=noise))
+    monkeypatch.setattr(shared_prompts, "_COHORTS", 2)
+    few, many = (
+        sample(model, PROMPTS, eos=range(2, 6), n=9, sampling=SAMPLING, rows_per_batch=rows, decoding="shared")
+        for rows in (4, 100)
+    )
+    assert texts(few) == texts(many)
+    assert len({len(s.ids) for s in few}) > 5
+    for a, b in zip(few, many, strict=True):
+        np.testing.assert_allclose(a.logps, b.logps, atol=1e-4)
+
+
 def test_prompts_read_in_several_passes(monkeypatch):
     model = flatter("mistral-sliding")
     whole = sample(model, PROMPTS, eos=[2, 3], n=2, sampling=SAMPLING)
@@ -267,12 +311,12 @@ def test_the_trial_notices_a_cache_that_goes_wrong(fault, monkeypatch):
 
 
 def test_batches_keep_a_prompts_rows_together_and_sort_by_length():
-    made = batches({0: 3, 1: 9, 2: 5}, n=4, rows_per_batch=9)
+    made = batches(rows_of({0: 3, 1: 9, 2: 5}, n=4), n=4, size=9)
     assert [[(r.prompt, r.sample) for r in b] for b in made] == [
         [(1, k) for k in range(4)] + [(2, k) for k in range(4)],
         [(0, k) for k in range(4)],
     ]
-    assert [len(b) for b in batches({0: 1}, n=7, rows_per_batch=3)] == [3, 3, 1]
+    assert [len(b) for b in batches(rows_of({0: 1}, n=7), n=7, size=3)] == [3, 3, 1]
 
 
 def test_an_answer_loses_the_token_that_ended_it_and_no_other():

@@ -22,9 +22,13 @@ def grid(prompts, samples):
     return p.ravel(), s.ravel()
 
 
+def _uniforms(keys, step):
+    return uniforms(keys, np.full(len(keys), step))
+
+
 def test_uniforms_are_uniform_over_rows_and_over_steps():
     keys = row_keys(7, *grid(50, 40))
-    drawn = np.stack([uniforms(keys, step) for step in range(20)])
+    drawn = np.stack([_uniforms(keys, step) for step in range(20)])
     assert drawn.min() > 0
     assert drawn.max() < 1
     assert stats.kstest(drawn.ravel(), "uniform").pvalue > 0.01
@@ -34,11 +38,11 @@ def test_uniforms_are_uniform_over_rows_and_over_steps():
 
 def test_a_uniform_belongs_to_seed_prompt_sample_and_step_and_to_nothing_else():
     prompts, samples = grid(5, 4)
-    every = uniforms(row_keys(3, prompts, samples), 2)
+    every = _uniforms(row_keys(3, prompts, samples), 2)
     some = np.array([17, 4, 9])
-    np.testing.assert_array_equal(uniforms(row_keys(3, prompts[some], samples[some]), 2), every[some])
-    others = [uniforms(row_keys(4, prompts, samples), 2), uniforms(row_keys(3, prompts, samples), 3)]
-    others += [uniforms(row_keys(3, prompts + 1, samples), 2)[:4], uniforms(row_keys(3, samples, prompts), 2)[1:]]
+    np.testing.assert_array_equal(_uniforms(row_keys(3, prompts[some], samples[some]), 2), every[some])
+    others = [_uniforms(row_keys(4, prompts, samples), 2), _uniforms(row_keys(3, prompts, samples), 3)]
+    others += [_uniforms(row_keys(3, prompts + 1, samples), 2)[:4], _uniforms(row_keys(3, samples, prompts), 2)[1:]]
     for other in others[:3]:
         assert not np.isin(other[: len(every)], every[: len(other)]).all()
     assert not (others[0] == every).any()
@@ -82,7 +86,7 @@ def test_limits_are_those_of_transformers(temperature, top_k, top_p):
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.6, top_k=3), Sampling(temperature=0)])
 def test_log_probs_are_those_of_the_full_distribution_at_temperature_1(sampling):
     logits = 3 * torch.randn(200, 50, generator=torch.Generator().manual_seed(1))
-    uniform = torch.from_numpy(uniforms(row_keys(0, np.arange(200), np.zeros(200, int)), 0))
+    uniform = torch.from_numpy(_uniforms(row_keys(0, np.arange(200), np.zeros(200, int)), 0))
     tokens, logps = draw_tokens(logits, uniform, sampling)
     torch.testing.assert_close(logps, logits.log_softmax(-1)[torch.arange(200), tokens], atol=2e-6, rtol=0)
     if sampling.temperature == 0:
@@ -92,7 +96,7 @@ def test_log_probs_are_those_of_the_full_distribution_at_temperature_1(sampling)
 def test_barred_ids_are_not_drawn_and_leave_log_probs_as_they_are():
     logits = torch.zeros(500, 4)
     logits[:, 2] = 5.0
-    uniform = torch.from_numpy(uniforms(row_keys(0, np.arange(500), np.zeros(500, int)), 0))
+    uniform = torch.from_numpy(_uniforms(row_keys(0, np.arange(500), np.zeros(500, int)), 0))
     tokens, logps = draw_tokens(logits, uniform, Sampling(), torch.tensor([2]))
     assert set(tokens.tolist()) == {0, 1, 3}
     torch.testing.assert_close(logps, logits.log_softmax(-1)[:, 0])
@@ -109,6 +113,6 @@ def test_the_likeliest_token_stays_however_small_top_p_is(top_p):
 
 def test_draws_have_the_frequencies_of_the_softmax():
     logits = torch.tensor([0.0, 1.0, -1.0, 2.0]).expand(40_000, 4)
-    uniform = torch.from_numpy(uniforms(row_keys(0, np.arange(40_000), np.zeros(40_000, int)), 5))
+    uniform = torch.from_numpy(_uniforms(row_keys(0, np.arange(40_000), np.zeros(40_000, int)), 5))
     counts = torch.bincount(draw_tokens(logits, uniform, Sampling(temperature=2.0))[0], minlength=4).numpy()
     assert stats.chisquare(counts, (logits[0] / 2).softmax(-1).double().numpy() * 40_000).pvalue > 0.01

@@ -73,20 +73,20 @@ def answer_limits(lengths: Sequence[int], max_new_tokens: int, context: int | No
     return [min(max_new_tokens, context - length) for length in lengths]
 
 
-def batches(
-    lengths: Mapping[int, int], n: int, rows_per_batch: int, numbers: Sequence[int] | None = None
-) -> list[list[Row]]:
-    """``n`` rows per prompt in batches of at most ``rows_per_batch``: longest prompts first, a prompt's rows together.
-
-    A prompt's rows are split across batches only if ``n`` alone exceeds a batch.
+def rows_of(lengths: Mapping[int, int], n: int, numbers: Sequence[int] | None = None) -> list[Row]:
+    """``n`` rows per prompt: longest prompts first, a prompt's rows together.
 
     Args:
         lengths: tokens of each prompt, by its number.
         numbers: for all prompts, the number on which their draws depend; default: their index.
     """
     order = sorted(lengths, key=lambda i: (-lengths[i], i))
-    rows = [Row(i, k, i if numbers is None else numbers[i]) for i in order for k in range(n)]
-    size = max(1, rows_per_batch // n * n if n <= rows_per_batch else rows_per_batch)
+    return [Row(i, k, i if numbers is None else numbers[i]) for i in order for k in range(n)]
+
+
+def batches(rows: Sequence[Row], n: int, size: int) -> list[Sequence[Row]]:
+    """The rows in batches of at most ``size``; the ``n`` rows of a prompt are split only if they exceed a batch."""
+    size = max(1, size // n * n if n <= size else size)
     return [rows[first : first + size] for first in range(0, len(rows), size)]
 
 
@@ -113,20 +113,31 @@ class TokenBuffer:
         self.logps = torch.zeros((len(rows), sampling.max_new_tokens), device=device)
         self._buffer: Tensor | None = None
 
-    def draw(self, logits: Tensor, step: int, live: Tensor, live_host: np.ndarray) -> Tensor:
-        """Draw and store token ``step`` of the rows ``live`` ``[r]`` from their logits ``[r, V]``; return tokens
-        ``[r]``."""
-        uniform = torch.from_numpy(uniforms(self.keys[live_host], step)).to(logits.device)
-        early = step < self.sampling.min_new_tokens and len(self.eos)
-        barred = self.never_or_early if early else self.never if len(self.never) else None
-        if self._buffer is None:
-            self._buffer = torch.empty_like(logits, dtype=torch.float32)
-        tokens, logps = draw_tokens(logits, uniform, self.sampling, barred, self._buffer[: len(logits)])
-        self.ids[live, step] = tokens.to(torch.int32)
-        self.logps[live, step] = logps
+    def draw(self, logits: Tensor, steps: np.ndarray, live: Tensor, live_host: np.ndarray) -> Tensor:
+        """Draw and store the next token of the rows ``live`` ``[r]`` from their logits ``[r, V]``; return tokens
+        ``[r]``.
+
+        Args:
+            steps: ``[r]`` int64: how many tokens each row has.
+        """
+        early = (steps < self.sampling.min_new_tokens) & bool(len(self.eos))
+        tokens = torch.empty(len(steps), dtype=torch.int64, device=logits.device)
+        logps = torch.empty(len(steps), device=logits.device)
+        for some, barred in ((early, self.never_or_early), (~early, self.never)):
+            if some.any():
+                part = slice(None) if some.all() else torch.from_numpy(some).to(logits.device)
+                uniform = torch.from_numpy(uniforms(self.keys[live_host[some]], steps[some])).to(logits.device)
+                tokens[part], logps[part] = self._draw(logits[part], uniform, barred if len(barred) else None)
+        places = live, torch.from_numpy(steps).to(logits.device)
+        self.ids[places], self.logps[places] = tokens.to(torch.int32), logps
         if self._on_token is not None:
             self._report(self._on_token, tokens.tolist(), live_host.tolist())
         return tokens
+
+    def _draw(self, logits: Tensor, uniform: Tensor, barred: Tensor | None) -> tuple[Tensor, Tensor]:
+        if self._buffer is None or len(self._buffer) < len(logits):
+            self._buffer = torch.empty_like(logits, dtype=torch.float32)
+        return draw_tokens(logits, uniform, self.sampling, barred, self._buffer[: len(logits)])
 
     def _report(self, on_token: TokenCallback, tokens: Sequence[int], live: Sequence[int]) -> None:
         """Report tokens, except those still drawn for rows that have ended."""

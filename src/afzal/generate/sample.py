@@ -11,7 +11,7 @@ import torch
 
 from afzal.errors import AfzalError
 from afzal.generate.choose import choose_decoding
-from afzal.generate.rows import Row, Sample, TokenCallback, answer_limits, batches
+from afzal.generate.rows import Sample, TokenCallback, answer_limits, batches, rows_of
 from afzal.generate.shared_prompts import decode_shared
 from afzal.generate.token_sampling import PLAIN, Sampling
 from afzal.generate.with_transformers import decode_with_transformers
@@ -23,6 +23,8 @@ from afzal.model.packed import packed
 from afzal.tokens.tree import Branch, Tree
 
 Decoding = Literal["auto", "shared", "stock"]
+
+_BUFFERED_TOKENS = 2**24  # of the rows that wait for one another; their ids and log-probs take 128 MiB
 
 Prompt = Sequence[int] | Tree
 """Token ids, or a tree without branches, which can also hold images and sounds."""
@@ -54,7 +56,7 @@ def sample(
 
     Args:
         eos: token ids that end a continuation.
-        rows_per_batch: sequences decoded together.
+        rows_per_batch: sequences decoded together. In shared decoding, waiting ones take the places of finished ones.
         decoding: ``shared`` reads a prompt once for all its samples; ``stock`` is the model's own ``generate``;
             ``auto`` is shared if :func:`~afzal.generate.choose_decoding` finds it exact. Prompts with images or sounds
             are decoded by ``stock``.
@@ -83,11 +85,16 @@ def sample(
         for limit in sorted(set(limits), reverse=True):  # those that share a limit are decoded together
             same_limit = {i: length for i, length in enumerate(lengths) if limits[i] == limit}
             limited = replace(sampling, max_new_tokens=limit)
-            for rows in batches(same_limit, n, rows_per_batch, numbers):
-                batch = _decode(
-                    method, model, rows, ids, media_trees, eos=ends, sampling=limited, seed=seed, on_token=on_token
-                )
-                samples += [(r.prompt, r.sample, s) for r, s in zip(rows, batch, strict=True)]
+            rows = rows_of(same_limit, n, numbers)
+            size = max(rows_per_batch, _BUFFERED_TOKENS // max(1, limit)) if method == "shared" else rows_per_batch
+            for part in batches(rows, n, size):
+                options = {"eos": ends, "sampling": limited, "seed": seed, "on_token": on_token}
+                if method == "shared":
+                    with shared_decoding(model):
+                        decoded = decode_shared(model, part, ids, places=rows_per_batch, **options)
+                else:
+                    decoded = decode_with_transformers(model, part, ids, media_trees=media_trees, **options)
+                samples += [(r.prompt, r.sample, s) for r, s in zip(part, decoded, strict=True)]
     return [s for _, _, s in sorted(samples, key=lambda entry: entry[:2])]
 
 
@@ -96,20 +103,6 @@ def _decoding_method(model: Any, decoding: Decoding, longest: int, *, shows: boo
     if decoding == "stock":
         return "stock", ""
     return ("stock", "its prompts show images or sounds") if shows else choose_decoding(model, longest)
-
-
-def _decode(
-    method: str,
-    model: Any,
-    rows: Sequence[Row],
-    ids: Sequence[Sequence[int]],
-    media_trees: Sequence[Tree | None],
-    **options: Any,
-) -> list[Sample]:
-    if method == "stock":
-        return decode_with_transformers(model, rows, ids, media_trees=media_trees, **options)
-    with shared_decoding(model):
-        return decode_shared(model, rows, ids, **options)
 
 
 def as_trees(samples: Sequence[Sample], prompts: Sequence[Prompt]) -> list[Tree]:

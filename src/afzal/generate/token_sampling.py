@@ -46,9 +46,10 @@ def row_keys(seed: int, prompts: np.ndarray, samples: np.ndarray) -> np.ndarray:
     return avalanche(key ^ avalanche(samples.astype(np.uint64) + np.uint64(1 << 32)))
 
 
-def uniforms(keys: np.ndarray, step: int) -> np.ndarray:
-    """``[R]`` float64 in (0, 1) on a grid of 2^-40: the number that determines token ``step`` (from 0) of each row."""
-    bits = avalanche(keys + np.uint64((step + 1) * GOLDEN % 2**64))
+def uniforms(keys: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """``[R]`` float64 in (0, 1) on a grid of 2^-40: the number that determines token ``steps`` ``[R]`` (from 0) of each
+    row."""
+    bits = avalanche(keys + (steps.astype(np.uint64) + np.uint64(1)) * np.uint64(GOLDEN))  # modulo 2^64
     return ((bits >> np.uint64(24)).astype(np.float64) + 0.5) * 2.0**-40
 
 

@@ -55,7 +55,7 @@ def _write(model: Any, written: TokenBuffer, prompts: Sequence[Sequence[int]]) -
     going = torch.ones(len(prompts), dtype=torch.bool, device=device)
     reader = _Reader(model)
     for step in range(written.sampling.max_new_tokens):
-        tokens = written.draw(reader.logits(ids), step, live, all_rows)
+        tokens = written.draw(reader.logits(ids), np.full(len(all_rows), step), live, all_rows)
         going &= ~torch.isin(tokens, written.eos)
         if not going.any():
             return

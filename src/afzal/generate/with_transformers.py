@@ -103,7 +103,8 @@ def _drawing_processor(written: TokenBuffer, width: int) -> Any:
     live = torch.arange(len(written.rows), device=written.ids.device)
 
     def process(input_ids: Tensor, scores: Tensor) -> Tensor:
-        tokens = written.draw(scores, input_ids.shape[1] - width, live, all_rows)
+        steps = np.full(len(all_rows), input_ids.shape[1] - width)
+        tokens = written.draw(scores, steps, live, all_rows)
         return torch.full_like(scores, -torch.inf).scatter(1, tokens[:, None], 0.0)
 
     return process

@@ -5,6 +5,10 @@ the prompts stores their keys and values. After that every call adds one new tok
 single `[1, R]` row whose positions continue those of their prompts. Scores against a prompt are computed for all of its
 rows together and share one softmax with the scores against each row's own suffix: no key is copied per sample.
 
+Rows that start together form a cohort with a cache of its own; all cohorts share a forward pass, and only attention
+looks at one after the other. So rows may join while others are far into their answers, and no row reads the empty
+slots of a longer one.
+
 Shapes: G prompts of at most P tokens, R rows (samples being decoded), t suffix tokens, H query heads, K key heads,
 D head width, V vocabulary, S slots.
 """
@@ -51,6 +55,8 @@ class DecodeCache:
     Attributes:
         prefix: for every layer the keys and values ``[1, K, n, D]`` of the first tokens of all prompts, if
             prefix tuning gives them.
+        written: suffix slots in use; the newest tokens of all rows are in the same slot.
+        start: ``[R]`` int64, the slot of each row's first token: not 0 for rows that were merged with older ones.
     """
 
     def __init__(self, lengths: Tensor, group: Tensor) -> None:
@@ -59,20 +65,23 @@ class DecodeCache:
         self.layers: dict[nn.Module, _Layer] = {}
         self.filling: slice | None = None  # the prompts that a pass over prompts computes
         self.written = 0
+        self.start = torch.zeros_like(group)
         self._arrange()
 
     def positions(self) -> Tensor:
         """``[1, R]`` logical position of each row's next token."""
-        return (self.lengths + self.written)[self.group][None]
+        return (self.lengths[self.group] + self.written - self.start)[None]
 
     def keep(self, rows: Tensor) -> None:
         """Continue only these rows, in this order; prompts without a row are dropped. ``rows`` ascends."""
         group = self.group[rows]
         prompts, self.group = torch.unique(group, return_inverse=True)
         narrower = len(prompts) < len(self.lengths)
-        self.lengths = self.lengths[prompts]
+        self.lengths, self.start = self.lengths[prompts], self.start[rows]
+        unused = int(self.start.min()) // _ROOM * _ROOM  # slots of rows that have left
+        self.written, self.start = self.written - unused, self.start - unused
         for layer in self.layers.values():
-            layer.suffix_k, layer.suffix_v = layer.suffix_k[rows], layer.suffix_v[rows]
+            layer.suffix_k, layer.suffix_v = layer.suffix_k[rows, unused:], layer.suffix_v[rows, unused:]
             if narrower:
                 layer.prompt_k, layer.prompt_v = layer.prompt_k[prompts], layer.prompt_v[prompts]
         self._arrange()
@@ -86,6 +95,10 @@ class DecodeCache:
         if window not in self._hidden:
             self._hidden[window] = self._find_hidden(window)
         return self._hidden[window]
+
+    def hidden_suffix(self) -> Tensor | None:
+        """``[R, 1, 1, S]`` bool: which of the first S suffix slots are older than a row; None if none is."""
+        return self._before_start
 
     def to_grid(self, rows: Tensor) -> Tensor:
         """Rows ``[R, ...]`` as ``[G, m, ...]``: the rows of each prompt side by side, padded with row 0."""
@@ -118,6 +131,9 @@ class DecodeCache:
         self._hidden: dict[int | None, Tensor | None] = {}
         self._hidden_at = -1
         self._apart: dict[torch.Size, Tensor] = {}
+        latest = int(self.start.max())
+        slots = torch.arange(latest, device=self.start.device)
+        self._before_start = (slots < self.start[:, None])[:, None, None] if latest else None
         self._grid = self._slot = None
         if not bool((counts == largest).all()):
             first = counts.cumsum(0) - counts
@@ -132,11 +148,52 @@ class DecodeCache:
         first = self._shortest if window is None else 0
         if first == width:
             return None
-        slots, ends = torch.arange(first, width, device=self.lengths.device), self.lengths[:, None]
+        slots, ends = torch.arange(first, width, device=self.lengths.device), self.lengths[self.group][:, None]
         hidden = slots >= ends
         if window is not None:
-            hidden |= ends + self.written - slots >= window
-        return hidden[self.group][:, None, None]
+            hidden |= self.positions()[0][:, None] - slots >= window
+        return hidden[:, None, None]
+
+
+def merged(older: DecodeCache, younger: DecodeCache) -> DecodeCache:
+    """One cache of the rows of both, in this order, so that they need one attention instead of two.
+
+    The younger rows' tokens move to later slots, and read the empty ones before them from now on.
+    """
+    shift = older.written - younger.written
+    cache = DecodeCache(
+        torch.cat([older.lengths, younger.lengths]), torch.cat([older.group, len(older.lengths) + younger.group])
+    )
+    cache.prefix, cache.written = older.prefix, older.written
+    cache.start = torch.cat([older.start, younger.start + shift])
+    for module, layer in older.layers.items():
+        other, room = younger.layers[module], layer.suffix_k.shape[1]
+        cache.layers[module] = _Layer(
+            _stacked(layer.prompt_k, other.prompt_k, dim=3),
+            _stacked(layer.prompt_v, other.prompt_v, dim=2),
+            torch.cat([layer.suffix_k, _shifted(other.suffix_k[:, : younger.written], shift, room)]),
+            torch.cat([layer.suffix_v, _shifted(other.suffix_v[:, : younger.written], shift, room)]),
+        )
+    cache._arrange()
+    return cache
+
+
+def _stacked(a: Tensor, b: Tensor, dim: int) -> Tensor:
+    """The rows of both, with zeros at the end of the shorter one along ``dim`` of four."""
+    width = max(a.shape[dim], b.shape[dim])
+    return torch.cat([F.pad(t, (0, 0) * (3 - dim) + (0, width - t.shape[dim])) for t in (a, b)])
+
+
+def _shifted(suffix: Tensor, shift: int, room: int) -> Tensor:
+    return F.pad(suffix, (0, 0, shift, room - shift - suffix.shape[1]))
+
+
+class _Cohorts:
+    """The caches that one forward pass continues, and the positions of their rows."""
+
+    def __init__(self, caches: Sequence[DecodeCache]) -> None:
+        self.caches, self.sizes = caches, [len(cache.group) for cache in caches]
+        self.positions = torch.cat([cache.positions() for cache in caches], dim=1)
 
 
 def decode_attention(
@@ -148,7 +205,7 @@ def decode_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     *,
-    decode: DecodeCache | None = None,
+    decode: DecodeCache | _Cohorts | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
@@ -156,21 +213,26 @@ def decode_attention(
 ) -> tuple[Tensor, None]:
     """Attention for both passes of shared decoding; inference only, so ``dropout`` is ignored.
 
-    Over prompts, query ``[g, H, P, D]`` and key, value ``[g, K, P, D]`` give ``[g, P, H, D]``; over new tokens, query
-    ``[1, H, R, D]`` and key, value ``[1, K, R, D]`` give ``[1, R, H, D]``.
+    Over the prompts that a cache is filled with, query ``[g, H, P, D]`` and key, value ``[g, K, P, D]`` give
+    ``[g, P, H, D]``; over the new tokens of one cache or several cohorts, query ``[1, H, R, D]`` and key, value
+    ``[1, K, R, D]`` give ``[1, R, H, D]``.
     """
     if decode is None:
         raise ValueError("decode attention was called without its cache; use shared decoding only inside its block")
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     sinks = None if s_aux is None else s_aux.float().view(key.shape[1], -1, 1)
-    if decode.filling is not None:
+    if isinstance(decode, DecodeCache) and decode.filling is not None:
         if decode.prefix:
             key, value = _put(decode.prefix[_layer_of(module)], key, value)
         _keep_prompts(decode, module, key, value)
         return _causal(query, key, value, scale, sliding_window, softcap, sinks).transpose(1, 2), None
-    _append(decode, module, key[0], value[0])
-    out = _continued(decode, decode.layers[module], query[0].transpose(0, 1) * scale, sliding_window, softcap, sinks)
-    return out[None], None
+    caches, sizes = ([decode], [query.shape[2]]) if isinstance(decode, DecodeCache) else (decode.caches, decode.sizes)
+    out = []
+    parts = zip(caches, *(t[0].split(sizes, dim=1) for t in (query * scale, key, value)), strict=True)
+    for cache, q, k, v in parts:
+        _append(cache, module, k, v)
+        out.append(_continued(cache, cache.layers[module], q.transpose(0, 1), sliding_window, softcap, sinks))
+    return (out[0] if len(out) == 1 else torch.cat(out))[None], None
 
 
 def _layer_of(module: nn.Module) -> int:
@@ -249,6 +311,9 @@ def _continued(
     if hidden is not None:
         scores[..., width - hidden.shape[-1] : width].masked_fill_(hidden, -torch.inf)
     scores[..., width + filled :] = -torch.inf  # slots not filled yet
+    older = cache.hidden_suffix()
+    if older is not None:
+        scores[..., width : width + older.shape[-1]].masked_fill_(older, -torch.inf)
     if window is not None:
         scores[..., width : width + max(0, filled - window)] = -torch.inf
     weights = _softmax(scores, sinks).to(q.dtype)
@@ -343,9 +408,11 @@ def _first_logits(model: Any, prompts: Sequence[Sequence[int]], cache: DecodeCac
         hook.remove()
 
 
-def next_logits(model: Any, tokens: Tensor, cache: DecodeCache) -> Tensor:
-    """Logits ``[R, V]`` after one more token ``[R]`` in every row."""
-    inputs = {"input_ids": tokens[None], "position_ids": cache.positions(), "decode": cache, "use_cache": False}
+def next_logits(model: Any, tokens: Tensor, *caches: DecodeCache) -> Tensor:
+    """Logits ``[R, V]`` after one more token ``[R]`` in every row of the caches, in their order."""
+    cohorts = _Cohorts(caches)
+    inputs = {"input_ids": tokens[None], "position_ids": cohorts.positions, "decode": cohorts, "use_cache": False}
     out = virtual.call(model, lambda: inputs)
-    cache.written += 1
+    for cache in caches:
+        cache.written += 1
     return out.logits[0]
