@@ -63,7 +63,7 @@ class TrainConfig(
     DataSettings,
     frozen=True,
 ):
-    """The settings of every training method; use the method's class, or :func:`make`."""
+    """The settings of every training method; use the method's class, or :func:`afzal.config.make`."""
 
     method: str = Field(description="What to train: the name of a method, such as sft, dpo or ppo.")
 

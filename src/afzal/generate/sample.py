@@ -52,10 +52,12 @@ def sample(
 
     The same model, prompts, settings and seed give the same samples, since each draw depends on (seed, prompt, sample,
     step); ``rows_per_batch`` affects only speed and memory. The exception is the last bit of the logits, which a matrix
-    product may round differently for another number of rows; in float32 it changes about one token in a million.
+    product may round differently for another number of rows; in float32 it changes about one token in a million. An
+    answer ends at the model's last position, whatever ``sampling`` allows.
 
     Args:
         eos: token ids that end a continuation.
+        n: continuations of each prompt.
         rows_per_batch: sequences decoded together. In shared decoding, waiting ones take the places of finished ones.
         decoding: ``shared`` reads a prompt once for all its samples; ``stock`` is the model's own ``generate``;
             ``auto`` is shared if :func:`~afzal.generate.choose_decoding` finds it exact. Prompts with images or sounds
@@ -63,8 +65,6 @@ def sample(
         numbers: for each prompt, the number on which its draws depend instead of its index, so that a prompt gets the
             same samples among other prompts.
         on_token: called with every token as soon as it is drawn, for live output.
-
-        An answer ends at the model's last position, whatever ``sampling`` allows.
 
     Raises:
         AfzalError: ``decoding`` is ``shared`` but the model does not support it (with the reason); a prompt leaves no

@@ -47,17 +47,16 @@ def iterate(
 ) -> Path:
     """Run the rounds that ``config`` describes and return the folder; its report names the best policy.
 
-    If people are to label answers, the run stops with the status ``waiting`` and continues with ``resume``.
+    If people are to label answers, the run stops with the status ``waiting`` and continues with ``resume``. Under
+    ``torchrun`` all ranks call this. Rank 0 runs the rounds and writes the folder; the others join it for drawing
+    answers, scoring by a model, and training.
 
     Args:
         resume: continue the run in ``config.out`` where it stopped.
         command: the command line, for the record.
         callbacks: called during a round's training; a request to stop ends the rounds.
 
-        Under ``torchrun`` all ranks call this. Rank 0 runs the rounds and writes the folder; the others join it for
-        drawing answers, scoring by a model, and training.
-
-        Raises:
+    Raises:
         AfzalError: a fault of the input or the set-up; ``Stopped`` when a signal ended a round's training.
     """
     parallel.refuse(training(config, 1, config.model, config.prompts, config.out), None)

@@ -63,7 +63,7 @@ class Job:
     """Everything that all rounds share.
 
     Attributes:
-        calls: runs the functions of ``WORKS``, which are divided among ranks.
+        coordinator: runs the functions of ``WORKS``, which are divided among ranks.
     """
 
     config: IterateConfig

@@ -69,7 +69,7 @@ class Callbacks:
             call_callback(name, fn, Progress(step, steps, record, path, self._stopper(fn)), f"step {step}")
 
     def requested(self) -> str | None:
-        """``callback`` once one has requested a stop, else None; the reasons are in ``asked``."""
+        """``callback`` once one has requested a stop, else None; the reasons are in ``stop_requests``."""
         return STOPPED if self.stop_requests else None
 
     def _stopper(self, fn: Callback) -> Callable[[str], None]:

@@ -172,7 +172,7 @@ def listed(folder: Path) -> list[tuple[int, Path]]:
 
 
 def prune(folder: Path, keep: int, planned: Callable[[int], bool] = lambda step: True) -> None:
-    """Remove all checkpoints but those of :func:`kept`, and the remains of killed writers."""
+    """Remove all checkpoints but those of :func:`steps_to_keep`, and the remains of killed writers."""
     if keep < 1:
         raise ValueError(f"keep must be at least 1, not {keep}: a run needs a checkpoint to resume from")
     _by_first(partial(_prune, folder, keep, planned), partial(writing, folder))
