@@ -46,6 +46,7 @@ def faults(source: str) -> list[str]:
     for node in ast.walk(parsed(source)):
         if not isinstance(node, Documented) or not (docstring := ast.get_docstring(node)):
             continue
+        bad += [f"{node.name}: two blank lines"] if "\n\n\n" in docstring else []
         for heading, indentation, lines in sections(docstring):
             if indentation:
                 bad.append(f"{node.name}: the section {heading} is indented")

@@ -64,7 +64,6 @@ class Questions:
 def read_questions(config: IterateConfig, speaker: Speaker) -> Questions:
     """Read the prompts of a run, hold some out, and shuffle the rest by the seed.
 
-
     Prompts that differ only in white space or case count as one, so that no round sees another's prompts.
 
     Raises:

@@ -236,11 +236,11 @@ def _answer(table: np.ndarray, known: np.ndarray, by: By) -> np.ndarray:
     return _points(annotators.log_odds_vote(table, known, classes_of(table, known)))
 
 
-def _mean(labels: Labels, heard: np.ndarray, by: By) -> np.ndarray:
-    """``[N]`` the mean of the probabilities that ``heard`` ``[N]`` votes state; for ``jeffreys`` with half a vote added
-    for each response."""
+def _mean(labels: Labels, n_votes: np.ndarray, by: By) -> np.ndarray:
+    """``[N]`` the mean of the probabilities that ``n_votes`` ``[N]`` votes state; for ``jeffreys`` with half a vote
+    added for each response."""
     share = labels.means[0]
-    return (heard * share + 0.5) / (heard + 1) if by == "jeffreys" else share
+    return (n_votes * share + 0.5) / (n_votes + 1) if by == "jeffreys" else share
 
 
 def _count_overturned(answer: np.ndarray, majority: np.ndarray) -> int:
@@ -317,7 +317,6 @@ def as_items(
     items: Sequence[Item], labels: Labels, result: Aggregation, by: By, kind: LabelKind = "soft"
 ) -> list[Item]:
     """The rows with one vote per pair and axis in place of their comparisons and rankings.
-
 
     The vote states a probability, or is certain if all agree. A pair without an order has no vote. The weight is the
     mean of the votes' weights, as in training; if all are 0, as on a page's rows of known truth, the new one trains

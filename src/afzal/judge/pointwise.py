@@ -17,7 +17,6 @@ Score = Callable[[Sequence[Pair], Sequence[str]], Sequence[float]]
 def by_score(score: Score, *, stated: bool = False) -> Judge:
     """A judge by scores: the larger score wins, equal scores are a tie. Each answer of an item is scored once.
 
-
     Args:
         stated: whether the score gap states a probability: the first is better with sigma(gap).
     """

@@ -149,7 +149,6 @@ def scores(
 ) -> list[float]:
     """The score of each ``(prompt, answer)`` by a judge that scores each answer alone; larger is better.
 
-
     It is the mean over the readable ones of ``samples`` replies to each question.
 
     Raises:
@@ -184,13 +183,12 @@ def play_games(
     *,
     name: str,
     concurrency: int = 4,
-    heard: Callable[[int], None] = lambda n: None,
+    on_reply: Callable[[int], None] = lambda n: None,
 ) -> list[Ruling]:
     """Rulings on all games; only requests missing from the cache are sent, ``concurrency`` at the same time.
 
-
     Args:
-        heard: called with the number of replies so far, each time one arrives.
+        on_reply: called with the number of replies so far, each time one arrives.
 
     Raises:
         AfzalError: a request failed for good. Earlier replies are in the cache.
@@ -203,7 +201,7 @@ def play_games(
         cache,
         name=name,
         concurrency=concurrency,
-        on_reply=heard,
+        on_reply=on_reply,
     )
     return [
         ruling(game, settings, [answers[r.key] for r in game_requests])

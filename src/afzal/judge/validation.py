@@ -197,7 +197,6 @@ def self_preference(
 ) -> dict[str, Any] | None:
     """Self-preference: the share of points a judge gives to its own model's answers, and the share others give them.
 
-
     Args:
         wrote: ``[N]`` 1 if only the first answer is by the judge's model, -1 if only the second is, else 0.
         points: ``[N]`` of the judge for the first answer, NaN without a verdict.

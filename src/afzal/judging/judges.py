@@ -253,8 +253,8 @@ def language_model_judge(settings: JudgeConfig, replies: Cache, name: str, say: 
     ask = _ask(settings)
 
     def judge(games: Sequence[Game]) -> Sequence[Ruling]:
-        heard = counter(len(games) * (2 if settings.verdict.score else 1), say)
-        about = {"name": name, "concurrency": settings.concurrency, "heard": heard}
+        on_reply = counter(len(games) * (2 if settings.verdict.score else 1), say)
+        about = {"name": name, "concurrency": settings.concurrency, "on_reply": on_reply}
         return prompting.play_games(games, _prompt_settings(settings), ask, replies, **about)
 
     return judge

@@ -43,7 +43,6 @@ def scoring_judge(spec: str) -> JudgeConfig:
 def named_in(spec: str) -> list[str]:
     """What determines a reward in addition to ``spec``: the models and the function named in a judge's YAML file.
 
-
     Raises:
         AfzalError: as for :func:`scoring_judge`.
     """
