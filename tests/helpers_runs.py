@@ -132,7 +132,7 @@ def kill_at(arguments: list[str], path: Path, *, after: float = 0.0, patience: f
 def fingerprint(out: Path) -> dict[str, str]:
     """What must not depend on interruptions: weights, metrics (except times), samples."""
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    metrics = [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+    metrics = [{k: v for k, v in line.items() if not k.startswith("seconds")} for line in lines]
     return {
         "weights": hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest(),
         "metrics": json.dumps(metrics),

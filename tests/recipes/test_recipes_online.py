@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import signal
 from dataclasses import replace
@@ -114,6 +115,10 @@ def test_a_run_says_what_was_written_and_what_was_learned(whole, method):
     load_model(str(run.path))
     page, card = (run.path / "report.html").read_text(), (run.path / "README.md").read_text()
     assert "Mean over the policy" in page
+    spent = [sum(r[f"seconds/{stage}"] for stage in ("sampling", "scoring", "rewards")) for r in written]
+    assert 0 < spent[0] < written[0]["seconds"]
+    assert spent[1] < written[1]["seconds"] - written[0]["seconds"]
+    assert re.search(r"sampling \d+%, scoring \d+%, rewards \d+% of the time", page)
     assert method in card
 
 
@@ -310,7 +315,7 @@ def answers(scores: list[float], lengths: list[int], seed: int = 0) -> Answers:
     drawn = [Sample(k, np.zeros(n, np.int32), "eos", np.zeros(n, np.float32)) for k, n in enumerate(lengths)]
     old, ref, values = logps(), logps(), logps()
     kl = torch.where(mask, 0.1, 0.0)
-    return Answers(drawn, torch.tensor(scores, dtype=torch.float64), mask, old, ref, kl, values)
+    return Answers(drawn, torch.tensor(scores, dtype=torch.float64), mask, old, ref, kl, values, {})
 
 
 def some(method: str, **given: Any) -> config.OnlineConfig:

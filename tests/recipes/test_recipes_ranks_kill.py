@@ -25,7 +25,7 @@ QUIET = {"sample_prompts": 0, "eval_every_steps": 1000}
 
 def bits(out: Path) -> tuple[bytes, str]:
     """Weights, and metrics without times."""
-    lines = [{name: value for name, value in line.items() if name != "seconds"} for line in metrics(out)]
+    lines = [{name: value for name, value in line.items() if not name.startswith("seconds")} for line in metrics(out)]
     return (out / "model.safetensors").read_bytes(), json.dumps(lines)
 
 

@@ -347,7 +347,7 @@ def _files(place: Path) -> Iterator[tuple[str, str]]:
         content = ""
         if path.name == "metrics.jsonl":
             lines = [json.loads(line) for line in path.read_text().splitlines()]
-            content = json.dumps([{k: v for k, v in line.items() if k != "seconds"} for line in lines])
+            content = json.dumps([{k: v for k, v in line.items() if not k.startswith("seconds")} for line in lines])
         elif path.name in ("samples.jsonl", "dropped.jsonl", "config.json"):
             content = path.read_text()
         elif path.name == "run.json":

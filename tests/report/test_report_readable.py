@@ -9,6 +9,7 @@ from html import unescape
 
 import pytest
 
+from afzal.report import views
 from afzal.report.axes import fitting_ticks
 from afzal.report.charts import figure_of, figures
 from afzal.report.comparison import method_line, seeds
@@ -225,3 +226,15 @@ def test_a_figure_of_a_rollouts_metric_is_drawn_beside_training():
     assert "<svg" in figure_of("objective/kl", metrics).drawing
     assert "<svg" in figure_of("loss", metrics).drawing
     assert figure_of("reward", metrics).drawing == ""
+
+
+def test_rollouts_have_the_shares_of_time_of_their_stages():
+    metrics = [
+        {"kind": "rollout", "step": 0, "seconds": 3.0, "seconds/sampling": 2.0, "seconds/scoring": 0.5},
+        {"kind": "train", "step": 1, "seconds": 4.0},
+        {"kind": "rollout", "step": 1, "seconds": 7.0, "seconds/sampling": 3.0, "seconds/scoring": math.nan},
+    ]
+    assert ("Rollouts", "sampling 50%, scoring 5% of the time") in views.overview({"seconds": 10.0}, metrics)
+    for unknown in ({}, {"seconds": None}, {"seconds": 0.0}):
+        assert not [row for row in views.overview(unknown, metrics) if row[0] == "Rollouts"]
+    assert not [row for row in views.overview({"seconds": 10.0}, metrics[1:2]) if row[0] == "Rollouts"]

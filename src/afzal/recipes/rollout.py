@@ -6,8 +6,9 @@ Shapes: P prompts per iteration, N = P n answers, M tokens in all of them, L tok
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -49,6 +50,7 @@ class Answers:
         old_logp, ref_logp: ``[N, L]`` float64 nats at the rollout's temperature, 0 outside the mask.
         kl: ``[N, L]`` float64, KL(policy || reference) of each next token, nats.
         old_value: ``[N, L]`` float64; zeros without a value model.
+        seconds: wall-clock time of each stage on this rank: ``sampling``, ``scoring`` and ``rewards``.
     """
 
     samples: Sequence[Sample]
@@ -58,6 +60,7 @@ class Answers:
     ref_logp: Tensor
     kl: Tensor
     old_value: Tensor
+    seconds: Mapping[str, float]
 
     @property
     def log_ratio(self) -> Tensor:
@@ -113,15 +116,18 @@ class Writer:
         a tensor-parallel group answer the same prompts in the same passes, and the first has the answers rewarded.
         """
         local = list(range(self.layout.rank, len(prompts), self.layout.world))
-        local_prompts = [prompts[k] for k in local]
+        local_prompts, seconds = [prompts[k] for k in local], dict[str, float]()
         with gathered(*self._trunks()) if ranks.world() > 1 else nullcontext():
-            samples, columns = self._local_answers(local_prompts, local, n, seed)
-        with gathered(*self.scorers):
+            with _timed(seconds, "sampling"):
+                samples = self._samples(local_prompts, local, n, seed)
+            with _timed(seconds, "scoring"):
+                columns = self._scored(samples, local_prompts, n)
+        with gathered(*self.scorers), _timed(seconds, "rewards"):
             columns["reward"] = self._rewards(samples, local_prompts, [turns[k] for k in local])
         parts = ranks.gather_tensors(columns)
         places = [k for r in range(len(parts)) for k in range(r, len(prompts), len(parts))]
         all_columns = {name: torch.cat([part[name] for part in parts]) for name in columns}
-        return self._answers(all_columns, np.argsort(places), n)
+        return self._answers(all_columns, np.argsort(places), n, seconds)
 
     def _trunks(self) -> list[Any]:
         """The models that run forward passes."""
@@ -130,17 +136,18 @@ class Writer:
         models = [m for m in (self.model, of_reference, of_critic) if m is not None]
         return list({id(m): m for m in models}.values())
 
-    def _local_answers(
-        self, prompts: Sequence[Tree], places: Sequence[int], n: int, seed: int
-    ) -> tuple[list[Sample], dict[str, Tensor]]:
-        """This rank's answers as flat columns: length and end per answer, everything else per token."""
+    def _samples(self, prompts: Sequence[Tree], places: Sequence[int], n: int, seed: int) -> list[Sample]:
+        """This rank's answers."""
         sampling = Sampling(self.config.sample_tokens, self.config.temperature)
-        samples = sample(self.model, prompts, eos=self.eos, n=n, sampling=sampling, seed=seed, numbers=places)
+        return sample(self.model, prompts, eos=self.eos, n=n, sampling=sampling, seed=seed, numbers=places)
+
+    def _scored(self, samples: Sequence[Sample], prompts: Sequence[Tree], n: int) -> dict[str, Tensor]:
+        """This rank's answers as flat columns: length and end per answer, everything else per token."""
         answers = [Branch(s.ids, np.ones(len(s.ids), dtype=bool)) for s in samples]
         trees = [rollout_tree(t, answers[k * n : (k + 1) * n]) for k, t in enumerate(prompts)]
         mask, tables = self._read(trees)
         flat = {name: table[mask] for name, table in zip(_TABLES, tables, strict=True)}
-        return samples, flat | {
+        return flat | {
             "length": torch.tensor([len(s.ids) for s in samples], dtype=torch.int64),
             "ended": torch.tensor([s.stop == "eos" for s in samples], dtype=torch.int64),
             "ids": torch.from_numpy(np.concatenate([np.zeros(0, np.int32), *(s.ids for s in samples)])),
@@ -158,7 +165,9 @@ class Writer:
         rewards = self.rewarder([turns[s.prompt_index] for s in samples], texts, ended, columns)
         return torch.tensor(rewards, dtype=torch.float64)
 
-    def _answers(self, columns: Mapping[str, Tensor], order: np.ndarray, n: int) -> Answers:
+    def _answers(
+        self, columns: Mapping[str, Tensor], order: np.ndarray, n: int, seconds: Mapping[str, float]
+    ) -> Answers:
         """All answers in prompt order, from columns in rank order."""
         rows = (order[:, None] * n + np.arange(n)).ravel().tolist()
         lengths = columns["length"].tolist()
@@ -176,7 +185,7 @@ class Writer:
         for name in _TABLES:
             parts = columns[name].split(lengths)
             tables.append(pad_sequence([parts[row] for row in rows], batch_first=True))
-        return Answers(samples, scores, mask, *tables)
+        return Answers(samples, scores, mask, *tables, seconds=seconds)
 
     def _read(self, trees: Sequence[Tree]) -> tuple[Tensor, Tensor]:
         """Mask ``[N, L]``; log-probs under policy and reference, KL and values of every token, ``[4, N, L]``."""
@@ -205,6 +214,15 @@ class Writer:
             shared = self.critic.trunk is None
             values = self.critic.values(batch, predicting(self.model, batch) if shared else None)
         return policy.token_logps, reference.token_logps, policy.extras["kl_policy_ref"], values
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()  # else the next stage would be charged with this one's kernels
+    seconds[stage] = time.perf_counter() - started
 
 
 def prompts_of(iteration: int, size: int, n_prompts: int, seed: int) -> list[int]:
@@ -240,7 +258,7 @@ def _trees(prompts: Sequence[Tree], answered: Answers, numbers: dict[str, Tensor
 
 
 def figures(answers: Answers, numbers: dict[str, Tensor], kl_coef: float, n: int) -> dict[str, float]:
-    """Metrics of a rollout, each a mean over all its answers (named as in TRL).
+    """Metrics of a rollout, each a mean over all its answers (named as in TRL), and the seconds of its stages.
 
     ``objective/kl`` is the mean of log pi - log pi_ref; ``objective/kl_exact`` is the mean sum of exact next-token KLs
     (also unbiased, with lower variance); ``rollout/same_reward`` is the share of prompts whose answers all got the same
@@ -256,6 +274,7 @@ def figures(answers: Answers, numbers: dict[str, Tensor], kl_coef: float, n: int
         "objective/kl_coef": kl_coef,
         "rollout/length": float(answers.mask.sum(1).double().mean()),
         "rollout/eos_rate": float(np.mean([s.stop == "eos" for s in answers.samples])),
+        **{f"seconds/{stage}": round(spent, 3) for stage, spent in answers.seconds.items()},
     }
     if len(answers.scores) > 1:
         metrics["objective/scores_sd"] = float(answers.scores.std())

@@ -63,7 +63,7 @@ def to_html(run: RunFiles, facts: Mapping[str, Any], diagnoses: Sequence[Diagnos
         subtitle=views.subtitle(facts),
         verdict=outcome,
         following=_following(run, facts, diagnoses),
-        overview=views.overview(facts),
+        overview=views.overview(facts, run.metrics),
         contents=_contents(run.sections, facts),
         notes=run.notes,
         measures=numbers,

@@ -61,7 +61,7 @@ def subtitle(facts: Mapping[str, Any]) -> str:
     return method.title or f"preference optimisation, {_part(facts, 'objective').get('name') or 'unknown objective'}"
 
 
-def overview(facts: Mapping[str, Any]) -> Rows:
+def overview(facts: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]] = ()) -> Rows:
     """The line of facts under the verdict."""
     model, data = _part(facts, "model"), _part(facts, "data")
     rows = [
@@ -72,9 +72,24 @@ def overview(facts: Mapping[str, Any]) -> Rows:
         ("Held out", _count(data.get("eval"), "item")),
         ("Steps", _steps(facts)),
         ("Time", duration(facts.get("seconds")) if is_number(facts.get("seconds")) else ""),
+        ("Rollouts", _rollout_shares(metrics, facts.get("seconds"))),
         ("Finished", str(facts.get("finished") or "")[:10]),
     ]
     return [(name, value) for name, value in rows if value]
+
+
+def _rollout_shares(metrics: Sequence[Mapping[str, Any]], total: Any) -> str:
+    """The shares of a run's time that its rollouts took, by stage; empty if it has none."""
+    spent: dict[str, float] = {}
+    for m in metrics:
+        if m.get("kind") == "rollout":
+            for name, seconds in m.items():
+                if name.startswith("seconds/") and is_number(seconds):
+                    stage = name.removeprefix("seconds/")
+                    spent[stage] = spent.get(stage, 0.0) + seconds
+    if not spent or not is_number(total) or total <= 0:
+        return ""
+    return ", ".join(f"{stage} {seconds / total:.0%}" for stage, seconds in spent.items()) + " of the time"
 
 
 def measured(numbers: Sequence[Measure], metrics: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
