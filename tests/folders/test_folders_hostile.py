@@ -24,6 +24,7 @@ from afzal.folders.inspection import (
     inspect_tokenizer_folder,
     local_folder,
 )
+from afzal.folders.load import find_folder, hub_config
 from afzal.model.load import load_model, load_tokenizer
 from afzal.records import Item, Response
 from afzal.tokens.display import display_tokens
@@ -372,6 +373,27 @@ def test_a_hub_id_becomes_its_inspected_cache_folder(good, tmp_path, monkeypatch
     assert local_folder(str(good)) == good
     with pytest.raises((OSError, ValueError)):
         local_folder("org/other")
+
+
+def test_a_hub_id_is_looked_up_by_the_files_that_are_needed(good, monkeypatch):
+    import huggingface_hub
+
+    asked = []
+
+    def download(model, *, allow_patterns, ignore_patterns):
+        asked.append(sorted(allow_patterns))
+        return str(good)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    texts = ["*.jinja", "*.json", "*.model", "*.tiktoken", "*.txt"]
+    find_folder("org/name")
+    assert asked.pop() == texts
+    assert load_tokenizer("org/name").eos_token == load_tokenizer(str(good)).eos_token
+    assert asked.pop() == texts
+    assert hub_config("org/name")["vocab_size"] == 16
+    assert asked.pop() == ["config.json"]
+    assert load_model("org/name").config.vocab_size == 16
+    assert asked.pop() == sorted([*texts, "*.safetensors"])
 
 
 def test_shards_named_by_an_index_are_accepted(good, tmp_path):

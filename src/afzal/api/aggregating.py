@@ -42,13 +42,19 @@ def aggregate(
 
     Args:
         data: rows with votes, or a file of verdicts.
-        by: ``mean`` gives soft labels, ``jeffreys`` soft labels that are never certain; ``gold`` weights annotators by
-            their accuracy on rows of known truth, which ``gold`` names.
+        by: ``mean`` gives soft labels, ``jeffreys`` soft labels that are never certain; ``majority`` the most frequent
+            label, an even split being a tie; ``dawid_skene`` weights labels by each annotator's estimated errors, and
+            ``crowd_bt`` by an estimated reliability; ``gold`` weights annotators by their accuracy on rows of known
+            truth, which ``gold`` names.
         labels: labels of the rows: ``soft``, the probability p; ``weighted``, the likelier answer with weight |2p - 1|.
+        gold: rows of known truth: the same prompts and responses, with the better one marked.
         gold_sizes: measure how often the result is right with these numbers of known truths, on the other pairs.
         group_by: aggregate groups separately: ``found`` (from the votes), a .json or .csv of annotators, or a field.
         out: file for the rows with one preference per pair.
         page: folder for the report.
+        columns: names of the fields, such as ``{"chosen": "good"}``.
+        format: the name of the rows' format; default: detected.
+        skip_bad: skip and count damaged rows instead of stopping.
         resamples: number of resamples of whole prompts, for the intervals.
         force: write ``out`` even if it exists, or if the result is doubtful.
 

@@ -27,14 +27,15 @@ def generate(
 
     Args:
         model: a run, a folder or a hub id.
+        prompt: a single prompt; or ``prompts``.
         prompts: rows with prompts in any format, or a list of texts.
         out: also write the answers to this JSONL file.
         settings: as on the command line: ``n`` (answers per prompt), ``max_new_tokens`` (tokens), ``temperature``
             (0 is greedy), ``seed``, ...
 
     Returns:
-        One dict per answer: ``prompt``, ``completion``, ``tokens`` (with the end mark), and ``stop``: ``eos`` or
-        ``length``.
+        One dict per answer, ordered by prompt: ``prompt``, ``completion``, ``tokens`` (their number, with the end
+        mark), ``stop`` (``eos``, or ``length`` if the limit cut it), and the other columns of the prompt's row.
 
     Raises:
         AfzalError: the model or the prompts cannot be read, or ``out`` exists.
@@ -96,6 +97,9 @@ def export(run: Model, /, *, out: str | PathLike[str], **settings: Any) -> Resul
         out: folder for the merged model, which `transformers` can load.
         settings: as on the command line: ``data``, ``dtype``, ...
 
+    Returns:
+        ``out``; the lines state the largest difference of a token's log-prob, in nats.
+
     Raises:
         AfzalError: there is no adapter, the log-probs differ by more than rounding, or ``out`` exists.
 
@@ -137,6 +141,8 @@ def revise(
     """Make preference pairs from principles: answers, critiques, revisions, or a judge's labels (docs/principles.md).
 
     Args:
+        model: writes answers, critiques and revisions: a run, a folder or a hub id.
+        prompts: rows with prompts in any format, or a list of texts.
         principles: YAML file of the principles.
         out: folder for ``pairs.jsonl``, stages and report. The same call resumes.
         settings: as on the command line: ``mode``, ``rounds``, ``judge``, ``max_new_tokens`` (tokens), ...

@@ -42,6 +42,9 @@ def open_run(path: Model, /) -> Run:
 def runs(root: str | PathLike[str] = ".") -> list[Run]:
     """The runs in a folder, up to six levels down, in order of their paths.
 
+    Args:
+        root: the folder.
+
     Raises:
         AfzalError: there is no such folder.
 
@@ -56,6 +59,9 @@ def runs(root: str | PathLike[str] = ".") -> list[Run]:
 
 def report(run: Model, /) -> Result:
     """Rebuild a run's report, and check whether its curves are healthy.
+
+    Args:
+        run: a run, or its folder.
 
     Returns:
         The facts of ``report.json``; not ``ok`` unless the curves are healthy.
@@ -91,6 +97,11 @@ def objectives(name: str | None = None) -> list[dict[str, Any]]:
     Args:
         name: return only this one; or ``file.py:function``.
 
+    Returns:
+        One dict per objective, with ``name``, ``formula``, ``unit`` (what it is a mean over), ``needs``, ``defaults``
+        (its parameters), ``at_reference`` (its value if the policy equals the reference; None if that depends on the
+        data), ``paper``, ...
+
     Raises:
         AfzalError: the name is unknown (the message names the closest).
 
@@ -108,7 +119,11 @@ def objectives(name: str | None = None) -> list[dict[str, Any]]:
 
 
 def env() -> dict[str, Any]:
-    """The versions and hardware that a run would use; ``memory_bytes`` are bytes.
+    """The versions and hardware that a run would use.
+
+    Returns:
+        ``versions`` of packages; ``hardware``, with memory in bytes; and ``extras``, each with the packages that it
+        lacks.
 
     Example:
         >>> sorted(afzal.api.env())[:2]

@@ -28,11 +28,13 @@ def leaderboard(
 
     Args:
         files: verdict files, or rows whose responses name their source; for judges also rows with a label and verdicts.
-        ties: how to count a tie: half a win, or a separate outcome.
+        of: ``models``, ranked by wins, or ``judges``, ranked by how often they are right.
+        ties: how to count a tie: ``half`` a win, or a separate outcome of Davidson's or of Rao and Kupper's model.
         length_control: also each model's win rate at equal answer lengths.
         beside: another file, for the rank correlation of the two leaderboards.
         judge: count only the verdicts of this judge or annotator.
         resamples: number of resamples of whole prompts; default 500 for models, 2000 for judges.
+        seed: of the resamples.
         out: folder for the page, figure, CSV and JSON.
 
     Returns:

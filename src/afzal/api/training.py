@@ -45,7 +45,7 @@ def fit(
         on_step: called after every logged update with a :class:`~afzal.train.callbacks.Progress`.
         on_evaluation: called after every evaluation, with the held-out metrics.
         on_end: called with the finished run.
-        settings: the keys of the configuration, as on the command line: ``out``, ``beta``, ``lr`` (per update),
+        settings: the keys of the configuration, as on the command line: ``out``, ``beta``, ``lr`` (its peak),
             ``batch_size`` (items per update), ``max_tokens``, ... ``reward``, ``objective``, ``constraint``
             and ``constraint_score`` may be Python functions.
 
@@ -267,6 +267,8 @@ def demo(
     Args:
         out: folder for the runs and the page.
         quick: fewer updates: seconds instead of minutes.
+        model: a model folder or hub id, to train on ``data`` as well.
+        data: preference rows for ``model``.
 
     Returns:
         The folder.

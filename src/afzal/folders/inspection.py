@@ -29,8 +29,8 @@ MAX_TEMPLATE_BYTES = 1 << 20
 _CODE = {".py", ".pyc", ".pyd", ".so", ".dll", ".dylib"}
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".npz", ".joblib", ".dill", ".h5", ".msgpack"}
 _VOCABULARIES = ("tokenizer*", "vocab*", "*.model", "*.tiktoken", "tekken.json")
-_WEIGHTS = ("*.safetensors",)
 TEXTS = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")  # the files of a tokenizer and a configuration
+MODEL_FILES = ("*.safetensors", *TEXTS)
 _UNWANTED = ["*/*.safetensors", "*/*.json", "consolidated*"]  # the same weights again, in other layouts
 _VOCABULARY_ENDS = {".json", ".txt", ".model", ".tiktoken"}
 _CONFIGS = ("config*.json", "*_config.json", "chat_template.json")
@@ -49,7 +49,7 @@ _AGAIN = "download it again"
 _SAFE_COPY = "use a copy that was saved by transformers itself without custom code (model.save_pretrained)"
 
 
-def local_folder(model: str, *, patterns: Sequence[str] = (*_WEIGHTS, *TEXTS)) -> Path:
+def local_folder(model: str, *, patterns: Sequence[str] = MODEL_FILES) -> Path:
     """A local model folder unchanged; for a hub id, the folder in the local cache, so that it can be inspected before
     loading.
 

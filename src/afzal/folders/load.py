@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from afzal.folders.compatibility import (
 from afzal.folders.config_checks import vocabulary_size
 from afzal.folders.guard import guarded, no_bars, quiet_peft
 from afzal.folders.inspection import (
+    MODEL_FILES,
     TEXTS,
     holds_model,
     holds_tokenizer,
@@ -196,7 +197,7 @@ def hub_config(model: str) -> dict[str, Any]:
     Raises:
         AfzalError: it cannot be reached, or is not a configuration.
     """
-    return read_config(_local(model, wanted=("config.json",)) / "config.json")
+    return read_config(_local(model, ("config.json",)) / "config.json")
 
 
 def load_generation_config(folder: str) -> Any:
@@ -398,7 +399,7 @@ def load_peft(base: Any, folder: str, **settings: Any) -> Any:
     return model
 
 
-def _local(path: str, **options: Any) -> Path:
+def _local(path: str, patterns: Sequence[str] = MODEL_FILES) -> Path:
     if Path(path).exists():
         return Path(path)
     if path.startswith((".", "/", "~")) or path.count("/") > 1:
@@ -407,7 +408,7 @@ def _local(path: str, **options: Any) -> Path:
     with guarded(
         path, f"there is no folder {path!r}, and no model of that name could be read from the hub", did_you_mean(path)
     ):
-        return local_folder(path, **options)
+        return local_folder(path, patterns=patterns)
 
 
 def find_folder(path: str) -> None:
@@ -416,13 +417,13 @@ def find_folder(path: str) -> None:
     Raises:
         AfzalError: there is none.
     """
-    _local(path, wanted=TEXTS)
+    _local(path, TEXTS)
 
 
 def _tokenizer_folder(path: str) -> str:
     """The inspected folder of a tokenizer. If it also holds a model, that must be sound, since it is likely to be
     loaded next."""
-    folder = _local(path, wanted=TEXTS)
+    folder = _local(path, TEXTS)
     if Path(path).is_dir() and holds_model(folder):
         inspect_model_folder(folder)
     try:
