@@ -288,7 +288,6 @@ REFUSED: list[tuple[str, str, Callable[[Path], None], str]] = [
         setting("worth/config.json", "reward_shift", 9.0),
         "value_model: config.json",
     ),
-    ("the number format of auto", "dpo", runtime(dtype="bf16"), "format that dtype=auto resolves to: bf16 -> fp32"),
     (
         "the sharing of auto",
         "dpo",

@@ -53,7 +53,7 @@ class ModelSettings(Settings, frozen=True, title="Model"):
     dtype: Literal["auto", "fp32", "bf16"] = Field(
         "auto",
         description="Number format of the forward pass; weights and sums stay fp32. auto is bf16 on a GPU that "
-        "supports it.",
+        "supports it, and on a CPU if a short trial finds it faster and the model's log-probs agree.",
     )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", description="auto, cpu, cuda, cuda:1 or mps.")
     sharing: Literal["auto", "shared", "unshared"] = Field(

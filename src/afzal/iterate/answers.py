@@ -12,7 +12,7 @@ from afzal.errors import AfzalError
 from afzal.generate import Prompt, Sample, Sampling, prompt_ids, sample
 from afzal.generate.with_server import Answer
 from afzal.iterate.prompts import Question
-from afzal.model.load import pick_device
+from afzal.model.load import config_of, pick_device, width_of
 from afzal.model.probe import choose_common_sharing
 from afzal.model.reference import Frozen
 from afzal.recipes import parallel
@@ -37,7 +37,7 @@ class Policy:
     def load(cls, path: str, config: IterateConfig, ends: Sequence[int]) -> Policy:
         """Load the policy saved at ``path``, on the device and in the dtype of the settings; all ranks together."""
         device = pick_device(ranks.own_device(config.device))
-        return cls(parallel.frozen_policy(path, dtype_of(config, device), device), ends)
+        return cls(parallel.frozen_policy(path, dtype_of(config, device, width_of(config_of(path))), device), ends)
 
     def draw(
         self, questions: Sequence[Question], n: int, sampling: Sampling, seed: int, part: range | None = None

@@ -234,6 +234,11 @@ def vocabulary_of(model: Any) -> int:
     return int(model.config.get_text_config().vocab_size)
 
 
+def width_of(config: Any) -> int:
+    """Features of a position in the language model's residual stream; 0 if its configuration does not say."""
+    return int(getattr(config.get_text_config(), "hidden_size", None) or 0)
+
+
 def save_model(model: Any, tokenizer: Any, path: Path) -> None:
     """Write weights (safetensors), configuration, generation configuration, tokenizer and chat template to a folder."""
     settle_generation(model, str(path))

@@ -136,6 +136,14 @@ def largest_gap(actual: Tensor, expected: Tensor) -> float:
     return float(_gaps(actual, expected).max())
 
 
+def agree(model: Any, low: Tensor, exact: Tensor) -> str:
+    """Empty if log-probs in bf16 are as near to exact ones as two exact paths in bf16 may be; else the difference."""
+    gap, allowed = largest_gap(low, exact), _TOLERANCE_LOW
+    if _is_mixture(model.config):
+        gap, allowed = typical_gap(low, exact), _TOLERANCE_TYPICAL
+    return "" if gap <= allowed else f"a token's log-prob differs by {gap:.3g} nats"
+
+
 def typical_gap(actual: Tensor, expected: Tensor) -> float:
     """The median difference: a token routed to other experts does not move it, but a wrong layout does."""
     return float(_gaps(actual, expected).median())

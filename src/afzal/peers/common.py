@@ -184,7 +184,7 @@ def precision(t: Translation) -> None:
     if t.has("bf16") and not t.switch("fp16") and (kind := t.text("bf16").lower()) != "auto":
         t.put("dtype", "bf16" if kind == "full" or t.switch("bf16") else "fp32", "bf16")
     t.idle("bf16", "auto: bf16 on a GPU that supports it")
-    t.lose("fp16", "fp16 overflows in log-probs; dtype auto uses bf16 if the GPU supports it, else fp32")
+    t.lose("fp16", "fp16 overflows in log-probs; dtype auto uses bf16 where it is fast, else fp32")
 
 
 def recompute(t: Translation, *keys: str) -> None:

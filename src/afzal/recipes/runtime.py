@@ -18,7 +18,7 @@ from afzal.config import TrainConfig
 from afzal.errors import AfzalError
 from afzal.hashes import table_hash
 from afzal.model.reference import Cached
-from afzal.recipes.setup import Setup, dtype_of
+from afzal.recipes.setup import Setup
 from afzal.tokens import rendering
 from afzal.train import ranks
 
@@ -51,7 +51,7 @@ def fixed_date(facts: Path, resume: bool) -> Iterator[str]:
 def runtime_of(config: TrainConfig, setup: Setup) -> dict[str, Any]:
     """Conditions that affect a run's numbers, other than settings and inputs, for ``run.json``."""
     device = setup.feed.layout.device
-    facts: dict[str, Any] = {"dtype": dtype_of(config, device), "sharing": setup.feed.layout.sharing}
+    facts: dict[str, Any] = {"dtype": setup.number_format, "sharing": setup.feed.layout.sharing}
     if isinstance(setup.reference, Cached):
         facts["reference"] = table_hash(setup.reference.table)
     facts |= {"device": device.type, "ranks": ranks.world(), "tensor_parallel": ranks.tensor()}

@@ -14,9 +14,10 @@ from afzal import runs
 from afzal.config import LOW_RANK, ModelSettings, TrainConfig
 from afzal.errors import AfzalError
 from afzal.model import rotary
-from afzal.model.adapters import Adapter, add_adapter, is_adapted, start_norms, virtual_kind
-from afzal.model.load import compile_layers
+from afzal.model.adapters import Adapter, add_adapter, is_adapted, is_factor, start_norms, virtual_kind
+from afzal.model.load import compile_layers, width_of
 from afzal.model.media import freeze_towers, towers
+from afzal.model.number_format import NARROWEST, WORTHWHILE, bf16_speedup, survives_rounding
 from afzal.model.probe import choose_sharing, kernel_notes, router_note
 from afzal.model.reference import Frozen, Reference
 from afzal.model.reward import is_reward_model
@@ -36,7 +37,7 @@ from afzal.train.episodes import Episodes
 from afzal.train.feed import Feed, Layout, Updates
 from afzal.train.loop import Settings, warmup_steps
 from afzal.train.method import Method, raw_parameter
-from afzal.train.optim import make_optimizer
+from afzal.train.optim import make_optimizer, trainable
 from afzal.train.precision import Dtype, Weights
 from afzal.train.rollouts import Rollouts
 from afzal.train.shard import Sharded
@@ -74,6 +75,7 @@ class Setup:
     evaluate_policy: Callable[[], dict[str, float]] | None = None
     architecture: str = ""
     save_dtype: torch.dtype = torch.float32
+    number_format: Dtype = "fp32"
 
     def unsharded_model(self, folder: Path) -> Any:
         """The unsharded model, for saving; None on a rank that does not save.
@@ -105,8 +107,9 @@ def set_up(
     if ranks.tensor() > 1:
         refuse_uncut(model, ranks.tensor())
     architecture = type(model).__name__  # before sharding, which changes its class
+    number_format, why_bf16 = _number_format(config, model, device, run)
     # under quantize the adapter is in float32 already, and the base model in the compute dtype
-    dtype = "fp32" if _is_quantized(config) else dtype_of(config, device)
+    dtype = "fp32" if _is_quantized(config) else number_format
     parallel.refuse_rounded(model, dtype)
     pieces = starting.unread and parallel.read_in_pieces(
         model, starting.unread, dtype, device, warm_start.describe_start(config)
@@ -116,6 +119,9 @@ def set_up(
     sharing, why_unshared = _sharing(config, model, longest, probed, pieces)
     if pieces is not None:
         parallel.release(model)
+    elif why_bf16 and (gap := survives_rounding(model, sharing)):
+        number_format = dtype = "fp32"
+        why_bf16 = f"computes in fp32, since in bf16 {gap}"
     layout = parallel.layout(model, sharing, config.pass_tokens, device)
     critic = online.critic_of(config, prepared, pieces or model, layout, partial(_fresh_adapter, config))
     if critic is not None and critic.trunk is not None and critic.weights is None:
@@ -129,6 +135,7 @@ def set_up(
         raise AfzalError("offload=reference has no effect: the objective has no reference", remedy=LEAVE)
     referenced = config.referenced if needed else None
     reference = None if referenced is None else reference_of(referenced, weights, prepared, layout, run)
+    notes += [why_bf16] if why_bf16 else []
     notes += [f"prompts are not shared: {why_unshared}"] if why_unshared else []
     notes += [note] if (note := router_note(model.config)) else []
     notes += [ablation_note(model, probed, layout)] if probed else []
@@ -157,6 +164,7 @@ def set_up(
         gradient=gradient,
         evaluate_policy=evaluate_policy,
         architecture=architecture,
+        number_format=number_format,
     )
 
 
@@ -328,11 +336,31 @@ def _sharing(
     return sharing, reason
 
 
-def dtype_of(config: ModelSettings, device: torch.device) -> Dtype:
-    """The number format, with ``auto`` resolved to bf16 on a GPU that supports it, else fp32."""
+def dtype_of(config: ModelSettings, device: torch.device, width: int = 0) -> Dtype:
+    """The number format, with ``auto`` resolved: bf16 on a GPU that supports it, and on a CPU that computes a model of
+    ``width`` features faster so; else fp32."""
     if config.dtype != "auto":
         return config.dtype
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    faster = device.type == "cpu" and width >= NARROWEST and ranks.agreed(bf16_speedup()) >= WORTHWHILE
+    return "bf16" if faster else "fp32"
+
+
+def _number_format(config: TrainConfig, model: Any, device: torch.device, run: runs.Run) -> tuple[Dtype, str]:
+    """The number format, and a note if a trial on this CPU has chosen bf16. A resumed run on a CPU keeps its own."""
+    if config.dtype != "auto" or device.type != "cpu" or _is_quantized(config):
+        return dtype_of(config, device), ""
+    earlier = run.facts().get("runtime", {}).get("dtype")
+    if earlier in ("fp32", "bf16"):
+        return earlier, ""
+    if ranks.world() > 1 and any(map(is_factor, trainable(model))):  # these would be rounded when gathered
+        return "fp32", ""
+    width = width_of(model.config)
+    if dtype_of(config, device, width) == "fp32":
+        return "fp32", ""
+    speedup = f"{bf16_speedup():.1f} times as fast as those of fp32 on this processor"
+    return "bf16", f"computes in bf16, whose products are {speedup} (dtype=fp32 turns this off)"
 
 
 def reference_weights(setup: Setup) -> dict[str, torch.Tensor]:
