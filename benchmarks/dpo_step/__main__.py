@@ -236,6 +236,7 @@ def _shape(options: argparse.Namespace, name: str, device: torch.device) -> dict
         tokens = [int(part.sum()) for part in work]
         result[side] = {
             "seconds": seconds,
+            "processor_seconds": [t.processor for t in stepper.timings[1:]],
             "pairs_per_second": pairs * len(seconds) / sum(seconds),
             "tokens_per_second": sum(tokens) / sum(seconds),
             "roofline": sum(least) / sum(seconds) / peak,
@@ -258,8 +259,10 @@ def _add_ratios(result: dict[str, Any]) -> None:
     """How many times faster Afzal is than each peer, update by update on the same pairs."""
     for peer, ours in OPPONENT.items():
         if peer in result and ours in result:
-            ratios = [a / b for a, b in zip(result[peer]["seconds"], result[ours]["seconds"], strict=True)]
-            result[peer]["ratio"] = {"median": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}
+            for seconds, name in (("seconds", "ratio"), ("processor_seconds", "processor_ratio")):
+                if seconds in result[peer]:  # sides in separate processes have wall time only
+                    ratios = [a / b for a, b in zip(result[peer][seconds], result[ours][seconds], strict=True)]
+                    result[peer][name] = {"median": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}
 
 
 def _each(names: Iterable[str], act: Callable[[str], Any], left_out: dict[str, str]) -> dict[str, Any]:

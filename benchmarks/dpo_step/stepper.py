@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds of one update: wall time, and CPU time of the loop's thread."""
+    """Seconds of one update: wall time, and processor time of the process, of which only one loop runs at a time."""
 
     wall: float
-    thread: float
+    processor: float
 
 
 class Stepper:
@@ -64,11 +64,11 @@ class Stepper:
         self._go.acquire()
         if self._stopping:
             raise _StoppedError
-        self._start = time.perf_counter(), time.thread_time()
+        self._start = time.perf_counter(), time.process_time()
 
     def _ended(self, loss: float) -> None:
-        wall, thread = self._start
-        self.timings.append(Timing(time.perf_counter() - wall, time.thread_time() - thread))
+        wall, processor = self._start
+        self.timings.append(Timing(time.perf_counter() - wall, time.process_time() - processor))
         self.losses.append(loss)
 
 

@@ -61,8 +61,13 @@ def of_peak(figures: Mapping[str, Any]) -> str:
 
 
 def ratio(figures: Mapping[str, Any], *, spread: bool = True) -> str:
-    """Speed of Afzal relative to this side: the median, and the lowest and highest over the updates."""
-    ratios = figures.get("ratio")
+    """Speed of Afzal relative to this side by the clock and, if measured, in processor time: the median, and the lowest
+    and highest over the updates."""
+    by_clock, by_processor = (_ratio(figures.get(name), spread) for name in ("ratio", "processor_ratio"))
+    return f"{by_clock}; processor time {by_processor}" if by_processor else by_clock
+
+
+def _ratio(ratios: Mapping[str, float] | None, spread: bool) -> str:
     if not ratios:
         return ""
     return f"{ratios['median']:.1f}x" + (f" ({ratios['low']:.1f} to {ratios['high']:.1f})" if spread else "")

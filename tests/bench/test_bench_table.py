@@ -72,6 +72,15 @@ def test_the_summary_has_a_row_per_shape_and_a_line_per_machine(tmp_path):
     assert [row.split()[1] for row in rows] == ["HH-RLHF", "UltraFeedback", "HH-RLHF"]
 
 
+def test_a_speedup_in_processor_time_stands_beside_that_of_the_clock(tmp_path):
+    content = {"about": ABOUT, "shapes": [shape("hh")]}
+    content["shapes"][0]["trl"]["processor_ratio"] = {"median": 6.02, "low": 5.9, "high": 6.14}
+    (tmp_path / "dpo-step-cpu-hh.json").write_text(json.dumps(content))
+    (row,) = [line for line in table.summary(table.read(tmp_path)).splitlines() if line.startswith("| HH-RLHF")]
+    assert row == "| HH-RLHF (126 + 55) | 58 M | 2.00 | 7.6x; processor time 6.0x | - | 5.3x | 56% | 1.008 |"
+    assert "7.6x (7.5 to 7.7); processor time 6.0x (5.9 to 6.1)" in dpo_step.markdown(ABOUT, content["shapes"])
+
+
 def test_sides_of_one_shape_may_be_in_two_files(tmp_path):
     whole = shape("hh")
     cached = {"shape": "hh", "mean": [126.3, 54.2, 54.9], "afzal-cached": side(3.0, 0.5)}
