@@ -9,6 +9,8 @@ import helpers_report as rr
 import pytest
 
 from afzal.health import Diagnosis, alarms, diagnose, verdict
+from afzal.health.curves import Curves
+from afzal.health.facts import referenced
 from afzal.report import page
 from afzal.report.run_files import enriched_facts, load
 
@@ -287,7 +289,10 @@ def test_scores_that_ranked_pairs_before_training_prove_nothing():
         (0.36, 0.30, -0.5, "backwards", "bad"),
         (0.45, 0.50, 0.5, "little_learned", "watch"),
         (0.50, 0.45, -0.5, "not_learning", "bad"),
+        (0.50, 0.45, 0.5, "not_learning", "bad"),  # the margin alone grew
+        (0.48, 0.48, -0.5, "not_learning", "bad"),
         (0.90, 0.75, 0.5, "not_learning", "bad"),  # above chance, but clearly worse than the start
+        (0.78, 0.75, 0.5, "learning", "good"),  # worse than the start by less than chance explains
         (0.56, 0.75, -0.1, "learning", "good"),  # the head of a new reward model has any scale
         (0.56, 0.75, 0.5, "learning", "good"),
     ],
@@ -303,6 +308,43 @@ def test_scores_that_rank_before_training_are_compared_with_that(
     assert (learning.code, learning.severity) == (code, severity)
     assert f"accuracy {before:.3f} before training" in learning.title
     assert learning.evidence["before"] == before
+
+
+@pytest.mark.parametrize(
+    ("first_margin", "first_step", "compared"),
+    [(0.2, 0, True), (-0.2, 0, True), (0.001, 0, True), (1e-6, 0, False), (-1e-6, 0, False), (0.2, 5, False)],
+)
+def test_only_an_evaluation_before_training_with_a_margin_is_the_start(
+    first_margin: float, first_step: int, compared: bool
+):
+    metrics = rr.dpo_metrics(noise=0.0, margin=lambda t: first_margin + t, accuracy=lambda t: 0.55 + 0.3 * t)
+    metrics = [m | {"step": max(m["step"], first_step)} for m in metrics]
+    assert ("before" in by_check(metrics)["learning"].evidence) is compared
+
+
+@pytest.mark.parametrize("method", ["prefer", "reward"])
+def test_what_is_still_low_needs_more_training(method: str):
+    """A reward model's scores are no log-probs, so no reference would order its start."""
+    metrics = rr.dpo_metrics(noise=0.0, margin=lambda t: 0.2 + 0.5 * t, accuracy=lambda t: 0.3 + 0.06 * t)
+    learning = by_check(metrics, told() | {"method": method, "reference": "none"})["learning"]
+    assert learning.code == "little_learned"
+    assert learning.change == {"lr": pytest.approx(3e-4)}
+    assert ("log-prob" in learning.explanation) is (method == "prefer")
+    assert ("with a reference" in learning.remedy) is (method == "prefer")
+
+
+def test_a_reward_model_has_no_reference_even_if_its_run_does_not_say():
+    assert not referenced({"method": "reward"})
+    assert not referenced({"method": "prefer", "reference": "none"})
+    assert referenced({"method": "dpo"})
+
+
+def test_without_accuracies_of_training_rows_the_labels_are_suspected():
+    metrics = rr.dpo_metrics(noise=0.0, margin=lambda t: -t, accuracy=lambda t: 0.5 - 0.2 * t)
+    metrics = [{k: v for k, v in m.items() if m["kind"] == "eval" or k != "rewards/accuracies"} for m in metrics]
+    learning = by_check(metrics)["learning"]
+    assert learning.code == "backwards"
+    assert "afzal check" in learning.remedy
 
 
 @pytest.mark.parametrize(("on_training_rows", "named"), [(0.3, "the objective"), (0.8, "the labels")])
@@ -325,6 +367,12 @@ def test_a_loss_that_rises_on_a_few_held_out_rows_proves_nothing(rows: int, seve
     """One held-out pair once made a run of three updates over-optimised."""
     metrics = rr.dpo_metrics(noise=0.0, n=rows, held_out_loss=lambda t: LN2 + 0.1 * t, loss=lambda t: LN2 - 0.2 * t)
     assert by_check(metrics)["held-out loss"].severity == severity
+
+
+def test_a_margin_without_a_name_is_the_difference_of_both_sides():
+    """KTO's labelled responses have rewards on both sides and no pairs."""
+    held_out = [{"step": k, "rewards/chosen": c, "rewards/rejected": r} for k, c, r in ((0, 0.5, 0.25), (9, 2.0, -1.0))]
+    assert Curves([], held_out, {}).margin() == (0.25, 3.0)
 
 
 def test_a_margin_of_rounding_before_training_is_no_order_of_the_start():

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from afzal.stats import bradley_terry as bt
+from afzal.stats.intervals import Interval
 
 
 def two(wins: int, losses: int, ties: int = 0) -> bt.Games:
@@ -186,3 +187,21 @@ def test_many_comparisons_come_to_rest(seed):
     assert fitted == pytest.approx(theta, abs=0.02)
     tenth = bt.strengths(replace(played, weight=played.weight / 10)).theta
     assert fitted == pytest.approx(tenth, abs=1e-8)
+
+
+def test_equal_models_share_all_ranks_and_have_no_width():
+    ties = bt.games([0, 0, 1] * 4, [1, 2, 2] * 4, [0.5] * 12, range(12), 3)
+    board = bt.leaderboard(ties, resamples=50)
+    assert [(p.rank, p.best_rank, p.worst_rank) for p in board.places] == [(1, 1, 3)] * 3
+    assert [(p.theta.low, p.theta.high) for p in board.places] == [(None, None)] * 3
+    assert board.difference(0, 1) == Interval(0.0, None, None, 12)
+
+
+def test_equal_strengths_are_equal_to_the_last_bit_and_never_minus_0():
+    """Models 0 and 1 each win two of three games with model 2, and tie with each other; sums of floats differ."""
+    first, second, outcome = [0, 0, 0, 1, 1, 1, 0], [2, 2, 2, 2, 2, 2, 1], [1.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.5]
+    fit = bt.strengths(bt.games(first, second, outcome, range(7), 3))
+    assert fit.theta[0] == fit.theta[1]
+    # model 0 beats model 2 by 3 to 2; model 1 ties with both
+    between = bt.games([0] * 6 + [1], [2] * 5 + [1, 2], [1.0, 1.0, 1.0, 0.0, 0.0, 0.5, 0.5], range(7), 3)
+    assert str(float(bt.strengths(between).theta[1])) == "0.0"

@@ -15,8 +15,8 @@ LOSS = "tasks/losses/"
 """Prefix of a task's held-out loss, followed by the task's number."""
 
 _RULE = (
-    "under-fitted: the 95% interval of the last held-out accuracy over prompts includes 50%; over-fitted: an earlier "
-    "evaluation's interval lies above the last one's"
+    "under-fitted: the 95% interval of the last held-out accuracy over prompts includes 50%; worse than chance: it "
+    "lies below 50%; over-fitted: an earlier evaluation's interval lies above the last one's"
 )
 
 
@@ -26,31 +26,34 @@ def tasks(c: Curves) -> Diagnosis | None:
     last = next((r for r in reversed(c.held_out) if f"{ACCURACY}0" in r), None)
     if last is None or len(names) < 2:
         return None
-    over_fitted, under_fitted = [], []
-    for k, name in enumerate(names):
-        accuracies = [accuracy for r in c.held_out if (accuracy := accuracy_of(r, k)) is not None]
+    by_task = [[accuracy for r in c.held_out if (accuracy := accuracy_of(r, k)) is not None] for k in range(len(names))]
+    if not any(len(accuracies) > 1 for accuracies in by_task):
+        return None
+    over_fitted, backwards, under_fitted = [], [], []
+    for name, accuracies in zip(names, by_task, strict=True):
         if len(accuracies) < 2:
             continue
         value, low, high = accuracies[-1]
         best = max(accuracies, key=lambda accuracy: accuracy[1])
         if best[1] > high:
             over_fitted.append(f"{name} ({number(best[0], 3)} to {number(value, 3)})")
-        elif low <= 0.5 <= high:
-            under_fitted.append(f"{name} ({number(value, 3)} {interval(low, high, 3)})")
-    if not over_fitted and not under_fitted:
+        elif low <= 0.5:
+            group = under_fitted if high >= 0.5 else backwards
+            group.append(f"{name} ({number(value, 3)} {interval(low, high, 3)})")
+    groups = {"over-fitted": over_fitted, "worse than chance": backwards, "under-fitted": under_fitted}
+    titles = [f"{title}: {', '.join(group)}" for title, group in groups.items() if group]
+    if not titles:
         return Diagnosis("tasks", "good", "every task is better than chance", "No task fell from its best.", _RULE)
-    groups = ([f"over-fitted: {', '.join(over_fitted)}"] if over_fitted else []) + (
-        [f"under-fitted: {', '.join(under_fitted)}"] if under_fitted else []
-    )
     return Diagnosis(
         "tasks",
-        "watch" if over_fitted else "open",
-        f"tasks: {'; '.join(groups)}",
-        "A task that falls from its best is repeated too often; one that stays at chance has too small a "
-        "share, too few held-out prompts, or preferences that the model cannot learn.",
+        "watch" if over_fitted or backwards else "open",
+        f"tasks: {'; '.join(titles)}",
+        "A task that falls from its best is repeated too often; one that stays at chance has too small a share, too "
+        "few held-out prompts, or preferences that the model cannot learn; one that is worse than chance may have "
+        "swapped labels.",
         _RULE,
         "lower the share of an over-fitted task in the mixture and raise that of an under-fitted one, or "
-        "objective=group_dpo",
+        "objective=group_dpo; look at the rows of a task that is worse than chance with `afzal check`",
     )
 
 
