@@ -466,6 +466,18 @@ def test_a_doubtful_answer_is_not_written(tmp_path, capsys):
     assert (main([*asked, "--force"]), out.exists()) == (0, True)
 
 
+@pytest.mark.parametrize(("n", "says"), [(19, "it cannot tell who errs"), (20, "the annotators share errors")])
+def test_twenty_labels_each_are_enough_to_say_that_annotators_share_errors(n, says):
+    generator, rows, names = np.random.default_rng(1), [], ("first", "second")
+    for k in range(20):
+        truth = int(generator.integers(2))
+        shared = truth if generator.random() < 0.45 else 1 - truth
+        votes = [vote(names[truth if generator.random() < 0.7 else 1 - truth], f"good {j}") for j in range(7)]
+        rows.append(item(k, *votes, *(vote(names[shared], f"like {j}") for j in range(4))))
+    (warning,) = aggregate.aggregate(labels.of_items(rows[:n])).warnings
+    assert says in warning
+
+
 def test_people_on_pandalm_and_judges_on_llmbar(shared, capsys):
     assert main(["aggregate", str(shared / "data/annot/pandalm_human3.json"), "--resamples", "50"]) == 0
     said = capsys.readouterr().out

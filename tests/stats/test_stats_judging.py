@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from afzal.stats import agreement, judging
-from afzal.stats.intervals import t95
+from afzal.stats.intervals import Interval, clustered, share, t95
 
 
 def test_a_judge_that_looks_at_the_order_alone():
@@ -310,9 +310,41 @@ def test_shares_of_columns_are_score_intervals_over_prompts():
 @pytest.mark.parametrize(("won", "low", "high"), [(1.0, 0.839, 1.0), (0.5, 0.299, 0.701)])
 def test_pairs_that_all_end_alike_have_a_width_at_equal_lengths_too(won, low, high):
     """20 prompts won, or tied, whichever answer is longer: resamples are all the same."""
-    control = judging.length_controlled(
-        np.full(20, won), np.tile([3.0, -2.0], 10), [str(k) for k in range(20)], resamples=9
-    )
+    prompts = [str(k) for k in range(20)]
+    control = judging.length_controlled(np.full(20, won), np.tile([3.0, -2.0], 10), prompts, resamples=9)
     assert control is not None
     for rate in (control.raw, control.controlled):
         assert (rate.value, rate.low, rate.high) == (won, pytest.approx(low, abs=1e-3), pytest.approx(high, abs=1e-3))
+    assert control.slope == Interval(0.0, None, None, 20)
+
+
+def test_a_ridge_gives_ties_its_slope():
+    """Ties at every length say that the slope is 0, and the ridge that it is 1."""
+    control = judging.length_controlled(np.full(20, 0.5), np.tile([2.0, -2.0], 10), range(20), ridge=20, resamples=9)
+    assert control is not None
+    assert 0.1 < control.slope.value < 0.9
+    assert control.controlled.value == pytest.approx(0.5)
+
+
+def test_equal_lengths_are_longer_on_neither_side():
+    control = judging.length_controlled(np.array([1, 0, 1, 0.5]), np.array([4, 2, -3, 0]), range(4), resamples=9)
+    assert control is not None
+    assert control.overlap == 0.5
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(("longer", "extrapolated"), [(18, False), (19, True)])
+def test_lengths_on_one_side_in_more_than_nine_pairs_of_ten_are_extrapolated(
+    sign: int, longer: int, extrapolated: bool
+):
+    gap = sign * np.array([*range(1, longer + 1), *range(longer - 20, 0)])
+    control = judging.length_controlled(np.tile([1.0, 0.0], 10), gap, range(20), resamples=9)
+    assert control is not None
+    assert control.extrapolated is extrapolated
+
+
+def test_the_raw_rate_of_length_control_is_over_prompts():
+    score, gap, prompts = np.repeat([1.0, 0.0, 1.0], 4), np.tile([1.0, -1.0], 6), np.repeat(["a", "b", "c"], 4).tolist()
+    control = judging.length_controlled(score, gap, prompts, resamples=9)
+    assert control is not None
+    assert control.raw == share(clustered(prompts, score.tolist()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from afzal import objectives
 from afzal.model.logprobs import score
 from afzal.model.probe import choose_sharing
 from afzal.model.reference import live_reference
-from afzal.objectives.metrics import add, correct, means
+from afzal.objectives.metrics import add, correct, means, unmoved
 from afzal.records import Preference
 from afzal.stats.intervals import wilson
 from afzal.tokens import only_branch
@@ -162,6 +163,22 @@ def test_a_tie_in_reward_is_half_right_and_a_tie_in_opinion_does_not_count():
     )
     right, weight = correct(torch.tensor([1.0, 1.0, 2.0]), said)
     assert (right.tolist(), weight.tolist()) == ([0.5, 0.0, 1.0], [3.0, 1.0, 0.0])
+
+
+def test_two_unmoved_responses_are_a_tie_and_one_is_not():
+    """Pairs (0, 1), (1, 2) and (3, 2), of which 0 and 1 did not move; 3 and 2 have the same reward by chance."""
+    said = objectives.pairs(torch.tensor([0, 1, 3]), torch.tensor([1, 2, 2]))
+    still = torch.tensor([True, True, False, False])
+    right, _ = correct(torch.tensor([1e-8, 2e-8, -1.0, -1.0]), said, still)
+    assert right.tolist() == [0.5, 1.0, 0.5]
+
+
+@pytest.mark.parametrize("start", [-1.0, -1000.0])
+def test_rounding_is_relative_to_the_log_prob(start):
+    """Float32 has about seven digits."""
+    off = torch.tensor([0.0, 3e-7, -3e-7, 3e-6, -3e-6])
+    policy, reference = SimpleNamespace(logps=start * (1 + off)), SimpleNamespace(logps=torch.full((5,), start))
+    assert unmoved(policy, reference).tolist() == [True, True, True, False, False]
 
 
 @pytest.mark.parametrize(("off", "accuracy"), [(2e-7, 0.5), (1e-3, None)])

@@ -14,6 +14,7 @@ from afzal import objectives
 from afzal.model.logprobs import score
 from afzal.model.probe import choose_sharing
 from afzal.model.reference import live_reference
+from afzal.objectives import Term
 from afzal.tokens.batch import Batch, collate
 from afzal.train import update as module
 from afzal.train.constraints import Constraint
@@ -124,3 +125,21 @@ def test_a_penalty_is_decided_by_the_costs_of_the_whole_update():
         made, gradient = outcome("dpo", OWN, constraints=(constraint,))
         assert float(made.metrics["constraint/c"][0]) == pytest.approx(value, rel=1e-5)
         assert all(torch.equal(gradient[n], free[n]) for n in free) is not acts
+
+
+def test_the_cost_of_an_idle_batch_does_not_decide_a_penalty():
+    def cost(model: Any, pi: Any, ref: Any, yw: Any, yl: Any, batch: Batch) -> torch.Tensor:
+        return pi.mean() - pi.mean().detach() + (5.0 if batch is IDLE else 0.5)
+
+    constraints = (Constraint("c", cost, bound=1.0, weight=1.0),)
+    made, gradient = outcome("dpo", [OWN[0], IDLE, OWN[1]], constraints=constraints)
+    assert float(made.metrics["constraint/c"][0]) == pytest.approx(0.5)
+    torch.testing.assert_close(gradient, outcome("dpo", OWN)[1], rtol=0, atol=0)
+
+
+def test_only_a_sum_of_objectives_shows_the_loss_of_each():
+    assert [key for key in outcome("dpo", OWN)[0].metrics if key.startswith("loss")] == ["loss"]
+    model, reference = policy()
+    both = (Term(objectives.get("dpo"), {"beta": 0.1}), Term(objectives.get("sft"), {}))
+    metrics = accumulate(model, Method(both, reference), Update(OWN, [], 5)).metrics
+    assert {key for key in metrics if key.startswith("loss")} == {"loss", "loss/dpo", "loss/sft"}
