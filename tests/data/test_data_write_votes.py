@@ -8,7 +8,7 @@ import pytest
 
 from afzal import judge
 from afzal.cli import main
-from afzal.data import join_votes, plan, read, write
+from afzal.data import join_votes, plan, read, without_verdicts, write
 from afzal.errors import AfzalError
 from afzal.records import Comparison, Item, Message, Ranking, Rating, Response
 
@@ -151,3 +151,22 @@ def test_pandalm_there_and_back(shared, tmp_path, capsys, target):
     said = capsys.readouterr().out
     assert "Dawid-Skene moves 0 of 502 decided pairs." in said
     assert "pairs 550" in said
+
+
+@pytest.mark.parametrize("target", ["alpaca_eval", "fastchat", "afzal"])
+def test_a_judges_verdict_stays_one_in_every_layout_that_holds_votes(target, tmp_path):
+    votes = (Comparison(0, 1, "first", annotator="ann"), Comparison(0, 1, "second", annotator="gpt"))
+    path = tmp_path / "votes.jsonl"
+    write([item(*votes, extra={"judged_by": ["gpt"]})], path, target)
+    (joined,) = join_votes(read(str(path)).items)
+    assert Counter(vote.annotator for vote in joined.votes) == {"ann": 1, "gpt": 1}
+    people = without_verdicts([joined])
+    assert [(vote.annotator, vote.outcome) for vote in people.items[0].votes] == [("ann", "first")]
+    assert (people.verdicts, people.judges) == (1, ("gpt",))
+
+
+def test_pairs_name_the_loss_of_who_is_a_judge():
+    votes = (Comparison(0, 1, "first", annotator="ann"), Comparison(0, 1, "first", annotator="gpt"))
+    lost = "which votes are verdicts of judges"
+    assert plan([item(*votes, extra={"judged_by": ["gpt"]})], "conversational").left_out[lost] == 1
+    assert lost not in plan([item(*votes)], "conversational").left_out

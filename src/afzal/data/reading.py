@@ -24,6 +24,7 @@ from afzal.data.format import SYSTEM, Format
 from afzal.data.formats import FORMATS, named
 from afzal.data.joining import joined
 from afzal.data.json_reader import Fault, RawRow
+from afzal.data.judged_by import JUDGED_BY
 from afzal.data.mediafiles import MediaRules
 from afzal.data.mediaparts import names_media
 from afzal.data.mediarows import MediaReader
@@ -244,7 +245,7 @@ class Reading:
             return item.placed(ident, where, item.group, item.extra), drops
         keep_all = self._request.takes_all
         spare = {k: v for k in self._unread.others(row) if (v := row[k]) is not None and (keep_all or _small(v))}
-        spare |= {k: row[k] for k in self._request.names if row.get(k) is not None}
+        spare |= {k: row[k] for k in (*self._request.names, JUDGED_BY) if row.get(k) is not None}
         if not row.keys().isdisjoint(_TEMPLATE):
             spare |= {k: template_option(row, k) for k in _TEMPLATE if row.get(k)}
         return item.placed(ident, where, item.group or _group(item), {**item.extra, **spare}), drops
@@ -258,7 +259,7 @@ class Reading:
         bare = self._bare_names.get(names)
         if bare is None:
             has_special = names_media(row) or not row.keys().isdisjoint(
-                (*_TEMPLATE, *alternatives(SYSTEM), *self._request.names)
+                (*_TEMPLATE, *alternatives(SYSTEM), *self._request.names, JUDGED_BY)
             )
             bare = not (
                 has_special
@@ -274,7 +275,11 @@ class Reading:
 def _is_passed_on(request: ColumnRequest, entry: Format, name: str) -> bool:
     """Whether a field that the format does not read is passed to functions that ask for columns. For prompts without
     answers, functions that ask for every column also get fields about answers."""
-    return name in request.names or (request.takes_all and entry.name == "prompts" and not may_be_prompt(name))
+    return (
+        name == JUDGED_BY
+        or name in request.names
+        or (request.takes_all and entry.name == "prompts" and not may_be_prompt(name))
+    )
 
 
 def _structured(stream: Iterator[RawRow], columns: Mapping[str, str]) -> Iterator[RawRow]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from afzal.data.judged_by import judges_of
 from afzal.data.native import to_row
 from afzal.data.remap import with_media
 from afzal.data.writing_votes import VoteTarget, left_out, vote_rows
@@ -209,6 +210,7 @@ def _left_out(item: Item) -> Iterator[str]:
         "single votes (pooled into one probability)": lambda: len(item.votes) > len(item.responses) > 1,
         "that answers belong to one prompt (written as pairs)": lambda: len(item.responses) > 2,
         "which axis a vote is on": lambda: any(v.axis for v in item.votes),
+        "which votes are verdicts of judges": lambda: any(v.annotator in judges_of(item) for v in item.votes),
     }
     yield from (name for name, holds in checks.items() if holds())
 

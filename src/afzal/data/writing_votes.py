@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, Literal
 
+from afzal.data.judged_by import JUDGED_BY, judges_of
 from afzal.data.turns import content_text
 from afzal.records import Comparison, Item, Ranking, Rating, Turns, Vote, comparisons, turns_to_row
 
@@ -54,7 +55,11 @@ def _as_shown(vote: Comparison) -> Comparison:
 
 def _row(item: Item, vote: Comparison, target: VoteTarget) -> dict[str, Any] | tuple[str, str]:
     row = _alpaca_eval(item, vote) if target == "alpaca_eval" else _fastchat(item, vote)
-    return row if isinstance(row, tuple) else {k: v for k, v in row.items() if v is not None}
+    if isinstance(row, tuple):
+        return row
+    # neither layout has a field that tells judges from people; other readers ignore this one
+    row[JUDGED_BY] = [vote.annotator] if vote.annotator in judges_of(item) else None
+    return {k: v for k, v in row.items() if v is not None}
 
 
 def _alpaca_eval(item: Item, vote: Comparison) -> dict[str, Any] | tuple[str, str]:
