@@ -105,7 +105,14 @@ SAID = {
     "train dpo --bata 3": "error: unknown option --bata (did you mean --beta?)\n",
     "train dpo --learning-rate=3": "error: unknown option --learning-rate (did you mean --lr?)\n",
     "train dpo --max-token 3": "error: unknown option --max-token (did you mean --max-tokens?)\n",
-    "train sft --beta 3": "error: unknown option --beta (see afzal train sft --help)\n",
+    "train sft --beta 3": "error: --beta has no effect on sft (only on dpo, ipo, kto, irl)\n"
+    "  try: leave it out; see afzal train sft --help\n",
+    "train dpo --objective ipo": "error: --objective has no effect on dpo (only on prefer, meta, reward, irl)\n"
+    "  try: afzal train prefer --objective ...; see afzal train dpo --help\n",
+    "train dpo --xyzzy 3": "error: unknown option --xyzzy (see afzal train dpo --help)\n",
+    "train dpo --config run.yaml": "error: unknown option --config\n  try: afzal train FILE.yaml, without a flag\n",
+    "train dpo --loss-type ipo": "error: unknown option --loss-type\n"
+    "  try: afzal train prefer --objective NAME; list them with: afzal objectives\n",
     "train dpo --lr": "error: Option '--lr' requires an argument\n",
     "train simpo": "error: 'simpo' is an objective, not a method\n  try: afzal train prefer --objective simpo ...\n",
     "train dpoo": "error: 'dpoo' is neither a method nor a file (did you mean dpo?)\n"

@@ -257,11 +257,36 @@ def _usage_message(error: Any) -> str:
         return message.replace(": Value error, ", ": ") + hint  # Typer's words for an invalid choice
     from afzal.config import suggestion
 
+    key = flag.strip("-").replace("-", "_")
+    if ctx.command_path.startswith("afzal train ") and (elsewhere := _not_of_this_method(flag, key, ctx.info_name)):
+        return elsewhere
     names = [name for p in ctx.command.params for name in p.opts]
     flags = {name.strip("-"): name for name in names if name.startswith("--")}
-    hint_text = suggestion(flag.strip("-").replace("-", "_"), [k.replace("-", "_") for k in flags])
+    hint_text = suggestion(key, [k.replace("-", "_") for k in flags])
     suggestion_text = hint_text.replace("(did you mean ", "(did you mean --").replace("_", "-")
     return f"unknown option {flag}{suggestion_text or hint}"
+
+
+_OTHER_FLAGS = {
+    "config": "afzal train FILE.yaml, without a flag",
+    "loss_type": "afzal train prefer --objective NAME; list them with: afzal objectives",
+    "label_smoothing": "for pairs, afzal train prefer --objective cdpo --objective-arg label_smoothing=0.1",
+}
+"""What to write instead of flags of other trainers that are no setting of any method."""
+
+
+def _not_of_this_method(flag: str, key: str, method: str) -> str:
+    """The message for a flag of ``afzal train`` that only other methods have; empty if none has it."""
+    from afzal.config import CONFIGS
+
+    if key in _OTHER_FLAGS:
+        return f"unknown option {flag}\n  try: {_OTHER_FLAGS[key]}"
+    owners = [name for name, config in CONFIGS.items() if key in config.model_fields]
+    if not owners or method not in CONFIGS:
+        return ""
+    instead = f"afzal train prefer {flag} ..." if owners[0] == "prefer" else "leave it out"
+    remedy = f"{instead}; see afzal train {method} --help"
+    return f"{flag} has no effect on {method} (only on {', '.join(owners)})\n  try: {remedy}"
 
 
 _REMEDIES: dict[int | None, str] = {
