@@ -13,7 +13,8 @@ from afzal.generate.rows import Row, TokenBuffer, batches, rows_of
 from afzal.lab import exact, language
 from afzal.model.adapters import Adapter, add_adapter
 from afzal.model.attention import use_tree_attention
-from afzal.model.decoding import DecodeCache, decode_attention, merged, next_logits, read_prompts
+from afzal.model.decode_cache import DecodeCache, merged
+from afzal.model.decoding import decode_attention, next_logits, read_prompts
 from afzal.model.load import add_lora
 from afzal.model.logprobs import score
 from afzal.model.probe import choose_sharing

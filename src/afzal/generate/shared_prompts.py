@@ -12,7 +12,8 @@ from torch import Tensor
 
 from afzal.generate.rows import Row, Sample, TokenBuffer, TokenCallback
 from afzal.generate.token_sampling import Sampling
-from afzal.model.decoding import DecodeCache, merged, next_logits, read_prompts
+from afzal.model.decode_cache import DecodeCache, merged
+from afzal.model.decoding import next_logits, read_prompts
 
 _LEAVE_AT = 1 / 8  # finished rows stay until they are this share of all, since removing them copies the others' cache
 _JOIN_AT = 1 / 2  # waiting rows join once this share of the places is free: many small cohorts are slower
