@@ -389,6 +389,30 @@ def test_a_judge_counts_with_the_mean_probability_of_its_two_orders():
     assert aggregate.aggregate(labels.of_verdicts(judge.Verdicts(verdicts))).p_first == pytest.approx([0.8])
 
 
+def test_only_rows_with_a_judges_verdict_name_the_aggregate_as_one():
+    """gpt judged the first row; in the others it only rated an answer, or gave nothing."""
+    judged = {"judged_by": ["gpt"]}
+    rows = [
+        replace(item(0, vote("first", "gpt"), vote("first", "ann")), extra=judged),
+        replace(item(1, vote("first", "ann"), Rating(0, 3.0, "score", annotator="gpt")), extra=judged),
+        replace(item(2, vote("first", "ann")), extra=judged),
+    ]
+    for items in (rows, rows[1:]):  # with and without gpt among the annotators
+        said = labels.of_items(items)
+        made = aggregate.as_items(items, said, aggregate.aggregate(said), "mean")
+        assert [row.extra for row in made[-2:]] == [judged, judged]
+    said = labels.of_items(rows)
+    made = aggregate.as_items(rows, said, aggregate.aggregate(said), "mean")
+    assert made[0].extra == {"judged_by": ["gpt", "mean of 2"]}
+
+
+def test_a_tie_is_an_outcome_and_no_probability():
+    rows = [item(0, vote("first", "ann"), vote("second", "bob")), item(1, vote("tie", "ann"))]
+    said = labels.of_items(rows)
+    made = aggregate.as_items(rows, said, aggregate.aggregate(said), "mean")
+    assert [(v.outcome, v.probability) for row in made for v in row.votes] == [("tie", None)] * 2
+
+
 def test_many_people_with_few_votes_each_do_not_share_errors():
     """Dawid-Skene has too little to go by, and the report does not blame the people."""
     generator, rows = np.random.default_rng(1), []

@@ -345,8 +345,8 @@ def as_items(
         ratings = tuple(v for v in item.votes if isinstance(v, Rating))
         combined = votes.get(number, ())
         row = replace(item, votes=(*combined, *ratings))
-        judges = {*judges_of(item)}.intersection(labels.annotators)
-        if combined and any(vote.annotator in judges for vote in item.votes):
+        judges = judges_of(item)
+        if combined and any(vote.annotator in judges for vote in item.votes if not isinstance(vote, Rating)):
             row = replace(row, extra=naming(item, [str(vote.annotator) for vote in combined]))
         rows.append(row)
     return rows
