@@ -35,7 +35,7 @@ def test_several_verdicts_are_counted_with_all_their_judges():
 
 def test_names_are_added_to_those_of_the_row_and_of_joined_rows():
     first, second = item("gpt", judged_by=["gpt"], source="x"), item("llm", judged_by=["llm"])
-    assert naming(first, ["a", "gpt"]) == {"judged_by": ["a", "gpt"], "source": "x"}
+    assert naming(first, ["a", "b"]) == {"judged_by": ["a", "b", "gpt"], "source": "x"}
     assert naming_all([first, second]) == {"judged_by": ["gpt", "llm"], "source": "x"}
     assert naming_all([item("ann", source="x"), second])["judged_by"] == ["llm"]
     assert naming_all([item("ann", source="x"), item("bob")]) == {"source": "x"}

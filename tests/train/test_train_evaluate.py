@@ -196,6 +196,20 @@ def test_an_equal_policy_ranks_no_pair_by_the_last_bits_of_its_log_probs(models,
     figures = evaluate(model, dpo(Rounded()), cut(pairs, 17))
     assert figures["rewards/margins"] != 0
     assert (figures["rewards/accuracies"] == 0.5) is (accuracy == 0.5)
+    ends = figures["rewards/accuracies_low"], figures["rewards/accuracies_high"]
+    assert (sum(ends) == pytest.approx(1.0)) is (accuracy == 0.5)
+
+
+def test_a_reference_that_the_objective_does_not_read_ties_no_pair(models, trees):
+    """A policy that equals it still has rewards of its own."""
+    model, _ = models
+    without, given = (Method.of(objectives.get("simpo"), {}, r) for r in (None, live_reference(model)))
+    figures = evaluate(model, without, cut(trees, 17))
+    assert figures["rewards/accuracies"] != 0.5
+    for name in ("", "_low", "_high"):
+        assert (
+            evaluate(model, given, cut(trees, 17))[f"rewards/accuracies{name}"] == figures[f"rewards/accuracies{name}"]
+        )
 
 
 @pytest.mark.parametrize("size", BATCH_SIZES)
