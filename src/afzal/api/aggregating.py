@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from afzal.api.inputs import Rows, as_path, one_of, path_of, wrong
-from afzal.api.results import Result
+from afzal.api.results import ON_REQUEST, Result
 from afzal.errors import AfzalError
 
 By = Literal["mean", "jeffreys", "majority", "dawid_skene", "crowd_bt", "gold"]
@@ -73,7 +73,7 @@ def aggregate(
         1
     """
     from afzal import data as reading
-    from afzal import judge, runs
+    from afzal import judge, report, runs
     from afzal.judge import labels as judged
     from afzal.judge.games import CATEGORIES
     from afzal.judge.outputs import ROWS
@@ -110,12 +110,8 @@ def aggregate(
         body, rows, refused = _on_rows(dataset, truths, options)
         body["findings"] += notes
         body["unread"] = [name for name in dataset.unread if name not in (*CATEGORIES, group_by)]
-    written_page = None
-    if page is not None:
-        from afzal import report
-
-        written_page = report.write_board(Path(page), body, "annotators")
-    lines = _text(body)
+    written_page = None if page is None else report.write_board(Path(page), body, "annotators")
+    lines = _text(report.shortened(body, ON_REQUEST))
     if out is not None and dataset is not None and (force or not refused):
         if not rows:
             raise AfzalError("there is nothing to aggregate", where=source, why="the rows name no annotators")
@@ -308,6 +304,7 @@ def _text(body: Mapping[str, Any]) -> list[str]:
             bounds = interval(line.get(f"{key}_low"), line.get(f"{key}_high"))
             cells.append(f"{key.replace('_', ' ')} {_cell(line[key])} {bounds}".rstrip())
         lines.append("  ".join(cells))
+    lines += [body["lines_words"]] if "lines_words" in body else []
     for table in body.get("tables", []):
         lines.append(f"{visible(table['title'])}: {visible(table['words'])}".rstrip(": "))
         lines += aligned([table["columns"], *table["rows"]])

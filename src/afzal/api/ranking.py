@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from afzal.api.inputs import Rows, as_path, is_source
-from afzal.api.results import Result
+from afzal.api.results import ON_REQUEST, Result
 from afzal.errors import AfzalError
 
 
@@ -53,6 +53,7 @@ def leaderboard(
         ['large', 'small']
     """
     from afzal import judge as judging
+    from afzal import report
     from afzal.text import plural
 
     if of == "judges" and (length_control or beside is not None):
@@ -90,10 +91,8 @@ def leaderboard(
             if n_left_out:
                 left_out = f"{plural(n_left_out, 'verdict')} of {judge} in {Path(beside).name}"
                 body["findings"].append(f"{left_out} are left out: its leaderboard is compared with the others'.")
-    lines, page = _text(body), None
+    lines, page = _text(report.shortened(body, ON_REQUEST)), None
     if out is not None:
-        from afzal import report
-
         page = report.write_board(Path(out), body)
         lines.append(f"page: {page}")
     return Result(body, lines, page, ok=is_complete)
@@ -146,8 +145,9 @@ def _text(body: Mapping[str, Any]) -> list[str]:
             cells.append(f"{number(line['value'], 3):>7} {interval(line['low'], line['high']):18}")
         cells += [f"{key.replace('_', ' ')} {number(value, 3)}" for key, value in line.items() if key in _IN_TEXT]
         lines.append("  ".join(cells).rstrip())
+    lines += [body["lines_words"]] if "lines_words" in body else []
     for table in body.get("tables", []):
-        lines.append(table["title"])
+        lines.append(f"{table['title']}: {table['left_out']}" if "left_out" in table else table["title"])
         lines += aligned([table["columns"], *table["rows"]])
     if body.get("judges") and len(body["differences"]) <= _MANY:
         lines += [visible(f"{gap['first']} over {gap['second']}: {_gap(gap)}") for gap in body["differences"]]

@@ -13,6 +13,9 @@ from typing import Any, Literal
 from afzal import runs
 from afzal.errors import AfzalError, writing
 
+ON_REQUEST = {"lines": "--json", "rest": "--json"}
+"""Where a command prints what its words leave out (:func:`afzal.report.shortened`)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Result:

@@ -287,7 +287,7 @@ def as_plain(
 ) -> dict[str, Any]:
     """The report as plain values, for the page and for files."""
     oddities = [f"{person.name}: {remark}" for person in people for remark in person.remarks]
-    oddities += _similar_names(labels.annotators)
+    similar_names = _similar_names(labels.annotators)
     lines = [_line(person) for person in people]
     figures: list[dict[str, Any]] = []
     unknown = {"low": None, "high": None}
@@ -325,7 +325,9 @@ def as_plain(
     header = {"title": "Annotators", "subtitle": source, "unit": "agreement with the others", "rule": None}
     body = {
         **header,
-        "findings": [*findings, *oddities],
+        "findings": [*findings, *oddities, *similar_names],
+        "remarks": {person.name: list(person.remarks) for person in people if person.remarks},
+        "similar_names": similar_names,
         "facts": facts,
         "lines": lines,
         "figures": figures,

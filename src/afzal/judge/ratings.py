@@ -114,6 +114,7 @@ def report(
         "scale": scale,
         "facts": facts,
         "findings": findings,
+        "remarks": {line["name"]: remarks for line, remarks in people if remarks},
         "figures": figures,
         "figures_words": "Alpha is corrected for chance: 1 is perfect, 0 is chance level.",
         "lines": [line for line, _ in people],

@@ -8,6 +8,7 @@ from afzal.report.frontier import PolicyPoint, frontier_svg
 from afzal.report.page import build
 from afzal.report.raster import require_png, write_png
 from afzal.report.sections import FrontierChart, LineChart, Section, Table
+from afzal.report.shortened import shortened
 from afzal.report.svg import Rule, Series, line_chart, standalone
 from afzal.report.sweep import write_sweep
 
@@ -27,6 +28,7 @@ __all__ = [
     "line_chart",
     "model_card",
     "require_png",
+    "shortened",
     "standalone",
     "verdict",
     "write_board",

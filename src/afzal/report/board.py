@@ -1,6 +1,7 @@
 """Named figures with intervals (a leaderboard, a judge's card) as a page, a drawing, CSV, JSON and Markdown.
 
-All five come from the same plain values (the JSON file), so they cannot disagree.
+All five come from the same plain values (the JSON file), so they cannot disagree. JSON and CSV are complete; the others
+shorten long lists.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from afzal.report import svg
 from afzal.report.card import plain
 from afzal.report.forest import ForestRow, forest_svg
 from afzal.report.phone_layout import PHONE, is_wide
+from afzal.report.shortened import shortened
 from afzal.report.template import rendered
 from afzal.runs import atomic_write, make_folder
 from afzal.text import interval, number, sign
@@ -33,16 +35,18 @@ def write_board(folder: Path, body: Mapping[str, Any], stem: str = "leaderboard"
         body: ``title``, ``subtitle``, ``findings`` (sentences), ``facts`` (pairs), ``unit``, ``rule`` (the value of no
             difference), ``lines`` (mappings with ``name``, ``value``, ``low``, ``high`` and further figures) and
             ``differences`` (mappings with ``first``, ``second``, ``value``, ``low``, ``high``). Optional: ``tables`` of
-            cells, ``texts``, ``worst`` (pairs of answers to read) and ``gallery`` (images and sounds: mappings with
-            ``kind``, ``title``, ``source``, a data URI, and ``said``: who, what, ``right`` or ``wrong``).
+            cells, ``remarks`` (lists by name; all of them are findings too), ``similar_names`` (such findings),
+            ``texts``, ``worst`` (pairs of answers to read) and ``gallery`` (images and sounds: mappings with ``kind``,
+            ``title``, ``source``, a data URI, and ``said``: who, what, ``right`` or ``wrong``).
     """
     data = {"schema": SCHEMA, "afzal": __version__, **body}
     make_folder(folder)
     atomic_write(folder / f"{stem}.json", json.dumps(data, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
     atomic_write(folder / f"{stem}.csv", to_csv(data))
-    atomic_write(folder / f"{stem}.md", to_markdown(data).encode("utf-8", "replace"))
-    atomic_write(folder / f"{stem}.html", to_html(data).encode("utf-8", "replace"))
-    if drawing := _drawing(data):
+    shown = shortened(data, {"lines": f"{stem}.csv", "rest": f"{stem}.json"})
+    atomic_write(folder / f"{stem}.md", to_markdown(shown).encode("utf-8", "replace"))
+    atomic_write(folder / f"{stem}.html", to_html(shown).encode("utf-8", "replace"))
+    if drawing := _drawing(shown):
         atomic_write(folder / f"{stem}.svg", svg.standalone(drawing))
     return folder / f"{stem}.html"
 
@@ -69,12 +73,17 @@ def to_html(body: Mapping[str, Any]) -> str:
         facts=body["facts"],
         drawing=Markup(_drawing(body)),
         on_a_phone=Markup(_drawing(body, PHONE)),
-        drawn_as=f"{body['unit'][:1].upper()}{body['unit'][1:]}, with 95% intervals over prompts",
+        drawn_as=_drawn_as(body),
         tables=[table | {"wide": table_is_wide(table)} for table in _tables(body)],
         texts=body.get("texts", []),
         worst=body.get("worst", []),
         gallery=body.get("gallery", []),
     )
+
+
+def _drawn_as(body: Mapping[str, Any]) -> str:
+    shown = f", {body['lines_shown']}" if "lines_shown" in body else ""
+    return f"{body['unit'][:1].upper()}{body['unit'][1:]}, with 95% intervals over prompts{shown}"
 
 
 def to_markdown(body: Mapping[str, Any]) -> str:
@@ -119,12 +128,14 @@ def _quoted(text: str) -> str:
 
 def _tables(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     """All tables of the page: titles, words, columns and cells."""
-    tables = [{"title": "All figures", "words": "", **_lines(body)}]
+    title = "Figures" if "lines_words" in body else "All figures"
+    tables = [{"title": title, "words": body.get("lines_words", ""), **_lines(body)}]
     if body.get("figures"):
         words = body.get("figures_words", _CORRECTED)
         tables.insert(0, {"title": "Agreement", "words": words, **_figure_table(body["figures"])})
     if body["differences"]:
         words = "Both sides of a pair use the same resamples of whole prompts. An interval without 0 tells them apart."
+        words = f"{words} {body.get('differences_words', '')}".rstrip()
         tables.append({"title": "Paired differences", "words": words, **_differences(body)})
     return [*tables, *body.get("tables", [])]
 
