@@ -4,12 +4,13 @@ import * as clock from "./clock.js";
 import * as dialogs from "./dialogs.js";
 import { get, leave, newId, persist, post, tab } from "./api.js";
 import * as diff from "./diff.js";
+import * as jumps from "./jumps.js";
 import * as media from "./media.js";
 import * as rank from "./rank.js";
 import * as rate from "./rate.js";
 import { digitOf, isPlain, isQuestionMark, isTyping, letterOf } from "./keys.js";
 import * as pair from "./pair.js";
-import { $, element, fold, isFoldable, minutes, plural, scroll, showPrompt, write } from "./show.js";
+import { $, cards, element, fold, isFoldable, minutes, plural, scroll, showPrompt, write } from "./show.js";
 
 const MODES = { pair, rank, rate };
 const SLOW = 300, POLL = 4000;
@@ -30,6 +31,7 @@ const COMMON_KEYS = [
 
 async function begin() {
   clock.watch();
+  jumps.watch();
   document.addEventListener("keydown", onKey);
   document.addEventListener("click", onClick);
   addEventListener("pagehide", leave);
@@ -87,6 +89,7 @@ async function showQuestion(reply) {
   write("ask", reply.practice ? `Practice: ${reply.ask}` : reply.ask);
   showPrompt(reply.prompt);
   mode.show(reply, vote, about);
+  jumps.list(cards().map((card) => card.querySelector("h2 > :first-child").lastChild.textContent));
   $("main").scrollTop = document.scrollingElement.scrollTop = 0;
   showLock();
   if (mode.focus) mode.focus();
