@@ -83,7 +83,7 @@ FLAGS = {"recomputed": ["gradient_checkpointing=true"], "compiled": ["--compile"
 def given(tmp_path: Path, out: str, method: str, **overrides: Any) -> dict[str, Any]:
     pair_file(tmp_path / "pairs.jsonl", 46)
     values = settings(tmp_path, tmp_path / out, **(SMALL | overrides))
-    if "adapter_from" in values:
+    if not Path(values.get("adapter_from", ".")).is_dir():  # a kind, not a folder
         values["adapter_from"] = str(adapter_folder(tmp_path, values["adapter_from"]))
     if "further" in values:
         values["model"] = str(adapter_folder(tmp_path, values.pop("further")))
