@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from afzal.iterate import round_figures, stages
+from afzal.iterate import round_figures, stages, summary
 from afzal.iterate.round_figures import Round
 from afzal.lab import exact, language
 from afzal.report import FrontierChart, LineChart, PolicyPoint
@@ -286,6 +286,34 @@ def test_the_page_draws_reward_against_kl_and_without_a_reward_the_kl():
     blind = round_figures.sections([policy(0, None), policy(1, None, kl=1.0)], "words")
     assert isinstance(blind[0].chart, LineChart)
     assert [s.title for s in blind] == ["Rounds", "Length by round", "Ends and wins by round"]
+
+
+def test_a_change_pairs_answers_of_equal_prompt_and_number():
+    """Prompts differ by far more than the policies do; in the difference this cancels."""
+    before = [row(p, 100.0 * p + s, sample=s) for p in range(5) for s in range(2)]
+    after = [row(p, 100.0 * p + s + 1 + 0.1 * (p % 2), sample=s) for p in range(5) for s in (1, 0)]
+    gain = round_figures.change(before, after, "reward")
+    assert gain.mean == pytest.approx(1.04)
+    assert gain.prompts == 5
+    assert gain.se == pytest.approx(np.std([1, 1.1, 1, 1.1, 1], ddof=1) / 5**0.5)
+
+
+@pytest.mark.parametrize(
+    ("gain", "words"),
+    [
+        (Estimate(10, 10, 0.1, 10, (0.8, 1.2)), "(+1.000 [+0.800, +1.200] over the first policy on the same prompts)"),
+        (
+            Estimate(1, 10, 0.1, 10, (-0.1, 0.3)),
+            "(+0.100 [-0.100, +0.300] over the first policy on the same prompts, which may be chance)",
+        ),
+        (Estimate(1, 1, math.nan, 1), "(+1.000 over the first policy on the same prompts)"),
+    ],
+)
+def test_the_outcome_says_how_far_the_fresh_reward_is_above_the_first_policys(gain, words):
+    rounds = [policy(0, 5.0), policy(1, 9.0, 0.3)]
+    said = summary._outcome_sentence(rounds, rounds[1], gain, "rounds/001/run", "finished", None)
+    assert f"reward 9.000 {words}, KL 0.300" in said
+    assert "5.0" not in said  # measured with other draws
 
 
 def test_a_policy_is_measured_by_its_kl_to_the_first_one_and_once_more_by_other_draws(tmp_path, monkeypatch):

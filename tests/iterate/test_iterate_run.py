@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,38 @@ def test_a_round_leaves_its_stages_and_the_run_its_summary(whole):
     page = (whole / "report.html").read_text()
     assert "KL to the first policy" in page
     assert "iterative preference optimisation" in page
+
+
+def test_the_policy_to_use_is_compared_with_the_first_one_on_the_same_prompts_and_draws(whole, folder):
+    summary = json.loads((whole / "rounds.json").read_text())
+    best = summary["best"]
+    assert best > 0
+    fresh = [lines(whole / "rounds" / f"{k:03d}" / "measured-fresh.jsonl") for k in (0, best)]
+    keys = [[(row["prompt_index"], row["sample"], row["prompt"]) for row in rows] for rows in fresh]
+    assert keys[0] == keys[1]
+    # other draws than those that chose the policy, of the first policy too
+    texts = [[row["text"] for row in lines(whole / "rounds" / f"{k:03d}" / "measured.jsonl")] for k in (0, best)]
+    assert all([row["text"] for row in rows] != old for rows, old in zip(fresh, texts, strict=True))
+    # the reward of both is the same function
+    rewards = [
+        [sum(c.isalpha() for c in r["text"]) - sum(c.isdigit() for c in r["text"]) for r in rows] for rows in fresh
+    ]
+    assert [[row["reward"] for row in rows] for rows in fresh] == rewards
+    gain = summary["fresh_gain"]
+    assert gain["mean"] == pytest.approx((sum(rewards[1]) - sum(rewards[0])) / len(rewards[0]))
+    assert gain["mean"] == pytest.approx(
+        summary["best_fresh"]["reward"]["mean"] - summary["first_fresh"]["reward"]["mean"]
+    )
+    # the interval is Student's over the four prompts, not over the eight answers
+    by_prompt = [sum(b - a for a, b in zip(*pair, strict=True)) / 2 for pair in zip(*map(halves, rewards), strict=True)]
+    se = statistics.stdev(by_prompt) / len(by_prompt) ** 0.5
+    assert gain["low"] == pytest.approx(gain["mean"] - 3.182446 * se, abs=1e-5)
+    assert f"({gain['mean']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}] over" in (whole / "report.html").read_text()
+
+
+def halves(values: list[float]) -> list[tuple[float, float]]:
+    """The values of the two answers to each prompt."""
+    return list(zip(values[::2], values[1::2], strict=True))
 
 
 def test_scores_are_the_rewards_and_pairs_are_the_best_and_the_worst(whole):

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from afzal.iterate.round_figures import Rows
-from afzal.stats.intervals import Estimate, clustered, mean
+from afzal.iterate.round_figures import Rows, change
+from afzal.stats.intervals import Estimate
 
 
 def detect_parting(measured: Mapping[int, Rows]) -> str:
@@ -60,7 +60,4 @@ def _mean(rows: Rows, prompts: set[int]) -> float:
 
 def _change(before: Rows, after: Rows, prompts: set[int], name: str) -> Estimate:
     """The mean change over the answers to some prompts, with its standard error over prompts."""
-    was = {(row["prompt_index"], row["sample"]): row[name] for row in before}
-    rows = [row for row in after if row["prompt_index"] in prompts]
-    changes = [row[name] - was[row["prompt_index"], row["sample"]] for row in rows]
-    return mean(clustered([row["prompt_index"] for row in rows], changes))
+    return change(before, [row for row in after if row["prompt_index"] in prompts], name)

@@ -93,6 +93,15 @@ def figures(rows: Rows, first: Rows, *, common: bool = True) -> dict[str, Estima
     return by_name
 
 
+def change(before: Rows, after: Rows, name: str) -> Estimate:
+    """The mean change of a value over the answers of equal prompt and number, with its standard error over prompts.
+
+    Answers of equal number are drawn with the same random numbers, which makes the difference more precise.
+    """
+    was = {(row["prompt_index"], row["sample"]): row[name] for row in before}
+    return estimate([(r["prompt_index"], r[name] - was[r["prompt_index"], r["sample"]]) for r in after])
+
+
 def won_by(rows: Rows, first: Rows, *, common: bool = True) -> list[tuple[Any, float]]:
     """(prompt, 1, 0, or one half for equal rewards) of every answer against every independently drawn answer of the
     first policy to the same prompt.
@@ -264,6 +273,12 @@ def plain(e: Estimate) -> dict[str, float | int | None]:
     """A figure as plain values."""
     se = e.se if math.isfinite(e.se) else None
     return {"mean": e.mean, "sum": e.total, "count": e.count, "se": se}
+
+
+def plain_with_interval(e: Estimate) -> dict[str, float | int | None]:
+    """The same with the ends of its 95% interval over prompts, None if that is unknown."""
+    low, high = e.ends if math.isfinite(e.se) else (None, None)
+    return plain(e) | {"low": low, "high": high}
 
 
 _COLUMNS = ("round", "prompts", "answers", "pairs", "reward", "KL, nats", "tokens", "ended", "win rate")

@@ -23,17 +23,25 @@ from afzal.text import plural
 def finish(job: Job, rounds: Sequence[Round], status: str, reason: str) -> list[str]:
     """Write summary, metrics, samples and page, all rebuilt from the rounds' files, and return the lines to print.
 
-    A finished run measures its recommended policy again, since the figures that selected it are biased upwards.
+    A finished run measures its recommended policy again, since the figures that selected it are biased upwards, and the
+    first policy with it: both answer the same prompts with the same random numbers, scored by the same reward.
     """
     bound = job.config.cost_bound
     path, best = job.run.path, round_figures.best_round(rounds, job.config.kl_budget, bound)
     policy = str(path / best.policy) if best.number else job.config.model
     body = {"rounds": [round_figures.to_json(r) for r in rounds], "best": best.number, "stop_reason": reason}
     fresh: dict[str, Estimate] = {}
+    gain: Estimate | None = None
     if status == "finished" and best.number:
         first = read_rows(job.folder(0) / MEASURED)
-        fresh = round_figures.figures(measure_fresh(job, best.number), first, common=False)
+        first_fresh, best_fresh = measure_fresh(job, 0), measure_fresh(job, best.number)
+        # the win rate needs independent answers of the first policy: its earlier ones
+        fresh = round_figures.figures(best_fresh, first, common=False)
         body["best_fresh"] = {name: round_figures.plain(e) for name, e in fresh.items()}
+        again = round_figures.figures(first_fresh, ())
+        body["first_fresh"] = {name: round_figures.plain(e) for name, e in again.items()}
+        gain = round_figures.change(first_fresh, best_fresh, "reward") if "reward" in fresh else None
+        body |= {} if gain is None else {"fresh_gain": round_figures.plain_with_interval(gain)}
     runs.atomic_write(path / "rounds.json", json.dumps(body, indent=2) + "\n")
     runs.atomic_write(path / "rounds.csv", round_figures.csv(rounds))
     write_rows(path / "metrics.jsonl", _metrics(job, rounds))
@@ -49,7 +57,8 @@ def finish(job: Job, rounds: Sequence[Round], status: str, reason: str) -> list[
     job.run.update(
         status=status, stop_reason=reason, best=policy, step=steps, steps=steps, finished=utc_now(), **run_facts
     )
-    words = _outcome_sentence(rounds, replace(best, measured=fresh or best.measured), policy, reason, bound)
+    best = replace(best, measured=fresh or best.measured)
+    words = _outcome_sentence(rounds, best, gain, policy, reason, bound)
     report.build(path, round_figures.sections(rounds, words, bound))
     return [*round_figures.alarms(rounds), words]
 
@@ -71,12 +80,14 @@ _REASONS = {
 }
 
 
-def _outcome_sentence(rounds: Sequence[Round], best: Round, policy: str, reason: str, bound: float | None) -> str:
-    """The outcome in a few words."""
+def _outcome_sentence(
+    rounds: Sequence[Round], best: Round, gain: Estimate | None, policy: str, reason: str, bound: float | None
+) -> str:
+    """The outcome in a few words; ``gain`` is the fresh reward less the first policy's."""
     training = f"{plural(sum(bool(r.steps) for r in rounds), 'round')} of training"
     end_reason = f", ended because {_REASONS[reason]}"
     kl, reward = best.mean("kl") or 0.0, best.mean("reward")
-    measured = "" if reward is None else f" reward {reward:.3f} (from {rounds[0].mean('reward') or 0.0:.3f}),"
+    measured = "" if reward is None else f" reward {reward:.3f}{'' if gain is None else _gain(gain)},"
     over = bound is not None and (best.mean("cost") or 0.0) > bound
     broken = f" It does not keep the mean cost at {bound:g}, and no sound policy does." if over else ""
     if bound is not None and best.number:
@@ -91,6 +102,15 @@ def _outcome_sentence(rounds: Sequence[Round], best: Round, policy: str, reason:
     text += "nats to the first policy."
     text += broken
     return text + (" The rounds after it are not recommended, whatever their reward." if hacked else "")
+
+
+def _gain(gain: Estimate) -> str:
+    """The gain in reward with its interval over prompts, if there is one."""
+    if not math.isfinite(gain.se):
+        return f" ({gain.mean:+.3f} over the first policy on the same prompts)"
+    low, high = gain.ends
+    chance = ", which may be chance" if low <= 0 <= high else ""
+    return f" ({gain.mean:+.3f} [{low:+.3f}, {high:+.3f}] over the first policy on the same prompts{chance})"
 
 
 def _metrics(job: Job, rounds: Sequence[Round]) -> list[Row]:
