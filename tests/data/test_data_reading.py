@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from afzal.data import read
+from afzal.data.magic import other_encoding
 from afzal.errors import AfzalError
 
 ROWS = [{"prompt": f"Q{n}", "chosen": f" good {n}", "rejected": f" bad {n}"} for n in range(5)]
@@ -241,6 +242,33 @@ def test_files_that_cannot_be_read_say_why(tmp_path, name, data, told):
     said = error(path)
     assert str(path) in said.where
     assert told in str(said)
+
+
+TABLE = "prompt,chosen,rejected\nSavol,Ha,Yoʻq\n"
+CYRILLIC = "савол,жавоб,хато\nҚалайсан,Яхши,Ёмон\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("a.jsonl", GOOD), ("a.json", f"[{GOOD}]"), ("a.csv", TABLE), ("b.csv", CYRILLIC), ("a", GOOD)]
+)
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_text_in_another_unicode_encoding_is_named_with_the_command_that_converts_it(
+    tmp_path, name, text, encoding, mark
+):
+    path = put(tmp_path, name, (mark + text).encode(encoding))
+    said = error(path)
+    # a mark says the order of the bytes; without one, the name must
+    named = encoding[:6].upper() + ("" if mark else encoding[7:].upper())
+    assert said.what == f"the file is {named}, not UTF-8"
+    assert said.where == str(path)
+    assert f"iconv -f {named} -t UTF-8 {name} > utf8-{name}" in said.remedy
+    assert path.read_bytes().decode(named) == text
+
+
+@pytest.mark.parametrize("text", ["a\0b,c\nd,e", "\0\0\0\0", "{", "", "a", "ab\0", "あ,い\nう,え\n", "\n\n\n\n\n\0a"])
+def test_utf_8_is_not_taken_for_another_encoding(text):
+    assert other_encoding(text.encode()) == ""
 
 
 def test_a_missing_file_is_named_with_its_nearest_neighbour(tmp_path):

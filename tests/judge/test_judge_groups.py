@@ -135,3 +135,21 @@ def test_groups_that_were_found_are_trained_on_by_group_dpo(tmp_path):
     assert {task["name"] for task in facts["data"]["tasks"]} == {"group 1", "group 2"}
     last = [r for r in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if r.get("kind") == "eval"]
     assert {"tasks/accuracies/0", "tasks/accuracies/1"} <= last[-1].keys()
+
+
+def test_a_file_of_groups_is_read_with_a_byte_order_mark_and_in_no_other_encoding(tmp_path):
+    text = {"g.json": '{"ann": "a", "bob": "b"}', "g.csv": "annotator,group\nann,a\nbob,b\n"}
+    for name, content in text.items():
+        path = tmp_path / name
+        path.write_bytes(b"\xef\xbb\xbf" + content.encode())
+        assert groups.read_groups(str(path)) == {"ann": "a", "bob": "b"}
+        path.write_bytes(content.encode("utf-16-le"))
+        with pytest.raises(AfzalError, match="the file is UTF-16LE, not UTF-8"):
+            groups.read_groups(str(path))
+
+
+def test_an_annotator_in_two_groups_is_refused(tmp_path):
+    path = tmp_path / "g.csv"
+    path.write_text("annotator,group\nann,a\nann,a\nann,b\n")
+    with pytest.raises(AfzalError, match="'ann' is in the groups 'a' and 'b'"):
+        groups.read_groups(str(path))

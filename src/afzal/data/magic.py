@@ -8,7 +8,7 @@ from pathlib import Path
 
 from afzal.errors import AfzalError
 
-HEAD = 16  # bytes that identify the kind
+HEAD = 256  # bytes that identify the kind and the encoding
 _UNPACK = "unpack it"
 _NAMED = re.compile(r"(\.(jsonl|ndjson|json|csv|tsv|parquet|arrow|txt))?(\.gz)?$", re.IGNORECASE)
 
@@ -44,11 +44,45 @@ _JSON = Kind(re.compile(rb"(\xef\xbb\xbf)?\s*[{\[]"), "JSON text", ".jsonl")
 
 def refuse_foreign_text(head: bytes, name: str) -> None:
     """Raise AfzalError if a text begins with bytes of another encoding, or is a file of another kind."""
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        remedy = "save the file as UTF-8, for example with: iconv -f UTF-16 -t UTF-8"
-        raise AfzalError("the file is UTF-16, not UTF-8", where=name, remedy=remedy)
+    if encoding := other_encoding(head):
+        command = f"iconv -f {encoding} -t UTF-8 {Path(name).name} > utf8-{Path(name).name}"
+        remedy = f"save the file as UTF-8, for example with: {command}"
+        raise AfzalError(f"the file is {encoding}, not UTF-8", where=name, remedy=remedy)
     if kind := _kind(head):
         raise _called_otherwise(kind, name)
+
+
+_MARKS = (  # byte-order marks; that of UTF-32LE begins with that of UTF-16LE
+    (b"\xff\xfe\x00\x00", "UTF-32"),
+    (b"\x00\x00\xfe\xff", "UTF-32"),
+    (b"\xff\xfe", "UTF-16"),
+    (b"\xfe\xff", "UTF-16"),
+)
+_HIGH_BYTE = 0x20  # high bytes of the letters of most alphabets are below it; UTF-8 text has hardly any such bytes
+
+
+def other_encoding(head: bytes) -> str:
+    """The name of the encoding, UTF-16 or UTF-32, in which a text begins; "" if it is neither.
+
+    Without a byte-order mark, it is recognised by the high bytes of its letters, and the name says their order. Text
+    that begins in Chinese, Japanese or Korean letters is not recognised; JSON never does.
+    """
+    if named := next((encoding for mark, encoding in _MARKS if head.startswith(mark)), ""):
+        return named
+    if b"\x00" not in head or len(head) < 4:
+        return ""
+    zeros = [_share(head[k::4], 1) for k in range(4)]
+    if min(zeros[2:]) == 1 > zeros[0] or min(zeros[:2]) == 1 > zeros[3]:
+        return "UTF-32LE" if zeros[0] < 1 else "UTF-32BE"
+    first, second = (_share(head[k::2], _HIGH_BYTE) for k in (0, 1))
+    if max(first, second) < 0.8 or min(first, second) > 0.5:
+        return ""
+    return "UTF-16LE" if second > first else "UTF-16BE"
+
+
+def _share(values: bytes, bound: int) -> float:
+    """The share of bytes below a bound."""
+    return sum(value < bound for value in values) / len(values)
 
 
 def other_kind(path: Path, suffix: str) -> AfzalError | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from afzal import text
+from afzal.data.magic import HEAD, refuse_foreign_text
 from afzal.errors import AfzalError
 from afzal.judge.aggregate import Aggregation, By, LabelKind, aggregate, as_items
 from afzal.judge.figures import figure
@@ -64,18 +66,29 @@ def given_groups(labels: Labels, group_by_name: Mapping[str, str], *, resamples:
 
 
 def read_groups(path: str) -> dict[str, str]:
-    """The group of each annotator, from a JSON object or a CSV file with the columns annotator and group."""
+    """The group of each annotator, from a JSON object or a CSV file with the columns annotator and group.
+
+    Raises:
+        AfzalError: it is neither, or it puts an annotator in two groups.
+    """
     file = Path(path)
     try:
+        content = file.read_bytes()
+        refuse_foreign_text(content[:HEAD], path)
+        plain = content.decode("utf-8-sig")
         if file.suffix == ".csv":
-            rows = list(csv.DictReader(file.open(encoding="utf-8-sig", newline="")))
-            return {row["annotator"]: row["group"] for row in rows}
-        groups = json.loads(file.read_text(encoding="utf-8"))
-        return {str(name): str(group) for name, group in groups.items()}
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+            rows = [(row["annotator"], row["group"]) for row in csv.DictReader(io.StringIO(plain, newline=""))]
+        else:
+            rows = [(str(name), str(group)) for name, group in json.loads(plain).items()]
+    except (OSError, ValueError, KeyError, AttributeError, csv.Error) as error:
         what = "holds no groups of annotators"
         remedy = 'write {"ann": "group 1", ...}, or a CSV file with the columns annotator and group'
         raise AfzalError(what, where=path, why=str(error), remedy=remedy) from None
+    groups: dict[str, str] = {}
+    for name, group in rows:
+        if groups.setdefault(name, group) != group:
+            raise AfzalError(f"{name!r} is in the groups {groups[name]!r} and {group!r}", where=path, remedy="keep one")
+    return groups
 
 
 def found(labels: Labels, *, resamples: int, seed: int = 0) -> Groups | None:
