@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -23,6 +24,7 @@ from afzal import data
 from afzal.cli.terminal_chat import Terminal, converse
 from afzal.errors import AfzalError
 from afzal.records import Comparison
+from afzal.web.chat.app import application
 from afzal.web.chat.conversation import Conversation
 from afzal.web.chat.session import Session
 
@@ -106,6 +108,62 @@ def test_a_vote_that_is_taken_back_is_gone_and_its_answers_wait(tmp_path):
     kinds = [(line["kind"], line.get("outcome")) for line in lines_of(tmp_path / "v")]
     assert kinds == [("pair", "first"), ("undo", None), ("pair", "tie")]
     assert [v.outcome for item in data.read(tmp_path / "v").items for v in item.votes] == ["tie"]
+
+
+async def request(app: Any, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """One POST to the application: its status and its JSON reply."""
+    sent: list[dict[str, Any]] = []
+    parts = iter([{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}])
+
+    async def receive() -> dict[str, Any]:
+        return next(parts, {"type": "http.disconnect"})
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b""}
+    scope |= {"headers": [(b"x-afzal-token", b"secret"), (b"content-type", b"application/json")], "root_path": ""}
+    await app(scope | {"http_version": "1.1", "scheme": "http", "server": ("a", 1), "client": ("b", 2)}, receive, send)
+    return sent[0]["status"], json.loads(b"".join(message.get("body", b"") for message in sent[1:]))
+
+
+@pytest.mark.parametrize("second", ["/api/vote", "/api/new", "/api/say"])
+def test_nothing_happens_to_the_conversation_while_a_vote_is_written(tmp_path, monkeypatch, second):
+    """The vote takes long, and its write fails. Meanwhile a second request arrives, as from another tab."""
+    session = blind(tmp_path / "v", Words("ours"), Words("theirs"))
+    answered(session, "hello")
+    app = application(session, "secret", {}, tmp_path / "v")
+    started, finish, failures = Event(), Event(), []
+
+    def slow(lines: Any) -> None:
+        started.set()
+        assert finish.wait(20)
+        if not failures:
+            failures.append(lines)
+            raise AfzalError("no space")
+
+    async def both() -> list[tuple[int, dict[str, Any]]]:
+        vote = asyncio.create_task(request(app, "/api/vote", {"outcome": "first"}))
+        await asyncio.to_thread(started.wait, 20)
+        other = asyncio.create_task(request(app, second, {"outcome": "second", "text": "again"}))
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert not other.done()
+        assert len(session.conversation.rounds) == 1
+        finish.set()
+        return list(await asyncio.gather(vote, other))
+
+    monkeypatch.setattr(session.votes._votes, "append", slow)
+    replies = asyncio.run(both())
+    assert (replies[0][0], replies[0][1]["error"]) == (409, "refused")
+    # the vote was still due when the second request was considered
+    if second == "/api/vote":
+        assert (replies[1][0], replies[1][1]["rounds"][0]["judged"]) == (200, "second")
+    elif second == "/api/say":
+        assert "have not been compared yet" in replies[1][1]["message"]
+    else:
+        assert replies[1][1]["rounds"] == []
+    session.votes.close()
 
 
 def test_a_disk_that_refuses_leaves_the_answers_to_be_compared(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from typing import Any
@@ -12,12 +13,14 @@ from helpers_browser import person
 from helpers_chat import Words, blind
 from helpers_multimodal import picture, tone
 from helpers_web import raw
+from starlette.requests import Request
 from test_web_chat import answered, page, typed
 
 from afzal import data
 from afzal.errors import AfzalError
 from afzal.media import in_row, media_in
 from afzal.records import media_of
+from afzal.web.chat.app import Page
 from afzal.web.chat.attachments import attachment, read_attachment
 from afzal.web.chat.conversation import Conversation
 from afzal.web.chat.session import Session
@@ -73,6 +76,25 @@ def test_a_turn_without_an_answer_gives_its_image_back():
     session.attach(attachment(picture(1), "cat.png"))
     assert "no position is left" in typed(session, "hello")
     assert [one.media.name for one in session.attached] == ["cat.png"]
+    # attached again while the models answered, it is not there twice
+    session.say("hello")
+    session.attach(attachment(picture(1), "again.png"))
+    session.drop_round()
+    assert [one.media.name for one in session.attached] == ["again.png"]
+
+
+def test_a_file_that_cannot_be_stored_is_not_attached(tmp_path):
+    session = Session(Conversation([seeing("eye", "image")], ""))
+    (tmp_path / "media").write_text("in the way")
+    routes = Page(session, "secret", {}, tmp_path)
+
+    async def body() -> dict[str, Any]:
+        return {"type": "http.request", "body": picture(1), "more_body": False}
+
+    request = Request({"type": "http", "method": "POST", "query_string": b"name=cat.png", "headers": []}, body)
+    with pytest.raises(AfzalError, match=r"cat\.png"):
+        asyncio.run(routes.attach(request))
+    assert session.attached == []
 
 
 def test_media_that_a_model_does_not_read_are_refused():

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from threading import get_ident
 
 from afzal.data.mediafiles import format_of
 from afzal.data.remap import with_media
@@ -76,6 +77,6 @@ def copy_medium(media: Media, folder: Path) -> Path:
 
 def _write(path: Path, content: bytes) -> None:
     """Write a file that is either complete or absent."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{get_ident()}.tmp")  # threads may copy the same file
     temporary.write_bytes(content)
     os.replace(temporary, path)

@@ -53,6 +53,7 @@ class Page:
         self._session, self._token, self._page_info = session, token, dict(page_info)
         self._stop = Event()
         self._work: asyncio.Task[None] | None = None
+        self._turn = asyncio.Lock()  # held while a vote is written: a second one, or a message, would be about it
         self._folder = folder
         self._files: dict[str, Path] = {}  # by SHA-256
 
@@ -67,7 +68,7 @@ class Page:
             Route("/api/tally", self._api(self.tally), methods=get),
             Route(ATTACH, self._api(self.attach), methods=post),
             Route("/api/detach", self._api(self.detach), methods=post),
-            Route("/api/say", self._api(self.say), methods=post),
+            Route("/api/say", self._api(self._when_idle(self.say)), methods=post),
             Route("/api/stop", self._api(self.stop), methods=post),
             Route("/api/vote", self._api(self._when_idle(self.vote)), methods=post),
             Route("/api/undo", self._api(self._when_idle(self.undo)), methods=post),
@@ -96,8 +97,9 @@ class Page:
         name = request.query_params.get("name", "")[:LONGEST_FILE_NAME] or "the file"
         content = await read_body(request)
         attached = await asyncio.to_thread(attachment, content, name)
-        self._session.attach(attached)
+        self._session.conversation.check_readable(attached.media.kind)
         self._files[attached.media.sha256] = await asyncio.to_thread(copy_medium, attached.media, self._folder)
+        self._session.attach(attached)
         return json_reply(self._state())
 
     async def detach(self, request: Request) -> Response:
@@ -116,8 +118,6 @@ class Page:
         text = (await read_json_body(request)).get("text")
         if not isinstance(text, str):
             raise RequestError(400, "bad_text", "text must be a string")
-        if self._is_busy():
-            raise RequestError(409, "busy", "the models are still answering")
         conversation = self._session.conversation
         self._session.say(text.encode("utf-8", "replace").decode())
         self._stop = Event()
@@ -203,10 +203,14 @@ class Page:
         return self._work is not None and not self._work.done()
 
     def _when_idle(self, handle: Handle) -> Handle:
+        """An endpoint that changes the conversation: one at a time, and none while the models answer."""
+
         async def endpoint(request: Request) -> Response:
-            if self._is_busy():
-                raise RequestError(409, "busy", "the models are still answering")
-            return await handle(request)
+            await read_body(request)  # first, since a slow sender must not hold the lock
+            async with self._turn:
+                if self._is_busy():
+                    raise RequestError(409, "busy", "the models are still answering")
+                return await handle(request)
 
         return endpoint
 

@@ -46,7 +46,8 @@ class Session:
     def drop_round(self) -> None:
         """Forget the last turn, which could not be answered; its images and sounds are attached again."""
         self.conversation.drop_round()
-        self.attached = [*self._sent, *self.attached]
+        again = {one.media.sha256 for one in self.attached}
+        self.attached = [*(one for one in self._sent if one.media.sha256 not in again), *self.attached]
 
     def begin(self) -> None:
         """Start a new conversation."""
