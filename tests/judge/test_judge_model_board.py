@@ -224,6 +224,13 @@ def test_a_few_verdicts_against_the_others_do_not_show_a_reversed_judge():
     assert finding == "turned names the weaker model more often than the stronger one."
 
 
+def test_many_verdicts_on_a_few_prompts_do_not_show_a_reversed_judge():
+    """Twenty verdicts on four prompts: over prompts p = 1/16, which is above .05 / 2."""
+    many = [Verdict(f"p{k}", f"p{k}", "a", "b", "first", "most") for k in range(40)]
+    on_few = [Verdict(f"p{k % 4}", f"{k}", "a", "b", "second", "few") for k in range(20)]
+    assert weighed_as_plain(Verdicts([*many, *on_few]))["findings"] == []
+
+
 def test_24_judges_of_llmbar(shared, capsys):
     source = str(shared / "data/annot/llmbar_gold_vs_judges.jsonl")
     assert main(["leaderboard", source, "--of", "judges"]) == 0

@@ -62,7 +62,7 @@ class AnnotatorReport:
         with_rest: agreement with the mode of the others; None if nobody else labelled their items.
         right: accuracy on items of known truth; None without any.
         first_slot: share of their winners that was shown first; None if that is not recorded.
-        first_slot_p: exact p-value of no preference for a slot.
+        first_slot_p: exact p-value of no preference for a slot, over prompts.
         consistent: share of repeated pairs with the same label again; None without repeats. ``repeats`` is their
             number.
         seconds: median; None if not recorded.
@@ -152,7 +152,7 @@ def annotator_reports(labels: Labels) -> list[AnnotatorReport]:
     for person, name in enumerate(labels.annotators):
         labels_given = by_person[person]
         known = [of_person.get(person) for of_person in shares]
-        slot, p = _slot_preference(labels_given)
+        slot, p = _slot_preference(labels, labels_given)
         seconds = [s.seconds for s in labels_given if s.seconds is not None]
         figures: dict[str, Any] = {
             "with_rest": known[0],
@@ -191,14 +191,24 @@ def _shown_first(labels: list[Label]) -> list[bool]:
     ]
 
 
-def _slot_preference(labels: list[Label]) -> tuple[float | None, float | None]:
-    """The share of winners that were shown first, and the exact p-value of one half."""
+def _slot_preference(labels: Labels, own_labels: list[Label]) -> tuple[float | None, float | None]:
+    """The share of winners that were shown first, and the exact p-value of one half.
+
+    Labels on one prompt (axes, repeats) are not independent, so each prompt counts once, for the slot that won more
+    often on it.
+    """
     from scipy.stats import binomtest
 
-    won = _shown_first(labels)
+    leads: dict[str, int] = defaultdict(int)
+    won = []
+    for label in own_labels:
+        for is_first in _shown_first([label]):
+            won.append(is_first)
+            leads[labels.prompts[label.pair]] += 1 if is_first else -1
     if not won:
         return None, None
-    return sum(won) / len(won), float(binomtest(sum(won), len(won)).pvalue)
+    sides = [lead > 0 for lead in leads.values() if lead != 0]
+    return sum(won) / len(won), float(binomtest(sum(sides), len(sides)).pvalue) if sides else 1.0
 
 
 def _repeat_consistency(labels: list[Label]) -> tuple[float | None, int]:

@@ -59,10 +59,17 @@ def weighed_as_plain(verdicts: Verdicts) -> dict[str, Any]:
 
 
 def _is_reversed(verdicts: Sequence[Verdict], judge: str, theta: Mapping[str, float], judges: Sequence[str]) -> bool:
-    """Whether a judge names the weaker model more often than chance explains; a few verdicts never show that."""
+    """Whether a judge names the weaker model more often than chance explains; a few verdicts never show that.
+
+    Verdicts on one prompt (both orders, several pairs) are not independent, so each prompt counts once, for the side
+    that the judge takes more often on it.
+    """
     from scipy.stats import binomtest
 
-    decided = [v for v in verdicts if v.judge == judge and v.outcome in ("first", "second")]
-    gaps = [(theta[v.first] - theta[v.second]) * (1 if v.outcome == "first" else -1) for v in decided]
-    right, n = sum(gap > 0 for gap in gaps), sum(gap != 0 for gap in gaps)
+    leads: Counter[str] = Counter()
+    for v in verdicts:
+        if v.judge == judge and v.outcome in ("first", "second"):
+            gap = (theta[v.first] - theta[v.second]) * (1 if v.outcome == "first" else -1)
+            leads[v.prompt] += (gap > 0) - (gap < 0)
+    right, n = sum(lead > 0 for lead in leads.values()), sum(lead != 0 for lead in leads.values())
     return n > 0 and bool(binomtest(right, n, alternative="less").pvalue < CERTAIN / len(judges))
