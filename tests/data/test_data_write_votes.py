@@ -170,3 +170,20 @@ def test_pairs_name_the_loss_of_who_is_a_judge():
     lost = "which votes are verdicts of judges"
     assert plan([item(*votes, extra={"judged_by": ["gpt"]})], "conversational").left_out[lost] == 1
     assert lost not in plan([item(*votes)], "conversational").left_out
+
+
+@pytest.mark.parametrize(
+    ("target", "lost"),
+    [
+        ("alpaca_eval", {"times of votes", "other columns"}),
+        ("fastchat", {"how long votes took", "other columns"}),
+        ("conversational", {"names of models", "times of votes, and how long they took", "other columns"}),
+        ("openai", {"names of models", "times of votes, and how long they took", "other columns"}),
+        ("afzal", set()),
+    ],
+)
+def test_columns_and_times_that_a_layout_cannot_hold_are_counted(target, lost):
+    vote = Comparison(0, 1, "first", seconds=4.0, at="2025-01-01T00:00:00+00:00")
+    assert set(plan([item(vote, extra={"country": "CH"})], target).left_out) == lost
+    kept = plan([item(Comparison(0, 1, "first"))], target).left_out
+    assert not kept.keys() & (lost - {"names of models"})

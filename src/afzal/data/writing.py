@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from afzal.data.judged_by import judges_of
+from afzal.data.judged_by import JUDGED_BY, judges_of
 from afzal.data.native import to_row
 from afzal.data.remap import with_media
-from afzal.data.writing_votes import VoteTarget, left_out, vote_rows
+from afzal.data.writing_votes import left_out, vote_rows
 from afzal.drops import Drop
 from afzal.errors import AfzalError, writing
 from afzal.media import named_from
@@ -60,7 +60,10 @@ def plan(items: Iterable[Item], target: Target) -> Plan:
         if target == "afzal":
             result.rows.append(to_row(item))
             continue
-        result.left_out.update(left_out(item) if target in get_args(VoteTarget) else _left_out(item))
+        if target == "alpaca_eval" or target == "fastchat":
+            result.left_out.update(left_out(item, target))
+        else:
+            result.left_out.update(_left_out(item, target))
         for row in _rows(item, target):
             if isinstance(row, _CannotHold):
                 result.skipped.append(Drop(item.where, item.id, row.reason, row.detail, "response"))
@@ -204,13 +207,19 @@ def _template(item: Item) -> dict[str, Any]:
     return template_fields(item)
 
 
-def _left_out(item: Item) -> Iterator[str]:
+def _left_out(item: Item, target: Target) -> Iterator[str]:
+    kept = ("tools",) if target == "openai" else template_fields(item)
     checks: dict[str, Callable[[], bool]] = {
         "the names of annotators": lambda: any(v.annotator for v in item.votes),
         "single votes (pooled into one probability)": lambda: len(item.votes) > len(item.responses) > 1,
         "that answers belong to one prompt (written as pairs)": lambda: len(item.responses) > 2,
         "which axis a vote is on": lambda: any(v.axis for v in item.votes),
         "which votes are verdicts of judges": lambda: any(v.annotator in judges_of(item) for v in item.votes),
+        "names of models": lambda: any(r.source is not None for r in item.responses),
+        "times of votes, and how long they took": lambda: any(
+            v.at is not None or v.seconds is not None for v in item.votes
+        ),
+        "other columns": lambda: bool(item.extra.keys() - {JUDGED_BY, *kept}),
     }
     yield from (name for name, holds in checks.items() if holds())
 

@@ -11,6 +11,7 @@ from afzal.data.turns import content_text
 from afzal.records import Comparison, Item, Ranking, Rating, Turns, Vote, comparisons, turns_to_row
 
 VoteTarget = Literal["alpaca_eval", "fastchat"]
+_WRITTEN_AGAIN = ("question_id", "turn", "tstamp")  # columns of FastChat's own rows
 _WINNERS = {"first": "model_a", "second": "model_b", "tie": "tie", "both_bad": "tie (bothbad)"}
 
 
@@ -33,7 +34,7 @@ def vote_rows(item: Item, target: VoteTarget) -> Iterator[dict[str, Any] | tuple
         yield _row(item, _as_shown(vote), target)
 
 
-def left_out(item: Item) -> Iterator[str]:
+def left_out(item: Item, target: VoteTarget) -> Iterator[str]:
     """Facts that the rows of an item leave out."""
     facts: Mapping[str, bool] = {
         "scores, ranks and labels of single responses": any(isinstance(v, Rating) for v in item.votes),
@@ -42,6 +43,9 @@ def left_out(item: Item) -> Iterator[str]:
         "which axis a vote is on": any(v.axis for v in item.votes),
         "strengths": any(isinstance(v, Comparison) and v.strength is not None for v in item.votes),
         "known truths": bool(item.gold),
+        "how long votes took": target == "fastchat" and any(v.seconds is not None for v in item.votes),
+        "times of votes": target == "alpaca_eval" and any(v.at is not None for v in item.votes),
+        "other columns": bool(item.extra.keys() - {JUDGED_BY, *_WRITTEN_AGAIN}),
         "names of models (the responses have none)": any(r.source is None for r in item.responses),
     }
     yield from (name for name, holds in facts.items() if holds)
