@@ -60,7 +60,7 @@ def replaced(text: str, block: str) -> str:
 def claim(figures: Sequence[Figures]) -> str:
     """The README's claim about speed: the range over the rows of :func:`summary`."""
     rows = [line.split(" | ") for line in summary(figures).splitlines() if "x |" in line]
-    peer, best = ([float(row[k].removesuffix("x")) for row in rows if row[k].endswith("x")] for k in (3, 4))
+    peer, best = ([float(row[k].partition("x")[0]) for row in rows if "x" in row[k]] for k in (3, 4))
     if not peer or not best:
         return "Speed: no figures have been taken yet."
     sentence = (
@@ -127,7 +127,8 @@ def startup(content: Mapping[str, Any]) -> str:
 def generation(content: Mapping[str, Any]) -> str:
     """Table of each side's tokens per second."""
     about = content["about"]
-    lines = [heading(about), f"{about['model']}.\n", "| side | tokens/s |", "|---|---|"]
+    ends = f"; any of {about['ends']} tokens ends a sample" if about.get("ends") else ""
+    lines = [heading(about), f"{about['model']}{ends}.\n", "| side | tokens/s |", "|---|---|"]
     lines += [f"| {side} | {rate:.0f} |" for side, rate in content["tokens_per_second"].items()]
     ratios = ", ".join(f"{ratio:.2f} in {what} time" for what, ratio in content["ratio"].items())
     return "\n".join([*lines, "", f"Ratio of the best of each: {ratios}."])
@@ -232,7 +233,7 @@ def _machine(files: Sequence[Figures]) -> str:
     about = files[0].content["about"]
     versions = {name: number for file in files for name, number in file.content["about"]["versions"].items()}
     numbers = [f"{name} {number}" for name, number in versions.items() if name != "python"]
-    return ", ".join([about["date"], about["device"], f"{about['threads']} threads", *numbers, about["dtype"]])
+    return ", ".join([about["date"], about["device"], dpo_step.threads(about), *numbers, about["dtype"]])
 
 
 def _summary_rows(files: Sequence[Figures]) -> Iterator[str]:

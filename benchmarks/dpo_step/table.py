@@ -19,9 +19,14 @@ def heading(about: Mapping[str, Any]) -> str:
     more += [f"{about['parameters'] / 1e6:.0f} M parameters"] if "parameters" in about else []
     more += [f"LoRA of rank {about['rank']}"] if about.get("rank") else []
     more += [f"Afzal with {about['optimizer']}"] if about.get("optimizer", "adamw") != "adamw" else []
-    facts = [about["date"], about["device"], f"{about['threads']} threads", f"load {about['load']:.2f}"]
+    facts = [about["date"], about["device"], threads(about), f"load {about['load']:.2f}"]
     facts += [*versions, *more]
     return f"{', '.join(facts)}\n\n    {about['command']}\n"
+
+
+def threads(about: Mapping[str, Any]) -> str:
+    """The number of threads, in words."""
+    return f"{about['threads']} thread{'' if about['threads'] == 1 else 's'}"
 
 
 def markdown(about: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> str:
