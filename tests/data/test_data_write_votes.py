@@ -170,6 +170,23 @@ def test_pairs_name_the_loss_of_who_is_a_judge():
     lost = "which votes are verdicts of judges"
     assert plan([item(*votes, extra={"judged_by": ["gpt"]})], "conversational").left_out[lost] == 1
     assert lost not in plan([item(*votes)], "conversational").left_out
+    assert plan([item(votes[1], extra={"judged_by": ["gpt"]})], "openai").left_out[lost] == 1
+    label = Rating(0, 1.0, "label", annotator="gpt")
+    labelled = plan([item(label, responses=(A,), extra={"judged_by": ["gpt"]})], "conversational")
+    assert labelled.left_out[lost] == 1
+    assert "judged_by" not in labelled.rows[0]
+
+
+@pytest.mark.parametrize("judges", [["gpt"], ["gpt", "rule"]])
+def test_pairs_of_judges_alone_are_read_back_as_verdicts(judges, tmp_path):
+    votes = [Comparison(0, 1, "first", annotator=name) for name in judges]
+    verdict = item(*votes, extra={"judged_by": judges})
+    write([verdict, item(Comparison(0, 1, "second", annotator="ann"))], tmp_path / "pairs.jsonl", "conversational")
+    read_back = read(str(tmp_path / "pairs.jsonl")).items
+    assert [vote.annotator for x in read_back for vote in x.votes] == [" and ".join(judges), None]
+    people = without_verdicts(read_back)
+    assert (people.verdicts, people.judges) == (1, (" and ".join(judges),))
+    assert "which votes are verdicts of judges" not in plan([verdict], "conversational").left_out
 
 
 @pytest.mark.parametrize(

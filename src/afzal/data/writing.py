@@ -153,7 +153,7 @@ def _pair_rows(item: Item, target: Target) -> Iterator[dict[str, Any] | _CannotH
             yield _openai_row(item, chosen, rejected, pair)
         else:
             row = {"prompt": item.prompt, "chosen": chosen, "rejected": rejected}
-            yield {k: turns_to_row(v) for k, v in row.items()} | _facts(pair) | _template(item)
+            yield {k: turns_to_row(v) for k, v in row.items()} | _facts(pair) | _verdict(item) | _template(item)
 
 
 def _openai_row(item: Item, chosen: Turns, rejected: Turns, pair: Preference) -> dict[str, Any] | _CannotHold:
@@ -203,18 +203,33 @@ def _facts(pair: Preference) -> dict[str, float]:
     return {name: value for name, (value, default) in facts.items() if value != default and value is not None}
 
 
+def _verdict(item: Item) -> dict[str, Any]:
+    """The columns that mark a pair as a judge's verdict, if only judges voted: else it would count as a person's."""
+    names = {str(vote.annotator) for vote in item.votes}
+    is_label = any(
+        isinstance(vote, Rating) and vote.kind == "label" for vote in item.votes
+    )  # no column names its giver
+    if is_label or not names or not names <= set(judges_of(item)):
+        return {}
+    name = " and ".join(sorted(names))
+    return {"annotator": name, JUDGED_BY: [name]}
+
+
 def _template(item: Item) -> dict[str, Any]:
     return template_fields(item)
 
 
 def _left_out(item: Item, target: Target) -> Iterator[str]:
     kept = ("tools",) if target == "openai" else template_fields(item)
+    named = target != "openai" and bool(_verdict(item))
     checks: dict[str, Callable[[], bool]] = {
-        "the names of annotators": lambda: any(v.annotator for v in item.votes),
+        "the names of annotators": lambda: any(v.annotator for v in item.votes) and not named,
         "single votes (pooled into one probability)": lambda: len(item.votes) > len(item.responses) > 1,
         "that answers belong to one prompt (written as pairs)": lambda: len(item.responses) > 2,
         "which axis a vote is on": lambda: any(v.axis for v in item.votes),
-        "which votes are verdicts of judges": lambda: any(v.annotator in judges_of(item) for v in item.votes),
+        "which votes are verdicts of judges": lambda: (
+            any(v.annotator in judges_of(item) for v in item.votes) and not named
+        ),
         "names of models": lambda: any(r.source is not None for r in item.responses),
         "times of votes, and how long they took": lambda: any(
             v.at is not None or v.seconds is not None for v in item.votes
