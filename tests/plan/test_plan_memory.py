@@ -147,17 +147,17 @@ def test_the_limits_of_writing_are_those_of_the_sampler():
     import inspect
 
     from afzal.generate import sample
-    from afzal.model import decoding, packed, statistics
+    from afzal.model import decode_cache, decoding, packed, statistics
 
     assert inspect.signature(sample).parameters["rows_per_batch"].default == rollouts.ROWS
     assert inspect.signature(decoding.read_prompts).parameters["tokens_per_forward"].default == rollouts.PROMPT_TOKENS
-    assert (decoding._ROOM, statistics._TILE_ELEMENTS) == (rollouts.ROOM, rollouts.SCORED_TILE)
+    assert (decode_cache._ROOM, statistics._TILE_ELEMENTS) == (rollouts.ROOM, rollouts.SCORED_TILE)
     on_cpu = statistics._TILE_BYTES_UNTRAINED, statistics._CACHED_ELEMENTS
     assert on_cpu == (rollouts.SCORED_BYTES_CPU, rollouts.SCORED_CACHED_CPU)
     assert packed._SHARE_OF_MEMORY == rollouts._PACKED_SHARE
-    suffix = torch.zeros(1, decoding._ROOM, 2)
+    suffix = torch.zeros(1, decode_cache._ROOM, 2)
     for tokens in range(1, 300):
-        suffix = decoding._longer(suffix) if suffix.shape[1] < tokens else suffix
+        suffix = decode_cache._longer(suffix) if suffix.shape[1] < tokens else suffix
         assert suffix.shape[1] == rollouts.cache_capacity(tokens)
 
 

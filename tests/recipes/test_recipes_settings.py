@@ -283,7 +283,7 @@ def outcome(command: str, given: dict[str, Any], folder: Path, place: Path, caps
         full["out"] = str(place / full["out"])
     passes: list[Any] = []
     for module, name, only in (
-        ("afzal.generate.sample", "batches", ""),
+        ("afzal.generate.sample", "decode_shared", "places"),
         ("afzal.train.feed", "pack", ""),
         ("afzal.generate.run", "sample", "decoding"),
         ("afzal.generate.run", "load_model", "dtype"),

@@ -385,7 +385,7 @@ def test_lines_that_arrive_together_share_a_write(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("page", sorted(path.name for path in STATIC.glob("*.html")))
 def test_a_page_is_small(page):
-    assert sum((STATIC / name).stat().st_size for name in parts_of(page)) <= 60 * 1024
+    assert sum((STATIC / name).stat().st_size for name in parts_of(page)) <= 64 * 1024
 
 
 def test_the_pages_name_no_other_place_and_make_no_markup_of_texts():
