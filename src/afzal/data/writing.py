@@ -206,9 +206,8 @@ def _facts(pair: Preference) -> dict[str, float]:
 def _verdict(item: Item) -> dict[str, Any]:
     """The columns that mark a pair as a judge's verdict, if only judges voted: else it would count as a person's."""
     names = {str(vote.annotator) for vote in item.votes}
-    is_label = any(
-        isinstance(vote, Rating) and vote.kind == "label" for vote in item.votes
-    )  # no column names its giver
+    # no column of a label names who gave it
+    is_label = any(isinstance(vote, Rating) and vote.kind == "label" for vote in item.votes)
     if is_label or not names or not names <= set(judges_of(item)):
         return {}
     name = " and ".join(sorted(names))
