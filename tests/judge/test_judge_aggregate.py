@@ -491,14 +491,19 @@ def test_the_command(tmp_path, capsys):
     assert "--force" in capsys.readouterr().err
 
 
-def test_a_doubtful_answer_is_not_written(tmp_path, capsys):
+def rows_of_a_bloc(n, seed):
     """Four judges with a shared error agree with each other and outweigh seven who err independently."""
-    generator, rows, names = np.random.default_rng(3), [], ("first", "second")
-    for k in range(200):
+    generator, rows, names = np.random.default_rng(seed), [], ("first", "second")
+    for k in range(n):
         truth = int(generator.integers(2))
         shared = truth if generator.random() < 0.45 else 1 - truth
         votes = [vote(names[truth if generator.random() < 0.7 else 1 - truth], f"good {j}") for j in range(7)]
         rows.append(item(k, *votes, *(vote(names[shared], f"like {j}") for j in range(4))))
+    return rows
+
+
+def test_a_doubtful_answer_is_not_written(tmp_path, capsys):
+    rows = rows_of_a_bloc(200, seed=3)
     source, out = write(tmp_path / "votes.jsonl", rows), tmp_path / "one.jsonl"
     aggregated = aggregate.aggregate(labels.of_items(rows), "dawid_skene")
     assert aggregated.doubtful
@@ -511,12 +516,7 @@ def test_a_doubtful_answer_is_not_written(tmp_path, capsys):
 
 @pytest.mark.parametrize(("n", "says"), [(19, "it cannot tell who errs"), (20, "the annotators share errors")])
 def test_twenty_labels_each_are_enough_to_say_that_annotators_share_errors(n, says):
-    generator, rows, names = np.random.default_rng(1), [], ("first", "second")
-    for k in range(20):
-        truth = int(generator.integers(2))
-        shared = truth if generator.random() < 0.45 else 1 - truth
-        votes = [vote(names[truth if generator.random() < 0.7 else 1 - truth], f"good {j}") for j in range(7)]
-        rows.append(item(k, *votes, *(vote(names[shared], f"like {j}") for j in range(4))))
+    rows = rows_of_a_bloc(20, seed=1)
     (warning,) = aggregate.aggregate(labels.of_items(rows[:n])).warnings
     assert says in warning
 
