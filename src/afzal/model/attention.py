@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from afzal.model import cpu_attention, kernels
-from afzal.tokens.attention_blocks import Block, Plan, Segment, TreeLayout
+from afzal.tokens.attention_blocks import Block, NeededLayout, Plan, Segment, TreeLayout
 
 TREE_ATTENTION = "afzal_tree"
 
@@ -104,7 +104,8 @@ def tree_attention(
     job = _job(q, k, softmax, sliding_window)
     kernel = kernels.kernel_for(job)
     if kernel != kernels.BLOCKS:
-        return kernels.run(kernel, q, k, v, tree, job)[None], None
+        whole = tree.whole if isinstance(tree, NeededLayout) else tree
+        return kernels.run(kernel, q, k, v, whole, job)[None], None
     plan = tree.plan(query.shape[1] * query.shape[3], sliding_window, query.dtype)
     by_blocks = partial(_by_blocks, plan=plan, softmax=softmax)
     if not _by_products(q, k, plan, softmax):
@@ -124,7 +125,7 @@ def _by_blocks(q: Tensor, k: Tensor, v: Tensor, plan: Plan, softmax: _Softmax) -
         for qb, kb, vb, block in zip(qs, ks, vs, plan.blocks, strict=True)
     ]
     slots = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    return slots.index_select(0, plan.inverse)
+    return cpu_attention.spread(slots.index_select(0, plan.inverse), plan.needed, len(q))
 
 
 def _by_products(q: Tensor, k: Tensor, plan: Plan, softmax: _Softmax) -> bool:

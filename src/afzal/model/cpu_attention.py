@@ -53,13 +53,15 @@ class Rows:
 
     Attributes:
         queries, keys: int64, rows of ``[N H, D]`` and ``[N V, D]``, by block, segment, head and slot.
-        inverse: ``[N H]`` int64, the index in ``queries`` of every position and head.
+        inverse: ``[M H]`` int64, the index in ``queries`` of every needed position and head.
+        needed: ``[M]`` int64, those positions; None if all N are needed.
     """
 
     parts: tuple[Part, ...]
     queries: Tensor
     keys: Tensor
     inverse: Tensor
+    needed: Tensor | None
 
 
 def rows_of(plan: Plan, heads: int, kv_heads: int, dtype: torch.dtype) -> Rows:
@@ -79,6 +81,7 @@ def rows_of(plan: Plan, heads: int, kv_heads: int, dtype: torch.dtype) -> Rows:
         queries=_ordered(_of_heads(plan.queries, heads), of_queries),
         keys=_ordered(_of_heads(plan.keys, kv_heads), of_keys),
         inverse=of_slot.view(-1, heads)[plan.inverse].flatten(),
+        needed=plan.needed,
     )
 
 
@@ -126,7 +129,7 @@ class _Products(torch.autograd.Function):
                 saved.append(weights)
         ctx.save_for_backward(q, k, v, *saved)
         ctx.settings = rows, scale, differentiable
-        return out.index_select(0, rows.inverse).view(len(q), heads, width)
+        return spread(out.index_select(0, rows.inverse).view(-1, heads, width), rows.needed, len(q))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
@@ -137,7 +140,8 @@ class _Products(torch.autograd.Function):
         heads, kv_heads = q.shape[1], k.shape[1]
         weights_of_chunks, gathered = iter(saved), _gather(q, k, v, rows, scale)
         upstream = torch.zeros_like(gathered[0])  # 0 for slots that repeat a position
-        upstream.index_copy_(0, rows.inverse, gradients[0].reshape(-1, q.shape[2]))
+        arrived = gradients[0] if rows.needed is None else gradients[0].index_select(0, rows.needed)
+        upstream.index_copy_(0, rows.inverse, arrived.reshape(-1, q.shape[2]))
         for part in rows.parts:
             queries, keys, values, arrived = _of_part(part, heads, kv_heads, *gathered, upstream)
             chunks = part.chunks()
@@ -153,7 +157,7 @@ class _Products(torch.autograd.Function):
             if len(chunks) > 1:
                 keys.copy_(sums[0])
                 values.copy_(sums[1])
-        of_q = upstream.mul_(scale).index_select(0, rows.inverse).view_as(q)
+        of_q = spread(upstream.mul_(scale).index_select(0, rows.inverse).view(-1, *q.shape[1:]), rows.needed, len(q))
         of_kv = (_summed(t, rows.keys, k) for t in gathered[1:])
         return (of_q, *of_kv, None, None, None)
 
@@ -163,6 +167,11 @@ def _gather(q: Tensor, k: Tensor, v: Tensor, rows: Rows, scale: float) -> tuple[
     one slot per branch."""
     q, k, v = (t.reshape(-1, t.shape[2]) for t in (q, k, v))
     return q.index_select(0, rows.queries).mul_(scale), k.index_select(0, rows.keys), v.index_select(0, rows.keys)
+
+
+def spread(values: Tensor, places: Tensor | None, n: int) -> Tensor:
+    """``[M, ...]`` at these M of n places, with zeros elsewhere; unchanged if ``places`` is None."""
+    return values if places is None else values.new_zeros(n, *values.shape[1:]).index_copy(0, places, values)
 
 
 def _of_part(

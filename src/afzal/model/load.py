@@ -40,6 +40,7 @@ from afzal.model.adapters import (
     why_reads_base,
 )
 from afzal.model.attention import keep_uncompiled, stock_attention
+from afzal.model.last_block import compute_all
 from afzal.model.norms import fuse_norms, own_norms
 from afzal.model.sanity import not_finite, refuse_fault, refuse_unsound
 from afzal.runs.environment import usable_cpus
@@ -367,6 +368,7 @@ def compile_layers(model: nn.Module, backend: str = "inductor") -> None:
     """
     device = next(model.parameters()).device
     own_norms(model)
+    compute_all(model)
     parts = compiled_parts(model, whole_blocks=device.type == "cuda")
     if parts and device.type == "cuda":
         keep_uncompiled()

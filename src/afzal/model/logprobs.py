@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from afzal.errors import AfzalError
-from afzal.model import rotary, virtual
+from afzal.model import last_block, rotary, virtual
 from afzal.model.head import is_plain, linear_logps
 from afzal.model.load import vocabulary_of
 from afzal.model.reward import is_reward_model, reward_scores
 from afzal.objectives.inputs import Scored
+from afzal.tokens.attention_blocks import NeededLayout
 from afzal.tokens.batch import Batch
 
 TILE_ELEMENTS = 2**26  # float32 logits held at a time, for a head that is called as a module: 256 MiB
@@ -42,11 +43,15 @@ def score(model: Any, batch: Batch, temperature: float = 1.0) -> Scored:
 
 def predicting(model: Any, batch: Batch) -> Tensor:
     """``[M, d]``: the output head's inputs at the positions that predict scored tokens."""
-    return hidden_states(model, batch).flatten(0, 1)[batch.predict_at]
+    return hidden_states(model, batch, batch.layout_of_predictions).flatten(0, 1)[batch.predict_at]
 
 
-def hidden_states(model: Any, batch: Batch) -> Tensor:
-    """``[R, L, d]``: the output head's inputs at every position, without an adapter's virtual tokens."""
+def hidden_states(model: Any, batch: Batch, needed: NeededLayout | None = None) -> Tensor:
+    """``[R, L, d]``: the output head's inputs at every position, without an adapter's virtual tokens.
+
+    Args:
+        needed: the positions that will be read; the states at others are then not meaningful. None: all positions.
+    """
     captured: list[Tensor] = []
 
     def take(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
@@ -57,7 +62,7 @@ def hidden_states(model: Any, batch: Batch) -> Tensor:
 
     def run(inputs: Mapping[str, Any]) -> Tensor:
         captured.clear()
-        model(**inputs, use_cache=False)
+        model(**inputs, **last_block.keywords_for(model, needed), use_cache=False)
         return _only_input(captured, model)[:, -inputs["input_ids"].shape[1] :]
 
     hook = output_head(model).register_forward_pre_hook(take, prepend=True)

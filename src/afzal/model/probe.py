@@ -12,6 +12,7 @@ from torch import Tensor
 from afzal.errors import AfzalError
 from afzal.model import kernels, rotary
 from afzal.model.attention import may_share, set_attention, stock_attention, stock_implementation, use_tree_attention
+from afzal.model.last_block import skip_unneeded
 from afzal.model.load import vocabulary_of
 from afzal.model.logprobs import score
 from afzal.model.media import random_ids
@@ -192,6 +193,7 @@ def _check_head(model: Any, trees: list[Tree], allowed: float) -> Tensor:
 def _try_sharing(model: Any, trees: list[Tree], plain: Tensor, rule: _Rule) -> str:
     allowed, gap_of = rule
     use_tree_attention(model)
+    skip_unneeded(model)
     try:
         shared = score(model, collate(trees, "shared", _device(model))).token_logps
     except (TypeError, ValueError, RuntimeError) as error:

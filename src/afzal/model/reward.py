@@ -27,11 +27,12 @@ from afzal.folders.kinds import REWARD_HEAD
 from afzal.folders.kinds import is_reward_model as is_saved_reward_model
 from afzal.folders.lazy_weights import LazyWeights
 from afzal.folders.load import blank_classifier, load_classifier, model_folder
-from afzal.model import rotary
+from afzal.model import last_block, rotary
 from afzal.model.attention import stock_attention
 from afzal.model.load import adapter_base, save_model, share_weights, switch_off_dropout
 from afzal.model.norms import fuse_norms
 from afzal.model.sanity import refuse_unsound
+from afzal.tokens.attention_blocks import NeededLayout, needed_part
 from afzal.tokens.batch import Batch
 from afzal.tokens.upload import upload
 
@@ -169,19 +170,30 @@ def n_heads(model: Any) -> int:
 
 def head_scores(model: Any, batch: Batch) -> Tensor:
     """Scores ``[B, N]`` float32 of every response by every head, with gradient unless switched off outside."""
-    hidden = states_at_head(model, batch).flatten(0, 1)[last_scored(batch)]
+    hidden = states_at_ends(model, batch)
     with torch.autocast(hidden.device.type, enabled=False):
         return hidden.float() @ _plain_head(model).weight.float().T
 
 
-def states_at_head(model: Any, batch: Batch) -> Tensor:
-    """``[R, L, d]``: the inputs of a reward model's head at every position."""
+def states_at_ends(model: Any, batch: Batch) -> Tensor:
+    """``[B, d]``: the inputs of a reward model's head at every response's last scored token."""
+    ends = _last_scored(batch)
+    needed = None if batch.layout is None else needed_part(batch.layout, ends)
+    return states_at_head(model, batch, needed).flatten(0, 1)[upload(ends, batch.ids.device)]
+
+
+def states_at_head(model: Any, batch: Batch, needed: NeededLayout | None = None) -> Tensor:
+    """``[R, L, d]``: the inputs of a reward model's head at every position.
+
+    Args:
+        needed: the positions that will be read; the states at others are then not meaningful. None: all positions.
+    """
     captured: list[Tensor] = []
     hook = reward_head(model).register_forward_pre_hook(lambda _, args: captured.append(args[0]))
 
     def run(inputs: Mapping[str, Any]) -> Tensor:
         captured.clear()
-        model(**inputs, use_cache=False)
+        model(**inputs, **last_block.keywords_for(model, needed), use_cache=False)
         return captured[0]
 
     try:
@@ -199,7 +211,7 @@ def reward_scores(model: Any, batch: Batch) -> Tensor:
     return scores.mean(1) if batch.n_responses == len(scores) else scores.T.flatten()
 
 
-def last_scored(batch: Batch) -> Tensor:
+def _last_scored(batch: Batch) -> np.ndarray:
     """``[B]`` int64: flat position of each response's last scored token, its EOS unless it was truncated."""
     positions, row, offset = [], 0, 0
     for t, k in batch.sources:
@@ -213,7 +225,7 @@ def last_scored(batch: Batch) -> Tensor:
             offset += len(t.branches[k].ids)
         if row == batch.ids.shape[0] or offset == batch.ids.numel():
             break  # the rest are the copies for an ensemble
-    return upload(torch.tensor(positions), batch.ids.device)
+    return np.array(positions, dtype=np.int64)
 
 
 def ensemble(batch: Batch, heads: int, seed: int) -> Batch:

@@ -142,7 +142,6 @@ def _zero_head(policy: Any) -> nn.Linear:
 
 
 def _states(trunk: Any, batch: Batch) -> Tensor:
-    """``[N, d]``: the head's inputs at every position, flattened."""
-    if not is_reward_model(trunk):
-        return hidden_states(trunk, batch).flatten(0, 1)
-    return states_at_head(trunk, batch).flatten(0, 1)
+    """``[N, d]``: the head's inputs, flattened; meaningful where scored tokens are predicted."""
+    states = states_at_head if is_reward_model(trunk) else hidden_states
+    return states(trunk, batch, batch.layout_of_predictions).flatten(0, 1)

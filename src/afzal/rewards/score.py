@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from afzal import data, runs
 from afzal.config import ScoreConfig
@@ -16,15 +16,13 @@ from afzal.errors import AfzalError
 from afzal.model.load import context_of, pick_device
 from afzal.model.probe import choose_sharing
 from afzal.model.reward import (
-    last_scored,
     load_reward_model,
-    states_at_head,
+    states_at_ends,
 )
 from afzal.records import Item, turns_to_row
 from afzal.rewards.assess import ScoreBatch, ScoredItem, assess, lines, score_heads, score_items
 from afzal.rewards.source import implicit_scorer, reward_scorer, speaker_as_trained
 from afzal.tokens import Speaker
-from afzal.tokens.batch import Batch
 from afzal.train.feed import Layout
 
 
@@ -90,11 +88,9 @@ def hidden_states(config: ScoreConfig, items: Sequence[Item]) -> list[np.ndarray
     layout = Layout(choose_sharing(model, config.max_tokens)[0], config.tokens_per_forward, device)
     speaker = speaker_as_trained(config.model)
     speaker = replace(speaker, context=context_of(model.config))
-
-    def states(batch: Batch) -> Tensor:
-        return states_at_head(model, batch).flatten(0, 1)[last_scored(batch)]
-
-    return score_heads(states, items, speaker, layout, max_tokens=speaker.limit_tokens(config.max_tokens))
+    return score_heads(
+        partial(states_at_ends, model), items, speaker, layout, max_tokens=speaker.limit_tokens(config.max_tokens)
+    )
 
 
 def _open_scorer(config: ScoreConfig) -> tuple[ScoreBatch, Speaker, Layout]:

@@ -10,7 +10,7 @@ Shapes: G segments in a block, Q query slots, K key slots, N row positions.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -30,6 +30,8 @@ class CallCost:
     multiple: int = 1
 
 
+_WORTH_SKIPPING = 0.9  # largest share of needed positions for which the last block leaves the others out
+
 _GPU, _CPU = CallCost(2e9), CallCost(1.5e7)
 # oneDNN compiles a program for each new shape of a bf16 product, which takes ten times as long as the product. It
 # caches the programs, so a few recurring shapes need only a few.
@@ -48,14 +50,20 @@ class Segment:
     """Consecutive row positions whose queries see the same prompt: a branch, or the prompt itself.
 
     Attributes:
-        start, length: row positions of the queries.
+        start, length: row positions of the segment.
         prompt_start, prompt_length: row positions of the prompt's keys; length 0 if the segment is the prompt.
+        skipped: number of its first positions that are keys only, since the results of their queries are not needed.
     """
 
     start: int
     length: int
     prompt_start: int = 0
     prompt_length: int = 0
+    skipped: int = 0
+
+    @property
+    def queries(self) -> int:
+        return self.length - self.skipped
 
     @property
     def keys(self) -> int:
@@ -95,7 +103,8 @@ class Plan:
 
     Attributes:
         queries, keys: int64, row position of every query slot and key slot, block after block.
-        inverse: ``[N]`` int64, query slot of every row position.
+        inverse: ``[M]`` int64, query slot of every needed row position.
+        needed: ``[M]`` int64, those positions, ascending; None if all N are needed. Elsewhere the result is 0.
         attended: query-key products that the blocks compute; causal blocks count half.
     """
 
@@ -103,6 +112,7 @@ class Plan:
     queries: Tensor
     keys: Tensor
     inverse: Tensor
+    needed: Tensor | None
     attended: int
 
 
@@ -133,21 +143,65 @@ class TreeLayout:
     def _make(self, width: int, window: int | None, cost: CallCost) -> Plan:
         groups = _groups(self.segments, cost.operations / (4 * width))
         blocks = [_block(group, window, self.device, cost.multiple) for group in groups]
-        inverse = np.empty(self.n_tokens, dtype=np.int64)
+        inverse = np.zeros(self.n_tokens, dtype=np.int64)
         first = 0
         for group, (block, _, _) in zip(groups, blocks, strict=True):
             _, q, _ = block.shape
             for n, s in enumerate(group):
-                inverse[s.start : s.start + s.length] = first + n * q + np.arange(s.length)
+                inverse[s.start + s.skipped : s.start + s.length] = first + n * q + np.arange(s.queries)
             first += len(group) * q
         move = lambda parts: upload(np.concatenate([p.ravel() for p in parts]), self.device)  # noqa: E731
         return Plan(
             tuple(block for block, _, _ in blocks),
             move([queries for _, queries, _ in blocks]),
             move([keys for _, _, keys in blocks]),
-            upload(inverse, self.device),
+            upload(self._needed_of(inverse), self.device),
+            self._needed,
             sum(_products(block) for block, _, _ in blocks),
         )
+
+    _needed: Tensor | None = None
+
+    def _needed_of(self, of_positions: np.ndarray) -> np.ndarray:
+        return of_positions
+
+
+class NeededLayout(TreeLayout):
+    """A row of trees of which attention is needed at some positions only; it is 0 elsewhere.
+
+    Args:
+        whole: the same row with all positions.
+        positions: int64 ``[M]`` on the host, the needed ones, ascending.
+    """
+
+    def __init__(self, whole: TreeLayout, positions: np.ndarray) -> None:
+        segments = [part for s in whole.segments if (part := _needed_queries(s, positions)) is not None]
+        super().__init__(segments, whole.n_tokens, whole.device)
+        self.whole, self._positions = whole, positions
+        self.positions = self._needed = upload(positions, whole.device)
+
+    def _needed_of(self, of_positions: np.ndarray) -> np.ndarray:
+        return of_positions[self._positions]
+
+
+def needed_part(whole: TreeLayout, positions: np.ndarray) -> NeededLayout | None:
+    """The layout for attention whose results are read at these positions only; None if leaving out the others would
+    not pay.
+
+    Args:
+        positions: int64 ``[M]``, in any order, perhaps repeated.
+    """
+    positions = np.unique(positions)
+    return NeededLayout(whole, positions) if 0 < len(positions) <= _WORTH_SKIPPING * whole.n_tokens else None
+
+
+def _needed_queries(s: Segment, positions: np.ndarray) -> Segment | None:
+    """The segment from its first to its last needed query; None if it has none."""
+    first, end = np.searchsorted(positions, (s.start, s.start + s.length))
+    if first == end:
+        return None
+    length = int(positions[end - 1]) + 1 - s.start
+    return replace(s, length=length, skipped=int(positions[first]) - s.start)
 
 
 def _products(block: Block) -> int:
@@ -160,19 +214,18 @@ def _groups(segments: Sequence[Segment], affordable: float) -> list[list[Segment
     ``affordable`` products."""
     order = sorted(segments, key=lambda s: (s.prompt_length > 0, -s.prompt_length, -s.length, s.start))
     groups: list[list[Segment]] = []
-    width = 0
+    queries = length = 0
     for s in order:
         if groups and (s.prompt_length > 0) == (groups[-1][0].prompt_length > 0):
             prompt, members = groups[-1][0].prompt_length, len(groups[-1])
-            padded = max(width, s.length)
-            added = members * (padded * (prompt + padded) - width * (prompt + width))
-            added += padded * (prompt + padded) - s.length * s.keys
-            if added <= affordable:
+            more_queries, longer = max(queries, s.queries), max(length, s.length)
+            padded = more_queries * (prompt + longer)
+            if members * (padded - queries * (prompt + length)) + padded - s.queries * s.keys <= affordable:
                 groups[-1].append(s)
-                width = padded
+                queries, length = more_queries, longer
                 continue
         groups.append([s])
-        width = s.length
+        queries, length = s.queries, s.length
     return groups
 
 
@@ -181,18 +234,20 @@ def _block(
 ) -> tuple[Block, np.ndarray, np.ndarray]:
     """A block, and the row positions of its query slots ``[G, Q]`` and key slots ``[G, K]``; padding repeats a
     position."""
-    lengths = np.array([s.length for s in group])
-    prompts = np.array([s.prompt_length for s in group])
+    column = lambda name: np.array([getattr(s, name) for s in group])  # noqa: E731
+    starts, lengths, prompts, skipped = (column(n) for n in ("start", "length", "prompt_length", "skipped"))
     longest = int(lengths.max())
-    width, prompt = (-(-n // multiple) * multiple for n in (longest, int(prompts.max())))
-    starts = np.array([s.start for s in group])
-    prompt_starts = np.array([s.prompt_start for s in group])
-    queries = _positions(starts, lengths, width)
-    keys = np.concatenate([_positions(prompt_starts, prompts, prompt), queries], axis=1)
+    up = lambda n: -(-int(n) // multiple) * multiple  # noqa: E731
+    width, own, prompt = up((lengths - skipped).max()), up(longest), up(prompts.max())
+    queries = _positions(starts + skipped, lengths - skipped, width)
+    keys = np.concatenate(
+        [_positions(column("prompt_start"), prompts, prompt), _positions(starts, lengths, own)], axis=1
+    )
     mask = None
-    if prompt or (window is not None and longest > window):
-        mask = upload(_visible(lengths, prompts, width, prompt, window), device)
-    return Block((len(group), width, prompt + width), mask, device), queries, keys
+    if prompt or skipped.any() or (window is not None and longest > window):
+        offsets = skipped[:, None] + _positions(np.zeros_like(starts), lengths - skipped, width)
+        mask = upload(_visible(offsets, prompts, own, prompt, window), device)
+    return Block((len(group), width, prompt + own), mask, device), queries, keys
 
 
 def _positions(starts: np.ndarray, lengths: np.ndarray, width: int) -> np.ndarray:
@@ -201,11 +256,15 @@ def _positions(starts: np.ndarray, lengths: np.ndarray, width: int) -> np.ndarra
     return starts[:, None] + np.where(slot < lengths[:, None], slot, 0)
 
 
-def _visible(lengths: np.ndarray, prompts: np.ndarray, width: int, prompt: int, window: int | None) -> np.ndarray:
-    """bool ``[G, 1, Q, K]``. A padding query sees what the first query sees, so no softmax row is empty."""
-    offsets = np.arange(width)
-    query = np.where(offsets < lengths[:, None], offsets, 0)[:, :, None]
-    distance = query - offsets[None, None, :]  # logical distance to a key of the same branch
+def _visible(offsets: np.ndarray, prompts: np.ndarray, own: int, prompt: int, window: int | None) -> np.ndarray:
+    """bool ``[G, 1, Q, K]``. A padding query sees what the first query sees, so no softmax row is empty.
+
+    Args:
+        offsets: ``[G, Q]``, positions of the queries in their segments.
+        own, prompt: key slots for the segment itself and for its prompt.
+    """
+    query = offsets[:, :, None]
+    distance = query - np.arange(own)  # logical distance to a key of the same branch
     in_branch = (distance >= 0) if window is None else (distance >= 0) & (distance < window)
     slot = np.arange(prompt)[None, None, :]
     ahead = prompts[:, None, None] + query - slot

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from afzal.records import Preference
-from afzal.tokens.attention_blocks import Segment, TreeLayout
+from afzal.tokens.attention_blocks import NeededLayout, Segment, TreeLayout, needed_part
 from afzal.tokens.media import model_inputs
 from afzal.tokens.tree import Tree, only_branch
 from afzal.tokens.upload import upload
@@ -37,6 +37,7 @@ class Batch:
         attention_mask: ``[R, L]`` int64 for the unshared layout, else None.
         layout: the tree structure for the shared layout, else None.
         predict_at: ``[M]`` int64 flat positions whose hidden state predicts ``target`` ``[M]``; may repeat.
+        predict_at_on_host: the same, so that a layout can be made of it without waiting for the device.
         response_of: ``[M]`` int64, ascending.
         sources: per response, its tree and branch number.
         preferences: pairs as (yw, yl, p, weight, margin) rows over the B responses. This and the other opinions
@@ -62,6 +63,7 @@ class Batch:
     idle: bool = False
     update: int = 0
     media: Mapping[str, Tensor] = field(default_factory=dict)
+    predict_at_on_host: np.ndarray | None = None
 
     @property
     def n_responses(self) -> int:
@@ -108,6 +110,13 @@ class Batch:
         }
 
     @cached_property
+    def layout_of_predictions(self) -> NeededLayout | None:
+        """The shared layout for attention that is only needed at ``predict_at``; None if that saves next to nothing."""
+        if self.layout is None or self.predict_at_on_host is None:
+            return None
+        return needed_part(self.layout, self.predict_at_on_host)
+
+    @cached_property
     def in_pieces(self) -> Batch:
         """The same batch with each image and sound replaced by a small random piece of it."""
         trees = [t.in_pieces() for t, k in self.sources if k == 0]
@@ -146,6 +155,7 @@ def collate(trees: Sequence[Tree], sharing: Sharing, device: torch.device | str 
         torch.tensor(_preference_rows(trees)),
         torch.tensor(_desirable(trees)),
         media={name: move(array) for name, array in _media(trees, sharing, ids.shape).items()},
+        predict_at_on_host=predict_at,
     )
 
 
