@@ -22,6 +22,8 @@ __all__ = [
     "minimum",
     "parameters",
     "per_product",
+    "predicting",
+    "skipped",
     "stated_peak",
     "wait",
 ]
@@ -32,13 +34,34 @@ def minimum(counts: np.ndarray, config: Any, *, reference_online: bool, rank: in
 
     Counts the prompt once, every branch once, attention only to visible tokens, and the output head only at response
     tokens; backward costs twice as much as forward, and an uncached reference costs one more forward. No recomputation.
+    The last block counts for the positions that predict a response's tokens, and its keys and values for all.
 
     Args:
         counts: ``[n, 1 + K]`` tokens of the prompt and of each of K responses.
         rank: rank of the LoRA adapters, with which frozen weights need no gradient; 0 if all weights train.
     """
     passes = flops.Passes(forward=float(reference_online), rank=rank)
-    return flops.update_flops(_shape(config), flops.lengths(counts), passes)
+    matrices, attention = skipped(counts, config)
+    saved = matrices * (2 if rank else 3) + 3 * attention + passes.forward * (matrices + attention)
+    return flops.update_flops(_shape(config), flops.lengths(counts), passes) - saved
+
+
+def skipped(counts: np.ndarray, config: Any) -> tuple[float, float]:
+    """Operations of one forward pass that the last block need not compute: products with weights, and of attention."""
+    shape = _shape(config)
+    keys_and_values = 2 * shape.width * shape.kv_heads * shape.head_width
+    tokens = float(counts.sum()) - predicting(counts)[0]
+    pairs = flops.attended_pairs(counts) - predicting(counts)[1]
+    weights = flops.body_weights(shape) / shape.layers - keys_and_values
+    return 2.0 * weights * tokens, flops.per_product(shape) / shape.layers * pairs
+
+
+def predicting(counts: np.ndarray) -> tuple[float, float]:
+    """Positions that predict a response's token, and the query-key pairs of their queries."""
+    prompts, responses = counts[:, :1].astype(float), counts[:, 1:].astype(float)
+    inner = np.maximum(responses - 1, 0)  # the last token of a prompt predicts the first of all its responses
+    pairs = prompts.sum() + (inner * prompts + inner * (inner + 1) / 2).sum()
+    return float(len(counts) + inner.sum()), float(pairs)
 
 
 def parameters(config: Any) -> int:

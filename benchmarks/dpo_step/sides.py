@@ -145,13 +145,17 @@ def executed(work: Work, layout: Any, trees: Sequence[Any], first: int = 0, last
     config, width = work.config, work.config.num_attention_heads * flops.head_width(work.config)
     rows, trees = work.rows[first:last], trees[first:last]
     counts = np.array([[len(p), len(c), len(r)] for p, c, r in rows])
-    made = computed = 0
+    made = computed = last = 0
     for start in range(0, len(trees), work.pairs):
         for batch in layout.batches(trees[start : start + work.pairs]):
             assert batch.layout is not None
             made += batch.ids.numel()
-            computed += batch.layout.plan(width, dtype=torch.bfloat16 if work.in_bf16 else torch.float32).attended
-    more = flops.per_product(config) * (computed - flops.attended_pairs(counts))
+            dtype = torch.bfloat16 if work.in_bf16 else torch.float32
+            computed += batch.layout.plan(width, dtype=dtype).attended
+            last += (batch.layout_of_predictions or batch.layout).plan(width, dtype=dtype).attended
+    blocks = config.num_hidden_layers
+    excess = (blocks - 1) * (computed - flops.attended_pairs(counts)) + last - flops.predicting(counts)[1]
+    more = flops.per_product(config) / blocks * excess
     more += 2 * flops.body_weights(config) * (made - int(counts.sum()))
     return 1 + more / (flops.minimum(counts, config, reference_online=False) / 3)
 

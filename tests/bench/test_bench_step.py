@@ -112,9 +112,24 @@ def test_the_least_work_of_an_adapter_lacks_the_gradients_of_frozen_weights():
     assert flops.parameters(config) == 8_030_261_248
     counts = np.array([[121, 288, 288], [10, 20, 30]])
     shape, counted = flops._shape(config), lengths(counts)
-    assert flops.minimum(counts, config, reference_online=True) == least_flops(shape, counted, reference_online=True)
-    forward = body_flops(shape, counted) + head_flops(shape, counted)
+    matrices, attention = flops.skipped(counts, config)
+    whole = least_flops(shape, counted, reference_online=True)
+    assert flops.minimum(counts, config, reference_online=True) == whole - 4 * (matrices + attention)
+    forward = body_flops(shape, counted) + head_flops(shape, counted) - matrices - attention
     assert 2 * forward < flops.minimum(counts, config, reference_online=False, rank=16) < 2.1 * forward
+
+
+def test_what_the_last_block_leaves_out_by_hand():
+    """A prompt of 3 tokens with answers of 2 and 1: position 3 predicts both first tokens, and the first answer's
+    first token predicts its second. The others are two tokens of the prompt and one of each answer."""
+    from benchmarks.dpo_step import flops, models
+
+    config, counts = models.known("llama-3.1-8b"), np.array([[3, 2, 1]])
+    assert flops.predicting(counts) == (2.0, 3 + 4)
+    matrices, attention = flops.skipped(counts, config)
+    queries_and_output, feed_forward = 2 * 4096 * 4096, 3 * 4096 * 14336
+    assert matrices == 2 * (queries_and_output + feed_forward) * 4
+    assert attention == 4 * 4096 * (1 + 2 + 5 + 4)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from afzal.tokens.attention_blocks import Segment, TreeLayout
+from afzal.tokens.attention_blocks import Segment, TreeLayout, needed_part
 from afzal.tokens.batch import collate
 from afzal.tokens.tree import tree
 
@@ -43,7 +43,8 @@ def seen(plan, n):
     counts = np.zeros((n, n), dtype=int)
     slot = queries = keys = 0
     inverse = plan.inverse.numpy()
-    real = {int(s): row for row, s in enumerate(inverse)}
+    positions = range(n) if plan.needed is None else plan.needed.tolist()
+    real = dict(zip(inverse.tolist(), positions, strict=True))
     for block in plan.blocks:
         g, q, k = block.shape
         mask = block.mask if block.mask is not None else torch.ones(q, k).tril().bool()[None, None].expand(g, 1, q, k)
@@ -69,6 +70,41 @@ def test_every_query_sees_its_prompt_and_its_own_branch_once(shapes, window, wid
     layout, n = layout_of(shapes)
     plan = layout.plan(width, window, getattr(torch, dtype))
     assert np.array_equal(seen(plan, n), allowed(shapes, window).astype(int))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    SHAPES,
+    st.sampled_from([None, 1, 3]),
+    st.sampled_from([1, 10**5, 10**9]),
+    st.sampled_from(["float32", "bfloat16"]),
+    st.integers(0, 2**30),
+)
+def test_every_needed_query_sees_the_same_keys(shapes, window, width, dtype, seed):
+    layout, n = layout_of(shapes)
+    rng = np.random.default_rng(seed)
+    positions = rng.choice(n, size=rng.integers(1, n + 1), replace=True)
+    part = needed_part(layout, positions)
+    if part is None:
+        assert len(set(positions)) > 0.9 * n
+        return
+    whole, plan = (p.plan(width, window, getattr(torch, dtype)) for p in (layout, part))
+    rows = sorted(set(positions.tolist()))
+    assert plan.needed.tolist() == rows
+    expected = np.zeros((n, n), dtype=int)
+    expected[rows] = allowed(shapes, window)[rows]
+    assert np.array_equal(seen(plan, n), expected)
+    if dtype == "float32" and width == 10**9:
+        assert plan.attended <= 2 * whole.attended, "a causal block counts half of its products, one with a mask all"
+
+
+def test_a_reward_model_needs_one_query_per_response():
+    layout, _ = layout_of([(20, [9, 5]), (18, [8, 6])])
+    part = needed_part(layout, np.array([27, 33, 33, 59, 65]))
+    assert part.positions.tolist() == [27, 33, 59, 65]
+    assert [(s.length, s.skipped) for s in part.segments] == [(8, 7), (5, 4), (8, 7), (6, 5)]
+    assert part.plan(10**9).attended == 28 + 25 + 26 + 24
+    assert needed_part(layout, np.array([], dtype=np.int64)) is None
 
 
 def test_products_in_bf16_on_a_cpu_have_few_shapes():

@@ -157,9 +157,9 @@ class _Products(torch.autograd.Function):
             if len(chunks) > 1:
                 keys.copy_(sums[0])
                 values.copy_(sums[1])
-        of_q = spread(upstream.mul_(scale).index_select(0, rows.inverse).view(-1, *q.shape[1:]), rows.needed, len(q))
+        of_q = upstream.mul_(scale).index_select(0, rows.inverse).view(-1, *q.shape[1:])
         of_kv = (_summed(t, rows.keys, k) for t in gathered[1:])
-        return (of_q, *of_kv, None, None, None)
+        return (spread(of_q, rows.needed, len(q)), *of_kv, None, None, None)
 
 
 def _gather(q: Tensor, k: Tensor, v: Tensor, rows: Rows, scale: float) -> tuple[Tensor, Tensor, Tensor]:
