@@ -64,10 +64,13 @@ def test_log_probs_and_gradients_are_those_of_the_whole_block(family):
 def test_only_needed_rows_are_computed_and_only_in_the_last_block(monkeypatch):
     model, batch = make("llama"), collate(TREES, "shared")
     choose_sharing(model)
-    layouts, by_blocks = [], attention._by_blocks
-    monkeypatch.setattr(
-        attention, "_by_blocks", lambda *qkv, plan, softmax: layouts.append(plan) or by_blocks(*qkv, plan, softmax)
-    )
+    plans, by_blocks = [], attention._by_blocks
+
+    def recorded(q, k, v, plan, softmax):
+        plans.append(plan)
+        return by_blocks(q, k, v, plan, softmax)
+
+    monkeypatch.setattr(attention, "_by_blocks", recorded)
     rows = {name: rows_through(model, name) for name in ("q_proj", "k_proj", "v_proj", "o_proj", "mlp")}
     score(model, batch)
     n, blocks = batch.ids.numel(), model.config.num_hidden_layers
@@ -75,8 +78,8 @@ def test_only_needed_rows_are_computed_and_only_in_the_last_block(monkeypatch):
     for name, computed in rows.items():
         last = n if name in ("k_proj", "v_proj") else needed(batch)
         assert computed == [n] * (blocks - 1) + [last], name
-    assert [plan.needed is None for plan in layouts] == [True] * (blocks - 1) + [False]
-    assert layouts[-1].attended < layouts[0].attended
+    assert [plan.needed is None for plan in plans] == [True] * (blocks - 1) + [False]
+    assert plans[-1].attended < plans[0].attended
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral-sliding", "gpt2", "phi", "gemma2"])
