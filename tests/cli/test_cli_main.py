@@ -121,7 +121,7 @@ SAID = {
     "train dpo beta": "error: command line: 'beta' is not a setting\n  try: write key=value, such as beta=0.2\n",
     "train dpo --model M --data D --lr fast": "error: --lr: lr cannot be 'fast'; wanted: a number of at least 0\n",
     "train dpo --model M": "error: the setting 'data' is missing\n"
-    "  try: data: Training data: a file, a folder or a hub id; the format is detected.\n",
+    "  try: set data (training data: a file, a folder or a hub id; the format is detected)\n",
     "iterate --model M --prompts P": "error: reward is missing: a reward model's folder, module:function, "
     "file.py:function, or people\n",
     "generate --model M": "error: give either prompt (a text) or prompts (a file)\n",

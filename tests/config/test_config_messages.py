@@ -137,7 +137,7 @@ FILES = {
     "missing": (
         "method: dpo\nmodel: M\n",
         "the setting 'data' is missing\n"
-        "  try: data: Training data: a file, a folder or a hub id; the format is detected.",
+        "  try: set data (training data: a file, a folder or a hub id; the format is detected)",
     ),
     "several": (
         HEAD + "lr: fast\nseed: -1\n",

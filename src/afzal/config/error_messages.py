@@ -111,9 +111,14 @@ def validation_error(
     if missing:
         names = ", ".join(repr(key) for key in missing)
         message = f"the setting{'s' if len(missing) > 1 else ''} {names} {'are' if len(missing) > 1 else 'is'} missing"
-        descriptions = [f"{key}: {config_class.model_fields[key].description}" for key in missing]
-        errors.append(AfzalError(message, remedy="\n       ".join(descriptions)))
+        remedies = [f"set {key} ({_phrase(config_class.model_fields[key].description or '')})" for key in missing]
+        errors.append(AfzalError(message, remedy="\n       ".join(remedies)))
     return join_errors(errors)
+
+
+def _phrase(sentence: str) -> str:
+    """A description as a part of another sentence."""
+    return sentence[:1].lower() + sentence[1:].rstrip(".")
 
 
 def _error_from(config_class: type[Settings], detail: Any, settings: Mapping[str, Setting]) -> AfzalError:

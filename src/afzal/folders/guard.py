@@ -6,10 +6,12 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from afzal.errors import AfzalError
 
 _LINES_OF_A_REASON = 3
+_PACKAGE = Path(__file__).resolve().parents[1]
 _HIDDEN_REPORT = "above report"  # transformers refers to a table that its log level suppresses
 
 
@@ -40,8 +42,19 @@ def guarded(path: str, what: str = "", remedy: str = "") -> Iterator[None]:
 def _is_about_the_folder(error: BaseException) -> bool:
     if type(error).__name__ == "PanicException":  # raised by the Rust tokenizers library; not a Python Exception
         return True
+    if _is_wrong_call(error):
+        return False
     memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return isinstance(error, Exception) and not memory
+
+
+def _is_wrong_call(error: BaseException) -> bool:
+    """Whether Afzal itself called a function with arguments that it does not have."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    ours = trace is not None and Path(trace.tb_frame.f_code.co_filename).is_relative_to(_PACKAGE)
+    return ours and isinstance(error, TypeError) and re.search(r"\w\(\) .*argument", str(error)) is not None
 
 
 def reason(error: BaseException) -> str:
