@@ -70,6 +70,17 @@ def test_a_model_that_never_loses_gets_no_number():
     assert body["lines"][0]["value"] is None
 
 
+def test_hundreds_of_models_are_not_all_listed():
+    pairs = [(f"m{2 * n:03}", f"m{2 * n + 1:03}") for n in range(20)]
+    apart = judge.rank_models(verdicts(*((a, b, "tie") for a, b in pairs)))
+    (finding,) = judge.models_as_plain(apart, "half", "x")["findings"]
+    assert "20 groups of models were never compared" in finding
+    assert "m010, m011; and 14 more)" in finding
+    winless = judge.rank_models(verdicts(*(("winner", b, "win") for _, b in pairs)))
+    (finding,) = judge.models_as_plain(winless, "half", "x")["findings"]
+    assert "winner never lost, and m001, m003, m005, m007, m009, m011, and 14 more never won" in finding
+
+
 def test_a_judge_of_only_the_order_is_at_a_half():
     said, gold = [], {}
     for k in range(40):

@@ -136,6 +136,19 @@ def test_gold_rows_mark_the_rows_of_the_file_whatever_their_order(tmp_path):
         assert [q.is_gold for q in folder.task.questions] == [False, True, False, True]
 
 
+def test_repeated_gold_rows_are_counted_and_contradictory_ones_refused(tmp_path):
+    """The last row won, and nothing was said."""
+    known = {"prompt": "prompt 1", "chosen": "bad 1", "rejected": "good 1"}
+    turned = {"prompt": "prompt 1", "chosen": "good 1", "rejected": "bad 1"}
+    made = job(tmp_path, pairs(3), gold=str(write_rows(tmp_path / "gold.jsonl", [known, known, known])))
+    with opened(made) as folder:
+        assert [bool(item.gold) for item in folder.task.items] == [False, True, False]
+        assert folder.drops == {"repeated rows of gold.jsonl": 2}
+    made = job(tmp_path, pairs(3), gold=str(write_rows(tmp_path / "gold.jsonl", [known, turned])))
+    with pytest.raises(AfzalError, match=r"gold\.jsonl:1 and .*gold\.jsonl:2 state different truths"), opened(made):
+        pass
+
+
 def test_gold_without_a_preference_is_refused(tmp_path):
     row = {
         "afzal": 1,

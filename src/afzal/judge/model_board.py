@@ -257,7 +257,7 @@ def explain_missing_strengths(board: ModelBoard) -> list[str]:
     """The reasons why the verdicts give no finite strengths, with the models' names."""
     linked, names = board.connection, board.names
     if len(linked.groups) > 1:
-        groups = "; ".join(", ".join(names[m] for m in group) for group in linked.groups)
+        groups = _some([_some([names[m] for m in group]) for group in linked.groups], between="; ")
         return [
             f"There is no common scale: {len(linked.groups)} groups of models were never compared with each other "
             f"({groups}). Compare models across the groups."
@@ -268,7 +268,7 @@ def explain_missing_strengths(board: ModelBoard) -> list[str]:
     if linked.winless:
         reasons.append(f"{_joined_names(board, linked.winless)} never won")
     if not reasons:
-        parts = " and ".join("{" + ", ".join(names[m] for m in part) + "}" for part in linked.parts)
+        parts = _some(["{" + _some([names[m] for m in part]) + "}" for part in linked.parts], between=" and ")
         reasons.append(f"of {parts} one side never won against the other")
     return [
         f"There are no finite strengths: {', and '.join(reasons)}. Win rates are shown below; more comparisons would "
@@ -282,6 +282,8 @@ def share_of(board: ModelBoard, model: int) -> float:
     return (won + drawn / 2) / (won + drawn + lost)
 
 
+_SHOWN = 6  # names in one list of a sentence
+
 _TIES: dict[bt.Ties, str] = {
     "half": "half a win each way",
     "davidson": "Davidson 1970",
@@ -294,4 +296,12 @@ def _count(n: int) -> str:
 
 
 def _joined_names(board: ModelBoard, models: Sequence[int]) -> str:
-    return " and ".join(board.names[m] for m in models)
+    names = [board.names[m] for m in models]
+    return " and ".join(names) if len(names) <= _SHOWN else _some(names)
+
+
+def _some(names: Sequence[str], between: str = ", ") -> str:
+    """The first names, and how many others there are: a list of hundreds hides what it is about."""
+    more = len(names) - _SHOWN
+    rest = [f"{more} more" if "and" in between else f"and {more} more"] if more > 0 else []
+    return between.join([*names[:_SHOWN], *rest])

@@ -20,7 +20,7 @@ from afzal.data.annotation_folder import ITEMS, VOTES
 from afzal.data.native import to_row
 from afzal.data.remap import renumbered_votes
 from afzal.errors import AfzalError
-from afzal.records import Item, turns_to_json
+from afzal.records import Item, preferences, turns_to_json
 from afzal.runs import atomic_write, claim_folder, lock, read_json, writing
 from afzal.web.annotation import AnnotationSession, AnnotationTask
 from afzal.web.display import Display, TextKind
@@ -79,7 +79,9 @@ def read_items(job: AnnotationJob) -> tuple[list[Item], dict[str, int]]:
     if job.gold is None:
         return with_unique_ids(items), dataset.drop_counts
     known, left_out = _known(job.gold)
-    truths = {_content(item): item for item in known}
+    truths, repeats = _by_content(known)
+    if repeats:
+        left_out = {**left_out, f"repeated rows of {Path(job.gold).name}": repeats}
     marked = []
     for item in items:
         truth = truths.pop(_content(item), None)
@@ -106,6 +108,31 @@ def _known(path: str) -> tuple[list[Item], dict[str, int]]:
             remedy="name a file in which people or the field gold say which answer is better",
         )
     return known, {f"verdicts of {', '.join(trusted.judges)} in {Path(path).name}": trusted.verdicts}
+
+
+def _by_content(known: Sequence[Item]) -> tuple[dict[str, Item], int]:
+    """The gold rows by their content, and the number of rows that say the same as an earlier one.
+
+    Raises:
+        AfzalError: two rows disagree on the same responses.
+    """
+    truths: dict[str, Item] = {}
+    for item in known:
+        first = truths.setdefault(_content(item), item)
+        if _truth_of(first) != _truth_of(item):
+            raise AfzalError(
+                f"{first.where} and {item.where} state different truths about the same responses",
+                where="--gold",
+                remedy="keep the row that is right",
+            )
+    return truths, len(known) - len(truths)
+
+
+def _truth_of(item: Item) -> set[tuple[str, str, float]]:
+    """Every pair's better response, its worse one, and how certain that is."""
+    texts = [json.dumps(turns_to_json(r.turns)) for r in item.responses]
+    stated = preferences(replace(item, votes=item.gold or item.votes))
+    return {(texts[q.i], texts[q.j], q.p) for q in stated}
 
 
 def _content(item: Item) -> str:
