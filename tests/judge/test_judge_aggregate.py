@@ -287,6 +287,13 @@ def test_changing_sides_each_time_gets_a_remark():
     assert person.remarks == ("changes the slot 39 times in 39 steps: left, right, left, right?",)
 
 
+def test_pairs_of_one_prompt_that_take_turns_are_no_habit():
+    """Two prompts take turns, and one answer of each is better wherever it is: nothing is changed by habit."""
+    rows = [replace(item(k, vote("first", "ann", shown_first=k % 2)), prompt=f"prompt {k % 2}") for k in range(40)]
+    (person,) = annotators.annotator_reports(labels.of_items(rows))
+    assert not any("changes the slot" in remark for remark in person.remarks)
+
+
 def test_changing_sides_once_is_not_changing_each_time():
     rows = [item(k, vote(("first", "second")[k >= 20], "ann", shown_first=0)) for k in range(40)]
     (person,) = annotators.annotator_reports(labels.of_items(rows))

@@ -297,6 +297,12 @@ def test_two_games_by_hand():
     assert order_consistency(np.array([[1, -2]]), np.array([1])) is None
 
 
+def test_a_slot_bias_on_one_prompt_is_one_observation():
+    table, truth = np.array([[1, 2]] * 20 + [[1, -2]]), np.ones(21)
+    assert order_consistency(table, truth, ["p"] * 20 + ["q"]).orders.slot_p == 1.0
+    assert order_consistency(table, truth).orders.slot_p < 1e-5
+
+
 def test_equal_lengths_of_a_judge_that_reads_only_lengths():
     """The longer answer wins except in one pair each way: at equal lengths both models are at a half."""
     said = []

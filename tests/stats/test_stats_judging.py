@@ -348,3 +348,31 @@ def test_the_raw_rate_of_length_control_is_over_prompts():
     control = judging.length_controlled(score, gap, prompts, resamples=9)
     assert control is not None
     assert control.raw == share(clustered(prompts, score.tolist()))
+
+
+def test_the_sign_test_counts_each_prompt_once_by_hand():
+    """Four prompts lean to +, one to -, one to neither: 1 or fewer of 5 coins on one side has probability 12 / 32."""
+    signs = np.array([1, 1, -1, 1, 1, 1, 1, -1, 1, 0, -1, -1])
+    prompts = list("aaabbcdeeeff")
+    sums = {"a": 1, "b": 2, "c": 1, "d": 1, "e": 0, "f": -2}
+    assert {p: int(signs[[q == p for q in prompts]].sum()) for p in sums} == sums
+    assert judging.sign_p(signs, prompts) == pytest.approx(12 / 32)
+    assert judging.sign_p(-signs, prompts) == pytest.approx(12 / 32)
+    assert judging.sign_p(np.array([1, -1]), ["a", "a"]) == 1.0
+
+
+def test_fifty_pairs_of_two_prompts_do_not_show_a_slot_bias():
+    one, two = np.full(50, judging.FIRST), np.full(50, judging.SECOND)
+    assert judging.both_orders(one, two, ["a", "b"] * 25).slot_p == pytest.approx(0.5)
+    assert judging.both_orders(one, two, list(range(50))).slot_p == judging.both_orders(one, two).slot_p
+
+
+def test_the_sign_test_keeps_its_level_if_the_pairs_of_a_prompt_agree():
+    """A judge without a bias that answers the eight pairs of a prompt alike: at most 5% of the p-values are below 5%
+    (2,000 draws: at most 6.2% by chance). Over pairs the test would reject in most."""
+    rng = np.random.default_rng(0)
+    prompts = np.repeat(np.arange(30), 8).tolist()
+    p_values = [judging.sign_p(np.repeat(rng.choice([-1, 1], 30), 8), prompts) for _ in range(2000)]
+    assert np.mean(np.array(p_values) < 0.05) <= 0.062
+    by_pair = [judging.sign_p(np.repeat(rng.choice([-1, 1], 30), 8), range(240)) for _ in range(200)]
+    assert np.mean(np.array(by_pair) < 0.05) > 0.3

@@ -12,7 +12,7 @@ import numpy as np
 
 from afzal.judge.figures import finite, interval
 from afzal.judge.labels import CLASSES, FIRST, SECOND, VALUES, Label, Labels
-from afzal.stats import agreement
+from afzal.stats import agreement, judging
 from afzal.stats.intervals import Interval, clustered, share
 from afzal.stats.resampling import sums
 
@@ -192,23 +192,12 @@ def _shown_first(labels: list[Label]) -> list[bool]:
 
 
 def _slot_preference(labels: Labels, own_labels: list[Label]) -> tuple[float | None, float | None]:
-    """The share of winners that were shown first, and the exact p-value of one half.
-
-    Labels on one prompt (axes, repeats) are not independent, so each prompt counts once, for the slot that won more
-    often on it.
-    """
-    from scipy.stats import binomtest
-
-    leads: dict[str, int] = defaultdict(int)
-    won = []
-    for label in own_labels:
-        for is_first in _shown_first([label]):
-            won.append(is_first)
-            leads[labels.prompts[label.pair]] += 1 if is_first else -1
+    """The share of winners that were shown first, and the exact p-value of one half, over prompts."""
+    won = [(is_first, labels.prompts[s.pair]) for s in own_labels for is_first in _shown_first([s])]
     if not won:
         return None, None
-    sides = [lead > 0 for lead in leads.values() if lead != 0]
-    return sum(won) / len(won), float(binomtest(sum(sides), len(sides)).pvalue) if sides else 1.0
+    shown_first, prompts = np.array([is_first for is_first, _ in won]), [prompt for _, prompt in won]
+    return float(shown_first.mean()), judging.sign_p(np.where(shown_first, 1, -1), prompts)
 
 
 def _repeat_consistency(labels: list[Label]) -> tuple[float | None, int]:
@@ -221,10 +210,14 @@ def _repeat_consistency(labels: list[Label]) -> tuple[float | None, int]:
     return (sum(consistent) / len(consistent) if consistent else None), len(consistent)
 
 
-def _count_alternations(labels: list[Label]) -> tuple[int, int]:
-    """How often the slot of consecutive winners changed, and in how many steps."""
-    slots = _shown_first(labels)
-    return sum(a != b for a, b in pairwise(slots)), max(0, len(slots) - 1)
+def _count_alternations(labels: Labels, own_labels: list[Label]) -> tuple[int, int]:
+    """How often the slot of consecutive winners changed, and in how many steps. Labels on one prompt are not
+    independent, so only the first of each prompt counts."""
+    slots: dict[str, bool] = {}
+    for label in own_labels:
+        for is_first in _shown_first([label]):
+            slots.setdefault(labels.prompts[label.pair], is_first)
+    return sum(a != b for a, b in pairwise(slots.values())), max(0, len(slots) - 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -276,7 +269,7 @@ def _remarks(
     if p is not None and p < 0.01 / n:
         side = "first" if figures["first_slot"] > 0.5 else "second"
         remarks.append(f"prefers what is shown {side} ({figures['first_slot']:.0%} first, p = {p:.1g})")
-    changes, steps = _count_alternations(own_labels)
+    changes, steps = _count_alternations(labels, own_labels)
     if steps and changes > 0.5 * steps and binomtest(changes, steps).pvalue < 0.001 / n:
         remarks.append(f"changes the slot {changes} times in {steps} steps: left, right, left, right?")
     own_counts = _class_counts(own_labels)

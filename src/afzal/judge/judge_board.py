@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -110,7 +111,7 @@ def rank_judges(verdicts: Verdicts, *, resamples: int = 2000, seed: int = 0) -> 
             by_category[category] = (
                 int(in_category.sum()),
                 float(np.nanmean(table[in_category, column])),
-                order_consistency(both[in_category], truth[in_category]),
+                order_consistency(both[in_category], truth[in_category], list(compress(prompts, in_category))),
             )
         missing = sum(v.outcome == "none" for v in judge_verdicts)
         ranks = int(places[column]), int(best[column]), int(worst[column])
@@ -123,7 +124,7 @@ def rank_judges(verdicts: Verdicts, *, resamples: int = 2000, seed: int = 0) -> 
                 *ranks,
                 len(judge_verdicts),
                 missing,
-                order_consistency(both, truth),
+                order_consistency(both, truth, prompts),
                 by_category,
                 lead,
             )
@@ -180,8 +181,14 @@ def _outcomes_by_order(verdicts: Sequence[Verdict], place: Mapping[str, int]) ->
     return table
 
 
-def order_consistency(table: np.ndarray, truth: np.ndarray) -> OrderConsistency | None:
-    """The figures of the items ``[N, 2]`` that a judge saw in both orders; None without any."""
+def order_consistency(
+    table: np.ndarray, truth: np.ndarray, prompts: Sequence[Hashable] = ()
+) -> OrderConsistency | None:
+    """The figures of the items ``[N, 2]`` that a judge saw in both orders; None without any.
+
+    Args:
+        prompts: ``[N]`` the prompt of each item; empty if all differ.
+    """
     both_played = (table > -2).all(1)
     if not both_played.any():
         return None
@@ -190,7 +197,7 @@ def order_consistency(table: np.ndarray, truth: np.ndarray) -> OrderConsistency 
     consistent = decided & (first == second)
     right = consistent & (first == truth)
     return OrderConsistency(
-        orders=judging.both_orders(first, second),
+        orders=judging.both_orders(first, second, list(compress(prompts, both_played))),
         first_order=float((first == truth).mean()),
         second_order=float((second == truth).mean()),
         both_right=float(((first == truth) & (second == truth)).mean()),

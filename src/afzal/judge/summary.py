@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -95,7 +96,7 @@ def summary(
     }
     both = (table > -2).all(1)
     if both.any():
-        figures["orders"] = _orders(judging.both_orders(table[both, 0], table[both, 1]))
+        figures["orders"] = _orders(judging.both_orders(table[both, 0], table[both, 1], list(compress(prompts, both))))
     people = known.people if known.people is not None and (known.people.table >= 0).any() else None
     human = None if people is None else validation.points_of_people(people)
     if (sides := two_models(items, pairs)) is not None:

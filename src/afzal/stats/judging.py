@@ -36,7 +36,7 @@ class Orders:
         first_slot: share of games with a winner in which the response shown first won.
         slot_bias: share of pairs won by the first slot in both games less the share won by the second, among pairs with
             two verdicts: 0 is fair, 1 means always the first.
-        slot_p: exact binomial p-value of no slot bias; None if no pair went to the same slot twice.
+        slot_p: exact p-value of no slot bias, by a sign test over prompts; None if no pair went to the same slot twice.
         always_first, always_second: pairs whose winner was shown first, or second, in both games.
         kappa: Cohen's kappa between the two games, over pairs with two verdicts; NaN if expected agreement is 1.
     """
@@ -53,20 +53,21 @@ class Orders:
     kappa: float
 
 
-def both_orders(first_game: np.ndarray, second_game: np.ndarray) -> Orders:
+def both_orders(first_game: np.ndarray, second_game: np.ndarray, prompts: Sequence[Hashable] = ()) -> Orders:
     """The figures of the two games ``[N]`` of each pair, with verdicts in the item's numbering.
+
+    Args:
+        prompts: ``[N]`` the prompt of each pair; empty if all differ.
 
     Raises:
         ValueError: there are no pairs.
     """
-    from scipy.stats import binomtest
-
     first, second = np.asarray(first_game), np.asarray(second_game)
     if not len(first):
         raise ValueError("a judge needs at least one pair")
     answered = (first >= 0) & (second >= 0)
-    always_first = int(((first == FIRST) & (second == SECOND)).sum())
-    always_second = int(((first == SECOND) & (second == FIRST)).sum())
+    to_first, to_second = (first == FIRST) & (second == SECOND), (first == SECOND) & (second == FIRST)
+    always_first, always_second = int(to_first.sum()), int(to_second.sum())
     slots = np.concatenate([first[first > 0] == FIRST, second[second > 0] == SECOND])
     decided = always_first + always_second
     return Orders(
@@ -76,11 +77,28 @@ def both_orders(first_game: np.ndarray, second_game: np.ndarray) -> Orders:
         consistent=float((answered & (first == second)).mean()),
         first_slot=float(slots.mean()) if len(slots) else math.nan,
         slot_bias=(always_first - always_second) / int(answered.sum()) if answered.any() else math.nan,
-        slot_p=float(binomtest(always_first, decided).pvalue) if decided else None,
+        slot_p=sign_p(to_first.astype(int) - to_second, prompts or range(len(first))) if decided else None,
         always_first=always_first,
         always_second=always_second,
         kappa=cohen(first[answered], second[answered]) if answered.any() else math.nan,
     )
+
+
+def sign_p(signs: np.ndarray, prompts: Sequence[Hashable]) -> float:
+    """Exact two-sided p-value that neither sign is more likely, by the sign test over prompts.
+
+    Signs on one prompt are not independent, so each prompt counts once, by the sign of its sum; a sum of 0 counts for
+    neither. With no other prompts the p-value is 1.
+
+    Args:
+        signs: ``[N]`` +1, -1, or 0 for neither.
+        prompts: ``[N]``.
+    """
+    from scipy.stats import binomtest
+
+    sums = np.bincount(numbered(prompts), signs)
+    decided = int((sums != 0).sum())
+    return float(binomtest(int((sums > 0).sum()), decided).pvalue) if decided else 1.0
 
 
 def agreed(first_game: np.ndarray, second_game: np.ndarray) -> np.ndarray:
