@@ -6,8 +6,8 @@ import json
 import pytest
 
 from afzal.data.dataset import fingerprint
+from afzal.data.grouping import group_by_content
 from afzal.data.native import to_row
-from afzal.data.reading import _group
 from afzal.data.splitting import split
 from afzal.data.turns import stripped_key
 from afzal.media import Media, in_row, media_part
@@ -37,7 +37,7 @@ KEYS = {
     "fingerprint": lambda x: fingerprint([x]),
     "duplicate_key": duplicate_key,
     "stripped": lambda x: stripped_key(x.prompt),
-    "group": _group,
+    "group": group_by_content,
     "json": lambda x: json.dumps(turns_to_json(x.prompt)),
     "row": lambda x: json.dumps(to_row(x)),
 }

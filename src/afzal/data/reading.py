@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import partial
@@ -22,6 +20,7 @@ from afzal.data.fields import Row, RowError, ScaleError, UnusableError, alternat
 from afzal.data.files import MAX_UNPACKED, rows
 from afzal.data.format import SYSTEM, Format
 from afzal.data.formats import FORMATS, named
+from afzal.data.grouping import group_by_content
 from afzal.data.joining import joined
 from afzal.data.json_reader import Fault, RawRow
 from afzal.data.judged_by import JUDGED_BY
@@ -31,11 +30,10 @@ from afzal.data.mediarows import MediaReader
 from afzal.data.postprocess import has_content, has_system, system_of, template_option, with_system, without_marks
 from afzal.data.potato import is_potato_folder, potato_rows
 from afzal.data.remap import without
-from afzal.data.turns import answer_text, content_key
 from afzal.data.unread_fields import UnreadFields, may_be_prompt
 from afzal.drops import Drop
 from afzal.errors import AfzalError
-from afzal.records import Item, Message
+from afzal.records import Item
 
 SAMPLE_ROWS = 64
 MEDIA_RULES = MediaRules()
@@ -221,7 +219,7 @@ class Reading:
         for response in item.responses:
             if not has_content(response.turns):
                 return None
-        return item.placed(item.id or ident, item.where or raw.where, item.group or _group(item), item.extra)
+        return item.placed(item.id or ident, item.where or raw.where, item.group or group_by_content(item), item.extra)
 
     def _finished(self, item: Item, place: str, row: Row, ident: str) -> tuple[Item, list[Drop]]:
         """The item with its system message, place, id, group and unread fields, and without empty answers."""
@@ -248,7 +246,7 @@ class Reading:
         spare |= {k: row[k] for k in (*self._request.names, JUDGED_BY) if row.get(k) is not None}
         if not row.keys().isdisjoint(_TEMPLATE):
             spare |= {k: template_option(row, k) for k in _TEMPLATE if row.get(k)}
-        return item.placed(ident, where, item.group or _group(item), {**item.extra, **spare}), drops
+        return item.placed(ident, where, item.group or group_by_content(item), {**item.extra, **spare}), drops
 
     def _is_bare(self, row: Row) -> bool:
         """Whether a row's field names show that it holds only what its format reads.
@@ -294,24 +292,6 @@ def _structured(stream: Iterator[RawRow], columns: Mapping[str, str]) -> Iterato
             yield RawRow(raw.where, Fault(bad.reason, bad.under(columns)))
             continue
         yield raw if row is raw.value else RawRow(raw.where, row)
-
-
-def _group(item: Item) -> str:
-    """The group of an item, which must stay on one side of a split, if the prompt alone does not define it.
-
-    Dialogues with the same opening stay together, since a later turn of one quotes the answers of an earlier one. Plain
-    texts have no prompt to share.
-    """
-    if not isinstance(item.prompt, str):
-        opening = next((m for m in item.prompt if m.role == "user"), Message("user", ""))
-        key = content_key(opening.content)
-        return _hashed("opening", key) if isinstance(key, str) else _hashed("opening_media", json.dumps(key))
-    return "" if item.prompt.strip() or not item.responses else _hashed("text", answer_text(item.responses[0].turns))
-
-
-def _hashed(prefix: str, text: str) -> str:
-    text = " ".join(text.casefold().split())
-    return f"{prefix}:{hashlib.sha256(text.encode()).hexdigest()[:16]}" if text else ""
 
 
 def _small(value: Any) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from afzal.data.grouping import group_by_content
 from afzal.data.judged_by import JUDGED_BY, judges_of
 from afzal.data.native import to_row
 from afzal.data.remap import with_media
@@ -233,6 +234,9 @@ def _left_out(item: Item, target: Target) -> Iterator[str]:
         "times of votes, and how long they took": lambda: any(
             v.at is not None or v.seconds is not None for v in item.votes
         ),
+        "ids of votes": lambda: any(v.id for v in item.votes),
+        "known truths": lambda: bool(item.gold),
+        "groups that stay on one side of a split": lambda: item.group not in ("", group_by_content(item)),
         "other columns": lambda: bool(item.extra.keys() - {JUDGED_BY, *kept}),
     }
     yield from (name for name, holds in checks.items() if holds())

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, Literal
 
+from afzal.data.grouping import group_by_content
 from afzal.data.judged_by import JUDGED_BY, judges_of
 from afzal.data.turns import content_text
 from afzal.records import Comparison, Item, Ranking, Rating, Turns, Vote, comparisons, turns_to_row
@@ -45,6 +46,8 @@ def left_out(item: Item, target: VoteTarget) -> Iterator[str]:
         "known truths": bool(item.gold),
         "how long votes took": target == "fastchat" and any(v.seconds is not None for v in item.votes),
         "times of votes": target == "alpaca_eval" and any(v.at is not None for v in item.votes),
+        "ids of votes": any(v.id for v in item.votes),
+        "groups that stay on one side of a split": item.group not in ("", group_by_content(item)),
         "other columns": bool(item.extra.keys() - {JUDGED_BY, *_WRITTEN_AGAIN}),
         "names of models (the responses have none)": any(r.source is None for r in item.responses),
     }
