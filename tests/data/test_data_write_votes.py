@@ -171,10 +171,38 @@ def test_pairs_name_the_loss_of_who_is_a_judge():
     assert plan([item(*votes, extra={"judged_by": ["gpt"]})], "conversational").left_out[lost] == 1
     assert lost not in plan([item(*votes)], "conversational").left_out
     assert plan([item(votes[1], extra={"judged_by": ["gpt"]})], "openai").left_out[lost] == 1
-    label = Rating(0, 1.0, "label", annotator="gpt")
-    labelled = plan([item(label, responses=(A,), extra={"judged_by": ["gpt"]})], "conversational")
-    assert labelled.left_out[lost] == 1
-    assert "judged_by" not in labelled.rows[0]
+
+
+def test_labels_of_judges_alone_are_read_back_as_verdicts(tmp_path):
+    lost = "which votes are verdicts of judges"
+    gpt, rule, ann = (Rating(0, 1.0, "label", annotator=name) for name in ("gpt", "rule", "ann"))
+    both, alone, mixed, person = (
+        item(*votes, responses=(A,), extra={"judged_by": ["gpt", "rule"]})
+        for votes in ((gpt, rule), (gpt, replace(ann, weight=0.0)), (gpt, ann), (ann,))
+    )
+    write([both, alone, mixed, person], tmp_path / "labels.jsonl", "conversational")
+    read_back = read(str(tmp_path / "labels.jsonl")).items
+    assert [vote.annotator for x in read_back for vote in x.votes] == ["gpt and rule", "gpt", None, None]
+    people = without_verdicts(read_back)
+    assert [len(x.votes) for x in people.items] == [0, 0, 1, 1]
+    assert (people.verdicts, people.judges) == (2, ("gpt", "gpt and rule"))
+    assert [plan([x], "conversational").left_out[lost] for x in (both, alone, mixed, person)] == [0, 0, 1, 0]
+
+
+def test_each_response_names_the_judge_of_its_own_labels():
+    votes = (Rating(0, 1.0, "label", annotator="gpt"), Rating(1, 0.0, "label", annotator="ann"))
+    planned = plan([item(*votes, extra={"judged_by": ["gpt"]})], "conversational")
+    assert [row.get("judged_by") for row in planned.rows] == [["gpt"], None]
+    assert planned.left_out["the names of annotators"] == 1
+    assert planned.left_out["which votes are verdicts of judges"] == 0
+
+
+def test_a_label_that_counts_keeps_its_weight_next_to_one_that_does_not(tmp_path):
+    """A person who answers a question again: the repeat has weight 0 and must not take the label out of training."""
+    votes = [Rating(0, 1.0, "label", annotator="ann", weight=w) for w in (0.5, 0.0)]
+    write([item(*votes, responses=(A,))], tmp_path / "labels.jsonl", "conversational")
+    (back,) = read(str(tmp_path / "labels.jsonl")).items
+    assert [(vote.value, vote.weight) for vote in back.votes if isinstance(vote, Rating)] == [(1.0, 0.5)]
 
 
 @pytest.mark.parametrize("judges", [["gpt"], ["gpt", "rule"]])

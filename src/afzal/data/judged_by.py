@@ -40,6 +40,12 @@ def judges_of(item: Item) -> list[str]:
     return [str(name) for name in names] if isinstance(names, list) else []
 
 
+def only_judge(row: Mapping[str, Any]) -> str | None:
+    """The judge who gave the one vote of a row, for layouts without a column of annotators; None without one name."""
+    names = row.get(JUDGED_BY)
+    return str(names[0]) if isinstance(names, list) and len(names) == 1 else None
+
+
 def without_verdicts(items: Sequence[Item]) -> PeopleOnly:
     """The rows without the verdicts of judges, which would count as people's votes or as the truth."""
     rows, verdicts, names = [], 0, set[str]()

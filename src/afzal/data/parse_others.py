@@ -23,6 +23,7 @@ from afzal.data.fields import (
     value,
     weight,
 )
+from afzal.data.judged_by import only_judge
 from afzal.data.parse_pairs import history, instruction
 from afzal.data.turns import Messages, WeightedMessage, answer_text, assistant_turn, chat_prompt, messages, transcript
 from afzal.records import Comparison, Item, Message, Rating, Response, Turns
@@ -251,7 +252,8 @@ def prompt_only(row: Row) -> Item:
 
 def _labelled(row: Row, prompt: Turns, answer: Turns) -> Item:
     label_value = 1.0 if label(row, "label|kto_tag") else 0.0
-    return Item("", prompt, (Response(answer),), (Rating(0, label_value, "label", weight=weight(row)),))
+    vote = Rating(0, label_value, "label", weight=weight(row), annotator=only_judge(row))
+    return Item("", prompt, (Response(answer),), (vote,))
 
 
 def _last_answer(turns: Messages) -> int:

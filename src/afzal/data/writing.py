@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal, get_args
 
 from afzal.data.grouping import group_by_content
@@ -25,6 +26,7 @@ from afzal.records import (
     Preference,
     Rating,
     Turns,
+    Vote,
     labels,
     media_of,
     preferences,
@@ -154,7 +156,7 @@ def _pair_rows(item: Item, target: Target) -> Iterator[dict[str, Any] | _CannotH
             yield _openai_row(item, chosen, rejected, pair)
         else:
             row = {"prompt": item.prompt, "chosen": chosen, "rejected": rejected}
-            yield {k: turns_to_row(v) for k, v in row.items()} | _facts(pair) | _verdict(item) | _template(item)
+            yield {k: turns_to_row(v) for k, v in row.items()} | _facts(pair) | _verdict_on_pair(item) | _template(item)
 
 
 def _openai_row(item: Item, chosen: Turns, rejected: Turns, pair: Preference) -> dict[str, Any] | _CannotHold:
@@ -174,7 +176,6 @@ def _label_rows(item: Item, target: Target) -> Iterator[dict[str, Any] | _Cannot
     if target == "openai":
         yield _CannotHold("unpaired", "it cannot hold labels of single answers")
         return
-    weights = {v.response: v.weight for v in item.votes if isinstance(v, Rating) and v.kind == "label"}
     for k, label in enumerate(labels(item)):
         if label is None:
             yield _CannotHold("no_label", "nothing says whether the answer is good or bad")
@@ -184,7 +185,10 @@ def _label_rows(item: Item, target: Target) -> Iterator[dict[str, Any] | _Cannot
             "completion": turns_to_row(item.responses[k].turns),
             "label": label,
         }
-        yield row | ({"weight": weights[k]} if weights.get(k, 1.0) != 1.0 else {})
+        votes = _labels_of(item, k)
+        weight = fmean(vote.weight for vote in votes) if votes else 1.0
+        judge = _only_judges(item, votes)
+        yield row | ({"weight": weight} if weight != 1.0 else {}) | ({JUDGED_BY: [judge]} if judge else {})
 
 
 def _answer_rows(item: Item, target: Target) -> Iterator[dict[str, Any] | _CannotHold]:
@@ -204,15 +208,36 @@ def _facts(pair: Preference) -> dict[str, float]:
     return {name: value for name, (value, default) in facts.items() if value != default and value is not None}
 
 
-def _verdict(item: Item) -> dict[str, Any]:
+def _labels_of(item: Item, response: int) -> list[Rating]:
+    """The labels that count for a response."""
+    given = [v for v in item.votes if isinstance(v, Rating) and v.kind == "label" and v.response == response]
+    return [vote for vote in given if vote.weight > 0]
+
+
+def _only_judges(item: Item, votes: Iterable[Vote]) -> str:
+    """The names of the judges who gave all votes that count, in one; empty if anyone else did."""
+    names = {vote.annotator for vote in votes if vote.weight > 0}
+    if not names <= set(judges_of(item)):
+        return ""
+    return " and ".join(sorted(map(str, names)))
+
+
+def _verdict_on_pair(item: Item) -> dict[str, Any]:
     """The columns that mark a pair as a judge's verdict, if only judges voted: else it would count as a person's."""
-    names = {str(vote.annotator) for vote in item.votes}
-    # no column of a label names who gave it
-    is_label = any(isinstance(vote, Rating) and vote.kind == "label" for vote in item.votes)
-    if is_label or not names or not names <= set(judges_of(item)):
-        return {}
-    name = " and ".join(sorted(names))
-    return {"annotator": name, JUDGED_BY: [name]}
+    name = _only_judges(item, item.votes)
+    return {"annotator": name, JUDGED_BY: [name]} if name else {}
+
+
+def _without_name(item: Item, target: Target) -> list[Vote]:
+    """The votes in rows that do not say which judge gave them."""
+    if target == "openai":  # no tool is known to accept further columns there
+        return list(item.votes)
+    if any(isinstance(vote, Rating) and vote.kind == "label" for vote in item.votes):
+        by_row = [_labels_of(item, k) for k in range(len(item.responses))]
+    else:
+        by_row = [list(item.votes)]
+    named = [vote for votes in by_row if _only_judges(item, votes) for vote in votes]
+    return [vote for vote in item.votes if vote not in named or vote.annotator not in judges_of(item)]
 
 
 def _template(item: Item) -> dict[str, Any]:
@@ -221,15 +246,13 @@ def _template(item: Item) -> dict[str, Any]:
 
 def _left_out(item: Item, target: Target) -> Iterator[str]:
     kept = ("tools",) if target == "openai" else template_fields(item)
-    named = target != "openai" and bool(_verdict(item))
+    nameless = _without_name(item, target)
     checks: dict[str, Callable[[], bool]] = {
-        "the names of annotators": lambda: any(v.annotator for v in item.votes) and not named,
+        "the names of annotators": lambda: any(v.annotator for v in nameless),
         "single votes (pooled into one probability)": lambda: len(item.votes) > len(item.responses) > 1,
         "that answers belong to one prompt (written as pairs)": lambda: len(item.responses) > 2,
         "which axis a vote is on": lambda: any(v.axis for v in item.votes),
-        "which votes are verdicts of judges": lambda: (
-            any(v.annotator in judges_of(item) for v in item.votes) and not named
-        ),
+        "which votes are verdicts of judges": lambda: any(v.annotator in judges_of(item) for v in nameless),
         "names of models": lambda: any(r.source is not None for r in item.responses),
         "times of votes, and how long they took": lambda: any(
             v.at is not None or v.seconds is not None for v in item.votes
