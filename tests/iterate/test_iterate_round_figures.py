@@ -340,7 +340,7 @@ def test_a_policy_is_measured_by_its_kl_to_the_first_one_and_once_more_by_other_
     config = SimpleNamespace(model="first", max_new_tokens=5, held_out_samples=2, seed=3, pass_tokens=64)
     questions = SimpleNamespace(held_out=[SimpleNamespace(ids=(1, 2), input=(1, 2), columns={})], chat=False)
     speaker = SimpleNamespace(ends=lambda *, chat: [0])
-    job = stages.Job(config, SimpleNamespace(path=tmp_path), questions, speaker, None, None, None)
+    job = stages.Job(config, SimpleNamespace(path=tmp_path), questions, speaker, None, None, None)  # pyright: ignore[reportArgumentType]
     rows, fresh = stages.measure(job, 1), stages.measure_fresh(job, 1)
     policy = str(tmp_path / "rounds" / "001" / "run")
     assert [r["kl"] for r in rows] == [0.5, 0.5]

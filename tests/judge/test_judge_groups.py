@@ -41,6 +41,7 @@ def test_two_tastes_are_found_and_measured_on_other_prompts():
     assert split.of["ann"] != split.of["dil"]
     assert split.within.value == pytest.approx(0.9**2 + 0.1**2, abs=0.05)
     assert split.between.value == pytest.approx(0.5, abs=0.05)
+    assert split.gap.low is not None
     assert split.gap.low > 0.2
     assert "The disagreement has a pattern" in groups.in_words(split)
 
