@@ -43,7 +43,12 @@ class AfzalError(Exception):
         remedy: what to do next, if possible as a command or a setting.
 
     Line feeds in names are escaped, so that a name cannot start a line of the message.
+
+    Attributes:
+        told: whether another process prints the error.
     """
+
+    told = False
 
     def __init__(self, what: str, *, where: str = "", why: str = "", remedy: str = "") -> None:
         self.what, self.where, self.why, self.remedy = what, where, why, remedy

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
 import typer
 from typer.core import TyperGroup
 
-from afzal.errors import AfzalError, Terminated
+from afzal.errors import AfzalError, Terminated, signal_of
 from afzal.terminal import VisibleStream
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ VERBS = {
     "env": "Show the versions and hardware that a run would use.",
     "demo": "Run the whole pipeline on a small built-in language whose true reward is known exactly.",
 }
+_RANKED = ("train", "iterate")  # the verbs that run over several ranks
 BUG, INTERRUPTED, BROKEN_PIPE = 70, 130, 141
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
@@ -147,7 +148,7 @@ def _refuse_ranks(args: list[str]) -> None:
     do the same work."""
     from afzal.runs import torchrun
 
-    if args and args[0] in VERBS and args[0] not in ("train", "iterate"):
+    if args and args[0] in VERBS and args[0] not in _RANKED:
         torchrun.require_one_process(f"afzal {args[0]}")
 
 
@@ -205,18 +206,27 @@ def _guarded(run: Callable[[], int], args: list[str], interrupts: list[int], deb
         # The reader (such as `head`) has exited; the interpreter must not try to flush to it again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-    except (KeyboardInterrupt, Terminated, typer.Abort):
-        return _interrupted(args, interrupts)
+    except (KeyboardInterrupt, Terminated, typer.Abort) as stop:
+        return _interrupted(args, interrupts or [signal.Signals[signal_of(stop)]])
     except Exception as error:
-        if debug:
+        if torchrun.world_size() > 1 and args and args[0] in _RANKED:
+            _tell_ranks(error)
+        told = getattr(error, "told", False)  # another rank reports it
+        if debug and not told:
             raise
-        if interrupts and (is_interruption(error) or not isinstance(error, AfzalError)):
+        if interrupts and not told and (is_interruption(error) or not isinstance(error, AfzalError)):
             return _interrupted(args, interrupts)
         message, code = _message_and_code(error)
-        # an error that rank 0 has reported, or a signal that every rank got, is reported once
         rank = torchrun.global_rank()
-        reported = getattr(error, "told", False) or (rank and hasattr(error, "signal"))
+        reported = told or (rank and hasattr(error, "signal"))  # every rank got the signal
         return code if reported else _print_error(f"rank {rank}: {message}" if rank else message, code)
+
+
+def _tell_ranks(error: Exception) -> None:
+    """Tell the other ranks, if they still wait for this one to join them."""
+    from afzal.train import ranks
+
+    ranks.tell(error)
 
 
 def _interrupted(args: list[str], interrupts: list[int]) -> int:
@@ -227,7 +237,7 @@ def _interrupted(args: list[str], interrupts: list[int]) -> int:
     for name in ("SIGTERM", "SIGHUP"):  # a second one must not cut off the message
         if (number := getattr(signal, name, None)) in interrupts:
             signal.signal(number, signal.SIG_IGN)
-    number = interrupts[0] if interrupts else signal.SIGINT
+    number = interrupts[0]
     return 128 + number if torchrun.global_rank() else _print_error(interruption_line(args, number), 128 + number)
 
 

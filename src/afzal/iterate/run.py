@@ -15,7 +15,7 @@ from pathlib import Path
 from afzal import runs, trackers
 from afzal.config import PEOPLE, IterateConfig
 from afzal.config.serving import ServerConfig
-from afzal.errors import AfzalError, Terminated, signal_of
+from afzal.errors import AfzalError
 from afzal.generate.with_server import policy_server_settings
 from afzal.hashes import tokens_hash
 from afzal.iterate import round_figures
@@ -32,7 +32,7 @@ from afzal.prepare import Recipe, recipe_of
 from afzal.recipes import parallel
 from afzal.recipes.input_hashes import input_hashes, refuse_changes
 from afzal.recipes.runtime import fixed_date
-from afzal.recipes.train import Stopped
+from afzal.recipes.train import Stopped, end_of
 from afzal.rewards.source import Rewarder
 from afzal.runs import torchrun
 from afzal.servers.cache import REPLIES
@@ -89,16 +89,11 @@ def _iterate(config: IterateConfig, resume: bool, command: str, date: str, callb
         except Stopped as stop:
             run.update(status="stopped", stop_reason=stop.signal, finished=utc_now())
             raise Stopped(stop.signal, run.path, stop.step, remedy=f"continue with: {resume_command(run)}") from None
-        except (KeyboardInterrupt, Terminated) as stop:
-            with suppress(AfzalError):
-                run.update(status="stopped", stop_reason=signal_of(stop), finished=utc_now())
-            raise
         except BaseException as error:
             with suppress(AfzalError):  # on a full disk even this can fail; report the first error
-                run.update(status="failed", stop_reason=f"{type(error).__name__}: {error}", finished=utc_now())
+                run.update(**end_of(ranks.cause(error)), finished=utc_now())
             raise
-        finally:
-            job.coordinator.stop()
+        job.coordinator.stop()
     return run.path
 
 

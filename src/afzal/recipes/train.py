@@ -51,6 +51,13 @@ from afzal.train.signals import EXIT_CODES, stop_on_signals
 from afzal.train.timer import SaveTimer
 
 
+def end_of(reason: BaseException) -> dict[str, str]:
+    """Status and stop reason of a run that ends with this exception."""
+    if isinstance(reason, (KeyboardInterrupt, Terminated)):
+        return {"status": "stopped", "stop_reason": signal_of(reason)}
+    return {"status": "failed", "stop_reason": f"{type(reason).__name__}: {reason}"}
+
+
 class Stopped(AfzalError):  # noqa: N818 - a request, not a fault
     """The run was asked to stop and has saved a checkpoint. ``signal`` names the source of the request."""
 
@@ -115,21 +122,15 @@ def _joined(
     run.update(template_date=date, **{name: value for name, value in facts.items() if value})
     restored = nullcontext() if model is None else attention_restored(model)
     signals = stop_on_signals()
-    if ranks.world() > 1:  # all ranks must end at the same place, or some would wait for the others
-        signals.listen()
     with run, restored, ExitStack() as cleanup:
         cleanup.callback(signals.leave)
         try:
             return _train(config, run, prepared, model, RunListeners(signals, callbacks), resume)
         except Stopped:
             raise
-        except (KeyboardInterrupt, Terminated) as stop:
-            with suppress(AfzalError):
-                run.update(status="stopped", stop_reason=signal_of(stop), finished=_now())
-            raise
         except BaseException as error:
             with suppress(AfzalError):  # on a full disk even this may fail; the first error is the one to report
-                run.update(status="failed", stop_reason=f"{type(error).__name__}: {error}", finished=_now())
+                run.update(**end_of(ranks.cause(error)), finished=_now())
             raise
 
 

@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -28,6 +31,8 @@ from afzal.errors import AfzalError
 from afzal.objectives.metrics import Tally
 from afzal.runs import torchrun
 from afzal.runs.torchrun import global_rank, world_size
+from afzal.train.failures import Board, Failure, board_at, failure_of, is_request
+from afzal.train.signals import signals_ignored
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -36,8 +41,10 @@ T = TypeVar("T")
 
 # a rank that waits longer than this for the others gives up, so that none hangs forever after another has died
 TIMEOUT = timedelta(minutes=30)
-_PARTING = timedelta(seconds=10)  # after a failure, which may have hit the others too
+TELLING = timedelta(seconds=20)  # in which a rank that fails before it joined tells the others
+_POLL_SECONDS, _GONE_SECONDS = 0.02, 10.0
 _tensor = 1  # ranks that compute the same items together
+_board: Board | None = None  # of the joined group
 _meetings = 0  # trainings in this process that joined a group
 
 
@@ -94,44 +101,78 @@ def leads() -> bool:
     return rank() == 0
 
 
-class ElsewhereError(AfzalError):
-    """Another rank failed and reports the error itself."""
-
-    told = True
-
-
 @contextmanager
 def joined(device: torch.device, tensor_parallel: int = 1) -> Iterator[None]:
     """Join the ranks that were started together into one group inside the block: gloo for the host, NCCL for CUDA.
 
+    What ends one rank inside the block ends all of them (:mod:`afzal.train.failures`).
+
     Args:
         tensor_parallel: number of successive ranks that compute the same items together; divides the number of ranks.
+
+    Raises:
+        AfzalError: an error of another rank, which reports it.
+        KeyboardInterrupt, Terminated: a signal has ended another rank.
     """
-    global _tensor
+    global _tensor, _board
     if world_size() < 2 or world() > 1:
         yield
         return
     assert world_size() % tensor_parallel == 0
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    store, rank, size = _meeting()
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
-    wait = TIMEOUT
-    _tensor = tensor_parallel
+    store, prefix, rank, size = _meeting()
+    _board = board = board_at(os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"], prefix, rank, size)
     try:
+        _all_at(store, "here", size, board, TIMEOUT)  # also ends if one fails before it is here
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
+        _tensor = tensor_parallel
+        if tensor_parallel > 1:
+            mesh(device.type)  # its groups meet through the store, so here, where all ranks are
         yield
-    except BaseException:
-        wait = _PARTING
-        raise
+        _part(store, size, board)
+    except BaseException as error:
+        reason = board.cause(error)
+        if is_request(reason):
+            _part(store, size, board)
+            raise
+        with signals_ignored():
+            board.end(reason)
+        if reason is error:
+            raise
+        raise reason from None
     finally:
-        _tensor = 1
+        _tensor, _board = 1, None
         mesh.cache_clear()
         flat_mesh.cache_clear()
-        _part(store, size, wait)
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        board.close()
 
 
-def _meeting() -> tuple[Store, int, int]:
-    """The store through which the ranks find each other, this rank, and the number of ranks.
+def cause(error: BaseException) -> BaseException:
+    """The error that this rank ends with because of ``error``: itself, or another rank's if it only follows from that.
+
+    An exchange breaks off if another rank has failed, and launchers then end the others by a signal.
+    """
+    return error if _board is None else _board.cause(error)
+
+
+def tell(error: BaseException) -> None:
+    """Tell the others that this rank ends before it joined them, so that they do not wait for it.
+
+    If another has failed before, ``error`` is marked as told. The others may come late or never; then this gives up.
+    """
+    if world_size() < 2 or _meetings:
+        return
+    with suppress(RuntimeError):
+        _, prefix, rank, size = _meeting(TELLING)
+        board = board_at(os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"], prefix, rank, size)
+        board.end(error)
+        board.close()
+
+
+def _meeting(patience: timedelta = TIMEOUT) -> tuple[Store, str, int, int]:
+    """The store through which the ranks find each other and its prefix, this rank, and the number of ranks.
 
     Trainings of one process share a store, each with its own prefix. A store may still hold entries, such as addresses:
     from before a restart, if the launcher keeps the store, or from the previous training, since rank 0 releases its
@@ -139,25 +180,71 @@ def _meeting() -> tuple[Store, int, int]:
     """
     global _meetings
     _meetings += 1
-    store, rank, size = _store(os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"])
+    store, rank, size = _store(os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"], patience)
     start = torchrun.restarts() if torchrun.reuses_store() else 0
-    return PrefixStore(f"afzal/{start}/{_meetings}", store), rank, size
+    prefix = f"afzal/{start}/{_meetings}"
+    return PrefixStore(prefix, store), prefix, rank, size
 
 
 @cache
-def _store(address: str, port: str) -> tuple[Store, int, int]:
+def _store(address: str, port: str, patience: timedelta) -> tuple[Store, int, int]:
     del address, port  # the rendezvous reads them from the environment too
-    return next(rendezvous("env://", timeout=TIMEOUT))
+    return _with_signals(lambda: next(rendezvous("env://", timeout=patience)))
 
 
-def _part(store: Store, size: int, wait: timedelta) -> None:
-    """Leave once all ranks have finished: a last message may still be on its way from one to another."""
-    for key in ("done", "gone"):  # twice, since rank 0 keeps the store
-        with suppress(RuntimeError):  # a dead rank never arrives
-            if store.add(key, 1) == size:
-                store.set(f"{key}/all", "1")
-            elif key == "done" or rank() == 0:
-                store.wait([f"{key}/all"], wait)
+def _with_signals(work: Callable[[], T]) -> T:
+    """The result of work that waits for other ranks outside Python, where no signal would be handled meanwhile."""
+    results: list[T] = []
+    faults: list[Exception] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except Exception as error:
+            faults.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(_POLL_SECONDS)
+    if faults:
+        raise faults[0]
+    return results[0]
+
+
+def _all_at(store: Store, place: str, size: int, board: Board, patience: timedelta) -> None:
+    """Wait until all ranks have come to a place.
+
+    Raises:
+        BaseException: one has failed instead.
+    """
+    deadline = time.monotonic() + patience.total_seconds()
+    store.add(place, 1)
+    while True:
+        if board.known is not None:  # then the store may be gone
+            raise board.known.as_error()
+        if store.add(place, 0) >= size:
+            return
+        if time.monotonic() > deadline:
+            raise AfzalError(
+                f"only {store.add(place, 0)} of {size} ranks have come within {patience}",
+                remedy="look at the others' last lines, and start all of them again",
+            )
+        time.sleep(_POLL_SECONDS)
+
+
+def _part(store: Store, size: int, board: Board) -> None:
+    """Leave once all ranks have finished: a last message may still be on its way from one to another.
+
+    Raises:
+        BaseException: one has failed instead.
+    """
+    _all_at(store, "done", size, board, TIMEOUT)
+    board.close()
+    store.add("gone", 1)
+    deadline = time.monotonic() + _GONE_SECONDS
+    while rank() == 0 and store.add("gone", 0) < size and time.monotonic() < deadline:  # rank 0 may keep the store
+        time.sleep(_POLL_SECONDS)
 
 
 def own_device(name: str) -> str:
@@ -272,17 +359,7 @@ def led(work: Callable[[], None]) -> None:
     if world() == 1:
         work()
         return
-    fault: Exception | None = None
-    if leads():
-        try:
-            work()
-        except Exception as error:
-            fault = error
-    message = agreed(None if fault is None else str(fault) or type(fault).__name__)
-    if fault is not None:
-        raise fault
-    if message is not None:
-        raise ElsewhereError(f"rank 0 failed: {message}")
+    by_all(lambda: work() if leads() else None)
 
 
 def by_all(work: Callable[[], T], caught: type[Exception] = Exception) -> list[T]:
@@ -302,20 +379,13 @@ def by_all(work: Callable[[], T], caught: type[Exception] = Exception) -> list[T
         value = work()
     except caught as error:
         fault = error
-    answers: list[Any] = gather([value, fault and _fields(fault)])
+    answers: list[Any] = gather([value, fault and asdict(failure_of(rank(), fault))])
     if fault is not None:
         raise fault
-    for failed_rank, (_, failure) in enumerate(answers):
+    for _, failure in answers:
         if failure is not None:
-            what, where, why, remedy = failure
-            raise AfzalError(f"rank {failed_rank}: {what}", where=where, why=why, remedy=remedy)
+            raise Failure(**failure).as_error()
     return [value for value, _ in answers]
-
-
-def _fields(error: Exception) -> list[str]:
-    if isinstance(error, AfzalError):
-        return [error.what, error.where, error.why, error.remedy]
-    return [f"{type(error).__name__}: {error}", "", "", ""]
 
 
 def portion(n: int) -> range:

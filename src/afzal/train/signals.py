@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -53,6 +54,18 @@ class StopSignals:
         if self._interrupts > 1:
             raise KeyboardInterrupt
         self.requested = self.requested or signal.Signals(number).name
+
+
+@contextmanager
+def signals_ignored() -> Iterator[None]:
+    """Inside the block, on the main thread, no signal interrupts the last words of a process that ends anyway."""
+    on_main_thread = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in _SIGNALS if on_main_thread}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def stop_on_signals() -> StopSignals:
