@@ -48,7 +48,7 @@ class AfzalError(Exception):
         told: whether another process prints the error.
     """
 
-    told = False
+    told: bool = False
 
     def __init__(self, what: str, *, where: str = "", why: str = "", remedy: str = "") -> None:
         self.what, self.where, self.why, self.remedy = what, where, why, remedy

@@ -1,4 +1,4 @@
-"""Faults of one of two ranks, and signals before the first update: all end soon, one error is printed, nothing is lost."""
+"""Faults of one of two ranks, and signals before the first update: all end soon with one error, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from typing import Any
 
 import pytest
 from helpers_ranks import run_ranks, start_group
-from helpers_runs import _run, command_line, finished, fingerprint
+from helpers_runs import _run, command_line, fingerprint, finished
 from test_recipes_ranks import given, metrics, rewarded
-
 
 SOON = 30  # seconds on a busy machine; a wait for another rank would take 30 minutes
 QUIET: dict[str, Any] = {"max_steps": 3, "save_every_steps": 1, "keep_checkpoints": 5, "sample_prompts": 0}

@@ -1,8 +1,8 @@
 """What ends one rank ends all of them, and is said once.
 
 A rank that fails writes why to the store through which the ranks met, and ends once the others have read it. Their
-exchange breaks off at that moment, and they know whose failure ended it. No exchange is needed for that, which all would
-have to make at the same place.
+exchange breaks off at that moment, and they know whose failure ended it. No exchange is needed for that, which all
+would have to make at the same place.
 
 A rank that computes, or waits for something else than the others, notices nothing. Each has a thread that looks at the
 store. If its rank goes on after another has failed, the thread sends it a signal, and in the end ends the process.
@@ -20,7 +20,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 
-from torch.distributed import DistError, PrefixStore, Store, TCPStore
+from torch.distributed import DistError, TCPStore  # pyright: ignore[reportPrivateImportUsage]
+from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from afzal.errors import AfzalError, Terminated, signal_of
 
