@@ -70,6 +70,19 @@ def _slow(name: str, function: str) -> Callable[[Path], None]:
     return slow
 
 
+def _slow_rollout(folder: Path) -> None:
+    """This rank needs a minute to draw the answers of the third rollout."""
+    rollout = _module("afzal.recipes.rollout")
+    write = rollout.Writer.write
+
+    def written(self: Any, iteration: int, kl_coef: float) -> Any:
+        if iteration == 2:
+            _slow("afzal.recipes.rollout", "sample")(folder)
+        return write(self, iteration, kl_coef)
+
+    rollout.Writer.write = written
+
+
 FAULTS: dict[str, Callable[[Path], None]] = {
     "data": _no_data,
     "header": _broken_header,
@@ -78,7 +91,7 @@ FAULTS: dict[str, Callable[[Path], None]] = {
     "reading": _slow("afzal.recipes.train", "prepare"),
     "building": _slow("afzal.recipes.train", "set_up"),
     "checking": _slow("afzal.recipes.train", "check_first_loss"),
-    "sampling": _slow("afzal.recipes.rollout", "sample"),
+    "sampling": _slow_rollout,
 }
 
 
@@ -185,8 +198,8 @@ def test_a_disk_that_is_full_for_one_rank_leaves_the_checkpoint_before(tmp_path,
     assert fingerprint(tmp_path / "out") == fingerprint(tmp_path / "whole")
 
 
-def stopped_while(folder: Path, line: list[str], fault: str, slow: list[int], signalled: list[int], name: str) -> None:
-    """A signal to some ranks, while some of them read, build or sample, ends both soon."""
+def stopped_while(folder: Path, line: list[str], fault: str, slow: list[int], signalled: list[int], name: str) -> str:
+    """A signal to some ranks, while some of them read, build or sample, ends both soon; returns what they printed."""
     started = start(folder, line, fault, *slow)
     while not all((folder / f"slow-{rank}").exists() for rank in slow):
         assert all(process.is_alive() for process in started), errors(folder)
@@ -199,8 +212,8 @@ def stopped_while(folder: Path, line: list[str], fault: str, slow: list[int], si
     assert [finished(process, 120) for process in started] == [128 + number] * 2
     assert time.monotonic() - begun < SOON
     said = "".join((folder / f"said-{rank}").read_text() for rank in range(2))
-    assert said.count("interrupted by ") == 1
     assert "error: " not in said
+    return said
 
 
 @pytest.mark.parametrize(
@@ -216,7 +229,7 @@ def stopped_while(folder: Path, line: list[str], fault: str, slow: list[int], si
 )
 def test_a_signal_before_the_first_update_ends_all_ranks_at_once(tmp_path, fault, slow, signalled, name):
     line = command_line("dpo", given(tmp_path, "out", "dpo", **QUIET))
-    stopped_while(tmp_path, line, fault, slow, signalled, name)
+    assert stopped_while(tmp_path, line, fault, slow, signalled, name).count("interrupted by ") == 1
     if fault != "reading":
         assert (facts(tmp_path)["status"], facts(tmp_path)["stop_reason"]) == ("stopped", name)
 
@@ -228,5 +241,19 @@ def test_a_resumed_run_stopped_before_its_next_update_loses_nothing(tmp_path):
     assert ends(tmp_path, line, "disk", 1) == [2, 2]
     stopped_while(tmp_path, [*line, "--resume"], "building", [0, 1], [1], "SIGTERM")
     assert [m["step"] for m in metrics(tmp_path / "out") if m["kind"] == "train"][:1] == [1]
+    assert run_ranks([*line, "--resume"], 2) == [0, 0]
+    assert fingerprint(tmp_path / "out") == fingerprint(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("slow", "signalled", "name"), [([0, 1], [0, 1], "SIGTERM"), ([1], [1], "SIGINT")])
+def test_a_signal_ends_a_rollout_and_the_resumed_run_draws_it_again(tmp_path, slow, signalled, name):
+    short = {"iterations": 4, "ppo_epochs": 2, "minibatches": 1, "eval_every_steps": 1000}
+    whole, line = (command_line("ppo", rewarded(tmp_path, out, "ppo", **short)) for out in ("whole", "out"))
+    assert run_ranks(whole, 2) == [0, 0]
+    said = stopped_while(tmp_path, line, "sampling", slow, signalled, name)
+    assert f"stopped by {name} after step 4; everything is saved" in said
+    assert facts(tmp_path)["status"] == "stopped"
+    assert [path.name for path in (tmp_path / "out" / "checkpoints").iterdir()] == ["step-00000004"]
     assert run_ranks([*line, "--resume"], 2) == [0, 0]
     assert fingerprint(tmp_path / "out") == fingerprint(tmp_path / "whole")

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from afzal.config import METHODS, OnlineConfig
-from afzal.errors import AfzalError
+from afzal.errors import AfzalError, Terminated, signal_of
 from afzal.generate import Sample, Sampling, sample
 from afzal.model.logprobs import predicting
 from afzal.model.statistics import score_with
@@ -30,8 +30,11 @@ from afzal.stats.intervals import clustered, mean
 from afzal.tokens import Branch, Speaker, Tree, update_order
 from afzal.train import ranks
 from afzal.train.feed import Layout
-from afzal.train.rollouts import Rollout, rollout_tree
+from afzal.train.rollouts import Rollout, SamplingStopped, rollout_tree
 from afzal.train.shard import gathered
+from afzal.train.signals import interruptible
+
+T = TypeVar("T")
 
 _START_TOLERANCE = {torch.float32: 1e-3}  # nats of a token's log-prob, if policy and reference must agree
 _START_TOLERANCE_LOW = 0.15
@@ -77,6 +80,7 @@ class Writer:
         eos: ids that end an answer.
         starts_at_reference: whether the policy must equal its reference before the first update.
         scorers: sharded reward models of ``rewarder``, gathered only while answers are rewarded.
+        may_stop: whether a stop request ends the answering.
     """
 
     config: OnlineConfig
@@ -91,12 +95,14 @@ class Writer:
     eos: Sequence[int]
     starts_at_reference: bool
     scorers: Sequence[Any] = ()
+    may_stop: bool = True
 
     def write(self, iteration: int, kl_coef: float) -> Rollout:
         """Generate rollout number ``iteration``, a pure function of the number, the weights and the settings.
 
         Raises:
             AfzalError: a reward cannot be opened; or policy and reference differ before any update.
+            SamplingStopped: a signal asks the run to stop; the answers so far are lost.
         """
         members = prompts_of(iteration, self.config.batch_size, len(self.prompts), self.config.seed)
         prompts, turns = [self.prompts[i] for i in members], [self.turns[i] for i in members]
@@ -117,17 +123,42 @@ class Writer:
         """
         local = list(range(self.layout.rank, len(prompts), self.layout.world))
         local_prompts, seconds = [prompts[k] for k in local], dict[str, float]()
-        with gathered(*self._trunks()) if ranks.world() > 1 else nullcontext():
+
+        def draw() -> tuple[list[Sample], dict[str, Tensor]]:
             with _timed(seconds, "sampling"):
                 samples = self._samples(local_prompts, local, n, seed)
             with _timed(seconds, "scoring"):
-                columns = self._scored(samples, local_prompts, n)
+                return samples, self._scored(samples, local_prompts, n)
+
+        with gathered(*self._trunks()) if ranks.world() > 1 else nullcontext():
+            samples, columns = self._unless_stopped(draw)
+        local_turns = [turns[k] for k in local]
         with gathered(*self.scorers), _timed(seconds, "rewards"):
-            columns["reward"] = self._rewards(samples, local_prompts, [turns[k] for k in local])
+            columns["reward"] = self._unless_stopped(lambda: self._rewards(samples, local_prompts, local_turns))
         parts = ranks.gather_tensors(columns)
         places = [k for r in range(len(parts)) for k in range(r, len(prompts), len(parts))]
         all_columns = {name: torch.cat([part[name] for part in parts]) for name in columns}
         return self._answers(all_columns, np.argsort(places), n, seconds)
+
+    def _unless_stopped(self, work: Callable[[], T]) -> T:
+        """The result of work in which this rank does not wait for others.
+
+        Raises:
+            SamplingStopped: on all ranks, if one is asked to stop.
+        """
+        if not self.may_stop:
+            return work()
+        random, signal, results = torch.get_rng_state(), None, list[T]()
+        try:
+            # ranks of a tensor-parallel group sample together: they cannot leave one by one
+            with interruptible() if ranks.tensor() == 1 else nullcontext():
+                results.append(work())
+        except (KeyboardInterrupt, Terminated) as stop:
+            signal = signal_of(stop)
+        if signal := ranks.first(signal):
+            torch.set_rng_state(random)
+            raise SamplingStopped(signal)
+        return results[0]
 
     def _trunks(self) -> list[Any]:
         """The models that run forward passes."""
@@ -309,7 +340,8 @@ def held_out(writer: Writer, prompts: Sequence[Tree], turns: Sequence[Turns]) ->
 
     Prompts and seed are the same each time. ``objective`` is reward - kl_coef KL, which training maximises.
     """
-    first, writer = slice(0, writer.config.eval_prompts), replace(writer, critic=None)
+    # evaluations are complete or absent, since they are not repeated when the run is resumed
+    first, writer = slice(0, writer.config.eval_prompts), replace(writer, critic=None, may_stop=False)
 
     def evaluate_policy(kl_coef: float) -> dict[str, float]:
         answers = writer.answer(prompts[first], turns[first], n=1, seed=seed_of(writer.config.seed, "held-out", 0))

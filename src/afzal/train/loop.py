@@ -25,6 +25,7 @@ from afzal.train.method import Carried, Method, forget_gradient, hand_over, para
 from afzal.train.precision import Weights
 from afzal.train.prefetch import with_prefetch
 from afzal.train.retry import steps_made, within_memory
+from afzal.train.rollouts import SamplingStopped
 from afzal.train.shard import Sharded
 from afzal.train.update import Accumulate, accumulate
 
@@ -144,7 +145,12 @@ def fit(
     if state.step == 0:
         evaluate_and_log(hooks, state, start_time)
     while state.step < settings.steps:
-        update = feed.update(state.step)
+        try:
+            update = feed.update(state.step)
+        except SamplingStopped as stop:
+            if state.step:
+                hooks.save(state)
+            return stop.signal
         if update.record:
             state.seconds = time.perf_counter() - start_time
             hooks.log({"step": state.step, "seconds": round(state.seconds, 3), **update.record})

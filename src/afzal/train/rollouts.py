@@ -40,6 +40,14 @@ class Rollout:
     record: Mapping[str, Any] = field(default_factory=dict)
 
 
+class SamplingStopped(Exception):  # noqa: N818 - a request, not a fault
+    """A signal ended the writing of a rollout, on all ranks. It can be written again, with the same numbers."""
+
+    def __init__(self, signal: str) -> None:
+        self.signal = signal
+        super().__init__(signal)
+
+
 @dataclass(frozen=True, slots=True)
 class Controller:
     """Adapts the strength of the KL penalty towards a KL of ``target`` nats per answer.

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from afzal.errors import Terminated
+
 EXIT_CODES = {"SIGHUP": 129, "SIGINT": 130, "SIGTERM": 143}
 """Exit codes after stopping on a signal: 128 + its number, as shells expect."""
 
@@ -26,6 +28,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.requested: str | None = None
+        self.interrupts = False  # whether a request raises an exception: see `interruptible`
         self._interrupts = 0
         self._before: dict[signal.Signals, Callable[..., Any] | int | None] = {}
 
@@ -41,9 +44,12 @@ class StopSignals:
         if not self._before and threading.current_thread() is threading.main_thread():
             handled = [n for n in _SIGNALS if n.name != "SIGHUP" or signal.getsignal(n) != signal.SIG_IGN]
             self._before = {number: signal.signal(number, self._handle) for number in handled}
+            _listening.append(self)
 
     def leave(self) -> None:
         """Restore the previous handlers."""
+        if self in _listening:
+            _listening.remove(self)
         for number, handler in self._before.items():
             # None: a handler that was not installed by Python, which Python cannot restore
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
@@ -54,6 +60,35 @@ class StopSignals:
         if self._interrupts > 1:
             raise KeyboardInterrupt
         self.requested = self.requested or signal.Signals(number).name
+        if self.interrupts:
+            self.interrupts = False  # once: the work that was interrupted cleans up
+            raise _interruption(self.requested)
+
+
+_listening: list[StopSignals] = []  # the last takes the signals
+
+
+def _interruption(name: str) -> BaseException:
+    return KeyboardInterrupt() if name == "SIGINT" else Terminated(name)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Inside the block, a stop request raises ``KeyboardInterrupt`` or ``Terminated`` at once; also an earlier one.
+
+    For long work that can be repeated, in a run whose :class:`StopSignals` would else only note the request.
+    """
+    stop = _listening[-1] if _listening else None
+    if stop is None:
+        yield
+        return
+    stop.interrupts = True
+    try:
+        if stop.requested:
+            raise _interruption(stop.requested)
+        yield
+    finally:
+        stop.interrupts = False
 
 
 @contextmanager
