@@ -9,6 +9,7 @@ import pytest
 from afzal import judge
 from afzal.cli import main
 from afzal.data import join_votes, plan, read, without_verdicts, write
+from afzal.data.grouping import group_by_content
 from afzal.errors import AfzalError
 from afzal.records import Comparison, Item, Message, Ranking, Rating, Response
 
@@ -231,5 +232,6 @@ def test_columns_and_times_that_a_layout_cannot_hold_are_counted(target, lost):
     lost = lost | {"ids of votes", "groups that stay on one side of a split"} if target != "afzal" else lost
     vote = Comparison(0, 1, "first", seconds=4.0, id="v7", at="2025-01-01T00:00:00+00:00")
     assert set(plan([item(vote, extra={"country": "CH"}, group="session 3")], target).left_out) == lost
-    kept = plan([item(Comparison(0, 1, "first"))], target).left_out
+    plain = item(Comparison(0, 1, "first"))
+    kept = plan([replace(plain, group=group_by_content(plain))], target).left_out
     assert not kept.keys() & (lost - {"names of models"})
