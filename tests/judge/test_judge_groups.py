@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from helpers_runs import model_folder, one_thread
 from afzal import data
 from afzal.cli import main
 from afzal.errors import AfzalError
-from afzal.judge import groups, labels
+from afzal.judge import groups, labels, validation
 from afzal.records import Comparison, Item, Response, preferences
 
 NAMES = ("first", "second")
@@ -154,3 +155,17 @@ def test_an_annotator_in_two_groups_is_refused(tmp_path):
     path.write_text("annotator,group\nann,a\nann,a\nann,b\n")
     with pytest.raises(AfzalError, match="'ann' is in the groups 'a' and 'b'"):
         groups.read_groups(str(path))
+
+
+def test_the_alternative_annotator_test_of_a_judge_is_over_prompts():
+    """Forty pairs of one dialogue are one observation; of forty dialogues, they show that the judge can stand in."""
+    votes = tuple(Comparison(0, 1, "first", annotator=name) for name in ("ann", "ben", "cat"))
+    alone = rows(40, TWO)
+    several = [replace(item, votes=votes) for item in alone]
+    together = [replace(item, group="one") for item in several]
+    tests = [
+        validation.compare_with_people(np.ones(40), labels.of_items(items), resamples=5, seed=0)["alt_test"]
+        for items in (several, together)
+    ]
+    assert tests[0]["0.2"]["passes"]
+    assert tests[1] == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -115,3 +116,14 @@ def test_what_is_a_tally_and_what_is_ranked():
     assert not tallies.are_ranked([ranked(0, [1, 2]), score])
     assert not tallies.are_ranked([ranked(0, [1, 2]), compared])
     assert not tallies.are_ranked([compared])
+
+
+def test_rows_of_one_question_are_one_prompt_whatever_their_ids_are():
+    """Four rows of two questions: intervals are over the two, however the rows are named."""
+    rows = [replace(voted(k, {0: 3 + k, 1: 1}, right=0), prompt=f"p{k // 2}") for k in range(4)]
+    name = "share of votes on the right option"
+    by_place, same_id = (
+        next(f for f in tallies.of_voters(given, "v", resamples=200)["figures"] if f["name"] == name)
+        for given in (rows, [replace(row, id="x") for row in rows])
+    )
+    assert by_place == same_id

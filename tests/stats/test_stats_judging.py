@@ -376,3 +376,50 @@ def test_the_sign_test_keeps_its_level_if_the_pairs_of_a_prompt_agree():
     assert np.mean(np.array(p_values) < 0.05) <= 0.062
     by_pair = [judging.sign_p(np.repeat(rng.choice([-1, 1], 30), 8), range(240)) for _ in range(200)]
     assert np.mean(np.array(by_pair) < 0.05) > 0.3
+
+
+def _alternative(n_prompts: int, pairs: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A judge that errs on 3 prompts of 10 and an annotator on 1 of 10, with all pairs of the prompt; two more
+    annotators never do. So the first annotator is better by exactly 0.2."""
+    judge_errs, person_errs = (np.repeat(generator.random(n_prompts) < rate, pairs) for rate in (0.3, 0.1))
+    right = np.full(n_prompts * pairs, judging.FIRST)
+    wrong = np.full(n_prompts * pairs, judging.SECOND)
+    return np.where(judge_errs, wrong, right), np.stack([np.where(person_errs, wrong, right), right, right], 1)
+
+
+def test_the_alt_test_keeps_its_level_if_the_pairs_of_a_prompt_agree():
+    """At the margin itself at most about 5% may pass (400 draws of 60 prompts: at most 9% by chance, and the t-test of
+    three values is a little off); over pairs 30% would."""
+    generator = np.random.default_rng(0)
+    prompts = np.repeat(np.arange(60), 8).tolist()
+    by_prompt, by_pair = [], []
+    for _ in range(400):
+        verdicts, labels = _alternative(60, 8, generator)
+        by_prompt.append(judging.alt_test(verdicts, labels, prompts).p_values[0])
+        by_pair.append(judging.alt_test(verdicts, labels).p_values[0])
+    assert np.mean(np.array(by_prompt) < 0.05) < 0.09
+    assert np.mean(np.array(by_pair) < 0.05) > 0.2
+
+
+def test_the_alt_test_is_the_t_test_if_every_prompt_has_one_pair():
+    from scipy.stats import ttest_1samp
+
+    verdicts, labels = _alternative(50, 1, np.random.default_rng(3))
+    tested = judging.alt_test(verdicts, labels, list(range(50)))
+    gap = (labels[:, 0] == judging.FIRST).astype(float) - (verdicts == judging.FIRST)
+    assert tested.p_values[0] == pytest.approx(ttest_1samp(gap, 0.2, alternative="less")[1])
+    assert tested == judging.alt_test(verdicts, labels)
+
+
+def test_the_alt_test_of_one_prompt_says_that_nothing_is_known():
+    verdicts, labels = _alternative(1, 30, np.random.default_rng(0))
+    with pytest.raises(ValueError, match="all on one prompt"):
+        judging.alt_test(verdicts, labels, ["p"] * 30)
+
+
+def test_the_alt_test_of_prompts_that_are_all_alike_has_no_error():
+    """Every prompt has one pair on which the annotator is better and three on which both are right: 0.25 above."""
+    verdicts, labels = np.tile([2, 1, 1, 1], 5), np.ones((20, 3), int)
+    prompts = np.repeat(np.arange(5), 4).tolist()
+    assert judging.alt_test(verdicts, labels, prompts, epsilon=0.3).p_values == (0.0, 0.0, 0.0)
+    assert judging.alt_test(verdicts, labels, prompts, epsilon=0.2).p_values == (1.0, 1.0, 1.0)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from afzal.judge.figures import interval
-from afzal.records import Comparison, Item, Rating
+from afzal.records import Comparison, Item, Rating, prompt_key
 from afzal.stats import agreement, resampling
 from afzal.stats.intervals import Interval
 
@@ -40,7 +40,7 @@ def of_voters(items: Sequence[Item], source: str, *, resamples: int = 1000, seed
     table = np.array([[counts.get(k, 0.0) for k in range(size)] for counts in counted])
     has_votes = table.sum(1) > 0
     right = np.array([_right(item) for item in items])
-    prompts = [item.id for item, has_any in zip(items, has_votes, strict=True) if has_any]
+    prompts = [prompt_key(item) for item, has_any in zip(items, has_votes, strict=True) if has_any]
     options = {"resamples": resamples, "seed": seed}
     by_name = _voter_figures(table[has_votes], right[has_votes], prompts, **options) if has_votes.any() else {}
     lengths = Counter(len(counts) for counts in counted)

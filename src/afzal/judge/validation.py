@@ -44,7 +44,7 @@ def compare_with_people(codes: np.ndarray, people: Labels, *, resamples: int, se
         figures["with_the_majority"] = _with_majority(classes, labels, people.prompts)
         figures |= _against_ceiling(classes, labels, people.prompts, **resampling)
     if labels.shape[1] >= 3 and (labelled.sum(1) >= 3).any():
-        tests = {str(epsilon): _alt_test(classes, labels, epsilon) for epsilon in EPSILONS}
+        tests = {str(epsilon): _alt_test(classes, labels, people.prompts, epsilon) for epsilon in EPSILONS}
         figures["alt_test"] = {epsilon: test for epsilon, test in tests.items() if test is not None}
     return figures
 
@@ -125,9 +125,11 @@ def _against_ceiling(
     }
 
 
-def _alt_test(classes: np.ndarray, labels: np.ndarray, epsilon: float) -> dict[str, Any] | None:
+def _alt_test(
+    classes: np.ndarray, labels: np.ndarray, prompts: Sequence[Hashable], epsilon: float
+) -> dict[str, Any] | None:
     try:
-        tested = judging.alt_test(classes, labels, epsilon=epsilon)
+        tested = judging.alt_test(classes, labels, prompts, epsilon=epsilon)
     except ValueError:
         return None
     return {

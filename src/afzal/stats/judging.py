@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from afzal.stats.agreement import MISSING, cohen
-from afzal.stats.intervals import Interval, clustered, share, t95, wilson
+from afzal.stats.intervals import Interval, clustered, mean, share, t95, wilson
 from afzal.stats.resampling import draws, numbered, percentiles, prompt_resamples
 
 FIRST, SECOND, TIE = 1, 2, 0
@@ -212,25 +212,33 @@ class AltTest:
         return self.winning_rate >= 0.5
 
 
-def alt_test(verdicts: np.ndarray, labels: np.ndarray, *, epsilon: float = 0.2, level: float = 0.05) -> AltTest:
+def alt_test(
+    verdicts: np.ndarray,
+    labels: np.ndarray,
+    prompts: Sequence[Hashable] = (),
+    *,
+    epsilon: float = 0.2,
+    level: float = 0.05,
+) -> AltTest:
     """The alternative-annotator test (Calderon, Reichart and Dror 2025, arXiv 2501.10970).
 
     On each item, judge and annotator are scored by their agreement with the remaining annotators. A one-sided t-test
     per annotator asks whether the annotator is better by less than ``epsilon``, with Benjamini and Yekutieli's
-    correction.
+    correction. Items of one prompt are not independent, so the error of the mean is over prompts; with one item per
+    prompt this is the paper's test.
 
     Args:
         verdicts: ``[N]``.
         labels: ``[N, R]``.
+        prompts: ``[N]`` the prompt of each item; empty if all differ.
         epsilon: margin by which a judge may be worse, since it is cheaper: 0.2 for experts, 0.1 for crowds.
 
     Raises:
-        ValueError: an annotator has fewer than two items with a verdict and another annotator's label.
+        ValueError: an annotator has fewer than two items with a verdict and another annotator's label, or all of them
+            are on one prompt.
     """
-    from scipy.stats import ttest_1samp
-
     verdicts, labels = np.asarray(verdicts), np.asarray(labels)
-    p_values, advantages = [], []
+    p_values, advantages, keys = [], [], prompts or range(len(verdicts))
     for a in range(labels.shape[1]):
         others = np.delete(labels, a, 1)
         voted = others >= 0
@@ -242,15 +250,24 @@ def alt_test(verdicts: np.ndarray, labels: np.ndarray, *, epsilon: float = 0.2, 
         annotator_score = ((others == labels[use, a][:, None]) & voted).sum(1) / voted.sum(1)
         gap = (annotator_score >= judge_score).astype(float) - (judge_score >= annotator_score)
         advantages.append(float((judge_score >= annotator_score).mean()))
-        p_values.append(_one_sided(gap, epsilon, ttest_1samp))
+        p_values.append(_one_sided(gap, [keys[k] for k in np.flatnonzero(use).tolist()], epsilon))
     rejected = _benjamini_yekutieli(p_values, level)
     return AltTest(sum(rejected) / len(rejected), tuple(advantages), tuple(p_values))
 
 
-def _one_sided(gap: np.ndarray, epsilon: float, test: object) -> float:
+def _one_sided(gap: np.ndarray, prompts: Sequence[Hashable], epsilon: float) -> float:
+    """The p-value of Student's t that the mean is below ``epsilon``, with the error of the mean over prompts."""
+    from scipy.special import stdtr
+
+    known = mean(clustered(prompts, gap.tolist()))
+    if known.prompts < 2:
+        raise ValueError("the items in common are all on one prompt, so that the error of their mean is not known")
     if np.ptp(gap) == 0:  # no spread: the t statistic is infinite, and its sign decides
         return 0.0 if gap[0] < epsilon else 1.0
-    return float(test(gap, epsilon, alternative="less").pvalue)  # pyright: ignore[reportCallIssue]
+    off = known.mean - epsilon
+    if known.se == 0:  # rows differ within prompts, but prompts do not
+        return 0.0 if off < 0 else 1.0
+    return float(stdtr(known.prompts - 1, off / known.se))
 
 
 def _benjamini_yekutieli(p_values: Sequence[float], level: float) -> list[bool]:
