@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from afzal import data
 from afzal.cli import main
+from afzal.records import Item, Response
 
 
 def answers(path: Path, words: list[int], **more: str) -> str:
@@ -129,3 +131,40 @@ def test_answers_to_other_prompts_are_refused_by_name(tmp_path, capsys):
     flags = ["--against", str(tmp_path / "b.jsonl"), "--judge", "rule:longest", "--out", str(tmp_path / "out")]
     assert main(["judge", ours, *flags]) == 2
     assert "have no prompt in common" in capsys.readouterr().err
+
+
+def two_of_one_name(folder: Path) -> Path:
+    """Two rows with the same id and other answers by other models; the first answer of the first one is longer."""
+    items = [
+        Item("x", "one", (Response("a long answer", "m1"), Response("short", "m2"))),
+        Item("x", "two", (Response("s", "m1"), Response("a longer answer", "m3"))),
+    ]
+    data.write(items, folder / "rows.jsonl", "afzal")
+    return folder / "rows.jsonl"
+
+
+def test_verdicts_of_rows_with_the_same_id_are_refused_and_not_credited_to_the_last(tmp_path, capsys):
+    rows = two_of_one_name(tmp_path)
+    said(capsys, "judge", rows, "--judge", "rule:longest", "--out", tmp_path / "out")
+    assert main(["leaderboard", str(tmp_path / "out" / "verdicts.jsonl")]) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert "the id 'x' names several rows" in error
+    assert "judge rows with ids of their own" in error
+    lines = said(capsys, "leaderboard", tmp_path / "out" / "rows.jsonl", code=1)["lines"]
+    assert {line["name"]: (line["won"], line["lost"]) for line in lines} == {"m1": (1, 1), "m2": (0, 1), "m3": (1, 0)}
+
+
+def test_recorded_verdicts_on_rows_with_the_same_id_are_refused(tmp_path, capsys):
+    rows = two_of_one_name(tmp_path)
+    verdicts = tmp_path / "verdicts.jsonl"
+    verdicts.write_text("".join(json.dumps({"id": "x", "judges": {"j": word}}) + "\n" for word in ("first", "second")))
+    assert main(["judge", str(rows), "--judge", f"verdicts:{verdicts}:j", "--out", str(tmp_path / "out")]) == 2
+    assert "the id 'x' names several of the rows" in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_same_row_twice_is_no_ambiguity(tmp_path, capsys):
+    same = [Item("x", "one", (Response("a long answer", "m1"), Response("short", "m2")))] * 2
+    data.write(same, tmp_path / "rows.jsonl", "afzal")
+    said(capsys, "judge", tmp_path / "rows.jsonl", "--judge", "rule:longest", "--out", tmp_path / "out")
+    lines = said(capsys, "leaderboard", tmp_path / "out" / "verdicts.jsonl", code=1)["lines"]
+    assert {line["name"]: line["won"] for line in lines} == {"m1": 2, "m2": 0}

@@ -65,6 +65,13 @@ def from_file(path: str, judge: str, items: Sequence[Item], pairs: Sequence[Pair
     for where, row in _rows(path):
         name = next((str(row[key]) for key in _IDS if key in row), "")
         if name in place:
+            if len({pair.item for pair in place[name]}) > 1:
+                raise AfzalError(
+                    f"the id {name!r} names several of the rows that are judged",
+                    where=where,
+                    why="the verdict does not say which of them it is on",
+                    remedy="give each row an id of its own, in both files",
+                )
             for game, ruling in _parse_any_row(row, judge, place[name], where):
                 results_by_pair.setdefault(game.pair, []).append((game, ruling))
     if not results_by_pair:

@@ -51,7 +51,7 @@ def read_afzal_file(source: str) -> Verdicts:
             why=f"{ROWS} of afzal judge holds the answers and the names of their models",
             remedy=f"keep {ROWS} in the same folder",
         )
-    items = {item.id: item for item in data.read(str(rows_file)).items}
+    items, ambiguous = _by_id(data.read(str(rows_file)).items)
     verdicts: list[Verdict] = []
     gold: dict[str, Outcome] = {}
     rows = 0
@@ -62,10 +62,28 @@ def read_afzal_file(source: str) -> Verdicts:
         item = items.get(str(raw.value["id"]))
         if item is None:
             raise AfzalError(f"{rows_file} has no row {raw.value['id']!r}", where=raw.where)
+        if item.id in ambiguous:
+            raise AfzalError(
+                f"the id {item.id!r} names several rows of {rows_file}",
+                where=raw.where,
+                why="the verdict does not say which of them it is on",
+                remedy=f"name {rows_file}, which has the verdicts as votes, or judge rows with ids of their own",
+            )
         verdicts.append(_verdict(item, raw.value, raw.where))
         gold |= truths_of(item)
     judged_items = {v.item for v in verdicts}
     return Verdicts(verdicts, {name: truth for name, truth in gold.items() if name in judged_items}, FORMAT, rows)
+
+
+def _by_id(items: Sequence[Item]) -> tuple[dict[str, Item], set[str]]:
+    """The items by id, and the ids of several items that differ in prompt or answers."""
+    by_id: dict[str, Item] = {}
+    ambiguous = set()
+    for item in items:
+        known = by_id.setdefault(item.id, item)
+        if (known.prompt, known.responses) != (item.prompt, item.responses):
+            ambiguous.add(item.id)
+    return by_id, ambiguous
 
 
 def _verdict(item: Item, row: dict[str, Any], where: str) -> Verdict:
