@@ -6,6 +6,8 @@ import importlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -257,3 +259,31 @@ def test_a_signal_ends_a_rollout_and_the_resumed_run_draws_it_again(tmp_path, sl
     assert [path.name for path in (tmp_path / "out" / "checkpoints").iterdir()] == ["step-00000004"]
     assert run_ranks([*line, "--resume"], 2) == [0, 0]
     assert fingerprint(tmp_path / "out") == fingerprint(tmp_path / "whole")
+
+
+ELSEWHERE = """
+import os, sys
+if os.environ["RANK"] == "{rank}":
+    os.chdir("elsewhere")
+from afzal.cli import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("own_store", ["0", "1"])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_under_torchrun_a_rank_that_cannot_start_has_the_only_word(tmp_path, rank, own_store):
+    """Its file is missing before it has joined the others, which may still import torch then."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "start.py").write_text(ELSEWHERE.format(rank=rank))
+    line = command_line("dpo", given(tmp_path, "out", "dpo", **QUIET) | {"data": "pairs.jsonl"})
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "start.py"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": own_store}
+    done = subprocess.run(
+        [*launcher, *line], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 1
+    said = [text for text in done.stderr.splitlines() if text.startswith(("error: ", "interrupted by "))]
+    assert said == [f"error: {'rank 1: ' if rank else ''}no such file or folder: pairs.jsonl"]
+    assert "bug in Afzal" not in done.stderr

@@ -226,7 +226,8 @@ def _tell_ranks(error: Exception) -> None:
     """Tell the other ranks, if they still wait for this one to join them."""
     from afzal.train import ranks
 
-    ranks.tell(error)
+    with suppress(KeyboardInterrupt, Terminated):  # the others have ended
+        ranks.tell(error)
 
 
 def _interrupted(args: list[str], interrupts: list[int]) -> int:

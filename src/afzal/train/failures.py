@@ -26,7 +26,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from afzal.errors import AfzalError, Terminated, signal_of
 
 _KEY, _SEEN = "failure", "failure/seen"
-_LOOK_SECONDS = 0.25
+_LOOK_SECONDS, _POLL_SECONDS = 0.25, 0.02
 _BREAK_SECONDS = 1.0  # in which an exchange breaks off after another rank has failed
 GRACE_SECONDS = 10.0  # in which a rank ends after a signal
 _LAST_SECONDS = 0.1  # in which those who have noticed end their questions to the store
@@ -100,6 +100,7 @@ class Board:
     def __init__(self, store: Store, rank: int, size: int) -> None:
         self._store, self._rank, self._size = store, rank, size
         self._known: Failure | None = None
+        self._ends = False  # this rank
         self._noticed, self._closed = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._watch, name="failures", daemon=True)
         self._thread.start()
@@ -133,6 +134,7 @@ class Board:
 
         If another has failed before, ``error`` is marked as told: one message is enough.
         """
+        self._ends = True
         if not getattr(error, "told", False):
             own = failure_of(self._rank, error)
             with suppress(RuntimeError):
@@ -142,19 +144,20 @@ class Board:
                 error.told = True  # type: ignore[attr-defined]
         self._noticed.wait(_NOTICE_SECONDS)
         if self._known is not None and self._rank == 0:  # it may hold the store, so it is the last to leave
-            with suppress(RuntimeError):
-                self._wait_for(_SEEN, self._size)
-                time.sleep(_LAST_SECONDS)
+            self.wait_until_noticed(_NOTICE_SECONDS)
+
+    def wait_until_noticed(self, seconds: float) -> None:
+        """Wait until all ranks know of the failure, for at most so many seconds."""
+        deadline = time.monotonic() + seconds
+        with suppress(RuntimeError):
+            while self._store.add(_SEEN, 0) < self._size and time.monotonic() < deadline:
+                time.sleep(_POLL_SECONDS)
+            time.sleep(_LAST_SECONDS if self._rank == 0 else 0)
 
     def close(self) -> None:
         """Stop looking."""
         self._closed.set()
         self._thread.join(_PATIENCE_SECONDS)
-
-    def _wait_for(self, count: str, number: int) -> None:
-        deadline = time.monotonic() + _NOTICE_SECONDS
-        while self._store.add(count, 0) < number and time.monotonic() < deadline:
-            time.sleep(0.02)
 
     def _read(self) -> None:
         if self._store.check([_KEY]):
@@ -171,7 +174,7 @@ class Board:
         with suppress(RuntimeError):
             self._store.add(_SEEN, 1)
         self._noticed.set()
-        if not self._closed.wait(_BREAK_SECONDS):
+        if not self._closed.wait(_BREAK_SECONDS) and not self._ends:
             _interrupt(self._known.signal or "SIGTERM")
         if not self._closed.wait(GRACE_SECONDS):
             with suppress(OSError, ValueError):

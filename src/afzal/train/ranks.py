@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 # a rank that waits longer than this for the others gives up, so that none hangs forever after another has died
 TIMEOUT = timedelta(minutes=30)
-TELLING = timedelta(seconds=20)  # in which a rank that fails before it joined tells the others
+TELLING = timedelta(seconds=20)  # in which a rank that fails before it joined tells the others, which may still start
 _POLL_SECONDS, _GONE_SECONDS = 0.02, 10.0
 _tensor = 1  # ranks that compute the same items together
 _board: Board | None = None  # of the joined group
@@ -169,6 +169,8 @@ def tell(error: BaseException) -> None:
         board = board_at(os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"], prefix, rank, size)
         board.end(error)
         board.close()
+        # else the launcher would end them by a signal before they have read why
+        board.wait_until_noticed(TELLING.total_seconds())
 
 
 def _meeting(patience: timedelta = TIMEOUT) -> tuple[Store, str, int, int]:
