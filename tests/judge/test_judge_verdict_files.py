@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from afzal import data
 from afzal.cli import main
-from afzal.records import Item, Response
+from afzal.records import Comparison, Item, Response
 
 
 def answers(path: Path, words: list[int], **more: str) -> str:
@@ -168,3 +169,27 @@ def test_the_same_row_twice_is_no_ambiguity(tmp_path, capsys):
     said(capsys, "judge", tmp_path / "rows.jsonl", "--judge", "rule:longest", "--out", tmp_path / "out")
     lines = said(capsys, "leaderboard", tmp_path / "out" / "verdicts.jsonl", code=1)["lines"]
     assert {line["name"]: line["won"] for line in lines} == {"m1": 2, "m2": 0}
+
+
+def voted(k: int, *votes: Comparison, group: str = "") -> Item:
+    return Item(str(k), f"question {k}", (Response("a", "m1"), Response("b", "m2")), votes, group=group)
+
+
+def test_a_repeat_is_no_second_vote_on_a_leaderboard(tmp_path, capsys):
+    """Ann answers question 0 again, with weight 0: she has one vote on it, and what is left out is said."""
+    first, second = (Comparison(0, 1, outcome, annotator="ann") for outcome in ("first", "second"))
+    rows = tmp_path / "rows.jsonl"
+    data.write([voted(0, first, replace(second, weight=0.0)), voted(1, second), voted(2, second)], rows, "afzal")
+    body = said(capsys, "leaderboard", rows)
+    assert {line["name"]: (line["won"], line["lost"]) for line in body["lines"]} == {"m1": (1, 2), "m2": (2, 1)}
+    assert any("Left out: 1 comparison of weight 0." in finding for finding in body["findings"])
+    data.write([voted(0, replace(second, weight=0.0))], rows, "afzal")
+    assert main(["leaderboard", str(rows)]) == 2
+    assert "all of weight 0" in " ".join(capsys.readouterr().err.split())
+
+
+def test_rows_of_one_group_are_one_prompt_on_a_leaderboard(tmp_path, capsys):
+    first, second = (Comparison(0, 1, outcome, annotator="ann") for outcome in ("first", "second"))
+    rows = tmp_path / "rows.jsonl"
+    data.write([voted(0, first), voted(1, second, group="one"), voted(2, second, group="one")], rows, "afzal")
+    assert dict(said(capsys, "leaderboard", rows)["facts"])["prompts"] == "2"

@@ -23,7 +23,7 @@ from afzal.data.turns import answer_text, messages, split_dialogues
 from afzal.errors import AfzalError
 from afzal.judge.games import category_of
 from afzal.judge.verdicts import MIRRORED, Outcome, Verdict, Verdicts, from_probability, outcome_of
-from afzal.records import comparisons, turns_to_json
+from afzal.records import comparisons, prompt_key, turns_to_json
 from afzal.text import plural
 
 Row = Mapping[str, Any]
@@ -284,15 +284,21 @@ def _with_judge(judge: str, v: Verdict) -> Verdict:
 
 
 def _read_rows(source: str) -> Verdicts:
-    """Comparisons of Afzal's rows, or of any preference format, between responses that name their model."""
+    """Comparisons of Afzal's rows, or of any preference format, between responses that name their model.
+
+    Votes of weight 0 (repeats, votes on known truth) do not count: they would count one person's opinion twice.
+    """
     dataset = data.read(source)
-    verdicts, unnamed = [], 0
+    verdicts, unnamed, unweighted = [], 0, 0
     for item in dataset.items:
         prompt = json.dumps(turns_to_json(item.prompt), ensure_ascii=False)
         names = [response.source for response in item.responses]
         lengths = [len(answer_text(response.turns)) for response in item.responses]
         category = category_of(item) or ""
         for vote in comparisons(item.votes):
+            if vote.weight == 0:
+                unweighted += 1
+                continue
             first, second = names[vote.first], names[vote.second]
             if not first or not second or first == second:
                 unnamed += 1
@@ -302,8 +308,16 @@ def _read_rows(source: str) -> Verdicts:
             judge = vote.annotator or "votes"
             size = (lengths[vote.first], lengths[vote.second])
             verdicts.append(
-                Verdict(prompt, key, first, second, outcome, judge, first_shown, vote.probability, size, category)
+                Verdict(
+                    prompt_key(item), key, first, second, outcome, judge, first_shown, vote.probability, size, category
+                )
             )
+    if not verdicts and not unnamed and unweighted:
+        raise AfzalError(
+            f"{source} holds no verdicts that count",
+            why=f"it holds {plural(unweighted, 'comparison')}, all of weight 0: repeats, or votes on known truth",
+            remedy="afzal aggregate, which describes annotators by such votes",
+        )
     if not verdicts and not unnamed:
         raise AfzalError(
             f"{source} holds no verdicts",
@@ -316,7 +330,8 @@ def _read_rows(source: str) -> Verdicts:
             why=f"read as {dataset.format}: {unnamed} comparisons, but their responses name no models",
             remedy="Afzal rows with a source for each response, or one of: " + ", ".join(f.name for f in FORMATS),
         )
-    notes = [f"Left out: {plural(unnamed, 'comparison')} of answers that do not name two models."] if unnamed else []
+    left_out = {"of answers that do not name two models": unnamed, "of weight 0": unweighted}
+    notes = [f"Left out: {plural(n, 'comparison')} {what}." for what, n in left_out.items() if n]
     return Verdicts(verdicts, {}, dataset.format, dataset.rows, notes)
 
 
