@@ -193,3 +193,19 @@ def test_rows_of_one_group_are_one_prompt_on_a_leaderboard(tmp_path, capsys):
     rows = tmp_path / "rows.jsonl"
     data.write([voted(0, first), voted(1, second, group="one"), voted(2, second, group="one")], rows, "afzal")
     assert dict(said(capsys, "leaderboard", rows)["facts"])["prompts"] == "2"
+
+
+def test_fastchat_votes_without_question_ids_share_a_prompt_if_their_dialogues_do(tmp_path, capsys):
+    """Three answers to one question and one to another: two prompts, though all first dialogues differ."""
+    rows = []
+    for k, question in enumerate(("same?", "same?", "same?", "other?")):
+        talks = [[{"role": "user", "content": question}, {"role": "assistant", "content": a}] for a in (f"a{k}", "b")]
+        winner = "model_a" if k % 2 else "model_b"
+        rows.append({"model_a": "m1", "model_b": "m2", "winner": winner} | dict(zip(TALKS, talks, strict=True)))
+    file = tmp_path / "votes.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    facts = dict(said(capsys, "leaderboard", file)["facts"])
+    assert (facts["prompts"], facts["pairs of answers"]) == ("2", "4")
+
+
+TALKS = ("conversation_a", "conversation_b")

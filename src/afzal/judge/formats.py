@@ -78,11 +78,22 @@ def _fastchat_judge(row: Row) -> ParsedRow:
 def _fastchat_people(row: Row) -> ParsedRow:
     """``winner``: model_a, model_b, tie, or tie (bothbad); model_a was shown first."""
     names = _text(row["model_a"]), _text(row["model_b"])
-    prompt = _text(row["question_id"]) if "question_id" in row else json.dumps(row.get("conversation_a", ""))
-    prompt = f"{prompt}/{row['turn']}" if "turn" in row else prompt
+    pair = _text(row["question_id"]) if "question_id" in row else json.dumps(row.get("conversation_a", ""))
+    prompt = pair if "question_id" in row else _shared_beginning(row)
+    pair, prompt = (f"{key}/{row['turn']}" if "turn" in row else key for key in (pair, prompt))
     judge, lengths = _name(row.get("judge")), _answer_lengths(row.get("conversation_a"), row.get("conversation_b"))
     outcome = _outcome(ARENA, row["winner"])
-    return [Verdict(prompt, _key(prompt, *names), *names, outcome, judge, 0, lengths=lengths)], None
+    return [Verdict(prompt, _key(pair, *names), *names, outcome, judge, 0, lengths=lengths)], None
+
+
+def _shared_beginning(row: Row) -> str:
+    """The prompt of two dialogues: their common beginning; without one, the first dialogue."""
+    first = row.get("conversation_a", "")
+    try:
+        shared, _, _ = split_dialogues(*(messages(row.get(f"conversation_{k}"), f"conversation_{k}") for k in "ab"))
+    except (RowError, UnusableError):
+        return json.dumps(first)
+    return json.dumps(turns_to_json(shared))
 
 
 def _answer_lengths(first: Any, second: Any) -> tuple[int, int] | None:
