@@ -13,11 +13,13 @@ import pytest
 import torch
 from helpers_ranks import start_group
 from helpers_runs import finished
+from torch.distributed import HashStore
 
 from afzal.errors import AfzalError, Terminated
 from afzal.train import failures, ranks
 from afzal.train.failures import Failure, failure_of, is_broken_exchange
 
+GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1"
 ERRORS: dict[str, BaseException] = {
     "afzal": AfzalError("no row 7", where="a.jsonl:7", why="it is empty", remedy="mend it"),
     "disk": OSError(28, "No space left on device"),
@@ -161,7 +163,49 @@ def test_a_failure_says_what_its_error_says(how):
 
 
 def test_a_broken_exchange_is_known_by_its_words():
-    gloo = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1"
-    assert is_broken_exchange(RuntimeError(gloo))
+    assert is_broken_exchange(RuntimeError(GLOO))
     assert not is_broken_exchange(RuntimeError("shapes differ"))
-    assert not is_broken_exchange(AfzalError(gloo))
+    assert not is_broken_exchange(AfzalError(GLOO))
+
+
+@pytest.fixture
+def boards(monkeypatch):
+    """Two ranks' boards on one store, without processes, and the signals that they send."""
+    signals: list[str] = []
+    monkeypatch.setattr(failures, "_interrupt", signals.append)
+    monkeypatch.setattr(failures, "_BREAK_SECONDS", 0.2)
+    monkeypatch.setattr(failures, "_NOTICE_SECONDS", 0.5)
+    store = HashStore()
+    made = [failures.Board(store, rank, 2) for rank in range(2)]
+    yield made, signals
+    for board in made:
+        board.close()
+
+
+def test_the_first_failure_is_the_one_that_counts(boards):
+    (zero, one), _ = boards
+    one.end(AfzalError("first"))
+    zero.end(AfzalError("second"))
+    assert zero.look() == one.look() == Failure(1, "first")
+    assert str(zero.cause(RuntimeError(GLOO))) == "rank 1 failed: first"
+
+
+def test_a_rank_does_not_blame_itself(boards):
+    (zero, one), _ = boards
+    one.end(AfzalError("first"))
+    error = one.cause(RuntimeError(GLOO))
+    assert "another rank has ended" in str(error)
+    stop = Terminated("SIGTERM")
+    assert one.cause(stop) is stop
+    assert isinstance(zero.cause(stop), failures.ElsewhereError), "a launcher's signal, after another has failed"
+
+
+def test_a_rank_that_goes_on_after_a_failure_is_interrupted(boards):
+    (zero, one), signals = boards
+    one.end(AfzalError("first"))
+    one.close()
+    deadline = time.monotonic() + 20
+    while not signals and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert signals == ["SIGTERM"]
+    zero.close()
