@@ -66,8 +66,8 @@ def claim(figures: Sequence[Figures]) -> str:
     sentence = (
         f"**Speed.** At equal losses, one DPO update is {min(peer):g} to {max(peer):g} times as fast as TRL's, and"
     )
-    sentence += f" {min(best):g} to {max(best):g} times\nas fast as TRL's at its best settings (CPUs, bf16,"
-    return sentence + f" {len(rows)} shapes and machines; [all figures](benchmarks/README.md))."
+    sentence += f" {min(best):g} to {max(best):g} times\nas fast as TRL's at its best settings (CPUs,"
+    return sentence + f" {len(rows)} shapes, number formats and machines; [all figures](benchmarks/README.md))."
 
 
 def summary(figures: Sequence[Figures]) -> str:
