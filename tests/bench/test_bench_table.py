@@ -54,7 +54,7 @@ def test_the_claim_is_the_range_of_the_rows(tmp_path):
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     said = table.claim(table.read(tmp_path))
     assert "is 6 to 30 times as fast as TRL's, and 5 to 5 times" in said
-    assert "3 shapes and machines" in said
+    assert "3 shapes, number formats and machines" in said
     assert table.claim([]) == "Speed: no figures have been taken yet."
 
 
